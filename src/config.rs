@@ -1,0 +1,287 @@
+//! Every setting with its flag, environment variable and default, and every limit of the program
+//! with its unit in its name. Reading secrets from disk is `data_dir`'s work, not this file's.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser as NonEmpty;
+
+/// Where the stores are and how their contents are named.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Stores")]
+pub struct StoreSettings {
+    /// Embedded stores, sockets and generated secrets [default: ./data]
+    #[arg(long, env = "SECKILL_DATA_DIR", value_name = "DIR", value_parser = NonEmpty::new().map(PathBuf::from))]
+    pub data_dir: Option<PathBuf>,
+
+    /// redis://, rediss:// or redis+unix:// address; unset together with DATABASE_URL: embedded stores
+    #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true, value_parser = NonEmpty::new())]
+    pub redis_url: Option<String>,
+
+    /// postgres:// address of a session connection (not a transaction pooler)
+    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true, value_parser = NonEmpty::new())]
+    pub database_url: Option<String>,
+
+    /// `external` refuses to start unless both addresses are set
+    #[arg(long, env = "SECKILL_STORES", value_name = "KIND")]
+    pub stores: Option<StoresKind>,
+
+    /// First part of every Redis key
+    #[arg(long, env = "SECKILL_REDIS_PREFIX", default_value = "seckill", value_name = "WORD", value_parser = parse_redis_prefix)]
+    pub redis_prefix: String,
+
+    /// Postgres schema that holds every table; made if absent
+    #[arg(long, env = "SECKILL_DB_SCHEMA", default_value = "seckill", value_name = "WORD", value_parser = parse_db_schema)]
+    pub db_schema: String,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoresKind {
+    Embedded,
+    External,
+}
+
+/// Addresses of a running Redis and Postgres, embedded or not.
+#[derive(Clone)]
+pub struct StoreAddresses {
+    /// `redis://`, `rediss://` or `redis+unix:///path/to.sock`
+    pub redis_url: String,
+    /// `postgres://…`, or `postgres://user@/db?host=/socket/dir`
+    pub database_url: String,
+}
+
+impl StoreSettings {
+    /// The external addresses, or `None` for embedded stores.
+    ///
+    /// # Errors
+    /// When only one address is set, or when `SECKILL_STORES` contradicts them: a missing variable
+    /// must never open a second, empty sale.
+    pub fn external_addresses(&self) -> anyhow::Result<Option<StoreAddresses>> {
+        match (&self.redis_url, &self.database_url, self.stores) {
+            (Some(_), Some(_), Some(StoresKind::Embedded)) => anyhow::bail!(
+                "SECKILL_STORES=embedded, but REDIS_URL and DATABASE_URL are set: unset them, or SECKILL_STORES"
+            ),
+            (Some(redis_url), Some(database_url), _) => {
+                Ok(Some(StoreAddresses { redis_url: redis_url.clone(), database_url: database_url.clone() }))
+            }
+            (None, None, Some(StoresKind::External)) => anyhow::bail!(
+                "SECKILL_STORES=external, but neither REDIS_URL nor DATABASE_URL is set: set both"
+            ),
+            (None, None, _) => Ok(None),
+            (Some(_), None, _) => anyhow::bail!(
+                "REDIS_URL is set but DATABASE_URL is not: set both for your own servers, or neither for embedded stores"
+            ),
+            (None, Some(_), _) => anyhow::bail!(
+                "DATABASE_URL is set but REDIS_URL is not: set both for your own servers, or neither for embedded stores"
+            ),
+        }
+    }
+}
+
+/// Bearer credentials. Unset ones are generated into the data directory with embedded stores.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Credentials")]
+pub struct CredentialSettings {
+    /// Bearer token of the admin API [default: generated into <data>/admin-token]
+    #[arg(long, env = "SECKILL_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true, value_parser = NonEmpty::new())]
+    pub admin_token: Option<String>,
+
+    /// HS256 secret of user tokens, at least 32 bytes [default: generated into <data>/jwt-secret]
+    #[arg(long, env = "SECKILL_JWT_SECRET", value_name = "SECRET", hide_env_values = true, value_parser = NonEmpty::new())]
+    pub jwt_secret: Option<String>,
+
+    /// Required `aud` of user tokens [default: not looked at]
+    #[arg(long, env = "SECKILL_JWT_AUDIENCE", value_name = "AUD", value_parser = NonEmpty::new())]
+    pub jwt_audience: Option<String>,
+
+    /// Required `iss` of user tokens [default: not looked at]
+    #[arg(long, env = "SECKILL_JWT_ISSUER", value_name = "ISS", value_parser = NonEmpty::new())]
+    pub jwt_issuer: Option<String>,
+}
+
+/// How workers share the stream.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Workers")]
+pub struct WorkerSettings {
+    /// Consumers in this process; 0 for HTTP alone
+    #[arg(long, env = "SECKILL_WORKERS", default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=64))]
+    pub workers: u16,
+
+    /// How long an entry may stay unacknowledged before another worker takes it
+    #[arg(long, env = "SECKILL_RECLAIM_AFTER", default_value = "5s", value_name = "DURATION", value_parser = parse_reclaim_after)]
+    pub reclaim_after: Duration,
+
+    /// How many entries behind `order-writers` other consumer groups are waited for
+    #[arg(long, env = "SECKILL_STREAM_KEEP", default_value_t = 100_000, value_name = "ENTRIES")]
+    pub stream_keep: u64,
+}
+
+/// What `serve` needs beside stores, credentials and workers.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "HTTP")]
+pub struct HttpSettings {
+    /// HTTP address; port 0 picks a free one
+    #[arg(long, env = "SECKILL_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDR")]
+    pub listen: SocketAddr,
+
+    /// Unrecorded order events beyond which claims get 503
+    #[arg(long, env = "SECKILL_MAX_BACKLOG", default_value_t = 1_000_000, value_name = "EVENTS")]
+    pub max_backlog: u64,
+}
+
+/// Logs go to stderr.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Logs")]
+pub struct LogSettings {
+    /// tracing filter, such as `info` or `seckill=debug,info`
+    #[arg(long, env = "SECKILL_LOG", default_value = "info", value_name = "FILTER", value_parser = NonEmpty::new(), global = true)]
+    pub log: String,
+
+    /// `json` for machines
+    #[arg(long, env = "SECKILL_LOG_FORMAT", default_value = "text", value_name = "FORMAT", global = true)]
+    pub log_format: LogFormat,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Where commands such as `coupon` and `claim` find a running server.
+#[derive(Args, Clone)]
+pub struct ServerSettings {
+    /// Address of the running server
+    #[arg(long, env = "SECKILL_URL", default_value = "http://127.0.0.1:8080", value_name = "URL", value_parser = NonEmpty::new())]
+    pub url: String,
+
+    /// Bearer token of the admin API [default: read from <data>/admin-token]
+    #[arg(long, env = "SECKILL_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true, value_parser = NonEmpty::new())]
+    pub admin_token: Option<String>,
+
+    /// Where the server keeps its generated secrets [default: ./data]
+    #[arg(long, env = "SECKILL_DATA_DIR", value_name = "DIR", value_parser = NonEmpty::new().map(PathBuf::from))]
+    pub data_dir: Option<PathBuf>,
+}
+
+fn parse_reclaim_after(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|e| e.to_string())?;
+    if duration < RECLAIM_AFTER_MIN || duration > RECLAIM_AFTER_MAX {
+        return Err("must be between 100ms and 1h".into());
+    }
+    Ok(duration)
+}
+
+fn parse_redis_prefix(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "_-.:".contains(c);
+    if text.is_empty() || text.len() > 64 || !text.chars().all(allowed) {
+        return Err("must be 1 to 64 letters, digits, `_`, `-`, `.` or `:`".into());
+    }
+    Ok(text.to_owned())
+}
+
+fn parse_db_schema(text: &str) -> Result<String, String> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let starts_well = text.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
+    if !starts_well || text.len() > 63 || !text.chars().all(allowed) || text.starts_with("pg_") {
+        return Err(
+            "must be 1 to 63 lower-case letters, digits or `_`, not starting with a digit or `pg_`".into()
+        );
+    }
+    Ok(text.to_owned())
+}
+
+// ---- identifiers and fields, as the HTTP documentation states them ----
+
+pub const COUPON_ID_MAX_BYTES: usize = 63;
+pub const USER_ID_MAX_BYTES: usize = 128;
+pub const TITLE_MAX_CHARS: usize = 200;
+pub const TOTAL_MAX_UNITS: i64 = 1_000_000_000;
+pub const RESERVE_MAX_SECONDS: i64 = 2_592_000;
+pub const PER_USER_LIMIT_MAX: i64 = 16;
+pub const IDEMPOTENCY_KEY_MAX_BYTES: usize = 64;
+pub const PAGE_DEFAULT_ROWS: i64 = 50;
+pub const PAGE_MAX_ROWS: i64 = 200;
+pub const JWT_SECRET_MIN_BYTES: usize = 32;
+pub const JWT_LEEWAY_SECONDS: u64 = 60;
+
+// ---- claims ----
+
+/// Claims in one EVALSHA.
+pub const GATE_BATCH_MAX_CLAIMS: usize = 256;
+/// Claims that wait for a place in a batch; one more is answered 503.
+pub const GATE_QUEUE_MAX_CLAIMS: usize = 16_384;
+/// EVALSHAs under way at once.
+pub const GATE_MAX_IN_FLIGHT: usize = 4;
+/// From the claim's arrival to the moment after which the script refuses it, by Redis's clock.
+pub const CLAIM_DEADLINE: Duration = Duration::from_secs(2);
+/// How much longer than its deadline a claim's answer is waited for.
+pub const CLAIM_ANSWER_GRACE: Duration = Duration::from_millis(500);
+/// Largest `Prefer: wait=N`.
+pub const PREFER_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Orders somebody waits for at once; one more is answered without waiting.
+pub const WAITING_ORDERS_MAX: usize = 20_000;
+/// How often Postgres is asked, once for all waiting orders, for what other processes recorded.
+pub const WAITING_ORDERS_POLL: Duration = Duration::from_millis(50);
+/// `Retry-After` of a 503.
+pub const RETRY_AFTER_SECONDS: u64 = 1;
+
+// ---- Redis ----
+
+pub const REDIS_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub const REDIS_COMMAND_TIMEOUT: Duration = Duration::from_millis(2_500);
+/// A blocking read returns empty-handed after this long.
+pub const REDIS_BLOCK: Duration = Duration::from_secs(1);
+/// Fields moved by one rebuild script, so that no script blocks Redis for long.
+pub const REBUILD_CHUNK_FIELDS: usize = 1_000;
+/// `COUNT` of HSCAN, SCAN, XRANGE and XPENDING pages.
+pub const SCAN_PAGE: usize = 1_000;
+
+// ---- workers ----
+
+/// Order events in one transaction.
+pub const RECORD_BATCH_MAX_EVENTS: usize = 1_000;
+pub const RECLAIM_AFTER_MIN: Duration = Duration::from_millis(100);
+pub const RECLAIM_AFTER_MAX: Duration = Duration::from_secs(3_600);
+/// First and longest pause after a transient error.
+pub const BACKOFF_MIN: Duration = Duration::from_millis(50);
+pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// A consumer that holds nothing and was not seen for this long is removed.
+pub const CONSUMER_GONE_AFTER: Duration = Duration::from_secs(60);
+/// Acknowledged entries that stay in the stream for people with redis-cli.
+pub const STREAM_TAIL_ENTRIES: u64 = 1_000;
+pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
+
+// ---- fence ----
+
+pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Pause before the next attempt to join or rebuild.
+pub const FENCE_RETRY: Duration = Duration::from_millis(100);
+/// How long a rebuild waits for open worker transactions; above their own statement time-out.
+pub const REBUILD_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
+// ---- Postgres ----
+
+pub const POSTGRES_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub const POSTGRES_STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+pub const POSTGRES_LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// A stopped worker must not hold the fence's lock for ever.
+pub const POSTGRES_IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(1);
+pub const POSTGRES_HTTP_CONNECTIONS: u32 = 8;
+
+// ---- HTTP ----
+
+pub const HTTP_MAX_CONNECTIONS: usize = 20_000;
+/// Time for a request's head, and for an idle connection to be reused.
+pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_secs(60);
+pub const HTTP_BODY_TIMEOUT: Duration = Duration::from_secs(10);
+pub const HTTP_BODY_MAX_BYTES: usize = 16 * 1024;
+pub const HTTP_HEAD_MAX_BYTES: usize = 16 * 1024;
+/// How long a stopping server waits for requests that are under way.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(15);
+/// Age at which a coupon's snapshot is read again; with the read itself it stays under 100 ms.
+pub const SNAPSHOT_MAX_AGE: Duration = Duration::from_millis(80);
+/// Coupons whose snapshots are kept in memory.
+pub const SNAPSHOT_CACHE_MAX_COUPONS: u64 = 10_000;

@@ -1,0 +1,4 @@
+//! Flash-sale coupon grabbing on Redis Streams and Postgres.
+
+pub mod config;
+pub mod model;
