@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::NonEmptyStringValueParser as NonEmpty;
+use clap::builder::{NonEmptyStringValueParser as NonEmpty, TypedValueParser};
 
 /// Where the stores are and how their contents are named.
 #[derive(Args, Clone, Debug)]
