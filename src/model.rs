@@ -206,3 +206,82 @@ pub struct Order {
     pub claimed_at: OffsetDateTime,
     pub recorded_at: Option<OffsetDateTime>,
 }
+
+/// A coupon as Redis had it at `now_ms`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CouponSnapshot {
+    pub id: CouponId,
+    pub title: String,
+    pub total: i64,
+    /// Units left; never below zero here.
+    pub stock: i64,
+    pub starts_at_ms: Option<i64>,
+    pub ends_at_ms: Option<i64>,
+    pub paused: bool,
+    pub per_user_limit: i64,
+    pub reserve_seconds: Option<i64>,
+    pub version: i64,
+    /// Redis's clock, ms since 1970.
+    pub now_ms: i64,
+}
+
+impl CouponSnapshot {
+    #[must_use]
+    pub fn state(&self) -> CouponState {
+        if self.ends_at_ms.is_some_and(|end| self.now_ms >= end) {
+            CouponState::Ended
+        } else if self.paused {
+            CouponState::Paused
+        } else if self.starts_at_ms.is_some_and(|start| self.now_ms < start) {
+            CouponState::Scheduled
+        } else if self.stock <= 0 {
+            CouponState::SoldOut
+        } else {
+            CouponState::Open
+        }
+    }
+}
+
+/// An entry of the order stream that can be read: an accepted claim on its way to Postgres.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrderEvent {
+    pub order: OrderId,
+    pub coupon: CouponId,
+    pub user: UserId,
+}
+
+/// Why an entry is no order event, and the order id if at least that can be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnreadableEvent {
+    pub reason: String,
+    pub order: Option<OrderId>,
+}
+
+impl OrderEvent {
+    /// Reads an entry's fields, name and value by turns.
+    ///
+    /// # Errors
+    /// When a field is missing, doubled in meaning, no UTF-8 or no id of its kind.
+    pub fn read<B: AsRef<[u8]>>(fields: &[B]) -> Result<Self, UnreadableEvent> {
+        let get = |name: &str| -> Result<&str, String> {
+            let pair = fields.chunks_exact(2).find(|pair| pair[0].as_ref() == name.as_bytes());
+            let value = pair.ok_or_else(|| format!("no field `{name}`"))?[1].as_ref();
+            std::str::from_utf8(value).map_err(|_| format!("field `{name}` is no UTF-8"))
+        };
+        let order = get("order").and_then(|text| text.parse::<OrderId>().map_err(|e| e.to_string()));
+        let order = order.map_err(|reason| UnreadableEvent { reason, order: None })?;
+        let unreadable = |reason: String| UnreadableEvent { reason, order: Some(order) };
+        if order.claimed_at().is_none() {
+            return Err(unreadable("the order id is no UUIDv7".into()));
+        }
+        let coupon = get("coupon").and_then(|text| text.parse().map_err(|e: InvalidId| e.to_string()));
+        let user = get("user").and_then(|text| text.parse().map_err(|e: InvalidId| e.to_string()));
+        Ok(Self { order, coupon: coupon.map_err(unreadable)?, user: user.map_err(unreadable)? })
+    }
+
+    /// The time inside the order's id.
+    #[must_use]
+    pub fn claimed_at(&self) -> OffsetDateTime {
+        self.order.claimed_at().unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    }
+}

@@ -1,0 +1,35 @@
+#!lua
+-- Brings a coupon's definition into force. Applied as a difference, so that claims beside it are kept,
+-- and only over a lower version, so that it may be sent again.
+--
+-- KEYS  epoch marker, order stream, coupon hash, claims hash
+-- ARGV  `ready:<epoch>`, 1 if the sender has just inserted the coupon in Postgres (only then may the
+--       hash be made) else 0, version, total, then the other fields as name, value, …
+--
+-- Reply
+--   CODE applied 0
+--   CODE current 1  Redis has this version or a higher one already
+--   CODE fenced  2  the marker is another one; nothing was written
+--   CODE lost    3  stream or coupon is absent, or the sum does not hold; nothing was written
+
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 2 end
+if redis.call('TYPE', KEYS[2]).ok ~= 'stream' then return 3 end
+
+local version, total = tonumber(ARGV[3]), tonumber(ARGV[4])
+local hash = redis.call('HMGET', KEYS[3], 'stock', 'total', 'version')
+local held = redis.call('HLEN', KEYS[4])
+local old_total = tonumber(hash[2])
+if redis.call('EXISTS', KEYS[3]) == 0 then
+  if ARGV[2] ~= '1' or held > 0 then return 3 end
+  redis.call('HSET', KEYS[3], 'stock', 0)
+  old_total = 0
+elseif not old_total or tonumber(hash[1] or 'x') ~= old_total - held then
+  return 3
+elseif (tonumber(hash[3]) or 0) >= version then
+  return 1
+end
+
+redis.call('HINCRBY', KEYS[3], 'stock', total - old_total)
+redis.call('HSET', KEYS[3], 'version', ARGV[3], 'total', ARGV[4])
+for a = 5, #ARGV, 2 do redis.call('HSET', KEYS[3], ARGV[a], ARGV[a + 1]) end
+return 0

@@ -1,0 +1,24 @@
+#!lua flags=allow-oom
+-- Applies some of a rebuild's differences to one claims hash and moves the stock with every field, so
+-- that a sum that held goes on holding if the rebuild dies after any chunk. Never makes the coupon hash.
+--
+-- KEYS  epoch marker, order stream, coupon hash, claims hash
+-- ARGV  `building:<epoch>`, then pairs of field and value; an empty value deletes the field
+--
+-- Reply
+--   CODE done   0
+--   CODE fenced 1  the marker is another one or the stream is gone; nothing was written
+
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 1 end
+if redis.call('TYPE', KEYS[2]).ok ~= 'stream' then return 1 end
+local moved = 0
+for a = 2, #ARGV, 2 do
+  if ARGV[a + 1] == '' then
+    moved = moved + redis.call('HDEL', KEYS[4], ARGV[a])
+  else
+    moved = moved - redis.call('HSET', KEYS[4], ARGV[a], ARGV[a + 1])
+  end
+end
+local stock = redis.call('HGET', KEYS[3], 'stock')
+if stock and string.match(stock, '^%-?%d+$') then redis.call('HINCRBY', KEYS[3], 'stock', moved) end
+return 0

@@ -1,0 +1,14 @@
+#!lua flags=allow-oom
+-- Ends a rebuild: claims are accepted again.
+--
+-- KEYS  epoch marker, order stream
+-- ARGV  epoch
+--
+-- Reply
+--   CODE ready  0
+--   CODE fenced 1  the marker is another one or the stream is gone; nothing was written
+
+if redis.call('GET', KEYS[1]) ~= 'building:' .. ARGV[1] then return 1 end
+if redis.call('TYPE', KEYS[2]).ok ~= 'stream' then return 1 end
+redis.call('SET', KEYS[1], 'ready:' .. ARGV[1])
+return 0

@@ -1,0 +1,13 @@
+-- Keeps an event without a readable order id, user or coupon: a dead letter alone, keyed by its entry.
+-- $1 partition  $2 epoch  $3 entry id  $4 fields  $5 error  $6 deliveries  $7 order id, if it can be read
+with fence_up as (
+    select 1 from fence
+    where partition = $1 and epoch = $2 and postgres_identity = postgres_identity() and not postgres_lost
+),
+letter as (
+    insert into dead_letters (entry_id, order_id, fields, error, deliveries)
+    select $3, $7, $4, $5, $6 from fence_up
+    on conflict (entry_id) do nothing
+    returning id
+)
+select not exists (select 1 from fence_up) as fenced, exists (select 1 from letter) as inserted

@@ -1,0 +1,9 @@
+-- Why events were not inserted: recorded before (same order id), or their coupon is not known here, or
+-- neither: then another live order of the user stands in the way.
+-- $1 order ids  $2 coupon ids
+select e.id,
+       o.id is not null as recorded,
+       c.id is not null as coupon_known
+from unnest($1::uuid[], $2::text[]) as e (id, coupon_id)
+left join orders o on o.id = e.id
+left join coupons c on c.id = e.coupon_id

@@ -1,0 +1,25 @@
+-- Ends an order event as a rejected order with its dead letter, and puts its unit into the outbox. Does
+-- nothing where the order has a row already; `fenced` as in record_orders.
+-- $1 partition  $2 epoch  $3 order id  $4 coupon id  $5 user id  $6 claim time
+-- $7 entry id  $8 fields  $9 error  $10 deliveries
+with fence_up as (
+    select 1 from fence
+    where partition = $1 and epoch = $2 and postgres_identity = postgres_identity() and not postgres_lost
+),
+rejected as (
+    insert into orders (id, coupon_id, user_id, status, claimed_at)
+    select $3, $4, $5, 'rejected', $6 from fence_up
+    on conflict (id) do nothing
+    returning id, coupon_id, user_id, slot
+),
+letter as (
+    insert into dead_letters (entry_id, order_id, fields, error, deliveries)
+    select $7, id, $8, $9, $10 from rejected
+    on conflict (entry_id) do nothing
+),
+unit as (
+    insert into outbox (order_id, coupon_id, user_id, slot)
+    select id, coupon_id, user_id, slot from rejected
+    on conflict (order_id) do nothing
+)
+select not exists (select 1 from fence_up) as fenced, exists (select 1 from rejected) as rejected

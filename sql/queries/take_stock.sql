@@ -1,0 +1,16 @@
+-- Takes the units of newly inserted orders from stock; a coupon that has too few is left out of the answer.
+-- $1 coupon ids  $2 units
+with wanted as (
+    select * from unnest($1::text[], $2::bigint[]) as w (id, units)
+),
+locked as (
+    select c.id, w.units
+    from coupons c join wanted w on w.id = c.id
+    where c.stock >= w.units
+    order by c.id -- one order of row locks for all workers, or they deadlock
+    for no key update of c
+)
+update coupons c set stock = c.stock - l.units
+from locked l
+where c.id = l.id
+returning c.id

@@ -1,0 +1,299 @@
+//! The fence: claims are accepted only while Redis is known to agree with Postgres. This file holds its
+//! state and its one task; what is compared is in `fence/look.rs`, how agreement is made again in
+//! `fence/rebuild.rs`, how definitions reach Redis in `fence/publish.rs`.
+//!
+//! While the fence is up it lends out a session: the epoch, and the very connection on which that
+//! server was looked at. A connection that breaks ends the session; a new one is looked at first.
+
+pub mod look;
+pub mod publish;
+pub mod rebuild;
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::catalogue::Catalogue;
+use crate::config;
+use crate::postgres::fence::FenceRow;
+use crate::postgres::{self, Postgres};
+use crate::redis::info::Look;
+use crate::redis::script::ready_marker;
+use crate::redis::{Redis, RedisError, RedisServer};
+
+/// A cheap handle; clones share one fence.
+#[derive(Clone)]
+pub struct Fence {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: watch::Sender<FenceState>,
+    /// Wakes the task when somebody doubts.
+    doubted: Notify,
+    /// Proof that this epoch no longer holds, until a rebuild has dealt with it.
+    loss: Mutex<Option<Loss>>,
+    /// The row last read: it stands while Postgres is away.
+    row: Mutex<Option<FenceRow>>,
+    /// Unrecorded order events at the last look.
+    backlog: AtomicU64,
+}
+
+#[derive(Clone)]
+pub enum FenceState {
+    Up(Arc<Session>),
+    Down { reason: Arc<str> },
+}
+
+/// An agreement in force, and the connection on which it was seen.
+pub struct Session {
+    pub epoch: String,
+    /// `ready:<epoch>`
+    pub ready: Arc<str>,
+    pub redis: Redis,
+    pub clock: RedisClock,
+}
+
+/// Evidence that no look would find again, such as a sum that does not hold.
+#[derive(Clone, Debug)]
+pub struct Loss {
+    pub epoch: String,
+    pub reason: String,
+}
+
+impl Fence {
+    #[must_use]
+    pub fn new() -> Self {
+        let state = FenceState::Down { reason: "starting".into() };
+        Self {
+            shared: Arc::new(Shared {
+                state: watch::Sender::new(state),
+                doubted: Notify::new(),
+                loss: Mutex::default(),
+                row: Mutex::default(),
+                backlog: AtomicU64::new(0),
+            }),
+        }
+    }
+
+    /// The session, or why there is none.
+    pub fn session(&self) -> Result<Arc<Session>, Arc<str>> {
+        match &*self.shared.state.borrow() {
+            FenceState::Up(session) => Ok(session.clone()),
+            FenceState::Down { reason } => Err(reason.clone()),
+        }
+    }
+
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<FenceState> {
+        self.shared.state.subscribe()
+    }
+
+    /// Unrecorded order events at the last look, at most a second old while the fence is up.
+    #[must_use]
+    pub fn backlog(&self) -> u64 {
+        self.shared.backlog.load(Ordering::Relaxed)
+    }
+
+    /// Takes the fence down until somebody has looked again: a broken connection, another marker.
+    pub fn doubt(&self, session: &Session, reason: &str) {
+        self.take_down(&session.epoch, reason);
+    }
+
+    /// Takes the fence down until a rebuild: something of this epoch is known to be lost.
+    pub fn lost(&self, epoch: &str, reason: &str) {
+        tracing::error!(fence.epoch = epoch, "fence: {reason}: claims wait for a rebuild");
+        *lock(&self.shared.loss) = Some(Loss { epoch: epoch.to_owned(), reason: reason.to_owned() });
+        self.take_down(epoch, reason);
+    }
+
+    /// What an error of Redis says about the agreement.
+    pub fn redis_failed(&self, epoch: &str, error: &RedisError) {
+        match error {
+            RedisError::WrongType(_) => self.lost(epoch, &error.to_string()),
+            RedisError::Busy(details) if details.starts_with("OOM") => {}
+            _ => self.take_down(epoch, &error.to_string()),
+        }
+    }
+
+    fn take_down(&self, epoch: &str, reason: &str) {
+        self.shared.state.send_if_modified(|state| match state {
+            FenceState::Up(session) if session.epoch == epoch => {
+                *state = FenceState::Down { reason: reason.into() };
+                true
+            }
+            _ => false,
+        });
+        self.shared.doubted.notify_one();
+    }
+
+    /// The fence's one task: comes up, looks once a second, comes down, and so on until `stop`.
+    pub async fn run(
+        self,
+        server: RedisServer,
+        postgres: Postgres,
+        catalogue: Catalogue,
+        stop: CancellationToken,
+    ) {
+        let work = async {
+            loop {
+                match self.come_up(&server, &postgres, &catalogue).await {
+                    Ok(session) => self.watch_over(&session, &postgres, &catalogue).await,
+                    Err(reason) => {
+                        self.stay_down(&reason);
+                        tokio::time::sleep(config::FENCE_RETRY).await;
+                    }
+                }
+            }
+        };
+        // Dropping the work half-way is a crash that every rebuild survives: its session dies with it.
+        tokio::select! {
+            () = work => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    /// Joins the agreement where there is one, else makes one; the session is only then lent out.
+    async fn come_up(
+        &self,
+        server: &RedisServer,
+        postgres: &Postgres,
+        catalogue: &Catalogue,
+    ) -> anyhow::Result<Arc<Session>> {
+        let redis = server.connect().await?;
+        let looked = Instant::now();
+        let (seen, row) = self.look(&redis, postgres).await?;
+        let loss = lock(&self.shared.loss).clone();
+        let verdict = match &loss {
+            Some(loss) if loss.epoch == row.epoch => Err(loss.reason.clone()),
+            _ => look::compare(&seen, &row),
+        };
+        if let Err(difference) = verdict {
+            rebuild::rebuild(server, postgres, loss.as_ref(), &difference).await?;
+            // The next turn looks at what the rebuild made.
+            anyhow::bail!("rebuilding: {difference}");
+        }
+        if let Err(error) = catalogue.refresh(std::time::Duration::ZERO).await {
+            tracing::debug!("catalogue: {error}");
+        }
+        *lock(&self.shared.loss) = None;
+        let session = Arc::new(Session {
+            ready: ready_marker(&row.epoch),
+            epoch: row.epoch,
+            redis,
+            clock: RedisClock::learned(seen.now_ms, looked),
+        });
+        self.shared.backlog.store(seen.backlog, Ordering::Relaxed);
+        tracing::info!(
+            fence.epoch = session.epoch,
+            "fence up: claims are accepted in epoch {}",
+            session.epoch
+        );
+        self.shared.state.send_replace(FenceState::Up(session.clone()));
+        Ok(session)
+    }
+
+    /// Looks once a second, repeats publications, and returns when the session has ended.
+    async fn watch_over(&self, session: &Arc<Session>, postgres: &Postgres, catalogue: &Catalogue) {
+        let mut ticks = tokio::time::interval(config::PROBE_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = self.shared.doubted.notified() => {}
+            }
+            let verdict = match self.look(&session.redis, postgres).await {
+                Ok((seen, row)) => {
+                    self.shared.backlog.store(seen.backlog, Ordering::Relaxed);
+                    look::compare(&seen, &row)
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(difference) = verdict {
+                self.take_down(&session.epoch, &difference);
+            }
+            if self.session().is_err() {
+                return;
+            }
+            publish::repeat(self, session, postgres).await;
+            if let Err(error) = catalogue.refresh(config::PROBE_INTERVAL / 2).await {
+                tracing::debug!("catalogue: {error}");
+            }
+        }
+    }
+
+    /// Rule 1's look: Redis as it is, beside the row as Postgres has it or as it was last read.
+    async fn look(&self, redis: &Redis, postgres: &Postgres) -> anyhow::Result<(Look, FenceRow)> {
+        let (seen, row) =
+            tokio::join!(crate::redis::info::look(redis), postgres::fence::read(&postgres.http));
+        let seen = seen?;
+        match row {
+            Ok(row) => {
+                *lock(&self.shared.row) = Some(row.clone());
+                Ok((seen, row))
+            }
+            Err(error) => match lock(&self.shared.row).clone() {
+                Some(row) => Ok((seen, row)),
+                None => Err(error.into()),
+            },
+        }
+    }
+
+    fn stay_down(&self, reason: &anyhow::Error) {
+        let reason = format!("{reason:#}");
+        let changed = self.shared.state.send_if_modified(|state| match state {
+            FenceState::Down { reason: old } if **old == *reason => false,
+            _ => {
+                *state = FenceState::Down { reason: reason.as_str().into() };
+                true
+            }
+        });
+        if changed {
+            tracing::warn!("fence down: {reason}");
+        }
+    }
+}
+
+impl Default for Fence {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Redis's clock as learned from its last reply, carried on by the monotonic clock: a wall clock that
+/// is seconds off would refuse every claim.
+pub struct RedisClock {
+    /// Redis's ms since 1970 minus our monotonic ms.
+    offset_ms: AtomicI64,
+}
+
+static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+impl RedisClock {
+    fn learned(now_ms: i64, at: Instant) -> Self {
+        let clock = Self { offset_ms: AtomicI64::new(0) };
+        clock.learn(now_ms, at);
+        clock
+    }
+
+    /// Takes over a time that a reply carried, which arrived at `at`.
+    pub fn learn(&self, now_ms: i64, at: Instant) {
+        self.offset_ms.store(now_ms - monotonic_ms(at), Ordering::Relaxed);
+    }
+
+    /// Redis's time at the given moment, ms since 1970.
+    pub fn at_ms(&self, at: Instant) -> i64 {
+        monotonic_ms(at) + self.offset_ms.load(Ordering::Relaxed)
+    }
+}
+
+fn monotonic_ms(at: Instant) -> i64 {
+    i64::try_from(at.saturating_duration_since(*STARTED).as_millis()).unwrap_or(i64::MAX)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

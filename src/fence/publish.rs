@@ -1,0 +1,66 @@
+//! Rule 6: a coupon's definition reaches Redis as a difference, over a lower version only, and is
+//! repeated until Redis has Postgres's version.
+
+use super::{Fence, Session};
+use crate::model::Definition;
+use crate::postgres::{Postgres, PostgresError, coupons};
+use crate::redis::RedisError;
+use crate::redis::script::{self, Published};
+
+/// How long a first publication is left to the request that inserted the coupon.
+const FIRST_PUBLICATION_GRACE_SECONDS: f64 = 2.0;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    #[error("claims are fenced off")]
+    Fenced,
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
+}
+
+/// Brings one definition into force and notes it in Postgres. `just_inserted` only from the request
+/// that inserted the row: it alone may make the hash, and it tries once.
+pub async fn publish(
+    fence: &Fence,
+    session: &Session,
+    postgres: &Postgres,
+    just_inserted: bool,
+    definition: &Definition,
+) -> Result<(), PublishError> {
+    match script::publish(&session.redis, &session.ready, just_inserted, definition).await {
+        Ok(Published::Applied | Published::Current) => {}
+        Ok(Published::Fenced) => {
+            fence.doubt(session, "the epoch marker has changed");
+            return Err(PublishError::Fenced);
+        }
+        Ok(Published::Lost) => {
+            fence.lost(&session.epoch, &format!("coupon {} is not in Redis as it should be", definition.id));
+            return Err(PublishError::Fenced);
+        }
+        Err(error) => {
+            fence.redis_failed(&session.epoch, &error);
+            return Err(error.into());
+        }
+    }
+    coupons::mark_published(&postgres.http, &definition.id, definition.version).await?;
+    Ok(())
+}
+
+/// Publishes what an earlier attempt could not.
+pub(super) async fn repeat(fence: &Fence, session: &Session, postgres: &Postgres) {
+    let rows = match coupons::unpublished(&postgres.http, FIRST_PUBLICATION_GRACE_SECONDS).await {
+        Ok(rows) => rows,
+        Err(error) => return tracing::debug!("publish: {error}"),
+    };
+    for row in rows {
+        let id = &row.definition.id;
+        match publish(fence, session, postgres, false, &row.definition).await {
+            Ok(()) => {
+                tracing::info!(coupon = %id, version = row.definition.version, "published coupon {id} at last")
+            }
+            Err(error) => return tracing::warn!(coupon = %id, "publishing coupon {id} failed: {error}"),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Everything that knows sqlx: pools, what every session is set to, migrations, and the classes of
+//! Postgres's errors. The statements are grouped by intent in the files below; the larger ones lie in `sql/`.
+//!
+//! Work that has begun here is never dropped half-way (a cancelled `begin` can poison a pool): callers
+//! that may be cancelled spawn it, and deadlines are Postgres's own.
+
+pub mod coupons;
+pub mod dead_letters;
+pub mod fence;
+pub mod orders;
+pub mod rebuild;
+
+use std::time::Duration;
+
+use anyhow::Context;
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection};
+
+use crate::config;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("./sql/migrations");
+
+/// Two pools, so that a flood of HTTP reads never keeps the workers waiting.
+#[derive(Clone)]
+pub struct Postgres {
+    options: PgConnectOptions,
+    schema: String,
+    /// For requests and everything else that is not recording.
+    pub http: PgPool,
+    pub workers: PgPool,
+}
+
+/// What went wrong with a statement, by what it means for the caller.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PostgresError {
+    /// Away, restarting, full, locked, a deadlock: try again for as long as it takes.
+    #[error("Postgres cannot serve now: {0}")]
+    Transient(String),
+    /// The row itself is at fault: trying again cannot help.
+    #[error("Postgres refused a row: {0}")]
+    Row(String),
+    /// Our statement or schema is at fault, or a class that nobody has thought of: keep everything, alarm.
+    #[error("Postgres refused a statement: {0}")]
+    Statement(String),
+}
+
+impl Postgres {
+    /// Prepares the pools; connects to nothing yet.
+    ///
+    /// # Errors
+    /// For an address that is no Postgres one.
+    pub fn new(url: &str, schema: &str, workers: u32) -> anyhow::Result<Self> {
+        let options: PgConnectOptions =
+            url.parse().context("DATABASE_URL is no valid address: it must start with postgres://")?;
+        let ms = |timeout: Duration| format!("{}ms", timeout.as_millis());
+        let options = options.application_name("seckill").statement_cache_capacity(256).options([
+            ("search_path", schema.to_owned()),
+            ("synchronous_commit", "on".to_owned()),
+            ("statement_timeout", ms(config::POSTGRES_STATEMENT_TIMEOUT)),
+            ("lock_timeout", ms(config::POSTGRES_LOCK_TIMEOUT)),
+            ("idle_in_transaction_session_timeout", ms(config::POSTGRES_IDLE_IN_TRANSACTION_TIMEOUT)),
+        ]);
+        let pool = |size: u32| {
+            PgPoolOptions::new()
+                .max_connections(size)
+                .acquire_timeout(config::POSTGRES_CONNECT_TIMEOUT)
+                .connect_lazy_with(options.clone())
+        };
+        Ok(Self {
+            http: pool(config::POSTGRES_HTTP_CONNECTIONS),
+            workers: pool(workers.max(1)),
+            schema: schema.to_owned(),
+            options,
+        })
+    }
+
+    /// Brings the schema to this program's version, on a connection of its own: a failed migration
+    /// leaks its advisory lock.
+    pub async fn migrate(&self) -> Result<(), PostgresError> {
+        let mut connection = self.dedicated().await?;
+        // A second process that makes the same schema would fail on its catalogue's unique index.
+        sqlx::query("select pg_advisory_lock(hashtextextended($1 || '/schema', 0))")
+            .bind(&self.schema)
+            .execute(&mut connection)
+            .await?;
+        let create = format!("create schema if not exists {}", self.schema);
+        sqlx::query(AssertSqlSafe(create)).execute(&mut connection).await?;
+        MIGRATIONS.run_direct(None, &mut connection, false).await.map_err(|error| match error {
+            sqlx::migrate::MigrateError::Execute(error) => PostgresError::from(error),
+            other => PostgresError::Statement(format!("migration: {other}")),
+        })?;
+        connection.close().await?;
+        Ok(())
+    }
+
+    /// Whether a transaction pooler stands between us and Postgres: it would hand our session-level
+    /// lock to others. Two of our connections then share one server process.
+    pub async fn is_behind_transaction_pooler(&self) -> Result<bool, PostgresError> {
+        let pid = "select pg_backend_pid()";
+        let (mut one, mut two) = (self.dedicated().await?, self.dedicated().await?);
+        let mut shared = false;
+        for _ in 0..3 {
+            let first: i32 = sqlx::query_scalar(pid).fetch_one(&mut one).await?;
+            let second: i32 = sqlx::query_scalar(pid).fetch_one(&mut two).await?;
+            shared |= first == second;
+        }
+        one.close().await?;
+        two.close().await?;
+        Ok(shared)
+    }
+
+    /// A connection of its own, outside the pools.
+    pub async fn dedicated(&self) -> Result<PgConnection, PostgresError> {
+        match tokio::time::timeout(
+            config::POSTGRES_CONNECT_TIMEOUT,
+            PgConnection::connect_with(&self.options),
+        )
+        .await
+        {
+            Ok(connection) => Ok(connection?),
+            Err(_) => Err(PostgresError::Transient("connecting took too long".into())),
+        }
+    }
+
+    pub async fn close(&self) {
+        tokio::join!(self.http.close(), self.workers.close());
+    }
+}
+
+/// The one place where an error of Postgres is classified, by its SQLSTATE's class
+/// (<https://www.postgresql.org/docs/15/errcodes-appendix.html>).
+impl From<sqlx::Error> for PostgresError {
+    fn from(error: sqlx::Error) -> Self {
+        let Some(database) = error.as_database_error() else {
+            return match error {
+                sqlx::Error::Io(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::WorkerCrashed
+                | sqlx::Error::Protocol(_) => Self::Transient(error.to_string()),
+                other => Self::Statement(other.to_string()),
+            };
+        };
+        let code = database.code().unwrap_or_default();
+        let text = format!("{} ({code})", database.message());
+        match code.get(..2).unwrap_or_default() {
+            "08" | "25" | "28" | "40" | "53" | "55" | "57" | "58" => Self::Transient(text),
+            "22" | "23" | "54" => Self::Row(text),
+            _ => Self::Statement(text),
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Coupon definitions: Postgres owns them, Redis has copies.
+
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, PgConnection, PgPool, Row};
+use time::OffsetDateTime;
+
+use super::PostgresError;
+use crate::model::{CouponId, Definition};
+
+const COLUMNS: &str =
+    "id, title, total, starts_at, ends_at, paused, per_user_limit, reserve_seconds, unlisted, version";
+
+/// A definition, and what Postgres knows besides.
+#[derive(Clone, Debug)]
+pub struct CouponRow {
+    pub definition: Definition,
+    /// The version that Redis is known to have; 0 before the first.
+    pub published_version: i64,
+    /// Units not yet taken by a recorded order.
+    pub stock: i64,
+    pub changed_at: OffsetDateTime,
+}
+
+impl FromRow<'_, PgRow> for CouponRow {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            definition: definition(row)?,
+            published_version: row.try_get("published_version")?,
+            stock: row.try_get("stock")?,
+            changed_at: row.try_get("changed_at")?,
+        })
+    }
+}
+
+pub(super) fn definition(row: &PgRow) -> Result<Definition, sqlx::Error> {
+    let id: String = row.try_get("id")?;
+    Ok(Definition {
+        id: id.parse().map_err(|error| {
+            sqlx::Error::Decode(Box::<dyn std::error::Error + Send + Sync>::from(format!(
+                "coupon {id:?}: {error}"
+            )))
+        })?,
+        title: row.try_get("title")?,
+        total: row.try_get("total")?,
+        starts_at: row.try_get("starts_at")?,
+        ends_at: row.try_get("ends_at")?,
+        paused: row.try_get("paused")?,
+        per_user_limit: row.try_get("per_user_limit")?,
+        reserve_seconds: row.try_get("reserve_seconds")?,
+        unlisted: row.try_get("unlisted")?,
+        version: row.try_get("version")?,
+    })
+}
+
+/// Inserts a new coupon; `false` where the id is taken.
+pub async fn insert(pool: &PgPool, new: &Definition) -> Result<bool, PostgresError> {
+    let done = sqlx::query(
+        "insert into coupons (id, title, total, stock, starts_at, ends_at, paused, per_user_limit, reserve_seconds, unlisted)
+         values ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9) on conflict (id) do nothing",
+    )
+    .bind(new.id.as_str())
+    .bind(&new.title)
+    .bind(new.total)
+    .bind(new.starts_at)
+    .bind(new.ends_at)
+    .bind(new.paused)
+    .bind(new.per_user_limit)
+    .bind(new.reserve_seconds)
+    .bind(new.unlisted)
+    .execute(pool)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+pub async fn get(pool: &PgPool, id: &CouponId) -> Result<Option<CouponRow>, PostgresError> {
+    let query = sqlx::query_as("select * from coupons where id = $1").bind(id.as_str());
+    Ok(query.fetch_optional(pool).await?)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edited {
+    Done,
+    /// Another edit came between: read again.
+    Stale,
+    /// More units are held than the new total.
+    TotalTooLow,
+}
+
+/// Replaces the definition of version `edited.version` by the next one; stock moves with the total.
+pub async fn edit(pool: &PgPool, edited: &Definition) -> Result<Edited, PostgresError> {
+    let result = sqlx::query(
+        "update coupons set title = $3, stock = stock + ($4 - total), total = $4, starts_at = $5, ends_at = $6,
+            paused = $7, version = version + 1, changed_at = clock_timestamp()
+         where id = $1 and version = $2",
+    )
+    .bind(edited.id.as_str())
+    .bind(edited.version)
+    .bind(&edited.title)
+    .bind(edited.total)
+    .bind(edited.starts_at)
+    .bind(edited.ends_at)
+    .bind(edited.paused)
+    .execute(pool)
+    .await;
+    match result {
+        Ok(done) if done.rows_affected() == 1 => Ok(Edited::Done),
+        Ok(_) => Ok(Edited::Stale),
+        Err(sqlx::Error::Database(error)) if error.constraint() == Some("coupons_stock_range") => {
+            Ok(Edited::TotalTooLow)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Notes that Redis has at least this version.
+pub async fn mark_published(pool: &PgPool, id: &CouponId, version: i64) -> Result<(), PostgresError> {
+    let mut connection = pool.acquire().await?;
+    mark_published_in(&mut connection, vec![id.as_str()], vec![version]).await
+}
+
+pub(super) async fn mark_published_in(
+    connection: &mut PgConnection,
+    ids: Vec<&str>,
+    versions: Vec<i64>,
+) -> Result<(), PostgresError> {
+    sqlx::query(
+        "update coupons c set published_version = p.version, changed_at = clock_timestamp()
+         from unnest($1::text[], $2::bigint[]) as p (id, version)
+         where c.id = p.id and c.published_version < p.version",
+    )
+    .bind(ids)
+    .bind(versions)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Coupons of which Redis may not have the last version, a first publication left to its own request
+/// for `grace_seconds`.
+pub async fn unpublished(pool: &PgPool, grace_seconds: f64) -> Result<Vec<CouponRow>, PostgresError> {
+    Ok(sqlx::query_as(
+        "select * from coupons where published_version < version
+            and (published_version > 0 or changed_at < clock_timestamp() - make_interval(secs => $1))
+         order by id limit 1000",
+    )
+    .bind(grace_seconds)
+    .fetch_all(pool)
+    .await?)
+}
+
+/// Coupons changed at or after `since`; all of them for `None`.
+pub async fn changed_since(
+    pool: &PgPool,
+    since: Option<OffsetDateTime>,
+) -> Result<Vec<CouponRow>, PostgresError> {
+    let query = match since {
+        Some(since) => {
+            sqlx::query_as("select * from coupons where changed_at >= $1 order by changed_at").bind(since)
+        }
+        None => sqlx::query_as("select * from coupons order by changed_at"),
+    };
+    Ok(query.fetch_all(pool).await?)
+}
+
+/// All definitions, in the order of their ids.
+pub(super) async fn all_definitions(connection: &mut PgConnection) -> Result<Vec<Definition>, PostgresError> {
+    let query = format!("select {COLUMNS} from coupons order by id");
+    let rows = sqlx::query(sqlx::AssertSqlSafe(query)).fetch_all(connection).await?;
+    Ok(rows.iter().map(definition).collect::<Result<_, _>>()?)
+}

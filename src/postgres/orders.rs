@@ -1,0 +1,209 @@
+//! Orders: recording events in batches, and reading them back.
+
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, PgPool, Row};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::fence::{self, PARTITION};
+use super::{Postgres, PostgresError};
+use crate::model::{CouponId, Order, OrderEvent, OrderId, OrderStatus, UserId};
+
+const RECORD: &str = include_str!("../../sql/queries/record_orders.sql");
+const TAKE_STOCK: &str = include_str!("../../sql/queries/take_stock.sql");
+const EXPLAIN_MISSING: &str = include_str!("../../sql/queries/explain_missing.sql");
+
+/// What became of a batch; only `Done` wrote anything.
+#[derive(Debug)]
+pub enum Recorded {
+    Done {
+        /// Orders inserted by this transaction.
+        orders: Vec<Order>,
+        /// Events that another live order of the same user keeps out: to be ended one by one.
+        conflicting: Vec<OrderId>,
+    },
+    /// The epoch is another one, or this is not its Postgres: read the marker anew.
+    Fenced,
+    /// Postgres does not know this coupon.
+    UnknownCoupon(CouponId),
+    /// This coupon has less stock left than the batch would take: split it.
+    StockShort(CouponId),
+}
+
+/// Records a batch in one transaction: lock, insert, take stock, commit.
+pub async fn record(
+    postgres: &Postgres,
+    epoch: &str,
+    events: &[&OrderEvent],
+) -> Result<Recorded, PostgresError> {
+    let mut transaction = postgres.workers.begin().await?;
+    fence::lock_shared(&mut transaction).await?;
+    let rows = sqlx::query(RECORD)
+        .bind(PARTITION)
+        .bind(epoch)
+        .bind(events.iter().map(|e| e.order.0).collect::<Vec<Uuid>>())
+        .bind(events.iter().map(|e| e.coupon.as_str()).collect::<Vec<&str>>())
+        .bind(events.iter().map(|e| e.user.as_str()).collect::<Vec<&str>>())
+        .bind(events.iter().map(|e| e.claimed_at()).collect::<Vec<OffsetDateTime>>())
+        .fetch_all(&mut *transaction)
+        .await?;
+    if rows.first().is_none_or(|row| row.try_get("fenced").unwrap_or(true)) {
+        return Ok(Recorded::Fenced);
+    }
+    let mut orders = Vec::with_capacity(rows.len());
+    for row in &rows {
+        if row.try_get::<Option<Uuid>, _>("id")?.is_some() {
+            orders.push(OrderRow::from_row(row)?.0);
+        }
+    }
+
+    let conflicting = match explain_missing(&mut transaction, events, &orders).await? {
+        Missing::UnknownCoupon(coupon) => return Ok(Recorded::UnknownCoupon(coupon)),
+        Missing::Conflicting(orders) => orders,
+    };
+    if let Some(coupon) = take_stock(&mut transaction, &orders).await? {
+        return Ok(Recorded::StockShort(coupon));
+    }
+    transaction.commit().await?;
+    Ok(Recorded::Done { orders, conflicting })
+}
+
+enum Missing {
+    UnknownCoupon(CouponId),
+    Conflicting(Vec<OrderId>),
+}
+
+/// `on conflict do nothing` hides two cases: the same order again (fine), and another live order.
+async fn explain_missing(
+    connection: &mut sqlx::PgConnection,
+    events: &[&OrderEvent],
+    inserted: &[Order],
+) -> Result<Missing, PostgresError> {
+    let inserted: HashSet<OrderId> = inserted.iter().map(|order| order.id).collect();
+    let missing: HashMap<OrderId, &CouponId> =
+        events.iter().filter(|e| !inserted.contains(&e.order)).map(|e| (e.order, &e.coupon)).collect();
+    if missing.is_empty() {
+        return Ok(Missing::Conflicting(Vec::new()));
+    }
+    let rows = sqlx::query(EXPLAIN_MISSING)
+        .bind(missing.keys().map(|order| order.0).collect::<Vec<Uuid>>())
+        .bind(missing.values().map(|coupon| coupon.as_str()).collect::<Vec<&str>>())
+        .fetch_all(connection)
+        .await?;
+    let mut conflicting = Vec::new();
+    for row in rows {
+        let order = OrderId(row.try_get("id")?);
+        let recorded: bool = row.try_get("recorded")?;
+        let coupon_known: bool = row.try_get("coupon_known")?;
+        match (recorded, coupon_known) {
+            (true, _) => {}
+            (false, false) => return Ok(Missing::UnknownCoupon(missing[&order].clone())),
+            (false, true) => conflicting.push(order),
+        }
+    }
+    Ok(Missing::Conflicting(conflicting))
+}
+
+/// Takes the inserted orders' units; answers a coupon that has too few.
+async fn take_stock(
+    connection: &mut sqlx::PgConnection,
+    inserted: &[Order],
+) -> Result<Option<CouponId>, PostgresError> {
+    if inserted.is_empty() {
+        return Ok(None);
+    }
+    let mut units: BTreeMap<&CouponId, i64> = BTreeMap::new();
+    for order in inserted {
+        *units.entry(&order.coupon).or_default() += 1;
+    }
+    let taken: Vec<String> = sqlx::query_scalar(TAKE_STOCK)
+        .bind(units.keys().map(|coupon| coupon.as_str()).collect::<Vec<&str>>())
+        .bind(units.values().copied().collect::<Vec<i64>>())
+        .fetch_all(connection)
+        .await?;
+    let taken: HashSet<&str> = taken.iter().map(String::as_str).collect();
+    Ok(units.keys().find(|coupon| !taken.contains(coupon.as_str())).map(|&coupon| coupon.clone()))
+}
+
+pub async fn get(pool: &PgPool, id: OrderId) -> Result<Option<Order>, PostgresError> {
+    let row = sqlx::query_as::<_, OrderRow>("select * from orders where id = $1").bind(id.0);
+    Ok(row.fetch_optional(pool).await?.map(|row| row.0))
+}
+
+/// Those of the given orders that are recorded.
+pub async fn get_many(pool: &PgPool, ids: &[OrderId]) -> Result<Vec<Order>, PostgresError> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    let rows = sqlx::query_as::<_, OrderRow>("select * from orders where id = any($1)").bind(ids);
+    Ok(rows.fetch_all(pool).await?.into_iter().map(|row| row.0).collect())
+}
+
+/// Which orders a list shows; `None` for all.
+#[derive(Clone, Debug, Default)]
+pub struct OrderFilter {
+    pub coupon: Option<CouponId>,
+    pub user: Option<UserId>,
+    pub status: Option<OrderStatus>,
+}
+
+/// One page of recorded orders, newest first, older than `after`.
+pub async fn list(
+    pool: &PgPool,
+    filter: &OrderFilter,
+    after: Option<OrderId>,
+    limit: i64,
+) -> Result<Vec<Order>, PostgresError> {
+    let mut query = sqlx::QueryBuilder::new("select * from orders where true");
+    if let Some(coupon) = &filter.coupon {
+        query.push(" and coupon_id = ").push_bind(coupon.as_str());
+    }
+    if let Some(user) = &filter.user {
+        query.push(" and user_id = ").push_bind(user.as_str());
+    }
+    if let Some(status) = filter.status {
+        query.push(" and status = ").push_bind(status_word(status));
+    }
+    if let Some(after) = after {
+        query.push(" and id < ").push_bind(after.0);
+    }
+    query.push(" order by id desc limit ").push_bind(limit);
+    let rows = query.build_query_as::<OrderRow>().fetch_all(pool).await?;
+    Ok(rows.into_iter().map(|row| row.0).collect())
+}
+
+pub(super) struct OrderRow(pub(super) Order);
+
+impl FromRow<'_, PgRow> for OrderRow {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let decode = |error: String| sqlx::Error::Decode(error.into());
+        let coupon: String = row.try_get("coupon_id")?;
+        let user: String = row.try_get("user_id")?;
+        let status: String = row.try_get("status")?;
+        Ok(Self(Order {
+            id: OrderId(row.try_get("id")?),
+            coupon: coupon.parse().map_err(|e| decode(format!("orders.coupon_id {coupon:?}: {e}")))?,
+            user: user.parse().map_err(|e| decode(format!("orders.user_id {user:?}: {e}")))?,
+            status: parse_status(&status).ok_or_else(|| decode(format!("orders.status {status:?}")))?,
+            claimed_at: row.try_get("claimed_at")?,
+            recorded_at: Some(row.try_get("recorded_at")?),
+        }))
+    }
+}
+
+fn parse_status(word: &str) -> Option<OrderStatus> {
+    use OrderStatus::{Cancelled, Confirmed, Expired, Rejected, Reserved};
+    [Reserved, Confirmed, Cancelled, Expired, Rejected]
+        .into_iter()
+        .find(|&status| status_word(status) == word)
+}
+
+const fn status_word(status: OrderStatus) -> &'static str {
+    match status {
+        OrderStatus::Accepted => "accepted",
+        OrderStatus::Reserved => "reserved",
+        OrderStatus::Confirmed => "confirmed",
+        OrderStatus::Cancelled => "cancelled",
+        OrderStatus::Expired => "expired",
+        OrderStatus::Rejected => "rejected",
+    }
+}

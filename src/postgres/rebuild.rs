@@ -1,0 +1,130 @@
+//! What a rebuild does to Postgres, all of it on the one session that holds the rebuild's lock: if that
+//! session dies, so does the rebuild.
+
+use std::collections::{HashMap, HashSet};
+
+use sqlx::{Connection, PgConnection, PgTransaction, Row};
+use uuid::Uuid;
+
+use super::dead_letters::{self, Ended, Letter};
+use super::{Postgres, PostgresError, coupons, fence};
+use crate::config;
+use crate::model::{CouponId, Definition, OrderEvent, OrderId, UserId};
+
+/// The session of the process that rebuilds.
+pub struct RebuildSession {
+    connection: PgConnection,
+}
+
+impl RebuildSession {
+    /// Opens the session and takes the lock; `None` where another process rebuilds.
+    pub async fn open(postgres: &Postgres) -> Result<Option<Self>, PostgresError> {
+        let mut connection = postgres.dedicated().await?;
+        let lock = config::REBUILD_LOCK_TIMEOUT.as_millis();
+        // A rebuild of a million claims is longer than any other work, and reads Redis in between.
+        let settings = format!(
+            "set statement_timeout = '60s'; set lock_timeout = '{lock}ms'; set idle_in_transaction_session_timeout = '60s'"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(settings)).execute(&mut connection).await?;
+        Ok(fence::try_lock_rebuild(&mut connection).await?.then_some(Self { connection }))
+    }
+
+    pub async fn row(&mut self) -> Result<fence::FenceRow, PostgresError> {
+        fence::read_in(&mut self.connection).await
+    }
+
+    /// Waits out every transaction that records or rejects, then starts a new epoch.
+    pub async fn start_epoch(
+        &mut self,
+        epoch: &str,
+        redis_run_id: &str,
+        redis_replid: &str,
+    ) -> Result<(), PostgresError> {
+        let mut transaction = self.connection.begin().await?;
+        fence::lock_exclusive(&mut transaction).await?;
+        fence::write_epoch(&mut transaction, epoch, redis_run_id, redis_replid).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// The transaction in which the rebuild decides who keeps what.
+    pub async fn decide(&mut self) -> Result<Decision<'_>, PostgresError> {
+        let mut transaction = self.connection.begin().await?;
+        fence::lock_shared(&mut transaction).await?;
+        Ok(Decision { transaction })
+    }
+
+    pub async fn mark_published(&mut self, definitions: &[Definition]) -> Result<(), PostgresError> {
+        for chunk in definitions.chunks(config::REBUILD_CHUNK_FIELDS) {
+            let ids: Vec<&str> = chunk.iter().map(|d| d.id.as_str()).collect();
+            let versions: Vec<i64> = chunk.iter().map(|d| d.version).collect();
+            coupons::mark_published_in(&mut self.connection, ids, versions).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives the lock back.
+    pub async fn close(self) -> Result<(), PostgresError> {
+        Ok(self.connection.close().await?)
+    }
+}
+
+pub struct Decision<'c> {
+    transaction: PgTransaction<'c>,
+}
+
+impl Decision<'_> {
+    pub async fn definitions(&mut self) -> Result<Vec<Definition>, PostgresError> {
+        coupons::all_definitions(&mut self.transaction).await
+    }
+
+    /// The coupon's live orders by user.
+    pub async fn live_orders(
+        &mut self,
+        coupon: &CouponId,
+    ) -> Result<HashMap<UserId, OrderId>, PostgresError> {
+        let rows = sqlx::query(
+            "select user_id, id from orders where coupon_id = $1 and status in ('reserved', 'confirmed')",
+        )
+        .bind(coupon.as_str())
+        .fetch_all(&mut *self.transaction)
+        .await?;
+        let mut live = HashMap::with_capacity(rows.len());
+        for row in rows {
+            let user: String = row.try_get("user_id")?;
+            // A row that the API could not have made holds its unit in Postgres only.
+            if let Ok(user) = user.parse() {
+                live.insert(user, OrderId(row.try_get("id")?));
+            }
+        }
+        Ok(live)
+    }
+
+    /// Those of the given orders that have a row, dead or alive.
+    pub async fn with_row(&mut self, orders: &[OrderId]) -> Result<HashSet<OrderId>, PostgresError> {
+        let mut found = HashSet::new();
+        for chunk in orders.chunks(10 * config::REBUILD_CHUNK_FIELDS) {
+            let ids: Vec<Uuid> = chunk.iter().map(|order| order.0).collect();
+            let rows: Vec<Uuid> = sqlx::query_scalar("select id from orders where id = any($1)")
+                .bind(ids)
+                .fetch_all(&mut *self.transaction)
+                .await?;
+            found.extend(rows.into_iter().map(OrderId));
+        }
+        Ok(found)
+    }
+
+    /// Ends a claim or event that loses to another order of its user.
+    pub async fn reject(
+        &mut self,
+        epoch: &str,
+        event: &OrderEvent,
+        letter: &Letter<'_>,
+    ) -> Result<Ended, PostgresError> {
+        dead_letters::reject_in(&mut self.transaction, epoch, event, letter).await
+    }
+
+    pub async fn commit(self) -> Result<(), PostgresError> {
+        Ok(self.transaction.commit().await?)
+    }
+}

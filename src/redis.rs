@@ -1,0 +1,166 @@
+//! Everything that knows fred: one connection that never reconnects by itself, and the classes of its
+//! errors. Key names, scripts and stream commands are the files below.
+//!
+//! A connection that silently reconnects could send a claim to a server that nobody has looked at (a
+//! promoted replica, a flushed Redis). Here a broken connection stays broken; whoever owns it makes a
+//! new one and looks first.
+
+pub mod info;
+pub mod keys;
+pub mod rebuild;
+pub mod script;
+pub mod stream;
+
+use std::time::Duration;
+
+use anyhow::Context;
+use fred::clients::Client;
+use fred::error::ErrorKind;
+use fred::interfaces::ClientLike;
+use fred::types::config::{Config, ConnectionConfig, PerformanceConfig, TcpConfig};
+use fred::types::{CustomCommand, Value};
+
+use crate::config;
+use keys::Keys;
+
+/// Where Redis is and how its keys are named; makes connections.
+#[derive(Clone)]
+pub struct RedisServer {
+    config: Config,
+    pub keys: Keys,
+}
+
+/// One connection. Clones share it. Dropping the last one closes it.
+#[derive(Clone)]
+pub struct Redis {
+    client: Client,
+    pub keys: Keys,
+}
+
+/// What went wrong with a command, by what it means for the caller.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RedisError {
+    /// No answer: whether the command ran is not known.
+    #[error("Redis gave no answer: {0}")]
+    Unknown(String),
+    /// Refused whole, nothing was written; worth trying again later.
+    #[error("Redis cannot serve now: {0}")]
+    Busy(String),
+    /// Redis restarted, failed over or was flushed of its scripts.
+    #[error("Redis does not know our script")]
+    NoScript,
+    #[error("the consumer group is gone: {0}")]
+    NoGroup(String),
+    #[error("a key of ours holds another type: {0}")]
+    WrongType(String),
+    #[error("Redis refused the command: {0}")]
+    Refused(String),
+    #[error("unexpected reply from Redis: {0}")]
+    Reply(String),
+}
+
+impl RedisServer {
+    /// # Errors
+    /// For an address that is no `redis://`, `rediss://` or `redis+unix://` one.
+    pub fn new(url: &str, prefix: &str) -> anyhow::Result<Self> {
+        let scheme = url.split("://").next().unwrap_or_default();
+        match scheme {
+            "redis" | "rediss" | "redis+unix" => {}
+            s if s.contains("sentinel") || s.contains("cluster") => anyhow::bail!(
+                "REDIS_URL: `{s}://` is not supported yet: give one server as redis://, rediss:// or redis+unix://"
+            ),
+            _ => anyhow::bail!("REDIS_URL must start with redis://, rediss:// or redis+unix://"),
+        }
+        let mut config = Config::from_url(url).context("REDIS_URL is no valid address")?;
+        config.fail_fast = true;
+        Ok(Self { config, keys: Keys::new(prefix) })
+    }
+
+    /// # Errors
+    /// When the server cannot be reached within the connection's time-out.
+    pub async fn connect(&self) -> Result<Redis, RedisError> {
+        self.connect_with_timeout(config::REDIS_COMMAND_TIMEOUT).await
+    }
+
+    /// A connection for blocking reads, which nothing else should share.
+    pub async fn connect_blocking(&self) -> Result<Redis, RedisError> {
+        self.connect_with_timeout(config::REDIS_BLOCK + config::REDIS_COMMAND_TIMEOUT).await
+    }
+
+    async fn connect_with_timeout(&self, command_timeout: Duration) -> Result<Redis, RedisError> {
+        let performance =
+            PerformanceConfig { default_command_timeout: command_timeout, ..PerformanceConfig::default() };
+        let connection = ConnectionConfig {
+            connection_timeout: config::REDIS_CONNECT_TIMEOUT,
+            internal_command_timeout: config::REDIS_CONNECT_TIMEOUT,
+            max_command_attempts: 1,
+            tcp: TcpConfig { nodelay: Some(true), ..TcpConfig::default() },
+            ..ConnectionConfig::default()
+        };
+        let client = Client::new(self.config.clone(), Some(performance), Some(connection), None);
+        tokio::time::timeout(config::REDIS_CONNECT_TIMEOUT, client.init())
+            .await
+            .map_err(|_| RedisError::Unknown("connecting took too long".into()))?
+            .map_err(|error| classify(&error))?;
+        Ok(Redis { client, keys: self.keys.clone() })
+    }
+}
+
+impl Redis {
+    /// Sends one command; its deadline is the connection's.
+    pub(crate) async fn call(&self, command: &'static str, args: Vec<Value>) -> Result<Value, RedisError> {
+        let command = CustomCommand::new_static(command, None::<u16>, false);
+        self.client.custom(command, args).await.map_err(|error| classify(&error))
+    }
+
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.client.is_connected()
+    }
+}
+
+/// The one place where an error of Redis is classified.
+fn classify(error: &fred::error::Error) -> RedisError {
+    let details = error.details().to_owned();
+    match details.split_whitespace().next().unwrap_or_default() {
+        "NOSCRIPT" => RedisError::NoScript,
+        "NOGROUP" => RedisError::NoGroup(details),
+        "WRONGTYPE" => RedisError::WrongType(details),
+        "OOM" | "LOADING" | "BUSY" | "READONLY" | "MASTERDOWN" | "NOREPLICAS" | "MISCONF" | "CLUSTERDOWN" => {
+            RedisError::Busy(details)
+        }
+        _ => match error.kind() {
+            ErrorKind::IO
+            | ErrorKind::Timeout
+            | ErrorKind::Canceled
+            | ErrorKind::Routing
+            | ErrorKind::Tls => RedisError::Unknown(details),
+            ErrorKind::Backpressure => RedisError::Busy(details),
+            ErrorKind::Parse | ErrorKind::Protocol => RedisError::Reply(details),
+            _ => RedisError::Refused(details),
+        },
+    }
+}
+
+/// The reply's elements, or an error that names what was expected.
+pub(crate) fn array(value: Value, what: &str) -> Result<Vec<Value>, RedisError> {
+    match value {
+        Value::Array(values) => Ok(values),
+        Value::Null => Ok(Vec::new()),
+        other => Err(RedisError::Reply(format!("{what}: {:?} instead of an array", other.kind()))),
+    }
+}
+
+pub(crate) fn integer(value: &Value, what: &str) -> Result<i64, RedisError> {
+    value
+        .as_i64()
+        .ok_or_else(|| RedisError::Reply(format!("{what}: {:?} instead of an integer", value.kind())))
+}
+
+/// Text that may be absent; bytes that are no UTF-8 count as absent.
+pub(crate) fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::Integer(number) => Some(number.to_string()),
+        other => other.as_str().map(std::borrow::Cow::into_owned),
+    }
+}

@@ -1,0 +1,132 @@
+//! Reads that change nothing: the identity of the server we talk to, a coupon's hash, who holds what.
+
+use fred::types::Value;
+
+use super::keys::GROUP;
+use super::{Redis, RedisError, array, integer, script, stream, text};
+use crate::model::{CouponId, CouponSnapshot, OrderId, UserId};
+
+/// What the fence compares with its row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// `None` where the marker is absent or no string.
+    pub marker: Option<String>,
+    pub run_id: String,
+    pub replid: String,
+    pub is_master: bool,
+    pub has_group: bool,
+    pub knows_scripts: bool,
+    /// Unrecorded order events.
+    pub backlog: u64,
+    /// Redis's clock, ms since 1970.
+    pub now_ms: i64,
+}
+
+pub async fn look(redis: &Redis) -> Result<Look, RedisError> {
+    let server = info(redis, "server").await?;
+    let replication = info(redis, "replication").await?;
+    let marker = match stream::marker(redis).await {
+        Err(RedisError::WrongType(_)) => None,
+        marker => marker?,
+    };
+    let groups = match stream::groups(redis).await {
+        Err(RedisError::WrongType(_)) => Vec::new(),
+        groups => groups?,
+    };
+    let group = groups.iter().find(|group| group.name == GROUP);
+    let backlog = match group {
+        Some(group) => group.pending + unread(redis, group).await?,
+        None => 0,
+    };
+    Ok(Look {
+        marker,
+        run_id: line(&server, "run_id"),
+        replid: line(&replication, "master_replid"),
+        is_master: line(&replication, "role") == "master",
+        has_group: group.is_some(),
+        knows_scripts: script::all_loaded(redis).await?,
+        backlog: u64::try_from(backlog).unwrap_or(0),
+        now_ms: now_ms(redis).await?,
+    })
+}
+
+/// Entries that the group has not read; where Redis cannot tell, the stream's length bounds it.
+pub async fn unread(redis: &Redis, group: &stream::GroupInfo) -> Result<i64, RedisError> {
+    match group.lag {
+        Some(lag) => Ok(lag),
+        None => stream::length(redis).await,
+    }
+}
+
+/// Redis's clock, ms since 1970.
+pub async fn now_ms(redis: &Redis) -> Result<i64, RedisError> {
+    let time = array(redis.call("TIME", vec![]).await?, "TIME")?;
+    let part = |index: usize| integer(time.get(index).unwrap_or(&Value::Null), "TIME");
+    Ok(part(0)? * 1_000 + part(1)? / 1_000)
+}
+
+/// A coupon as Redis has it now, or `None`.
+pub async fn coupon(redis: &Redis, id: &CouponId) -> Result<Option<CouponSnapshot>, RedisError> {
+    let (fields, now_ms) =
+        tokio::try_join!(redis.call("HGETALL", vec![redis.keys.coupon(id).into()]), now_ms(redis))?;
+    let fields = array(fields, "HGETALL")?;
+    if fields.is_empty() {
+        return Ok(None);
+    }
+    let get =
+        |name: &str| fields.chunks_exact(2).find(|p| p[0].as_str().as_deref() == Some(name)).map(|p| &p[1]);
+    let number = |name: &str| get(name).and_then(Value::as_i64);
+    let (Some(total), Some(stock)) = (number("total"), number("stock")) else {
+        return Err(RedisError::Reply(format!("coupon {id}: total or stock is no number")));
+    };
+    Ok(Some(CouponSnapshot {
+        id: id.clone(),
+        title: get("title").and_then(text).unwrap_or_default(),
+        total,
+        stock: stock.max(0),
+        starts_at_ms: number("starts_at_ms").filter(|&ms| ms != 0),
+        ends_at_ms: number("ends_at_ms").filter(|&ms| ms != 0),
+        paused: number("paused") == Some(1),
+        per_user_limit: number("per_user_limit").unwrap_or(1),
+        reserve_seconds: number("reserve_seconds").filter(|&seconds| seconds != 0),
+        version: number("version").unwrap_or(0),
+        now_ms,
+    }))
+}
+
+/// Units held of a coupon, recorded or not.
+pub async fn held_units(redis: &Redis, coupon: &CouponId) -> Result<i64, RedisError> {
+    integer(&redis.call("HLEN", vec![redis.keys.claims(coupon).into()]).await?, "HLEN")
+}
+
+/// The order that the user holds of this coupon.
+pub async fn held_by(redis: &Redis, coupon: &CouponId, user: &UserId) -> Result<Option<OrderId>, RedisError> {
+    let args = vec![redis.keys.claims(coupon).into(), user.as_str().into()];
+    match redis.call("HGET", args).await? {
+        Value::Null => Ok(None),
+        value => script::held_order(&value).map(Some),
+    }
+}
+
+/// One page of coupon ids that Redis has hashes for, and the cursor from which to go on; `0` is the end.
+pub async fn scan_coupons(redis: &Redis, cursor: &str) -> Result<(Vec<CouponId>, String), RedisError> {
+    let count = i64::try_from(crate::config::SCAN_PAGE).unwrap_or(i64::MAX);
+    let args =
+        vec![cursor.into(), "MATCH".into(), redis.keys.every_coupon().into(), "COUNT".into(), count.into()];
+    let mut reply = array(redis.call("SCAN", args).await?, "SCAN")?.into_iter();
+    let cursor = reply.next().as_ref().and_then(text).unwrap_or_else(|| "0".into());
+    let found = array(reply.next().unwrap_or(Value::Null), "SCAN keys")?;
+    Ok((found.iter().filter_map(text).filter_map(|key| redis.keys.coupon_id(&key)).collect(), cursor))
+}
+
+async fn info(redis: &Redis, section: &'static str) -> Result<String, RedisError> {
+    Ok(text(&redis.call("INFO", vec![section.into()]).await?).unwrap_or_default())
+}
+
+fn line(info: &str, name: &str) -> String {
+    info.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}

@@ -1,0 +1,56 @@
+//! Every key's name, from one place.
+
+use std::sync::Arc;
+
+use crate::model::CouponId;
+
+/// Consumer group of the workers.
+pub const GROUP: &str = "order-writers";
+
+/// Names of one partition's keys. `{0}` is a Redis Cluster hash tag: all of them live in one slot.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// `seckill:{0}:`
+    base: Arc<str>,
+    /// String: `ready:<epoch>` while claims may be accepted, `building:<epoch>` during a rebuild.
+    pub epoch: Arc<str>,
+    /// Stream of order events.
+    pub orders: Arc<str>,
+}
+
+impl Keys {
+    #[must_use]
+    pub fn new(prefix: &str) -> Self {
+        let base: Arc<str> = format!("{prefix}:{{0}}:").into();
+        Self { epoch: format!("{base}epoch").into(), orders: format!("{base}orders").into(), base }
+    }
+
+    /// Hash: total, stock, window, state, limit.
+    #[must_use]
+    pub fn coupon(&self, id: &CouponId) -> String {
+        format!("{}coupon:{id}", self.base)
+    }
+
+    /// Hash: who holds what, `<user>` → `<order>`.
+    #[must_use]
+    pub fn claims(&self, id: &CouponId) -> String {
+        format!("{}claims:{id}", self.base)
+    }
+
+    /// The id in a coupon hash's key; `None` for any other key.
+    #[must_use]
+    pub fn coupon_id(&self, key: &str) -> Option<CouponId> {
+        key.strip_prefix(&*self.base)?.strip_prefix("coupon:")?.parse().ok()
+    }
+
+    /// Glob of all coupon hashes, for SCAN.
+    #[must_use]
+    pub fn every_coupon(&self) -> String {
+        let escaped: String = self
+            .base
+            .chars()
+            .flat_map(|c| if "[]*?\\".contains(c) { vec!['\\', c] } else { vec![c] })
+            .collect();
+        format!("{escaped}coupon:*")
+    }
+}

@@ -1,0 +1,161 @@
+//! What a rebuild does to Redis: the scripts that demand its `building:<epoch>` marker, and the reading
+//! of claims hashes. They go as EVAL, so that they need no cache. When to call what is `fence/rebuild`'s affair.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use fred::types::Value;
+
+use super::keys::GROUP;
+use super::script::definition_fields;
+use super::{Redis, RedisError, array, integer, text};
+use crate::config;
+use crate::model::{CouponId, Definition, OrderId, UserId};
+
+const BEGIN: &str = include_str!("../../lua/rebuild_begin.lua");
+const TYPES: &str = include_str!("../../lua/rebuild_types.lua");
+const CHUNK: &str = include_str!("../../lua/rebuild_chunk.lua");
+const COUPON: &str = include_str!("../../lua/rebuild_coupon.lua");
+const EVENTS: &str = include_str!("../../lua/rebuild_events.lua");
+const READY: &str = include_str!("../../lua/rebuild_ready.lua");
+
+/// Sets the marker to `building:<epoch>` and sees to stream and group; `false` where a newer rebuild has begun.
+pub async fn begin(redis: &Redis, epoch: &str) -> Result<bool, RedisError> {
+    let args = args(BEGIN, [&*redis.keys.epoch, &*redis.keys.orders], [epoch, GROUP]);
+    Ok(integer(&redis.call("EVAL", args).await?, "rebuild_begin")? == 0)
+}
+
+/// Removes coupon and claims keys of a wrong type; `None` where this rebuild is no longer the newest.
+pub async fn remove_wrong_types(
+    redis: &Redis,
+    building: &str,
+    coupons: &[CouponId],
+) -> Result<Option<i64>, RedisError> {
+    let mut removed = 0;
+    for chunk in coupons.chunks(config::REBUILD_CHUNK_FIELDS) {
+        let keys = std::iter::once(redis.keys.epoch.to_string())
+            .chain(chunk.iter().flat_map(|id| [redis.keys.coupon(id), redis.keys.claims(id)]));
+        let reply = integer(&redis.call("EVAL", args(TYPES, keys, [building])).await?, "rebuild_types")?;
+        if reply < 0 {
+            return Ok(None);
+        }
+        removed += reply;
+    }
+    Ok(Some(removed))
+}
+
+/// A claims hash, field by field, as it stands.
+pub async fn claims_hash(redis: &Redis, coupon: &CouponId) -> Result<HashMap<Bytes, Bytes>, RedisError> {
+    let mut fields = HashMap::new();
+    let mut cursor = "0".to_owned();
+    loop {
+        let count = i64::try_from(config::SCAN_PAGE).unwrap_or(i64::MAX);
+        let args =
+            vec![redis.keys.claims(coupon).into(), cursor.as_str().into(), "COUNT".into(), count.into()];
+        let mut reply = array(redis.call("HSCAN", args).await?, "HSCAN")?.into_iter();
+        cursor = reply.next().as_ref().and_then(text).unwrap_or_else(|| "0".into());
+        let mut page = array(reply.next().unwrap_or(Value::Null), "HSCAN fields")?.into_iter();
+        while let (Some(field), Some(value)) = (page.next(), page.next()) {
+            fields.insert(field.into_bytes().unwrap_or_default(), value.into_bytes().unwrap_or_default());
+        }
+        if cursor == "0" {
+            return Ok(fields);
+        }
+    }
+}
+
+/// `stock`, `total` and all other fields of a coupon's hash, for comparing; empty where it is absent.
+pub async fn coupon_hash(redis: &Redis, coupon: &CouponId) -> Result<HashMap<String, String>, RedisError> {
+    let fields = array(redis.call("HGETALL", vec![redis.keys.coupon(coupon).into()]).await?, "HGETALL")?;
+    Ok(fields.chunks_exact(2).filter_map(|pair| Some((text(&pair[0])?, text(&pair[1])?))).collect())
+}
+
+/// Applies differences to a claims hash: `Some` sets a field, `None` deletes it. `false`: no longer the newest.
+pub async fn apply_chunk(
+    redis: &Redis,
+    building: &str,
+    coupon: &CouponId,
+    changes: &[(Bytes, Option<OrderId>)],
+) -> Result<bool, RedisError> {
+    let mut args = args(CHUNK, coupon_keys(redis, coupon), [building]);
+    for (field, order) in changes {
+        args.push(Value::Bytes(field.clone()));
+        args.push(order.map(|order| order.to_string()).unwrap_or_default().into());
+    }
+    Ok(integer(&redis.call("EVAL", args).await?, "rebuild_chunk")? == 0)
+}
+
+/// Whether the coupon's hash is what `set_coupon` would make of it with `held` units held.
+#[must_use]
+pub fn coupon_is_right(hash: &HashMap<String, String>, definition: &Definition, held: usize) -> bool {
+    let held = i64::try_from(held).unwrap_or(i64::MAX);
+    let expected =
+        [("total", definition.total), ("stock", definition.total - held), ("version", definition.version)];
+    let numbers = expected.iter().all(|(name, value)| hash.get(*name) == Some(&value.to_string()));
+    numbers
+        && definition_fields(definition)
+            .chunks_exact(2)
+            .all(|pair| text(&pair[0]).and_then(|name| hash.get(&name).cloned()) == text(&pair[1]))
+}
+
+/// Sets a coupon to its definition and `stock` to total − claims. `false`: no longer the newest.
+pub async fn set_coupon(redis: &Redis, building: &str, definition: &Definition) -> Result<bool, RedisError> {
+    let mut args = args(COUPON, coupon_keys(redis, &definition.id), [building]);
+    args.extend([definition.total.into(), "version".into(), definition.version.into()]);
+    args.extend(definition_fields(definition));
+    Ok(integer(&redis.call("EVAL", args).await?, "rebuild_coupon")? == 0)
+}
+
+/// Appends order events of kept claims. `false`: no longer the newest.
+pub async fn append_events(
+    redis: &Redis,
+    building: &str,
+    coupon: &CouponId,
+    orders: &[(UserId, OrderId)],
+) -> Result<bool, RedisError> {
+    let keys = [&*redis.keys.epoch, &*redis.keys.orders];
+    for chunk in orders.chunks(config::REBUILD_CHUNK_FIELDS) {
+        let mut args = args(EVENTS, keys, [building, coupon.as_str()]);
+        for (user, order) in chunk {
+            args.extend([user.as_str().into(), order.to_string().into()]);
+        }
+        if integer(&redis.call("EVAL", args).await?, "rebuild_events")? != 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Sets the marker to `ready:<epoch>`. `false`: no longer the newest.
+pub async fn ready(redis: &Redis, epoch: &str) -> Result<bool, RedisError> {
+    let args = args(READY, [&*redis.keys.epoch, &*redis.keys.orders], [epoch]);
+    Ok(integer(&redis.call("EVAL", args).await?, "rebuild_ready")? == 0)
+}
+
+/// The marker while this epoch's rebuild is under way.
+#[must_use]
+pub fn building_marker(epoch: &str) -> String {
+    format!("building:{epoch}")
+}
+
+fn coupon_keys(redis: &Redis, coupon: &CouponId) -> [String; 4] {
+    [
+        redis.keys.epoch.to_string(),
+        redis.keys.orders.to_string(),
+        redis.keys.coupon(coupon),
+        redis.keys.claims(coupon),
+    ]
+}
+
+fn args<K: Into<Value>, A: Into<Value>>(
+    source: &'static str,
+    keys: impl IntoIterator<Item = K>,
+    more: impl IntoIterator<Item = A>,
+) -> Vec<Value> {
+    let keys: Vec<Value> = keys.into_iter().map(Into::into).collect();
+    let count = i64::try_from(keys.len()).unwrap_or(i64::MAX);
+    let mut args: Vec<Value> = vec![source.into(), count.into()];
+    args.extend(keys);
+    args.extend(more.into_iter().map(Into::into));
+    args
+}

@@ -1,0 +1,233 @@
+//! The order stream: reading entries in the consumer group, taking over those that others left,
+//! acknowledging them, and looking at the group. What an entry means is `model::OrderEvent`'s affair.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fred::types::Value;
+use serde::Serialize;
+
+use super::keys::GROUP;
+use super::{Redis, RedisError, array, integer, text};
+use crate::config;
+
+/// One entry as it lies in the stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub id: String,
+    /// Field and value by turns; any bytes.
+    pub fields: Vec<Bytes>,
+}
+
+/// What a read of the consumer group brought.
+#[derive(Debug, Default)]
+pub struct Entries {
+    pub entries: Vec<Entry>,
+    /// Ids in the pending entries list whose entries somebody trimmed or deleted.
+    pub deleted: Vec<String>,
+}
+
+/// The epoch marker's text; `None` where it is absent.
+pub async fn marker(redis: &Redis) -> Result<Option<String>, RedisError> {
+    Ok(text(&redis.call("GET", vec![(&*redis.keys.epoch).into()]).await?))
+}
+
+/// Waits up to `REDIS_BLOCK` for entries that nobody has read yet.
+pub async fn read_new(redis: &Redis, consumer: &str) -> Result<Entries, RedisError> {
+    let block = i64::try_from(config::REDIS_BLOCK.as_millis()).unwrap_or(i64::MAX);
+    read(redis, consumer, Some(block), ">").await
+}
+
+/// This consumer's own pending entries after `after`: what a failed try left.
+pub async fn read_pending(redis: &Redis, consumer: &str, after: &str) -> Result<Entries, RedisError> {
+    read(redis, consumer, None, after).await
+}
+
+async fn read(
+    redis: &Redis,
+    consumer: &str,
+    block_ms: Option<i64>,
+    from: &str,
+) -> Result<Entries, RedisError> {
+    let mut args: Vec<Value> = vec!["GROUP".into(), GROUP.into(), consumer.into()];
+    args.extend(["COUNT".into(), page(config::RECORD_BATCH_MAX_EVENTS)]);
+    if let Some(block_ms) = block_ms {
+        args.extend(["BLOCK".into(), block_ms.into()]);
+    }
+    args.extend(["STREAMS".into(), (&*redis.keys.orders).into(), from.into()]);
+    let streams = array(redis.call("XREADGROUP", args).await?, "XREADGROUP")?;
+    let Some(stream) = streams.into_iter().next() else { return Ok(Entries::default()) };
+    let entries = array(stream, "XREADGROUP stream")?.pop().unwrap_or(Value::Null);
+    decode_entries(array(entries, "XREADGROUP entries")?)
+}
+
+/// One page of entries that were idle for `min_idle` and are now this consumer's, and the cursor from
+/// which to go on; `0-0` means that the end was reached. An empty page is not the end.
+pub async fn reclaim(
+    redis: &Redis,
+    consumer: &str,
+    min_idle: Duration,
+    cursor: &str,
+) -> Result<(Entries, String), RedisError> {
+    let args = vec![
+        (&*redis.keys.orders).into(),
+        GROUP.into(),
+        consumer.into(),
+        i64::try_from(min_idle.as_millis()).unwrap_or(i64::MAX).into(),
+        cursor.into(),
+        "COUNT".into(),
+        page(config::RECORD_BATCH_MAX_EVENTS),
+    ];
+    let mut reply = array(redis.call("XAUTOCLAIM", args).await?, "XAUTOCLAIM")?.into_iter();
+    let cursor = reply.next().as_ref().and_then(text).unwrap_or_else(|| "0-0".into());
+    let mut entries = decode_entries(array(reply.next().unwrap_or(Value::Null), "XAUTOCLAIM entries")?)?;
+    let deleted = array(reply.next().unwrap_or(Value::Null), "XAUTOCLAIM deleted")?;
+    entries.deleted.extend(deleted.iter().filter_map(text));
+    Ok((entries, cursor))
+}
+
+/// Acknowledges recorded entries.
+pub async fn acknowledge(redis: &Redis, ids: &[String]) -> Result<(), RedisError> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let mut args: Vec<Value> = Vec::with_capacity(2 + ids.len());
+    args.extend([(&*redis.keys.orders).into(), GROUP.into()]);
+    args.extend(ids.iter().map(|id| Value::from(id.as_str())));
+    redis.call("XACK", args).await.map(drop)
+}
+
+/// How often an entry was delivered; 0 where it is not pending.
+pub async fn delivery_count(redis: &Redis, id: &str) -> Result<i64, RedisError> {
+    let args = vec![(&*redis.keys.orders).into(), GROUP.into(), id.into(), id.into(), 1.into()];
+    let rows = array(redis.call("XPENDING", args).await?, "XPENDING")?;
+    match rows.into_iter().next() {
+        Some(row) => integer(array(row, "XPENDING row")?.get(3).unwrap_or(&Value::Null), "delivery count"),
+        None => Ok(0),
+    }
+}
+
+/// Entries from `from` (inclusive; exclusive with a leading `(`) on, oldest first.
+pub async fn range(redis: &Redis, from: &str, to: &str) -> Result<Vec<Entry>, RedisError> {
+    let args =
+        vec![(&*redis.keys.orders).into(), from.into(), to.into(), "COUNT".into(), page(config::SCAN_PAGE)];
+    Ok(decode_entries(array(redis.call("XRANGE", args).await?, "XRANGE")?)?.entries)
+}
+
+/// One page of the group's pending ids, from `from` on.
+pub async fn pending_ids(redis: &Redis, from: &str) -> Result<Vec<String>, RedisError> {
+    let args =
+        vec![(&*redis.keys.orders).into(), GROUP.into(), from.into(), "+".into(), page(config::SCAN_PAGE)];
+    let rows = array(redis.call("XPENDING", args).await?, "XPENDING")?;
+    rows.into_iter()
+        .map(|row| {
+            let row = array(row, "XPENDING row")?;
+            row.first()
+                .and_then(text)
+                .ok_or_else(|| RedisError::Reply("XPENDING: a row without an id".into()))
+        })
+        .collect()
+}
+
+/// One consumer group of the stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct GroupInfo {
+    pub name: String,
+    pub consumers: i64,
+    /// Delivered, not acknowledged.
+    pub pending: i64,
+    /// Not delivered; Redis cannot always tell.
+    pub lag: Option<i64>,
+    pub last_delivered_id: String,
+    pub entries_read: Option<i64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ConsumerInfo {
+    pub name: String,
+    pub pending: i64,
+    pub idle_ms: i64,
+}
+
+/// All groups of the stream; none where the stream is absent.
+pub async fn groups(redis: &Redis) -> Result<Vec<GroupInfo>, RedisError> {
+    let reply = match redis.call("XINFO", vec!["GROUPS".into(), (&*redis.keys.orders).into()]).await {
+        Err(RedisError::Refused(details)) if details.contains("no such key") => return Ok(Vec::new()),
+        reply => array(reply?, "XINFO GROUPS")?,
+    };
+    reply
+        .into_iter()
+        .map(|group| {
+            let fields = array(group, "XINFO GROUPS group")?;
+            Ok(GroupInfo {
+                name: field(&fields, "name").and_then(text).unwrap_or_default(),
+                consumers: field(&fields, "consumers").and_then(Value::as_i64).unwrap_or(0),
+                pending: field(&fields, "pending").and_then(Value::as_i64).unwrap_or(0),
+                lag: field(&fields, "lag").and_then(Value::as_i64),
+                last_delivered_id: field(&fields, "last-delivered-id").and_then(text).unwrap_or_default(),
+                entries_read: field(&fields, "entries-read").and_then(Value::as_i64),
+            })
+        })
+        .collect()
+}
+
+/// The workers' consumers.
+pub async fn consumers(redis: &Redis) -> Result<Vec<ConsumerInfo>, RedisError> {
+    let args = vec!["CONSUMERS".into(), (&*redis.keys.orders).into(), GROUP.into()];
+    array(redis.call("XINFO", args).await?, "XINFO CONSUMERS")?
+        .into_iter()
+        .map(|consumer| {
+            let fields = array(consumer, "XINFO CONSUMERS consumer")?;
+            Ok(ConsumerInfo {
+                name: field(&fields, "name").and_then(text).unwrap_or_default(),
+                pending: field(&fields, "pending").and_then(Value::as_i64).unwrap_or(0),
+                idle_ms: field(&fields, "idle").and_then(Value::as_i64).unwrap_or(0),
+            })
+        })
+        .collect()
+}
+
+pub async fn length(redis: &Redis) -> Result<i64, RedisError> {
+    integer(&redis.call("XLEN", vec![(&*redis.keys.orders).into()]).await?, "XLEN")
+}
+
+/// Ids of the first and last entry.
+pub async fn ends(redis: &Redis) -> Result<Option<(String, String)>, RedisError> {
+    let one = |command, from: &str, to: &str| {
+        redis.call(
+            command,
+            vec![(&*redis.keys.orders).into(), from.into(), to.into(), "COUNT".into(), 1.into()],
+        )
+    };
+    let first = decode_entries(array(one("XRANGE", "-", "+").await?, "XRANGE")?)?.entries.pop();
+    let last = decode_entries(array(one("XREVRANGE", "+", "-").await?, "XREVRANGE")?)?.entries.pop();
+    Ok(first.zip(last).map(|(first, last)| (first.id, last.id)))
+}
+
+fn field<'a>(fields: &'a [Value], name: &str) -> Option<&'a Value> {
+    fields.chunks_exact(2).find(|pair| pair[0].as_str().as_deref() == Some(name)).map(|pair| &pair[1])
+}
+
+fn page(count: usize) -> Value {
+    i64::try_from(count).unwrap_or(i64::MAX).into()
+}
+
+fn decode_entries(values: Vec<Value>) -> Result<Entries, RedisError> {
+    let mut decoded = Entries { entries: Vec::with_capacity(values.len()), deleted: Vec::new() };
+    for value in values {
+        let mut entry = array(value, "stream entry")?.into_iter();
+        let id = entry
+            .next()
+            .as_ref()
+            .and_then(text)
+            .ok_or_else(|| RedisError::Reply("a stream entry without an id".into()))?;
+        match entry.next() {
+            Some(Value::Array(fields)) => decoded.entries.push(Entry {
+                id,
+                fields: fields.into_iter().map(|value| value.into_bytes().unwrap_or_default()).collect(),
+            }),
+            _ => decoded.deleted.push(id),
+        }
+    }
+    Ok(decoded)
+}
