@@ -276,7 +276,7 @@ pub const POSTGRES_HTTP_CONNECTIONS: u32 = 8;
 pub const HTTP_MAX_CONNECTIONS: usize = 20_000;
 /// Time for a request's head, and for an idle connection to be reused.
 pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_secs(60);
-pub const HTTP_BODY_TIMEOUT: Duration = Duration::from_secs(10);
+pub const HTTP_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 pub const HTTP_BODY_MAX_BYTES: usize = 16 * 1024;
 pub const HTTP_HEAD_MAX_BYTES: usize = 16 * 1024;
 /// How long a stopping server waits for requests that are under way.

@@ -3,6 +3,10 @@
 pub mod catalogue;
 pub mod config;
 pub mod fence;
+pub mod gate;
+pub mod http;
 pub mod model;
 pub mod postgres;
+pub mod recorded;
 pub mod redis;
+pub mod worker;

@@ -8,6 +8,7 @@ pub mod coupons;
 pub mod dead_letters;
 pub mod fence;
 pub mod orders;
+pub mod outbox;
 pub mod rebuild;
 
 use std::time::Duration;

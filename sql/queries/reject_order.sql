@@ -19,7 +19,9 @@ letter as (
 ),
 unit as (
     insert into outbox (order_id, coupon_id, user_id, slot)
-    select id, coupon_id, user_id, slot from rejected
+    select r.id, r.coupon_id, r.user_id, r.slot
+    from rejected r
+    where exists (select 1 from coupons c where c.id = r.coupon_id) -- else Redis has no stock to return to
     on conflict (order_id) do nothing
 )
 select not exists (select 1 from fence_up) as fenced, exists (select 1 from rejected) as rejected

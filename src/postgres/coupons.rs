@@ -77,6 +77,16 @@ pub async fn get(pool: &PgPool, id: &CouponId) -> Result<Option<CouponRow>, Post
     Ok(query.fetch_optional(pool).await?)
 }
 
+/// One page of coupons after `after`, in the order of their ids.
+pub async fn page(
+    pool: &PgPool,
+    after: Option<&CouponId>,
+    limit: i64,
+) -> Result<Vec<CouponRow>, PostgresError> {
+    let query = sqlx::query_as("select * from coupons where id > $1 order by id limit $2");
+    Ok(query.bind(after.map_or("", CouponId::as_str)).bind(limit).fetch_all(pool).await?)
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Edited {
     Done,

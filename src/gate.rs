@@ -1,0 +1,134 @@
+//! The gate: claims that wait together travel in one EVALSHA. Whatever waits when a place is free goes;
+//! nothing is delayed to fill a batch. It owns the queue's bound, the deadline and the batch; what a
+//! claim means is the script's affair, whether claims are accepted at all the fence's.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use crate::catalogue::Catalogue;
+use crate::config;
+use crate::fence::{Fence, Session};
+use crate::model::{Claim, ClaimOutcome};
+use crate::redis::script::{self, BatchOutcome};
+
+/// A cheap handle; clones share one queue. The task ends when the last one is dropped.
+#[derive(Clone)]
+pub struct Gate {
+    queue: mpsc::Sender<Waiting>,
+}
+
+struct Waiting {
+    claim: Claim,
+    deadline: Instant,
+    answer: oneshot::Sender<Result<ClaimOutcome, Unavailable>>,
+}
+
+/// Why there is no answer about stock. Nothing was claimed, except with `NoAnswer`, where it is not known.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Unavailable {
+    #[error("claims are not accepted now: {0}")]
+    FenceDown(Arc<str>),
+    #[error("too many claims are waiting")]
+    QueueFull,
+    #[error("too many accepted claims wait to be recorded")]
+    BacklogFull,
+    #[error("the claim waited too long and was not made")]
+    Late,
+    #[error("whether the claim was made is not known: {0}")]
+    NoAnswer(String),
+}
+
+impl Gate {
+    /// Starts the gate's task.
+    #[must_use]
+    pub fn start(fence: Fence, catalogue: Catalogue, max_backlog: u64) -> Self {
+        let (queue, waiting) = mpsc::channel(config::GATE_QUEUE_MAX_CLAIMS);
+        tokio::spawn(run(waiting, Arc::new(Shared { fence, catalogue, max_backlog })));
+        Self { queue }
+    }
+
+    /// Makes one claim and waits for its answer, at most its deadline and a little more.
+    pub async fn claim(&self, claim: Claim) -> Result<ClaimOutcome, Unavailable> {
+        let (answer, answered) = oneshot::channel();
+        let waiting = Waiting { claim, deadline: Instant::now() + config::CLAIM_DEADLINE, answer };
+        self.queue.try_send(waiting).map_err(|_| Unavailable::QueueFull)?;
+        answered.await.unwrap_or_else(|_| Err(Unavailable::NoAnswer("the program is stopping".into())))
+    }
+}
+
+struct Shared {
+    fence: Fence,
+    catalogue: Catalogue,
+    max_backlog: u64,
+}
+
+async fn run(mut queue: mpsc::Receiver<Waiting>, shared: Arc<Shared>) {
+    let places = Arc::new(Semaphore::new(config::GATE_MAX_IN_FLIGHT));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let mut batch = Vec::new();
+        if queue.recv_many(&mut batch, config::GATE_BATCH_MAX_CLAIMS).await == 0 {
+            return;
+        }
+        tokio::spawn(send(batch, shared.clone(), place));
+    }
+}
+
+async fn send(mut batch: Vec<Waiting>, shared: Arc<Shared>, _place: OwnedSemaphorePermit) {
+    let session = match shared.fence.session() {
+        Ok(session) if shared.fence.backlog() <= shared.max_backlog => session,
+        Ok(_) => return refuse(batch, &Unavailable::BacklogFull),
+        Err(reason) => return refuse(batch, &Unavailable::FenceDown(reason)),
+    };
+    let now = Instant::now();
+    let late: Vec<Waiting> = batch.extract_if(.., |waiting| waiting.deadline <= now).collect();
+    refuse(late, &Unavailable::Late);
+    let Some(deadline) = batch.iter().map(|waiting| waiting.deadline).min() else { return };
+
+    let (claims, answers): (Vec<Claim>, Vec<_>) = batch.into_iter().map(|w| (w.claim, w.answer)).unzip();
+    match claim_batch(&shared, &session, deadline, &claims).await {
+        Ok(outcomes) => {
+            for (answer, outcome) in answers.into_iter().zip(outcomes) {
+                // Whoever asked may be gone; the claim stands and a repeat finds it.
+                drop(answer.send(Ok(outcome)));
+            }
+        }
+        Err(unavailable) => {
+            answers.into_iter().for_each(|answer| drop(answer.send(Err(unavailable.clone()))))
+        }
+    }
+}
+
+async fn claim_batch(
+    shared: &Shared,
+    session: &Session,
+    deadline: Instant,
+    claims: &[Claim],
+) -> Result<Vec<ClaimOutcome>, Unavailable> {
+    let deadline_ms = session.clock.at_ms(deadline);
+    let is_published = |coupon: &_| shared.catalogue.is_published(coupon);
+    let reply = script::claim_batch(&session.redis, &session.ready, deadline_ms, claims, is_published).await;
+    let reply = reply.map_err(|error| {
+        shared.fence.redis_failed(&session.epoch, &error);
+        Unavailable::NoAnswer(error.to_string())
+    })?;
+    session.clock.learn(reply.now_ms, Instant::now());
+    match reply.outcome {
+        BatchOutcome::Done(outcomes) => Ok(outcomes),
+        BatchOutcome::Late => Err(Unavailable::Late),
+        BatchOutcome::Fenced => {
+            shared.fence.doubt(session, "the epoch marker has changed");
+            Err(Unavailable::FenceDown("the epoch marker has changed".into()))
+        }
+        BatchOutcome::Lost(what) => {
+            shared.fence.lost(&session.epoch, &what);
+            Err(Unavailable::FenceDown(what.into()))
+        }
+    }
+}
+
+fn refuse(batch: Vec<Waiting>, why: &Unavailable) {
+    batch.into_iter().for_each(|waiting| drop(waiting.answer.send(Err(why.clone()))));
+}

@@ -1,0 +1,77 @@
+//! Everything that knows warp. `server` owns sockets, `routes` shows every route on one screen, `problem`
+//! every error; one file for each kind of resource. No handler asks Redis about stock but through the gate.
+
+mod admin;
+mod auth;
+mod claims;
+mod coupons;
+mod orders;
+pub mod problem;
+mod request;
+mod routes;
+pub mod server;
+mod service;
+mod snapshots;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::catalogue::Catalogue;
+use crate::config::CredentialSettings;
+use crate::fence::{Fence, Session};
+use crate::gate::Gate;
+use crate::postgres::Postgres;
+use crate::recorded::Recorded;
+use auth::Auth;
+use problem::{Code, Problem};
+use snapshots::Snapshots;
+
+/// What the handlers need; one for the whole server.
+pub struct Api {
+    gate: Gate,
+    recorded: Recorded,
+    catalogue: Catalogue,
+    fence: Fence,
+    postgres: Postgres,
+    snapshots: Snapshots,
+    auth: Auth,
+}
+
+/// How long a handler waits for work on Postgres that goes on without it.
+const DETACHED_TIMEOUT: Duration = Duration::from_secs(8);
+
+impl Api {
+    /// # Errors
+    /// When a credential is missing or too short.
+    pub fn new(
+        gate: Gate,
+        recorded: Recorded,
+        catalogue: Catalogue,
+        fence: Fence,
+        postgres: Postgres,
+        credentials: &CredentialSettings,
+    ) -> anyhow::Result<Arc<Self>> {
+        let auth = Auth::new(credentials)?;
+        let snapshots = Snapshots::new(fence.clone());
+        Ok(Arc::new(Self { gate, recorded, catalogue, fence, postgres, snapshots, auth }))
+    }
+
+    fn session(&self) -> Result<Arc<Session>, Problem> {
+        self.fence.session().map_err(|reason| Problem::unavailable(format!("not ready: {reason}")))
+    }
+}
+
+/// Runs work on Postgres to its end even if the client goes away, and waits for it only so long.
+async fn detached<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    match tokio::time::timeout(DETACHED_TIMEOUT, tokio::spawn(work)).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(panicked)) => {
+            tracing::error!("a request's work ended badly: {panicked}");
+            Err(Problem::new(Code::Internal, "the request could not be finished; it has been logged"))
+        }
+        Err(_) => Err(Problem::unavailable("Postgres gives no answer")),
+    }
+}

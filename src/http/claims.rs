@@ -1,0 +1,264 @@
+//! The claim and what became of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::auth::Caller;
+use super::problem::{Code, Problem};
+use super::request::{List, Request, json};
+use super::{Api, snapshots};
+use crate::config;
+use crate::model::{Claim, ClaimOutcome, CouponId, InvalidId, Order, OrderId, OrderStatus, UserId};
+use crate::postgres::orders;
+use crate::redis::info;
+
+type Answer = Result<Response<Bytes>, Problem>;
+
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// How long a repeat waits to learn its order's status; without an answer it is `accepted`.
+const STATUS_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long the admin waits for an order that may be on its way.
+const ON_ITS_WAY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// An order as the API shows it.
+#[derive(Serialize)]
+pub struct OrderView {
+    order: OrderId,
+    coupon: CouponId,
+    user: UserId,
+    status: OrderStatus,
+    #[serde(with = "time::serde::rfc3339")]
+    claimed_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339::option")]
+    recorded_at: Option<OffsetDateTime>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stock: Option<i64>,
+}
+
+impl From<Order> for OrderView {
+    fn from(order: Order) -> Self {
+        Self {
+            order: order.id,
+            coupon: order.coupon,
+            user: order.user,
+            status: order.status,
+            claimed_at: order.claimed_at,
+            recorded_at: order.recorded_at,
+            stock: None,
+        }
+    }
+}
+
+/// `POST /v1/coupons/{coupon}/claims`
+pub async fn claim(api: &Api, coupon: &str, mut request: Request) -> Answer {
+    let user = api.auth.user(&request.headers)?;
+    let coupon = coupon_id(coupon)?;
+    request.optional_object().await?;
+    make_claim(api, coupon, user, &request.headers).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OnBehalf {
+    user: UserId,
+}
+
+/// `POST /v1/admin/coupons/{coupon}/claims`
+pub async fn claim_on_behalf(api: &Api, coupon: &str, mut request: Request) -> Answer {
+    api.auth.admin(&request.headers)?;
+    let coupon = coupon_id(coupon)?;
+    let OnBehalf { user } = request.json().await?;
+    make_claim(api, coupon, user, &request.headers).await
+}
+
+async fn make_claim(api: &Api, coupon: CouponId, user: UserId, headers: &HeaderMap) -> Answer {
+    check_idempotency_key(headers)?;
+    let patience = preferred_wait(headers);
+    let order = OrderId::mint();
+    // Before the claim is made, or the announcement may come first.
+    let recorded = if patience.is_zero() { None } else { api.recorded.wait(order) };
+    let outcome = api.gate.claim(Claim { coupon: coupon.clone(), user: user.clone(), order }).await?;
+    match outcome {
+        ClaimOutcome::Accepted { stock } => {
+            let row = match recorded {
+                Some(recorded) => tokio::time::timeout(patience, recorded).await.ok().and_then(Result::ok),
+                None => None,
+            };
+            let status = if row.is_some() { StatusCode::CREATED } else { StatusCode::ACCEPTED };
+            order_answer(status, row.unwrap_or_else(|| on_its_way(order, coupon, user)), stock)
+        }
+        ClaimOutcome::Held { order, stock } => {
+            let row = repeat_status(api, order, patience).await;
+            if row.as_ref().is_some_and(|row| row.status == OrderStatus::Rejected) && !patience.is_zero() {
+                return Err(rejected(order));
+            }
+            order_answer(StatusCode::OK, row.unwrap_or_else(|| on_its_way(order, coupon, user)), stock)
+        }
+        refusal => Err(refused(&coupon, &refusal)),
+    }
+}
+
+fn order_answer(status: StatusCode, order: Order, stock: i64) -> Answer {
+    if order.status == OrderStatus::Rejected && status == StatusCode::CREATED {
+        return Err(rejected(order.id));
+    }
+    let location = format!("/v1/coupons/{}/claims/{}", order.coupon, order.id);
+    let mut response = json(status, &OrderView { stock: Some(stock), ..order.into() });
+    if let Ok(location) = HeaderValue::from_str(&location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// The row of an order that the user holds already, waited for as long as the caller prefers.
+async fn repeat_status(api: &Api, order: OrderId, patience: Duration) -> Option<Order> {
+    let waiting = if patience.is_zero() { None } else { api.recorded.wait(order) };
+    let row = tokio::time::timeout(STATUS_TIMEOUT, api.recorded.lookup(order)).await.ok().flatten();
+    match (row, waiting) {
+        (None, Some(waiting)) => tokio::time::timeout(patience, waiting).await.ok().and_then(Result::ok),
+        (row, _) => row,
+    }
+}
+
+fn refused(coupon: &CouponId, outcome: &ClaimOutcome) -> Problem {
+    match outcome {
+        ClaimOutcome::UnknownCoupon => unknown_coupon(coupon),
+        ClaimOutcome::Ended => Problem::new(Code::Ended, format!("coupon {coupon} has ended")),
+        ClaimOutcome::Paused => {
+            Problem::new(Code::Paused, format!("coupon {coupon} is paused; try again later"))
+        }
+        ClaimOutcome::NotStarted { starts_at_ms, now_ms } => {
+            let (starts_at, server_time) = (snapshots::rfc3339(*starts_at_ms), snapshots::rfc3339(*now_ms));
+            Problem::new(Code::NotStarted, format!("coupon {coupon} opens at {starts_at}"))
+                .with("starts_at", starts_at)
+                .with("server_time", server_time)
+        }
+        ClaimOutcome::SoldOut => Problem::new(Code::SoldOut, format!("coupon {coupon} is sold out")),
+        ClaimOutcome::Accepted { .. } | ClaimOutcome::Held { .. } => {
+            Problem::new(Code::Internal, "an accepted claim was taken for a refused one")
+        }
+    }
+}
+
+fn rejected(order: OrderId) -> Problem {
+    let detail = "the order could not be recorded; its unit went back to stock";
+    Problem::new(Code::Rejected, detail).with("order", order.to_string())
+}
+
+/// `GET /v1/coupons/{coupon}/claims`
+pub async fn held(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
+    let user = api.auth.user(&request.headers)?;
+    let coupon = coupon_id(coupon)?;
+    let session = api.session()?;
+    let Some(order) = info::held_by(&session.redis, &coupon, &user).await? else {
+        if api.snapshots.get(&coupon).await?.is_none() {
+            return Err(unknown_coupon(&coupon));
+        }
+        return Ok(json(StatusCode::OK, &List::<OrderView>::whole(Vec::new())));
+    };
+    let row = repeat_status(&api, order, Duration::ZERO).await;
+    let order = row.unwrap_or_else(|| on_its_way(order, coupon, user));
+    let live = [OrderStatus::Accepted, OrderStatus::Reserved, OrderStatus::Confirmed].contains(&order.status);
+    let items: Vec<OrderView> = live.then(|| order.into()).into_iter().collect();
+    Ok(json(StatusCode::OK, &List::whole(items)))
+}
+
+/// `GET /v1/coupons/{coupon}/claims/{order}`: Postgres first, the claims hash second, the direction in
+/// which a claim moves; once more Postgres, for it may have moved between the two.
+pub async fn status(api: Arc<Api>, coupon: &str, order: &str, request: Request) -> Answer {
+    let caller = api.auth.caller(&request.headers)?;
+    let coupon = coupon_id(coupon)?;
+    let order: OrderId = order.parse().map_err(|e: InvalidId| Problem::bad_request(e.to_string()))?;
+    let may_see = |row: &Order| row.coupon == coupon && may_see(&caller, &row.user);
+
+    let row = orders::get(&api.postgres.http, order).await;
+    if let Ok(Some(row)) = &row {
+        return if may_see(row) {
+            Ok(json(StatusCode::OK, &OrderView::from(row.clone())))
+        } else {
+            Err(no_order())
+        };
+    }
+    if let Caller::User(user) = &caller {
+        let session = api.session()?;
+        if info::held_by(&session.redis, &coupon, user).await? == Some(order) {
+            return Ok(json(StatusCode::OK, &OrderView::from(on_its_way(order, coupon, user.clone()))));
+        }
+    }
+    // Whoever holds it is not known here; what is on its way is recorded within moments.
+    let patience =
+        if caller == Caller::Admin && is_recent(order) { ON_ITS_WAY_TIMEOUT } else { Duration::ZERO };
+    row?;
+    match repeat_status(&api, order, patience).await {
+        Some(row) if may_see(&row) => Ok(json(StatusCode::OK, &OrderView::from(row))),
+        _ => Err(no_order()),
+    }
+}
+
+fn is_recent(order: OrderId) -> bool {
+    order.claimed_at().is_some_and(|at| OffsetDateTime::now_utc() - at < ON_ITS_WAY_TIMEOUT * 30)
+}
+
+fn may_see(caller: &Caller, owner: &UserId) -> bool {
+    match caller {
+        Caller::Admin => true,
+        Caller::User(user) => user == owner,
+    }
+}
+
+fn on_its_way(order: OrderId, coupon: CouponId, user: UserId) -> Order {
+    Order {
+        id: order,
+        coupon,
+        user,
+        status: OrderStatus::Accepted,
+        claimed_at: order.claimed_at().unwrap_or(OffsetDateTime::UNIX_EPOCH),
+        recorded_at: None,
+    }
+}
+
+pub fn coupon_id(text: &str) -> Result<CouponId, Problem> {
+    text.parse().map_err(|error: InvalidId| Problem::bad_request(error.to_string()))
+}
+
+pub fn unknown_coupon(coupon: &CouponId) -> Problem {
+    Problem::new(Code::UnknownCoupon, format!("there is no coupon {coupon}"))
+}
+
+fn no_order() -> Problem {
+    Problem::new(Code::NotFound, "there is no such order of yours")
+}
+
+fn check_idempotency_key(headers: &HeaderMap) -> Result<(), Problem> {
+    let most = config::IDEMPOTENCY_KEY_MAX_BYTES;
+    let mut keys = headers.get_all(&IDEMPOTENCY_KEY).iter();
+    match (keys.next(), keys.next()) {
+        (None, _) => Ok(()),
+        (Some(key), None)
+            if (1..=most).contains(&key.len()) && key.as_bytes().iter().all(u8::is_ascii_graphic) =>
+        {
+            Ok(())
+        }
+        _ => Err(Problem::bad_request(format!(
+            "Idempotency-Key is 1 to {most} visible ASCII characters, once"
+        ))),
+    }
+}
+
+/// `Prefer: wait=N`; a preference that cannot be read is no preference (RFC 7240).
+fn preferred_wait(headers: &HeaderMap) -> Duration {
+    let preferences = headers.get_all(&PREFER).iter().filter_map(|value| value.to_str().ok());
+    preferences
+        .flat_map(|value| value.split(','))
+        .filter_map(|preference| preference.split(';').next()?.trim().split_once('='))
+        .find(|(name, _)| name.trim().eq_ignore_ascii_case("wait"))
+        .and_then(|(_, seconds)| seconds.trim().trim_matches('"').parse::<u64>().ok())
+        .map_or(Duration::ZERO, |seconds| Duration::from_secs(seconds).min(config::PREFER_WAIT_MAX))
+}

@@ -1,0 +1,101 @@
+//! Coupons as everybody may see them: from snapshots, never from Postgres.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::try_join_all;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use serde::Serialize;
+
+use super::claims::{coupon_id, unknown_coupon};
+use super::problem::Problem;
+use super::request::{List, Page, Request, json};
+use super::{Api, snapshots};
+use crate::config;
+use crate::model::{CouponId, CouponSnapshot, CouponState};
+
+type Answer = Result<Response<Bytes>, Problem>;
+
+#[derive(Serialize)]
+pub struct CouponView {
+    id: CouponId,
+    title: String,
+    total: i64,
+    stock: i64,
+    state: CouponState,
+    starts_at: Option<String>,
+    ends_at: Option<String>,
+    per_user_limit: i64,
+    reserve_seconds: Option<i64>,
+    server_time: String,
+}
+
+impl From<&CouponSnapshot> for CouponView {
+    fn from(snapshot: &CouponSnapshot) -> Self {
+        Self {
+            id: snapshot.id.clone(),
+            title: snapshot.title.clone(),
+            total: snapshot.total,
+            stock: snapshot.stock,
+            state: snapshot.state(),
+            starts_at: snapshot.starts_at_ms.map(snapshots::rfc3339),
+            ends_at: snapshot.ends_at_ms.map(snapshots::rfc3339),
+            per_user_limit: snapshot.per_user_limit,
+            reserve_seconds: snapshot.reserve_seconds,
+            server_time: snapshots::rfc3339(snapshot.now_ms),
+        }
+    }
+}
+
+/// `GET /v1/coupons/{coupon}`
+pub async fn show(api: &Api, coupon: &str, request: Request) -> Answer {
+    let coupon = coupon_id(coupon)?;
+    let snapshot = api.snapshots.get(&coupon).await?.ok_or_else(|| unknown_coupon(&coupon))?;
+    let tag = etag([&*snapshot]);
+    Ok(public(&request.headers, tag, || json(StatusCode::OK, &CouponView::from(&*snapshot))))
+}
+
+/// `GET /v1/coupons`
+pub async fn list(api: Arc<Api>, request: Request) -> Answer {
+    let page: Page<CouponId> = Page::read(&request.query_fields())?;
+    // Without Postgres the list is as it was last read; a new coupon may be missing, stock never is.
+    if let Err(error) = api.catalogue.refresh(config::SNAPSHOT_MAX_AGE).await {
+        tracing::debug!("catalogue: {error}");
+    }
+    let rows = usize::try_from(page.rows()).unwrap_or(usize::MAX);
+    let mut ids = api.catalogue.page(page.after.as_ref(), rows, false);
+    let next = page.cut(&mut ids, CouponId::clone);
+    let snapshots = try_join_all(ids.iter().map(|id| api.snapshots.get(id))).await?;
+    let snapshots: Vec<_> = snapshots.iter().flatten().collect();
+    let tag = etag(snapshots.iter().map(|snapshot| &***snapshot));
+    Ok(public(&request.headers, tag, || {
+        let items = snapshots.iter().map(|snapshot| CouponView::from(&***snapshot)).collect();
+        json(StatusCode::OK, &List::page(items, next))
+    }))
+}
+
+/// Weak: the same tag means the same coupon, but for `server_time`.
+fn etag<'a>(snapshots: impl IntoIterator<Item = &'a CouponSnapshot>) -> String {
+    let mut hasher = DefaultHasher::new();
+    for snapshot in snapshots {
+        (snapshot.id.as_str(), snapshot.version, snapshot.stock, snapshot.state() as u8).hash(&mut hasher);
+    }
+    format!("W/\"{:016x}\"", hasher.finish())
+}
+
+/// An answer that caches may keep for a second, or 304.
+fn public(headers: &HeaderMap, tag: String, answer: impl FnOnce() -> Response<Bytes>) -> Response<Bytes> {
+    let asked = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let fresh = asked.split(',').any(|candidate| matches!(candidate.trim(), t if t == tag || t == "*"));
+    let mut response = if fresh { Response::new(Bytes::new()) } else { answer() };
+    if fresh {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=1"));
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        headers.insert(header::ETAG, tag);
+    }
+    response
+}

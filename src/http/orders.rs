@@ -1,0 +1,58 @@
+//! Lists of recorded orders: a buyer's own, and everybody's for the admin.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::{Error as ValueError, StrDeserializer};
+
+use super::Api;
+use super::claims::OrderView;
+use super::problem::Problem;
+use super::request::{List, Page, Request, json};
+use crate::model::{OrderId, OrderStatus};
+use crate::postgres::orders::{self, OrderFilter};
+
+type Answer = Result<Response<Bytes>, Problem>;
+
+/// `GET /v1/orders`
+pub async fn list(api: Arc<Api>, request: Request) -> Answer {
+    let user = api.auth.user(&request.headers)?;
+    let fields = request.query_fields();
+    page(&api, &OrderFilter { user: Some(user), ..OrderFilter::default() }, &fields).await
+}
+
+/// `GET /v1/admin/orders`
+pub async fn list_all(api: Arc<Api>, request: Request) -> Answer {
+    api.auth.admin(&request.headers)?;
+    let fields = request.query_fields();
+    let filter = OrderFilter {
+        coupon: parse(&fields, "coupon")?,
+        user: parse(&fields, "user")?,
+        status: fields.get("status").map(|word| parse_status(word)).transpose()?,
+    };
+    page(&api, &filter, &fields).await
+}
+
+async fn page(api: &Api, filter: &OrderFilter, fields: &HashMap<String, String>) -> Answer {
+    let page: Page<OrderId> = Page::read(fields)?;
+    let mut rows = orders::list(&api.postgres.http, filter, page.after, page.rows()).await?;
+    let next = page.cut(&mut rows, |order| order.id);
+    Ok(json(StatusCode::OK, &List::page(rows.into_iter().map(OrderView::from).collect(), next)))
+}
+
+fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(
+    fields: &HashMap<String, String>,
+    name: &str,
+) -> Result<Option<T>, Problem> {
+    let parsed = fields.get(name).map(|text| text.parse()).transpose();
+    parsed.map_err(|error| Problem::bad_request(format!("{name}: {error}")))
+}
+
+fn parse_status(word: &str) -> Result<OrderStatus, Problem> {
+    let word: StrDeserializer<'_, ValueError> = word.into_deserializer();
+    OrderStatus::deserialize(word).map_err(|error| Problem::bad_request(format!("status: {error}")))
+}

@@ -1,0 +1,167 @@
+//! Every error answer: one enum with one exhaustive match, rendered as RFC 9457 problem+json.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use serde_json::{Map, Value, json};
+
+use crate::config;
+use crate::fence::publish::PublishError;
+use crate::gate::Unavailable;
+use crate::postgres::PostgresError;
+use crate::redis::RedisError;
+
+/// Stable words that programs may rely on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    BadRequest,
+    Unauthorized,
+    NotFound,
+    UnknownCoupon,
+    MethodNotAllowed,
+    RequestTimeout,
+    SoldOut,
+    NotStarted,
+    Ended,
+    Paused,
+    Rejected,
+    CouponExists,
+    TotalTooLow,
+    PreconditionFailed,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    Unavailable,
+    NotRecordedYet,
+    Internal,
+}
+
+impl Code {
+    const fn parts(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::BadRequest => (StatusCode::BAD_REQUEST, "bad-request", "Bad request"),
+            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "Not found"),
+            Self::UnknownCoupon => (StatusCode::NOT_FOUND, "unknown-coupon", "Unknown coupon"),
+            Self::MethodNotAllowed => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")
+            }
+            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request-timeout", "Request timeout"),
+            Self::SoldOut => (StatusCode::CONFLICT, "sold-out", "Sold out"),
+            Self::NotStarted => (StatusCode::CONFLICT, "not-started", "Not started"),
+            Self::Ended => (StatusCode::CONFLICT, "ended", "Ended"),
+            Self::Paused => (StatusCode::CONFLICT, "paused", "Paused"),
+            Self::Rejected => (StatusCode::CONFLICT, "rejected", "Rejected"),
+            Self::CouponExists => (StatusCode::CONFLICT, "coupon-exists", "Coupon exists"),
+            Self::TotalTooLow => (StatusCode::CONFLICT, "total-too-low", "Total too low"),
+            Self::PreconditionFailed => {
+                (StatusCode::PRECONDITION_FAILED, "precondition-failed", "Precondition failed")
+            }
+            Self::PayloadTooLarge => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "payload-too-large", "Payload too large")
+            }
+            Self::UnsupportedMediaType => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported media type")
+            }
+            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable"),
+            Self::NotRecordedYet => (StatusCode::SERVICE_UNAVAILABLE, "not-recorded-yet", "Not recorded yet"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
+        }
+    }
+}
+
+/// An error answer: what happened, and for this request.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    pub code: Code,
+    detail: String,
+    members: Map<String, Value>,
+    allow: Option<&'static str>,
+}
+
+impl Problem {
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), members: Map::new(), allow: None }
+    }
+
+    pub fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(Code::BadRequest, detail)
+    }
+
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        Self::new(Code::Unavailable, detail)
+    }
+
+    pub fn method_not_allowed(allow: &'static str) -> Self {
+        let detail = format!("this address answers {allow}");
+        Self { allow: Some(allow), ..Self::new(Code::MethodNotAllowed, detail) }
+    }
+
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.members.insert(name.to_owned(), value.into());
+        self
+    }
+
+    pub fn render(self, request_id: &str) -> Response<Bytes> {
+        let (status, word, title) = self.code.parts();
+        let mut body = json!({
+            "type": format!("urn:seckill:problem:{word}"),
+            "title": title,
+            "status": status.as_u16(),
+            "detail": self.detail,
+            "code": word,
+            "request_id": request_id,
+        });
+        if let Some(object) = body.as_object_mut() {
+            object.extend(self.members);
+        }
+        let mut response = Response::new(Bytes::from(body.to_string()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        match self.code {
+            Code::Unauthorized => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Code::Unavailable | Code::NotRecordedYet => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(config::RETRY_AFTER_SECONDS));
+            }
+            _ => {}
+        }
+        if let Some(allow) = self.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        response
+    }
+}
+
+impl From<Unavailable> for Problem {
+    fn from(unavailable: Unavailable) -> Self {
+        Self::unavailable(format!("{unavailable}; it is safe to send the claim again"))
+    }
+}
+
+impl From<PostgresError> for Problem {
+    fn from(error: PostgresError) -> Self {
+        match error {
+            PostgresError::Transient(_) => Self::unavailable(error.to_string()),
+            PostgresError::Row(_) | PostgresError::Statement(_) => {
+                tracing::error!("a request failed: {error}");
+                Self::new(Code::Internal, "the request could not be finished; it has been logged")
+            }
+        }
+    }
+}
+
+impl From<RedisError> for Problem {
+    fn from(error: RedisError) -> Self {
+        Self::unavailable(error.to_string())
+    }
+}
+
+impl From<PublishError> for Problem {
+    fn from(error: PublishError) -> Self {
+        let detail = format!("saved, but not in force yet ({error}): send it again");
+        Self::unavailable(detail)
+    }
+}

@@ -1,0 +1,180 @@
+//! A request as the handlers see it, and the answers they give. Bodies are read with a limit and a
+//! deadline of their own: `Content-Length` may lie and a client may stall.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::problem::{Code, Problem};
+use crate::config;
+
+type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send>>;
+
+pub struct Request {
+    pub method: Method,
+    pub path: String,
+    pub query: String,
+    pub headers: HeaderMap,
+    pub from_loopback: bool,
+    pub body: Body,
+}
+
+/// A body that was not read yet.
+pub struct Body(Option<Chunks>);
+
+impl Body {
+    pub fn new<B: Buf>(
+        headers: &HeaderMap,
+        chunks: impl Stream<Item = Result<B, warp::Error>> + Send + 'static,
+    ) -> Self {
+        let length = headers.get(header::CONTENT_LENGTH).map(HeaderValue::as_bytes);
+        let is_empty =
+            matches!(length, None | Some(b"0")) && !headers.contains_key(header::TRANSFER_ENCODING);
+        Self((!is_empty).then(|| -> Chunks {
+            Box::pin(chunks.map(|chunk| chunk.map(|mut chunk| chunk.copy_to_bytes(chunk.remaining()))))
+        }))
+    }
+
+    async fn read(&mut self) -> Result<Bytes, Problem> {
+        let Some(mut chunks) = self.0.take() else { return Ok(Bytes::new()) };
+        let read = async {
+            let mut body = BytesMut::new();
+            while let Some(chunk) = chunks.next().await {
+                let chunk = chunk.map_err(|_| Problem::bad_request("the body broke off"))?;
+                if body.len() + chunk.len() > config::HTTP_BODY_MAX_BYTES {
+                    let limit = config::HTTP_BODY_MAX_BYTES;
+                    return Err(Problem::new(
+                        Code::PayloadTooLarge,
+                        format!("a body is at most {limit} bytes"),
+                    ));
+                }
+                body.extend_from_slice(&chunk);
+            }
+            Ok(body.freeze())
+        };
+        tokio::time::timeout(config::HTTP_BODY_TIMEOUT, read)
+            .await
+            .unwrap_or_else(|_| Err(Problem::new(Code::RequestTimeout, "the body did not arrive in time")))
+    }
+}
+
+impl Request {
+    /// The body as `T`; unknown fields are `T`'s to refuse.
+    pub async fn json<T: DeserializeOwned>(&mut self) -> Result<T, Problem> {
+        let body = self.body.read().await?;
+        if body.is_empty() {
+            return Err(Problem::bad_request("a JSON body is needed"));
+        }
+        self.expect_json()?;
+        parse_json(&body)
+    }
+
+    /// A body that may be absent, but if it is there must be a JSON object.
+    pub async fn optional_object(&mut self) -> Result<(), Problem> {
+        let body = self.body.read().await?;
+        if body.is_empty() {
+            return Ok(());
+        }
+        self.expect_json()?;
+        parse_json::<serde_json::Map<String, serde_json::Value>>(&body).map(drop)
+    }
+
+    fn expect_json(&self) -> Result<(), Problem> {
+        let content_type = self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        if essence.eq_ignore_ascii_case("application/json")
+            || essence.eq_ignore_ascii_case("application/merge-patch+json")
+        {
+            return Ok(());
+        }
+        Err(Problem::new(Code::UnsupportedMediaType, "send the body as Content-Type: application/json"))
+    }
+
+    /// The query's fields; of a repeated one the last counts.
+    pub fn query_fields(&self) -> HashMap<String, String> {
+        url::form_urlencoded::parse(self.query.as_bytes()).into_owned().collect()
+    }
+}
+
+fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(body)
+        .map_err(|error| Problem::bad_request(format!("the body is not as expected: {error}")))
+}
+
+/// `limit` and `after` of a list.
+pub struct Page<T> {
+    pub limit: i64,
+    pub after: Option<T>,
+}
+
+impl<T: std::str::FromStr<Err: std::fmt::Display>> Page<T> {
+    pub fn read(fields: &HashMap<String, String>) -> Result<Self, Problem> {
+        let limit = match fields.get("limit") {
+            None => config::PAGE_DEFAULT_ROWS,
+            Some(text) => text
+                .parse()
+                .ok()
+                .filter(|limit| (1..=config::PAGE_MAX_ROWS).contains(limit))
+                .ok_or_else(|| Problem::bad_request(format!("limit is 1 to {}", config::PAGE_MAX_ROWS)))?,
+        };
+        let after = match fields.get("after") {
+            None => None,
+            Some(text) => {
+                Some(text.parse().map_err(|error| Problem::bad_request(format!("after: {error}")))?)
+            }
+        };
+        Ok(Self { limit, after })
+    }
+
+    /// One row more than the page, to learn whether there is a next one.
+    pub fn rows(&self) -> i64 {
+        self.limit + 1
+    }
+
+    /// Cuts that row off; answers the `after` of the next page.
+    pub fn cut<R, N: ToString>(&self, rows: &mut Vec<R>, key: impl Fn(&R) -> N) -> Option<String> {
+        let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
+        if rows.len() <= limit {
+            return None;
+        }
+        rows.truncate(limit);
+        rows.last().map(|row| key(row).to_string())
+    }
+}
+
+#[derive(Serialize)]
+pub struct List<T> {
+    pub items: Vec<T>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<Option<String>>,
+}
+
+impl<T: Serialize> List<T> {
+    /// A list that is whole by nature.
+    pub fn whole(items: Vec<T>) -> Self {
+        Self { items, next: None }
+    }
+
+    pub fn page(items: Vec<T>, next: Option<String>) -> Self {
+        Self { items, next: Some(next) }
+    }
+}
+
+/// A JSON answer that nobody may keep.
+pub fn json(status: StatusCode, body: &impl Serialize) -> Response<Bytes> {
+    let body = serde_json::to_vec(body).unwrap_or_else(|error| {
+        tracing::error!("an answer could not be written: {error}");
+        b"null".to_vec()
+    });
+    let mut response = Response::new(Bytes::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,120 @@
+//! Every route on one screen. Paths are matched by hand rather than by one filter each: an unknown path
+//! is then a 404, a wrong method a 405 with `Allow`, and HEAD a GET, without any rejection to recover.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
+use warp::Filter;
+
+use super::problem::{Code, Problem};
+use super::request::{Body, Request};
+use super::{Api, admin, claims, coupons, detached, orders, service};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+type Answer = Result<Response<Bytes>, Problem>;
+
+async fn route(api: Arc<Api>, mut request: Request) -> Answer {
+    let path = std::mem::take(&mut request.path);
+    let method = if request.method == Method::HEAD { Method::GET } else { request.method.clone() };
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
+    match (segments.as_slice(), method.as_str()) {
+        (["v1", "coupons", coupon, "claims"], "POST") => claims::claim(&api, coupon, request).await,
+        (["v1", "coupons", coupon, "claims"], "GET") => claims::held(api, coupon, request).await,
+        (["v1", "coupons", _, "claims"], _) => not_allowed("GET, HEAD, POST"),
+        (["v1", "coupons", coupon, "claims", order], "GET") => {
+            claims::status(api, coupon, order, request).await
+        }
+        (["v1", "coupons"], "GET") => coupons::list(api, request).await,
+        (["v1", "coupons", coupon], "GET") => coupons::show(&api, coupon, request).await,
+        (["v1", "orders"], "GET") => orders::list(api, request).await,
+        (
+            ["v1", "coupons"] | ["v1", "coupons", _] | ["v1", "coupons", _, "claims", _] | ["v1", "orders"],
+            _,
+        ) => not_allowed("GET, HEAD"),
+
+        (["v1", "admin", "coupons"], "POST") => admin::create_coupon(api, request).await,
+        (["v1", "admin", "coupons"], "GET") => admin::list_coupons(api, request).await,
+        (["v1", "admin", "coupons"], _) => not_allowed("GET, HEAD, POST"),
+        (["v1", "admin", "coupons", coupon], "GET") => admin::show_coupon(api, coupon, request).await,
+        (["v1", "admin", "coupons", coupon], "PATCH") => admin::edit_coupon(api, coupon, request).await,
+        (["v1", "admin", "coupons", _], _) => not_allowed("GET, HEAD, PATCH"),
+        (["v1", "admin", "coupons", coupon, "claims"], "POST") => {
+            claims::claim_on_behalf(&api, coupon, request).await
+        }
+        (["v1", "admin", "coupons", _, "claims"], _) => not_allowed("POST"),
+        (["v1", "admin", "orders"], "GET") => orders::list_all(api, request).await,
+        (["v1", "admin", "stream"], "GET") => admin::stream(&api, request).await,
+        (["v1", "admin", "orders" | "stream"], _) => not_allowed("GET, HEAD"),
+
+        (["livez"], "GET") => Ok(service::livez()),
+        (["readyz"], "GET") => service::readyz(api, request).await,
+        (["livez" | "readyz"], _) => not_allowed("GET, HEAD"),
+        _ => Err(Problem::new(Code::NotFound, "there is nothing at this address")),
+    }
+}
+
+fn not_allowed(allow: &'static str) -> Answer {
+    Err(Problem::method_not_allowed(allow))
+}
+
+/// All of the API as one filter.
+pub fn filter(
+    api: Arc<Api>,
+) -> impl Filter<Extract = (Response<Bytes>,), Error = warp::Rejection> + Clone + Send + Sync + 'static {
+    let query = warp::query::raw().or(warp::any().map(String::new)).unify();
+    warp::method()
+        .and(warp::path::full())
+        .and(query)
+        .and(warp::header::headers_cloned())
+        .and(warp::ext::optional::<SocketAddr>())
+        .and(warp::body::stream())
+        .then(
+            move |method,
+                  path: warp::path::FullPath,
+                  query,
+                  headers: HeaderMap,
+                  peer: Option<SocketAddr>,
+                  chunks| {
+                let body = Body::new(&headers, chunks);
+                let from_loopback = peer.is_some_and(|peer| peer.ip().is_loopback());
+                let path = path.as_str().to_owned();
+                answer(api.clone(), Request { method, path, query, headers, from_loopback, body })
+            },
+        )
+}
+
+async fn answer(api: Arc<Api>, request: Request) -> Response<Bytes> {
+    let id = request_id(&request.headers);
+    // A claim touches no Postgres and is spared the task; all other work must outlive its client.
+    let is_claim = request.method == Method::POST && request.path.starts_with("/v1/coupons/");
+    let answer = if is_claim { route(api, request).await } else { detached(route(api, request)).await };
+    let mut response = answer.unwrap_or_else(|problem| problem.render(id.to_str().unwrap_or_default()));
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+/// The client's own id where it is fit to be echoed, else a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let theirs = headers
+        .get(&REQUEST_ID)
+        .filter(|id| (1..=64).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic));
+    theirs.cloned().unwrap_or_else(|| {
+        let mut text = [0; uuid::fmt::Simple::LENGTH];
+        let text = uuid::Uuid::now_v7().simple().encode_lower(&mut text);
+        HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("none"))
+    })
+}
+
+/// The filter never rejects; this says so to the type checker.
+pub fn service(
+    api: Arc<Api>,
+) -> impl Filter<Extract = (Response<Bytes>,), Error = Infallible> + Clone + Send + Sync + 'static {
+    filter(api).or_else(|rejection: warp::Rejection| async move {
+        tracing::error!("a request was rejected before it was routed: {rejection:?}");
+        Ok((Problem::new(Code::Internal, "the request could not be read").render(""),))
+    })
+}

@@ -1,0 +1,99 @@
+//! Sockets: the accept loop, the connections' limits and time-outs, and stopping without dropping an
+//! answer. warp's own server has none of these.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use hyper::server::conn::http1;
+use hyper::service::Service;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use super::{Api, routes};
+use crate::config;
+
+/// Serves until `stop`, then answers what is under way, at most for `SHUTDOWN_GRACE`.
+pub async fn serve(listener: TcpListener, api: Arc<Api>, stop: CancellationToken) {
+    let service = warp::service(routes::service(api));
+    let graceful = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(config::HTTP_MAX_CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept(&listener, &places) => accepted,
+            () = stop.cancelled() => break,
+        };
+        let (stream, place) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!("accepting a connection: {error:#}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
+        };
+        tokio::spawn(connection(stream, service.clone(), graceful.watcher(), place, stop.clone()));
+    }
+    drop(listener);
+    if tokio::time::timeout(config::SHUTDOWN_GRACE, graceful.shutdown()).await.is_err() {
+        tracing::warn!("some requests were still under way after {:?}", config::SHUTDOWN_GRACE);
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> anyhow::Result<(TcpStream, OwnedSemaphorePermit)> {
+    // The place first: beyond the limit connections wait in the kernel's queue.
+    let place = places.clone().acquire_owned().await.context("the limit is never closed")?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, place))
+}
+
+async fn connection<S>(
+    stream: TcpStream,
+    service: S,
+    watcher: Watcher,
+    _place: OwnedSemaphorePermit,
+    stop: CancellationToken,
+) where
+    S: tower_service::Service<
+            http::Request<hyper::body::Incoming>,
+            Response = warp::reply::Response,
+            Error = std::convert::Infallible,
+            Future: Send,
+        > + Clone
+        + Send
+        + Sync
+        + 'static,
+{
+    let Ok(peer) = stream.peer_addr() else { return };
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!("TCP_NODELAY: {error}");
+    }
+    // Buffers only for connections that speak.
+    tokio::select! {
+        readable = tokio::time::timeout(config::HTTP_HEADER_TIMEOUT, stream.readable()) => {
+            if !matches!(readable, Ok(Ok(()))) {
+                return;
+            }
+        }
+        () = stop.cancelled() => return,
+    }
+    let service = TowerToHyperService::new(service);
+    let with_peer = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(peer);
+        service.call(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(config::HTTP_HEADER_TIMEOUT)
+        .max_buf_size(config::HTTP_HEAD_MAX_BYTES)
+        .serve_connection(TokioIo::new(stream), with_peer);
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!("connection of {peer}: {error}");
+    }
+}

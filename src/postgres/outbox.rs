@@ -1,0 +1,49 @@
+//! Units that wait to go back to stock in Redis.
+
+use sqlx::{PgPool, Row};
+
+use super::PostgresError;
+use crate::model::{CouponId, OrderId};
+
+#[derive(Clone, Debug)]
+pub struct OutboxRow {
+    pub order: OrderId,
+    pub coupon: CouponId,
+    user: String,
+    slot: i16,
+}
+
+impl OutboxRow {
+    /// The field of the claims hash that held the unit.
+    #[must_use]
+    pub fn claims_field(&self) -> String {
+        if self.slot == 1 { self.user.clone() } else { format!("{}\u{1f}{}", self.user, self.slot) }
+    }
+}
+
+/// One page of rows, oldest first.
+pub async fn oldest(pool: &PgPool) -> Result<Vec<OutboxRow>, PostgresError> {
+    let rows = sqlx::query(
+        "select order_id, coupon_id, user_id, slot from outbox order by created_at, order_id limit 1000",
+    )
+    .fetch_all(pool)
+    .await?;
+    let mut outbox = Vec::with_capacity(rows.len());
+    for row in rows {
+        let coupon: String = row.try_get("coupon_id")?;
+        outbox.push(OutboxRow {
+            order: OrderId(row.try_get("order_id")?),
+            coupon: coupon
+                .parse()
+                .map_err(|e| PostgresError::Statement(format!("outbox.coupon_id {coupon:?}: {e}")))?,
+            user: row.try_get("user_id")?,
+            slot: row.try_get("slot")?,
+        });
+    }
+    Ok(outbox)
+}
+
+pub async fn remove(pool: &PgPool, order: OrderId) -> Result<(), PostgresError> {
+    sqlx::query("delete from outbox where order_id = $1").bind(order.0).execute(pool).await?;
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! Who waits for an order to be recorded, and what is known of recorded orders: workers of this process
+//! announce what they commit; for other processes' workers one query asks for all who wait, however many.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config;
+use crate::model::{Order, OrderId};
+use crate::postgres::{Postgres, orders};
+
+/// A cheap handle; clones share the same waiting orders.
+#[derive(Clone)]
+pub struct Recorded {
+    waiting: Arc<Mutex<HashMap<OrderId, Vec<oneshot::Sender<Order>>>>>,
+    lookups: mpsc::Sender<Lookup>,
+}
+
+struct Lookup {
+    order: OrderId,
+    answer: oneshot::Sender<Option<Order>>,
+}
+
+impl Recorded {
+    /// Starts the tasks that ask Postgres; they end with the last handle.
+    #[must_use]
+    pub fn start(postgres: Postgres) -> Self {
+        let (lookups, queue) = mpsc::channel(config::WAITING_ORDERS_MAX);
+        let recorded = Self { waiting: Arc::default(), lookups };
+        tokio::spawn(answer_lookups(queue, postgres.clone()));
+        tokio::spawn(poll(Arc::downgrade(&recorded.waiting), postgres));
+        recorded
+    }
+
+    /// Resolves when the order is recorded; `None` where too many wait already. Ask before the claim is
+    /// made, or its recording may be missed until the next poll.
+    #[must_use]
+    pub fn wait(&self, order: OrderId) -> Option<oneshot::Receiver<Order>> {
+        let mut waiting = lock(&self.waiting);
+        if waiting.len() >= config::WAITING_ORDERS_MAX {
+            return None;
+        }
+        let (sender, receiver) = oneshot::channel();
+        waiting.entry(order).or_default().push(sender);
+        Some(receiver)
+    }
+
+    /// Tells those who wait.
+    pub fn announce(&self, orders: &[Order]) {
+        announce(&self.waiting, orders);
+    }
+
+    /// The order's row, in one query with whoever else asks; `None` where there is none or Postgres does not answer.
+    pub async fn lookup(&self, order: OrderId) -> Option<Order> {
+        let (answer, answered) = oneshot::channel();
+        self.lookups.try_send(Lookup { order, answer }).ok()?;
+        answered.await.ok().flatten()
+    }
+}
+
+fn announce(waiting: &Mutex<HashMap<OrderId, Vec<oneshot::Sender<Order>>>>, orders: &[Order]) {
+    let mut waiting = lock(waiting);
+    if waiting.is_empty() {
+        return;
+    }
+    for order in orders {
+        for sender in waiting.remove(&order.id).unwrap_or_default() {
+            // Whoever waited may be gone.
+            drop(sender.send(order.clone()));
+        }
+    }
+}
+
+async fn answer_lookups(mut queue: mpsc::Receiver<Lookup>, postgres: Postgres) {
+    let mut batch = Vec::new();
+    while queue.recv_many(&mut batch, config::GATE_BATCH_MAX_CLAIMS).await > 0 {
+        let ids: Vec<OrderId> = batch.iter().map(|lookup| lookup.order).collect();
+        let found = orders::get_many(&postgres.http, &ids).await.unwrap_or_else(|error| {
+            tracing::debug!("lookup of {} orders: {error}", ids.len());
+            Vec::new()
+        });
+        let found: HashMap<OrderId, Order> = found.into_iter().map(|order| (order.id, order)).collect();
+        for lookup in batch.drain(..) {
+            drop(lookup.answer.send(found.get(&lookup.order).cloned()));
+        }
+    }
+}
+
+async fn poll(
+    waiting: std::sync::Weak<Mutex<HashMap<OrderId, Vec<oneshot::Sender<Order>>>>>,
+    postgres: Postgres,
+) {
+    let mut ticks = tokio::time::interval(config::WAITING_ORDERS_POLL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(waiting) = waiting.upgrade() else { return };
+        let ids: Vec<OrderId> = {
+            let mut waiting = lock(&waiting);
+            waiting.retain(|_, senders| {
+                senders.retain(|sender| !sender.is_closed());
+                !senders.is_empty()
+            });
+            waiting.keys().copied().collect()
+        };
+        for chunk in ids.chunks(config::RECORD_BATCH_MAX_EVENTS) {
+            match orders::get_many(&postgres.http, chunk).await {
+                Ok(orders) => announce(&waiting, &orders),
+                Err(error) => tracing::debug!("poll of {} waiting orders: {error}", chunk.len()),
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,115 @@
+//! Workers: read order events in the consumer group, record them in Postgres, acknowledge them.
+//! `consume` reads new entries, `reclaim` takes over those that crashed workers left, both end them
+//! through `record`; `housekeeping` trims, removes consumers that are gone and returns units.
+
+mod consume;
+mod housekeeping;
+mod reclaim;
+mod record;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{self, WorkerSettings};
+use crate::fence::{Fence, FenceState};
+use crate::postgres::Postgres;
+use crate::recorded::Recorded;
+use crate::redis::{Redis, RedisError, RedisServer, stream};
+
+/// What every role of a worker needs.
+#[derive(Clone)]
+pub struct Context {
+    pub server: RedisServer,
+    pub postgres: Postgres,
+    pub fence: Fence,
+    pub recorded: Recorded,
+}
+
+/// Runs all roles until `stop`; each ends the batch in hand first.
+pub async fn run(context: Context, settings: WorkerSettings, stop: CancellationToken) {
+    let context = Arc::new(context);
+    let process = process_name();
+    let mut roles = JoinSet::new();
+    for number in 1..=settings.workers {
+        roles.spawn(consume::run(context.clone(), format!("{process}-{number}"), stop.clone()));
+    }
+    if settings.workers > 0 {
+        let consumer = format!("{process}-reclaim");
+        roles.spawn(reclaim::run(context.clone(), consumer, settings.reclaim_after, stop.clone()));
+        roles.spawn(housekeeping::run(context, settings.stream_keep, stop));
+    }
+    while let Some(ended) = roles.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!("a worker's task ended badly: {error}");
+        }
+    }
+}
+
+/// Unique to this run of this process: a name used twice would mix two consumers' pending entries.
+fn process_name() -> String {
+    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+    format!("{host}-{}-{:04x}", std::process::id(), rand::random::<u16>())
+}
+
+/// A worker's own connection, made anew after every error of it.
+struct Link<'a> {
+    context: &'a Context,
+    redis: Option<Redis>,
+}
+
+impl<'a> Link<'a> {
+    fn new(context: &'a Context) -> Self {
+        Self { context, redis: None }
+    }
+
+    /// The connection and the epoch of the marker on it: from the marker, never from Postgres. `None`
+    /// while there is no agreement, after a pause.
+    async fn epoch(&mut self, stop: &CancellationToken) -> Result<Option<(Redis, String)>, RedisError> {
+        wait_until_up(&self.context.fence, stop).await;
+        let redis = match &self.redis {
+            Some(redis) => redis.clone(),
+            None => self.redis.insert(self.context.server.connect_blocking().await?).clone(),
+        };
+        let marker = stream::marker(&redis).await?;
+        let epoch = marker.as_deref().and_then(|marker| marker.strip_prefix("ready:")).map(str::to_owned);
+        if epoch.is_none() {
+            pause(config::FENCE_RETRY, stop).await;
+        }
+        Ok(epoch.map(|epoch| (redis, epoch)))
+    }
+
+    /// Drops the connection, so that the next turn makes a new one.
+    fn broken(&mut self) {
+        self.redis = None;
+    }
+}
+
+async fn wait_until_up(fence: &Fence, stop: &CancellationToken) {
+    let mut states = fence.subscribe();
+    tokio::select! {
+        // An error means that the fence is gone with the program.
+        _ = states.wait_for(|state| matches!(state, FenceState::Up(_))) => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+async fn pause(duration: Duration, stop: &CancellationToken) {
+    tokio::select! {
+        () = tokio::time::sleep(duration) => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+/// Pauses between tries that grow from `BACKOFF_MIN` to `BACKOFF_MAX`, for ever.
+fn backoff() -> impl Iterator<Item = Duration> {
+    use backon::BackoffBuilder;
+    backon::ExponentialBuilder::default()
+        .with_min_delay(config::BACKOFF_MIN)
+        .with_max_delay(config::BACKOFF_MAX)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}

@@ -1,0 +1,72 @@
+//! Takes over entries that stayed unacknowledged for too long: their worker crashed, or is so slow that
+//! doing its work twice is better than waiting (it is safe).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::record::{Ended, record};
+use super::{Context, Link, pause};
+use crate::config;
+use crate::redis::{RedisError, stream};
+
+pub async fn run(context: Arc<Context>, consumer: String, reclaim_after: Duration, stop: CancellationToken) {
+    let mut link = Link::new(&context);
+    let interval = (reclaim_after / 4).clamp(config::BACKOFF_MIN, config::BACKOFF_MAX);
+    while !stop.is_cancelled() {
+        match round(&context, &mut link, &consumer, reclaim_after, &stop).await {
+            Ok(0) => {}
+            Ok(entries) => tracing::info!(consumer, entries, "recorded {entries} reclaimed entries"),
+            Err(error) => {
+                tracing::warn!(consumer, "reclaiming: {error}");
+                link.broken();
+            }
+        }
+        pause(interval, &stop).await;
+    }
+}
+
+/// One walk over the pending entries list to its end; an empty page is not the end.
+async fn round(
+    context: &Context,
+    link: &mut Link<'_>,
+    consumer: &str,
+    reclaim_after: Duration,
+    stop: &CancellationToken,
+) -> Result<usize, RedisError> {
+    let mut cursor = "0-0".to_owned();
+    let mut recorded = 0;
+    loop {
+        let Some((redis, epoch)) = link.epoch(stop).await? else { return Ok(recorded) };
+        if stop.is_cancelled() {
+            return Ok(recorded);
+        }
+        let (page, next) = match stream::reclaim(&redis, consumer, reclaim_after, &cursor).await {
+            Err(error @ (RedisError::NoGroup(_) | RedisError::WrongType(_))) => {
+                context.fence.redis_failed(&epoch, &error);
+                return Ok(recorded);
+            }
+            page => page?,
+        };
+        if !page.deleted.is_empty() {
+            // Redis has just forgotten these ids; the claims hash still knows their orders.
+            let deleted = page.deleted.len();
+            context.fence.lost(&epoch, &format!("{deleted} pending entries were deleted or trimmed"));
+        }
+        if !page.entries.is_empty() {
+            match record(context, &redis, &epoch, &page.entries).await? {
+                Ended::All => recorded += page.entries.len(),
+                Ended::Fenced => return Ok(recorded),
+                Ended::Failed(why) => {
+                    tracing::warn!(consumer, "recording reclaimed entries has to wait: {why}");
+                    return Ok(recorded);
+                }
+            }
+        }
+        if next == "0-0" {
+            return Ok(recorded);
+        }
+        cursor = next;
+    }
+}

@@ -1,0 +1,180 @@
+//! Ends a batch of entries: each becomes an order, or a rejected one with its dead letter, then all are
+//! acknowledged. A batch that Postgres refuses for one event's sake is split down to that event.
+
+use super::Context;
+use crate::model::{Order, OrderEvent, OrderId};
+use crate::postgres::PostgresError;
+use crate::postgres::dead_letters::{self, Letter, encode_fields};
+use crate::postgres::orders::{self, Recorded};
+use crate::redis::stream::{self, Entry};
+use crate::redis::{Redis, RedisError, info};
+
+/// How a batch ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// Every entry is recorded or dead, and acknowledged.
+    All,
+    /// The agreement changed; nothing is to be acknowledged.
+    Fenced,
+    /// Postgres cannot serve now: the entries stay pending, for as long as it takes.
+    Failed(String),
+}
+
+/// Why a batch goes no further.
+enum Halt {
+    Fenced,
+    Failed(String),
+    Redis(RedisError),
+}
+
+/// An entry that can be read, beside what it says.
+struct Readable<'a> {
+    entry: &'a Entry,
+    event: OrderEvent,
+}
+
+pub async fn record(
+    context: &Context,
+    redis: &Redis,
+    epoch: &str,
+    entries: &[Entry],
+) -> Result<Ended, RedisError> {
+    let batch = Batch { context, redis, epoch };
+    match batch.end(entries).await {
+        Ok(()) => {}
+        Err(Halt::Fenced) => return Ok(Ended::Fenced),
+        Err(Halt::Failed(why)) => return Ok(Ended::Failed(why)),
+        Err(Halt::Redis(error)) => return Err(error),
+    }
+    let ids: Vec<String> = entries.iter().map(|entry| entry.id.clone()).collect();
+    stream::acknowledge(redis, &ids).await?;
+    Ok(Ended::All)
+}
+
+#[derive(Clone, Copy)]
+struct Batch<'a> {
+    context: &'a Context,
+    redis: &'a Redis,
+    epoch: &'a str,
+}
+
+impl Batch<'_> {
+    async fn end(self, entries: &[Entry]) -> Result<(), Halt> {
+        let mut readable = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match OrderEvent::read(&entry.fields) {
+                Ok(event) => readable.push(Readable { entry, event }),
+                Err(unreadable) => self.keep_unreadable(entry, unreadable.order, &unreadable.reason).await?,
+            }
+        }
+        let mut parts = vec![readable.as_slice()];
+        while let Some(part) = parts.pop() {
+            if part.is_empty() {
+                continue;
+            }
+            if let Some(refusal) = self.record_part(part).await? {
+                if let [single] = part {
+                    self.reject(single, &refusal).await?;
+                } else {
+                    let (left, right) = part.split_at(part.len() / 2);
+                    parts.extend([right, left]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Records a part in one transaction; answers why Postgres refuses it, if one event is at fault.
+    async fn record_part(self, part: &[Readable<'_>]) -> Result<Option<String>, Halt> {
+        let events: Vec<&OrderEvent> = part.iter().map(|readable| &readable.event).collect();
+        match orders::record(&self.context.postgres, self.epoch, &events).await {
+            Ok(Recorded::Done { orders, conflicting }) => {
+                self.context.recorded.announce(&orders);
+                self.reject_conflicting(part, &conflicting).await?;
+                Ok(None)
+            }
+            Ok(Recorded::Fenced) => Err(Halt::Fenced),
+            Ok(Recorded::StockShort(coupon)) => {
+                Ok(Some(format!("coupon {coupon} has no stock left in Postgres")))
+            }
+            Ok(Recorded::UnknownCoupon(coupon)) => {
+                if info::coupon(self.redis, &coupon).await.map_err(Halt::Redis)?.is_some() {
+                    // Not a bad event but a lost database.
+                    let what = format!("Postgres does not know coupon {coupon}, which Redis sells");
+                    self.context.fence.lost(self.epoch, &what);
+                    return Err(Halt::Fenced);
+                }
+                Ok(Some(format!("no coupon {coupon} is known")))
+            }
+            Err(PostgresError::Row(why)) => Ok(Some(why)),
+            Err(error) => Err(halt(error)),
+        }
+    }
+
+    /// The rest of their batch is recorded; these are tried once more alone, for their rival may have been
+    /// a transaction that did not last.
+    async fn reject_conflicting(self, part: &[Readable<'_>], conflicting: &[OrderId]) -> Result<(), Halt> {
+        for readable in part.iter().filter(|readable| conflicting.contains(&readable.event.order)) {
+            match orders::record(&self.context.postgres, self.epoch, &[&readable.event])
+                .await
+                .map_err(halt)?
+            {
+                Recorded::Done { orders, conflicting } if conflicting.is_empty() => {
+                    self.context.recorded.announce(&orders);
+                }
+                Recorded::Fenced => return Err(Halt::Fenced),
+                _ => self.reject(readable, "the user has another live order of this coupon").await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn reject(self, readable: &Readable<'_>, why: &str) -> Result<(), Halt> {
+        let event = &readable.event;
+        let letter = self.letter(readable.entry, why).await?;
+        match dead_letters::reject(&self.context.postgres, self.epoch, event, &letter).await {
+            Ok(dead_letters::Ended::Done) => {}
+            Ok(dead_letters::Ended::Fenced) => return Err(Halt::Fenced),
+            Err(PostgresError::Row(why)) => {
+                return self.keep_unreadable(readable.entry, Some(event.order), &why).await;
+            }
+            Err(error) => return Err(halt(error)),
+        }
+        tracing::warn!(order = %event.order, coupon = %event.coupon, "order {} rejected: {why}", event.order);
+        if let Ok(Some(order)) = orders::get(&self.context.postgres.workers, event.order).await {
+            let orders: [Order; 1] = [order];
+            self.context.recorded.announce(&orders);
+        }
+        Ok(())
+    }
+
+    async fn keep_unreadable(self, entry: &Entry, order: Option<OrderId>, why: &str) -> Result<(), Halt> {
+        let letter = self.letter(entry, why).await?;
+        match dead_letters::keep_unreadable(&self.context.postgres, self.epoch, order, &letter).await {
+            Ok(dead_letters::Ended::Done) => {
+                tracing::warn!(entry = entry.id, "entry {} is a dead letter: {why}", entry.id);
+                Ok(())
+            }
+            Ok(dead_letters::Ended::Fenced) => Err(Halt::Fenced),
+            Err(error) => Err(halt(error)),
+        }
+    }
+
+    async fn letter<'l>(self, entry: &'l Entry, why: &'l str) -> Result<Letter<'l>, Halt> {
+        let deliveries = stream::delivery_count(self.redis, &entry.id).await.map_err(Halt::Redis)?;
+        Ok(Letter {
+            entry_id: Some(&entry.id),
+            fields: encode_fields(&entry.fields),
+            error: why,
+            deliveries: Some(deliveries),
+        })
+    }
+}
+
+/// Anything but a row's own fault keeps the entries pending; what is ours to mend is logged as an error.
+fn halt(error: PostgresError) -> Halt {
+    if let PostgresError::Statement(why) = &error {
+        tracing::error!("recording is stuck on a statement that Postgres refuses: {why}");
+    }
+    Halt::Failed(error.to_string())
+}
