@@ -15,8 +15,11 @@ pub mod claim;
 mod client;
 mod coupon;
 mod output;
+mod psql;
+mod redis_cli;
 mod stand_in;
 mod stream;
+mod tool;
 mod values;
 
 /// Flash-sale coupon grabbing on Redis Streams and Postgres.
@@ -53,6 +56,12 @@ pub enum OneShot {
     /// Look at the stream of order events
     #[command(subcommand)]
     Stream(stream::StreamCommand),
+    /// Run redis-cli against the Redis in use
+    #[command(disable_help_flag = true)]
+    RedisCli(tool::ToolArgs),
+    /// Run psql against the Postgres in use
+    #[command(disable_help_flag = true)]
+    Psql(tool::ToolArgs),
 }
 
 /// Settings of `serve` and `demo`.
@@ -95,6 +104,8 @@ pub async fn run(command: OneShot) -> anyhow::Result<()> {
         OneShot::Coupon(command) => coupon::run(command).await,
         OneShot::Claim(args) => claim::run(args).await,
         OneShot::Stream(command) => stream::run(command).await,
+        OneShot::RedisCli(args) => redis_cli::run(args).await,
+        OneShot::Psql(args) => psql::run(args).await,
     }
 }
 

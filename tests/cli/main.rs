@@ -7,3 +7,4 @@ mod client;
 mod coupon;
 mod harness;
 mod stream;
+mod tools;
