@@ -14,11 +14,14 @@ use crate::config::{CredentialSettings, HttpSettings, LogSettings, StoreSettings
 pub mod claim;
 mod client;
 mod coupon;
+pub mod demo;
+mod healthcheck;
 mod output;
 mod psql;
 mod redis_cli;
 mod stand_in;
 mod stream;
+pub mod token;
 mod tool;
 mod values;
 
@@ -53,6 +56,8 @@ pub enum OneShot {
     Coupon(coupon::CouponCommand),
     /// Claim a unit on a user's behalf
     Claim(claim::ClaimArgs),
+    /// Print a bearer token for a user, and nothing else
+    Token(token::TokenArgs),
     /// Look at the stream of order events
     #[command(subcommand)]
     Stream(stream::StreamCommand),
@@ -62,6 +67,9 @@ pub enum OneShot {
     /// Run psql against the Postgres in use
     #[command(disable_help_flag = true)]
     Psql(tool::ToolArgs),
+    /// Ask the server on this machine whether it takes claims
+    #[command(hide = true)]
+    Healthcheck(HttpSettings),
 }
 
 /// Settings of `serve` and `demo`.
@@ -103,9 +111,11 @@ pub async fn run(command: OneShot) -> anyhow::Result<()> {
     match command {
         OneShot::Coupon(command) => coupon::run(command).await,
         OneShot::Claim(args) => claim::run(args).await,
+        OneShot::Token(args) => token::run(&args),
         OneShot::Stream(command) => stream::run(command).await,
         OneShot::RedisCli(args) => redis_cli::run(args).await,
         OneShot::Psql(args) => psql::run(args).await,
+        OneShot::Healthcheck(http) => healthcheck::run(&http).await,
     }
 }
 

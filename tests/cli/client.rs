@@ -40,3 +40,19 @@ async fn the_token_follows_no_redirect() {
     server.run("coupon list").refused_with("307");
     assert_eq!(server.seen().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn healthcheck_asks_readyz_on_loopback() {
+    let server =
+        FakeServer::start(vec![(200, "ready"), (503, r#"{"detail":"Redis is away","code":"down"}"#)]).await;
+    let port = server.url.rsplit(':').next().unwrap();
+    let sandbox = Sandbox::new().env("SECKILL_LISTEN", &format!("0.0.0.0:{port}"));
+    let run = sandbox.run(&["healthcheck"]);
+    assert_eq!((run.status, run.stdout.as_str(), run.stderr.as_str()), (0, "", ""));
+    sandbox.run(&["healthcheck"]).refused_with("not ready: Redis is away [down]");
+    assert_eq!(server.seen()[0].line, "GET /readyz");
+    let (_socket, address) = silent_address();
+    let sandbox = Sandbox::new().env("SECKILL_LISTEN", &address.to_string());
+    sandbox.run(&["healthcheck"]).refused_with("nothing answers at 127.0.0.1");
+    Sandbox::new().env("SECKILL_LISTEN", "127.0.0.1:0").run(&["healthcheck"]).refused_with("port 0");
+}

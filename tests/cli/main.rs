@@ -7,4 +7,6 @@ mod client;
 mod coupon;
 mod harness;
 mod stream;
+mod token;
 mod tools;
+mod usage;
