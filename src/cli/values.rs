@@ -8,7 +8,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::config;
 
 /// Longer ones say that somebody mistook the unit.
-const TOKEN_LIFETIME_MAX: Duration = Duration::from_secs(10 * 31_557_600);
+const TOKEN_LIFETIME_MAX: Duration = Duration::from_hours(10 * 8_766);
 
 /// A point in time, or `none` to clear it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
