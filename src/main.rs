@@ -1,1 +1,38 @@
-fn main() {}
+//! Reads the command line, sets up logging, runs one command, and ends with its exit status.
+
+use std::process::ExitCode;
+
+use anyhow::{anyhow, bail};
+use seckill::cli::{self, Cli, Command, WrongUsage};
+use seckill::config::{LogFormat, LogSettings};
+use tracing_subscriber::EnvFilter;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => cli::report(&error),
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    log_to_stderr(&cli.logs)?;
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| anyhow!("another TLS provider is installed"))?;
+    match cli.command {
+        Command::Serve(_) | Command::Demo(_) | Command::Worker(_) => bail!("not built yet"),
+        Command::OneShot(command) => cli::run(command).await,
+    }
+}
+
+fn log_to_stderr(settings: &LogSettings) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&settings.log)
+        .map_err(|error| WrongUsage(format!("SECKILL_LOG is no tracing filter: {error}")))?;
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match settings.log_format {
+        LogFormat::Text => logs.init(),
+        LogFormat::Json => logs.json().init(),
+    }
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! The command line: every command with its settings, the exit status, the one line of an error.
+//! What `serve`, `worker` and `demo` do is `app`'s work; all other commands live below this file.
+
+use std::collections::HashSet;
+use std::env;
+use std::iter;
+use std::process::ExitCode;
+
+use clap::error::{ContextKind, ContextValue};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::config::{CredentialSettings, HttpSettings, LogSettings, StoreSettings, WorkerSettings};
+
+pub mod claim;
+mod client;
+mod coupon;
+pub mod demo;
+mod healthcheck;
+mod output;
+mod psql;
+mod redis_cli;
+mod stand_in;
+mod stream;
+pub mod token;
+mod tool;
+mod values;
+
+/// Flash-sale coupon grabbing on Redis Streams and Postgres.
+#[derive(Parser)]
+#[command(name = "seckill", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+
+    #[command(flatten)]
+    pub logs: LogSettings,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// HTTP and workers in one process
+    Serve(ServeArgs),
+    /// Workers alone
+    Worker(WorkerArgs),
+    /// `serve` with sample coupons and a token to try them with
+    Demo(ServeArgs),
+    #[command(flatten)]
+    OneShot(OneShot),
+}
+
+/// Commands that do one thing and end.
+#[derive(Subcommand)]
+pub enum OneShot {
+    /// Create, list, show, edit, pause and resume coupons
+    #[command(subcommand)]
+    Coupon(coupon::CouponCommand),
+    /// Claim a unit on a user's behalf
+    Claim(claim::ClaimArgs),
+    /// Print a bearer token for a user, and nothing else
+    Token(token::TokenArgs),
+    /// Look at the stream of order events
+    #[command(subcommand)]
+    Stream(stream::StreamCommand),
+    /// Run redis-cli against the Redis in use
+    #[command(disable_help_flag = true)]
+    RedisCli(tool::ToolArgs),
+    /// Run psql against the Postgres in use
+    #[command(disable_help_flag = true)]
+    Psql(tool::ToolArgs),
+    /// Ask the server on this machine whether it takes claims
+    #[command(hide = true)]
+    Healthcheck(HttpSettings),
+}
+
+/// Settings of `serve` and `demo`.
+#[derive(Args, Clone)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub stores: StoreSettings,
+    #[command(flatten)]
+    pub credentials: CredentialSettings,
+    #[command(flatten)]
+    pub workers: WorkerSettings,
+    #[command(flatten)]
+    pub http: HttpSettings,
+}
+
+/// Settings of `worker`.
+#[derive(Args, Clone)]
+pub struct WorkerArgs {
+    #[command(flatten)]
+    pub stores: StoreSettings,
+    #[command(flatten)]
+    pub workers: WorkerSettings,
+}
+
+/// Used wrongly: exit status 2, like clap's own errors.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct WrongUsage(pub String);
+
+/// Reads the process's arguments and environment; ends the process with clap's message when they are wrong.
+#[must_use]
+pub fn parse() -> Cli {
+    let command = command();
+    let parsed = command.clone().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.unwrap_or_else(|error| name_the_variable(error, &command).exit())
+}
+
+pub async fn run(command: OneShot) -> anyhow::Result<()> {
+    match command {
+        OneShot::Coupon(command) => coupon::run(command).await,
+        OneShot::Claim(args) => claim::run(args).await,
+        OneShot::Token(args) => token::run(&args),
+        OneShot::Stream(command) => stream::run(command).await,
+        OneShot::RedisCli(args) => redis_cli::run(args).await,
+        OneShot::Psql(args) => psql::run(args).await,
+        OneShot::Healthcheck(http) => healthcheck::run(&http).await,
+    }
+}
+
+/// Prints an error as exactly one line and says how the process should end.
+#[must_use]
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    eprintln!("seckill: {}", output::plain(&format!("{error:#}")));
+    ExitCode::from(if error.is::<WrongUsage>() { 2 } else { 1 })
+}
+
+/// clap names the flag alone, which is no help to somebody who never wrote one.
+fn name_the_variable(mut error: clap::Error, command: &clap::Command) -> clap::Error {
+    let context = |kind| error.get(kind).map(ToString::to_string);
+    let Some(argument) = context(ContextKind::InvalidArg) else { return error };
+    let value = context(ContextKind::InvalidValue).unwrap_or_default();
+    let is_meant = |setting: &&clap::Arg| {
+        let flag = setting.get_long().map(|flag| format!("--{flag}"));
+        flag.as_deref() == argument.split(' ').next()
+            && setting.get_env().and_then(env::var_os).is_some_and(|text| text.to_string_lossy() == value)
+    };
+    if let Some(variable) = settings(command).into_iter().find(is_meant).and_then(clap::Arg::get_env) {
+        let variable = variable.display();
+        let tip = if value.is_empty() {
+            format!("{variable} is set but empty: give it a value, or unset it")
+        } else {
+            format!("the value comes from the environment variable {variable}")
+        };
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    }
+    error
+}
+
+/// The parser, whose `--help` lists the settings of all commands in one place.
+fn command() -> clap::Command {
+    let command = Cli::command();
+    let settings = settings_help(&command);
+    command.after_long_help(settings)
+}
+
+fn settings_help(command: &clap::Command) -> String {
+    let heading = "Settings (each a flag or an environment variable; the flag wins):".to_owned();
+    let settings = settings(command).into_iter().map(setting_help);
+    iter::once(heading).chain(settings).collect::<Vec<_>>().join("\n")
+}
+
+/// All arguments that have an environment variable, each once.
+fn settings(command: &clap::Command) -> Vec<&clap::Arg> {
+    let settings_of = |name| command.find_subcommand(name).into_iter().flat_map(clap::Command::get_arguments);
+    let all = settings_of("serve").chain(settings_of("claim")).chain(command.get_arguments());
+    let mut listed = HashSet::new();
+    all.filter(|setting| setting.get_env().is_some_and(|variable| listed.insert(variable))).collect()
+}
+
+fn setting_help(setting: &clap::Arg) -> String {
+    let variable = setting.get_env().unwrap_or_default().display();
+    let flag = setting.get_long().unwrap_or_default();
+    let help = setting.get_help().map(ToString::to_string).unwrap_or_default();
+    let default = setting.get_default_values().first();
+    let default = default.map(|value| format!(" [default: {}]", value.display())).unwrap_or_default();
+    format!("  {variable}, --{flag}\n          {help}{default}")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_definition_of_the_commands_is_sound() {
+        super::command().debug_assert();
+    }
+}

@@ -1,0 +1,55 @@
+//! `seckill claim`: one claim on a user's behalf. Whether it is accepted is the server's word.
+
+use std::time::Duration;
+
+use clap::Args;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::client::{Client, ClientArgs, REQUEST_TIMEOUT};
+use super::output::field;
+use super::values::{parse_idempotency_key, parse_wait};
+use crate::model::{CouponId, UserId};
+
+#[derive(Args)]
+pub struct ClaimArgs {
+    /// Coupon to claim a unit of
+    coupon: CouponId,
+
+    /// Who the unit is for
+    #[arg(long, value_name = "USER")]
+    user: UserId,
+
+    /// Names this claim, so that a repeat is never a second one; needed where a user may hold several units
+    #[arg(long, value_name = "KEY", value_parser = parse_idempotency_key)]
+    idempotency_key: Option<String>,
+
+    /// How long to wait for the order to be recorded, at most 10s
+    #[arg(long, value_name = "DURATION", value_parser = parse_wait)]
+    wait: Option<Duration>,
+
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+pub async fn run(args: ClaimArgs) -> anyhow::Result<()> {
+    let client = Client::new(&args.client)?;
+    let path = format!("/v1/admin/coupons/{}/claims", args.coupon);
+    let mut request = client.request(Method::POST, &path).json(&json!({ "user": args.user }));
+    if let Some(key) = &args.idempotency_key {
+        request = request.header("idempotency-key", key);
+    }
+    if let Some(wait) = args.wait {
+        request =
+            request.header("prefer", format!("wait={}", wait.as_secs())).timeout(REQUEST_TIMEOUT + wait);
+    }
+    let answer = client.send(request).await?;
+    client.print(&answer, |order| sentence(answer.status, order))
+}
+
+fn sentence(status: StatusCode, order: &Value) -> String {
+    let [id, state, user, coupon, stock] =
+        ["order", "status", "user", "coupon", "stock"].map(|name| field(order, name));
+    let already = if status == StatusCode::OK { " already" } else { "" };
+    format!("{user} has a unit of {coupon}{already}: order {id} is {state}, {stock} left")
+}

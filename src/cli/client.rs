@@ -1,0 +1,245 @@
+//! Requests to a running server, as its admin: the address, the token, the time-outs, and every way
+//! of failing as one sentence. What is asked and how an answer is shown belongs to the commands.
+
+use std::error::Error as _;
+use std::io;
+use std::time::Duration;
+
+use anyhow::{anyhow, bail};
+use clap::Args;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::Value;
+use url::{Host, Url};
+
+use super::WrongUsage;
+use super::output::{plain, print_line};
+use super::stand_in::{DataDir, read_secret};
+use crate::config::ServerSettings;
+
+/// From the first byte sent to the last byte of the answer.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What each command that talks to a server takes.
+#[derive(Args, Clone)]
+pub struct ClientArgs {
+    #[command(flatten)]
+    pub server: ServerSettings,
+
+    /// Print the server's JSON, one document a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub struct Client {
+    http: reqwest::Client,
+    /// Without a slash at its end.
+    base: String,
+    /// Or why there is none, which matters only once the server asks for it.
+    token: Result<HeaderValue, String>,
+    json: bool,
+}
+
+/// A 2xx answer.
+pub struct Answer {
+    pub status: StatusCode,
+    pub body: Value,
+    text: String,
+}
+
+impl Client {
+    pub fn new(args: &ClientArgs) -> anyhow::Result<Self> {
+        let url = parse_base(&args.server.url)?;
+        Ok(Self {
+            http: http_client(network_of(&url))?,
+            base: args.server.url.trim_end_matches('/').to_owned(),
+            token: admin_token(&args.server)?,
+            json: args.json,
+        })
+    }
+
+    pub async fn get(&self, path: &str, query: &[(&str, &str)]) -> anyhow::Result<Answer> {
+        self.send(self.request(Method::GET, path).query(query)).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
+        self.send(self.request(Method::POST, path).json(body)).await
+    }
+
+    /// A merge patch (RFC 7396): `null` clears a field.
+    pub async fn patch(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
+        let request = self.request(Method::PATCH, path);
+        self.send(request.header(CONTENT_TYPE, "application/merge-patch+json").body(body.to_string())).await
+    }
+
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.base)).timeout(REQUEST_TIMEOUT);
+        match &self.token {
+            Ok(token) => request.header(AUTHORIZATION, token),
+            Err(_) => request,
+        }
+    }
+
+    pub async fn send(&self, request: RequestBuilder) -> anyhow::Result<Answer> {
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        let text = response.text().await.map_err(|error| self.unreachable(&error))?;
+        let body: Option<Value> = serde_json::from_str(&text).ok().filter(Value::is_object);
+        match body {
+            Some(body) if status.is_success() => Ok(Answer { status, body, text }),
+            Some(problem) => Err(self.refusal(status, &problem, &text)?),
+            None => bail!(
+                "{} answered {status} without JSON: check that SECKILL_URL is a seckill server",
+                self.base
+            ),
+        }
+    }
+
+    /// The answer as the user wants it: the server's document, or `text` made from it.
+    pub fn print(&self, answer: &Answer, text: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
+        if self.json { print_document(&answer.text) } else { print_line(&text(&answer.body)) }
+    }
+
+    pub fn wants_json(&self) -> bool {
+        self.json
+    }
+
+    fn refusal(&self, status: StatusCode, problem: &Value, text: &str) -> anyhow::Result<anyhow::Error> {
+        if self.json {
+            print_document(text)?;
+        }
+        match &self.token {
+            Err(why) if status == StatusCode::UNAUTHORIZED => Ok(anyhow!("{why}")),
+            Ok(_) if status == StatusCode::UNAUTHORIZED => Ok(anyhow!(
+                "{}: check SECKILL_ADMIN_TOKEN, or that SECKILL_DATA_DIR is the server's",
+                describe(status, problem)
+            )),
+            _ => Ok(anyhow!(describe(status, problem))),
+        }
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> anyhow::Error {
+        let base = &self.base;
+        if caused_by_refused_connection(error) {
+            return anyhow!("no server answers at {base}: start one with `seckill serve` or set SECKILL_URL");
+        }
+        if error.is_connect() {
+            return anyhow!("cannot reach {base}: {}: check SECKILL_URL", root_cause(error));
+        }
+        if error.is_timeout() {
+            return anyhow!(
+                "{base} did not answer in time: whether anything changed is not known; the same command may be run again"
+            );
+        }
+        if error.is_builder() {
+            return anyhow!("cannot ask {base}: {}", root_cause(error));
+        }
+        anyhow!(
+            "the connection to {base} broke ({}): whether anything changed is not known; the same command may be run again",
+            root_cause(error)
+        )
+    }
+}
+
+/// Where a server is: a proxy for the world outside cannot reach this machine's loopback.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    ThisMachine,
+    Outside,
+}
+
+/// A client that follows no redirect, so that the token goes nowhere else.
+pub fn http_client(network: Network) -> anyhow::Result<reqwest::Client> {
+    let builder = reqwest::Client::builder()
+        .timeout(REQUEST_TIMEOUT)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("seckill/", env!("CARGO_PKG_VERSION")));
+    let builder = if network == Network::ThisMachine { builder.no_proxy() } else { builder };
+    Ok(builder.build()?)
+}
+
+/// A problem's detail, the members that tell the reader what to do next, and the code.
+pub fn describe(status: StatusCode, problem: &Value) -> String {
+    let member = |name: &str| problem[name].as_str().map(plain).filter(|text| !text.is_empty());
+    let mut line = member("detail").or_else(|| member("title")).unwrap_or_else(|| status.to_string());
+    for name in ["starts_at", "ends_at"] {
+        if let Some(value) = member(name).filter(|value| !line.contains(value)) {
+            line = format!("{line} ({name} {value})");
+        }
+    }
+    let code = member("code").unwrap_or_else(|| status.as_u16().to_string());
+    format!("{line} [{code}]")
+}
+
+/// The innermost error: the one that says what happened.
+pub fn root_cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+fn caused_by_refused_connection(error: &reqwest::Error) -> bool {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(cause) = cause.downcast_ref::<io::Error>()
+            && cause.kind() == io::ErrorKind::ConnectionRefused
+        {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
+}
+
+fn print_document(text: &str) -> anyhow::Result<()> {
+    if text.contains(['\n', '\r']) {
+        let document: Value = serde_json::from_str(text)?;
+        return print_line(&document.to_string());
+    }
+    print_line(text)
+}
+
+fn parse_base(text: &str) -> anyhow::Result<Url> {
+    let wrong = |why: &str| WrongUsage(format!("SECKILL_URL {why}, such as http://127.0.0.1:8080"));
+    let url = Url::parse(text).map_err(|_| wrong("must be an http:// or https:// address"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(wrong("must be an http:// or https:// address").into());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(wrong("must hold no user or password (SECKILL_ADMIN_TOKEN is their place)").into());
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(wrong("must be an address without `?` and `#`").into());
+    }
+    Ok(url)
+}
+
+fn network_of(url: &Url) -> Network {
+    let loopback = match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    if loopback { Network::ThisMachine } else { Network::Outside }
+}
+
+/// The token as a header, or why there is none.
+fn admin_token(settings: &ServerSettings) -> anyhow::Result<Result<HeaderValue, String>> {
+    let token = match &settings.admin_token {
+        Some(token) => token.clone(),
+        None => match read_secret(&DataDir::locate(settings.data_dir.as_deref()), "admin-token") {
+            Ok(token) => token,
+            Err(why) => return Ok(Err(format!("{why:#}"))),
+        },
+    };
+    let mut header = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| {
+        WrongUsage("the admin token holds characters that no HTTP header can carry".to_owned())
+    })?;
+    header.set_sensitive(true);
+    Ok(Ok(header))
+}

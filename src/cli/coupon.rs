@@ -1,0 +1,235 @@
+//! `seckill coupon …`: coupons made, listed, shown and edited through the admin API. The rules that a
+//! coupon has to keep are the server's; only what a flag alone can get wrong is refused here.
+
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+
+use super::WrongUsage;
+use super::client::{Answer, Client, ClientArgs};
+use super::output::{columns, field, print_line};
+use super::values::{
+    TimeOrNone, parse_reserve_seconds, parse_time, parse_time_or_none, parse_title, rfc3339,
+};
+use crate::config::{PAGE_MAX_ROWS, PER_USER_LIMIT_MAX, TOTAL_MAX_UNITS};
+use crate::model::CouponId;
+
+const COUPONS: &str = "/v1/admin/coupons";
+
+#[derive(Subcommand)]
+pub enum CouponCommand {
+    /// Create a coupon; the identical one again changes nothing
+    Create(CreateArgs),
+    /// List all coupons, unlisted ones too
+    List(ClientArgs),
+    /// Show one coupon
+    Show(CouponArgs),
+    /// Change a coupon, in the middle of a sale too
+    Edit(EditArgs),
+    /// Refuse further claims until `resume`
+    Pause(CouponArgs),
+    /// Take claims again
+    Resume(CouponArgs),
+}
+
+#[derive(Args)]
+pub struct CreateArgs {
+    /// 1 to 63 letters, digits, `_` or `-`
+    coupon: CouponId,
+
+    /// Units on sale
+    #[arg(long, value_name = "UNITS", value_parser = clap::value_parser!(i64).range(1..=TOTAL_MAX_UNITS))]
+    total: i64,
+
+    /// Name for people [default: the coupon's id]
+    #[arg(long, value_parser = parse_title)]
+    title: Option<String>,
+
+    /// First moment of the sale, such as 2026-11-11T20:00:00+01:00
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    starts_at: Option<OffsetDateTime>,
+
+    /// Moment after the sale, such as 2026-11-11T21:00:00+01:00
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    ends_at: Option<OffsetDateTime>,
+
+    /// Units that one user may hold [default: 1]
+    #[arg(long, value_name = "UNITS", value_parser = clap::value_parser!(i64).range(1..=PER_USER_LIMIT_MAX))]
+    per_user_limit: Option<i64>,
+
+    /// Time to confirm an order before its unit goes back, such as 15m [default: confirmed at once]
+    #[arg(long, value_name = "DURATION", value_parser = parse_reserve_seconds)]
+    reserve_for: Option<i64>,
+
+    /// Leave it out of the public list
+    #[arg(long)]
+    unlisted: bool,
+
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Args)]
+pub struct CouponArgs {
+    coupon: CouponId,
+
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Args)]
+#[command(group = clap::ArgGroup::new("changes").required(true).multiple(true))]
+pub struct EditArgs {
+    coupon: CouponId,
+
+    /// Name for people
+    #[arg(long, group = "changes", value_parser = parse_title)]
+    title: Option<String>,
+
+    /// Units on sale altogether: more than now to restock, never fewer than are held
+    #[arg(long, group = "changes", value_name = "UNITS", value_parser = clap::value_parser!(i64).range(1..=TOTAL_MAX_UNITS))]
+    total: Option<i64>,
+
+    /// First moment of the sale; `none` starts it now
+    #[arg(long, group = "changes", value_name = "TIME|none", value_parser = parse_time_or_none)]
+    starts_at: Option<TimeOrNone>,
+
+    /// Moment after the sale; `none` leaves it open
+    #[arg(long, group = "changes", value_name = "TIME|none", value_parser = parse_time_or_none)]
+    ends_at: Option<TimeOrNone>,
+
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+pub async fn run(command: CouponCommand) -> anyhow::Result<()> {
+    match command {
+        CouponCommand::Create(args) => create(args).await,
+        CouponCommand::List(args) => list(&args).await,
+        CouponCommand::Show(args) => show(&args).await,
+        CouponCommand::Edit(args) => edit(args).await,
+        CouponCommand::Pause(args) => set_paused(&args, true).await,
+        CouponCommand::Resume(args) => set_paused(&args, false).await,
+    }
+}
+
+async fn create(args: CreateArgs) -> anyhow::Result<()> {
+    if let (Some(starts_at), Some(ends_at)) = (args.starts_at, args.ends_at)
+        && ends_at <= starts_at
+    {
+        return Err(WrongUsage("--ends-at must be after --starts-at".to_owned()).into());
+    }
+    let mut body = Map::new();
+    body.insert("id".into(), json!(args.coupon));
+    body.insert("total".into(), json!(args.total));
+    let fields = [
+        ("title", args.title.map(Value::from)),
+        ("starts_at", args.starts_at.map(rfc3339).transpose()?.map(Value::from)),
+        ("ends_at", args.ends_at.map(rfc3339).transpose()?.map(Value::from)),
+        ("per_user_limit", args.per_user_limit.map(Value::from)),
+        ("reserve_seconds", args.reserve_for.map(Value::from)),
+        ("unlisted", args.unlisted.then_some(Value::Bool(true))),
+    ];
+    body.extend(fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+
+    let client = Client::new(&args.client)?;
+    let answer = client.post(COUPONS, &Value::Object(body)).await?;
+    let done =
+        if answer.status == reqwest::StatusCode::OK { "was there already, the same" } else { "created" };
+    client.print(&answer, |coupon| sentence(coupon, done))
+}
+
+async fn list(args: &ClientArgs) -> anyhow::Result<()> {
+    let client = Client::new(args)?;
+    let coupons = all_coupons(&client).await?;
+    if client.wants_json() {
+        return print_line(&json!({ "items": coupons, "next": null }).to_string());
+    }
+    if coupons.is_empty() {
+        return print_line("no coupons yet: make one with `seckill coupon create coffee --total 100`");
+    }
+    let heading = ["COUPON", "STATE", "STOCK", "WINDOW", "TITLE"].map(str::to_owned).to_vec();
+    let rows = coupons.iter().map(|coupon| {
+        let [id, state, title] = ["id", "state", "title"].map(|name| field(coupon, name));
+        vec![id, state, stock(coupon), window(coupon), title]
+    });
+    print_line(&columns(&std::iter::once(heading).chain(rows).collect::<Vec<_>>()))
+}
+
+async fn all_coupons(client: &Client) -> anyhow::Result<Vec<Value>> {
+    let limit = PAGE_MAX_ROWS.to_string();
+    let mut coupons = Vec::new();
+    let mut after: Option<String> = None;
+    loop {
+        let mut query = vec![("limit", limit.as_str())];
+        query.extend(after.as_deref().map(|after| ("after", after)));
+        let Answer { mut body, .. } = client.get(COUPONS, &query).await?;
+        if let Value::Array(page) = body["items"].take() {
+            coupons.extend(page);
+        }
+        let next = body["next"].as_str().map(str::to_owned);
+        if next.is_none() {
+            return Ok(coupons);
+        }
+        anyhow::ensure!(next != after, "the server's list does not end: it repeats the page after {after:?}");
+        after = next;
+    }
+}
+
+async fn show(args: &CouponArgs) -> anyhow::Result<()> {
+    let client = Client::new(&args.client)?;
+    let answer = client.get(&path_of(&args.coupon), &[]).await?;
+    client.print(&answer, all_fields)
+}
+
+async fn edit(args: EditArgs) -> anyhow::Result<()> {
+    let time = |time: TimeOrNone| match time {
+        TimeOrNone::None => Ok(Value::Null),
+        TimeOrNone::At(time) => rfc3339(time).map(Value::from),
+    };
+    let fields = [
+        ("title", args.title.map(Value::from)),
+        ("total", args.total.map(Value::from)),
+        ("starts_at", args.starts_at.map(time).transpose()?),
+        ("ends_at", args.ends_at.map(time).transpose()?),
+    ];
+    let patch = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
+    let client = Client::new(&args.client)?;
+    let answer = client.patch(&path_of(&args.coupon), &Value::Object(patch)).await?;
+    client.print(&answer, |coupon| sentence(coupon, "changed"))
+}
+
+async fn set_paused(args: &CouponArgs, paused: bool) -> anyhow::Result<()> {
+    let client = Client::new(&args.client)?;
+    let answer = client.patch(&path_of(&args.coupon), &json!({ "paused": paused })).await?;
+    client.print(&answer, |coupon| sentence(coupon, if paused { "paused" } else { "resumed" }))
+}
+
+fn path_of(coupon: &CouponId) -> String {
+    format!("{COUPONS}/{coupon}")
+}
+
+fn sentence(coupon: &Value, done: &str) -> String {
+    format!("{} {done}: {}, {} left", field(coupon, "id"), field(coupon, "state"), stock(coupon))
+}
+
+fn stock(coupon: &Value) -> String {
+    format!("{}/{}", field(coupon, "stock"), field(coupon, "total"))
+}
+
+fn window(coupon: &Value) -> String {
+    match (coupon["starts_at"].is_null(), coupon["ends_at"].is_null()) {
+        (true, true) => "always".to_owned(),
+        (false, true) => format!("from {}", field(coupon, "starts_at")),
+        (true, false) => format!("until {}", field(coupon, "ends_at")),
+        (false, false) => format!("{} to {}", field(coupon, "starts_at"), field(coupon, "ends_at")),
+    }
+}
+
+/// The fields that a reader looks for first, then whatever else the server knows.
+fn all_fields(coupon: &Value) -> String {
+    let first = ["id", "title", "state", "stock", "total", "starts_at", "ends_at"];
+    let others = coupon.as_object().into_iter().flat_map(Map::keys).map(String::as_str);
+    let names = first.into_iter().chain(others.filter(|name| !first.contains(name)));
+    columns(&names.map(|name| vec![name.to_owned(), field(coupon, name)]).collect::<Vec<_>>())
+}

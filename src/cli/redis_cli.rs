@@ -1,0 +1,116 @@
+//! `seckill redis-cli`: the Redis address as arguments of the real redis-cli. The password goes by
+//! environment, since every user of the machine can read arguments.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::process::Command;
+
+use anyhow::{Context, bail};
+use percent_encoding::percent_decode_str;
+use url::{Host, Url};
+
+use super::tool::{self, ToolArgs};
+
+const DEFAULT_PORT: u16 = 6379;
+
+pub async fn run(args: ToolArgs) -> anyhow::Result<()> {
+    let addresses = tool::addresses(&args.stores).await?;
+    let mut command = redis_cli(&addresses.redis_url)?;
+    command.args(&args.args);
+    Err(tool::exec(command, "redis-tools"))
+}
+
+fn redis_cli(address: &str) -> anyhow::Result<Command> {
+    // The address itself stays out of the errors: it may hold a password.
+    let url = Url::parse(address).context("REDIS_URL is no valid address")?;
+    let mut command = Command::new("redis-cli");
+    match url.scheme() {
+        "redis" => add_host(&mut command, &url)?,
+        "rediss" => {
+            add_host(&mut command, &url)?;
+            command.arg("--tls");
+            if let Some(Host::Domain(name)) = url.host() {
+                command.args(["--sni", name]);
+            }
+        }
+        "redis+unix" => {
+            command.arg("-s").arg(decode(url.path()));
+        }
+        scheme => {
+            bail!(
+                "REDIS_URL starts with {scheme}://: only redis://, rediss:// and redis+unix:// are supported"
+            )
+        }
+    }
+    if let Some(database) = database(&url)? {
+        command.args(["-n", &database.to_string()]);
+    }
+    match url.password() {
+        Some(password) => command.env("REDISCLI_AUTH", decode(password)),
+        None => command.env_remove("REDISCLI_AUTH"),
+    };
+    if !url.username().is_empty() {
+        command.arg("--user").arg(decode(url.username()));
+    }
+    Ok(command)
+}
+
+fn add_host(command: &mut Command, url: &Url) -> anyhow::Result<()> {
+    let host = match url.host().context("REDIS_URL names no host")? {
+        Host::Ipv6(address) => address.to_string(),
+        host => host.to_string(),
+    };
+    command.args(["-h", &host, "-p", &url.port().unwrap_or(DEFAULT_PORT).to_string()]);
+    Ok(())
+}
+
+/// `redis://host/2` or `?db=2`; a Unix socket's path is no database.
+fn database(url: &Url) -> anyhow::Result<Option<u32>> {
+    let in_path = url.path().trim_matches('/').to_owned();
+    let in_path = Some(in_path).filter(|path| !path.is_empty() && url.scheme() != "redis+unix");
+    let in_query = url.query_pairs().find(|(key, _)| key == "db").map(|(_, value)| value.into_owned());
+    let number = in_query.or(in_path);
+    let number = number.map(|text| text.parse().with_context(|| format!("REDIS_URL: database {text:?}")));
+    number.transpose()
+}
+
+fn decode(text: &str) -> OsString {
+    OsString::from_vec(percent_decode_str(text).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("redis://shop:6380", "-h shop -p 6380", None)]
+    #[case("redis://shop", "-h shop -p 6379", None)]
+    #[case("redis://[::1]:7000/3", "-h ::1 -p 7000 -n 3", None)]
+    #[case("redis://:p%40ss@shop?db=4", "-h shop -p 6379 -n 4", Some("p@ss"))]
+    #[case("redis://alice:secret@shop", "-h shop -p 6379 --user alice", Some("secret"))]
+    #[case("rediss://shop.example/0", "-h shop.example -p 6379 --tls --sni shop.example -n 0", None)]
+    #[case("redis+unix:///run/a%20b/redis.sock?db=1", "-s /run/a b/redis.sock -n 1", None)]
+    #[case("redis+unix://u:p@host/run/redis.sock", "-s /run/redis.sock --user u", Some("p"))]
+    fn an_address_becomes_arguments_without_its_password(
+        #[case] address: &str,
+        #[case] arguments: &str,
+        #[case] password: Option<&str>,
+    ) {
+        let command = redis_cli(address).unwrap();
+        let given: Vec<_> = command.get_args().map(|arg| arg.to_str().unwrap()).collect();
+        assert_eq!(given.join(" "), arguments);
+        let auth = command.get_envs().find(|(name, _)| *name == "REDISCLI_AUTH").unwrap().1;
+        assert_eq!(auth.map(|value| value.to_str().unwrap()), password);
+    }
+
+    #[rstest]
+    #[case("redis-sentinel://:secret@shop")]
+    #[case("redis://:secret@shop/first")]
+    #[case("redis://:secret@")]
+    fn an_unusable_address_is_refused_without_its_password(#[case] address: &str) {
+        let error = format!("{:#}", redis_cli(address).unwrap_err());
+        assert!(!error.contains("secret"), "{error}");
+    }
+}

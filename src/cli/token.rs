@@ -1,0 +1,82 @@
+//! `seckill token`: a user's bearer token, signed with the server's secret. Checking tokens is the
+//! HTTP side's work.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
+use jsonwebtoken::{EncodingKey, Header, encode};
+use serde::Serialize;
+
+use super::output::print_line;
+use super::stand_in::{DataDir, read_secret};
+use super::values::parse_token_lifetime;
+use crate::config::{CredentialSettings, JWT_SECRET_MIN_BYTES};
+use crate::model::UserId;
+
+#[derive(Args)]
+pub struct TokenArgs {
+    /// The token's `sub`
+    #[arg(long, value_name = "USER")]
+    user: UserId,
+
+    /// How long the token is good for
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_token_lifetime)]
+    ttl: Duration,
+
+    /// Where the server keeps its generated secrets [default: ./data]
+    #[arg(long, env = "SECKILL_DATA_DIR", value_name = "DIR", value_parser = NonEmptyStringValueParser::new().map(PathBuf::from))]
+    data_dir: Option<PathBuf>,
+
+    #[command(flatten)]
+    credentials: CredentialSettings,
+}
+
+/// What a token says; the optional ones are left out where no setting asks for them.
+#[derive(Serialize)]
+struct TokenClaims<'a> {
+    sub: &'a UserId,
+    iat: u64,
+    exp: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aud: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iss: Option<&'a str>,
+}
+
+pub fn run(args: &TokenArgs) -> anyhow::Result<()> {
+    let secret = secret(args)?;
+    print_line(&mint_token(secret.as_bytes(), &args.user, args.ttl, &args.credentials)?)
+}
+
+/// An HS256 token for `user`; of `settings` only the audience and the issuer count.
+pub fn mint_token(
+    secret: &[u8],
+    user: &UserId,
+    lifetime: Duration,
+    settings: &CredentialSettings,
+) -> anyhow::Result<String> {
+    ensure!(
+        secret.len() >= JWT_SECRET_MIN_BYTES,
+        "the JWT secret has {} bytes: give SECKILL_JWT_SECRET at least {JWT_SECRET_MIN_BYTES}",
+        secret.len()
+    );
+    let iat = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_secs();
+    let claims = TokenClaims {
+        sub: user,
+        iat,
+        exp: iat.saturating_add(lifetime.as_secs()),
+        aud: settings.jwt_audience.as_deref(),
+        iss: settings.jwt_issuer.as_deref(),
+    };
+    Ok(encode(&Header::default(), &claims, &EncodingKey::from_secret(secret))?)
+}
+
+fn secret(args: &TokenArgs) -> anyhow::Result<String> {
+    if let Some(secret) = &args.credentials.jwt_secret {
+        return Ok(secret.clone());
+    }
+    read_secret(&DataDir::locate(args.data_dir.as_deref()), "jwt-secret")
+}

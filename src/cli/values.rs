@@ -1,0 +1,88 @@
+//! Parsers of flag values that several commands share. Limits come from `config`.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::config;
+
+/// Longer ones say that somebody mistook the unit.
+const TOKEN_LIFETIME_MAX: Duration = Duration::from_hours(10 * 8_766);
+
+/// A point in time, or `none` to clear it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeOrNone {
+    None,
+    At(OffsetDateTime),
+}
+
+pub fn parse_time(text: &str) -> Result<OffsetDateTime, String> {
+    OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
+        "not an RFC 3339 time: write 2026-11-11T20:00:00+01:00, or 2026-11-11T19:00:00Z for UTC".to_owned()
+    })
+}
+
+pub fn parse_time_or_none(text: &str) -> Result<TimeOrNone, String> {
+    if text == "none" {
+        return Ok(TimeOrNone::None);
+    }
+    parse_time(text).map(TimeOrNone::At).map_err(|error| format!("{error}; `none` clears it"))
+}
+
+/// As the API reads it.
+pub fn rfc3339(time: OffsetDateTime) -> anyhow::Result<String> {
+    Ok(time.format(&Rfc3339)?)
+}
+
+pub fn parse_reserve_seconds(text: &str) -> Result<i64, String> {
+    let seconds = i64::try_from(parse_whole_seconds(text)?.as_secs()).unwrap_or(i64::MAX);
+    if (1..=config::RESERVE_MAX_SECONDS).contains(&seconds) {
+        Ok(seconds)
+    } else {
+        Err("must be between 1s and 30days".to_owned())
+    }
+}
+
+pub fn parse_wait(text: &str) -> Result<Duration, String> {
+    let wait = parse_whole_seconds(text)?;
+    if wait > config::PREFER_WAIT_MAX {
+        return Err(format!("must be at most {}", humantime::format_duration(config::PREFER_WAIT_MAX)));
+    }
+    Ok(wait)
+}
+
+pub fn parse_token_lifetime(text: &str) -> Result<Duration, String> {
+    let lifetime = parse_whole_seconds(text)?;
+    if lifetime.is_zero() || lifetime > TOKEN_LIFETIME_MAX {
+        return Err("must be between 1s and 10years".to_owned());
+    }
+    Ok(lifetime)
+}
+
+/// A duration without a fraction of a second, which JSON and tokens cannot carry.
+pub fn parse_whole_seconds(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; write a duration such as 15m, 4s or 1h30m"))?;
+    if duration.subsec_nanos() != 0 {
+        return Err("must be whole seconds, such as 15m, 4s or 1h30m".to_owned());
+    }
+    Ok(duration)
+}
+
+pub fn parse_title(text: &str) -> Result<String, String> {
+    if (1..=config::TITLE_MAX_CHARS).contains(&text.chars().count()) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("must be 1 to {} characters", config::TITLE_MAX_CHARS))
+    }
+}
+
+pub fn parse_idempotency_key(text: &str) -> Result<String, String> {
+    let fits = (1..=config::IDEMPOTENCY_KEY_MAX_BYTES).contains(&text.len());
+    if fits && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("must be 1 to {} visible ASCII characters", config::IDEMPOTENCY_KEY_MAX_BYTES))
+    }
+}

@@ -1,0 +1,86 @@
+//! What `coupon` sends, and how it shows the answers.
+
+use serde_json::{Value, json};
+
+use crate::harness::{COFFEE, FakeServer};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn create_sends_the_given_fields_only() {
+    let server = FakeServer::start(vec![(201, COFFEE), (200, COFFEE)]).await;
+    let run = server.run("coupon create coffee --total 100");
+    assert_eq!((run.status, run.stdout.as_str()), (0, "coffee created: open, 99/100 left\n"), "{run:?}");
+    let run = server.run(
+        "coupon create coffee --total 100 --title Coffee --starts-at 2026-11-11T20:00:00+01:00 \
+         --ends-at 2026-11-11T22:00:00Z --per-user-limit 2 --reserve-for 1h30m --unlisted",
+    );
+    assert_eq!(run.stdout, "coffee was there already, the same: open, 99/100 left\n", "{run:?}");
+
+    let seen = server.seen();
+    assert_eq!(seen[0].line, "POST /v1/admin/coupons");
+    assert_eq!(seen[0].headers["authorization"], "Bearer let-me-in");
+    assert_eq!(seen[0].json(), json!({"id": "coffee", "total": 100}));
+    assert_eq!(
+        seen[1].json(),
+        json!({
+            "id": "coffee", "total": 100, "title": "Coffee", "starts_at": "2026-11-11T20:00:00+01:00",
+            "ends_at": "2026-11-11T22:00:00Z", "per_user_limit": 2, "reserve_seconds": 5400, "unlisted": true
+        })
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn list_reads_every_page_and_aligns_the_columns() {
+    let first = r#"{"items":[{"id":"tea","title":"Tea\u001b[31m","total":7,"stock":7,"state":"scheduled","starts_at":"2026-11-11T20:00:00Z","ends_at":null}],"next":"te/a"}"#;
+    let second: &str = Box::leak(format!(r#"{{"items":[{COFFEE}],"next":null}}"#).into_boxed_str());
+    let server = FakeServer::start(vec![(200, first), (200, second), (200, first), (200, second)]).await;
+    let run = server.run("coupon list");
+    let expected = "\
+COUPON  STATE      STOCK   WINDOW                      TITLE
+tea     scheduled  7/7     from 2026-11-11T20:00:00Z   Tea [31m
+coffee  open       99/100  until 2026-11-11T20:00:00Z  Coffee
+";
+    assert_eq!(run.stdout, expected, "{run:?}");
+    let run = server.run("coupon list --json");
+    let document: Value = serde_json::from_str(run.stdout.trim_end()).unwrap();
+    assert_eq!(run.stdout.lines().count(), 1);
+    assert_eq!(document["items"][1]["id"], "coffee");
+    assert_eq!(document["next"], Value::Null);
+    let lines: Vec<_> = server.seen().into_iter().map(|seen| seen.line).collect();
+    assert_eq!(
+        lines[..2],
+        ["GET /v1/admin/coupons?limit=200", "GET /v1/admin/coupons?limit=200&after=te%2Fa"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_repeats_itself_ends_in_an_error() {
+    let page = r#"{"items":[],"next":"a"}"#;
+    let server = FakeServer::start(vec![(200, page), (200, page)]).await;
+    server.run("coupon list").refused_with("repeats the page");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn show_prints_every_field_or_the_servers_own_document() {
+    let server = FakeServer::start(vec![(200, COFFEE), (200, COFFEE)]).await;
+    let run = server.run("coupon show coffee");
+    assert!(
+        run.stdout.contains("\nstock      99\n") && run.stdout.contains("\nunlisted   true\n"),
+        "{run:?}"
+    );
+    assert_eq!(server.run("coupon show coffee --json").stdout, format!("{COFFEE}\n"));
+    assert_eq!(server.seen()[0].line, "GET /v1/admin/coupons/coffee");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn edits_are_merge_patches() {
+    let server = FakeServer::start(vec![(200, COFFEE); 3]).await;
+    server.run("coupon edit coffee --total 200 --starts-at none --ends-at 2026-11-11T22:00:00Z");
+    server.run("coupon pause coffee");
+    let run = server.run("coupon resume coffee");
+    assert_eq!(run.stdout, "coffee resumed: open, 99/100 left\n", "{run:?}");
+    let seen = server.seen();
+    assert_eq!(seen[0].line, "PATCH /v1/admin/coupons/coffee");
+    assert_eq!(seen[0].headers["content-type"], "application/merge-patch+json");
+    assert_eq!(seen[0].json(), json!({"total": 200, "starts_at": null, "ends_at": "2026-11-11T22:00:00Z"}));
+    assert_eq!([seen[1].json(), seen[2].json()], [json!({"paused": true}), json!({"paused": false})]);
+}
