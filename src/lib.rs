@@ -1,4 +1,5 @@
 //! Flash-sale coupon grabbing on Redis Streams and Postgres.
 
 pub mod config;
+pub mod data_dir;
 pub mod model;
