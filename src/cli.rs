@@ -19,7 +19,6 @@ mod healthcheck;
 mod output;
 mod psql;
 mod redis_cli;
-mod stand_in;
 mod stream;
 pub mod token;
 mod tool;

@@ -1,10 +1,13 @@
 //! Every setting with its flag, environment variable and default, and every limit of the program
 //! with its unit in its name. Reading secrets from disk is `data_dir`'s work, not this file's.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Args;
 use clap::builder::{NonEmptyStringValueParser as NonEmpty, TypedValueParser};
 
@@ -77,6 +80,18 @@ impl StoreSettings {
                 "DATABASE_URL is set but REDIS_URL is not: set both for your own servers, or neither for embedded stores"
             ),
         }
+    }
+}
+
+impl StoreAddresses {
+    /// The socket of a `redis+unix://` address, decoded (fred takes the address's path as it is written).
+    ///
+    /// # Errors
+    /// When the address is no URL.
+    pub fn redis_socket(&self) -> anyhow::Result<Option<PathBuf>> {
+        let url = url::Url::parse(&self.redis_url).context("REDIS_URL is not a URL")?;
+        let path: Vec<u8> = percent_encoding::percent_decode_str(url.path()).collect();
+        Ok((url.scheme() == "redis+unix").then(|| OsString::from_vec(path).into()))
     }
 }
 
@@ -285,3 +300,35 @@ pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(15);
 pub const SNAPSHOT_MAX_AGE: Duration = Duration::from_millis(80);
 /// Coupons whose snapshots are kept in memory.
 pub const SNAPSHOT_CACHE_MAX_COUPONS: u64 = 10_000;
+
+// ---- data directory and embedded stores ----
+
+/// Bytes of chance in a generated secret; the file holds them as hex.
+pub const GENERATED_SECRET_BYTES: usize = 32;
+/// How long a start waits for a data directory whose program is just ending.
+pub const DATA_DIR_PATIENCE: Duration = Duration::from_millis(500);
+/// `sun_path` is 108 bytes with its final NUL.
+pub const SOCKET_PATH_MAX_BYTES: usize = 107;
+/// Pause between two looks at a store that starts or stops.
+pub const STORE_POLL: Duration = Duration::from_millis(10);
+/// Time for one readiness question, so that a stopped store does not hang the asker.
+pub const STORE_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a store that takes long to start is mentioned in the log.
+pub const STORE_STARTING_NOTICE: Duration = Duration::from_secs(10);
+/// Time for a clean stop, and then for each harsher signal.
+pub const STORE_STOP_TIMEOUT: Duration = Duration::from_secs(10);
+pub const STORE_KILL_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time for processes whose store was killed to notice it themselves.
+pub const STORE_ORPHANS_TIMEOUT: Duration = Duration::from_secs(1);
+pub const STORE_RESTART_MIN: Duration = Duration::from_millis(100);
+pub const STORE_RESTART_MAX: Duration = Duration::from_secs(2);
+/// A store that ran this long starts its restart delays anew.
+pub const STORE_RAN_WELL_AFTER: Duration = Duration::from_secs(10);
+/// A store's log beyond this is put aside at its start, and emptied while it runs.
+pub const STORE_LOG_MAX_BYTES: u64 = 16 * 1024 * 1024;
+pub const STORE_LOG_CHECK_INTERVAL: Duration = Duration::from_mins(1);
+/// Lines of a store's log that accompany the news of its death.
+pub const STORE_LOG_TAIL_LINES: usize = 6;
+pub const STORE_LOG_TAIL_BYTES: u64 = 4_096;
+/// How long `worker`, `psql` and `redis-cli` wait for stores that are just starting.
+pub const STORE_JOIN_TIMEOUT: Duration = Duration::from_secs(30);

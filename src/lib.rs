@@ -1,13 +1,30 @@
-//! Flash-sale coupon grabbing on Redis Streams and Postgres.
+//! Flash-sale coupon grabbing on Redis Streams and Postgres, with no broker between them.
+//!
+//! A claim arrives in [`http`], waits in the [`gate`] for the next batch, and is decided by one Lua
+//! script ([`redis::script`]), which takes the unit and appends an order event in the same step. A
+//! [`worker`] reads the event, records the order in [`postgres`] and acknowledges it. The [`fence`] lets
+//! claims through only while both stores are known to agree, and makes them agree again when they do not.
+//!
+//! Modules below, from the ground up; each may use those before it, and `http`, `worker` and `cli` never
+//! see each other.
+
+pub mod config;
+pub mod model;
+
+pub mod postgres;
+pub mod redis;
 
 pub mod catalogue;
-pub mod cli;
-pub mod config;
 pub mod fence;
 pub mod gate;
-pub mod http;
-pub mod model;
-pub mod postgres;
 pub mod recorded;
-pub mod redis;
+
+pub mod http;
 pub mod worker;
+
+pub mod data_dir;
+pub mod embedded;
+
+pub mod cli;
+
+pub mod app;

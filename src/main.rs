@@ -2,10 +2,15 @@
 
 use std::process::ExitCode;
 
-use anyhow::{anyhow, bail};
+use anyhow::anyhow;
+use seckill::app;
 use seckill::cli::{self, Cli, Command, WrongUsage};
 use seckill::config::{LogFormat, LogSettings};
 use tracing_subscriber::EnvFilter;
+
+/// Holds less memory than the system's allocator after a burst of connections.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -21,7 +26,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         .install_default()
         .map_err(|_| anyhow!("another TLS provider is installed"))?;
     match cli.command {
-        Command::Serve(_) | Command::Demo(_) | Command::Worker(_) => bail!("not built yet"),
+        Command::Serve(args) => app::serve(args, cli.logs.log_format).await,
+        Command::Worker(args) => app::worker(args).await,
+        Command::Demo(args) => app::demo(args, cli.logs.log_format).await,
         Command::OneShot(command) => cli::run(command).await,
     }
 }

@@ -76,9 +76,21 @@ impl Postgres {
         })
     }
 
+    /// What must be so before anything else: a session connection and this program's schema.
+    pub async fn prepare(&self) -> Result<(), PostgresError> {
+        if self.is_behind_transaction_pooler().await? {
+            return Err(PostgresError::Statement(
+                "DATABASE_URL leads through a transaction pooler: give a session connection, \
+                 or the pooler's session mode"
+                    .into(),
+            ));
+        }
+        self.migrate().await
+    }
+
     /// Brings the schema to this program's version, on a connection of its own: a failed migration
     /// leaks its advisory lock.
-    pub async fn migrate(&self) -> Result<(), PostgresError> {
+    async fn migrate(&self) -> Result<(), PostgresError> {
         let mut connection = self.dedicated().await?;
         // A second process that makes the same schema would fail on its catalogue's unique index.
         sqlx::query("select pg_advisory_lock(hashtextextended($1 || '/schema', 0))")
@@ -97,7 +109,7 @@ impl Postgres {
 
     /// Whether a transaction pooler stands between us and Postgres: it would hand our session-level
     /// lock to others. Two of our connections then share one server process.
-    pub async fn is_behind_transaction_pooler(&self) -> Result<bool, PostgresError> {
+    async fn is_behind_transaction_pooler(&self) -> Result<bool, PostgresError> {
         let pid = "select pg_backend_pid()";
         let (mut one, mut two) = (self.dedicated().await?, self.dedicated().await?);
         let mut shared = false;

@@ -14,7 +14,7 @@ use url::{Host, Url};
 
 use super::WrongUsage;
 use super::output::{plain, print_line};
-use super::stand_in::{DataDir, read_secret};
+use crate::data_dir::{DataDir, read_secret};
 use crate::config::ServerSettings;
 
 /// From the first byte sent to the last byte of the answer.

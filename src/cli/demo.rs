@@ -60,8 +60,7 @@ See its order in Postgres:
 
   {psql} -c 'select id, coupon_id, user_id, status, claimed_at, recorded_at from orders order by claimed_at desc limit 1'
 
-In a browser: {base_url}/ is the storefront, {base_url}/admin the operations page ({admin_token}).
-Ctrl-C stops the demo."
+For the admin API, {admin_token}. Ctrl-C stops the demo."
     )
 }
 

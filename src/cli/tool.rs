@@ -9,7 +9,8 @@ use std::process::Command;
 use anyhow::anyhow;
 use clap::Args;
 
-use super::stand_in::{DataDir, Embedded};
+use crate::data_dir::DataDir;
+use crate::embedded::Embedded;
 use crate::config::{StoreAddresses, StoreSettings};
 
 #[derive(Args)]

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
@@ -61,9 +61,9 @@ fn not_allowed(allow: &'static str) -> Answer {
     Err(Problem::method_not_allowed(allow))
 }
 
-/// All of the API as one filter.
-pub fn filter(
-    api: Arc<Api>,
+/// All of the API as one filter. Until `api` is set the stores are starting.
+fn filter(
+    api: Arc<OnceLock<Arc<Api>>>,
 ) -> impl Filter<Extract = (Response<Bytes>,), Error = warp::Rejection> + Clone + Send + Sync + 'static {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     warp::method()
@@ -87,11 +87,16 @@ pub fn filter(
         )
 }
 
-async fn answer(api: Arc<Api>, request: Request) -> Response<Bytes> {
+async fn answer(api: Arc<OnceLock<Arc<Api>>>, request: Request) -> Response<Bytes> {
     let id = request_id(&request.headers);
     // A claim touches no Postgres and is spared the task; all other work must outlive its client.
     let is_claim = request.method == Method::POST && request.path.starts_with("/v1/coupons/");
-    let answer = if is_claim { route(api, request).await } else { detached(route(api, request)).await };
+    let answer = match api.get().cloned() {
+        None if request.path == "/livez" => Ok(service::livez()),
+        None => Err(Problem::unavailable("not ready: the stores are starting")),
+        Some(api) if is_claim => route(api, request).await,
+        Some(api) => detached(route(api, request)).await,
+    };
     let mut response = answer.unwrap_or_else(|problem| problem.render(id.to_str().unwrap_or_default()));
     response.headers_mut().insert(REQUEST_ID, id);
     response
@@ -111,7 +116,7 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 
 /// The filter never rejects; this says so to the type checker.
 pub fn service(
-    api: Arc<Api>,
+    api: Arc<OnceLock<Arc<Api>>>,
 ) -> impl Filter<Extract = (Response<Bytes>,), Error = Infallible> + Clone + Send + Sync + 'static {
     filter(api).or_else(|rejection: warp::Rejection| async move {
         tracing::error!("a request was rejected before it was routed: {rejection:?}");

@@ -1,7 +1,7 @@
 //! Sockets: the accept loop, the connections' limits and time-outs, and stopping without dropping an
 //! answer. warp's own server has none of these.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -18,7 +18,7 @@ use super::{Api, routes};
 use crate::config;
 
 /// Serves until `stop`, then answers what is under way, at most for `SHUTDOWN_GRACE`.
-pub async fn serve(listener: TcpListener, api: Arc<Api>, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, api: Arc<OnceLock<Arc<Api>>>, stop: CancellationToken) {
     let service = warp::service(routes::service(api));
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(config::HTTP_MAX_CONNECTIONS));

@@ -1,0 +1,241 @@
+//! Composition: what `serve`, `worker` and `demo` start and stop, in which order and why.
+
+mod demo;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+
+use anyhow::{Context, bail};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalogue::Catalogue;
+use crate::cli::{ServeArgs, WorkerArgs, WrongUsage};
+use crate::config::{self, CredentialSettings, LogFormat, StoreAddresses, StoreSettings, WorkerSettings};
+use crate::data_dir::{ADMIN_TOKEN, DataDir, JWT_SECRET};
+use crate::embedded::Embedded;
+use crate::fence::Fence;
+use crate::gate::Gate;
+use crate::http::{Api, server};
+use crate::postgres::{Postgres, PostgresError};
+use crate::recorded::Recorded;
+use crate::redis::RedisServer;
+use crate::worker;
+
+/// HTTP and workers in one process, until SIGTERM or SIGINT.
+pub async fn serve(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> {
+    run_server(args, log_format, false).await
+}
+
+/// `serve` with sample coupons and a token to try them with, on loopback only.
+pub async fn demo(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> {
+    if !args.http.listen.ip().is_loopback() {
+        let address = args.http.listen;
+        bail!(WrongUsage(format!(
+            "demo prints a valid token and so listens on loopback only, not on {address}: \
+             use `seckill serve`, or SECKILL_LISTEN=127.0.0.1:8080"
+        )));
+    }
+    run_server(args, log_format, true).await
+}
+
+/// Workers alone, on external stores or those of a running `serve`.
+pub async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
+    let stop = stop_signal()?;
+    let addresses = match args.stores.external_addresses()? {
+        Some(addresses) => addresses,
+        None => Embedded::join(&DataDir::locate(args.stores.data_dir.as_deref())).await?,
+    };
+    let Some(core) = Core::start(&args.stores, &addresses, &args.workers, &stop).await? else { return Ok(()) };
+    tracing::info!("{} workers are at work", args.workers.workers);
+    core.run_workers(args.workers, stop).await.context("the workers' task ended badly")?;
+    core.stop().await;
+    Ok(())
+}
+
+async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> anyhow::Result<()> {
+    let external = args.stores.external_addresses()?;
+    let stop = stop_signal()?;
+    let (listener, address) = bind(args.http.listen, log_format).await?;
+
+    // HTTP first: from here /livez and /readyz answer, whatever the stores do.
+    let api = Arc::new(OnceLock::new());
+    let http_stop = CancellationToken::new();
+    let http = tokio::spawn(server::serve(listener, api.clone(), http_stop.clone()));
+
+    let (credentials, stores) = match &external {
+        Some(_) => (required_credentials(&args.credentials)?, None),
+        None => {
+            let dir = DataDir::open(args.stores.data_dir.as_deref())?;
+            let credentials = generated_credentials(&args.credentials, &dir)?;
+            (credentials, Some(Embedded::start(&dir).await?))
+        }
+    };
+    let addresses = external.or_else(|| stores.as_ref().map(Embedded::addresses));
+    let addresses = addresses.context("there are stores, embedded or external")?;
+    let outcome = async {
+        let Some(core) = Core::start(&args.stores, &addresses, &args.workers, &stop).await? else { return Ok(()) };
+        let gate = Gate::start(core.fence.clone(), core.catalogue.clone(), args.http.max_backlog);
+        let parts = (core.recorded.clone(), core.catalogue.clone(), core.fence.clone(), core.postgres.clone());
+        let (recorded, catalogue, fence, postgres) = parts;
+        let shared = Api::new(gate.clone(), recorded, catalogue, fence, postgres, &credentials)?;
+        if api.set(shared).is_err() {
+            bail!("the API is set once");
+        }
+        let worker_stop = CancellationToken::new();
+        let workers = core.run_workers(args.workers.clone(), worker_stop.clone());
+        if is_demo {
+            let text = demo::open(&core, &gate, &args, address, &credentials, &stop).await?;
+            println!("{text}");
+        }
+        drop(gate);
+        stop.cancelled().await;
+
+        // First those who make work, then those who do it; what is accepted meanwhile is in the stream.
+        tracing::info!("stopping: answering what is under way");
+        http_stop.cancel();
+        http.await.context("the HTTP task ended badly")?;
+        worker_stop.cancel();
+        workers.await.context("the workers' task ended badly")?;
+        core.stop().await;
+        Ok(())
+    }
+    .await;
+    // Last, also after a failure: everything above needs them.
+    if let Some(stores) = stores {
+        stores.stop().await?;
+    }
+    outcome
+}
+
+/// What a process with or without HTTP has in common.
+struct Core {
+    server: RedisServer,
+    postgres: Postgres,
+    catalogue: Catalogue,
+    fence: Fence,
+    recorded: Recorded,
+    fence_stop: CancellationToken,
+    fence_task: JoinHandle<()>,
+}
+
+impl Core {
+    /// Waits for Postgres, brings its schema up to date and starts the fence; `None` when told to stop meanwhile.
+    async fn start(
+        stores: &StoreSettings,
+        addresses: &StoreAddresses,
+        workers: &WorkerSettings,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Option<Self>> {
+        let server = RedisServer::new(&addresses.redis_url, &stores.redis_prefix)?;
+        // One connection for each consumer, one for reclaiming and one for housekeeping.
+        let postgres = Postgres::new(&addresses.database_url, &stores.db_schema, u32::from(workers.workers) + 2)?;
+        if !wait_for_postgres(&postgres, stop).await? {
+            return Ok(None);
+        }
+        let catalogue = Catalogue::new(postgres.clone());
+        let fence = Fence::new();
+        let fence_stop = CancellationToken::new();
+        let fence_task = tokio::spawn(fence.clone().run(
+            server.clone(),
+            postgres.clone(),
+            catalogue.clone(),
+            fence_stop.clone(),
+        ));
+        let recorded = Recorded::start(postgres.clone());
+        Ok(Some(Self { server, postgres, catalogue, fence, recorded, fence_stop, fence_task }))
+    }
+
+    fn run_workers(&self, settings: WorkerSettings, stop: CancellationToken) -> JoinHandle<()> {
+        let context = worker::Context {
+            server: self.server.clone(),
+            postgres: self.postgres.clone(),
+            fence: self.fence.clone(),
+            recorded: self.recorded.clone(),
+        };
+        tokio::spawn(worker::run(context, settings, stop))
+    }
+
+    async fn stop(self) {
+        self.fence_stop.cancel();
+        if let Err(error) = self.fence_task.await {
+            tracing::error!("the fence's task ended badly: {error}");
+        }
+        self.postgres.close().await;
+    }
+}
+
+/// Retries what will pass; `false` when told to stop meanwhile.
+async fn wait_for_postgres(postgres: &Postgres, stop: &CancellationToken) -> anyhow::Result<bool> {
+    let mut told = false;
+    loop {
+        // To its end even when told to stop: a migration is not to be dropped half-way.
+        match postgres.prepare().await {
+            Ok(()) => return Ok(true),
+            Err(PostgresError::Transient(why)) if !told => {
+                tracing::warn!("waiting for Postgres: {why}");
+                told = true;
+            }
+            Err(PostgresError::Transient(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(config::BACKOFF_MAX) => {}
+            () = stop.cancelled() => return Ok(false),
+        }
+    }
+}
+
+async fn bind(address: SocketAddr, log_format: LogFormat) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}: choose another with SECKILL_LISTEN"))?;
+    let address = listener.local_addr()?;
+    // The first line, whatever the log filter: scripts wait for it.
+    match log_format {
+        LogFormat::Text => eprintln!("listening on http://{address}"),
+        LogFormat::Json => tracing::info!(%address, "listening on http://{address}"),
+    }
+    Ok((listener, address))
+}
+
+/// Replicas must not mint their own.
+fn required_credentials(settings: &CredentialSettings) -> anyhow::Result<CredentialSettings> {
+    if settings.admin_token.is_none() || settings.jwt_secret.is_none() {
+        bail!(WrongUsage(
+            "with REDIS_URL and DATABASE_URL set, SECKILL_ADMIN_TOKEN and SECKILL_JWT_SECRET must be set too: \
+             every replica needs the same ones"
+                .into()
+        ));
+    }
+    Ok(settings.clone())
+}
+
+fn generated_credentials(settings: &CredentialSettings, dir: &DataDir) -> anyhow::Result<CredentialSettings> {
+    let mut credentials = settings.clone();
+    if credentials.admin_token.is_none() {
+        credentials.admin_token = Some(dir.secret(ADMIN_TOKEN)?);
+    }
+    if credentials.jwt_secret.is_none() {
+        credentials.jwt_secret = Some(dir.secret(JWT_SECRET)?);
+    }
+    Ok(credentials)
+}
+
+/// Cancelled by the first SIGTERM or SIGINT.
+fn stop_signal() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let signalled = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        signalled.cancel();
+    });
+    Ok(stop)
+}

@@ -1,0 +1,293 @@
+//! The data directory: where it is, its mode, its lock and the secrets generated into it.
+//! What the stores keep in their folders inside it is `embedded`'s work; which settings replace a
+//! secret is the caller's.
+
+use std::fmt::Write as _;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{ErrorKind, Read, Write as _};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::unistd::Uid;
+use tracing::{info, warn};
+
+use crate::config;
+
+pub const ADMIN_TOKEN: &str = "admin-token";
+pub const JWT_SECRET: &str = "jwt-secret";
+
+const DEFAULT: &str = "./data";
+const DEFAULT_OUT_OF_REACH: &str = "/var/lib/seckill";
+const LOCK: &str = "lock";
+/// Others pass through to their store's own folder, and see nothing on the way.
+const MODE: u32 = 0o711;
+
+/// A data directory that exists and that the stores' users can reach.
+#[derive(Clone, Debug)]
+pub struct DataDir {
+    path: PathBuf,
+}
+
+/// Held for the life of the process that runs the stores in this directory.
+#[derive(Debug)]
+pub struct DataDirLock {
+    _file: File,
+}
+
+impl DataDir {
+    /// Finds the directory and makes it if it is absent.
+    ///
+    /// # Errors
+    /// When it cannot be made, when others may write into it, or when the unprivileged user that
+    /// root has to run Postgres as cannot reach it.
+    pub fn open(explicit: Option<&Path>) -> Result<Self> {
+        let path = resolve(explicit)?;
+        if explicit.is_none() && path == Path::new(DEFAULT_OUT_OF_REACH) {
+            info!(
+                data_dir = %path.display(),
+                "{DEFAULT} is out of reach for the unprivileged user that root runs Postgres as; the data directory is {}",
+                path.display()
+            );
+        }
+        if Uid::effective().is_root()
+            && let Some(blocking) = blocking_ancestor(&path)
+        {
+            bail!(out_of_reach(&path, &blocking));
+        }
+        create(&path).with_context(|| {
+            format!("cannot make the data directory {}: choose another with SECKILL_DATA_DIR", path.display())
+        })?;
+        let path = path.canonicalize().with_context(|| format!("cannot open {}", path.display()))?;
+        settle_mode(&path)?;
+        Ok(Self { path })
+    }
+
+    /// Where [`open`](Self::open) would find the directory; makes nothing.
+    pub fn locate(explicit: Option<&Path>) -> PathBuf {
+        let resolved = resolve(explicit).unwrap_or_else(|_| PathBuf::from(DEFAULT));
+        if explicit.is_some() {
+            return resolved;
+        }
+        [resolved.as_path(), Path::new(DEFAULT), Path::new(DEFAULT_OUT_OF_REACH)]
+            .into_iter()
+            .find(|path| [LOCK, ADMIN_TOKEN, JWT_SECRET].iter().any(|name| path.join(name).exists()))
+            .map_or_else(
+                || resolved.clone(),
+                |path| std::path::absolute(path).unwrap_or_else(|_| path.into()),
+            )
+    }
+
+    /// Absolute and free of symbolic links.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The text of `<data>/<name>`, generated on first use; racing callers all get the same.
+    ///
+    /// # Errors
+    /// When the file is empty, or cannot be read or made.
+    pub fn secret(&self, name: &str) -> Result<String> {
+        let path = self.path.join(name);
+        if !path.try_exists().with_context(|| format!("cannot look for {}", path.display()))? {
+            generate_secret(&self.path, name)
+                .with_context(|| format!("cannot generate {}", path.display()))?;
+        }
+        read_secret(&self.path, name)
+    }
+
+    /// Takes the directory for this process; the lock ends with the process, however it ends.
+    ///
+    /// # Errors
+    /// When another process holds it.
+    pub fn lock(&self) -> Result<DataDirLock> {
+        let path = self.path.join(LOCK);
+        // Only our own user may open it: whoever can open a file can also lock it.
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| cannot_open(&path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => bail!(in_use(&self.path, &mut file)),
+            Err(TryLockError::Error(e)) => {
+                return Err(e).with_context(|| format!("cannot lock {}", path.display()));
+            }
+        }
+        file.set_len(0)
+            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(DataDirLock { _file: file })
+    }
+}
+
+impl DataDirLock {
+    /// Whether some process runs the stores in this directory.
+    ///
+    /// # Errors
+    /// When the directory belongs to another user.
+    pub fn is_held(data_dir: &Path) -> Result<bool> {
+        let path = data_dir.join(LOCK);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(e).with_context(|| cannot_open(&path)),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(e)) => Err(e).with_context(|| format!("cannot lock {}", path.display())),
+        }
+    }
+}
+
+/// The text of `<data_dir>/<name>` without its final newline; generates nothing.
+///
+/// # Errors
+/// When it is missing, empty or another user's; the text says what to do.
+pub fn read_secret(data_dir: &Path, name: &str) -> Result<String> {
+    let path = data_dir.join(name);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == ErrorKind::NotFound => bail!(
+            "there is no {}: run `seckill serve` first, or name its data directory with SECKILL_DATA_DIR, or set {}",
+            path.display(),
+            setting_of(name)
+        ),
+        Err(e) => {
+            return Err(e).with_context(|| {
+                format!(
+                    "cannot read {}: run this as the user that runs the server, or set {}",
+                    path.display(),
+                    setting_of(name)
+                )
+            });
+        }
+    };
+    let secret = text.strip_suffix('\n').unwrap_or(&text);
+    if secret.trim().is_empty() {
+        bail!("{} is empty: put the secret in, or delete the file to have one generated", path.display());
+    }
+    if fs::metadata(&path).is_ok_and(|meta| meta.mode() & 0o077 != 0) {
+        warn!("other users may read the secret in {0}: chmod 600 {0}", path.display());
+    }
+    Ok(secret.to_owned())
+}
+
+fn setting_of(name: &str) -> String {
+    format!("SECKILL_{}", name.to_uppercase().replace('-', "_"))
+}
+
+fn generate_secret(data_dir: &Path, name: &str) -> Result<()> {
+    let mut text = String::with_capacity(config::GENERATED_SECRET_BYTES * 2 + 1);
+    for byte in rand::random::<[u8; config::GENERATED_SECRET_BYTES]>() {
+        write!(text, "{byte:02x}")?;
+    }
+    text.push('\n');
+    let temporary = data_dir.join(format!(".{name}.{:016x}", rand::random::<u64>()));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    // A link, unlike a rename, never replaces what a racing process put there first.
+    let linked = match fs::hard_link(&temporary, data_dir.join(name)) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    };
+    fs::remove_file(&temporary)?;
+    linked?;
+    File::open(data_dir)?.sync_all()?;
+    Ok(())
+}
+
+fn resolve(explicit: Option<&Path>) -> Result<PathBuf> {
+    let path = std::path::absolute(explicit.unwrap_or(Path::new(DEFAULT)))
+        .context("the current directory is gone: cd to another, or set SECKILL_DATA_DIR")?;
+    let fall_back = explicit.is_none() && Uid::effective().is_root() && blocking_ancestor(&path).is_some();
+    Ok(if fall_back { DEFAULT_OUT_OF_REACH.into() } else { path })
+}
+
+/// The uppermost directory above `path` that other users cannot pass through.
+fn blocking_ancestor(path: &Path) -> Option<PathBuf> {
+    let existing = path.parent()?.ancestors().find_map(|ancestor| ancestor.canonicalize().ok())?;
+    let real =
+        path.canonicalize().ok().and_then(|real| real.parent().map(Path::to_owned)).unwrap_or(existing);
+    real.ancestors()
+        .filter(|ancestor| fs::metadata(ancestor).is_ok_and(|meta| meta.mode() & 0o001 == 0))
+        .last()
+        .map(Path::to_owned)
+}
+
+fn create(path: &Path) -> std::io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        create(parent)?;
+    }
+    match DirBuilder::new().mode(MODE).create(path) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists && path.is_dir() => return Ok(()),
+        other => other?,
+    }
+    // The umask may have taken the bits that let the stores' users through.
+    fs::set_permissions(path, Permissions::from_mode(MODE))
+}
+
+/// Sets the mode of a fresh directory; one that holds something may be anybody's and is only checked.
+fn settle_mode(path: &Path) -> Result<()> {
+    let meta = fs::metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
+    let euid = Uid::effective();
+    let is_fresh = fs::read_dir(path)
+        .with_context(|| cannot_open(path))?
+        .all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lost+found"));
+    if is_fresh && (euid.is_root() || meta.uid() == euid.as_raw()) {
+        return fs::set_permissions(path, Permissions::from_mode(MODE))
+            .with_context(|| format!("cannot set the mode of {}", path.display()));
+    }
+    if meta.mode() & 0o002 != 0 {
+        bail!(
+            "other users may write into {0}: give seckill a folder of its own with SECKILL_DATA_DIR, or `chmod 711 {0}`",
+            path.display()
+        );
+    }
+    if euid.is_root() && meta.mode() & 0o001 == 0 {
+        bail!(out_of_reach(path, path));
+    }
+    Ok(())
+}
+
+fn out_of_reach(path: &Path, blocking: &Path) -> String {
+    format!(
+        "the data directory {} is out of reach for the unprivileged user that root has to run Postgres as, \
+         because {1} lets nobody else pass: `chmod o+x {1}`, or set SECKILL_DATA_DIR to a folder such as {DEFAULT_OUT_OF_REACH}",
+        path.display(),
+        blocking.display()
+    )
+}
+
+fn cannot_open(path: &Path) -> String {
+    let owner = fs::metadata(path)
+        .or_else(|_| fs::metadata(path.parent().unwrap_or(path)))
+        .map_or_else(|_| "another user".to_owned(), |meta| format!("uid {}", meta.uid()));
+    format!(
+        "cannot open {} (it belongs to {owner}, this process is uid {}): run this as that user, or set SECKILL_DATA_DIR",
+        path.display(),
+        Uid::effective()
+    )
+}
+
+fn in_use(data_dir: &Path, file: &mut File) -> String {
+    let mut pid = String::new();
+    let holder = match file.read_to_string(&mut pid) {
+        Ok(_) if !pid.trim().is_empty() => format!("process {}", pid.trim()),
+        _ => "another process".to_owned(),
+    };
+    format!(
+        "the data directory {} is in use by {holder}: set SECKILL_DATA_DIR to another folder for a sale of its own, \
+         or run `seckill worker` to join the running one",
+        data_dir.display()
+    )
+}

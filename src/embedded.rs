@@ -1,0 +1,123 @@
+//! The program's own Redis and Postgres: found on the machine, run on Unix sockets inside the data
+//! directory, restarted when they die, stopped cleanly. What is stored in them, and in which order
+//! they stop beside the rest of the program, is not decided here.
+
+mod account;
+mod log_file;
+mod postgres;
+mod programs;
+mod redis;
+mod sockets;
+mod supervise;
+mod takeover;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{self, StoreAddresses};
+use crate::data_dir::{DataDir, DataDirLock};
+use account::{Account, StoreFolder};
+use postgres::Postgres;
+use programs::Programs;
+use redis::Redis;
+use sockets::Sockets;
+use supervise::Supervised;
+
+/// Both stores, running. Dropping it asks them to stop, without waiting for it.
+pub struct Embedded {
+    addresses: StoreAddresses,
+    redis: Supervised,
+    postgres: Supervised,
+    sockets: Sockets,
+    // Last, so that it is dropped last.
+    _lock: DataDirLock,
+}
+
+impl Embedded {
+    /// Starts both stores in `dir` and returns when both answer.
+    ///
+    /// # Errors
+    /// When another process runs stores there, a program is not installed, or a store does not start.
+    pub async fn start(dir: &DataDir) -> Result<Self> {
+        let lock = lock_patiently(dir).await?;
+        let programs = Programs::find(postgres::version_in_use(dir.path())?)?;
+        let redis_folder = StoreFolder::prepare(dir.path().join(redis::FOLDER), Account::for_redis()?)?;
+        let postgres_folder =
+            StoreFolder::prepare(dir.path().join(postgres::FOLDER), Account::for_postgres()?)?;
+        let sockets = Sockets::choose(dir.path(), &redis_folder, &postgres_folder)?;
+
+        let redis = Redis::new(programs.redis_server, redis_folder, sockets.redis.clone());
+        let name = format!("seckill-{:016x}", sockets::path_hash(dir.path()));
+        let postgres = Postgres::new(&programs.postgres_bin, postgres_folder, sockets.postgres.clone(), name);
+        let (redis, postgres) = tokio::try_join!(Supervised::start(redis), async {
+            postgres.initialise().await.context("Postgres could not be initialised")?;
+            Supervised::start(postgres).await
+        })?;
+        Ok(Self { addresses: sockets.addresses(), redis, postgres, sockets, _lock: lock })
+    }
+
+    pub fn addresses(&self) -> StoreAddresses {
+        self.addresses.clone()
+    }
+
+    /// The addresses of the stores that another process runs in `data_dir`.
+    ///
+    /// # Errors
+    /// When none runs there, or it belongs to another user.
+    pub async fn join(data_dir: &Path) -> Result<StoreAddresses> {
+        let none_runs = || {
+            anyhow!(
+                "no stores are running in {}: start `seckill serve` there, or set SECKILL_DATA_DIR, \
+                 or REDIS_URL and DATABASE_URL",
+                data_dir.display()
+            )
+        };
+        let path = data_dir.canonicalize().map_err(|_| none_runs())?;
+        let deadline = Instant::now() + config::STORE_JOIN_TIMEOUT;
+        // The lock is held before the stores answer: wait for those that are only starting.
+        while DataDirLock::is_held(&path)? {
+            let sockets = Sockets::locate(&path)?;
+            if redis::is_ready(&sockets.redis).await? && postgres::is_ready(&sockets.postgres).await? {
+                return Ok(sockets.addresses());
+            }
+            if Instant::now() >= deadline {
+                bail!(
+                    "the stores in {} still do not answer: see {} and {}",
+                    path.display(),
+                    path.join(redis::FOLDER).join(redis::LOG).display(),
+                    path.join(postgres::FOLDER).join(postgres::LOG).display()
+                );
+            }
+            sleep(config::STORE_POLL).await;
+        }
+        Err(none_runs())
+    }
+
+    /// Stops both stores, at the same time, and waits until no process of theirs is left.
+    ///
+    /// # Errors
+    /// When a store did not stop cleanly; what was acknowledged is safe all the same.
+    pub async fn stop(self) -> Result<()> {
+        let Self { redis, postgres, sockets, _lock, .. } = self;
+        let (redis, postgres) = tokio::join!(redis.stop(), postgres.stop());
+        sockets.remove();
+        match (redis, postgres) {
+            (Err(redis), Err(postgres)) => Err(anyhow!("{redis:#}; {postgres:#}")),
+            (redis, postgres) => redis.and(postgres),
+        }
+    }
+}
+
+/// A program that was just killed, or a passing `join`, may hold the lock for a moment longer.
+async fn lock_patiently(dir: &DataDir) -> Result<DataDirLock> {
+    let deadline = Instant::now() + config::DATA_DIR_PATIENCE;
+    loop {
+        match dir.lock() {
+            Err(_) if Instant::now() < deadline => sleep(config::STORE_POLL).await,
+            outcome => return outcome,
+        }
+    }
+}

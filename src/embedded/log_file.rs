@@ -1,0 +1,70 @@
+//! A store's log: where its stdout and stderr go, bounded in size, and its last lines when it dies.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::libc::O_NOFOLLOW;
+
+use crate::config;
+
+#[derive(Clone, Debug)]
+pub(super) struct LogFile {
+    path: PathBuf,
+}
+
+impl LogFile {
+    pub fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// For a store that starts: what was there stays, or is put aside as `.1` when it is large.
+    pub fn open(&self) -> io::Result<File> {
+        if self.size() > config::STORE_LOG_MAX_BYTES {
+            let mut aside = self.path.clone().into_os_string();
+            aside.push(".1");
+            fs::rename(&self.path, aside)?;
+        }
+        options().append(true).create(true).mode(0o600).open(&self.path)
+    }
+
+    /// For a store that runs and appends: empties a log that has grown too large.
+    pub fn bound(&self) -> io::Result<()> {
+        if self.size() > config::STORE_LOG_MAX_BYTES {
+            options().write(true).open(&self.path)?.set_len(0)?;
+        }
+        Ok(())
+    }
+
+    /// The last few lines, on one line.
+    pub fn tail(&self) -> String {
+        self.read_tail().unwrap_or_else(|e| format!("(unreadable: {e})"))
+    }
+
+    fn read_tail(&self) -> io::Result<String> {
+        let mut file = options().read(true).open(&self.path)?;
+        let start = file.metadata()?.len().saturating_sub(config::STORE_LOG_TAIL_BYTES);
+        file.seek(SeekFrom::Start(start))?;
+        let mut bytes = Vec::new();
+        file.take(config::STORE_LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        Ok(lines[lines.len().saturating_sub(config::STORE_LOG_TAIL_LINES)..].join(" | "))
+    }
+
+    fn size(&self) -> u64 {
+        fs::symlink_metadata(&self.path).map_or(0, |meta| meta.len())
+    }
+}
+
+/// The folder is the store's user's: as root we must not follow a link planted there.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.custom_flags(O_NOFOLLOW);
+    options
+}

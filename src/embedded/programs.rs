@@ -1,0 +1,90 @@
+//! Finds the stores' programs on this machine. Nothing is ever downloaded.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+use nix::unistd::{AccessFlags, access};
+
+const POSTGRES_VERSIONS: &str = "/usr/lib/postgresql";
+
+pub(super) struct Programs {
+    pub redis_server: PathBuf,
+    /// The folder with `postgres` and `initdb`.
+    pub postgres_bin: PathBuf,
+}
+
+impl Programs {
+    /// `data_version` is the major version of Postgres that wrote the data there is, if there is any.
+    pub fn find(data_version: Option<u32>) -> Result<Self> {
+        let redis_server =
+            search_path().into_iter().map(|dir| dir.join("redis-server")).find(|p| is_program(p));
+        let installed = postgres_versions();
+        let (Some(redis_server), false) = (&redis_server, installed.is_empty()) else {
+            bail!(missing(redis_server.is_none(), installed.is_empty()));
+        };
+        let chosen = installed
+            .iter()
+            .filter(|(version, _)| data_version.is_none_or(|wanted| wanted == *version))
+            .max_by_key(|(version, _)| *version);
+        match (chosen, data_version) {
+            (Some((_, bin)), _) => Ok(Self { redis_server: redis_server.clone(), postgres_bin: bin.clone() }),
+            (None, Some(wanted)) => bail!(
+                "the data directory was written by Postgres {wanted}, but only {} is installed: \
+                 `apt-get install postgresql-{wanted}`, or move the data with pg_upgrade",
+                installed.iter().map(|(version, _)| version.to_string()).collect::<Vec<_>>().join(", ")
+            ),
+            (None, None) => bail!(missing(false, true)),
+        }
+    }
+}
+
+/// Every installed Postgres as its major version and folder, those on PATH last: `max_by_key` keeps
+/// the last of equals.
+fn postgres_versions() -> Vec<(u32, PathBuf)> {
+    let has_both = |bin: &Path| is_program(&bin.join("postgres")) && is_program(&bin.join("initdb"));
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(POSTGRES_VERSIONS).into_iter().flatten().flatten() {
+        let bin = entry.path().join("bin");
+        if let Some(version) = entry.file_name().to_str().and_then(|name| name.parse().ok())
+            && has_both(&bin)
+        {
+            found.push((version, bin));
+        }
+    }
+    for bin in search_path().into_iter().filter(|bin| has_both(bin)) {
+        found.extend(ask_version(&bin.join("postgres")).map(|version| (version, bin)));
+    }
+    found
+}
+
+fn ask_version(postgres: &Path) -> Option<u32> {
+    let output = Command::new(postgres).arg("--version").output().ok()?;
+    // postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)
+    let text = String::from_utf8(output.stdout).ok()?;
+    let version = text.split_whitespace().nth(2)?;
+    version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+fn search_path() -> Vec<PathBuf> {
+    std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default()
+}
+
+fn is_program(path: &Path) -> bool {
+    path.is_file() && access(path, AccessFlags::X_OK).is_ok()
+}
+
+fn missing(redis: bool, postgres: bool) -> String {
+    let (what, packages) = match (redis, postgres) {
+        (true, false) => ("`redis-server` is not on PATH", "redis-server"),
+        (false, true) => ("no `postgres` and `initdb` on PATH or in /usr/lib/postgresql/*/bin", "postgresql"),
+        _ => (
+            "neither `redis-server` on PATH nor `postgres` and `initdb` on PATH or in /usr/lib/postgresql/*/bin",
+            "redis-server postgresql",
+        ),
+    };
+    format!(
+        "cannot run embedded stores: {what}. Install them with `apt-get install --no-install-recommends {packages}`, \
+         or set REDIS_URL and DATABASE_URL to use servers of your own"
+    )
+}
