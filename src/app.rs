@@ -48,7 +48,9 @@ pub async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
         Some(addresses) => addresses,
         None => Embedded::join(&DataDir::locate(args.stores.data_dir.as_deref())).await?,
     };
-    let Some(core) = Core::start(&args.stores, &addresses, &args.workers, &stop).await? else { return Ok(()) };
+    let Some(core) = Core::start(&args.stores, &addresses, &args.workers, &stop).await? else {
+        return Ok(());
+    };
     tracing::info!("{} workers are at work", args.workers.workers);
     core.run_workers(args.workers, stop).await.context("the workers' task ended badly")?;
     core.stop().await;
@@ -76,9 +78,12 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     let addresses = external.or_else(|| stores.as_ref().map(Embedded::addresses));
     let addresses = addresses.context("there are stores, embedded or external")?;
     let outcome = async {
-        let Some(core) = Core::start(&args.stores, &addresses, &args.workers, &stop).await? else { return Ok(()) };
+        let Some(core) = Core::start(&args.stores, &addresses, &args.workers, &stop).await? else {
+            return Ok(());
+        };
         let gate = Gate::start(core.fence.clone(), core.catalogue.clone(), args.http.max_backlog);
-        let parts = (core.recorded.clone(), core.catalogue.clone(), core.fence.clone(), core.postgres.clone());
+        let parts =
+            (core.recorded.clone(), core.catalogue.clone(), core.fence.clone(), core.postgres.clone());
         let (recorded, catalogue, fence, postgres) = parts;
         let shared = Api::new(gate.clone(), recorded, catalogue, fence, postgres, &credentials)?;
         if api.set(shared).is_err() {
@@ -131,7 +136,8 @@ impl Core {
     ) -> anyhow::Result<Option<Self>> {
         let server = RedisServer::new(&addresses.redis_url, &stores.redis_prefix)?;
         // One connection for each consumer, one for reclaiming and one for housekeeping.
-        let postgres = Postgres::new(&addresses.database_url, &stores.db_schema, u32::from(workers.workers) + 2)?;
+        let postgres =
+            Postgres::new(&addresses.database_url, &stores.db_schema, u32::from(workers.workers) + 2)?;
         if !wait_for_postgres(&postgres, stop).await? {
             return Ok(None);
         }

@@ -57,7 +57,12 @@ pub async fn open(
     }))
 }
 
-fn sample(id: &str, title: &str, total: i64, starts_at: Option<OffsetDateTime>) -> anyhow::Result<Definition> {
+fn sample(
+    id: &str,
+    title: &str,
+    total: i64,
+    starts_at: Option<OffsetDateTime>,
+) -> anyhow::Result<Definition> {
     Ok(Definition {
         id: id.parse()?,
         title: title.into(),

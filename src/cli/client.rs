@@ -14,8 +14,8 @@ use url::{Host, Url};
 
 use super::WrongUsage;
 use super::output::{plain, print_line};
-use crate::data_dir::{DataDir, read_secret};
 use crate::config::ServerSettings;
+use crate::data_dir::{DataDir, read_secret};
 
 /// From the first byte sent to the last byte of the answer.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);

@@ -11,9 +11,9 @@ use jsonwebtoken::{EncodingKey, Header, encode};
 use serde::Serialize;
 
 use super::output::print_line;
-use crate::data_dir::{DataDir, read_secret};
 use super::values::parse_token_lifetime;
 use crate::config::{CredentialSettings, JWT_SECRET_MIN_BYTES};
+use crate::data_dir::{DataDir, read_secret};
 use crate::model::UserId;
 
 #[derive(Args)]

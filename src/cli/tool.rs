@@ -9,9 +9,9 @@ use std::process::Command;
 use anyhow::anyhow;
 use clap::Args;
 
+use crate::config::{StoreAddresses, StoreSettings};
 use crate::data_dir::DataDir;
 use crate::embedded::Embedded;
-use crate::config::{StoreAddresses, StoreSettings};
 
 #[derive(Args)]
 pub struct ToolArgs {

@@ -1,0 +1,339 @@
+//! A real `seckill serve` on private stores, and what a client, redis-cli and psql can do to it. Every
+//! test has its own data directory; ports are picked by the system.
+
+use std::fs::File;
+use std::future::Future;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Client, Method};
+use seckill::cli::token::mint_token;
+use seckill::config::CredentialSettings;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Longest wait for anything; a test that reaches it has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running server with its data directory.
+pub struct Sale {
+    pub dir: TempDir,
+    pub url: String,
+    pub client: Client,
+    environment: Vec<(String, String)>,
+    server: Option<Process>,
+}
+
+/// A process of the program.
+pub struct Process {
+    child: Child,
+    stderr: PathBuf,
+}
+
+/// An answer as a client sees it.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub text: String,
+    /// Null where the body is no JSON.
+    pub body: Value,
+}
+
+impl Answer {
+    pub fn code(&self) -> &str {
+        self.body["code"].as_str().unwrap_or_default()
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+}
+
+impl Sale {
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts a server with more environment and waits until it takes claims.
+    pub async fn start_with(environment: &[(&str, &str)]) -> Self {
+        let dir = tempfile::Builder::new().prefix("seckill-").tempdir_in("/tmp").unwrap();
+        open_to_stores(&dir);
+        let environment = environment.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        let mut sale = Self { dir, url: String::new(), client: client(), environment, server: None };
+        sale.start_server().await;
+        sale
+    }
+
+    /// Starts the server again after it was killed or stopped.
+    pub async fn start_server(&mut self) {
+        let process = self.spawn("serve", &[("SECKILL_LISTEN", "127.0.0.1:0")]);
+        self.url = until("the server listens", async || {
+            let log = process.log();
+            log.lines().next().and_then(|line| line.strip_prefix("listening on ")).map(str::to_owned)
+        })
+        .await;
+        self.server = Some(process);
+        self.until_ready().await;
+    }
+
+    pub async fn until_ready(&self) {
+        until("claims are taken", async || (self.get("/readyz").await.status == 200).then_some(())).await;
+    }
+
+    /// A second process on the same stores: `worker`, say.
+    pub fn spawn(&self, command: &str, environment: &[(&str, &str)]) -> Process {
+        let number = std::fs::read_dir(self.dir.path()).unwrap().count();
+        let stderr = self.dir.path().join(format!("stderr-{number}-{command}"));
+        let mut child = self.command();
+        child.arg(command).envs(environment.iter().copied());
+        child.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&stderr).unwrap());
+        Process { child: child.spawn().unwrap(), stderr }
+    }
+
+    /// The program with this sale's environment and nothing of the machine's own settings.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_seckill"));
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("SECKILL_") || text == "REDIS_URL" || text == "DATABASE_URL" {
+                command.env_remove(&name);
+            }
+        }
+        command.env("SECKILL_DATA_DIR", self.data_dir()).env("SECKILL_URL", &self.url);
+        command.envs(self.environment.iter().map(|(k, v)| (k, v)));
+        command
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub fn server(&mut self) -> &mut Process {
+        self.server.as_mut().expect("the server was started")
+    }
+
+    pub fn admin_token(&self) -> String {
+        std::fs::read_to_string(self.data_dir().join("admin-token")).unwrap().trim_end().to_owned()
+    }
+
+    pub fn token(&self, user: &str) -> String {
+        self.token_with(user, Duration::from_secs(3_600))
+    }
+
+    pub fn token_with(&self, user: &str, lifetime: Duration) -> String {
+        let secret = std::fs::read_to_string(self.data_dir().join("jwt-secret")).unwrap();
+        let settings =
+            CredentialSettings { admin_token: None, jwt_secret: None, jwt_audience: None, jwt_issuer: None };
+        mint_token(secret.trim_end().as_bytes(), &user.parse().unwrap(), lifetime, &settings).unwrap()
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, &[], None).await
+    }
+
+    pub async fn get_as(&self, token: &str, path: &str) -> Answer {
+        self.send(Method::GET, path, &[("authorization", &format!("Bearer {token}"))], None).await
+    }
+
+    pub async fn admin(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
+        let authorization = format!("Bearer {}", self.admin_token());
+        self.send(method, path, &[("authorization", &authorization)], body).await
+    }
+
+    /// Sends a request; a broken connection is a status of 0.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<Value>,
+    ) -> Answer {
+        let mut request = self.client.request(method, format!("{}{path}", self.url));
+        for (name, value) in headers {
+            let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+            request = request.header(HeaderName::from_bytes(name.as_bytes()).unwrap(), value);
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        match request.send().await {
+            Ok(response) => {
+                let (status, headers) = (response.status().as_u16(), response.headers().clone());
+                let text = response.text().await.unwrap_or_default();
+                let body = serde_json::from_str(&text).unwrap_or(Value::Null);
+                Answer { status, headers, text, body }
+            }
+            Err(error) => {
+                Answer { status: 0, headers: HeaderMap::new(), text: error.to_string(), body: Value::Null }
+            }
+        }
+    }
+
+    /// Creates a coupon without a window.
+    pub async fn create(&self, coupon: &str, total: i64) {
+        let body = json!({"id": coupon, "total": total});
+        let answer = self.admin(Method::POST, "/v1/admin/coupons", Some(body)).await;
+        assert_eq!(answer.status, 201, "{}", answer.text);
+    }
+
+    pub async fn claim(&self, coupon: &str, user: &str) -> Answer {
+        self.claim_with(coupon, user, &[]).await
+    }
+
+    pub async fn claim_with(&self, coupon: &str, user: &str, headers: &[(&str, &str)]) -> Answer {
+        let authorization = format!("Bearer {}", self.token(user));
+        let mut all = vec![("authorization", authorization.as_str())];
+        all.extend(headers);
+        self.send(Method::POST, &format!("/v1/coupons/{coupon}/claims"), &all, None).await
+    }
+
+    /// What the real redis-cli prints, without the last newline.
+    pub fn redis_cli(&self, args: &[&str]) -> String {
+        self.tool("redis-cli", args)
+    }
+
+    /// What the real psql prints for a query, unaligned, tuples only.
+    pub fn psql(&self, sql: &str) -> String {
+        self.tool("psql", &["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql])
+    }
+
+    pub fn psql_number(&self, sql: &str) -> i64 {
+        self.psql(sql).parse().unwrap_or_else(|_| panic!("no number: {sql}"))
+    }
+
+    fn tool(&self, tool: &str, args: &[&str]) -> String {
+        let output = self.command().arg(tool).args(args).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{tool} {args:?}: {stderr}");
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+
+    pub fn redis_stock(&self, coupon: &str) -> i64 {
+        self.redis_cli(&["HGET", &format!("seckill:{{0}}:coupon:{coupon}"), "stock"]).parse().unwrap()
+    }
+
+    /// Waits until every order event is recorded and acknowledged, and every unit returned.
+    pub async fn until_quiet(&self) {
+        until("the system is quiet", async || {
+            let answer = self.admin(Method::GET, "/v1/admin/stream", None).await;
+            let quiet = answer.body["backlog"] == 0 && answer.body["fence"]["state"] == "up";
+            (quiet && self.psql_number("select count(*) from outbox") == 0).then_some(())
+        })
+        .await;
+    }
+
+    /// Promise 4: Redis stock = Postgres stock = total − live orders, exactly, and the claims hash agrees.
+    pub async fn assert_in_agreement(&self, coupon: &str) {
+        self.until_quiet().await;
+        let total = self.psql_number(&format!("select total from coupons where id = '{coupon}'"));
+        let stock = self.psql_number(&format!("select stock from coupons where id = '{coupon}'"));
+        let live = self.psql_number(&format!(
+            "select count(*) from orders where coupon_id = '{coupon}' and status in ('reserved', 'confirmed')"
+        ));
+        let held: i64 = self.redis_cli(&["HLEN", &format!("seckill:{{0}}:claims:{coupon}")]).parse().unwrap();
+        let seen = (self.redis_stock(coupon), stock, held);
+        assert_eq!(seen, (total - live, total - live, live), "Redis stock, Postgres stock, claims held");
+    }
+
+    /// SIGTERM, and how the server ended.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.server.take().expect("the server runs").stop()
+    }
+
+    /// Kill -9 of the server; its stores go on running.
+    pub fn kill_9(&mut self) {
+        self.server.take().expect("the server runs").kill_9();
+    }
+}
+
+impl Process {
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.stderr).unwrap_or_default()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()), signal).unwrap();
+    }
+
+    pub fn stop(mut self) -> ExitStatus {
+        self.signal(nix::sys::signal::Signal::SIGTERM);
+        self.child.wait().unwrap()
+    }
+
+    pub fn kill_9(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("---- {}\n{}", self.stderr.display(), self.log());
+        }
+        if self.is_running() {
+            self.signal(nix::sys::signal::Signal::SIGCONT);
+            self.signal(nix::sys::signal::Signal::SIGTERM);
+            let deadline = Instant::now() + PATIENCE;
+            while self.is_running() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            if self.is_running() {
+                drop(self.child.kill());
+                drop(self.child.wait());
+            }
+        }
+    }
+}
+
+impl Drop for Sale {
+    fn drop(&mut self) {
+        if self.server.is_some() {
+            return;
+        }
+        // The server was killed and its stores still run: a last server takes them over and stops them.
+        let process = self.spawn("serve", &[("SECKILL_LISTEN", "127.0.0.1:0"), ("SECKILL_WORKERS", "0")]);
+        let deadline = Instant::now() + PATIENCE;
+        while !process.log().contains("fence up") && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Polls until the condition gives something.
+pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut condition: impl FnMut() -> F) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited too long until {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn client() -> Client {
+    static PROVIDER: Once = Once::new();
+    PROVIDER.call_once(|| {
+        rustls::crypto::ring::default_provider().install_default().expect("installed once");
+    });
+    Client::builder().no_proxy().timeout(PATIENCE).build().unwrap()
+}
+
+/// The stores run as users of their own and must reach their folders.
+fn open_to_stores(dir: &TempDir) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+}
