@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
+use nix::unistd::syncfs;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -31,10 +32,7 @@ impl Postgres {
         })
         .await?;
         self.create_database(&new).await?;
-        self.run("initdb", &alive, |command| {
-            command.arg("--sync-only").arg("-D").arg(&new);
-        })
-        .await?;
+        sync_filesystem(&new).await?;
         fs::rename(&new, self.cluster()).context("cannot put the new cluster in its place")?;
         File::open(&self.folder.path)
             .and_then(|folder| folder.sync_all())
@@ -84,4 +82,13 @@ impl Postgres {
         }
         Ok(())
     }
+}
+
+/// One flush instead of initdb's thousand, each of which waits its turn on a busy disk.
+async fn sync_filesystem(path: &Path) -> Result<()> {
+    let directory = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    tokio::task::spawn_blocking(move || syncfs(directory))
+        .await
+        .context("the thread that syncs the new cluster failed")?
+        .context("cannot sync the new cluster")
 }
