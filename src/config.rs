@@ -319,7 +319,7 @@ pub const STORE_STARTING_NOTICE: Duration = Duration::from_secs(10);
 pub const STORE_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 pub const STORE_KILL_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time for processes whose store was killed to notice it themselves.
-pub const STORE_ORPHANS_TIMEOUT: Duration = Duration::from_secs(1);
+pub const STORE_ORPHANS_TIMEOUT: Duration = Duration::from_millis(200);
 pub const STORE_RESTART_MIN: Duration = Duration::from_millis(100);
 pub const STORE_RESTART_MAX: Duration = Duration::from_secs(2);
 /// A store that ran this long starts its restart delays anew.
@@ -332,3 +332,4 @@ pub const STORE_LOG_TAIL_LINES: usize = 6;
 pub const STORE_LOG_TAIL_BYTES: u64 = 4_096;
 /// How long `worker`, `psql` and `redis-cli` wait for stores that are just starting.
 pub const STORE_JOIN_TIMEOUT: Duration = Duration::from_secs(30);
+pub const STORE_JOIN_POLL: Duration = Duration::from_millis(100);

@@ -14,7 +14,7 @@ mod takeover;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, StoreAddresses};
@@ -49,9 +49,9 @@ impl Embedded {
             StoreFolder::prepare(dir.path().join(postgres::FOLDER), Account::for_postgres()?)?;
         let sockets = Sockets::choose(dir.path(), &redis_folder, &postgres_folder)?;
 
-        let redis = Redis::new(programs.redis_server, redis_folder, sockets.redis.clone());
+        let redis = Redis::new(programs.redis_server.clone(), redis_folder, sockets.redis.clone());
         let name = format!("seckill-{:016x}", sockets::path_hash(dir.path()));
-        let postgres = Postgres::new(&programs.postgres_bin, postgres_folder, sockets.postgres.clone(), name);
+        let postgres = Postgres::new(&programs, postgres_folder, sockets.postgres.clone(), name);
         let (redis, postgres) = tokio::try_join!(Supervised::start(redis), async {
             postgres.initialise().await.context("Postgres could not be initialised")?;
             Supervised::start(postgres).await
@@ -76,24 +76,18 @@ impl Embedded {
             )
         };
         let path = data_dir.canonicalize().map_err(|_| none_runs())?;
-        let deadline = Instant::now() + config::STORE_JOIN_TIMEOUT;
         // The lock is held before the stores answer: wait for those that are only starting.
-        while DataDirLock::is_held(&path)? {
-            let sockets = Sockets::locate(&path)?;
-            if redis::is_ready(&sockets.redis).await? && postgres::is_ready(&sockets.postgres).await? {
-                return Ok(sockets.addresses());
-            }
-            if Instant::now() >= deadline {
-                bail!(
-                    "the stores in {} still do not answer: see {} and {}",
-                    path.display(),
-                    path.join(redis::FOLDER).join(redis::LOG).display(),
-                    path.join(postgres::FOLDER).join(postgres::LOG).display()
-                );
-            }
-            sleep(config::STORE_POLL).await;
+        match timeout(config::STORE_JOIN_TIMEOUT, running_in(&path)).await {
+            Ok(found) => found?.map(|sockets| sockets.addresses()).ok_or_else(none_runs),
+            Err(_) => bail!(
+                "the stores in {} do not answer: see {}/{} and {}/{} there",
+                path.display(),
+                redis::FOLDER,
+                redis::LOG,
+                postgres::FOLDER,
+                postgres::LOG
+            ),
         }
-        Err(none_runs())
     }
 
     /// Stops both stores, at the same time, and waits until no process of theirs is left.
@@ -109,6 +103,18 @@ impl Embedded {
             (redis, postgres) => redis.and(postgres),
         }
     }
+}
+
+/// The sockets of stores that answer, once they do; `None` when no program runs there.
+async fn running_in(data_dir: &Path) -> Result<Option<Sockets>> {
+    while DataDirLock::is_held(data_dir)? {
+        let sockets = Sockets::locate(data_dir)?;
+        if redis::is_ready(&sockets.redis).await? && postgres::is_ready(&sockets.postgres).await? {
+            return Ok(Some(sockets));
+        }
+        sleep(config::STORE_JOIN_POLL).await;
+    }
+    Ok(None)
 }
 
 /// A program that was just killed, or a passing `join`, may hold the lock for a moment longer.

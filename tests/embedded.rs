@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
-use seckill::config::{SOCKET_PATH_MAX_BYTES, StoreAddresses};
+use seckill::config::{SOCKET_PATH_MAX_BYTES, STORE_LOG_MAX_BYTES, StoreAddresses};
 use seckill::data_dir::{ADMIN_TOKEN, DataDir, DataDirLock, JWT_SECRET, read_secret};
 use seckill::embedded::Embedded;
 use sqlx::Connection;
@@ -239,6 +239,7 @@ async fn a_killed_store_comes_back_with_its_data() {
 #[ignore = "played by a child process"]
 async fn child_program() {
     let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let dir = DataDir::open(Some(Path::new(&dir))).unwrap();
     let _stores = Embedded::start(&dir).await.unwrap();
     println!("the child's stores are ready");
@@ -328,7 +329,16 @@ async fn dropping_the_stores_stops_them_too() {
     let dir = data_dir(&parent, "data");
     drop(Embedded::start(&dir).await.unwrap());
     until("both are gone", || processes_of(&dir).is_empty().then_some(()));
+
+    // A large log and what a killed child of Redis left half-written are out of the way at the next start.
+    let log = dir.path().join("redis/redis.log");
+    fs::OpenOptions::new().write(true).open(&log).unwrap().set_len(STORE_LOG_MAX_BYTES + 1).unwrap();
+    let half_written = dir.path().join("redis/temp-rewriteaof-bg-1.aof");
+    fs::write(&half_written, "half").unwrap();
     let stores = Embedded::start(&dir).await.unwrap();
+    assert!(fs::metadata(&log).unwrap().len() < STORE_LOG_MAX_BYTES);
+    assert!(log.with_extension("log.1").exists());
+    assert!(!half_written.exists());
     stores.stop().await.unwrap();
 }
 
@@ -367,6 +377,17 @@ async fn a_path_too_long_for_a_socket_gets_a_run_directory() {
     assert_eq!(psql(&joined, "select 1").unwrap(), "1");
     stores.stop().await.unwrap();
     assert!(!run_dir.exists());
+
+    if Uid::effective().is_root() {
+        // Somebody else made it first: it is not used, and not removed either.
+        fs::create_dir(run_dir).unwrap();
+        std::os::unix::fs::chown(run_dir, Some(54321), Some(54321)).unwrap();
+        let stores = Embedded::start(&dir).await.unwrap();
+        let elsewhere = stores.addresses().redis_socket().unwrap().unwrap();
+        assert!(!elsewhere.starts_with(run_dir));
+        stores.stop().await.unwrap();
+        fs::remove_dir(run_dir).unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,10 +16,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::Command;
 
-use super::StoreFolder;
 use super::log_file::LogFile;
 use super::supervise::Store;
 use super::takeover::{Role, has_option, is_program, with_arguments};
+use super::{Programs, StoreFolder};
 pub(super) use greet::is_ready;
 
 pub(super) const FOLDER: &str = "postgres";
@@ -32,6 +32,7 @@ const CLUSTER: &str = "cluster";
 
 pub(super) struct Postgres {
     bin: PathBuf,
+    version: u32,
     folder: StoreFolder,
     socket_dir: PathBuf,
     /// Starts the title of each process, which tells ours from another server's.
@@ -53,9 +54,10 @@ pub(super) fn version_in_use(data_dir: &Path) -> Result<Option<u32>> {
 }
 
 impl Postgres {
-    pub fn new(bin: &Path, folder: StoreFolder, socket_dir: PathBuf, name: String) -> Self {
+    pub fn new(programs: &Programs, folder: StoreFolder, socket_dir: PathBuf, name: String) -> Self {
         let log = LogFile::new(folder.path.join(LOG));
-        Self { bin: bin.to_owned(), folder, socket_dir, name, log }
+        let Programs { postgres_bin: bin, postgres_version: version, .. } = programs;
+        Self { bin: bin.clone(), version: *version, folder, socket_dir, name, log }
     }
 
     fn cluster(&self) -> PathBuf {
@@ -90,6 +92,10 @@ impl Postgres {
         ]
         .map(OsString::from)
         .into();
+        if self.version >= 14 {
+            // Recovery flushes the disk once, not a thousand files one after the other.
+            settings.push("recovery_init_sync_method=syncfs".into());
+        }
         settings.push(format!("cluster_name={}", self.name).into());
         settings.push(OsString::from_vec(sockets));
         settings
@@ -121,6 +127,11 @@ impl Store for Postgres {
     /// The fast shutdown, which does not wait for clients to leave.
     fn stop_signal(&self) -> Signal {
         Signal::SIGINT
+    }
+
+    /// The immediate shutdown, after which Postgres recovers as from a crash.
+    fn quit_signal(&self) -> Signal {
+        Signal::SIGQUIT
     }
 
     fn role_of(&self, args: &[&[u8]]) -> Option<Role> {

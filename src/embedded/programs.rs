@@ -12,6 +12,7 @@ pub(super) struct Programs {
     pub redis_server: PathBuf,
     /// The folder with `postgres` and `initdb`.
     pub postgres_bin: PathBuf,
+    pub postgres_version: u32,
 }
 
 impl Programs {
@@ -28,7 +29,11 @@ impl Programs {
             .filter(|(version, _)| data_version.is_none_or(|wanted| wanted == *version))
             .max_by_key(|(version, _)| *version);
         match (chosen, data_version) {
-            (Some((_, bin)), _) => Ok(Self { redis_server: redis_server.clone(), postgres_bin: bin.clone() }),
+            (Some((version, bin)), _) => Ok(Self {
+                redis_server: redis_server.clone(),
+                postgres_bin: bin.clone(),
+                postgres_version: *version,
+            }),
             (None, Some(wanted)) => bail!(
                 "the data directory was written by Postgres {wanted}, but only {} is installed: \
                  `apt-get install postgresql-{wanted}`, or move the data with pg_upgrade",

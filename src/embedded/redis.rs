@@ -1,6 +1,7 @@
 //! Redis as an embedded store: its settings and how to tell that it is ready.
 
 use std::ffi::OsString;
+use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -87,6 +88,10 @@ impl Store for Redis {
         Signal::SIGTERM
     }
 
+    fn quit_signal(&self) -> Signal {
+        Signal::SIGKILL
+    }
+
     fn role_of(&self, args: &[&[u8]]) -> Option<Role> {
         if is_program(args, "redis-server")
             && has_option(args, "--dir", self.folder.path.as_os_str().as_bytes())
@@ -98,8 +103,19 @@ impl Store for Redis {
         is_child.then_some(Role::Child)
     }
 
-    /// Redis replaces a stale socket itself.
+    /// Redis replaces a stale socket itself, but keeps the half-written files of killed children.
     fn clear_remains(&self) -> Result<()> {
+        let folder = &self.folder.path;
+        for entry in
+            fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?.flatten()
+        {
+            let name = entry.file_name();
+            let name = name.as_bytes();
+            if name.starts_with(b"temp-") && (name.ends_with(b".aof") || name.ends_with(b".rdb")) {
+                fs::remove_file(entry.path())
+                    .with_context(|| format!("cannot remove {}", entry.path().display()))?;
+            }
+        }
         Ok(())
     }
 

@@ -28,6 +28,8 @@ pub(super) trait Store: Send + Sync + 'static {
     fn command(&self) -> Command;
     /// The signal for a clean stop.
     fn stop_signal(&self) -> Signal;
+    /// The signal when that took too long.
+    fn quit_signal(&self) -> Signal;
     /// Whether a process with these arguments is this very store.
     fn role_of(&self, args: &[&[u8]]) -> Option<Role>;
     /// Called before each start, when no process of the store is left.

@@ -53,7 +53,7 @@ pub(super) async fn clear<S: Store>(store: &S, known: Option<Pid>) -> Result<Fil
             }
             sleep(config::STORE_POLL).await;
         }
-        warn!(store.name = store.name(), "{} did not stop within {} s", store.name(), patience.as_secs());
+        warn!(store.name = store.name(), "a process of {} is still there after {patience:?}", store.name());
     }
     bail!(
         "{} still runs on {}: find its process with `fuser {}` and stop it",
@@ -76,7 +76,7 @@ fn signal_all<S: Store>(store: &S, known: Option<Pid>, step: Step) -> Result<Dur
     let (signal, patience) = match step {
         Step::Clean if mains.is_empty() => return Ok(config::STORE_ORPHANS_TIMEOUT),
         Step::Clean => (store.stop_signal(), config::STORE_STOP_TIMEOUT),
-        Step::Quit => (Signal::SIGQUIT, config::STORE_KILL_TIMEOUT),
+        Step::Quit => (store.quit_signal(), config::STORE_KILL_TIMEOUT),
         Step::Kill => (Signal::SIGKILL, config::STORE_KILL_TIMEOUT),
     };
     let children = match step {

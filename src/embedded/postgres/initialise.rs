@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
+use nix::unistd::syncfs;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -22,7 +23,7 @@ impl Postgres {
         self.remove_half_made()?;
         let new = self.folder.path.join(format!("{CLUSTER}.new-{}", std::process::id()));
         self.run("initdb", &alive, |command| {
-            command.arg("--no-sync").arg("--no-instructions").arg("-D").arg(&new);
+            command.arg("--no-sync").arg("-D").arg(&new);
             command.args(["--username", USER, "--encoding=UTF8", "--locale=C.UTF-8"]);
             // The same order as C.UTF-8's, but compared as bytes and never changed by a new libc.
             command.arg("--lc-collate=C");
@@ -31,10 +32,7 @@ impl Postgres {
         })
         .await?;
         self.create_database(&new).await?;
-        self.run("initdb", &alive, |command| {
-            command.arg("--sync-only").arg("-D").arg(&new);
-        })
-        .await?;
+        sync_filesystem(&new).await?;
         fs::rename(&new, self.cluster()).context("cannot put the new cluster in its place")?;
         File::open(&self.folder.path)
             .and_then(|folder| folder.sync_all())
@@ -51,7 +49,7 @@ impl Postgres {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().context("cannot run postgres")?;
         let mut stdin = child.stdin.take().context("postgres has no stdin")?;
-        stdin.write_all(format!("create database {DATABASE};\n").as_bytes()).await?;
+        let written = stdin.write_all(format!("create database {DATABASE};\n").as_bytes()).await;
         drop(stdin);
         let output = child.wait_with_output().await.context("cannot wait for postgres")?;
         let errors = String::from_utf8_lossy(&output.stderr);
@@ -59,7 +57,7 @@ impl Postgres {
         if !output.status.success() || errors.contains("ERROR") || errors.contains("FATAL") {
             bail!("postgres could not create the database ({}): {}", output.status, errors.trim());
         }
-        Ok(())
+        written.context("postgres did not read its commands")
     }
 
     async fn run(&self, program: &str, alive: &File, arguments: impl FnOnce(&mut Command)) -> Result<()> {
@@ -84,4 +82,13 @@ impl Postgres {
         }
         Ok(())
     }
+}
+
+/// One flush instead of initdb's thousand, each of which waits its turn on a busy disk.
+async fn sync_filesystem(path: &Path) -> Result<()> {
+    let directory = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    tokio::task::spawn_blocking(move || syncfs(directory))
+        .await
+        .context("the thread that syncs the new cluster failed")?
+        .context("cannot sync the new cluster")
 }
