@@ -1,0 +1,31 @@
+# The commands of a working day. Each one installs what the machine lacks (as root) or says how to.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-full test-container fmt lint
+
+help: ## List these commands
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 24
+
+run: ## Build, then sell sample coupons on http://127.0.0.1:8080
+	@scripts/install-packages
+	@exec cargo run --release --locked -- demo
+
+test: ## Run every quick test
+	@scripts/install-packages
+	@scripts/run-tests
+
+test-full: ## Run every test, the long ones and the container included
+	@scripts/install-packages
+	@scripts/run-tests --long
+	@scripts/test-container
+
+test-container: ## Build the image and try it: sale, stop, kill, start again
+	@scripts/test-container
+
+fmt: ## Format the sources
+	cargo fmt
+
+lint: ## Check format and lints as CI does
+	@scripts/install-packages
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
