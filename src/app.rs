@@ -67,13 +67,12 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     let http_stop = CancellationToken::new();
     let http = tokio::spawn(server::serve(listener, api.clone(), http_stop.clone()));
 
-    let (credentials, stores) = match &external {
-        Some(_) => (required_credentials(&args.credentials)?, None),
-        None => {
-            let dir = DataDir::open(args.stores.data_dir.as_deref())?;
-            let credentials = generated_credentials(&args.credentials, &dir)?;
-            (credentials, Some(Embedded::start(&dir).await?))
-        }
+    let (credentials, stores) = if external.is_some() {
+        (required_credentials(&args.credentials)?, None)
+    } else {
+        let dir = DataDir::open(args.stores.data_dir.as_deref())?;
+        let credentials = generated_credentials(&args.credentials, &dir)?;
+        (credentials, Some(Embedded::start(&dir).await?))
     };
     let addresses = external.or_else(|| stores.as_ref().map(Embedded::addresses));
     let addresses = addresses.context("there are stores, embedded or external")?;
@@ -134,7 +133,7 @@ impl Core {
         workers: &WorkerSettings,
         stop: &CancellationToken,
     ) -> anyhow::Result<Option<Self>> {
-        let server = RedisServer::new(&addresses.redis_url, &stores.redis_prefix)?;
+        let server = RedisServer::new(addresses, &stores.redis_prefix)?;
         // One connection for each consumer, one for reclaiming and one for housekeeping.
         let postgres =
             Postgres::new(&addresses.database_url, &stores.db_schema, u32::from(workers.workers) + 2)?;

@@ -259,12 +259,12 @@ pub const SCAN_PAGE: usize = 1_000;
 /// Order events in one transaction.
 pub const RECORD_BATCH_MAX_EVENTS: usize = 1_000;
 pub const RECLAIM_AFTER_MIN: Duration = Duration::from_millis(100);
-pub const RECLAIM_AFTER_MAX: Duration = Duration::from_secs(3_600);
+pub const RECLAIM_AFTER_MAX: Duration = Duration::from_hours(1);
 /// First and longest pause after a transient error.
 pub const BACKOFF_MIN: Duration = Duration::from_millis(50);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// A consumer that holds nothing and was not seen for this long is removed.
-pub const CONSUMER_GONE_AFTER: Duration = Duration::from_secs(60);
+pub const CONSUMER_GONE_AFTER: Duration = Duration::from_mins(1);
 /// Acknowledged entries that stay in the stream for people with redis-cli.
 pub const STREAM_TAIL_ENTRIES: u64 = 1_000;
 pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
@@ -290,7 +290,7 @@ pub const POSTGRES_HTTP_CONNECTIONS: u32 = 8;
 
 pub const HTTP_MAX_CONNECTIONS: usize = 20_000;
 /// Time for a request's head, and for an idle connection to be reused.
-pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_secs(60);
+pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_mins(1);
 pub const HTTP_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 pub const HTTP_BODY_MAX_BYTES: usize = 16 * 1024;
 pub const HTTP_HEAD_MAX_BYTES: usize = 16 * 1024;

@@ -96,7 +96,9 @@ async fn send(mut batch: Vec<Waiting>, shared: Arc<Shared>, _place: OwnedSemapho
             }
         }
         Err(unavailable) => {
-            answers.into_iter().for_each(|answer| drop(answer.send(Err(unavailable.clone()))))
+            for answer in answers {
+                drop(answer.send(Err(unavailable.clone())));
+            }
         }
     }
 }
@@ -130,5 +132,7 @@ async fn claim_batch(
 }
 
 fn refuse(batch: Vec<Waiting>, why: &Unavailable) {
-    batch.into_iter().for_each(|waiting| drop(waiting.answer.send(Err(why.clone()))));
+    for waiting in batch {
+        drop(waiting.answer.send(Err(why.clone())));
+    }
 }

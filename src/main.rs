@@ -1,5 +1,6 @@
 //! Reads the command line, sets up logging, runs one command, and ends with its exit status.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::anyhow;
@@ -36,7 +37,10 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
 fn log_to_stderr(settings: &LogSettings) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&settings.log)
         .map_err(|error| WrongUsage(format!("SECKILL_LOG is no tracing filter: {error}")))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match settings.log_format {
         LogFormat::Text => logs.init(),
         LogFormat::Json => logs.json().init(),

@@ -17,10 +17,10 @@ use anyhow::Context;
 use fred::clients::Client;
 use fred::error::ErrorKind;
 use fred::interfaces::ClientLike;
-use fred::types::config::{Config, ConnectionConfig, PerformanceConfig, TcpConfig};
+use fred::types::config::{Config, ConnectionConfig, PerformanceConfig, ServerConfig, TcpConfig};
 use fred::types::{CustomCommand, Value};
 
-use crate::config;
+use crate::config::{self, StoreAddresses};
 use keys::Keys;
 
 /// Where Redis is and how its keys are named; makes connections.
@@ -62,7 +62,8 @@ pub enum RedisError {
 impl RedisServer {
     /// # Errors
     /// For an address that is no `redis://`, `rediss://` or `redis+unix://` one.
-    pub fn new(url: &str, prefix: &str) -> anyhow::Result<Self> {
+    pub fn new(addresses: &StoreAddresses, prefix: &str) -> anyhow::Result<Self> {
+        let url = addresses.redis_url.as_str();
         let scheme = url.split("://").next().unwrap_or_default();
         match scheme {
             "redis" | "rediss" | "redis+unix" => {}
@@ -72,6 +73,10 @@ impl RedisServer {
             _ => anyhow::bail!("REDIS_URL must start with redis://, rediss:// or redis+unix://"),
         }
         let mut config = Config::from_url(url).context("REDIS_URL is no valid address")?;
+        if let Some(path) = addresses.redis_socket()? {
+            // fred takes the path as it stands in the address, percent signs and all.
+            config.server = ServerConfig::new_unix_socket(path);
+        }
         config.fail_fast = true;
         Ok(Self { config, keys: Keys::new(prefix) })
     }

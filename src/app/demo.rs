@@ -19,8 +19,8 @@ use crate::model::{Claim, Definition, OrderId, UserId};
 use crate::postgres::coupons;
 
 const USER: &str = "alice";
-const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3_600);
-const OPENS_AFTER: Duration = Duration::from_secs(60);
+const TOKEN_LIFETIME: Duration = Duration::from_hours(24);
+const OPENS_AFTER: Duration = Duration::from_mins(1);
 
 /// Waits until claims are taken, makes the coupons, answers the text.
 pub async fn open(

@@ -58,7 +58,7 @@ pub(super) async fn repeat(fence: &Fence, session: &Session, postgres: &Postgres
         let id = &row.definition.id;
         match publish(fence, session, postgres, false, &row.definition).await {
             Ok(()) => {
-                tracing::info!(coupon = %id, version = row.definition.version, "published coupon {id} at last")
+                tracing::info!(coupon = %id, version = row.definition.version, "published coupon {id} at last");
             }
             Err(error) => return tracing::warn!(coupon = %id, "publishing coupon {id} failed: {error}"),
         }

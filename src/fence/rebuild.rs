@@ -228,7 +228,7 @@ async fn decide_coupon(
     for (field, value) in hash {
         match read_claim(&field, &value) {
             Some((user, order)) if live.get(&user) == Some(&order) => {
-                settled += usize::from(claims.insert(user, order).is_none())
+                settled += usize::from(claims.insert(user, order).is_none());
             }
             Some((user, order)) => {
                 claims.insert(user, order);

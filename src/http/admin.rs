@@ -46,6 +46,7 @@ struct NewCoupon {
 }
 
 /// A merge patch (RFC 7396): absent leaves, null clears.
+#[expect(clippy::option_option, reason = "a merge patch tells absent from null")]
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CouponPatch {

@@ -53,7 +53,7 @@ pub async fn show(api: &Api, coupon: &str, request: Request) -> Answer {
     let coupon = coupon_id(coupon)?;
     let snapshot = api.snapshots.get(&coupon).await?.ok_or_else(|| unknown_coupon(&coupon))?;
     let tag = etag([&*snapshot]);
-    Ok(public(&request.headers, tag, || json(StatusCode::OK, &CouponView::from(&*snapshot))))
+    Ok(public(&request.headers, &tag, || json(StatusCode::OK, &CouponView::from(&*snapshot))))
 }
 
 /// `GET /v1/coupons`
@@ -69,7 +69,7 @@ pub async fn list(api: Arc<Api>, request: Request) -> Answer {
     let snapshots = try_join_all(ids.iter().map(|id| api.snapshots.get(id))).await?;
     let snapshots: Vec<_> = snapshots.iter().flatten().collect();
     let tag = etag(snapshots.iter().map(|snapshot| &***snapshot));
-    Ok(public(&request.headers, tag, || {
+    Ok(public(&request.headers, &tag, || {
         let items = snapshots.iter().map(|snapshot| CouponView::from(&***snapshot)).collect();
         json(StatusCode::OK, &List::page(items, next))
     }))
@@ -85,7 +85,7 @@ fn etag<'a>(snapshots: impl IntoIterator<Item = &'a CouponSnapshot>) -> String {
 }
 
 /// An answer that caches may keep for a second, or 304.
-fn public(headers: &HeaderMap, tag: String, answer: impl FnOnce() -> Response<Bytes>) -> Response<Bytes> {
+fn public(headers: &HeaderMap, tag: &str, answer: impl FnOnce() -> Response<Bytes>) -> Response<Bytes> {
     let asked = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let fresh = asked.split(',').any(|candidate| matches!(candidate.trim(), t if t == tag || t == "*"));
     let mut response = if fresh { Response::new(Bytes::new()) } else { answer() };
@@ -94,7 +94,7 @@ fn public(headers: &HeaderMap, tag: String, answer: impl FnOnce() -> Response<By
     }
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=1"));
-    if let Ok(tag) = HeaderValue::from_str(&tag) {
+    if let Ok(tag) = HeaderValue::from_str(tag) {
         headers.insert(header::ETAG, tag);
     }
     response

@@ -147,6 +147,7 @@ impl<T: std::str::FromStr<Err: std::fmt::Display>> Page<T> {
     }
 }
 
+#[expect(clippy::option_option, reason = "a whole list has no `next`, a last page has null")]
 #[derive(Serialize)]
 pub struct List<T> {
     pub items: Vec<T>,

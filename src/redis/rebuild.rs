@@ -87,7 +87,7 @@ pub async fn apply_chunk(
 
 /// Whether the coupon's hash is what `set_coupon` would make of it with `held` units held.
 #[must_use]
-pub fn coupon_is_right(hash: &HashMap<String, String>, definition: &Definition, held: usize) -> bool {
+pub(crate) fn coupon_is_right(hash: &HashMap<String, String>, definition: &Definition, held: usize) -> bool {
     let held = i64::try_from(held).unwrap_or(i64::MAX);
     let expected =
         [("total", definition.total), ("stock", definition.total - held), ("version", definition.version)];

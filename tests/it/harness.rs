@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Longest wait for anything; a test that reaches it has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running server with its data directory.
 pub struct Sale {
@@ -121,7 +121,7 @@ impl Sale {
     }
 
     pub fn token(&self, user: &str) -> String {
-        self.token_with(user, Duration::from_secs(3_600))
+        self.token_with(user, Duration::from_hours(1))
     }
 
     pub fn token_with(&self, user: &str, lifetime: Duration) -> String {
