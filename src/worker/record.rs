@@ -172,6 +172,7 @@ impl Batch<'_> {
 }
 
 /// Anything but a row's own fault keeps the entries pending; what is ours to mend is logged as an error.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn halt(error: PostgresError) -> Halt {
     if let PostgresError::Statement(why) = &error {
         tracing::error!("recording is stuck on a statement that Postgres refuses: {why}");
