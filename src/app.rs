@@ -48,7 +48,7 @@ pub async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
         Some(addresses) => addresses,
         None => Embedded::join(&DataDir::locate(args.stores.data_dir.as_deref())).await?,
     };
-    let Some(core) = Core::start(&args.stores, &addresses, &args.workers, &stop).await? else {
+    let Some(core) = Core::start(&args.stores, &addresses, &stop).await? else {
         return Ok(());
     };
     tracing::info!("{} workers are at work", args.workers.workers);
@@ -77,7 +77,7 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     let addresses = external.or_else(|| stores.as_ref().map(Embedded::addresses));
     let addresses = addresses.context("there are stores, embedded or external")?;
     let outcome = async {
-        let Some(core) = Core::start(&args.stores, &addresses, &args.workers, &stop).await? else {
+        let Some(core) = Core::start(&args.stores, &addresses, &stop).await? else {
             return Ok(());
         };
         let gate = Gate::start(core.fence.clone(), core.catalogue.clone(), args.http.max_backlog);
@@ -130,13 +130,10 @@ impl Core {
     async fn start(
         stores: &StoreSettings,
         addresses: &StoreAddresses,
-        workers: &WorkerSettings,
         stop: &CancellationToken,
     ) -> anyhow::Result<Option<Self>> {
         let server = RedisServer::new(addresses, &stores.redis_prefix)?;
-        // One connection for each consumer, one for reclaiming and one for housekeeping.
-        let postgres =
-            Postgres::new(&addresses.database_url, &stores.db_schema, u32::from(workers.workers) + 2)?;
+        let postgres = Postgres::new(&addresses.database_url, &stores.db_schema)?;
         if !wait_for_postgres(&postgres, stop).await? {
             return Ok(None);
         }

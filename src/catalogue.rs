@@ -67,7 +67,7 @@ impl Catalogue {
         let at = Instant::now();
         // A change shows only when its transaction commits, up to a statement's longest run after its time.
         let since = refreshed.newest_change.map(|newest| newest - 2 * config::POSTGRES_STATEMENT_TIMEOUT);
-        let rows = coupons::changed_since(&self.postgres.http, since).await?;
+        let rows = coupons::changed_since(&self.postgres.pool, since).await?;
         if let Some(last) = rows.last() {
             refreshed.newest_change = Some(last.changed_at);
         }
@@ -78,6 +78,18 @@ impl Catalogue {
             known.insert(row.definition.id, Known { unlisted: row.definition.unlisted, published });
         }
         Ok(())
+    }
+
+    /// The same for a reader that will not wait for a Postgres that hangs: what was last read stands.
+    pub async fn refresh_briefly(&self, max_age: Duration) {
+        let catalogue = self.clone();
+        let refreshing = tokio::spawn(async move { catalogue.refresh(max_age).await });
+        match tokio::time::timeout(config::CATALOGUE_PATIENCE, refreshing).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::debug!("catalogue: {error}"),
+            Ok(Err(panicked)) => tracing::error!("catalogue: {panicked}"),
+            Err(_) => tracing::debug!("catalogue: Postgres gives no answer"),
+        }
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<CouponId, Known>> {

@@ -263,6 +263,9 @@ pub const RECLAIM_AFTER_MAX: Duration = Duration::from_hours(1);
 /// First and longest pause after a transient error.
 pub const BACKOFF_MIN: Duration = Duration::from_millis(50);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// After this long a batch's connections are thrown away and it is done again: a server that vanished
+/// without a word would hold it for ever. Above any statement's own time-out.
+pub const RECORD_TIMEOUT: Duration = Duration::from_secs(30);
 /// A consumer that holds nothing and was not seen for this long is removed.
 pub const CONSUMER_GONE_AFTER: Duration = Duration::from_mins(1);
 /// Acknowledged entries that stay in the stream for people with redis-cli.
@@ -274,6 +277,8 @@ pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause before the next attempt to join or rebuild.
 pub const FENCE_RETRY: Duration = Duration::from_millis(100);
+/// After this long a rebuild is given up and begun again.
+pub const REBUILD_TIMEOUT: Duration = Duration::from_mins(2);
 /// How long a rebuild waits for open worker transactions; above their own statement time-out.
 pub const REBUILD_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -284,7 +289,7 @@ pub const POSTGRES_STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const POSTGRES_LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// A stopped worker must not hold the fence's lock for ever.
 pub const POSTGRES_IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(1);
-pub const POSTGRES_HTTP_CONNECTIONS: u32 = 8;
+pub const POSTGRES_POOL_CONNECTIONS: u32 = 8;
 
 // ---- HTTP ----
 
@@ -298,6 +303,8 @@ pub const HTTP_HEAD_MAX_BYTES: usize = 16 * 1024;
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(15);
 /// Age at which a coupon's snapshot is read again; with the read itself it stays under 100 ms.
 pub const SNAPSHOT_MAX_AGE: Duration = Duration::from_millis(80);
+/// How long a list waits for Postgres before it shows what was last read.
+pub const CATALOGUE_PATIENCE: Duration = Duration::from_millis(250);
 /// Coupons whose snapshots are kept in memory.
 pub const SNAPSHOT_CACHE_MAX_COUPONS: u64 = 10_000;
 

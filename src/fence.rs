@@ -11,15 +11,16 @@ pub mod rebuild;
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::catalogue::Catalogue;
 use crate::config;
 use crate::postgres::fence::FenceRow;
-use crate::postgres::{self, Postgres};
+use crate::postgres::{self, Postgres, PostgresError};
 use crate::redis::info::Look;
 use crate::redis::script::ready_marker;
 use crate::redis::{Redis, RedisError, RedisServer};
@@ -142,8 +143,8 @@ impl Fence {
             loop {
                 match self.come_up(&server, &postgres, &catalogue).await {
                     Ok(session) => self.watch_over(&session, &postgres, &catalogue).await,
-                    Err(reason) => {
-                        self.stay_down(&reason);
+                    Err(error) => {
+                        self.stay_down(&format!("{error:#}"));
                         tokio::time::sleep(config::FENCE_RETRY).await;
                     }
                 }
@@ -156,44 +157,51 @@ impl Fence {
         }
     }
 
-    /// Joins the agreement where there is one, else makes one; the session is only then lent out.
+    /// Joins the agreement where there is one, else makes one first; only then is the session lent out.
     async fn come_up(
         &self,
         server: &RedisServer,
         postgres: &Postgres,
         catalogue: &Catalogue,
     ) -> anyhow::Result<Arc<Session>> {
-        let redis = server.connect().await?;
-        let looked = Instant::now();
-        let (seen, row) = self.look(&redis, postgres).await?;
-        let loss = lock(&self.shared.loss).clone();
-        let verdict = match &loss {
-            Some(loss) if loss.epoch == row.epoch => Err(loss.reason.clone()),
-            _ => look::compare(&seen, &row),
-        };
-        if let Err(difference) = verdict {
-            rebuild::rebuild(server, postgres, loss.as_ref(), &difference).await?;
-            // The next turn looks at what the rebuild made.
-            anyhow::bail!("rebuilding: {difference}");
+        loop {
+            let redis = server.connect().await?;
+            let looked = Instant::now();
+            let (seen, row) = self.look(&redis, postgres).await?;
+            let loss = lock(&self.shared.loss).clone();
+            let verdict = match &loss {
+                Some(loss) if loss.epoch == row.epoch => Err(loss.reason.clone()),
+                _ => look::compare(&seen, &row),
+            };
+            if let Err(difference) = verdict {
+                self.stay_down(&difference);
+                let rebuilding = rebuild::rebuild(server, postgres, loss.as_ref(), &difference);
+                tokio::time::timeout(config::REBUILD_TIMEOUT, rebuilding)
+                    .await
+                    .context("the rebuild took too long")??;
+                continue;
+            }
+            // Lists and the telling of lost coupons from unknown ones may be a little behind without Postgres.
+            let refreshing = catalogue.clone();
+            if let Some(Err(error)) = bounded(async move { refreshing.refresh(Duration::ZERO).await }).await {
+                tracing::debug!("catalogue: {error}");
+            }
+            *lock(&self.shared.loss) = None;
+            let session = Arc::new(Session {
+                ready: ready_marker(&row.epoch),
+                epoch: row.epoch,
+                redis,
+                clock: RedisClock::learned(seen.now_ms, looked),
+            });
+            self.shared.backlog.store(seen.backlog, Ordering::Relaxed);
+            tracing::info!(
+                fence.epoch = session.epoch,
+                "fence up: claims are accepted in epoch {}",
+                session.epoch
+            );
+            self.shared.state.send_replace(FenceState::Up(session.clone()));
+            return Ok(session);
         }
-        if let Err(error) = catalogue.refresh(std::time::Duration::ZERO).await {
-            tracing::debug!("catalogue: {error}");
-        }
-        *lock(&self.shared.loss) = None;
-        let session = Arc::new(Session {
-            ready: ready_marker(&row.epoch),
-            epoch: row.epoch,
-            redis,
-            clock: RedisClock::learned(seen.now_ms, looked),
-        });
-        self.shared.backlog.store(seen.backlog, Ordering::Relaxed);
-        tracing::info!(
-            fence.epoch = session.epoch,
-            "fence up: claims are accepted in epoch {}",
-            session.epoch
-        );
-        self.shared.state.send_replace(FenceState::Up(session.clone()));
-        Ok(session)
     }
 
     /// Looks once a second, repeats publications, and returns when the session has ended.
@@ -218,19 +226,22 @@ impl Fence {
             if self.session().is_err() {
                 return;
             }
-            publish::repeat(self, session, postgres).await;
-            if let Err(error) = catalogue.refresh(config::PROBE_INTERVAL / 2).await {
-                tracing::debug!("catalogue: {error}");
-            }
+            let (fence, session, postgres) = (self.clone(), session.clone(), postgres.clone());
+            bounded(async move {
+                publish::repeat(&fence, &session, &postgres).await;
+            })
+            .await;
+            catalogue.refresh_briefly(config::PROBE_INTERVAL / 2).await;
         }
     }
 
     /// Rule 1's look: Redis as it is, beside the row as Postgres has it or as it was last read.
     async fn look(&self, redis: &Redis, postgres: &Postgres) -> anyhow::Result<(Look, FenceRow)> {
-        let (seen, row) =
-            tokio::join!(crate::redis::info::look(redis), postgres::fence::read(&postgres.http));
+        let pool = postgres.pool.clone();
+        let read = bounded(async move { postgres::fence::read(&pool).await });
+        let (seen, row) = tokio::join!(crate::redis::info::look(redis), read);
         let seen = seen?;
-        match row {
+        match row.unwrap_or_else(|| Err(PostgresError::Transient("Postgres gives no answer".into()))) {
             Ok(row) => {
                 *lock(&self.shared.row) = Some(row.clone());
                 Ok((seen, row))
@@ -242,12 +253,11 @@ impl Fence {
         }
     }
 
-    fn stay_down(&self, reason: &anyhow::Error) {
-        let reason = format!("{reason:#}");
+    fn stay_down(&self, reason: &str) {
         let changed = self.shared.state.send_if_modified(|state| match state {
             FenceState::Down { reason: old } if **old == *reason => false,
             _ => {
-                *state = FenceState::Down { reason: reason.as_str().into() };
+                *state = FenceState::Down { reason: reason.into() };
                 true
             }
         });
@@ -292,6 +302,17 @@ impl RedisClock {
 
 fn monotonic_ms(at: Instant) -> i64 {
     i64::try_from(at.saturating_duration_since(*STARTED).as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Work on Postgres as the probe can bear it: one that hangs neither holds up the next look nor is
+/// dropped half-way. `None` where it is not done in time.
+async fn bounded<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    match tokio::time::timeout(config::PROBE_INTERVAL, tokio::spawn(work)).await {
+        Ok(done) => {
+            done.inspect_err(|panicked| tracing::error!("the fence's work ended badly: {panicked}")).ok()
+        }
+        Err(_) => None,
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -1,8 +1,9 @@
-//! Everything that knows sqlx: pools, what every session is set to, migrations, and the classes of
+//! Everything that knows sqlx: connections, what every session is set to, migrations, and the classes of
 //! Postgres's errors. The statements are grouped by intent in the files below; the larger ones lie in `sql/`.
 //!
-//! Work that has begun here is never dropped half-way (a cancelled `begin` can poison a pool): callers
-//! that may be cancelled spawn it, and deadlines are Postgres's own.
+//! Work on the pool is never dropped half-way (a cancelled `begin` can poison it): callers that may be
+//! cancelled spawn it, and deadlines are Postgres's own. A dedicated connection may be dropped at any
+//! moment, with whatever was under way on it.
 
 pub mod coupons;
 pub mod dead_letters;
@@ -15,21 +16,21 @@ use std::time::Duration;
 
 use anyhow::Context;
 use sqlx::migrate::Migrator;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+pub use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection};
 
 use crate::config;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./sql/migrations");
 
-/// Two pools, so that a flood of HTTP reads never keeps the workers waiting.
+/// A pool for requests and looks. Workers and rebuilds have connections of their own, so that a flood of
+/// requests never keeps them waiting, and one that gives no answer can be thrown away.
 #[derive(Clone)]
 pub struct Postgres {
     options: PgConnectOptions,
     schema: String,
-    /// For requests and everything else that is not recording.
-    pub http: PgPool,
-    pub workers: PgPool,
+    pub pool: PgPool,
 }
 
 /// What went wrong with a statement, by what it means for the caller.
@@ -47,11 +48,11 @@ pub enum PostgresError {
 }
 
 impl Postgres {
-    /// Prepares the pools; connects to nothing yet.
+    /// Prepares the pool; connects to nothing yet.
     ///
     /// # Errors
     /// For an address that is no Postgres one.
-    pub fn new(url: &str, schema: &str, workers: u32) -> anyhow::Result<Self> {
+    pub fn new(url: &str, schema: &str) -> anyhow::Result<Self> {
         let options: PgConnectOptions =
             url.parse().context("DATABASE_URL is no valid address: it must start with postgres://")?;
         let ms = |timeout: Duration| format!("{}ms", timeout.as_millis());
@@ -62,18 +63,11 @@ impl Postgres {
             ("lock_timeout", ms(config::POSTGRES_LOCK_TIMEOUT)),
             ("idle_in_transaction_session_timeout", ms(config::POSTGRES_IDLE_IN_TRANSACTION_TIMEOUT)),
         ]);
-        let pool = |size: u32| {
-            PgPoolOptions::new()
-                .max_connections(size)
-                .acquire_timeout(config::POSTGRES_CONNECT_TIMEOUT)
-                .connect_lazy_with(options.clone())
-        };
-        Ok(Self {
-            http: pool(config::POSTGRES_HTTP_CONNECTIONS),
-            workers: pool(workers.max(1)),
-            schema: schema.to_owned(),
-            options,
-        })
+        let pool = PgPoolOptions::new()
+            .max_connections(config::POSTGRES_POOL_CONNECTIONS)
+            .acquire_timeout(config::POSTGRES_CONNECT_TIMEOUT)
+            .connect_lazy_with(options.clone());
+        Ok(Self { pool, schema: schema.to_owned(), options })
     }
 
     /// What must be so before anything else: a session connection and this program's schema.
@@ -137,7 +131,7 @@ impl Postgres {
     }
 
     pub async fn close(&self) {
-        tokio::join!(self.http.close(), self.workers.close());
+        self.pool.close().await;
     }
 }
 

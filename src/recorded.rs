@@ -76,7 +76,7 @@ async fn answer_lookups(mut queue: mpsc::Receiver<Lookup>, postgres: Postgres) {
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, config::GATE_BATCH_MAX_CLAIMS).await > 0 {
         let ids: Vec<OrderId> = batch.iter().map(|lookup| lookup.order).collect();
-        let found = orders::get_many(&postgres.http, &ids).await.unwrap_or_else(|error| {
+        let found = orders::get_many(&postgres.pool, &ids).await.unwrap_or_else(|error| {
             tracing::debug!("lookup of {} orders: {error}", ids.len());
             Vec::new()
         });
@@ -105,7 +105,7 @@ async fn poll(
             waiting.keys().copied().collect()
         };
         for chunk in ids.chunks(config::RECORD_BATCH_MAX_EVENTS) {
-            match orders::get_many(&postgres.http, chunk).await {
+            match orders::get_many(&postgres.pool, chunk).await {
                 Ok(orders) => announce(&waiting, &orders),
                 Err(error) => tracing::debug!("poll of {} waiting orders: {error}", chunk.len()),
             }

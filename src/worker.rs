@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, WorkerSettings};
 use crate::fence::{Fence, FenceState};
-use crate::postgres::Postgres;
+use crate::postgres::{PgConnection, Postgres, PostgresError};
 use crate::recorded::Recorded;
 use crate::redis::{Redis, RedisError, RedisServer, stream};
 
@@ -54,15 +54,16 @@ fn process_name() -> String {
     format!("{host}-{}-{:04x}", std::process::id(), rand::random::<u16>())
 }
 
-/// A worker's own connection, made anew after every error of it.
+/// A worker's own connections, made anew after every error on one of them.
 struct Link<'a> {
     context: &'a Context,
     redis: Option<Redis>,
+    postgres: Option<PgConnection>,
 }
 
 impl<'a> Link<'a> {
     fn new(context: &'a Context) -> Self {
-        Self { context, redis: None }
+        Self { context, redis: None, postgres: None }
     }
 
     /// The connection and the epoch of the marker on it: from the marker, never from Postgres. `None`
@@ -81,9 +82,17 @@ impl<'a> Link<'a> {
         Ok(epoch.map(|epoch| (redis, epoch)))
     }
 
-    /// Drops the connection, so that the next turn makes a new one.
+    async fn postgres(&mut self) -> Result<&mut PgConnection, PostgresError> {
+        if self.postgres.is_none() {
+            self.postgres = Some(self.context.postgres.dedicated().await?);
+        }
+        self.postgres.as_mut().ok_or_else(|| PostgresError::Transient("no connection".into()))
+    }
+
+    /// Drops the connections, so that the next turn makes new ones.
     fn broken(&mut self) {
         self.redis = None;
+        self.postgres = None;
     }
 }
 

@@ -79,11 +79,11 @@ fn sample(
 
 /// Makes a coupon, or opens the one of an earlier demo anew.
 async fn offer(core: &Core, session: &Session, mut definition: Definition) -> anyhow::Result<()> {
-    let inserted = coupons::insert(&core.postgres.http, &definition).await?;
+    let inserted = coupons::insert(&core.postgres.pool, &definition).await?;
     if !inserted {
-        let Some(row) = coupons::get(&core.postgres.http, &definition.id).await? else { return Ok(()) };
+        let Some(row) = coupons::get(&core.postgres.pool, &definition.id).await? else { return Ok(()) };
         definition = Definition { starts_at: definition.starts_at, ..row.definition };
-        coupons::edit(&core.postgres.http, &definition).await?;
+        coupons::edit(&core.postgres.pool, &definition).await?;
         definition.version += 1;
     }
     publish(&core.fence, session, &core.postgres, inserted, &definition).await?;

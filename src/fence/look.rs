@@ -12,6 +12,9 @@ pub fn compare(seen: &Look, row: &FenceRow) -> Result<(), String> {
     if !seen.is_master {
         return Err("Redis is a replica".into());
     }
+    if row.postgres_identity.is_empty() {
+        return Err("this database has never agreed with a Redis".into());
+    }
     if row.this_postgres != row.postgres_identity {
         return Err("Postgres is not the server of the last agreement (restored, promoted or new)".into());
     }

@@ -44,13 +44,13 @@ pub async fn publish(
             return Err(error.into());
         }
     }
-    coupons::mark_published(&postgres.http, &definition.id, definition.version).await?;
+    coupons::mark_published(&postgres.pool, &definition.id, definition.version).await?;
     Ok(())
 }
 
 /// Publishes what an earlier attempt could not.
 pub(super) async fn repeat(fence: &Fence, session: &Session, postgres: &Postgres) {
-    let rows = match coupons::unpublished(&postgres.http, FIRST_PUBLICATION_GRACE_SECONDS).await {
+    let rows = match coupons::unpublished(&postgres.pool, FIRST_PUBLICATION_GRACE_SECONDS).await {
         Ok(rows) => rows,
         Err(error) => return tracing::debug!("publish: {error}"),
     };

@@ -83,12 +83,12 @@ pub async fn create_coupon(api: Arc<Api>, mut request: Request) -> Answer {
     api.auth.admin(&request.headers)?;
     let definition = define(request.json().await?)?;
     let session = api.session()?;
-    let created = coupons::insert(&api.postgres.http, &definition).await?;
+    let created = coupons::insert(&api.postgres.pool, &definition).await?;
     if created {
         publish(&api.fence, &session, &api.postgres, true, &definition).await?;
         tracing::info!(coupon = %definition.id, total = definition.total, "created coupon {}", definition.id);
     } else {
-        let row = coupons::get(&api.postgres.http, &definition.id).await?;
+        let row = coupons::get(&api.postgres.pool, &definition.id).await?;
         let same = row.is_some_and(|row| is_same(&row.definition, &definition));
         if !same {
             let detail =
@@ -116,7 +116,7 @@ pub async fn show_coupon(api: Arc<Api>, coupon: &str, request: Request) -> Answe
 pub async fn list_coupons(api: Arc<Api>, request: Request) -> Answer {
     api.auth.admin(&request.headers)?;
     let page: Page<CouponId> = Page::read(&request.query_fields())?;
-    let mut rows = coupons::page(&api.postgres.http, page.after.as_ref(), page.rows()).await?;
+    let mut rows = coupons::page(&api.postgres.pool, page.after.as_ref(), page.rows()).await?;
     let next = page.cut(&mut rows, |row| row.definition.id.clone());
     let mut items = Vec::with_capacity(rows.len());
     for row in rows {
@@ -131,7 +131,7 @@ pub async fn edit_coupon(api: Arc<Api>, coupon: &str, mut request: Request) -> A
     let id = coupon_id(coupon)?;
     let patch: CouponPatch = request.json().await?;
     for _ in 0..EDIT_ATTEMPTS {
-        let row = coupons::get(&api.postgres.http, &id).await?.ok_or_else(|| unknown_coupon(&id))?;
+        let row = coupons::get(&api.postgres.pool, &id).await?.ok_or_else(|| unknown_coupon(&id))?;
         check_if_match(&request.headers, row.definition.version)?;
         let edited = apply(&patch, &row.definition)?;
         if edited == row.definition {
@@ -144,7 +144,7 @@ pub async fn edit_coupon(api: Arc<Api>, coupon: &str, mut request: Request) -> A
         if edited.total < row.definition.total && edited.total < held {
             return Err(total_too_low(&id, held));
         }
-        match coupons::edit(&api.postgres.http, &edited).await? {
+        match coupons::edit(&api.postgres.pool, &edited).await? {
             Edited::Done => {
                 let edited = Definition { version: edited.version + 1, ..edited };
                 publish(&api.fence, &session, &api.postgres, false, &edited).await?;
@@ -195,7 +195,7 @@ pub async fn stream(api: &Api, request: Request) -> Answer {
 }
 
 async fn show(api: &Api, id: &CouponId, status: StatusCode) -> Answer {
-    let row = coupons::get(&api.postgres.http, id).await?.ok_or_else(|| unknown_coupon(id))?;
+    let row = coupons::get(&api.postgres.pool, id).await?.ok_or_else(|| unknown_coupon(id))?;
     let etag = format!("\"v{}\"", row.definition.version);
     let view = view(api, row).await?.ok_or_else(|| {
         Problem::unavailable(format!("coupon {id} is not in force yet: ask again in a moment"))
@@ -224,7 +224,7 @@ async fn wait_until_in_force(api: &Arc<Api>, id: &CouponId) -> Result<(), Proble
     let id = id.clone();
     let wait = async move {
         loop {
-            let row = coupons::get(&api.postgres.http, &id).await?.ok_or_else(|| unknown_coupon(&id))?;
+            let row = coupons::get(&api.postgres.pool, &id).await?.ok_or_else(|| unknown_coupon(&id))?;
             if row.published_version >= row.definition.version {
                 return Ok(());
             }

@@ -178,7 +178,7 @@ pub async fn status(api: Arc<Api>, coupon: &str, order: &str, request: Request) 
     let order: OrderId = order.parse().map_err(|e: InvalidId| Problem::bad_request(e.to_string()))?;
     let may_see = |row: &Order| row.coupon == coupon && may_see(&caller, &row.user);
 
-    let row = orders::get(&api.postgres.http, order).await;
+    let row = orders::get(&api.postgres.pool, order).await;
     if let Ok(Some(row)) = &row {
         return if may_see(row) {
             Ok(json(StatusCode::OK, &OrderView::from(row.clone())))

@@ -60,9 +60,7 @@ pub async fn show(api: &Api, coupon: &str, request: Request) -> Answer {
 pub async fn list(api: Arc<Api>, request: Request) -> Answer {
     let page: Page<CouponId> = Page::read(&request.query_fields())?;
     // Without Postgres the list is as it was last read; a new coupon may be missing, stock never is.
-    if let Err(error) = api.catalogue.refresh(config::SNAPSHOT_MAX_AGE).await {
-        tracing::debug!("catalogue: {error}");
-    }
+    api.catalogue.refresh_briefly(config::SNAPSHOT_MAX_AGE).await;
     let rows = usize::try_from(page.rows()).unwrap_or(usize::MAX);
     let mut ids = api.catalogue.page(page.after.as_ref(), rows, false);
     let next = page.cut(&mut ids, CouponId::clone);

@@ -39,7 +39,7 @@ pub async fn list_all(api: Arc<Api>, request: Request) -> Answer {
 
 async fn page(api: &Api, filter: &OrderFilter, fields: &HashMap<String, String>) -> Answer {
     let page: Page<OrderId> = Page::read(fields)?;
-    let mut rows = orders::list(&api.postgres.http, filter, page.after, page.rows()).await?;
+    let mut rows = orders::list(&api.postgres.pool, filter, page.after, page.rows()).await?;
     let next = page.cut(&mut rows, |order| order.id);
     Ok(json(StatusCode::OK, &List::page(rows.into_iter().map(OrderView::from).collect(), next)))
 }

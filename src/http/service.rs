@@ -30,7 +30,7 @@ pub async fn readyz(api: Arc<Api>, request: Request) -> Result<Response<Bytes>, 
             Err(reason) => Err(reason.to_string()),
         };
         let postgres =
-            postgres::fence::read(&api.postgres.http).await.map(drop).map_err(|error| error.to_string());
+            postgres::fence::read(&api.postgres.pool).await.map(drop).map_err(|error| error.to_string());
         let word = |result: Result<(), String>| result.err().unwrap_or_else(|| "ok".into());
         Some(value!({"redis": word(redis), "postgres": word(postgres), "backlog": api.fence.backlog()}))
     } else {

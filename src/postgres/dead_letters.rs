@@ -1,10 +1,10 @@
 //! Order events that can never be recorded: kept as dead letters, their orders as `rejected`, their
 //! units in the outbox, all in one transaction.
 
-use sqlx::{PgConnection, Row};
+use sqlx::{Connection, PgConnection, Row};
 
+use super::PostgresError;
 use super::fence::{self, PARTITION};
-use super::{Postgres, PostgresError};
 use crate::model::{OrderEvent, OrderId};
 
 const REJECT: &str = include_str!("../../sql/queries/reject_order.sql");
@@ -31,12 +31,12 @@ pub enum Ended {
 
 /// Ends an event as a rejected order with its dead letter, its unit in the outbox.
 pub async fn reject(
-    postgres: &Postgres,
+    connection: &mut PgConnection,
     epoch: &str,
     event: &OrderEvent,
     letter: &Letter<'_>,
 ) -> Result<Ended, PostgresError> {
-    let mut transaction = postgres.workers.begin().await?;
+    let mut transaction = connection.begin().await?;
     fence::lock_shared(&mut transaction).await?;
     let ended = reject_in(&mut transaction, epoch, event, letter).await?;
     transaction.commit().await?;
@@ -68,12 +68,12 @@ pub(super) async fn reject_in(
 
 /// Keeps an event that cannot be read as a dead letter alone, keyed by its entry.
 pub async fn keep_unreadable(
-    postgres: &Postgres,
+    connection: &mut PgConnection,
     epoch: &str,
     order: Option<OrderId>,
     letter: &Letter<'_>,
 ) -> Result<Ended, PostgresError> {
-    let mut transaction = postgres.workers.begin().await?;
+    let mut transaction = connection.begin().await?;
     fence::lock_shared(&mut transaction).await?;
     let row = sqlx::query(ALONE)
         .bind(PARTITION)

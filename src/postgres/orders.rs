@@ -1,13 +1,13 @@
 //! Orders: recording events in batches, and reading them back.
 
 use sqlx::postgres::PgRow;
-use sqlx::{FromRow, PgPool, Row};
+use sqlx::{Connection, FromRow, PgConnection, PgExecutor, PgPool, Row};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::PostgresError;
 use super::fence::{self, PARTITION};
-use super::{Postgres, PostgresError};
 use crate::model::{CouponId, Order, OrderEvent, OrderId, OrderStatus, UserId};
 
 const RECORD: &str = include_str!("../../sql/queries/record_orders.sql");
@@ -33,11 +33,11 @@ pub enum Recorded {
 
 /// Records a batch in one transaction: lock, insert, take stock, commit.
 pub async fn record(
-    postgres: &Postgres,
+    connection: &mut PgConnection,
     epoch: &str,
     events: &[&OrderEvent],
 ) -> Result<Recorded, PostgresError> {
-    let mut transaction = postgres.workers.begin().await?;
+    let mut transaction = connection.begin().await?;
     fence::lock_shared(&mut transaction).await?;
     let rows = sqlx::query(RECORD)
         .bind(PARTITION)
@@ -76,7 +76,7 @@ enum Missing {
 
 /// `on conflict do nothing` hides two cases: the same order again (fine), and another live order.
 async fn explain_missing(
-    connection: &mut sqlx::PgConnection,
+    connection: &mut PgConnection,
     events: &[&OrderEvent],
     inserted: &[Order],
 ) -> Result<Missing, PostgresError> {
@@ -107,7 +107,7 @@ async fn explain_missing(
 
 /// Takes the inserted orders' units; answers a coupon that has too few.
 async fn take_stock(
-    connection: &mut sqlx::PgConnection,
+    connection: &mut PgConnection,
     inserted: &[Order],
 ) -> Result<Option<CouponId>, PostgresError> {
     if inserted.is_empty() {
@@ -126,9 +126,9 @@ async fn take_stock(
     Ok(units.keys().find(|coupon| !taken.contains(coupon.as_str())).map(|&coupon| coupon.clone()))
 }
 
-pub async fn get(pool: &PgPool, id: OrderId) -> Result<Option<Order>, PostgresError> {
+pub async fn get(executor: impl PgExecutor<'_>, id: OrderId) -> Result<Option<Order>, PostgresError> {
     let row = sqlx::query_as::<_, OrderRow>("select * from orders where id = $1").bind(id.0);
-    Ok(row.fetch_optional(pool).await?.map(|row| row.0))
+    Ok(row.fetch_optional(executor).await?.map(|row| row.0))
 }
 
 /// Those of the given orders that are recorded.

@@ -76,7 +76,7 @@ async fn turn(
     if read.entries.is_empty() {
         return Ok(Turn::Empty);
     }
-    Ok(match record(context, &redis, &epoch, &read.entries).await? {
+    Ok(match record(link, &redis, &epoch, &read.entries).await? {
         Ended::All => Turn::Recorded,
         Ended::Fenced => Turn::Again,
         Ended::Failed(why) => Turn::Failed(why),

@@ -31,7 +31,7 @@ pub async fn run(context: Arc<Context>, stream_keep: u64, stop: CancellationToke
 
 /// Rule 5: the claims hash decides whether a unit goes back; the row goes once that is settled.
 async fn return_units(context: &Context, session: &Session) {
-    let rows = match outbox::oldest(&context.postgres.workers).await {
+    let rows = match outbox::oldest(&context.postgres.pool).await {
         Ok(rows) => rows,
         Err(error) => return tracing::debug!("outbox: {error}"),
     };
@@ -39,7 +39,7 @@ async fn return_units(context: &Context, session: &Session) {
         let field = row.claims_field();
         match script::release(&session.redis, &session.ready, &row.coupon, &field, row.order).await {
             Ok(Released::Released | Released::NotHeld) => {
-                if let Err(error) = outbox::remove(&context.postgres.workers, row.order).await {
+                if let Err(error) = outbox::remove(&context.postgres.pool, row.order).await {
                     return tracing::debug!("outbox: {error}");
                 }
             }

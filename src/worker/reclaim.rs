@@ -55,7 +55,7 @@ async fn round(
             context.fence.lost(&epoch, &format!("{deleted} pending entries were deleted or trimmed"));
         }
         if !page.entries.is_empty() {
-            match record(context, &redis, &epoch, &page.entries).await? {
+            match record(link, &redis, &epoch, &page.entries).await? {
                 Ended::All => recorded += page.entries.len(),
                 Ended::Fenced => return Ok(recorded),
                 Ended::Failed(why) => {

@@ -1,11 +1,12 @@
 //! Ends a batch of entries: each becomes an order, or a rejected one with its dead letter, then all are
 //! acknowledged. A batch that Postgres refuses for one event's sake is split down to that event.
 
-use super::Context;
+use super::{Context, Link};
+use crate::config;
 use crate::model::{Order, OrderEvent, OrderId};
-use crate::postgres::PostgresError;
 use crate::postgres::dead_letters::{self, Letter, encode_fields};
 use crate::postgres::orders::{self, Recorded};
+use crate::postgres::{PgConnection, PostgresError};
 use crate::redis::stream::{self, Entry};
 use crate::redis::{Redis, RedisError, info};
 
@@ -34,16 +35,25 @@ struct Readable<'a> {
 }
 
 pub async fn record(
-    context: &Context,
+    link: &mut Link<'_>,
     redis: &Redis,
     epoch: &str,
     entries: &[Entry],
 ) -> Result<Ended, RedisError> {
-    let batch = Batch { context, redis, epoch };
-    match batch.end(entries).await {
+    let context = link.context;
+    let postgres = match link.postgres().await {
+        Ok(postgres) => postgres,
+        Err(error) => return Ok(Ended::Failed(error.to_string())),
+    };
+    let mut batch = Batch { context, redis, postgres, epoch };
+    let ended = tokio::time::timeout(config::RECORD_TIMEOUT, batch.end(entries)).await;
+    match ended.unwrap_or_else(|_| Err(Halt::Failed("the batch took too long".into()))) {
         Ok(()) => {}
         Err(Halt::Fenced) => return Ok(Ended::Fenced),
-        Err(Halt::Failed(why)) => return Ok(Ended::Failed(why)),
+        Err(Halt::Failed(why)) => {
+            link.broken();
+            return Ok(Ended::Failed(why));
+        }
         Err(Halt::Redis(error)) => return Err(error),
     }
     let ids: Vec<String> = entries.iter().map(|entry| entry.id.clone()).collect();
@@ -51,15 +61,15 @@ pub async fn record(
     Ok(Ended::All)
 }
 
-#[derive(Clone, Copy)]
 struct Batch<'a> {
     context: &'a Context,
     redis: &'a Redis,
+    postgres: &'a mut PgConnection,
     epoch: &'a str,
 }
 
 impl Batch<'_> {
-    async fn end(self, entries: &[Entry]) -> Result<(), Halt> {
+    async fn end(&mut self, entries: &[Entry]) -> Result<(), Halt> {
         let mut readable = Vec::with_capacity(entries.len());
         for entry in entries {
             match OrderEvent::read(&entry.fields) {
@@ -85,9 +95,9 @@ impl Batch<'_> {
     }
 
     /// Records a part in one transaction; answers why Postgres refuses it, if one event is at fault.
-    async fn record_part(self, part: &[Readable<'_>]) -> Result<Option<String>, Halt> {
+    async fn record_part(&mut self, part: &[Readable<'_>]) -> Result<Option<String>, Halt> {
         let events: Vec<&OrderEvent> = part.iter().map(|readable| &readable.event).collect();
-        match orders::record(&self.context.postgres, self.epoch, &events).await {
+        match orders::record(self.postgres, self.epoch, &events).await {
             Ok(Recorded::Done { orders, conflicting }) => {
                 self.context.recorded.announce(&orders);
                 self.reject_conflicting(part, &conflicting).await?;
@@ -113,12 +123,13 @@ impl Batch<'_> {
 
     /// The rest of their batch is recorded; these are tried once more alone, for their rival may have been
     /// a transaction that did not last.
-    async fn reject_conflicting(self, part: &[Readable<'_>], conflicting: &[OrderId]) -> Result<(), Halt> {
+    async fn reject_conflicting(
+        &mut self,
+        part: &[Readable<'_>],
+        conflicting: &[OrderId],
+    ) -> Result<(), Halt> {
         for readable in part.iter().filter(|readable| conflicting.contains(&readable.event.order)) {
-            match orders::record(&self.context.postgres, self.epoch, &[&readable.event])
-                .await
-                .map_err(halt)?
-            {
+            match orders::record(self.postgres, self.epoch, &[&readable.event]).await.map_err(halt)? {
                 Recorded::Done { orders, conflicting } if conflicting.is_empty() => {
                     self.context.recorded.announce(&orders);
                 }
@@ -129,10 +140,10 @@ impl Batch<'_> {
         Ok(())
     }
 
-    async fn reject(self, readable: &Readable<'_>, why: &str) -> Result<(), Halt> {
+    async fn reject(&mut self, readable: &Readable<'_>, why: &str) -> Result<(), Halt> {
         let event = &readable.event;
         let letter = self.letter(readable.entry, why).await?;
-        match dead_letters::reject(&self.context.postgres, self.epoch, event, &letter).await {
+        match dead_letters::reject(self.postgres, self.epoch, event, &letter).await {
             Ok(dead_letters::Ended::Done) => {}
             Ok(dead_letters::Ended::Fenced) => return Err(Halt::Fenced),
             Err(PostgresError::Row(why)) => {
@@ -141,16 +152,21 @@ impl Batch<'_> {
             Err(error) => return Err(halt(error)),
         }
         tracing::warn!(order = %event.order, coupon = %event.coupon, "order {} rejected: {why}", event.order);
-        if let Ok(Some(order)) = orders::get(&self.context.postgres.workers, event.order).await {
+        if let Ok(Some(order)) = orders::get(&mut *self.postgres, event.order).await {
             let orders: [Order; 1] = [order];
             self.context.recorded.announce(&orders);
         }
         Ok(())
     }
 
-    async fn keep_unreadable(self, entry: &Entry, order: Option<OrderId>, why: &str) -> Result<(), Halt> {
+    async fn keep_unreadable(
+        &mut self,
+        entry: &Entry,
+        order: Option<OrderId>,
+        why: &str,
+    ) -> Result<(), Halt> {
         let letter = self.letter(entry, why).await?;
-        match dead_letters::keep_unreadable(&self.context.postgres, self.epoch, order, &letter).await {
+        match dead_letters::keep_unreadable(self.postgres, self.epoch, order, &letter).await {
             Ok(dead_letters::Ended::Done) => {
                 tracing::warn!(entry = entry.id, "entry {} is a dead letter: {why}", entry.id);
                 Ok(())
@@ -160,7 +176,7 @@ impl Batch<'_> {
         }
     }
 
-    async fn letter<'l>(self, entry: &'l Entry, why: &'l str) -> Result<Letter<'l>, Halt> {
+    async fn letter<'l>(&self, entry: &'l Entry, why: &'l str) -> Result<Letter<'l>, Halt> {
         let deliveries = stream::delivery_count(self.redis, &entry.id).await.map_err(Halt::Redis)?;
         Ok(Letter {
             entry_id: Some(&entry.id),
