@@ -182,10 +182,7 @@ impl Fence {
                 continue;
             }
             // Lists and the telling of lost coupons from unknown ones may be a little behind without Postgres.
-            let refreshing = catalogue.clone();
-            if let Some(Err(error)) = bounded(async move { refreshing.refresh(Duration::ZERO).await }).await {
-                tracing::debug!("catalogue: {error}");
-            }
+            catalogue.refresh_briefly(Duration::ZERO).await;
             *lock(&self.shared.loss) = None;
             let session = Arc::new(Session {
                 ready: ready_marker(&row.epoch),

@@ -86,6 +86,7 @@ pub async fn create_coupon(api: Arc<Api>, mut request: Request) -> Answer {
     let created = coupons::insert(&api.postgres.pool, &definition).await?;
     if created {
         publish(&api.fence, &session, &api.postgres, true, &definition).await?;
+        api.catalogue.refresh_briefly(Duration::ZERO).await;
         tracing::info!(coupon = %definition.id, total = definition.total, "created coupon {}", definition.id);
     } else {
         let row = coupons::get(&api.postgres.pool, &definition.id).await?;
