@@ -166,8 +166,9 @@ impl Fence {
     ) -> anyhow::Result<Arc<Session>> {
         loop {
             let redis = server.connect().await?;
-            let looked = Instant::now();
             let (seen, row) = self.look(&redis, postgres).await?;
+            // Behind rather than ahead: a deadline that is early refuses, a late one would claim too late.
+            let looked_at = Instant::now();
             let loss = lock(&self.shared.loss).clone();
             let verdict = match &loss {
                 Some(loss) if loss.epoch == row.epoch => Err(loss.reason.clone()),
@@ -188,7 +189,7 @@ impl Fence {
                 ready: ready_marker(&row.epoch),
                 epoch: row.epoch,
                 redis,
-                clock: RedisClock::learned(seen.now_ms, looked),
+                clock: RedisClock::learned(seen.now_ms, looked_at),
             });
             self.shared.backlog.store(seen.backlog, Ordering::Relaxed);
             tracing::info!(
