@@ -95,7 +95,7 @@ async fn answer(api: Arc<OnceLock<Arc<Api>>>, request: Request) -> Response<Byte
         None if request.path == "/livez" => Ok(service::livez()),
         None => Err(Problem::unavailable("not ready: the stores are starting")),
         Some(api) if is_claim => route(api, request).await,
-        Some(api) => detached(route(api, request)).await,
+        Some(api) => Box::pin(detached(route(api, request))).await,
     };
     let mut response = answer.unwrap_or_else(|problem| problem.render(id.to_str().unwrap_or_default()));
     response.headers_mut().insert(REQUEST_ID, id);

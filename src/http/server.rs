@@ -1,10 +1,13 @@
 //! Sockets: the accept loop, the connections' limits and time-outs, and stopping without dropping an
 //! answer. warp's own server has none of these.
 
+use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -53,23 +56,40 @@ async fn accept(
     Ok((stream, place))
 }
 
-async fn connection<S>(
+/// What `warp::service` makes of the routes.
+trait HttpService:
+    tower_service::Service<
+        http::Request<Incoming>,
+        Response = warp::reply::Response,
+        Error = Infallible,
+        Future: Send,
+    > + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> HttpService for S where
+    S: tower_service::Service<
+            http::Request<Incoming>,
+            Response = warp::reply::Response,
+            Error = Infallible,
+            Future: Send,
+        > + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+async fn connection<S: HttpService>(
     stream: TcpStream,
     service: S,
     watcher: Watcher,
     _place: OwnedSemaphorePermit,
     stop: CancellationToken,
-) where
-    S: tower_service::Service<
-            http::Request<hyper::body::Incoming>,
-            Response = warp::reply::Response,
-            Error = std::convert::Infallible,
-            Future: Send,
-        > + Clone
-        + Send
-        + Sync
-        + 'static,
-{
+) {
     let Ok(peer) = stream.peer_addr() else { return };
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!("TCP_NODELAY: {error}");
@@ -83,10 +103,16 @@ async fn connection<S>(
         }
         () = stop.cancelled() => return,
     }
+    // Boxed: a connection that says nothing then costs no more than its socket.
+    Box::pin(speak(stream, peer, service, watcher)).await;
+}
+
+async fn speak<S: HttpService>(stream: TcpStream, peer: SocketAddr, service: S, watcher: Watcher) {
     let service = TowerToHyperService::new(service);
-    let with_peer = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+    let with_peer = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(peer);
-        service.call(request)
+        // Boxed: hyper keeps room for it on each connection, also between requests.
+        Box::pin(service.call(request))
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
