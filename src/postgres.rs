@@ -59,6 +59,7 @@ impl Postgres {
         let options = options.application_name("seckill").statement_cache_capacity(256).options([
             ("search_path", schema.to_owned()),
             ("synchronous_commit", "on".to_owned()),
+            ("client_min_messages", "warning".to_owned()),
             ("statement_timeout", ms(config::POSTGRES_STATEMENT_TIMEOUT)),
             ("lock_timeout", ms(config::POSTGRES_LOCK_TIMEOUT)),
             ("idle_in_transaction_session_timeout", ms(config::POSTGRES_IDLE_IN_TRANSACTION_TIMEOUT)),

@@ -129,7 +129,8 @@ fn classify(error: &fred::error::Error) -> RedisError {
     let details = error.details().to_owned();
     match details.split_whitespace().next().unwrap_or_default() {
         "NOSCRIPT" => RedisError::NoScript,
-        "NOGROUP" => RedisError::NoGroup(details),
+        // A reader that was blocked when the stream went is told so in a word of its own.
+        "NOGROUP" | "UNBLOCKED" => RedisError::NoGroup(details),
         "WRONGTYPE" => RedisError::WrongType(details),
         "OOM" | "LOADING" | "BUSY" | "READONLY" | "MASTERDOWN" | "NOREPLICAS" | "MISCONF" | "CLUSTERDOWN" => {
             RedisError::Busy(details)
