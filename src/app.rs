@@ -156,6 +156,7 @@ impl Core {
             postgres: self.postgres.clone(),
             fence: self.fence.clone(),
             recorded: self.recorded.clone(),
+            unit_waits: Arc::default(),
         };
         tokio::spawn(worker::run(context, settings, stop))
     }

@@ -14,6 +14,7 @@ use crate::config::{CredentialSettings, HttpSettings, LogSettings, StoreSettings
 pub mod claim;
 mod client;
 mod coupon;
+mod dead;
 pub mod demo;
 mod healthcheck;
 mod output;
@@ -60,6 +61,9 @@ pub enum OneShot {
     /// Look at the stream of order events
     #[command(subcommand)]
     Stream(stream::StreamCommand),
+    /// Look at order events that could not be recorded, and deal with them
+    #[command(subcommand)]
+    Dead(dead::DeadCommand),
     /// Run redis-cli against the Redis in use
     #[command(disable_help_flag = true)]
     RedisCli(tool::ToolArgs),
@@ -112,6 +116,7 @@ pub async fn run(command: OneShot) -> anyhow::Result<()> {
         OneShot::Claim(args) => claim::run(args).await,
         OneShot::Token(args) => token::run(&args),
         OneShot::Stream(command) => stream::run(command).await,
+        OneShot::Dead(command) => dead::run(command).await,
         OneShot::RedisCli(args) => redis_cli::run(args).await,
         OneShot::Psql(args) => psql::run(args).await,
         OneShot::Healthcheck(http) => healthcheck::run(&http).await,

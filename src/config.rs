@@ -298,6 +298,8 @@ pub const HTTP_MAX_CONNECTIONS: usize = 20_000;
 pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_mins(1);
 pub const HTTP_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 pub const HTTP_BODY_MAX_BYTES: usize = 16 * 1024;
+/// How much of a dead letter's field the API shows.
+pub const DEAD_FIELD_SHOWN_BYTES: usize = 1_024;
 pub const HTTP_HEAD_MAX_BYTES: usize = 16 * 1024;
 /// How long a stopping server waits for requests that are under way.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(15);

@@ -5,6 +5,7 @@ mod admin;
 mod auth;
 mod claims;
 mod coupons;
+mod dead;
 mod orders;
 pub mod problem;
 mod request;

@@ -10,6 +10,7 @@ mod record;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +27,8 @@ pub struct Context {
     pub postgres: Postgres,
     pub fence: Fence,
     pub recorded: Recorded,
+    /// Wakes the housekeeping when a unit waits in the outbox.
+    pub unit_waits: Arc<Notify>,
 }
 
 /// Runs all roles until `stop`; each ends the batch in hand first.

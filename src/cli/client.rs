@@ -9,12 +9,12 @@ use anyhow::{anyhow, bail};
 use clap::Args;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, RequestBuilder, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 use url::{Host, Url};
 
 use super::WrongUsage;
 use super::output::{plain, print_line};
-use crate::config::ServerSettings;
+use crate::config::{PAGE_MAX_ROWS, ServerSettings};
 use crate::data_dir::{DataDir, read_secret};
 
 /// From the first byte sent to the last byte of the answer.
@@ -63,6 +63,38 @@ impl Client {
         self.send(self.request(Method::GET, path).query(query)).await
     }
 
+    /// Every row of a list, page by page.
+    pub async fn get_all(&self, path: &str) -> anyhow::Result<Vec<Value>> {
+        let limit = PAGE_MAX_ROWS.to_string();
+        let mut rows = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let mut query = vec![("limit", limit.as_str())];
+            query.extend(after.as_deref().map(|after| ("after", after)));
+            let Answer { mut body, .. } = self.get(path, &query).await?;
+            if let Value::Array(page) = body["items"].take() {
+                rows.extend(page);
+            }
+            let next = body["next"].as_str().map(str::to_owned);
+            if next.is_none() {
+                return Ok(rows);
+            }
+            anyhow::ensure!(
+                next != after,
+                "the server's list does not end: it repeats the page after {after:?}"
+            );
+            after = next;
+        }
+    }
+
+    /// Prints such rows as one document, or the text made from them.
+    pub fn print_all(&self, rows: &[Value], text: impl FnOnce(&[Value]) -> String) -> anyhow::Result<()> {
+        if self.json {
+            return print_line(&json!({ "items": rows, "next": null }).to_string());
+        }
+        print_line(&text(rows))
+    }
+
     pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
         self.send(self.request(Method::POST, path).json(body)).await
     }
@@ -99,10 +131,6 @@ impl Client {
     /// The answer as the user wants it: the server's document, or `text` made from it.
     pub fn print(&self, answer: &Answer, text: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
         if self.json { print_document(&answer.text) } else { print_line(&text(&answer.body)) }
-    }
-
-    pub fn wants_json(&self) -> bool {
-        self.json
     }
 
     fn refusal(&self, status: StatusCode, problem: &Value, text: &str) -> anyhow::Result<anyhow::Error> {

@@ -6,12 +6,12 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
 use super::WrongUsage;
-use super::client::{Answer, Client, ClientArgs};
-use super::output::{columns, field, print_line};
+use super::client::{Client, ClientArgs};
+use super::output::{columns, field};
 use super::values::{
     TimeOrNone, parse_reserve_seconds, parse_time, parse_time_or_none, parse_title, rfc3339,
 };
-use crate::config::{PAGE_MAX_ROWS, PER_USER_LIMIT_MAX, TOTAL_MAX_UNITS};
+use crate::config::{PER_USER_LIMIT_MAX, TOTAL_MAX_UNITS};
 use crate::model::CouponId;
 
 const COUPONS: &str = "/v1/admin/coupons";
@@ -141,39 +141,19 @@ async fn create(args: CreateArgs) -> anyhow::Result<()> {
 
 async fn list(args: &ClientArgs) -> anyhow::Result<()> {
     let client = Client::new(args)?;
-    let coupons = all_coupons(&client).await?;
-    if client.wants_json() {
-        return print_line(&json!({ "items": coupons, "next": null }).to_string());
-    }
+    client.print_all(&client.get_all(COUPONS).await?, table)
+}
+
+fn table(coupons: &[Value]) -> String {
     if coupons.is_empty() {
-        return print_line("no coupons yet: make one with `seckill coupon create coffee --total 100`");
+        return "no coupons yet: make one with `seckill coupon create coffee --total 100`".to_owned();
     }
     let heading = ["COUPON", "STATE", "STOCK", "WINDOW", "TITLE"].map(str::to_owned).to_vec();
     let rows = coupons.iter().map(|coupon| {
         let [id, state, title] = ["id", "state", "title"].map(|name| field(coupon, name));
         vec![id, state, stock(coupon), window(coupon), title]
     });
-    print_line(&columns(&std::iter::once(heading).chain(rows).collect::<Vec<_>>()))
-}
-
-async fn all_coupons(client: &Client) -> anyhow::Result<Vec<Value>> {
-    let limit = PAGE_MAX_ROWS.to_string();
-    let mut coupons = Vec::new();
-    let mut after: Option<String> = None;
-    loop {
-        let mut query = vec![("limit", limit.as_str())];
-        query.extend(after.as_deref().map(|after| ("after", after)));
-        let Answer { mut body, .. } = client.get(COUPONS, &query).await?;
-        if let Value::Array(page) = body["items"].take() {
-            coupons.extend(page);
-        }
-        let next = body["next"].as_str().map(str::to_owned);
-        if next.is_none() {
-            return Ok(coupons);
-        }
-        anyhow::ensure!(next != after, "the server's list does not end: it repeats the page after {after:?}");
-        after = next;
-    }
+    columns(&std::iter::once(heading).chain(rows).collect::<Vec<_>>())
 }
 
 async fn show(args: &CouponArgs) -> anyhow::Result<()> {

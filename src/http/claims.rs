@@ -14,7 +14,7 @@ use super::request::{List, Request, json};
 use super::{Api, snapshots};
 use crate::config;
 use crate::model::{Claim, ClaimOutcome, CouponId, InvalidId, Order, OrderId, OrderStatus, UserId};
-use crate::postgres::orders;
+use crate::postgres::{dead_letters, orders};
 use crate::redis::info;
 
 type Answer = Result<Response<Bytes>, Problem>;
@@ -40,6 +40,9 @@ pub struct OrderView {
     recorded_at: Option<OffsetDateTime>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stock: Option<i64>,
+    /// The order of the claim that a replay of this rejected one made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaced_by: Option<OrderId>,
 }
 
 impl From<Order> for OrderView {
@@ -52,6 +55,7 @@ impl From<Order> for OrderView {
             claimed_at: order.claimed_at,
             recorded_at: order.recorded_at,
             stock: None,
+            replaced_by: None,
         }
     }
 }
@@ -61,7 +65,7 @@ pub async fn claim(api: &Api, coupon: &str, mut request: Request) -> Answer {
     let user = api.auth.user(&request.headers)?;
     let coupon = coupon_id(coupon)?;
     request.optional_object().await?;
-    make_claim(api, coupon, user, &request.headers).await
+    make_claim(api, coupon, user, &request.headers).await.map(|(_, response)| response)
 }
 
 #[derive(Deserialize)]
@@ -75,10 +79,16 @@ pub async fn claim_on_behalf(api: &Api, coupon: &str, mut request: Request) -> A
     api.auth.admin(&request.headers)?;
     let coupon = coupon_id(coupon)?;
     let OnBehalf { user } = request.json().await?;
-    make_claim(api, coupon, user, &request.headers).await
+    make_claim(api, coupon, user, &request.headers).await.map(|(_, response)| response)
 }
 
-async fn make_claim(api: &Api, coupon: CouponId, user: UserId, headers: &HeaderMap) -> Answer {
+/// Makes the claim; answers its order beside the response.
+pub async fn make_claim(
+    api: &Api,
+    coupon: CouponId,
+    user: UserId,
+    headers: &HeaderMap,
+) -> Result<(OrderId, Response<Bytes>), Problem> {
     check_idempotency_key(headers)?;
     let patience = preferred_wait(headers);
     let order = OrderId::mint();
@@ -92,14 +102,16 @@ async fn make_claim(api: &Api, coupon: CouponId, user: UserId, headers: &HeaderM
                 None => None,
             };
             let status = if row.is_some() { StatusCode::CREATED } else { StatusCode::ACCEPTED };
-            order_answer(status, row.unwrap_or_else(|| on_its_way(order, coupon, user)), stock)
+            let answer = order_answer(status, row.unwrap_or_else(|| on_its_way(order, coupon, user)), stock);
+            answer.map(|answer| (order, answer))
         }
         ClaimOutcome::Held { order, stock } => {
             let row = repeat_status(api, order, patience).await;
             if row.as_ref().is_some_and(|row| row.status == OrderStatus::Rejected) && !patience.is_zero() {
                 return Err(rejected(order));
             }
-            order_answer(StatusCode::OK, row.unwrap_or_else(|| on_its_way(order, coupon, user)), stock)
+            let row = row.unwrap_or_else(|| on_its_way(order, coupon, user));
+            order_answer(StatusCode::OK, row, stock).map(|answer| (order, answer))
         }
         refusal => Err(refused(&coupon, &refusal)),
     }
@@ -180,11 +192,14 @@ pub async fn status(api: Arc<Api>, coupon: &str, order: &str, request: Request) 
 
     let row = orders::get(&api.postgres.pool, order).await;
     if let Ok(Some(row)) = &row {
-        return if may_see(row) {
-            Ok(json(StatusCode::OK, &OrderView::from(row.clone())))
-        } else {
-            Err(no_order())
+        if !may_see(row) {
+            return Err(no_order());
+        }
+        let replaced_by = match row.status {
+            OrderStatus::Rejected => dead_letters::replacement(&api.postgres.pool, order).await?,
+            _ => None,
         };
+        return Ok(json(StatusCode::OK, &OrderView { replaced_by, ..row.clone().into() }));
     }
     if let Caller::User(user) = &caller {
         let session = api.session()?;
@@ -213,7 +228,7 @@ fn may_see(caller: &Caller, owner: &UserId) -> bool {
     }
 }
 
-fn on_its_way(order: OrderId, coupon: CouponId, user: UserId) -> Order {
+pub fn on_its_way(order: OrderId, coupon: CouponId, user: UserId) -> Order {
     Order {
         id: order,
         coupon,

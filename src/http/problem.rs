@@ -26,6 +26,7 @@ pub enum Code {
     Rejected,
     CouponExists,
     TotalTooLow,
+    NotReplayable,
     PreconditionFailed,
     PayloadTooLarge,
     UnsupportedMediaType,
@@ -52,6 +53,7 @@ impl Code {
             Self::Rejected => (StatusCode::CONFLICT, "rejected", "Rejected"),
             Self::CouponExists => (StatusCode::CONFLICT, "coupon-exists", "Coupon exists"),
             Self::TotalTooLow => (StatusCode::CONFLICT, "total-too-low", "Total too low"),
+            Self::NotReplayable => (StatusCode::CONFLICT, "not-replayable", "Not replayable"),
             Self::PreconditionFailed => {
                 (StatusCode::PRECONDITION_FAILED, "precondition-failed", "Precondition failed")
             }

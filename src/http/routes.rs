@@ -11,7 +11,7 @@ use warp::Filter;
 
 use super::problem::{Code, Problem};
 use super::request::{Body, Request};
-use super::{Api, admin, claims, coupons, detached, orders, service};
+use super::{Api, admin, claims, coupons, dead, detached, orders, service};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -48,7 +48,14 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
         (["v1", "admin", "coupons", _, "claims"], _) => not_allowed("POST"),
         (["v1", "admin", "orders"], "GET") => orders::list_all(api, request).await,
         (["v1", "admin", "stream"], "GET") => admin::stream(&api, request).await,
-        (["v1", "admin", "orders" | "stream"], _) => not_allowed("GET, HEAD"),
+        (["v1", "admin", "dead"], "GET") => dead::list(api, request).await,
+        (["v1", "admin", "dead", letter], "GET") => dead::show(api, letter, request).await,
+        (["v1", "admin", "orders" | "stream" | "dead"] | ["v1", "admin", "dead", _], _) => {
+            not_allowed("GET, HEAD")
+        }
+        (["v1", "admin", "dead", letter, "replay"], "POST") => dead::replay(api, letter, request).await,
+        (["v1", "admin", "dead", letter, "discard"], "POST") => dead::discard(api, letter, request).await,
+        (["v1", "admin", "dead", _, "replay" | "discard"], _) => not_allowed("POST"),
 
         (["livez"], "GET") => Ok(service::livez()),
         (["readyz"], "GET") => service::readyz(api, request).await,

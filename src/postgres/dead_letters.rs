@@ -1,7 +1,9 @@
 //! Order events that can never be recorded: kept as dead letters, their orders as `rejected`, their
 //! units in the outbox, all in one transaction.
 
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::{Connection, FromRow, PgConnection, PgPool, Row};
+use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::PostgresError;
 use super::fence::{self, PARTITION};
@@ -90,6 +92,64 @@ pub async fn keep_unreadable(
     Ok(if fenced { Ended::Fenced } else { Ended::Done })
 }
 
+/// A letter as it was kept.
+#[derive(Clone, Debug, FromRow)]
+pub struct DeadLetter {
+    pub id: i64,
+    pub entry_id: Option<String>,
+    pub order_id: Option<Uuid>,
+    pub fields: Vec<u8>,
+    pub error: String,
+    pub deliveries: Option<i64>,
+    pub died_at: OffsetDateTime,
+    pub seen_at: Option<OffsetDateTime>,
+    pub replaced_by: Option<Uuid>,
+}
+
+/// One page of letters older than `before`, newest first.
+pub async fn list(pool: &PgPool, before: Option<i64>, limit: i64) -> Result<Vec<DeadLetter>, PostgresError> {
+    let query = sqlx::query_as("select * from dead_letters where id < $1 order by id desc limit $2");
+    Ok(query.bind(before.unwrap_or(i64::MAX)).bind(limit).fetch_all(pool).await?)
+}
+
+pub async fn get(pool: &PgPool, id: i64) -> Result<Option<DeadLetter>, PostgresError> {
+    Ok(sqlx::query_as("select * from dead_letters where id = $1").bind(id).fetch_optional(pool).await?)
+}
+
+/// Notes that somebody has dealt with the letter; `false` where there is none of that id.
+pub async fn mark_seen(pool: &PgPool, id: i64) -> Result<bool, PostgresError> {
+    let done =
+        sqlx::query("update dead_letters set seen_at = coalesce(seen_at, clock_timestamp()) where id = $1")
+            .bind(id)
+            .execute(pool)
+            .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Notes the order of the claim that a replay made; the first one stands.
+pub async fn mark_replaced(pool: &PgPool, id: i64, order: OrderId) -> Result<(), PostgresError> {
+    sqlx::query(
+        "update dead_letters set replaced_by = coalesce(replaced_by, $2),
+            seen_at = coalesce(seen_at, clock_timestamp()) where id = $1",
+    )
+    .bind(id)
+    .bind(order.0)
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// The order that a replay of this rejected order made.
+pub async fn replacement(pool: &PgPool, order: OrderId) -> Result<Option<OrderId>, PostgresError> {
+    let replaced_by: Option<Option<Uuid>> = sqlx::query_scalar(
+        "select replaced_by from dead_letters where order_id = $1 and replaced_by is not null limit 1",
+    )
+    .bind(order.0)
+    .fetch_optional(pool)
+    .await?;
+    Ok(replaced_by.flatten().map(OrderId))
+}
+
 /// Fields and values as a RESP array: any bytes, and readable with `encode(fields, 'escape')`.
 #[must_use]
 pub fn encode_fields<B: AsRef<[u8]>>(fields: &[B]) -> Vec<u8> {
@@ -101,4 +161,42 @@ pub fn encode_fields<B: AsRef<[u8]>>(fields: &[B]) -> Vec<u8> {
         encoded.extend_from_slice(b"\r\n");
     }
     encoded
+}
+
+/// What [`encode_fields`] wrote; `None` for anything else.
+#[must_use]
+pub fn decode_fields(encoded: &[u8]) -> Option<Vec<&[u8]>> {
+    let (count, mut rest) = read_length(encoded, b'*')?;
+    let mut fields = Vec::new();
+    for _ in 0..count {
+        let (length, after) = read_length(rest, b'$')?;
+        fields.push(after.get(..length)?);
+        rest = after.get(length..)?.strip_prefix(b"\r\n")?;
+    }
+    rest.is_empty().then_some(fields)
+}
+
+fn read_length(bytes: &[u8], kind: u8) -> Option<(usize, &[u8])> {
+    let bytes = bytes.strip_prefix(&[kind])?;
+    let end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
+    let length = std::str::from_utf8(&bytes[..end]).ok()?.parse().ok()?;
+    Some((length, &bytes[end + 2..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn fields_of_any_bytes_come_back_as_they_were(fields: Vec<Vec<u8>>) {
+            let encoded = encode_fields(&fields);
+            proptest::prop_assert_eq!(decode_fields(&encoded).unwrap(), fields);
+        }
+
+        #[test]
+        fn no_bytes_make_decoding_fail_badly(bytes: Vec<u8>) {
+            drop(decode_fields(&bytes));
+        }
+    }
 }

@@ -25,7 +25,10 @@ pub async fn run(context: Arc<Context>, stream_keep: u64, stop: CancellationToke
                 context.fence.redis_failed(&session.epoch, &error);
             }
         }
-        pause(config::HOUSEKEEPING_INTERVAL, &stop).await;
+        tokio::select! {
+            () = pause(config::HOUSEKEEPING_INTERVAL, &stop) => {}
+            () = context.unit_waits.notified() => {}
+        }
     }
 }
 

@@ -151,6 +151,7 @@ impl Batch<'_> {
             }
             Err(error) => return Err(halt(error)),
         }
+        self.context.unit_waits.notify_one();
         tracing::warn!(order = %event.order, coupon = %event.coupon, "order {} rejected: {why}", event.order);
         if let Ok(Some(order)) = orders::get(&mut *self.postgres, event.order).await {
             let orders: [Order; 1] = [order];
