@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Opens a rebuild: from here to `rebuild_ready` nothing but this rebuild writes to our keys.
 --
--- KEYS  epoch marker, order stream
+-- KEYS  epoch marker, order stream, Postgres's WAL position
 -- ARGV  epoch, consumer group
 --
 -- Reply
@@ -19,6 +19,8 @@ else
 end
 redis.call('SET', KEYS[1], 'building:' .. ARGV[1])
 
+local lsn_type = redis.call('TYPE', KEYS[3]).ok
+if lsn_type ~= 'string' and lsn_type ~= 'none' then redis.call('DEL', KEYS[3]) end
 local type = redis.call('TYPE', KEYS[2]).ok
 if type ~= 'stream' and type ~= 'none' then redis.call('DEL', KEYS[2]) end
 local has_group = false

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- Ends a rebuild: claims are accepted again.
 --
--- KEYS  epoch marker, order stream
--- ARGV  epoch
+-- KEYS  epoch marker, order stream, Postgres's WAL position
+-- ARGV  epoch, the position of the Postgres that this rebuild agreed with
 --
 -- Reply
 --   CODE ready  0
@@ -10,5 +10,6 @@
 
 if redis.call('GET', KEYS[1]) ~= 'building:' .. ARGV[1] then return 1 end
 if redis.call('TYPE', KEYS[2]).ok ~= 'stream' then return 1 end
+redis.call('SET', KEYS[3], ARGV[2])
 redis.call('SET', KEYS[1], 'ready:' .. ARGV[1])
 return 0

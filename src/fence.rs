@@ -6,6 +6,7 @@
 //! server was looked at. A connection that breaks ends the session; a new one is looked at first.
 
 pub mod look;
+mod lost;
 pub mod publish;
 pub mod rebuild;
 
@@ -13,8 +14,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::catalogue::Catalogue;
@@ -24,6 +24,7 @@ use crate::postgres::{self, Postgres, PostgresError};
 use crate::redis::info::Look;
 use crate::redis::script::ready_marker;
 use crate::redis::{Redis, RedisError, RedisServer};
+use rebuild::{Cause, Report};
 
 /// A cheap handle; clones share one fence.
 #[derive(Clone)]
@@ -37,6 +38,8 @@ struct Shared {
     doubted: Notify,
     /// Proof that this epoch no longer holds, until a rebuild has dealt with it.
     loss: Mutex<Option<Loss>>,
+    /// Somebody who ordered a rebuild and waits for its report.
+    ordered: Mutex<Option<oneshot::Sender<Result<Report, String>>>>,
     /// The row last read: it stands while Postgres is away.
     row: Mutex<Option<FenceRow>>,
     /// Unrecorded order events at the last look.
@@ -63,6 +66,8 @@ pub struct Session {
 pub struct Loss {
     pub epoch: String,
     pub reason: String,
+    /// It is Postgres that has lost something.
+    pub by_postgres: bool,
 }
 
 impl Fence {
@@ -74,6 +79,7 @@ impl Fence {
                 state: watch::Sender::new(state),
                 doubted: Notify::new(),
                 loss: Mutex::default(),
+                ordered: Mutex::default(),
                 row: Mutex::default(),
                 backlog: AtomicU64::new(0),
             }),
@@ -107,8 +113,30 @@ impl Fence {
     /// Takes the fence down until a rebuild: something of this epoch is known to be lost.
     pub fn lost(&self, epoch: &str, reason: &str) {
         tracing::error!(fence.epoch = epoch, "fence: {reason}: claims wait for a rebuild");
-        *lock(&self.shared.loss) = Some(Loss { epoch: epoch.to_owned(), reason: reason.to_owned() });
+        self.note_loss(epoch, reason, false);
+    }
+
+    /// The same where it is Postgres that has lost something, seen at a (re)connection to it.
+    pub fn lost_by_postgres(&self, epoch: &str, reason: &str) {
+        tracing::error!(fence.epoch = epoch, "fence: {reason}");
+        self.note_loss(epoch, reason, true);
+    }
+
+    fn note_loss(&self, epoch: &str, reason: &str, by_postgres: bool) {
+        let loss = Loss { epoch: epoch.to_owned(), reason: reason.to_owned(), by_postgres };
+        *lock(&self.shared.loss) = Some(loss);
         self.take_down(epoch, reason);
+    }
+
+    /// Takes the fence down on purpose, rebuilds, also over a Postgres that has lost commits, and answers
+    /// what was done. Only a person may ask for it.
+    pub async fn order_rebuild(&self) -> Result<Report, String> {
+        let (answer, answered) = oneshot::channel();
+        *lock(&self.shared.ordered) = Some(answer);
+        if let Ok(session) = self.session() {
+            self.take_down(&session.epoch, "a rebuild was ordered");
+        }
+        answered.await.unwrap_or_else(|_| Err("another rebuild was ordered meanwhile".into()))
     }
 
     /// What an error of Redis says about the agreement.
@@ -169,17 +197,20 @@ impl Fence {
             let (seen, row) = self.look(&redis, postgres).await?;
             // Behind rather than ahead: a deadline that is early refuses, a late one would claim too late.
             let looked_at = Instant::now();
-            let loss = lock(&self.shared.loss).clone();
-            let verdict = match &loss {
-                Some(loss) if loss.epoch == row.epoch => Err(loss.reason.clone()),
-                _ => look::compare(&seen, &row),
+            let loss = lock(&self.shared.loss).clone().filter(|loss| loss.epoch == row.epoch);
+            let order = lock(&self.shared.ordered).take();
+            let verdict = match (&order, &loss) {
+                (Some(_), _) => Err("a rebuild was ordered".to_owned()),
+                (None, Some(loss)) => Err(loss.reason.clone()),
+                (None, None) => look::compare(&seen, &row),
             };
             if let Err(difference) = verdict {
                 self.stay_down(&difference);
-                let rebuilding = rebuild::rebuild(server, postgres, loss.as_ref(), &difference);
-                tokio::time::timeout(config::REBUILD_TIMEOUT, rebuilding)
-                    .await
-                    .context("the rebuild took too long")??;
+                if order.is_none() && lost::waits_for_a_person(&seen, &row) {
+                    anyhow::bail!(difference);
+                }
+                let cause = Cause { loss, difference, ordered: order.is_some() };
+                self.rebuild(server, postgres, &cause, order).await?;
                 continue;
             }
             // Lists and the telling of lost coupons from unknown ones may be a little behind without Postgres.
@@ -200,6 +231,28 @@ impl Fence {
             self.shared.state.send_replace(FenceState::Up(session.clone()));
             return Ok(session);
         }
+    }
+
+    async fn rebuild(
+        &self,
+        server: &RedisServer,
+        postgres: &Postgres,
+        cause: &Cause,
+        order: Option<oneshot::Sender<Result<Report, String>>>,
+    ) -> anyhow::Result<()> {
+        let rebuilding = rebuild::rebuild(server, postgres, cause);
+        let outcome = match tokio::time::timeout(config::REBUILD_TIMEOUT, rebuilding).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(anyhow::anyhow!("the rebuild took too long")),
+        };
+        let Some(order) = order else { return outcome.map(drop) };
+        let told = match &outcome {
+            Ok(_) => Ok(()),
+            Err(error) => Err(anyhow::anyhow!("{error:#}")),
+        };
+        // Whoever ordered it may be gone; it is done all the same.
+        drop(order.send(outcome.map(Option::unwrap_or_default).map_err(|error| format!("{error:#}"))));
+        told
     }
 
     /// Looks once a second, repeats publications, and returns when the session has ended.
@@ -235,13 +288,13 @@ impl Fence {
 
     /// Rule 1's look: Redis as it is, beside the row as Postgres has it or as it was last read.
     async fn look(&self, redis: &Redis, postgres: &Postgres) -> anyhow::Result<(Look, FenceRow)> {
+        // Redis first: a position noted there is never ahead of what Postgres says afterwards.
+        let seen = crate::redis::info::look(redis).await?;
         let pool = postgres.pool.clone();
-        let read = bounded(async move { postgres::fence::read(&pool).await });
-        let (seen, row) = tokio::join!(crate::redis::info::look(redis), read);
-        let seen = seen?;
+        let row = bounded(async move { postgres::fence::read(&pool).await }).await;
         match row.unwrap_or_else(|| Err(PostgresError::Transient("Postgres gives no answer".into()))) {
             Ok(row) => {
-                *lock(&self.shared.row) = Some(row.clone());
+                *lock(&self.shared.row) = Some(FenceRow { lsn: None, ..row.clone() });
                 Ok((seen, row))
             }
             Err(error) => match lock(&self.shared.row).clone() {

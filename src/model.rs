@@ -220,9 +220,28 @@ pub struct CouponSnapshot {
     pub paused: bool,
     pub per_user_limit: i64,
     pub reserve_seconds: Option<i64>,
+    pub unlisted: bool,
     pub version: i64,
     /// Redis's clock, ms since 1970.
     pub now_ms: i64,
+}
+
+impl From<CouponSnapshot> for Definition {
+    fn from(snapshot: CouponSnapshot) -> Self {
+        let time = |ms: i64| OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).ok();
+        Self {
+            id: snapshot.id,
+            title: snapshot.title,
+            total: snapshot.total,
+            starts_at: snapshot.starts_at_ms.and_then(time),
+            ends_at: snapshot.ends_at_ms.and_then(time),
+            paused: snapshot.paused,
+            per_user_limit: i16::try_from(snapshot.per_user_limit).unwrap_or(1),
+            reserve_seconds: snapshot.reserve_seconds.and_then(|seconds| i32::try_from(seconds).ok()),
+            unlisted: snapshot.unlisted,
+            version: snapshot.version.max(1),
+        }
+    }
 }
 
 impl CouponSnapshot {

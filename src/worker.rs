@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, WorkerSettings};
 use crate::fence::{Fence, FenceState};
-use crate::postgres::{PgConnection, Postgres, PostgresError};
+use crate::postgres::{self, PgConnection, Postgres, PostgresError};
 use crate::recorded::Recorded;
-use crate::redis::{Redis, RedisError, RedisServer, stream};
+use crate::redis::{Redis, RedisError, RedisServer, info, stream};
 
 /// What every role of a worker needs.
 #[derive(Clone)]
@@ -85,9 +85,18 @@ impl<'a> Link<'a> {
         Ok(epoch.map(|epoch| (redis, epoch)))
     }
 
-    async fn postgres(&mut self) -> Result<&mut PgConnection, PostgresError> {
+    /// The connection to Postgres; a new one is first held against what Redis knows of Postgres's position.
+    async fn postgres(&mut self, redis: &Redis, epoch: &str) -> Result<&mut PgConnection, PostgresError> {
         if self.postgres.is_none() {
-            self.postgres = Some(self.context.postgres.dedicated().await?);
+            let noted = info::noted_lsn(redis).await;
+            let mut connection = self.context.postgres.dedicated().await?;
+            let now = postgres::fence::durable_lsn(&mut connection).await?;
+            if noted.is_ok_and(|noted| noted.is_some_and(|noted| now < noted)) {
+                let why = "Postgres is an older copy of itself";
+                self.context.fence.lost_by_postgres(epoch, why);
+                return Err(PostgresError::Transient(why.into()));
+            }
+            self.postgres = Some(connection);
         }
         self.postgres.as_mut().ok_or_else(|| PostgresError::Transient("no connection".into()))
     }

@@ -6,6 +6,15 @@ create function postgres_identity() returns text
     return (select system_identifier::text from pg_control_system())
         || '/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8);
 
+-- How far the WAL is durable, with all digits, so that positions compare as text. An older copy of this
+-- server put in its place shows a lower one.
+create function durable_lsn() returns text
+    language sql volatile
+    return (
+        select lpad(split_part(lsn, '/', 1), 8, '0') || '/' || lpad(split_part(lsn, '/', 2), 8, '0')
+        from (select pg_current_wal_flush_lsn()::text as lsn) position
+    );
+
 -- One row for each partition of the Redis keys: the epoch that names the present agreement between
 -- Redis and Postgres, and the servers between which it was made.
 create table fence (

@@ -1,10 +1,10 @@
 -- Ends an order event as a rejected order with its dead letter, and puts its unit into the outbox. Does
 -- nothing where the order has a row already; `fenced` as in record_orders.
 -- $1 partition  $2 epoch  $3 order id  $4 coupon id  $5 user id  $6 claim time
--- $7 entry id  $8 fields  $9 error  $10 deliveries
+-- $7 entry id  $8 fields  $9 error  $10 deliveries  $11 whether this is the rebuild that makes good
 with fence_up as (
     select 1 from fence
-    where partition = $1 and epoch = $2 and postgres_identity = postgres_identity() and not postgres_lost
+    where partition = $1 and epoch = $2 and postgres_identity = postgres_identity() and (not postgres_lost or $11)
 ),
 rejected as (
     insert into orders (id, coupon_id, user_id, status, claimed_at)

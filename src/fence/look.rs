@@ -1,5 +1,6 @@
 //! Rule 1: what must be the same in Redis and in the fence row for claims to be accepted.
 
+use super::lost;
 use crate::postgres::fence::FenceRow;
 use crate::redis::info::Look;
 use crate::redis::script::ready_marker;
@@ -7,7 +8,7 @@ use crate::redis::script::ready_marker;
 /// The first difference, as a sentence for the operator.
 pub fn compare(seen: &Look, row: &FenceRow) -> Result<(), String> {
     if row.postgres_lost {
-        return Err("Postgres has lost commits; a person must decide".into());
+        return Err(lost::sentence("noticed before"));
     }
     if !seen.is_master {
         return Err("Redis is a replica".into());
@@ -17,6 +18,9 @@ pub fn compare(seen: &Look, row: &FenceRow) -> Result<(), String> {
     }
     if row.this_postgres != row.postgres_identity {
         return Err("Postgres is not the server of the last agreement (restored, promoted or new)".into());
+    }
+    if seen.postgres_lsn.as_ref().zip(row.lsn.as_ref()).is_some_and(|(noted, now)| now < noted) {
+        return Err("Postgres is an older copy of itself".into());
     }
     if seen.run_id != row.redis_run_id {
         return Err("Redis has restarted".into());

@@ -72,6 +72,27 @@ pub async fn insert(pool: &PgPool, new: &Definition) -> Result<bool, PostgresErr
     Ok(done.rows_affected() == 1)
 }
 
+/// Inserts a coupon as Redis has it, at its version.
+pub(super) async fn adopt(connection: &mut PgConnection, known: &Definition) -> Result<(), PostgresError> {
+    sqlx::query(
+        "insert into coupons (id, title, total, stock, starts_at, ends_at, paused, per_user_limit, reserve_seconds, unlisted, version)
+         values ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9, $10)",
+    )
+    .bind(known.id.as_str())
+    .bind(&known.title)
+    .bind(known.total)
+    .bind(known.starts_at)
+    .bind(known.ends_at)
+    .bind(known.paused)
+    .bind(known.per_user_limit)
+    .bind(known.reserve_seconds)
+    .bind(known.unlisted)
+    .bind(known.version)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 pub async fn get(pool: &PgPool, id: &CouponId) -> Result<Option<CouponRow>, PostgresError> {
     let query = sqlx::query_as("select * from coupons where id = $1").bind(id.as_str());
     Ok(query.fetch_optional(pool).await?)

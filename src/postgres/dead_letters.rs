@@ -40,7 +40,7 @@ pub async fn reject(
 ) -> Result<Ended, PostgresError> {
     let mut transaction = connection.begin().await?;
     fence::lock_shared(&mut transaction).await?;
-    let ended = reject_in(&mut transaction, epoch, event, letter).await?;
+    let ended = reject_in(&mut transaction, epoch, event, letter, false).await?;
     transaction.commit().await?;
     Ok(ended)
 }
@@ -51,6 +51,7 @@ pub(super) async fn reject_in(
     epoch: &str,
     event: &OrderEvent,
     letter: &Letter<'_>,
+    is_rebuild: bool,
 ) -> Result<Ended, PostgresError> {
     let row = sqlx::query(REJECT)
         .bind(PARTITION)
@@ -63,6 +64,7 @@ pub(super) async fn reject_in(
         .bind(&letter.fields)
         .bind(letter.error)
         .bind(letter.deliveries)
+        .bind(is_rebuild)
         .fetch_one(connection)
         .await?;
     Ok(if row.try_get("fenced")? { Ended::Fenced } else { Ended::Done })

@@ -16,10 +16,13 @@ pub struct FenceRow {
     pub postgres_lost: bool,
     /// Who answers, to be compared with `postgres_identity`.
     pub this_postgres: String,
+    /// How far this Postgres has made its WAL durable, with all digits: positions compare as text. `None`
+    /// in a row that was read earlier.
+    pub lsn: Option<String>,
 }
 
 const READ: &str = "select epoch, postgres_identity, redis_run_id, redis_replid, postgres_lost,
-    postgres_identity() as this_postgres from fence where partition = $1";
+    postgres_identity() as this_postgres, durable_lsn() as lsn from fence where partition = $1";
 
 pub async fn read(pool: &PgPool) -> Result<FenceRow, PostgresError> {
     Ok(sqlx::query_as(READ).bind(PARTITION).fetch_one(pool).await?)
@@ -62,21 +65,55 @@ pub async fn read_in(connection: &mut PgConnection) -> Result<FenceRow, Postgres
     Ok(sqlx::query_as(READ).bind(PARTITION).fetch_one(connection).await?)
 }
 
+/// How far this Postgres has made its WAL durable.
+pub async fn durable_lsn(connection: &mut PgConnection) -> Result<String, PostgresError> {
+    Ok(sqlx::query_scalar("select durable_lsn()").fetch_one(connection).await?)
+}
+
+/// Notes that this Postgres has lost commits, and the Redis that still holds them.
+pub async fn flag_lost(
+    connection: &mut PgConnection,
+    redis_run_id: &str,
+    redis_replid: &str,
+) -> Result<(), PostgresError> {
+    sqlx::query(
+        "update fence set postgres_lost = true, redis_run_id = $2, redis_replid = $3 where partition = $1",
+    )
+    .bind(PARTITION)
+    .bind(redis_run_id)
+    .bind(redis_replid)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Notes that what this Postgres had lost is made good, unless another rebuild has begun since.
+pub async fn clear_lost(connection: &mut PgConnection, epoch: &str) -> Result<(), PostgresError> {
+    sqlx::query("update fence set postgres_lost = false where partition = $1 and epoch = $2")
+        .bind(PARTITION)
+        .bind(epoch)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
 /// Starts a new agreement between this Postgres and the given Redis.
 pub async fn write_epoch(
     connection: &mut PgConnection,
     epoch: &str,
     redis_run_id: &str,
     redis_replid: &str,
+    postgres_lost: bool,
 ) -> Result<(), PostgresError> {
     sqlx::query(
         "update fence set epoch = $2, postgres_identity = postgres_identity(), redis_run_id = $3,
-            redis_replid = $4, rebuilt_at = clock_timestamp() where partition = $1",
+            redis_replid = $4, postgres_lost = $5, rebuilt_at = clock_timestamp() where partition = $1",
     )
     .bind(PARTITION)
     .bind(epoch)
     .bind(redis_run_id)
     .bind(redis_replid)
+    .bind(postgres_lost)
     .execute(connection)
     .await?;
     Ok(())

@@ -33,16 +33,35 @@ impl RebuildSession {
         fence::read_in(&mut self.connection).await
     }
 
+    pub async fn coupon_ids(&mut self) -> Result<Vec<CouponId>, PostgresError> {
+        let definitions = coupons::all_definitions(&mut self.connection).await?;
+        Ok(definitions.into_iter().map(|definition| definition.id).collect())
+    }
+
+    pub async fn durable_lsn(&mut self) -> Result<String, PostgresError> {
+        fence::durable_lsn(&mut self.connection).await
+    }
+
+    /// Keeps the knowledge that this Postgres has lost commits, whoever dies.
+    pub async fn flag_lost(&mut self, redis_run_id: &str, redis_replid: &str) -> Result<(), PostgresError> {
+        fence::flag_lost(&mut self.connection, redis_run_id, redis_replid).await
+    }
+
+    pub async fn clear_lost(&mut self, epoch: &str) -> Result<(), PostgresError> {
+        fence::clear_lost(&mut self.connection, epoch).await
+    }
+
     /// Waits out every transaction that records or rejects, then starts a new epoch.
     pub async fn start_epoch(
         &mut self,
         epoch: &str,
         redis_run_id: &str,
         redis_replid: &str,
+        postgres_lost: bool,
     ) -> Result<(), PostgresError> {
         let mut transaction = self.connection.begin().await?;
         fence::lock_exclusive(&mut transaction).await?;
-        fence::write_epoch(&mut transaction, epoch, redis_run_id, redis_replid).await?;
+        fence::write_epoch(&mut transaction, epoch, redis_run_id, redis_replid, postgres_lost).await?;
         transaction.commit().await?;
         Ok(())
     }
@@ -114,6 +133,29 @@ impl Decision<'_> {
         Ok(found)
     }
 
+    /// Cancels live orders that Redis does not hold, and gives their units back to Postgres's stock.
+    pub async fn cancel(&mut self, coupon: &CouponId, orders: &[OrderId]) -> Result<(), PostgresError> {
+        let ids: Vec<Uuid> = orders.iter().map(|order| order.0).collect();
+        let cancelled = sqlx::query(
+            "update orders set status = 'cancelled' where id = any($1) and status in ('reserved', 'confirmed')",
+        )
+        .bind(ids)
+        .execute(&mut *self.transaction)
+        .await?;
+        let units = i64::try_from(cancelled.rows_affected()).unwrap_or(i64::MAX);
+        sqlx::query("update coupons set stock = stock + $2 where id = $1")
+            .bind(coupon.as_str())
+            .bind(units)
+            .execute(&mut *self.transaction)
+            .await?;
+        Ok(())
+    }
+
+    /// Takes over a coupon that only Redis still knows, as if nothing of it were sold: its orders follow.
+    pub async fn adopt(&mut self, definition: &Definition) -> Result<(), PostgresError> {
+        coupons::adopt(&mut self.transaction, definition).await
+    }
+
     /// Ends a claim or event that loses to another order of its user.
     pub async fn reject(
         &mut self,
@@ -121,7 +163,7 @@ impl Decision<'_> {
         event: &OrderEvent,
         letter: &Letter<'_>,
     ) -> Result<Ended, PostgresError> {
-        dead_letters::reject_in(&mut self.transaction, epoch, event, letter).await
+        dead_letters::reject_in(&mut self.transaction, epoch, event, letter, true).await
     }
 
     pub async fn commit(self) -> Result<(), PostgresError> {

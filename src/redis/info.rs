@@ -15,6 +15,8 @@ pub struct Look {
     pub replid: String,
     pub is_master: bool,
     pub has_group: bool,
+    /// The highest WAL position noted; `None` where none was.
+    pub postgres_lsn: Option<String>,
     pub knows_scripts: bool,
     /// Unrecorded order events.
     pub backlog: u64,
@@ -44,6 +46,7 @@ pub async fn look(redis: &Redis) -> Result<Look, RedisError> {
         replid: line(&replication, "master_replid"),
         is_master: line(&replication, "role") == "master",
         has_group: group.is_some(),
+        postgres_lsn: noted_lsn(redis).await?,
         knows_scripts: script::all_loaded(redis).await?,
         backlog: u64::try_from(backlog).unwrap_or(0),
         now_ms: now_ms(redis).await?,
@@ -56,6 +59,33 @@ pub async fn unread(redis: &Redis, group: &stream::GroupInfo) -> Result<i64, Red
         Some(lag) => Ok(lag),
         None => stream::length(redis).await,
     }
+}
+
+/// The highest WAL position noted; a key of another type counts as none.
+pub async fn noted_lsn(redis: &Redis) -> Result<Option<String>, RedisError> {
+    match redis.call("GET", vec![(&*redis.keys.postgres_lsn).into()]).await {
+        Err(RedisError::WrongType(_)) => Ok(None),
+        lsn => Ok(text(&lsn?)),
+    }
+}
+
+/// Whether `stock + HLEN(claims) = total` holds for every one of these coupons.
+pub async fn sums_hold(redis: &Redis, coupons: &[CouponId]) -> Result<bool, RedisError> {
+    for id in coupons {
+        let fields = vec![redis.keys.coupon(id).into(), "stock".into(), "total".into()];
+        let sum = async {
+            let hash = array(redis.call("HMGET", fields).await?, "HMGET")?;
+            let held = held_units(redis, id).await?;
+            let number = |index: usize| hash.get(index).and_then(Value::as_i64);
+            Ok(number(0).zip(number(1)).is_some_and(|(stock, total)| stock + held == total))
+        };
+        match sum.await {
+            Ok(true) => {}
+            Ok(false) | Err(RedisError::WrongType(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
 }
 
 /// Redis's clock, ms since 1970.
@@ -89,6 +119,7 @@ pub async fn coupon(redis: &Redis, id: &CouponId) -> Result<Option<CouponSnapsho
         paused: number("paused") == Some(1),
         per_user_limit: number("per_user_limit").unwrap_or(1),
         reserve_seconds: number("reserve_seconds").filter(|&seconds| seconds != 0),
+        unlisted: number("unlisted") == Some(1),
         version: number("version").unwrap_or(0),
         now_ms,
     }))

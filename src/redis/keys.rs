@@ -16,13 +16,20 @@ pub struct Keys {
     pub epoch: Arc<str>,
     /// Stream of order events.
     pub orders: Arc<str>,
+    /// String: the highest WAL position that Postgres was seen to have made durable.
+    pub postgres_lsn: Arc<str>,
 }
 
 impl Keys {
     #[must_use]
     pub fn new(prefix: &str) -> Self {
         let base: Arc<str> = format!("{prefix}:{{0}}:").into();
-        Self { epoch: format!("{base}epoch").into(), orders: format!("{base}orders").into(), base }
+        Self {
+            epoch: format!("{base}epoch").into(),
+            orders: format!("{base}orders").into(),
+            postgres_lsn: format!("{base}postgres_lsn").into(),
+            base,
+        }
     }
 
     /// Hash: total, stock, window, state, limit.

@@ -21,7 +21,8 @@ const READY: &str = include_str!("../../lua/rebuild_ready.lua");
 
 /// Sets the marker to `building:<epoch>` and sees to stream and group; `false` where a newer rebuild has begun.
 pub async fn begin(redis: &Redis, epoch: &str) -> Result<bool, RedisError> {
-    let args = args(BEGIN, [&*redis.keys.epoch, &*redis.keys.orders], [epoch, GROUP]);
+    let keys = [&*redis.keys.epoch, &*redis.keys.orders, &*redis.keys.postgres_lsn];
+    let args = args(BEGIN, keys, [epoch, GROUP]);
     Ok(integer(&redis.call("EVAL", args).await?, "rebuild_begin")? == 0)
 }
 
@@ -126,9 +127,10 @@ pub async fn append_events(
     Ok(true)
 }
 
-/// Sets the marker to `ready:<epoch>`. `false`: no longer the newest.
-pub async fn ready(redis: &Redis, epoch: &str) -> Result<bool, RedisError> {
-    let args = args(READY, [&*redis.keys.epoch, &*redis.keys.orders], [epoch]);
+/// Sets the marker to `ready:<epoch>` and notes Postgres's position. `false`: no longer the newest.
+pub async fn ready(redis: &Redis, epoch: &str, postgres_lsn: &str) -> Result<bool, RedisError> {
+    let keys = [&*redis.keys.epoch, &*redis.keys.orders, &*redis.keys.postgres_lsn];
+    let args = args(READY, keys, [epoch, postgres_lsn]);
     Ok(integer(&redis.call("EVAL", args).await?, "rebuild_ready")? == 0)
 }
 

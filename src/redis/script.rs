@@ -32,9 +32,10 @@ static PUBLISH: Script = script!("publish");
 static RELEASE: Script = script!("release");
 static TRIM: Script = script!("trim");
 static REMOVE_CONSUMER: Script = script!("remove_consumer");
+static NOTE_LSN: Script = script!("note_lsn");
 
 /// Scripts that a rebuild loads. Only a rebuild: that Redis does not know one is how a restart shows.
-pub static LOADED: [&Script; 5] = [&CLAIM, &PUBLISH, &RELEASE, &TRIM, &REMOVE_CONSUMER];
+pub static LOADED: [&Script; 6] = [&CLAIM, &PUBLISH, &RELEASE, &TRIM, &REMOVE_CONSUMER, &NOTE_LSN];
 
 /// Numbers of `claim.lua`'s header.
 pub mod claim_code {
@@ -304,6 +305,19 @@ pub async fn remove_consumer(
         i64::try_from(gone_after.as_millis()).unwrap_or(i64::MAX).into(),
     ];
     Ok(integer(&redis.call("EVALSHA", args).await?, "remove_consumer")? == 0)
+}
+
+/// Notes a WAL position that Postgres has made durable.
+pub async fn note_lsn(redis: &Redis, ready: &str, lsn: &str) -> Result<(), RedisError> {
+    let args = vec![
+        NOTE_LSN.sha1.as_str().into(),
+        2.into(),
+        (&*redis.keys.epoch).into(),
+        (&*redis.keys.postgres_lsn).into(),
+        ready.into(),
+        lsn.into(),
+    ];
+    redis.call("EVALSHA", args).await.map(drop)
 }
 
 /// Whether Redis knows all scripts.

@@ -6,7 +6,8 @@ use crate::config;
 use crate::model::{Order, OrderEvent, OrderId};
 use crate::postgres::dead_letters::{self, Letter, encode_fields};
 use crate::postgres::orders::{self, Recorded};
-use crate::postgres::{PgConnection, PostgresError};
+use crate::postgres::{self, PgConnection, PostgresError};
+use crate::redis::script::{self, ready_marker};
 use crate::redis::stream::{self, Entry};
 use crate::redis::{Redis, RedisError, info};
 
@@ -41,11 +42,11 @@ pub async fn record(
     entries: &[Entry],
 ) -> Result<Ended, RedisError> {
     let context = link.context;
-    let postgres = match link.postgres().await {
+    let postgres = match link.postgres(redis, epoch).await {
         Ok(postgres) => postgres,
         Err(error) => return Ok(Ended::Failed(error.to_string())),
     };
-    let mut batch = Batch { context, redis, postgres, epoch };
+    let mut batch = Batch { context, redis, postgres: &mut *postgres, epoch };
     let ended = tokio::time::timeout(config::RECORD_TIMEOUT, batch.end(entries)).await;
     match ended.unwrap_or_else(|_| Err(Halt::Failed("the batch took too long".into()))) {
         Ok(()) => {}
@@ -57,7 +58,13 @@ pub async fn record(
         Err(Halt::Redis(error)) => return Err(error),
     }
     let ids: Vec<String> = entries.iter().map(|entry| entry.id.clone()).collect();
+    let lsn = postgres::fence::durable_lsn(postgres).await;
     stream::acknowledge(redis, &ids).await?;
+    match lsn {
+        Ok(lsn) => script::note_lsn(redis, &ready_marker(epoch), &lsn).await?,
+        // The next batch notes a higher one.
+        Err(error) => tracing::debug!("Postgres's position: {error}"),
+    }
     Ok(Ended::All)
 }
 
