@@ -186,7 +186,7 @@ pub async fn stream(api: &Api, request: Request) -> Answer {
             "group": GROUP,
             "backlog": ours.pending + unread,
             "pending": ours.pending,
-            "lag": ours.lag,
+            "lag": unread,
             "oldest_pending_ms": oldest.and_then(entry_ms).map(|ms| (now_ms - ms).max(0)),
             "consumers": stream::consumers(redis).await?,
             "groups": groups,

@@ -53,12 +53,15 @@ pub async fn look(redis: &Redis) -> Result<Look, RedisError> {
     })
 }
 
-/// Entries that the group has not read; where Redis cannot tell, the stream's length bounds it.
+/// Entries that the group has not read. Redis's own `lag` may be missing, and counts entries that were
+/// trimmed before they were read: it never says less than there are, and nothing behind the last entry.
 pub async fn unread(redis: &Redis, group: &stream::GroupInfo) -> Result<i64, RedisError> {
-    match group.lag {
-        Some(lag) => Ok(lag),
-        None => stream::length(redis).await,
+    let last = stream::ends(redis).await?.map(|(_, last)| last);
+    if last.is_none_or(|last| last == group.last_delivered_id) {
+        return Ok(0);
     }
+    let length = stream::length(redis).await?;
+    Ok(group.lag.map_or(length, |lag| lag.min(length)))
 }
 
 /// The highest WAL position noted; a key of another type counts as none.

@@ -239,6 +239,50 @@ impl Sale {
         assert_eq!(seen, (total - live, total - live, live), "Redis stock, Postgres stock, claims held");
     }
 
+    /// The running redis-server.
+    pub fn redis_pid(&self) -> i32 {
+        let info = self.redis_cli(&["INFO", "server"]);
+        let line = info.lines().find_map(|line| line.strip_prefix("process_id:")).unwrap();
+        line.trim().parse().unwrap()
+    }
+
+    /// The running postmaster, then its children.
+    pub fn postgres_pids(&self) -> Vec<i32> {
+        let children = self.psql("select pid from pg_stat_activity where pid <> pg_backend_pid()");
+        let postmaster =
+            std::fs::read_to_string(format!("/proc/{}/stat", children.lines().next().unwrap())).unwrap();
+        let parent = postmaster.rsplit(')').next().unwrap().split_whitespace().nth(1).unwrap().to_owned();
+        std::iter::once(parent.as_str()).chain(children.lines()).map(|pid| pid.parse().unwrap()).collect()
+    }
+
+    /// Holds a lock on the coupon's row until the session is dropped: whoever records an order waits.
+    pub async fn lock_coupon(&self, coupon: &str) -> PsqlSession {
+        let mut child = self.command();
+        child.args(["psql", "-X", "-q"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut session = PsqlSession { child: child.spawn().unwrap() };
+        session.send(&format!("begin; select 1 from coupons where id = '{coupon}' for update;"));
+        until("the coupon's row is locked", async || {
+            let held = "select count(*) from pg_stat_activity where application_name = 'psql' and state = 'idle in transaction'";
+            (self.psql_number(held) > 0).then_some(())
+        })
+        .await;
+        session
+    }
+
+    /// Waits until a worker's transaction waits for such a lock.
+    pub async fn until_a_worker_waits(&self) {
+        until("a worker waits for the coupon's row", async || {
+            let waiting = "select count(*) from pg_stat_activity where application_name = 'seckill' and wait_event_type = 'Lock'";
+            (self.psql_number(waiting) > 0).then_some(())
+        })
+        .await;
+    }
+
+    /// Epoch of the agreement in force.
+    pub fn epoch(&self) -> String {
+        self.psql("select epoch from fence")
+    }
+
     /// SIGTERM, and how the server ended.
     pub fn stop(&mut self) -> ExitStatus {
         self.server.take().expect("the server runs").stop()
@@ -248,6 +292,38 @@ impl Sale {
     pub fn kill_9(&mut self) {
         self.server.take().expect("the server runs").kill_9();
     }
+}
+
+/// A psql that stays open.
+pub struct PsqlSession {
+    child: Child,
+}
+
+impl PsqlSession {
+    pub fn send(&mut self, sql: &str) {
+        use std::io::Write;
+        let stdin = self.child.stdin.as_mut().unwrap();
+        writeln!(stdin, "{sql}").unwrap();
+        stdin.flush().unwrap();
+    }
+
+    /// Ends the transaction and the session.
+    pub fn release(self) {
+        drop(self);
+    }
+}
+
+impl Drop for PsqlSession {
+    fn drop(&mut self) {
+        // Its end of file ends psql, and the transaction with it.
+        drop(self.child.stdin.take());
+        drop(self.child.wait());
+    }
+}
+
+/// Sends a signal to a process of a store.
+pub fn signal(pid: i32, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
 }
 
 impl Process {

@@ -3,4 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod claims;
+mod crash;
+mod data_loss;
 mod harness;

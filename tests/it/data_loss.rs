@@ -1,0 +1,172 @@
+//! Redis loses something, or somebody's hand slips: claims stop until both stores agree again, by themselves.
+
+use crate::harness::{Sale, until};
+
+const COUPON: &str = "seckill:{0}:coupon:coffee";
+const CLAIMS: &str = "seckill:{0}:claims:coffee";
+const ORDERS: &str = "seckill:{0}:orders";
+const EPOCH: &str = "seckill:{0}:epoch";
+
+/// Does the damage to a sale with recorded orders, then sells on: whatever a claim is answered meanwhile, in
+/// the end both stores agree and everybody who was told so has an order.
+async fn survives(sale: &Sale, damage: &[&[&str]]) {
+    let before = sale.psql_number("select count(*) from orders where status = 'confirmed'");
+    let next = sale.psql_number("select count(*) from orders");
+    for command in damage {
+        sale.redis_cli(command);
+    }
+    let user = format!("user-{next}");
+    let told = until("the next claim is answered", async || {
+        let answer = sale.claim("coffee", &user).await;
+        assert!([200, 202, 503].contains(&answer.status), "{damage:?}: {}", answer.text);
+        (answer.status != 503).then(|| answer.body["order"].as_str().unwrap().to_owned())
+    })
+    .await;
+    sale.assert_in_agreement("coffee").await;
+    assert_eq!(sale.psql(&format!("select id from orders where user_id = '{user}'")), told, "{damage:?}");
+    assert_eq!(sale.psql_number("select count(*) from orders where status = 'confirmed'"), before + 1);
+}
+
+#[tokio::test]
+async fn whatever_is_deleted_flushed_or_edited_by_hand_ends_in_agreement() {
+    let sale = Sale::start().await;
+    sale.create("coffee", 1_000).await;
+    for n in 0..5 {
+        assert_eq!(sale.claim("coffee", &format!("user-{n}")).await.status, 202);
+    }
+    sale.until_quiet().await;
+    let damages: &[&[&[&str]]] = &[
+        &[&["FLUSHALL"]],
+        &[&["SCRIPT", "FLUSH"]],
+        &[&["DEL", EPOCH]],
+        &[&["DEL", ORDERS]],
+        &[&["DEL", COUPON]],
+        &[&["DEL", CLAIMS]],
+        &[&["DEL", COUPON, CLAIMS]],
+        &[&["XGROUP", "DESTROY", ORDERS, "order-writers"]],
+        &[&["HSET", COUPON, "stock", "17"]],
+        &[&["HSET", COUPON, "stock", "3.5"]],
+        &[&["HDEL", COUPON, "total"]],
+        &[&["HDEL", CLAIMS, "user-0"]],
+        &[&["HSET", CLAIMS, "stranger", "nonsense"]],
+        &[&["DEL", EPOCH], &["LPUSH", EPOCH, "x"]],
+        &[&["DEL", ORDERS], &["SET", ORDERS, "x"]],
+        &[&["DEL", COUPON], &["SET", COUPON, "x"]],
+        &[&["DEL", CLAIMS], &["SADD", CLAIMS, "x"]],
+        &[&["DEL", "seckill:{0}:postgres_lsn"], &["SADD", "seckill:{0}:postgres_lsn", "x"]],
+        &[&["SET", EPOCH, "ready:99999-0badc0de"], &["DEL", CLAIMS]],
+    ];
+    for damage in damages {
+        survives(&sale, damage).await;
+    }
+    // Owners see their orders still, whatever happened to Redis.
+    let order = sale.psql("select id from orders where user_id = 'user-0'");
+    let again = sale.claim("coffee", "user-0").await;
+    assert_eq!((again.status, again.body["order"].as_str()), (200, Some(order.as_str())));
+}
+
+#[tokio::test]
+async fn entries_trimmed_before_they_were_recorded_are_sent_again() {
+    let sale = Sale::start_with(&[("SECKILL_WORKERS", "0"), ("SECKILL_RECLAIM_AFTER", "200ms")]).await;
+    sale.create("coffee", 100).await;
+    for n in 0..20 {
+        assert_eq!(sale.claim("coffee", &format!("user-{n}")).await.status, 202);
+    }
+    // Ten delivered to a consumer that is gone, ten not delivered; then all are trimmed.
+    let group = ["GROUP", "order-writers", "gone"];
+    sale.redis_cli(&[&["XREADGROUP"], &group[..], &["COUNT", "10", "STREAMS", ORDERS, ">"]].concat());
+    sale.redis_cli(&["XTRIM", ORDERS, "MAXLEN", "0"]);
+    let _worker = sale.spawn("worker", &[("SECKILL_WORKERS", "1")]);
+    until("the trimmed entries are noticed", async || {
+        (sale.psql_number("select count(*) from orders") == 20).then_some(())
+    })
+    .await;
+    sale.assert_in_agreement("coffee").await;
+}
+
+#[tokio::test]
+async fn a_full_redis_refuses_claims_whole_and_takes_them_again_when_there_is_room() {
+    let sale = Sale::start().await;
+    sale.create("coffee", 10).await;
+    let epoch = sale.epoch();
+    sale.redis_cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let refused = sale.claim("coffee", "alice").await;
+    assert_eq!((refused.status, refused.code()), (503, "unavailable"), "{}", refused.text);
+    assert_eq!(sale.redis_cli(&["HLEN", CLAIMS]), "0");
+    sale.redis_cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(sale.claim("coffee", "alice").await.status, 202);
+    sale.assert_in_agreement("coffee").await;
+    assert_eq!(sale.epoch(), epoch, "a full Redis is no reason to rebuild");
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_live_claims_are_rebuilt_after_a_flush() {
+    let sale = Sale::start().await;
+    sale.create("coffee", 150_000).await;
+    sale.psql(
+        "insert into orders (id, coupon_id, user_id, status, claimed_at)
+         select gen_random_uuid(), 'coffee', 'user-' || n, 'confirmed', now() from generate_series(1, 100000) n;
+         update coupons set stock = stock - 100000",
+    );
+    sale.redis_cli(&["FLUSHALL"]);
+    sale.until_ready().await;
+    until("the claims are back", async || (sale.redis_cli(&["HLEN", CLAIMS]) == "100000").then_some(()))
+        .await;
+    sale.assert_in_agreement("coffee").await;
+    assert_eq!(sale.claim("coffee", "user-77777").await.status, 200);
+}
+
+#[tokio::test]
+async fn events_that_cannot_be_recorded_become_dead_letters_and_block_nobody() {
+    let sale = Sale::start().await;
+    sale.create("coffee", 10).await;
+    assert_eq!(sale.claim_with("coffee", "alice", &[("prefer", "wait=10")]).await.status, 201);
+    let order = |n: u8| format!("01a20dfc-6229-756f-bc31-2593204e67{n:02x}");
+    let add = |fields: &[&str]| sale.redis_cli(&[&["XADD", ORDERS, "*"], fields].concat());
+    add(&["foo", "bar"]);
+    add(&["order", "nonsense", "coupon", "coffee", "user", "bob"]);
+    add(&["order", &order(1), "coupon", "coffee"]);
+    add(&["order", &order(2), "coupon", "no-such-coupon", "user", "bob"]);
+    add(&["order", &order(3), "coupon", "coffee", "user", &"x".repeat(100_000)]);
+    add(&["order", &order(4), "coupon", "coffee", "user", "alice"]);
+    assert_eq!(sale.claim_with("coffee", "carol", &[("prefer", "wait=10")]).await.status, 201);
+    sale.assert_in_agreement("coffee").await;
+    assert_eq!(sale.psql_number("select count(*) from dead_letters"), 6);
+    let rejected = sale.psql("select id from orders where status = 'rejected' order by id");
+    assert_eq!(rejected, format!("{}\n{}", order(2), order(4)));
+
+    let listed = sale.admin(reqwest::Method::GET, "/v1/admin/dead?limit=200", None).await;
+    let items = listed.body["items"].as_array().unwrap();
+    assert_eq!(items.len(), 6);
+    let alices = items.iter().find(|letter| letter["order"] == order(4).as_str()).unwrap();
+    let replay = format!("/v1/admin/dead/{}/replay", alices["id"]);
+    let replayed = sale.admin(reqwest::Method::POST, &replay, None).await;
+    assert_eq!(replayed.status, 200, "alice has her unit still: {}", replayed.text);
+}
+
+#[tokio::test]
+async fn a_process_that_starts_joins_the_agreement_and_a_flush_is_rebuilt_once_by_all() {
+    let sale = Sale::start().await;
+    sale.create("coffee", 1_000).await;
+    let epoch = sale.epoch();
+    let workers: Vec<_> = (0..3).map(|_| sale.spawn("worker", &[("SECKILL_WORKERS", "1")])).collect();
+    for worker in &workers {
+        until("the worker has joined", async || worker.log().contains("fence up").then_some(())).await;
+    }
+    assert_eq!(sale.epoch(), epoch, "joining makes no new epoch");
+    assert_eq!(sale.claim("coffee", "alice").await.status, 202);
+    sale.until_quiet().await;
+
+    let counter = |epoch: &str| epoch.split('-').next().unwrap().parse::<u64>().unwrap();
+    sale.redis_cli(&["FLUSHALL"]);
+    until("a new epoch is in force", async || (sale.epoch() != epoch).then_some(())).await;
+    sale.assert_in_agreement("coffee").await;
+    for worker in &workers {
+        let after = sale.epoch();
+        until("the worker has joined again", async || {
+            worker.log().contains(&format!("epoch {after}")).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(counter(&sale.epoch()), counter(&epoch) + 1);
+}
