@@ -11,7 +11,7 @@ use warp::Filter;
 
 use super::problem::{Code, Problem};
 use super::request::{Body, Request};
-use super::{Api, admin, claims, coupons, dead, detached, orders, service};
+use super::{Api, admin, claims, coupons, dead, detached, orders, reconcile, service};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -22,6 +22,9 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
     let path = std::mem::take(&mut request.path);
     let method = if request.method == Method::HEAD { Method::GET } else { request.method.clone() };
     let segments: Vec<&str> = path.split('/').skip(1).collect();
+    if segments.contains(&"") {
+        return Err(nothing_here());
+    }
     match (segments.as_slice(), method.as_str()) {
         (["v1", "coupons", coupon, "claims"], "POST") => claims::claim(&api, coupon, request).await,
         (["v1", "coupons", coupon, "claims"], "GET") => claims::held(api, coupon, request).await,
@@ -48,6 +51,8 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
         (["v1", "admin", "coupons", _, "claims"], _) => not_allowed("POST"),
         (["v1", "admin", "orders"], "GET") => orders::list_all(api, request).await,
         (["v1", "admin", "stream"], "GET") => admin::stream(&api, request).await,
+        (["v1", "admin", "reconcile"], "POST") => reconcile::reconcile(api, request).await,
+        (["v1", "admin", "reconcile"], _) => not_allowed("POST"),
         (["v1", "admin", "dead"], "GET") => dead::list(api, request).await,
         (["v1", "admin", "dead", letter], "GET") => dead::show(api, letter, request).await,
         (["v1", "admin", "orders" | "stream" | "dead"] | ["v1", "admin", "dead", _], _) => {
@@ -60,8 +65,12 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
         (["livez"], "GET") => Ok(service::livez()),
         (["readyz"], "GET") => service::readyz(api, request).await,
         (["livez" | "readyz"], _) => not_allowed("GET, HEAD"),
-        _ => Err(Problem::new(Code::NotFound, "there is nothing at this address")),
+        _ => Err(nothing_here()),
     }
+}
+
+fn nothing_here() -> Problem {
+    Problem::new(Code::NotFound, "there is nothing at this address")
 }
 
 fn not_allowed(allow: &'static str) -> Answer {
@@ -96,12 +105,13 @@ fn filter(
 
 async fn answer(api: Arc<OnceLock<Arc<Api>>>, request: Request) -> Response<Bytes> {
     let id = request_id(&request.headers);
-    // A claim touches no Postgres and is spared the task; all other work must outlive its client.
+    // A claim and an ordered rebuild touch no Postgres here; all other work must outlive its client.
     let is_claim = request.method == Method::POST && request.path.starts_with("/v1/coupons/");
     let answer = match api.get().cloned() {
         None if request.path == "/livez" => Ok(service::livez()),
         None => Err(Problem::unavailable("not ready: the stores are starting")),
         Some(api) if is_claim => route(api, request).await,
+        Some(api) if request.path == "/v1/admin/reconcile" => Box::pin(route(api, request)).await,
         Some(api) => Box::pin(detached(route(api, request))).await,
     };
     let mut response = answer.unwrap_or_else(|problem| problem.render(id.to_str().unwrap_or_default()));

@@ -170,3 +170,69 @@ async fn a_process_that_starts_joins_the_agreement_and_a_flush_is_rebuilt_once_b
     }
     assert_eq!(counter(&sale.epoch()), counter(&epoch) + 1);
 }
+
+/// Puts an older copy of Postgres's files in the place of the present ones, while the program is stopped.
+fn swap_postgres(sale: &Sale, from: &str, to: &str) {
+    let folder = sale.data_dir().join("postgres");
+    std::fs::rename(folder.join(from), folder.join(to)).unwrap();
+}
+
+#[tokio::test]
+async fn orders_that_a_restored_postgres_lost_are_made_again_on_a_persons_order() {
+    let mut sale = Sale::start().await;
+    sale.create("coffee", 100).await;
+    assert_eq!(sale.claim("coffee", "early").await.status, 202);
+    sale.until_quiet().await;
+    assert!(sale.stop().success());
+    let folder = sale.data_dir().join("postgres");
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .arg(folder.join("cluster"))
+        .arg(folder.join("copy"))
+        .status();
+    assert!(copied.unwrap().success());
+    sale.start_server().await;
+    sale.create("tea", 10).await;
+    let mut orders = Vec::new();
+    for n in 0..20 {
+        let coupon = if n % 2 == 0 { "coffee" } else { "tea" };
+        orders
+            .push(sale.claim(coupon, &format!("user-{n}")).await.body["order"].as_str().unwrap().to_owned());
+    }
+    sale.until_quiet().await;
+    assert!(sale.stop().success());
+    swap_postgres(&sale, "cluster", "lost");
+    swap_postgres(&sale, "copy", "cluster");
+
+    sale.start_server_unready().await;
+    let why = until("the loss is noticed", async || {
+        let ready = sale.get("/readyz").await;
+        let detail = ready.body["detail"].as_str().unwrap_or_default().to_owned();
+        detail.contains("reconcile --rebuild").then_some(detail)
+    })
+    .await;
+    assert!(why.contains("lost commits"), "{why}");
+    assert_eq!(sale.claim("coffee", "late").await.status, 503);
+    // Nobody but a person goes on from here, not even after another start.
+    sale.kill_9();
+    sale.start_server_unready().await;
+    until("the loss is still known", async || {
+        let ready = sale.get("/readyz").await;
+        (ready.status == 503 && ready.text.contains("lost commits")).then_some(())
+    })
+    .await;
+
+    let rebuilt = sale.command().args(["reconcile", "--rebuild"]).output().unwrap();
+    assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
+    assert!(String::from_utf8_lossy(&rebuilt.stdout).contains("adopted  tea"));
+    sale.until_ready().await;
+    sale.assert_in_agreement("coffee").await;
+    sale.assert_in_agreement("tea").await;
+    for order in orders {
+        let row = sale.psql_number(&format!(
+            "select count(*) from orders where id = '{order}' and status = 'confirmed'"
+        ));
+        assert_eq!(row, 1, "{order}");
+    }
+    assert_eq!(sale.claim("coffee", "late").await.status, 202);
+}

@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod api;
 mod claims;
 mod crash;
 mod data_loss;
 mod harness;
+mod settings;
