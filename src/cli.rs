@@ -65,7 +65,7 @@ pub enum OneShot {
     /// Look at order events that could not be recorded, and deal with them
     #[command(subcommand)]
     Dead(dead::DeadCommand),
-    /// Make Redis and Postgres agree again, on purpose
+    /// Compare Redis with Postgres and repair whichever lost something
     Reconcile(reconcile::ReconcileArgs),
     /// Run redis-cli against the Redis in use
     #[command(disable_help_flag = true)]

@@ -1,4 +1,5 @@
-//! `seckill reconcile --rebuild`: claims stop, Redis is rebuilt, also over a Postgres that has lost commits.
+//! `seckill reconcile`: compare Redis with Postgres beside live claims, repair with `--fix`, or stop claims
+//! and rebuild with `--rebuild`.
 
 use std::time::Duration;
 
@@ -7,15 +8,19 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs};
-use super::output::field;
+use super::output::{columns, field};
 
-/// A rebuild of millions of claims takes its time.
-const REBUILD_PATIENCE: Duration = Duration::from_mins(3);
+/// Millions of claims take their time.
+const PATIENCE: Duration = Duration::from_mins(10);
 
 #[derive(Args)]
 pub struct ReconcileArgs {
-    /// Stop claims, make Redis and Postgres agree, and take claims again
-    #[arg(long, required = true)]
+    /// Repair what can be repaired beside live claims; anything else is rebuilt
+    #[arg(long, conflicts_with = "rebuild")]
+    fix: bool,
+
+    /// Stop claims, make both stores agree, also over a Postgres that has lost commits, and take claims again
+    #[arg(long)]
     rebuild: bool,
 
     #[command(flatten)]
@@ -24,13 +29,33 @@ pub struct ReconcileArgs {
 
 pub async fn run(args: ReconcileArgs) -> anyhow::Result<()> {
     let client = Client::new(&args.client)?;
-    let request =
-        client.request(Method::POST, "/v1/admin/reconcile").json(&json!({ "rebuild": args.rebuild }));
-    let answer = client.send(request.timeout(REBUILD_PATIENCE)).await?;
-    client.print(&answer, report)
+    let body = if args.rebuild { json!({ "rebuild": true }) } else { json!({ "fix": args.fix }) };
+    let request = client.request(Method::POST, "/v1/admin/reconcile").json(&body).timeout(PATIENCE);
+    let answer = client.send(request).await?;
+    client.print(&answer, if args.rebuild { rebuilt } else { compared })
 }
 
-fn report(report: &Value) -> String {
+fn compared(found: &Value) -> String {
+    let row = |name: &str, what: &str| vec![name.to_owned(), field(found, name), what.to_owned()];
+    let counts = columns(&[
+        row("coupons", "compared"),
+        row("claims", "compared"),
+        row("in_flight", "not recorded or returned yet: no difference"),
+        row("lost_events", "claims with neither entry nor order"),
+        row("missed_releases", "claims whose order has ended"),
+        row("missing_claims", "live orders that Redis does not hold"),
+        row("stock_drift", "coupons whose stock does not add up"),
+        row("fixed", "repaired"),
+        row("fenced", "claims were stopped for a rebuild"),
+    ]);
+    let named = found["named"].as_array().into_iter().flatten().map(|difference| {
+        let [kind, coupon, order] = ["kind", "coupon", "order"].map(|name| field(difference, name));
+        format!("{kind}  {coupon}  {order}")
+    });
+    std::iter::once(counts).chain(named).collect::<Vec<_>>().join("\n")
+}
+
+fn rebuilt(report: &Value) -> String {
     let [epoch, coupons, claims, changed, resent, rejected] =
         ["epoch", "coupons", "claims", "changed", "resent", "rejected"].map(|name| field(report, name));
     let mut lines = vec![format!(

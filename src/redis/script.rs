@@ -8,7 +8,7 @@ use std::time::Duration;
 use fred::types::Value;
 
 use super::{Redis, RedisError, array, integer, text};
-use crate::model::{Claim, ClaimOutcome, CouponId, Definition, OrderId};
+use crate::model::{Claim, ClaimOutcome, CouponId, Definition, OrderId, UserId};
 
 /// A Lua script and its name in Redis's cache.
 pub struct Script {
@@ -33,9 +33,10 @@ static RELEASE: Script = script!("release");
 static TRIM: Script = script!("trim");
 static REMOVE_CONSUMER: Script = script!("remove_consumer");
 static NOTE_LSN: Script = script!("note_lsn");
+static READD: Script = script!("readd");
 
 /// Scripts that a rebuild loads. Only a rebuild: that Redis does not know one is how a restart shows.
-pub static LOADED: [&Script; 6] = [&CLAIM, &PUBLISH, &RELEASE, &TRIM, &REMOVE_CONSUMER, &NOTE_LSN];
+pub static LOADED: [&Script; 7] = [&CLAIM, &PUBLISH, &RELEASE, &TRIM, &REMOVE_CONSUMER, &NOTE_LSN, &READD];
 
 /// Numbers of `claim.lua`'s header.
 pub mod claim_code {
@@ -318,6 +319,29 @@ pub async fn note_lsn(redis: &Redis, ready: &str, lsn: &str) -> Result<(), Redis
         lsn.into(),
     ];
     redis.call("EVALSHA", args).await.map(drop)
+}
+
+/// Appends the events of claims that have neither entry nor row; answers how many, `None` behind a fence.
+pub async fn readd(
+    redis: &Redis,
+    ready: &str,
+    coupon: &CouponId,
+    claims: &[(UserId, OrderId)],
+) -> Result<Option<i64>, RedisError> {
+    let mut args: Vec<Value> = vec![
+        READD.sha1.as_str().into(),
+        3.into(),
+        (&*redis.keys.epoch).into(),
+        (&*redis.keys.orders).into(),
+        redis.keys.claims(coupon).into(),
+        ready.into(),
+        coupon.as_str().into(),
+    ];
+    for (user, order) in claims {
+        args.extend([user.as_str().into(), order.to_string().into()]);
+    }
+    let added = integer(&redis.call("EVALSHA", args).await?, "readd")?;
+    Ok((added >= 0).then_some(added))
 }
 
 /// Whether Redis knows all scripts.

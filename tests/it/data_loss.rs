@@ -236,3 +236,72 @@ async fn orders_that_a_restored_postgres_lost_are_made_again_on_a_persons_order(
     }
     assert_eq!(sale.claim("coffee", "late").await.status, 202);
 }
+
+async fn reconcile(sale: &Sale, fix: bool) -> serde_json::Value {
+    let body = serde_json::json!({ "fix": fix });
+    let answer = sale.admin(reqwest::Method::POST, "/v1/admin/reconcile", Some(body)).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    answer.body
+}
+
+#[tokio::test]
+async fn reconcile_tells_a_lost_event_from_one_in_flight_and_sends_it_again_beside_live_claims() {
+    let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
+    sale.create("coffee", 100).await;
+    let mut orders = Vec::new();
+    for n in 0..6 {
+        orders.push(
+            sale.claim("coffee", &format!("user-{n}")).await.body["order"].as_str().unwrap().to_owned(),
+        );
+    }
+    let clean = reconcile(&sale, false).await;
+    assert_eq!(
+        (&clean["claims"], &clean["in_flight"], &clean["lost_events"]),
+        (&6.into(), &6.into(), &0.into())
+    );
+    // Three of them vanish before anybody read them: only a comparison can find them.
+    let entries = sale.redis_cli(&["XRANGE", ORDERS, "-", "+"]);
+    let ids: Vec<&str> = entries.lines().filter(|line| line.starts_with('1') && line.len() < 25).collect();
+    assert_eq!(ids.len(), 6);
+    sale.redis_cli(&["XDEL", ORDERS, ids[1], ids[3], ids[5]]);
+    let told = reconcile(&sale, false).await;
+    assert_eq!((&told["in_flight"], &told["lost_events"], &told["fixed"]), (&3.into(), &3.into(), &0.into()));
+    let epoch = sale.epoch();
+    let fixed = reconcile(&sale, true).await;
+    assert_eq!((&fixed["lost_events"], &fixed["fixed"]), (&3.into(), &3.into()));
+    assert_eq!(sale.epoch(), epoch, "repaired beside live claims");
+
+    let _worker = sale.spawn("worker", &[("SECKILL_WORKERS", "1")]);
+    until("all are recorded", async || (sale.psql_number("select count(*) from orders") == 6).then_some(()))
+        .await;
+    sale.assert_in_agreement("coffee").await;
+    assert_eq!(reconcile(&sale, false).await["in_flight"], 0);
+}
+
+#[tokio::test]
+async fn reconcile_returns_missed_units_and_stops_claims_for_missing_ones() {
+    let sale = Sale::start().await;
+    sale.create("coffee", 10).await;
+    for user in ["alice", "bob", "carol"] {
+        assert_eq!(sale.claim("coffee", user).await.status, 202);
+    }
+    sale.until_quiet().await;
+    // Alice's order ends by hand, without the outbox row that would return her unit.
+    sale.psql("update orders set status = 'cancelled' where user_id = 'alice'; update coupons set stock = stock + 1");
+    let told = reconcile(&sale, false).await;
+    assert_eq!((&told["missed_releases"], &told["missing_claims"]), (&1.into(), &0.into()), "{told}");
+    assert_eq!(reconcile(&sale, true).await["fixed"], 1);
+    sale.assert_in_agreement("coffee").await;
+    assert_eq!(sale.redis_stock("coffee"), 8);
+
+    // Bob's claim is lost so that the sum still holds: only a comparison can see it.
+    sale.redis_cli(&["HDEL", CLAIMS, "bob"]);
+    sale.redis_cli(&["HINCRBY", COUPON, "stock", "1"]);
+    let epoch = sale.epoch();
+    let told = reconcile(&sale, true).await;
+    assert_eq!((&told["missing_claims"], &told["fenced"]), (&1.into(), &true.into()), "{told}");
+    until("a new epoch is in force", async || (sale.epoch() != epoch).then_some(())).await;
+    sale.until_ready().await;
+    sale.assert_in_agreement("coffee").await;
+    assert_eq!(sale.claim("coffee", "bob").await.status, 200);
+}
