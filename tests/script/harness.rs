@@ -104,10 +104,14 @@ fn sorted_pairs(reply: Reply) -> Reply {
     Reply::Array(pairs.into_iter().flat_map(|(k, v)| [Reply::Bulk(Some(k)), Reply::Bulk(Some(v))]).collect())
 }
 
-/// An empty Redis in which claims are accepted. FLUSHALL keeps the scripts.
+/// An empty Redis in which claims are accepted. The scripts stay.
 pub fn reset(raw: &mut Raw, redis: &Redis) {
+    let keys: Vec<String> = raw.call(&["KEYS", "*"]).array().into_iter().map(Reply::text).collect();
+    let delete: Vec<&str> = std::iter::once("DEL").chain(keys.iter().map(String::as_str)).collect();
+    if !keys.is_empty() {
+        raw.call(&delete);
+    }
     let replies = raw.pipeline(&[
-        &["FLUSHALL"],
         &["SET", &redis.keys.epoch, READY],
         &["XGROUP", "CREATE", &redis.keys.orders, GROUP, "0", "MKSTREAM"],
     ]);

@@ -4,5 +4,9 @@
 mod batch;
 mod codes;
 mod harness;
+mod history;
 mod memory;
+mod model;
+mod replay;
+mod state;
 mod trim;
