@@ -11,7 +11,7 @@ use warp::Filter;
 
 use super::problem::{Code, Problem};
 use super::request::{Body, Request};
-use super::{Api, admin, claims, coupons, dead, detached, orders, reconcile, service};
+use super::{Api, DETACHED_TIMEOUT, admin, claims, coupons, dead, detached, orders, reconcile, service};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -112,7 +112,10 @@ async fn answer(api: Arc<OnceLock<Arc<Api>>>, request: Request) -> Response<Byte
         None => Err(Problem::unavailable("not ready: the stores are starting")),
         Some(api) if is_claim => route(api, request).await,
         Some(api) if request.path == "/v1/admin/reconcile" => Box::pin(route(api, request)).await,
-        Some(api) => Box::pin(detached(route(api, request))).await,
+        Some(api) => {
+            let patience = DETACHED_TIMEOUT + claims::preferred_wait(&request.headers);
+            Box::pin(detached(patience, route(api, request))).await
+        }
     };
     let mut response = answer.unwrap_or_else(|problem| problem.render(id.to_str().unwrap_or_default()));
     response.headers_mut().insert(REQUEST_ID, id);

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod api;
+mod api_claims;
 mod claims;
 mod crash;
 mod data_loss;
