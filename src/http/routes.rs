@@ -22,10 +22,9 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
     let path = std::mem::take(&mut request.path);
     let method = if request.method == Method::HEAD { Method::GET } else { request.method.clone() };
     let segments: Vec<&str> = path.split('/').skip(1).collect();
-    if segments.contains(&"") {
-        return Err(nothing_here());
-    }
     match (segments.as_slice(), method.as_str()) {
+        // An empty segment is no id: a slash too many is another address.
+        (segments, _) if segments.len() > 1 && segments.contains(&"") => nothing_here(),
         (["v1", "coupons", coupon, "claims"], "POST") => claims::claim(&api, coupon, request).await,
         (["v1", "coupons", coupon, "claims"], "GET") => claims::held(api, coupon, request).await,
         (["v1", "coupons", _, "claims"], _) => not_allowed("GET, HEAD, POST"),
@@ -65,12 +64,12 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
         (["livez"], "GET") => Ok(service::livez()),
         (["readyz"], "GET") => service::readyz(api, request).await,
         (["livez" | "readyz"], _) => not_allowed("GET, HEAD"),
-        _ => Err(nothing_here()),
+        _ => nothing_here(),
     }
 }
 
-fn nothing_here() -> Problem {
-    Problem::new(Code::NotFound, "there is nothing at this address")
+fn nothing_here() -> Answer {
+    Err(Problem::new(Code::NotFound, "there is nothing at this address"))
 }
 
 fn not_allowed(allow: &'static str) -> Answer {
