@@ -44,6 +44,11 @@ pub async fn demo(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> 
 
 /// Workers alone, on external stores or those of a running `serve`.
 pub async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
+    if args.workers.workers == 0 {
+        bail!(WrongUsage(
+            "SECKILL_WORKERS=0 leaves a worker process nothing to do: give it 1 or more".into()
+        ));
+    }
     let stop = stop_signal()?;
     let addresses = match args.stores.external_addresses()? {
         Some(addresses) => addresses,
