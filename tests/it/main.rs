@@ -7,4 +7,7 @@ mod claims;
 mod crash;
 mod data_loss;
 mod harness;
+mod lost_answers;
+mod proxy;
+mod rebuild_races;
 mod settings;
