@@ -10,4 +10,5 @@ mod harness;
 mod lost_answers;
 mod proxy;
 mod rebuild_races;
+mod recording;
 mod settings;
