@@ -2,6 +2,7 @@
 -- Looks whether stock + claims = total holds for each of some coupons, all at one moment.
 --
 -- KEYS  coupon hash and claims hash by turns
+-- ARGV  none
 --
 -- Reply: the number of the first coupon that does not add up, 0 where all do. A key of a wrong type
 -- raises WRONGTYPE.

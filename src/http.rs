@@ -40,7 +40,7 @@ pub struct Api {
     auth: Auth,
 }
 
-/// How long a handler waits for work on Postgres that goes on without it.
+/// How long a handler waits for work on Postgres that goes on without it, beside what its client asked it to wait.
 const DETACHED_TIMEOUT: Duration = Duration::from_secs(8);
 
 impl Api {
@@ -66,9 +66,10 @@ impl Api {
 
 /// Runs work on Postgres to its end even if the client goes away, and waits for it only so long.
 async fn detached<T: Send + 'static>(
+    patience: Duration,
     work: impl Future<Output = Result<T, Problem>> + Send + 'static,
 ) -> Result<T, Problem> {
-    match tokio::time::timeout(DETACHED_TIMEOUT, tokio::spawn(work)).await {
+    match tokio::time::timeout(patience, tokio::spawn(work)).await {
         Ok(Ok(result)) => result,
         Ok(Err(panicked)) => {
             tracing::error!("a request's work ended badly: {panicked}");

@@ -1,7 +1,7 @@
 //! The admin's side: coupons' definitions, and the stream's state.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
@@ -9,11 +9,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json as value;
 use time::OffsetDateTime;
 
+use super::Api;
 use super::claims::{coupon_id, unknown_coupon};
 use super::coupons::CouponView;
 use super::problem::{Code, Problem};
 use super::request::{List, Page, Request, json};
-use super::{Api, detached};
 use crate::config;
 use crate::fence::publish::publish;
 use crate::model::{CouponId, Definition};
@@ -41,8 +41,7 @@ struct NewCoupon {
     ends_at: Option<OffsetDateTime>,
     per_user_limit: Option<i64>,
     reserve_seconds: Option<i64>,
-    #[serde(default)]
-    unlisted: bool,
+    unlisted: Option<bool>,
 }
 
 /// A merge patch (RFC 7396): absent leaves, null clears.
@@ -139,6 +138,11 @@ pub async fn edit_coupon(api: Arc<Api>, coupon: &str, mut request: Request) -> A
             wait_until_in_force(&api, &id).await?;
             return show(&api, &id, StatusCode::OK).await;
         }
+        // Only the request that inserted a coupon may make it in Redis: until then there is nothing to edit.
+        if row.published_version == 0 {
+            wait_until_in_force(&api, &id).await?;
+            continue;
+        }
         let session = api.session()?;
         // Claims on their way are no rows yet; Postgres decides once more, about rows.
         let held = info::held_units(&session.redis, &id).await?;
@@ -220,21 +224,18 @@ async fn view(api: &Api, row: CouponRow) -> Result<Option<AdminCouponView>, Prob
 }
 
 /// A 200 means in force in Redis: whoever made this version is waited for.
-async fn wait_until_in_force(api: &Arc<Api>, id: &CouponId) -> Result<(), Problem> {
-    let api = api.clone();
-    let id = id.clone();
-    let wait = async move {
-        loop {
-            let row = coupons::get(&api.postgres.pool, &id).await?.ok_or_else(|| unknown_coupon(&id))?;
-            if row.published_version >= row.definition.version {
-                return Ok(());
-            }
-            tokio::time::sleep(IN_FORCE_POLL).await;
+async fn wait_until_in_force(api: &Api, id: &CouponId) -> Result<(), Problem> {
+    let deadline = Instant::now() + IN_FORCE_TIMEOUT;
+    loop {
+        let row = coupons::get(&api.postgres.pool, id).await?.ok_or_else(|| unknown_coupon(id))?;
+        if row.published_version >= row.definition.version {
+            return Ok(());
         }
-    };
-    tokio::time::timeout(IN_FORCE_TIMEOUT, detached(wait))
-        .await
-        .unwrap_or_else(|_| Err(Problem::unavailable("saved, but not in force yet: send it again")))
+        if Instant::now() >= deadline {
+            return Err(Problem::unavailable("saved, but not in force yet: send it again"));
+        }
+        tokio::time::sleep(IN_FORCE_POLL).await;
+    }
 }
 
 fn define(new: NewCoupon) -> Result<Definition, Problem> {
@@ -258,7 +259,7 @@ fn define(new: NewCoupon) -> Result<Definition, Problem> {
         paused: false,
         per_user_limit: 1,
         reserve_seconds: reserve.and_then(|seconds| i32::try_from(seconds).ok()),
-        unlisted: new.unlisted,
+        unlisted: new.unlisted.unwrap_or(false),
         version: 1,
     };
     check(&definition)?;

@@ -268,7 +268,7 @@ fn check_idempotency_key(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// `Prefer: wait=N`; a preference that cannot be read is no preference (RFC 7240).
-fn preferred_wait(headers: &HeaderMap) -> Duration {
+pub fn preferred_wait(headers: &HeaderMap) -> Duration {
     let preferences = headers.get_all(&PREFER).iter().filter_map(|value| value.to_str().ok());
     preferences
         .flat_map(|value| value.split(','))

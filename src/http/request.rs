@@ -25,7 +25,12 @@ pub struct Request {
 }
 
 /// A body that was not read yet.
-pub struct Body(Option<Chunks>);
+pub struct Body {
+    /// `None` where there is none.
+    chunks: Option<Chunks>,
+    /// By its own word; chunked bodies give none.
+    length: Option<u64>,
+}
 
 impl Body {
     pub fn new<B: Buf>(
@@ -35,23 +40,25 @@ impl Body {
         let length = headers.get(header::CONTENT_LENGTH).map(HeaderValue::as_bytes);
         let is_empty =
             matches!(length, None | Some(b"0")) && !headers.contains_key(header::TRANSFER_ENCODING);
-        Self((!is_empty).then(|| -> Chunks {
+        let chunks = (!is_empty).then(|| -> Chunks {
             Box::pin(chunks.map(|chunk| chunk.map(|mut chunk| chunk.copy_to_bytes(chunk.remaining()))))
-        }))
+        });
+        Self { chunks, length: length.and_then(|length| std::str::from_utf8(length).ok()?.parse().ok()) }
     }
 
     async fn read(&mut self) -> Result<Bytes, Problem> {
-        let Some(mut chunks) = self.0.take() else { return Ok(Bytes::new()) };
+        let Some(mut chunks) = self.chunks.take() else { return Ok(Bytes::new()) };
+        let most = config::HTTP_BODY_MAX_BYTES;
+        let too_large = || Problem::new(Code::PayloadTooLarge, format!("a body is at most {most} bytes"));
+        if self.length.is_some_and(|length| length > most as u64) {
+            return Err(too_large());
+        }
         let read = async {
             let mut body = BytesMut::new();
             while let Some(chunk) = chunks.next().await {
                 let chunk = chunk.map_err(|_| Problem::bad_request("the body broke off"))?;
-                if body.len() + chunk.len() > config::HTTP_BODY_MAX_BYTES {
-                    let limit = config::HTTP_BODY_MAX_BYTES;
-                    return Err(Problem::new(
-                        Code::PayloadTooLarge,
-                        format!("a body is at most {limit} bytes"),
-                    ));
+                if body.len() + chunk.len() > most {
+                    return Err(too_large());
                 }
                 body.extend_from_slice(&chunk);
             }

@@ -11,7 +11,7 @@ use warp::Filter;
 
 use super::problem::{Code, Problem};
 use super::request::{Body, Request};
-use super::{Api, admin, claims, coupons, dead, detached, orders, reconcile, service};
+use super::{Api, DETACHED_TIMEOUT, admin, claims, coupons, dead, detached, orders, reconcile, service};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -22,10 +22,9 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
     let path = std::mem::take(&mut request.path);
     let method = if request.method == Method::HEAD { Method::GET } else { request.method.clone() };
     let segments: Vec<&str> = path.split('/').skip(1).collect();
-    if segments.contains(&"") {
-        return Err(nothing_here());
-    }
     match (segments.as_slice(), method.as_str()) {
+        // An empty segment is no id: a slash too many is another address.
+        (segments, _) if segments.len() > 1 && segments.contains(&"") => nothing_here(),
         (["v1", "coupons", coupon, "claims"], "POST") => claims::claim(&api, coupon, request).await,
         (["v1", "coupons", coupon, "claims"], "GET") => claims::held(api, coupon, request).await,
         (["v1", "coupons", _, "claims"], _) => not_allowed("GET, HEAD, POST"),
@@ -65,12 +64,12 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
         (["livez"], "GET") => Ok(service::livez()),
         (["readyz"], "GET") => service::readyz(api, request).await,
         (["livez" | "readyz"], _) => not_allowed("GET, HEAD"),
-        _ => Err(nothing_here()),
+        _ => nothing_here(),
     }
 }
 
-fn nothing_here() -> Problem {
-    Problem::new(Code::NotFound, "there is nothing at this address")
+fn nothing_here() -> Answer {
+    Err(Problem::new(Code::NotFound, "there is nothing at this address"))
 }
 
 fn not_allowed(allow: &'static str) -> Answer {
@@ -112,7 +111,10 @@ async fn answer(api: Arc<OnceLock<Arc<Api>>>, request: Request) -> Response<Byte
         None => Err(Problem::unavailable("not ready: the stores are starting")),
         Some(api) if is_claim => route(api, request).await,
         Some(api) if request.path == "/v1/admin/reconcile" => Box::pin(route(api, request)).await,
-        Some(api) => Box::pin(detached(route(api, request))).await,
+        Some(api) => {
+            let patience = DETACHED_TIMEOUT + claims::preferred_wait(&request.headers);
+            Box::pin(detached(patience, route(api, request))).await
+        }
     };
     let mut response = answer.unwrap_or_else(|problem| problem.render(id.to_str().unwrap_or_default()));
     response.headers_mut().insert(REQUEST_ID, id);

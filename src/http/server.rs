@@ -111,6 +111,10 @@ async fn speak<S: HttpService>(stream: TcpStream, peer: SocketAddr, service: S, 
     let service = TowerToHyperService::new(service);
     let with_peer = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(peer);
+        if request.uri().path_and_query().is_none() {
+            // CONNECT names a host alone, at which warp would panic: an address that does not exist.
+            *request.uri_mut() = http::Uri::from_static("*");
+        }
         // Boxed: hyper keeps room for it on each connection, also between requests.
         Box::pin(service.call(request))
     });

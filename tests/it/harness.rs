@@ -14,17 +14,20 @@ use seckill::cli::token::mint_token;
 use seckill::config::CredentialSettings;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// Longest wait for anything; a test that reaches it has failed.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running server with its data directory.
 pub struct Sale {
-    pub dir: TempDir,
+    server: Option<Process>,
     pub url: String,
     pub client: Client,
     environment: Vec<(String, String)>,
-    server: Option<Process>,
+    // Last, so that it is dropped last: the server stops first, and a failed test shows its log.
+    pub dir: TempDir,
 }
 
 /// A process of the program.
@@ -51,6 +54,26 @@ impl Answer {
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
+
+    /// The error answer that every refused request gets, in all its parts.
+    #[track_caller]
+    pub fn assert_problem(&self, status: u16, code: &str) -> &Self {
+        assert_eq!((self.status, self.code()), (status, code), "{self:?}");
+        assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
+        assert_eq!(self.header("cache-control"), "no-store", "{self:?}");
+        assert_eq!(self.body["type"], format!("urn:seckill:problem:{code}"), "{self:?}");
+        assert_eq!(self.body["status"], status, "{self:?}");
+        assert!(!self.header("x-request-id").is_empty(), "{self:?}");
+        assert_eq!(self.body["request_id"], self.header("x-request-id"), "{self:?}");
+        for member in ["title", "detail"] {
+            assert!(self.body[member].as_str().is_some_and(|text| !text.is_empty()), "{member}: {self:?}");
+        }
+        let challenge = if status == 401 { "Bearer" } else { "" };
+        assert_eq!(self.header("www-authenticate"), challenge, "{self:?}");
+        assert_eq!(self.headers.contains_key("allow"), status == 405, "{self:?}");
+        assert_eq!(self.headers.contains_key("retry-after"), [429, 503].contains(&status), "{self:?}");
+        self
+    }
 }
 
 impl Sale {
@@ -63,7 +86,7 @@ impl Sale {
         let dir = tempfile::Builder::new().prefix("seckill-").tempdir_in("/tmp").unwrap();
         open_to_stores(&dir);
         let environment = environment.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
-        let mut sale = Self { dir, url: String::new(), client: client(), environment, server: None };
+        let mut sale = Self { server: None, url: String::new(), client: client(), environment, dir };
         sale.start_server().await;
         sale
     }
@@ -162,13 +185,29 @@ impl Sale {
         headers: &[(&str, &str)],
         body: Option<Value>,
     ) -> Answer {
+        let json = body.map(|body| body.to_string());
+        let mut headers = headers.to_vec();
+        if json.is_some() {
+            headers.push(("content-type", "application/json"));
+        }
+        self.send_bytes(method, path, &headers, json).await
+    }
+
+    /// The same with a body as it is.
+    pub async fn send_bytes(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<impl Into<reqwest::Body>>,
+    ) -> Answer {
         let mut request = self.client.request(method, format!("{}{path}", self.url));
         for (name, value) in headers {
             let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
             request = request.header(HeaderName::from_bytes(name.as_bytes()).unwrap(), value);
         }
         if let Some(body) = body {
-            request = request.json(&body);
+            request = request.body(body);
         }
         match request.send().await {
             Ok(response) => {
@@ -181,6 +220,20 @@ impl Sale {
                 Answer { status: 0, headers: HeaderMap::new(), text: error.to_string(), body: Value::Null }
             }
         }
+    }
+
+    /// Everything that the server answers to these bytes, until it closes the connection.
+    pub async fn raw(&self, bytes: &[u8]) -> String {
+        let mut stream = self.connect().await;
+        stream.write_all(bytes).await.unwrap();
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+        read.expect("the server closes the connection").unwrap();
+        String::from_utf8(answer).unwrap()
+    }
+
+    pub async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.url.strip_prefix("http://").unwrap()).await.unwrap()
     }
 
     /// Creates a coupon without a window.

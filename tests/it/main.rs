@@ -3,6 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod api;
+mod api_auth;
+mod api_claims;
+mod api_http;
 mod claims;
 mod crash;
 mod data_loss;

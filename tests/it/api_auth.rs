@@ -1,0 +1,161 @@
+//! Who may ask: tokens of users and the admin's, and every way in which one is none.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Sale};
+
+const ORDERS: &str = "/v1/orders";
+/// `{"alg":"none","typ":"JWT"}`
+const ALG_NONE: &str = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
+const SECRET: &str = "a secret of at least thirty-two bytes";
+
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().try_into().unwrap()
+}
+
+fn sign(algorithm: Algorithm, secret: &str, claims: &Value) -> String {
+    encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
+}
+
+fn token(claims: &Value) -> String {
+    sign(Algorithm::HS256, SECRET, claims)
+}
+
+async fn ask(sale: &Sale, authorization: &str) -> Answer {
+    sale.send(Method::GET, ORDERS, &[("authorization", authorization)], None).await
+}
+
+#[tokio::test]
+async fn only_a_token_that_is_whole_signed_and_in_time_is_let_in() {
+    let sale = Sale::start_with(&[("SECKILL_JWT_SECRET", SECRET)]).await;
+    let good = token(&json!({"sub": "alice", "exp": now() + 600}));
+    for scheme in ["Bearer ", "bearer ", "BEARER ", "Bearer  "] {
+        let answer = ask(&sale, &format!("{scheme}{good}")).await;
+        assert_eq!(answer.status, 200, "{scheme}: {}", answer.text);
+    }
+    sale.get(ORDERS).await.assert_problem(401, "unauthorized");
+    let [head, payload, signature] = good.split('.').collect::<Vec<_>>().try_into().unwrap();
+    for authorization in [
+        String::new(),
+        "Bearer".into(),
+        "Bearer ".into(),
+        good.clone(),
+        format!("Basic {good}"),
+        format!("Token {good}"),
+        format!("Bearer{good}"),
+        "Bearer garbage".into(),
+        "Bearer a.b.c".into(),
+        "Bearer \u{e9}".into(),
+        format!("Bearer {head}.{payload}."),
+        format!("Bearer {head}.{payload}"),
+        format!("Bearer {ALG_NONE}.{payload}."),
+        format!("Bearer {ALG_NONE}.{payload}.{signature}"),
+        format!("Bearer {head}.{payload}.{}{signature}", &signature[..1]),
+        format!("Bearer {good} {good}"),
+    ] {
+        ask(&sale, &authorization).await.assert_problem(401, "unauthorized");
+    }
+
+    let expiry = now() + 600;
+    let forged = [
+        sign(
+            Algorithm::HS256,
+            "another secret of at least thirty-two bytes",
+            &json!({"sub": "alice", "exp": expiry}),
+        ),
+        sign(Algorithm::HS512, SECRET, &json!({"sub": "alice", "exp": expiry})),
+        sign(Algorithm::HS384, SECRET, &json!({"sub": "alice", "exp": expiry})),
+        token(&json!({"sub": "alice"})),
+        token(&json!({"sub": "alice", "exp": null})),
+        token(&json!({"sub": "alice", "exp": expiry.to_string()})),
+        token(&json!({"sub": "alice", "exp": -1})),
+        token(&json!({"sub": "alice", "exp": now() - 3_600})),
+        token(&json!({"sub": "alice", "exp": now() - 63})),
+        token(&json!({"sub": "alice", "exp": expiry, "nbf": now() + 300})),
+        token(&json!({"sub": "alice", "exp": expiry, "nbf": "tomorrow"})),
+        token(&json!({"exp": expiry})),
+        token(&json!({"sub": null, "exp": expiry})),
+        token(&json!({"sub": 7, "exp": expiry})),
+        token(&json!({"sub": ["alice"], "exp": expiry})),
+        token(&json!({"sub": "", "exp": expiry})),
+        token(&json!({"sub": "u".repeat(129), "exp": expiry})),
+        token(&json!({"sub": "\u{e4}".repeat(65), "exp": expiry})),
+        token(&json!({"sub": "alice\n", "exp": expiry})),
+        token(&json!({"sub": "alice\u{1f}2", "exp": expiry})),
+        token(&json!({"sub": "\0", "exp": expiry})),
+        token(&json!("alice")),
+    ];
+    for forged in forged {
+        ask(&sale, &format!("Bearer {forged}")).await.assert_problem(401, "unauthorized");
+    }
+    let fit = [
+        json!({"sub": "alice", "exp": now() - 30}),
+        json!({"sub": "alice", "exp": expiry, "nbf": now() + 30}),
+        json!({"sub": "u".repeat(128), "exp": expiry}),
+        json!({"sub": "\u{4f60}\u{597d} {0}:x", "exp": expiry}),
+        json!({"sub": "alice", "exp": expiry, "aud": "any", "iss": ["any"], "role": "buyer"}),
+    ];
+    for claims in fit {
+        let answer = ask(&sale, &format!("Bearer {}", token(&claims))).await;
+        assert_eq!(answer.status, 200, "{claims}: {}", answer.text);
+    }
+
+    // Neither key opens the other's door, and a door wants its key before it looks at anything else.
+    let admin = sale.admin_token();
+    for (method, path) in [
+        (Method::GET, ORDERS),
+        (Method::GET, "/v1/coupons/coffee/claims"),
+        (Method::POST, "/v1/coupons/coffee/claims"),
+        (Method::POST, "/v1/coupons/%00/claims"),
+    ] {
+        let headers = [("authorization", &*format!("Bearer {admin}"))];
+        sale.send(method, path, &headers, None).await.assert_problem(401, "unauthorized");
+    }
+    for (method, path) in [
+        (Method::GET, "/v1/admin/coupons"),
+        (Method::POST, "/v1/admin/coupons"),
+        (Method::GET, "/v1/admin/coupons/coffee"),
+        (Method::PATCH, "/v1/admin/coupons/coffee"),
+        (Method::POST, "/v1/admin/coupons/coffee/claims"),
+        (Method::GET, "/v1/admin/orders"),
+        (Method::GET, "/v1/admin/stream"),
+    ] {
+        for token in [&good, &admin[1..], &format!("{admin}x"), "\u{e9}"] {
+            let headers = [("authorization", &*format!("Bearer {token}")), ("content-type", "text/plain")];
+            let answer = sale.send_bytes(method.clone(), path, &headers, Some("{")).await;
+            answer.assert_problem(401, "unauthorized");
+        }
+        sale.send(method, path, &[], None).await.assert_problem(401, "unauthorized");
+    }
+}
+
+#[tokio::test]
+async fn audience_and_issuer_count_where_they_are_set() {
+    let sale = Sale::start_with(&[
+        ("SECKILL_JWT_SECRET", SECRET),
+        ("SECKILL_JWT_AUDIENCE", "shop"),
+        ("SECKILL_JWT_ISSUER", "till"),
+    ])
+    .await;
+    let expiry = now() + 600;
+    for (aud, iss, status) in [
+        (json!("shop"), json!("till"), 200),
+        (json!(["shop", "other"]), json!("till"), 200),
+        (json!("other"), json!("till"), 401),
+        (json!("shop"), json!("other"), 401),
+        (Value::Null, json!("till"), 401),
+        (json!("shop"), Value::Null, 401),
+        (json!([]), json!("till"), 401),
+    ] {
+        let claims = json!({"sub": "alice", "exp": expiry, "aud": aud, "iss": iss});
+        assert_eq!(ask(&sale, &format!("Bearer {}", token(&claims))).await.status, status, "{claims}");
+    }
+    // The program's own tokens carry both.
+    let output = sale.command().args(["token", "--user", "alice"]).output().unwrap();
+    let own = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(ask(&sale, &format!("Bearer {}", own.trim_end())).await.status, 200, "{own}");
+}

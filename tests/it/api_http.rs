@@ -1,0 +1,266 @@
+//! HTTP itself: addresses and methods, request ids, and what arrives on the socket that is no fair request.
+
+use reqwest::Method;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::harness::{Sale, until};
+
+/// Every address with the methods that it answers.
+const ROUTES: &[(&str, &str)] = &[
+    ("/v1/coupons", "GET, HEAD"),
+    ("/v1/coupons/coffee", "GET, HEAD"),
+    ("/v1/coupons/coffee/claims", "GET, HEAD, POST"),
+    ("/v1/coupons/coffee/claims/01a20dfc-6229-756f-bc31-2593204e6701", "GET, HEAD"),
+    ("/v1/orders", "GET, HEAD"),
+    ("/v1/admin/coupons", "GET, HEAD, POST"),
+    ("/v1/admin/coupons/coffee", "GET, HEAD, PATCH"),
+    ("/v1/admin/coupons/coffee/claims", "POST"),
+    ("/v1/admin/orders", "GET, HEAD"),
+    ("/v1/admin/stream", "GET, HEAD"),
+    ("/livez", "GET, HEAD"),
+    ("/readyz", "GET, HEAD"),
+];
+
+#[tokio::test]
+async fn every_address_knows_its_methods_and_no_other_address_exists() {
+    let sale = Sale::start().await;
+    sale.create("coffee", 5).await;
+    for (path, allowed) in ROUTES {
+        let methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"];
+        for method in methods.iter().filter(|method| !allowed.split(", ").any(|m| m == **method)) {
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            let answer = sale.send(method.clone(), path, &[], None).await;
+            assert_eq!((answer.status, answer.header("allow")), (405, *allowed), "{method} {path}");
+            if method != Method::HEAD {
+                answer.assert_problem(405, "method-not-allowed");
+            }
+        }
+        if allowed.starts_with("GET") {
+            let authorization = format!("Bearer {}", sale.admin_token());
+            let headers = [("authorization", authorization.as_str())];
+            let get = sale.send(Method::GET, path, &headers, None).await;
+            let head = sale.send(Method::HEAD, path, &headers, None).await;
+            assert_eq!((head.status, head.text.as_str()), (get.status, ""), "{path}");
+            for name in ["content-type", "cache-control", "etag", "www-authenticate"] {
+                assert_eq!(head.header(name), get.header(name), "{path}: {name}");
+            }
+            assert_eq!(head.header("content-length").is_empty(), get.text.is_empty(), "{path}");
+        }
+    }
+    for path in [
+        "/v1",
+        "/v1/",
+        "/v2/coupons",
+        "/coupons",
+        "/V1/coupons",
+        "/v1/coupons/",
+        "/v1/coupons/coffee/",
+        "/v1/coupons/coffee/claims/",
+        "/v1//coupons",
+        "//v1/coupons",
+        "/v1/orders/",
+        "/v1/admin",
+        "/v1/admin/",
+        "/v1/admin/coupons/",
+        "/v1/coupons/coffee/claims/1/2",
+        "/livez/",
+        "/readyz/x",
+        "/%6civez",
+        "/.env",
+        "/v1/coupons/coffee/stock",
+    ] {
+        for method in [Method::GET, Method::POST, Method::OPTIONS] {
+            sale.send(method, path, &[], None).await.assert_problem(404, "not-found");
+        }
+    }
+    assert_eq!(sale.get("/livez").await.body["status"], "ok");
+    assert_eq!(sale.get("/readyz").await.body["status"], "ready");
+    assert_eq!(sale.get("/readyz?verbose").await.body["stores"]["postgres"], "ok");
+}
+
+#[tokio::test]
+async fn every_answer_names_its_request() {
+    let sale = Sale::start().await;
+    let long = "r".repeat(64);
+    for fit in ["a", "client-7:42", long.as_str()] {
+        for path in ["/livez", "/nowhere", "/v1/coupons"] {
+            let answer = sale.send(Method::GET, path, &[("x-request-id", fit)], None).await;
+            assert_eq!(answer.header("x-request-id"), fit, "{path}");
+        }
+        let refused = sale.send(Method::GET, "/nowhere", &[("x-request-id", fit)], None).await;
+        assert_eq!(refused.body["request_id"], fit);
+    }
+    let too_long = format!("{long}r");
+    for unfit in ["", "a b", "\u{e4}", "a\tb", &too_long] {
+        let answer = sale.send(Method::GET, "/nowhere", &[("x-request-id", unfit)], None).await;
+        answer.assert_problem(404, "not-found");
+        assert_ne!(answer.header("x-request-id"), unfit);
+    }
+    let (one, two) = (sale.get("/livez").await, sale.get("/livez").await);
+    assert_ne!(one.header("x-request-id"), two.header("x-request-id"));
+}
+
+/// The statuses of all answers; a body has no newline at its end.
+fn statuses(text: &str) -> Vec<&str> {
+    text.split("HTTP/1.").skip(1).map(|answer| &answer[2..5]).collect()
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_refused_and_the_server_lives_on() {
+    let sale = Sale::start().await;
+    sale.create("coffee", 5).await;
+    let token = sale.token("alice");
+    let claim = |headers: &str| {
+        format!(
+            "POST /v1/coupons/coffee/claims HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n{headers}"
+        )
+    };
+    for broken in [
+        "GARBAGE\r\n\r\n".to_owned(),
+        "GET\r\n\r\n".into(),
+        "GET /livez\r\n\r\n".into(),
+        "GET /livez HTTP/9.9\r\n\r\n".into(),
+        "GET /li vez HTTP/1.1\r\n\r\n".into(),
+        "GET /livez HTTP/1.1\r\nno colon\r\n\r\n".into(),
+        "GET /livez HTTP/1.1\r\nA\0: b\r\n\r\n".into(),
+        "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}".into(),
+        claim("Content-Length: x\r\n\r\n"),
+        claim("Content-Length: -1\r\n\r\n"),
+        claim("Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}x"),
+        claim("Transfer-Encoding: gzip\r\n\r\n"),
+    ] {
+        let answer = sale.raw(broken.as_bytes()).await;
+        assert_eq!(statuses(&answer), ["400"], "{broken:?}: {answer}");
+    }
+    for head in [
+        format!("GET /livez HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(20_000)),
+        format!("GET /livez HTTP/1.1\r\nHost: x\r\n{}\r\n", "X: x\r\n".repeat(200)),
+    ] {
+        assert_eq!(statuses(&sale.raw(head.as_bytes()).await), ["431"]);
+    }
+    let long = sale.raw(format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(20_000)).as_bytes()).await;
+    assert!(["414", "431"].contains(&statuses(&long)[0]), "{long}");
+
+    // Broken inside the body: a problem like any other.
+    let json = "Content-Type: application/json\r\n";
+    for broken in [
+        claim(&format!("{json}Transfer-Encoding: chunked\r\n\r\nzz\r\n")),
+        claim(&format!("{json}Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}x")),
+    ] {
+        let answer = sale.raw(broken.as_bytes()).await;
+        assert_eq!(statuses(&answer), ["400"], "{broken:?}: {answer}");
+        assert!(answer.contains("urn:seckill:problem:bad-request"), "{answer}");
+    }
+    // Too large by its own word: no byte of it is waited for.
+    let answer = sale.raw(claim(&format!("{json}Content-Length: 1000000000\r\n\r\n")).as_bytes()).await;
+    assert_eq!(statuses(&answer), ["413"], "{answer}");
+    assert!(answer.contains("urn:seckill:problem:payload-too-large"), "{answer}");
+    for target in ["CONNECT x:443", "OPTIONS *", "GET http://x/nowhere", "GET /../livez"] {
+        let answer =
+            sale.raw(format!("{target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await;
+        assert_eq!(statuses(&answer), ["404"], "{target}: {answer}");
+        assert!(answer.contains("urn:seckill:problem:not-found"), "{answer}");
+    }
+    assert_eq!(sale.redis_stock("coffee"), 5, "nothing of it was a claim");
+    let expect = claim(&format!("{json}Expect: 100-continue\r\nContent-Length: 2\r\n\r\n{{}}"));
+    assert_eq!(*statuses(&sale.raw(expect.as_bytes()).await).last().unwrap(), "202");
+    assert_eq!(statuses(&sale.raw(b"GET /livez HTTP/1.0\r\n\r\n").await), ["200"]);
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_order_and_a_stalled_body_is_given_up() {
+    let sale = Sale::start().await;
+    sale.create("coffee", 5).await;
+    let head = format!(
+        "POST /v1/coupons/coffee/claims HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n",
+        sale.token("alice")
+    );
+    let stalled = async {
+        let mut stream = sale.connect().await;
+        let part = format!("{head}Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{{");
+        stream.write_all(part.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let pipelined = async {
+        let requests = format!(
+            "GET /livez HTTP/1.1\r\nHost: x\r\nX-Request-Id: one\r\n\r\n\
+             {head}X-Request-Id: two\r\nContent-Length: 0\r\n\r\n\
+             GET /nowhere HTTP/1.1\r\nHost: x\r\nX-Request-Id: three\r\n\r\n\
+             {head}X-Request-Id: four\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n\
+             HEAD /v1/coupons/coffee HTTP/1.1\r\nHost: x\r\nX-Request-Id: five\r\n\r\n\
+             GET /readyz HTTP/1.1\r\nHost: x\r\nX-Request-Id: six\r\nConnection: close\r\n\r\n"
+        );
+        sale.raw(requests.as_bytes()).await
+    };
+    let (stalled, pipelined) = tokio::join!(stalled, pipelined);
+    assert_eq!(statuses(&pipelined), ["200", "202", "404", "200", "200", "200"], "{pipelined}");
+    let ids: Vec<_> = pipelined.lines().filter_map(|line| line.strip_prefix("x-request-id: ")).collect();
+    assert_eq!(ids, ["one", "two", "three", "four", "five", "six"], "{pipelined}");
+    assert_eq!(statuses(&stalled), ["408"], "{stalled}");
+    assert!(stalled.contains("urn:seckill:problem:request-timeout"), "{stalled}");
+}
+
+#[tokio::test]
+async fn a_thousand_idle_connections_and_a_flood_of_unknown_ids_cost_postgres_nothing() {
+    let mut sale = Sale::start().await;
+    sale.create("coffee", 5).await;
+    let resident = |pid: i32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        status.lines().find(|line| line.starts_with("VmRSS")).unwrap().to_owned()
+    };
+    let pid = sale.server().pid();
+    let before = resident(pid);
+    let mut idle = Vec::new();
+    for _ in 0..1_000 {
+        let mut stream = sale.connect().await;
+        stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        assert!(stream.read(&mut [0; 1_024]).await.unwrap() > 0);
+        idle.push(stream);
+    }
+    println!("before 1,000 idle connections {before}, with them {}", resident(pid));
+
+    let token = format!("Bearer {}", sale.token("alice"));
+    let headers = [("authorization", token.as_str())];
+    let unknown = transactions_of(&sale, async || {
+        for n in 0..1_000 {
+            let path = format!("/v1/coupons/nothing-{n}");
+            sale.get(&path).await.assert_problem(404, "unknown-coupon");
+            let claim = sale.send(Method::POST, &format!("{path}/claims"), &headers, None).await;
+            claim.assert_problem(404, "unknown-coupon");
+        }
+    })
+    .await;
+    // One for each id would be a thousand; the probes go on meanwhile.
+    assert!(unknown < 500, "{unknown} transactions for 2,000 requests");
+    // And what does reach Postgres is counted, or the number above would mean nothing.
+    let known = transactions_of(&sale, async || {
+        for _ in 0..300 {
+            assert_eq!(sale.send(Method::GET, "/v1/orders", &headers, None).await.status, 200);
+        }
+    })
+    .await;
+    assert!(known >= 300, "{known} transactions for 300 lists of orders");
+    println!("{unknown} transactions for 2,000 unknown ids, {known} for 300 lists");
+    drop(idle);
+}
+
+/// How many transactions the program made meanwhile, its probes included.
+async fn transactions_of(sale: &Sale, work: impl AsyncFn()) -> i64 {
+    let count =
+        || sale.psql_number("select xact_commit from pg_stat_database where datname = current_database()");
+    let ours = "from pg_stat_activity where application_name = 'seckill'";
+    let before = count();
+    work().await;
+    // A session reports what it did when it ends, at the latest.
+    let pids = sale.psql(&format!("select string_agg(pid::text, ',') {ours}"));
+    sale.psql(&format!("select pg_terminate_backend(pid) {ours} and pid in ({pids})"));
+    until("the program's sessions have ended", async || {
+        (sale.psql_number(&format!("select count(*) {ours} and pid in ({pids})")) == 0).then_some(())
+    })
+    .await;
+    let after = count();
+    sale.until_ready().await;
+    after - before
+}
