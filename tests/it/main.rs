@@ -10,4 +10,8 @@ mod claims;
 mod crash;
 mod data_loss;
 mod harness;
+mod lost_answers;
+mod proxy;
+mod rebuild_races;
+mod recording;
 mod settings;
