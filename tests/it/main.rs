@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod api_admin;
 mod api_auth;
 mod api_claims;
+mod api_coupons;
 mod api_http;
 mod claims;
 mod crash;
