@@ -15,17 +15,24 @@
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 2 end
 if redis.call('TYPE', KEYS[2]).ok ~= 'stream' then return 3 end
 
+-- A whole number in its one spelling, or nil: HINCRBY would refuse any other.
+local function whole(text)
+  local number = tonumber(text or 'x')
+  if number and number % 1 == 0 and string.format('%d', number) == text then return number end
+  return nil
+end
+
 local version, total = tonumber(ARGV[3]), tonumber(ARGV[4])
 local hash = redis.call('HMGET', KEYS[3], 'stock', 'total', 'version')
 local held = redis.call('HLEN', KEYS[4])
-local old_total = tonumber(hash[2])
+local old_stock, old_total = whole(hash[1]), whole(hash[2])
 if redis.call('EXISTS', KEYS[3]) == 0 then
   if ARGV[2] ~= '1' or held > 0 then return 3 end
   redis.call('HSET', KEYS[3], 'stock', 0)
   old_total = 0
-elseif not old_total or tonumber(hash[1] or 'x') ~= old_total - held then
+elseif not (old_stock and old_total and old_stock + held == old_total) then
   return 3
-elseif (tonumber(hash[3]) or 0) >= version then
+elseif (whole(hash[3]) or 0) >= version then
   return 1
 end
 

@@ -13,9 +13,18 @@
 
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 2 end
 if redis.call('TYPE', KEYS[2]).ok ~= 'stream' then return 3 end
+
+-- A whole number in its one spelling, or nil: HINCRBY would refuse any other after the first write.
+local function whole(text)
+  local number = tonumber(text or 'x')
+  if number and number % 1 == 0 and string.format('%d', number) == text then return number end
+  return nil
+end
+
 local hash = redis.call('HMGET', KEYS[3], 'stock', 'total')
-local stock, total = tonumber(hash[1] or 'x'), tonumber(hash[2] or 'x')
-if not stock or not total or stock + redis.call('HLEN', KEYS[4]) ~= total then return 3 end
+local stock, total = whole(hash[1]), whole(hash[2])
+local units = redis.call('HLEN', KEYS[4])
+if not (stock and total and stock + units == total) then return 3 end
 
 -- Where the limit is above 1 the value is `<order> <key>`.
 local held = redis.call('HGET', KEYS[4], ARGV[2])

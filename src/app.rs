@@ -20,6 +20,7 @@ use crate::fence::Fence;
 use crate::gate::Gate;
 use crate::http::{Api, server};
 use crate::postgres::{Postgres, PostgresError};
+use crate::reconcile::Reconciler;
 use crate::recorded::Recorded;
 use crate::redis::RedisServer;
 use crate::worker;
@@ -123,6 +124,7 @@ struct Core {
     recorded: Recorded,
     fence_stop: CancellationToken,
     fence_task: JoinHandle<()>,
+    reconciling: JoinHandle<()>,
 }
 
 impl Core {
@@ -147,7 +149,9 @@ impl Core {
             fence_stop.clone(),
         ));
         let recorded = Recorded::start(postgres.clone());
-        Ok(Some(Self { server, postgres, catalogue, fence, recorded, fence_stop, fence_task }))
+        let reconciler = Reconciler { fence: fence.clone(), postgres: postgres.clone() };
+        let reconciling = tokio::spawn(reconciler.run());
+        Ok(Some(Self { server, postgres, catalogue, fence, recorded, fence_stop, fence_task, reconciling }))
     }
 
     fn run_workers(&self, settings: WorkerSettings, stop: CancellationToken) -> JoinHandle<()> {
@@ -162,6 +166,7 @@ impl Core {
     }
 
     async fn stop(self) {
+        self.reconciling.abort();
         self.fence_stop.cancel();
         if let Err(error) = self.fence_task.await {
             tracing::error!("the fence's task ended badly: {error}");

@@ -19,6 +19,7 @@ pub mod demo;
 mod healthcheck;
 mod output;
 mod psql;
+mod reconcile;
 mod redis_cli;
 mod stream;
 pub mod token;
@@ -64,6 +65,8 @@ pub enum OneShot {
     /// Look at order events that could not be recorded, and deal with them
     #[command(subcommand)]
     Dead(dead::DeadCommand),
+    /// Compare Redis with Postgres and repair whichever lost something
+    Reconcile(reconcile::ReconcileArgs),
     /// Run redis-cli against the Redis in use
     #[command(disable_help_flag = true)]
     RedisCli(tool::ToolArgs),
@@ -117,6 +120,7 @@ pub async fn run(command: OneShot) -> anyhow::Result<()> {
         OneShot::Token(args) => token::run(&args),
         OneShot::Stream(command) => stream::run(command).await,
         OneShot::Dead(command) => dead::run(command).await,
+        OneShot::Reconcile(args) => reconcile::run(args).await,
         OneShot::RedisCli(args) => redis_cli::run(args).await,
         OneShot::Psql(args) => psql::run(args).await,
         OneShot::Healthcheck(http) => healthcheck::run(&http).await,

@@ -282,6 +282,18 @@ pub const REBUILD_TIMEOUT: Duration = Duration::from_mins(2);
 /// How long a rebuild waits for open worker transactions; above their own statement time-out.
 pub const REBUILD_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
+// ---- reconcile ----
+
+/// Coupons whose sums one script looks at.
+pub const SUMS_MAX_COUPONS: usize = 200;
+/// Pause after each page of claims, so that live claims do not feel the comparison.
+pub const RECONCILE_PACE: Duration = Duration::from_millis(10);
+/// How often sums and the pending list are looked at, and how often everything is compared.
+pub const CHECK_INTERVAL: Duration = Duration::from_mins(1);
+pub const RECONCILE_INTERVAL: Duration = Duration::from_hours(1);
+/// How many of each kind of difference a report names.
+pub const REPORT_MAX_NAMES: usize = 100;
+
 // ---- Postgres ----
 
 pub const POSTGRES_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

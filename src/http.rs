@@ -8,6 +8,7 @@ mod coupons;
 mod dead;
 mod orders;
 pub mod problem;
+mod reconcile;
 mod request;
 mod routes;
 pub mod server;

@@ -17,6 +17,7 @@ pub mod redis;
 pub mod catalogue;
 pub mod fence;
 pub mod gate;
+pub mod reconcile;
 pub mod recorded;
 
 pub mod http;

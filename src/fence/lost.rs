@@ -65,8 +65,10 @@ async fn is_whole(redis: &Redis, seen: &Look, row: &FenceRow) -> Result<bool, Re
     let mut cursor = "0".to_owned();
     loop {
         let (coupons, next) = info::scan_coupons(redis, &cursor).await?;
-        if !info::sums_hold(redis, &coupons).await? {
-            return Ok(false);
+        match info::first_wrong_sum(redis, &coupons).await {
+            Ok(None) => {}
+            Ok(Some(_)) | Err(RedisError::WrongType(_)) => return Ok(false),
+            Err(error) => return Err(error),
         }
         if next == "0" {
             return Ok(true);

@@ -1,10 +1,10 @@
 //! Rule 7: makes Redis agree with Postgres again, beside no live claim. Numbers in the comments are the
-//! rule's steps; anything refused or dropped means starting over, which the caller does. What is read of
-//! the stream is in `read`, who keeps what in `decide`.
+//! rule's steps; anything refused or dropped means starting over, which the caller does. Who
+//! keeps what is in `decide`.
 
 mod decide;
-mod read;
 
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use anyhow::bail;
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{Loss, look, lost};
 use crate::config;
-use crate::model::{CouponId, Definition, OrderId};
+use crate::model::{CouponId, Definition, OrderEvent, OrderId};
 use crate::postgres::Postgres;
 use crate::postgres::rebuild::RebuildSession;
 use crate::redis::{Redis, RedisServer, info, rebuild as redis_rebuild, script, stream};
@@ -159,13 +159,20 @@ async fn decide_and_apply(
     for id in &ids {
         hashes.push(redis_rebuild::claims_hash(redis, id).await?);
     }
-    let mut unacknowledged = read::unacknowledged(redis).await?;
+    let mut events: HashMap<CouponId, Vec<(String, OrderEvent)>> = HashMap::new();
+    let deleted = stream::visit_unacknowledged(redis, |entry| {
+        // Unreadable ones are the workers' affair.
+        if let Ok(event) = OrderEvent::read(&entry.fields) {
+            events.entry(event.coupon.clone()).or_default().push((entry.id, event));
+        }
+    })
+    .await?;
 
     // 5. Who keeps what, in one transaction of the lock's own session.
     let mut report = Report { epoch: epoch.to_owned(), coupons: ids.len(), adopted, ..Report::default() };
     let mut plans = Vec::with_capacity(ids.len());
     for (id, hash) in ids.iter().zip(hashes) {
-        let events = unacknowledged.events.remove(id).unwrap_or_default();
+        let events = events.remove(id).unwrap_or_default();
         let mut plan = decide_coupon(&mut decision, epoch, id, hash, &events, postgres_lost).await?;
         report.claims += plan.held;
         report.changed += plan.changes.len();
@@ -180,7 +187,7 @@ async fn decide_and_apply(
     for (definition, plan) in definitions.iter().zip(&plans) {
         apply_plan(redis, &building, definition, plan).await?;
     }
-    stream::acknowledge(redis, &unacknowledged.deleted).await?;
+    stream::acknowledge(redis, &deleted).await?;
     let lsn = session.durable_lsn().await?;
     if !redis_rebuild::ready(redis, epoch, &lsn).await? {
         bail!(NEWER);
@@ -191,7 +198,7 @@ async fn decide_and_apply(
 /// Coupons that Redis has and Postgres does not know. Claims of theirs are the only trace of winners:
 /// nothing is deleted.
 async fn unknown_coupons(redis: &Redis, known: &[CouponId]) -> anyhow::Result<Vec<CouponId>> {
-    let known: std::collections::HashSet<&CouponId> = known.iter().collect();
+    let known: HashSet<&CouponId> = known.iter().collect();
     let mut strangers = Vec::new();
     let mut cursor = "0".to_owned();
     loop {

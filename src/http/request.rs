@@ -109,9 +109,9 @@ impl Request {
 }
 
 fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    // serde would also take an array, as the fields in the order of the program's own definition.
-    if body.trim_ascii_start().first() != Some(&b'{') {
-        return Err(Problem::bad_request("the body is no JSON object"));
+    // serde would take an array for a struct's fields in their order.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(Problem::bad_request("the body must be a JSON object"));
     }
     serde_json::from_slice(body)
         .map_err(|error| Problem::bad_request(format!("the body is not as expected: {error}")))

@@ -11,7 +11,7 @@ use warp::Filter;
 
 use super::problem::{Code, Problem};
 use super::request::{Body, Request};
-use super::{Api, DETACHED_TIMEOUT, admin, claims, coupons, dead, detached, orders, service};
+use super::{Api, DETACHED_TIMEOUT, admin, claims, coupons, dead, detached, orders, reconcile, service};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -50,6 +50,8 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
         (["v1", "admin", "coupons", _, "claims"], _) => not_allowed("POST"),
         (["v1", "admin", "orders"], "GET") => orders::list_all(api, request).await,
         (["v1", "admin", "stream"], "GET") => admin::stream(&api, request).await,
+        (["v1", "admin", "reconcile"], "POST") => reconcile::reconcile(api, request).await,
+        (["v1", "admin", "reconcile"], _) => not_allowed("POST"),
         (["v1", "admin", "dead"], "GET") => dead::list(api, request).await,
         (["v1", "admin", "dead", letter], "GET") => dead::show(api, letter, request).await,
         (["v1", "admin", "orders" | "stream" | "dead"] | ["v1", "admin", "dead", _], _) => {
@@ -102,12 +104,13 @@ fn filter(
 
 async fn answer(api: Arc<OnceLock<Arc<Api>>>, request: Request) -> Response<Bytes> {
     let id = request_id(&request.headers);
-    // A claim touches no Postgres and is spared the task; all other work must outlive its client.
+    // A claim and an ordered rebuild touch no Postgres here; all other work must outlive its client.
     let is_claim = request.method == Method::POST && request.path.starts_with("/v1/coupons/");
     let answer = match api.get().cloned() {
         None if request.path == "/livez" => Ok(service::livez()),
         None => Err(Problem::unavailable("not ready: the stores are starting")),
         Some(api) if is_claim => route(api, request).await,
+        Some(api) if request.path == "/v1/admin/reconcile" => Box::pin(route(api, request)).await,
         Some(api) => {
             let patience = DETACHED_TIMEOUT + claims::preferred_wait(&request.headers);
             Box::pin(detached(patience, route(api, request))).await

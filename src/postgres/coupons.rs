@@ -179,6 +179,17 @@ pub async fn unpublished(pool: &PgPool, grace_seconds: f64) -> Result<Vec<Coupon
     .await?)
 }
 
+/// Whether a coupon's stock is not its total less its live orders, all at one moment.
+pub async fn stock_drifts(pool: &PgPool, id: &CouponId) -> Result<bool, PostgresError> {
+    Ok(sqlx::query_scalar(
+        "select stock <> total - (select count(*) from orders
+            where coupon_id = $1 and status in ('reserved', 'confirmed')) from coupons where id = $1",
+    )
+    .bind(id.as_str())
+    .fetch_one(pool)
+    .await?)
+}
+
 /// Coupons changed at or after `since`; all of them for `None`.
 pub async fn changed_since(
     pool: &PgPool,

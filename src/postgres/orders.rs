@@ -138,6 +138,33 @@ pub async fn get_many(pool: &PgPool, ids: &[OrderId]) -> Result<Vec<Order>, Post
     Ok(rows.fetch_all(pool).await?.into_iter().map(|row| row.0).collect())
 }
 
+/// The state of those of the given orders that are recorded.
+pub async fn statuses(
+    pool: &PgPool,
+    ids: &[OrderId],
+) -> Result<HashMap<OrderId, OrderStatus>, PostgresError> {
+    Ok(get_many(pool, ids).await?.into_iter().map(|order| (order.id, order.status)).collect())
+}
+
+/// One page of a coupon's live orders after `after`, in the order of their users.
+pub async fn live_page(
+    pool: &PgPool,
+    coupon: &CouponId,
+    after: Option<&UserId>,
+    limit: i64,
+) -> Result<Vec<Order>, PostgresError> {
+    let rows = sqlx::query_as::<_, OrderRow>(
+        "select * from orders where coupon_id = $1 and user_id > $2 and status in ('reserved', 'confirmed')
+         order by user_id limit $3",
+    )
+    .bind(coupon.as_str())
+    .bind(after.map_or("", UserId::as_str))
+    .bind(limit)
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(|row| row.0).collect())
+}
+
 /// Which orders a list shows; `None` for all.
 #[derive(Clone, Debug, Default)]
 pub struct OrderFilter {

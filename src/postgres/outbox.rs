@@ -1,6 +1,9 @@
 //! Units that wait to go back to stock in Redis.
 
+use std::collections::HashSet;
+
 use sqlx::{PgPool, Row};
+use uuid::Uuid;
 
 use super::PostgresError;
 use crate::model::{CouponId, OrderId};
@@ -41,6 +44,19 @@ pub async fn oldest(pool: &PgPool) -> Result<Vec<OutboxRow>, PostgresError> {
         });
     }
     Ok(outbox)
+}
+
+/// Those of the given orders whose unit waits here.
+pub async fn waiting(pool: &PgPool, orders: &[OrderId]) -> Result<HashSet<OrderId>, PostgresError> {
+    if orders.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let ids: Vec<Uuid> = orders.iter().map(|order| order.0).collect();
+    let rows: Vec<Uuid> = sqlx::query_scalar("select order_id from outbox where order_id = any($1)")
+        .bind(ids)
+        .fetch_all(pool)
+        .await?;
+    Ok(rows.into_iter().map(OrderId).collect())
 }
 
 pub async fn remove(pool: &PgPool, order: OrderId) -> Result<(), PostgresError> {

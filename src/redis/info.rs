@@ -6,6 +6,8 @@ use super::keys::GROUP;
 use super::{Redis, RedisError, array, integer, script, stream, text};
 use crate::model::{CouponId, CouponSnapshot, OrderId, UserId};
 
+const SUMS: &str = include_str!("../../lua/sums.lua");
+
 /// What the fence compares with its row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Look {
@@ -72,23 +74,21 @@ pub async fn noted_lsn(redis: &Redis) -> Result<Option<String>, RedisError> {
     }
 }
 
-/// Whether `stock + HLEN(claims) = total` holds for every one of these coupons.
-pub async fn sums_hold(redis: &Redis, coupons: &[CouponId]) -> Result<bool, RedisError> {
-    for id in coupons {
-        let fields = vec![redis.keys.coupon(id).into(), "stock".into(), "total".into()];
-        let sum = async {
-            let hash = array(redis.call("HMGET", fields).await?, "HMGET")?;
-            let held = held_units(redis, id).await?;
-            let number = |index: usize| hash.get(index).and_then(Value::as_i64);
-            Ok(number(0).zip(number(1)).is_some_and(|(stock, total)| stock + held == total))
-        };
-        match sum.await {
-            Ok(true) => {}
-            Ok(false) | Err(RedisError::WrongType(_)) => return Ok(false),
-            Err(error) => return Err(error),
+/// The first of these coupons whose stock + claims is not its total; `None` where all add up.
+pub async fn first_wrong_sum<'c>(
+    redis: &Redis,
+    coupons: &'c [CouponId],
+) -> Result<Option<&'c CouponId>, RedisError> {
+    for chunk in coupons.chunks(crate::config::SUMS_MAX_COUPONS) {
+        let keys = i64::try_from(2 * chunk.len()).unwrap_or(i64::MAX);
+        let mut args: Vec<Value> = vec![SUMS.into(), keys.into()];
+        args.extend(chunk.iter().flat_map(|id| [redis.keys.coupon(id).into(), redis.keys.claims(id).into()]));
+        let wrong = integer(&redis.call("EVAL", args).await?, "sums")?;
+        if let Some(index) = usize::try_from(wrong).unwrap_or(0).checked_sub(1) {
+            return Ok(chunk.get(index));
         }
     }
-    Ok(true)
+    Ok(None)
 }
 
 /// Redis's clock, ms since 1970.
@@ -131,6 +131,39 @@ pub async fn coupon(redis: &Redis, id: &CouponId) -> Result<Option<CouponSnapsho
 /// Units held of a coupon, recorded or not.
 pub async fn held_units(redis: &Redis, coupon: &CouponId) -> Result<i64, RedisError> {
     integer(&redis.call("HLEN", vec![redis.keys.claims(coupon).into()]).await?, "HLEN")
+}
+
+/// The orders that these users hold of this coupon, in their order.
+pub async fn held_by_each(
+    redis: &Redis,
+    coupon: &CouponId,
+    users: &[&UserId],
+) -> Result<Vec<Option<OrderId>>, RedisError> {
+    if users.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut args: Vec<Value> = vec![redis.keys.claims(coupon).into()];
+    args.extend(users.iter().map(|user| Value::from(user.as_str())));
+    let values = array(redis.call("HMGET", args).await?, "HMGET")?;
+    Ok(values.iter().map(|value| script::held_order(value).ok()).collect())
+}
+
+/// One page of a claims hash as text, and the cursor from which to go on; `0` is the end.
+pub async fn scan_claims(
+    redis: &Redis,
+    coupon: &CouponId,
+    cursor: &str,
+) -> Result<(Vec<(String, String)>, String), RedisError> {
+    let count = i64::try_from(crate::config::SCAN_PAGE).unwrap_or(i64::MAX);
+    let args = vec![redis.keys.claims(coupon).into(), cursor.into(), "COUNT".into(), count.into()];
+    let mut reply = array(redis.call("HSCAN", args).await?, "HSCAN")?.into_iter();
+    let cursor = reply.next().as_ref().and_then(text).unwrap_or_else(|| "0".into());
+    let fields = array(reply.next().unwrap_or(Value::Null), "HSCAN fields")?;
+    let pairs = fields.chunks_exact(2).map(|pair| {
+        let [field, value] = [&pair[0], &pair[1]].map(|value| text(value).unwrap_or_default());
+        (field, value)
+    });
+    Ok((pairs.collect(), cursor))
 }
 
 /// The order that the user holds of this coupon.

@@ -19,11 +19,20 @@ const COUPON: &str = include_str!("../../lua/rebuild_coupon.lua");
 const EVENTS: &str = include_str!("../../lua/rebuild_events.lua");
 const READY: &str = include_str!("../../lua/rebuild_ready.lua");
 
+/// Numbers of the headers of `rebuild_*.lua`.
+pub mod rebuild_code {
+    pub const BEGUN: i64 = 0;
+    pub const NEWER: i64 = 1;
+    pub const DONE: i64 = 0;
+    pub const READY: i64 = 0;
+    pub const FENCED: i64 = 1;
+}
+
 /// Sets the marker to `building:<epoch>` and sees to stream and group; `false` where a newer rebuild has begun.
 pub async fn begin(redis: &Redis, epoch: &str) -> Result<bool, RedisError> {
     let keys = [&*redis.keys.epoch, &*redis.keys.orders, &*redis.keys.postgres_lsn];
     let args = args(BEGIN, keys, [epoch, GROUP]);
-    Ok(integer(&redis.call("EVAL", args).await?, "rebuild_begin")? == 0)
+    succeeded(redis, args, [rebuild_code::BEGUN, rebuild_code::NEWER], "rebuild_begin").await
 }
 
 /// Removes coupon and claims keys of a wrong type; `None` where this rebuild is no longer the newest.
@@ -83,7 +92,7 @@ pub async fn apply_chunk(
         args.push(Value::Bytes(field.clone()));
         args.push(order.map(|order| order.to_string()).unwrap_or_default().into());
     }
-    Ok(integer(&redis.call("EVAL", args).await?, "rebuild_chunk")? == 0)
+    succeeded(redis, args, [rebuild_code::DONE, rebuild_code::FENCED], "rebuild_chunk").await
 }
 
 /// Whether the coupon's hash is what `set_coupon` would make of it with `held` units held.
@@ -104,7 +113,7 @@ pub async fn set_coupon(redis: &Redis, building: &str, definition: &Definition) 
     let mut args = args(COUPON, coupon_keys(redis, &definition.id), [building]);
     args.extend([definition.total.into(), "version".into(), definition.version.into()]);
     args.extend(definition_fields(definition));
-    Ok(integer(&redis.call("EVAL", args).await?, "rebuild_coupon")? == 0)
+    succeeded(redis, args, [rebuild_code::DONE, rebuild_code::FENCED], "rebuild_coupon").await
 }
 
 /// Appends order events of kept claims. `false`: no longer the newest.
@@ -120,7 +129,7 @@ pub async fn append_events(
         for (user, order) in chunk {
             args.extend([user.as_str().into(), order.to_string().into()]);
         }
-        if integer(&redis.call("EVAL", args).await?, "rebuild_events")? != 0 {
+        if !succeeded(redis, args, [rebuild_code::DONE, rebuild_code::FENCED], "rebuild_events").await? {
             return Ok(false);
         }
     }
@@ -131,13 +140,27 @@ pub async fn append_events(
 pub async fn ready(redis: &Redis, epoch: &str, postgres_lsn: &str) -> Result<bool, RedisError> {
     let keys = [&*redis.keys.epoch, &*redis.keys.orders, &*redis.keys.postgres_lsn];
     let args = args(READY, keys, [epoch, postgres_lsn]);
-    Ok(integer(&redis.call("EVAL", args).await?, "rebuild_ready")? == 0)
+    succeeded(redis, args, [rebuild_code::READY, rebuild_code::FENCED], "rebuild_ready").await
 }
 
 /// The marker while this epoch's rebuild is under way.
 #[must_use]
 pub fn building_marker(epoch: &str) -> String {
     format!("building:{epoch}")
+}
+
+/// Runs a script that answers one of two codes: `true` for the first, `false` for the second.
+async fn succeeded(
+    redis: &Redis,
+    args: Vec<Value>,
+    [done, refused]: [i64; 2],
+    name: &str,
+) -> Result<bool, RedisError> {
+    match integer(&redis.call("EVAL", args).await?, name)? {
+        code if code == done => Ok(true),
+        code if code == refused => Ok(false),
+        other => Err(RedisError::Reply(format!("{name}: unknown code {other}"))),
+    }
 }
 
 fn coupon_keys(redis: &Redis, coupon: &CouponId) -> [String; 4] {

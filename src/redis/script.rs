@@ -8,7 +8,7 @@ use std::time::Duration;
 use fred::types::Value;
 
 use super::{Redis, RedisError, array, integer, text};
-use crate::model::{Claim, ClaimOutcome, CouponId, Definition, OrderId};
+use crate::model::{Claim, ClaimOutcome, CouponId, Definition, OrderId, UserId};
 
 /// A Lua script and its name in Redis's cache.
 pub struct Script {
@@ -33,9 +33,10 @@ static RELEASE: Script = script!("release");
 static TRIM: Script = script!("trim");
 static REMOVE_CONSUMER: Script = script!("remove_consumer");
 static NOTE_LSN: Script = script!("note_lsn");
+static READD: Script = script!("readd");
 
 /// Scripts that a rebuild loads. Only a rebuild: that Redis does not know one is how a restart shows.
-pub static LOADED: [&Script; 6] = [&CLAIM, &PUBLISH, &RELEASE, &TRIM, &REMOVE_CONSUMER, &NOTE_LSN];
+pub static LOADED: [&Script; 7] = [&CLAIM, &PUBLISH, &RELEASE, &TRIM, &REMOVE_CONSUMER, &NOTE_LSN, &READD];
 
 /// Numbers of `claim.lua`'s header.
 pub mod claim_code {
@@ -50,6 +51,35 @@ pub mod claim_code {
     pub const PAUSED: i64 = 4;
     pub const NOT_STARTED: i64 = 5;
     pub const SOLD_OUT: i64 = 6;
+}
+
+/// Numbers of `publish.lua`'s header.
+pub mod publish_code {
+    pub const APPLIED: i64 = 0;
+    pub const CURRENT: i64 = 1;
+    pub const FENCED: i64 = 2;
+    pub const LOST: i64 = 3;
+}
+
+/// Numbers of `release.lua`'s header.
+pub mod release_code {
+    pub const RELEASED: i64 = 0;
+    pub const NOT_HELD: i64 = 1;
+    pub const FENCED: i64 = 2;
+    pub const LOST: i64 = 3;
+}
+
+/// Numbers of `remove_consumer.lua`'s header.
+pub mod remove_consumer_code {
+    pub const REMOVED: i64 = 0;
+    pub const KEPT: i64 = 1;
+    pub const FENCED: i64 = 2;
+}
+
+/// Numbers of `note_lsn.lua`'s header.
+pub mod note_lsn_code {
+    pub const NOTED: i64 = 0;
+    pub const FENCED: i64 = 1;
 }
 
 /// What the script made of a whole batch.
@@ -211,10 +241,10 @@ pub async fn publish(
     args.push(definition.total.into());
     args.extend(definition_fields(definition));
     match integer(&redis.call("EVALSHA", args).await?, "publish")? {
-        0 => Ok(Published::Applied),
-        1 => Ok(Published::Current),
-        2 => Ok(Published::Fenced),
-        3 => Ok(Published::Lost),
+        publish_code::APPLIED => Ok(Published::Applied),
+        publish_code::CURRENT => Ok(Published::Current),
+        publish_code::FENCED => Ok(Published::Fenced),
+        publish_code::LOST => Ok(Published::Lost),
         other => Err(RedisError::Reply(format!("publish: unknown code {other}"))),
     }
 }
@@ -263,10 +293,10 @@ pub async fn release(
     let mut args = coupon_args(&RELEASE, redis, coupon);
     args.extend([ready.into(), field.into(), order.to_string().into()]);
     match integer(&redis.call("EVALSHA", args).await?, "release")? {
-        0 => Ok(Released::Released),
-        1 => Ok(Released::NotHeld),
-        2 => Ok(Released::Fenced),
-        3 => Ok(Released::Lost),
+        release_code::RELEASED => Ok(Released::Released),
+        release_code::NOT_HELD => Ok(Released::NotHeld),
+        release_code::FENCED => Ok(Released::Fenced),
+        release_code::LOST => Ok(Released::Lost),
         other => Err(RedisError::Reply(format!("release: unknown code {other}"))),
     }
 }
@@ -304,11 +334,15 @@ pub async fn remove_consumer(
         consumer.into(),
         i64::try_from(gone_after.as_millis()).unwrap_or(i64::MAX).into(),
     ];
-    Ok(integer(&redis.call("EVALSHA", args).await?, "remove_consumer")? == 0)
+    match integer(&redis.call("EVALSHA", args).await?, "remove_consumer")? {
+        remove_consumer_code::REMOVED => Ok(true),
+        remove_consumer_code::KEPT | remove_consumer_code::FENCED => Ok(false),
+        other => Err(RedisError::Reply(format!("remove_consumer: unknown code {other}"))),
+    }
 }
 
-/// Notes a WAL position that Postgres has made durable.
-pub async fn note_lsn(redis: &Redis, ready: &str, lsn: &str) -> Result<(), RedisError> {
+/// Notes a WAL position that Postgres has made durable; answers whether it did, not behind a fence.
+pub async fn note_lsn(redis: &Redis, ready: &str, lsn: &str) -> Result<bool, RedisError> {
     let args = vec![
         NOTE_LSN.sha1.as_str().into(),
         2.into(),
@@ -317,7 +351,30 @@ pub async fn note_lsn(redis: &Redis, ready: &str, lsn: &str) -> Result<(), Redis
         ready.into(),
         lsn.into(),
     ];
-    redis.call("EVALSHA", args).await.map(drop)
+    Ok(integer(&redis.call("EVALSHA", args).await?, "note_lsn")? == note_lsn_code::NOTED)
+}
+
+/// Appends the events of claims that have neither entry nor row; answers how many, `None` behind a fence.
+pub async fn readd(
+    redis: &Redis,
+    ready: &str,
+    coupon: &CouponId,
+    claims: &[(UserId, OrderId)],
+) -> Result<Option<i64>, RedisError> {
+    let mut args: Vec<Value> = vec![
+        READD.sha1.as_str().into(),
+        3.into(),
+        (&*redis.keys.epoch).into(),
+        (&*redis.keys.orders).into(),
+        redis.keys.claims(coupon).into(),
+        ready.into(),
+        coupon.as_str().into(),
+    ];
+    for (user, order) in claims {
+        args.extend([user.as_str().into(), order.to_string().into()]);
+    }
+    let added = integer(&redis.call("EVALSHA", args).await?, "readd")?;
+    Ok((added >= 0).then_some(added))
 }
 
 /// Whether Redis knows all scripts.

@@ -1,6 +1,7 @@
 //! The order stream: reading entries in the consumer group, taking over those that others left,
 //! acknowledging them, and looking at the group. What an entry means is `model::OrderEvent`'s affair.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -127,6 +128,48 @@ pub async fn pending_ids(redis: &Redis, from: &str) -> Result<Vec<String>, Redis
                 .ok_or_else(|| RedisError::Reply("XPENDING: a row without an id".into()))
         })
         .collect()
+}
+
+/// Visits every entry that the group has not acknowledged, pending ones first, each group in its order;
+/// answers the pending ids whose entries are gone. Beside live workers an entry may be visited that is
+/// acknowledged meanwhile, and such an id may be one that was acknowledged and trimmed; none is missed.
+pub async fn visit_unacknowledged(
+    redis: &Redis,
+    mut visit: impl FnMut(Entry),
+) -> Result<Vec<String>, RedisError> {
+    let groups = groups(redis).await?;
+    let group = groups.iter().find(|group| group.name == GROUP);
+    let last_delivered =
+        &group.ok_or_else(|| RedisError::NoGroup("it is not there".into()))?.last_delivered_id;
+    let mut pending: HashSet<String> = HashSet::new();
+    let mut first_pending = None;
+    let mut from = "-".to_owned();
+    loop {
+        let page = pending_ids(redis, &from).await?;
+        let Some(last) = page.last().cloned() else { break };
+        first_pending.get_or_insert_with(|| page[0].clone());
+        pending.extend(page);
+        from = format!("({last}");
+    }
+    let undelivered = format!("({last_delivered}");
+    let mut from = first_pending.unwrap_or_else(|| undelivered.clone());
+    while from != undelivered {
+        let page = range(redis, &from, last_delivered).await?;
+        let Some(last) = page.last().map(|entry| entry.id.clone()) else { break };
+        page.into_iter().filter(|entry| pending.remove(&entry.id)).for_each(&mut visit);
+        from = format!("({last}");
+    }
+    let mut from = undelivered;
+    loop {
+        let page = range(redis, &from, "+").await?;
+        let Some(last) = page.last().map(|entry| entry.id.clone()) else { break };
+        for entry in page {
+            pending.remove(&entry.id);
+            visit(entry);
+        }
+        from = format!("({last}");
+    }
+    Ok(pending.into_iter().collect())
 }
 
 /// One consumer group of the stream.

@@ -61,7 +61,8 @@ pub async fn record(
     let lsn = postgres::fence::durable_lsn(postgres).await;
     stream::acknowledge(redis, &ids).await?;
     match lsn {
-        Ok(lsn) => script::note_lsn(redis, &ready_marker(epoch), &lsn).await?,
+        // Behind a fence it is not noted: the rebuild notes a later one.
+        Ok(lsn) => drop(script::note_lsn(redis, &ready_marker(epoch), &lsn).await?),
         // The next batch notes a higher one.
         Err(error) => tracing::debug!("Postgres's position: {error}"),
     }

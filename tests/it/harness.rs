@@ -93,6 +93,12 @@ impl Sale {
 
     /// Starts the server again after it was killed or stopped.
     pub async fn start_server(&mut self) {
+        self.start_server_unready().await;
+        self.until_ready().await;
+    }
+
+    /// The same without waiting until claims are taken.
+    pub async fn start_server_unready(&mut self) {
         let process = self.spawn("serve", &[("SECKILL_LISTEN", "127.0.0.1:0")]);
         self.url = until("the server listens", async || {
             let log = process.log();
@@ -100,7 +106,6 @@ impl Sale {
         })
         .await;
         self.server = Some(process);
-        self.until_ready().await;
     }
 
     pub async fn until_ready(&self) {
@@ -137,6 +142,11 @@ impl Sale {
 
     pub fn server(&mut self) -> &mut Process {
         self.server.as_mut().expect("the server was started")
+    }
+
+    /// What the running server has logged.
+    pub fn log(&self) -> String {
+        self.server.as_ref().map(Process::log).unwrap_or_default()
     }
 
     pub fn admin_token(&self) -> String {

@@ -1,0 +1,71 @@
+//! `seckill reconcile`: compare Redis with Postgres beside live claims, repair with `--fix`, or stop claims
+//! and rebuild with `--rebuild`.
+
+use std::time::Duration;
+
+use clap::Args;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::client::{Client, ClientArgs};
+use super::output::{columns, field};
+
+/// Millions of claims take their time.
+const PATIENCE: Duration = Duration::from_mins(10);
+
+#[derive(Args)]
+pub struct ReconcileArgs {
+    /// Repair what can be repaired beside live claims; anything else is rebuilt
+    #[arg(long, conflicts_with = "rebuild")]
+    fix: bool,
+
+    /// Stop claims, make both stores agree, also over a Postgres that has lost commits, and take claims again
+    #[arg(long)]
+    rebuild: bool,
+
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+pub async fn run(args: ReconcileArgs) -> anyhow::Result<()> {
+    let client = Client::new(&args.client)?;
+    let body = if args.rebuild { json!({ "rebuild": true }) } else { json!({ "fix": args.fix }) };
+    let request = client.request(Method::POST, "/v1/admin/reconcile").json(&body).timeout(PATIENCE);
+    let answer = client.send(request).await?;
+    client.print(&answer, if args.rebuild { rebuilt } else { compared })
+}
+
+fn compared(found: &Value) -> String {
+    let row = |name: &str, what: &str| vec![name.to_owned(), field(found, name), what.to_owned()];
+    let counts = columns(&[
+        row("coupons", "compared"),
+        row("claims", "compared"),
+        row("in_flight", "not recorded or returned yet: no difference"),
+        row("lost_events", "claims with neither entry nor order"),
+        row("missed_releases", "claims whose order has ended"),
+        row("missing_claims", "live orders that Redis does not hold"),
+        row("stock_drift", "coupons whose stock does not add up"),
+        row("fixed", "repaired"),
+        row("fenced", "claims were stopped for a rebuild"),
+    ]);
+    let named = found["named"].as_array().into_iter().flatten().map(|difference| {
+        let [kind, coupon, order] = ["kind", "coupon", "order"].map(|name| field(difference, name));
+        format!("{kind}  {coupon}  {order}")
+    });
+    std::iter::once(counts).chain(named).collect::<Vec<_>>().join("\n")
+}
+
+fn rebuilt(report: &Value) -> String {
+    let [epoch, coupons, claims, changed, resent, rejected] =
+        ["epoch", "coupons", "claims", "changed", "resent", "rejected"].map(|name| field(report, name));
+    let mut lines = vec![format!(
+        "epoch {epoch}: {claims} claims of {coupons} coupons, {changed} fields changed, {resent} orders sent again, \
+         {rejected} rejected"
+    )];
+    for (name, what) in [("adopted", "coupon only Redis knew"), ("cancelled", "order Redis does not hold")] {
+        for id in report[name].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            lines.push(format!("{name}  {id}  ({what})"));
+        }
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,43 @@
+//! Reconciling on demand: comparing, repairing what may be repaired beside live claims, or a rebuild.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use serde::Deserialize;
+
+use super::Api;
+use super::problem::{Code, Problem};
+use super::request::{Request, json};
+use crate::reconcile::Reconciler;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Reconcile {
+    #[serde(default)]
+    rebuild: bool,
+    #[serde(default)]
+    fix: bool,
+}
+
+/// `POST /v1/admin/reconcile`: with `rebuild`, takes the fence down, rebuilds Redis, also over a Postgres that
+/// has lost commits, and tells what was done; else compares beside live claims and, with `fix`, repairs.
+pub async fn reconcile(api: Arc<Api>, mut request: Request) -> Result<Response<Bytes>, Problem> {
+    api.auth.admin(&request.headers)?;
+    let Reconcile { rebuild, fix } = request.json().await?;
+    if rebuild && fix {
+        return Err(Problem::bad_request("give `fix` or `rebuild`: a rebuild repairs everything"));
+    }
+    if !rebuild {
+        let reconciler = Reconciler { fence: api.fence.clone(), postgres: api.postgres.clone() };
+        // To its end even if the client goes away.
+        let comparing = tokio::spawn(async move { reconciler.compare(fix).await });
+        let compared = comparing.await.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+        let found = compared.map_err(|error| Problem::unavailable(error.to_string()))?;
+        return Ok(json(StatusCode::OK, &found));
+    }
+    let report = api.fence.order_rebuild().await;
+    let report =
+        report.map_err(|why| Problem::unavailable(format!("the rebuild was not finished: {why}")))?;
+    Ok(json(StatusCode::OK, &report))
+}

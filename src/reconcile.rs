@@ -1,0 +1,302 @@
+//! Rule 8: compares Redis with Postgres beside live claims, and repairs what may be repaired beside them. It
+//! reads the claims hash, then unacknowledged entries, then Postgres, the direction in which an event moves:
+//! what is found nowhere is lost, not late. It never writes a stock and never adopts an order; what it must
+//! not repair takes the fence down.
+
+use std::collections::{HashMap, HashSet};
+
+use serde::Serialize;
+
+use crate::config;
+use crate::fence::{Fence, FenceState, Session};
+use crate::model::{CouponId, OrderEvent, OrderId, OrderStatus, UserId};
+use crate::postgres::{Postgres, PostgresError, coupons, orders, outbox};
+use crate::redis::script::{self, Released};
+use crate::redis::{RedisError, info, stream};
+
+/// What a comparison found. Lists name at most `REPORT_MAX_NAMES`; counts are whole.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Comparison {
+    pub coupons: usize,
+    pub claims: usize,
+    /// Claims whose event nobody has recorded yet: no difference.
+    pub in_flight: usize,
+    /// Claims with neither entry nor row: their events are lost.
+    pub lost_events: usize,
+    /// Claims whose order has ended: their units did not go back.
+    pub missed_releases: usize,
+    /// Live orders that the claims hash does not hold.
+    pub missing_claims: usize,
+    /// Coupons whose stock does not add up, in Redis or in Postgres.
+    pub stock_drift: usize,
+    /// Differences repaired beside live claims.
+    pub fixed: usize,
+    /// Whether the fence was taken down for what could not be.
+    pub fenced: bool,
+    pub named: Vec<Difference>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Difference {
+    pub kind: &'static str,
+    pub coupon: CouponId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order: Option<OrderId>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    #[error("claims are fenced off: {0}")]
+    Fenced(String),
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
+}
+
+/// What a comparison needs.
+#[derive(Clone)]
+pub struct Reconciler {
+    pub fence: Fence,
+    pub postgres: Postgres,
+}
+
+impl Reconciler {
+    /// Compares everything once and, with `fix`, repairs.
+    pub async fn compare(&self, fix: bool) -> Result<Comparison, ReconcileError> {
+        let session = self.fence.session().map_err(|reason| ReconcileError::Fenced(reason.to_string()))?;
+        let mut found = Comparison::default();
+        let mut after = None;
+        loop {
+            let page = coupons::page(&self.postgres.pool, after.as_ref(), config::PAGE_MAX_ROWS).await?;
+            let Some(last) = page.last().map(|row| row.definition.id.clone()) else { break };
+            for row in page.iter().filter(|row| row.published_version > 0) {
+                let mut coupon = Coupon { reconciler: self, session: &session, id: &row.definition.id, fix };
+                coupon.compare(&mut found).await?;
+            }
+            after = Some(last);
+        }
+        Ok(found)
+    }
+
+    /// The cheap look: sums only, which cost nothing that grows with the claims.
+    pub async fn check_sums(&self) -> Result<(), ReconcileError> {
+        let session = self.fence.session().map_err(|reason| ReconcileError::Fenced(reason.to_string()))?;
+        let mut cursor = "0".to_owned();
+        loop {
+            let (ids, next) = info::scan_coupons(&session.redis, &cursor).await?;
+            if let Some(wrong) = info::first_wrong_sum(&session.redis, &ids).await? {
+                self.fence.lost(&session.epoch, &format!("coupon {wrong}: stock + claims is not its total"));
+                return Ok(());
+            }
+            if next == "0" {
+                return Ok(());
+            }
+            cursor = next;
+        }
+    }
+
+    /// Sums every minute, everything at start and hourly. May be dropped at any moment.
+    pub async fn run(self) {
+        let mut checks = tokio::time::interval(config::CHECK_INTERVAL);
+        let mut comparisons = tokio::time::interval(config::RECONCILE_INTERVAL);
+        let mut states = self.fence.subscribe();
+        loop {
+            let is_whole = tokio::select! {
+                _ = checks.tick() => false,
+                _ = comparisons.tick() => true,
+            };
+            if states.wait_for(|state| matches!(state, FenceState::Up(_))).await.is_err() {
+                return; // the fence is gone with the program
+            }
+            let outcome = if is_whole {
+                self.compare(true).await.map(|found| log(&found))
+            } else {
+                self.check_sums().await
+            };
+            if let Err(error) = outcome {
+                tracing::warn!("reconcile: {error}");
+            }
+        }
+    }
+}
+
+fn log(found: &Comparison) {
+    let differences = found.lost_events + found.missed_releases + found.missing_claims + found.stock_drift;
+    if differences == 0 {
+        return tracing::debug!(claims = found.claims, "reconcile: {} claims agree", found.claims);
+    }
+    tracing::warn!(
+        lost_events = found.lost_events,
+        missed_releases = found.missed_releases,
+        missing_claims = found.missing_claims,
+        stock_drift = found.stock_drift,
+        fixed = found.fixed,
+        "reconcile: {differences} differences, {} repaired: {:?}",
+        found.fixed,
+        found.named,
+    );
+}
+
+/// One coupon under comparison.
+struct Coupon<'a> {
+    reconciler: &'a Reconciler,
+    session: &'a Session,
+    id: &'a CouponId,
+    fix: bool,
+}
+
+impl Coupon<'_> {
+    async fn compare(&mut self, found: &mut Comparison) -> Result<(), ReconcileError> {
+        found.coupons += 1;
+        if info::first_wrong_sum(&self.session.redis, std::slice::from_ref(self.id)).await?.is_some() {
+            found.stock_drift += 1;
+            self.name(found, "stock_drift", None);
+            self.fence_off(found, "stock + claims is not its total");
+            return Ok(());
+        }
+        self.compare_claims(found).await?;
+        self.compare_orders(found).await?;
+        if coupons::stock_drifts(&self.reconciler.postgres.pool, self.id).await? {
+            found.stock_drift += 1;
+            self.name(found, "stock_drift", None);
+            tracing::error!(coupon = %self.id, "coupon {}: Postgres's stock is not total - live orders", self.id);
+        }
+        Ok(())
+    }
+
+    /// Claims without a live order: in flight, lost, or to be returned.
+    async fn compare_claims(&self, found: &mut Comparison) -> Result<(), ReconcileError> {
+        let mut cursor = "0".to_owned();
+        loop {
+            let (page, next) = info::scan_claims(&self.session.redis, self.id, &cursor).await?;
+            let mut claims: HashMap<OrderId, UserId> = HashMap::with_capacity(page.len());
+            for (field, value) in page {
+                match (field.parse(), value.parse()) {
+                    (Ok(user), Ok(order)) => drop(claims.insert(order, user)),
+                    _ => self.fence_off(found, "the claims hash holds something else than claims"),
+                }
+            }
+            found.claims += claims.len();
+            self.settle(&mut claims, found).await?;
+            if !claims.is_empty() {
+                self.look_for_events(claims, found).await?;
+            }
+            if next == "0" {
+                return Ok(());
+            }
+            cursor = next;
+            tokio::time::sleep(config::RECONCILE_PACE).await;
+        }
+    }
+
+    /// Takes out the claims that have a row, and returns the units of those whose order has ended.
+    async fn settle(
+        &self,
+        claims: &mut HashMap<OrderId, UserId>,
+        found: &mut Comparison,
+    ) -> Result<(), ReconcileError> {
+        let pool = &self.reconciler.postgres.pool;
+        let ids: Vec<OrderId> = claims.keys().copied().collect();
+        let statuses = orders::statuses(pool, &ids).await?;
+        let is_live = |status| matches!(status, OrderStatus::Reserved | OrderStatus::Confirmed);
+        let ended: Vec<OrderId> =
+            statuses.iter().filter(|(_, status)| !is_live(**status)).map(|(&order, _)| order).collect();
+        let waiting = outbox::waiting(pool, &ended).await?;
+        for order in statuses.keys() {
+            let Some(user) = claims.remove(order) else { continue };
+            let order = *order;
+            if !ended.contains(&order) {
+                continue;
+            }
+            if waiting.contains(&order) {
+                found.in_flight += 1;
+                continue;
+            }
+            found.missed_releases += 1;
+            self.name(found, "missed_release", Some(order));
+            if self.fix {
+                let Session { redis, ready, .. } = self.session;
+                let released = script::release(redis, ready, self.id, user.as_str(), order).await?;
+                found.fixed += usize::from(matches!(released, Released::Released | Released::NotHeld));
+            }
+        }
+        Ok(())
+    }
+
+    /// Claims without a row: those without an unacknowledged entry either, and still without a row, are lost.
+    async fn look_for_events(
+        &self,
+        mut claims: HashMap<OrderId, UserId>,
+        found: &mut Comparison,
+    ) -> Result<(), ReconcileError> {
+        let before = claims.len();
+        stream::visit_unacknowledged(&self.session.redis, |entry| {
+            if let Ok(event) = OrderEvent::read(&entry.fields) {
+                claims.remove(&event.order);
+            }
+        })
+        .await?;
+        found.in_flight += before - claims.len();
+        self.settle(&mut claims, found).await?;
+        if claims.is_empty() {
+            return Ok(());
+        }
+        let lost: Vec<(UserId, OrderId)> = claims.into_iter().map(|(order, user)| (user, order)).collect();
+        found.lost_events += lost.len();
+        for (_, order) in &lost {
+            self.name(found, "lost_event", Some(*order));
+        }
+        if self.fix {
+            let added = script::readd(&self.session.redis, &self.session.ready, self.id, &lost).await?;
+            found.fixed += added.and_then(|added| usize::try_from(added).ok()).unwrap_or(0);
+        }
+        Ok(())
+    }
+
+    /// Live orders that the claims hash does not hold, also on a second look.
+    async fn compare_orders(&self, found: &mut Comparison) -> Result<(), ReconcileError> {
+        let pool = &self.reconciler.postgres.pool;
+        let page_rows = i64::try_from(config::SCAN_PAGE).unwrap_or(i64::MAX);
+        let mut after = None;
+        loop {
+            let page = orders::live_page(pool, self.id, after.as_ref(), page_rows).await?;
+            let Some(last) = page.last().map(|order| order.user.clone()) else { return Ok(()) };
+            let users: Vec<&UserId> = page.iter().map(|order| &order.user).collect();
+            let held = info::held_by_each(&self.session.redis, self.id, &users).await?;
+            let unheld = page.iter().zip(&held).filter(|(order, held)| **held != Some(order.id));
+            let unheld: Vec<OrderId> = unheld.map(|(order, _)| order.id).collect();
+            // Whoever was released meanwhile is no longer live.
+            let again: HashSet<OrderId> = orders::statuses(pool, &unheld)
+                .await?
+                .into_iter()
+                .filter(|(_, status)| matches!(status, OrderStatus::Reserved | OrderStatus::Confirmed))
+                .map(|(order, _)| order)
+                .collect();
+            found.missing_claims += again.len();
+            for order in &again {
+                self.name(found, "missing_claim", Some(*order));
+            }
+            if !again.is_empty() {
+                self.fence_off(found, "live orders are missing from its claims");
+                return Ok(());
+            }
+            after = Some(last);
+            tokio::time::sleep(config::RECONCILE_PACE).await;
+        }
+    }
+
+    fn name(&self, found: &mut Comparison, kind: &'static str, order: Option<OrderId>) {
+        if found.named.len() < config::REPORT_MAX_NAMES {
+            found.named.push(Difference { kind, coupon: self.id.clone(), order });
+        }
+    }
+
+    /// What must not be repaired beside live claims.
+    fn fence_off(&self, found: &mut Comparison, what: &str) {
+        if self.fix {
+            found.fenced = true;
+            self.reconciler.fence.lost(&self.session.epoch, &format!("coupon {}: {what}", self.id));
+        }
+    }
+}

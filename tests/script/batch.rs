@@ -1,0 +1,88 @@
+//! Batches at their limit: the reply is complete, whatever they are made of.
+
+use seckill::config::GATE_BATCH_MAX_CLAIMS;
+use seckill::model::{Claim, ClaimOutcome, CouponId};
+
+use crate::harness::{TestRedis, claim};
+
+fn coupon(number: usize) -> CouponId {
+    format!("coupon-{number}").parse().unwrap()
+}
+
+#[test]
+fn a_full_batch_of_as_many_coupons_is_answered_whole() {
+    let mut redis = TestRedis::start();
+    for number in 0..GATE_BATCH_MAX_CLAIMS {
+        redis.publish(&coupon(number), 3);
+    }
+    let claims: Vec<Claim> =
+        (0..GATE_BATCH_MAX_CLAIMS).map(|number| claim(&coupon(number), "alice")).collect();
+
+    assert_eq!(redis.claim(&claims), vec![ClaimOutcome::Accepted { stock: 2 }; GATE_BATCH_MAX_CLAIMS]);
+
+    assert_eq!(redis.entry_ids().len(), GATE_BATCH_MAX_CLAIMS);
+    let again: Vec<ClaimOutcome> =
+        claims.iter().map(|claim| ClaimOutcome::Held { order: claim.order, stock: 2 }).collect();
+    assert_eq!(redis.claim(&claims), again);
+    assert_eq!(redis.entry_ids().len(), GATE_BATCH_MAX_CLAIMS, "a batch sent twice claims once");
+}
+
+#[test]
+fn a_full_batch_of_one_coupon_sells_it_out_in_the_order_of_arrival() {
+    const TOTAL: usize = 200;
+    let mut redis = TestRedis::start();
+    let coffee = coupon(0);
+    redis.publish(&coffee, i64::try_from(TOTAL).unwrap());
+    let claims: Vec<Claim> =
+        (0..GATE_BATCH_MAX_CLAIMS).map(|number| claim(&coffee, &format!("user-{number}"))).collect();
+
+    let outcomes = redis.claim(&claims);
+
+    let expected: Vec<ClaimOutcome> = (0..GATE_BATCH_MAX_CLAIMS)
+        .map(|number| match TOTAL.checked_sub(number + 1) {
+            Some(left) => ClaimOutcome::Accepted { stock: i64::try_from(left).unwrap() },
+            None => ClaimOutcome::SoldOut,
+        })
+        .collect();
+    assert_eq!(outcomes, expected);
+    assert_eq!(redis.field(&redis.redis.keys.coupon(&coffee), "stock"), "0");
+    assert_eq!(redis.entry_ids().len(), TOTAL);
+}
+
+#[test]
+fn a_batch_of_mixed_coupons_is_answered_in_the_order_of_the_batch() {
+    let redis = TestRedis::start();
+    let (coffee, tea, nothing) = (coupon(1), coupon(2), coupon(3));
+    redis.publish(&coffee, 2);
+    redis.publish(&tea, 1);
+    let claims = [
+        claim(&coffee, "alice"),
+        claim(&tea, "bob"),
+        claim(&nothing, "alice"),
+        claim(&coffee, "bob"),
+        claim(&tea, "alice"),
+        claim(&coffee, "alice"),
+    ];
+    let reply = seckill::redis::script::claim_batch(
+        &redis.redis,
+        crate::harness::READY,
+        crate::harness::NEVER_MS,
+        &claims,
+        |id| *id != nothing,
+    );
+    let seckill::redis::script::BatchOutcome::Done(outcomes) = redis.runtime.block_on(reply).unwrap().outcome
+    else {
+        panic!("the batch was not decided");
+    };
+    assert_eq!(
+        outcomes,
+        [
+            ClaimOutcome::Accepted { stock: 1 },
+            ClaimOutcome::Accepted { stock: 0 },
+            ClaimOutcome::UnknownCoupon,
+            ClaimOutcome::Accepted { stock: 0 },
+            ClaimOutcome::SoldOut,
+            ClaimOutcome::Held { order: claims[0].order, stock: 0 },
+        ]
+    );
+}

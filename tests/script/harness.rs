@@ -1,0 +1,276 @@
+//! A redis-server of a test's own on a Unix socket, without persistence, and a plain client for looking
+//! at it behind the program's back.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use seckill::config::StoreAddresses;
+use seckill::model::{Claim, ClaimOutcome, CouponId, Definition, OrderId};
+use seckill::redis::keys::GROUP;
+use seckill::redis::script::{self, BatchOutcome};
+use seckill::redis::{Redis, RedisServer};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+pub const PREFIX: &str = "test";
+pub const READY: &str = "ready:7-c0ffee";
+/// No deadline at all.
+pub const NEVER_MS: i64 = 32_503_680_000_000;
+
+/// A running server with our scripts, an accepting marker and an empty stream with its group.
+pub struct TestRedis {
+    pub redis: Redis,
+    pub runtime: Runtime,
+    pub raw: Raw,
+    // Dropped after the connections.
+    _server: Server,
+}
+
+impl TestRedis {
+    pub fn start() -> Self {
+        let server = Server::start();
+        let mut raw = Raw::connect(&server.socket);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let addresses = StoreAddresses {
+            redis_url: format!("redis+unix://{}", server.socket.display()),
+            database_url: String::new(),
+        };
+        let redis = runtime.block_on(async {
+            let redis = RedisServer::new(&addresses, PREFIX).unwrap().connect().await.unwrap();
+            script::load_all(&redis).await.unwrap();
+            redis
+        });
+        reset(&mut raw, &redis);
+        Self { redis, runtime, raw, _server: server }
+    }
+
+    /// Sends a batch of claims, every coupon published, and expects it to be decided.
+    pub fn claim(&self, claims: &[Claim]) -> Vec<ClaimOutcome> {
+        let reply = script::claim_batch(&self.redis, READY, NEVER_MS, claims, |_| true);
+        match self.runtime.block_on(reply).unwrap().outcome {
+            BatchOutcome::Done(outcomes) => outcomes,
+            other => panic!("the batch was not decided: {other:?}"),
+        }
+    }
+
+    /// Makes an open coupon with `total` units.
+    pub fn publish(&self, id: &CouponId, total: i64) {
+        let definition = open_coupon(id, total);
+        let published = script::publish(&self.redis, READY, true, &definition);
+        assert_eq!(self.runtime.block_on(published).unwrap(), script::Published::Applied);
+    }
+
+    pub fn field(&mut self, key: &str, field: &str) -> String {
+        match self.raw.call(&["HGET", key, field]) {
+            Reply::Bulk(Some(value)) => value,
+            other => panic!("HGET {key} {field}: {other:?}"),
+        }
+    }
+
+    /// Ids of all entries, oldest first.
+    pub fn entry_ids(&mut self) -> Vec<String> {
+        let orders = self.redis.keys.orders.to_string();
+        let entries = self.raw.call(&["XRANGE", &orders, "-", "+"]).array();
+        entries.into_iter().map(|entry| entry.array().swap_remove(0).text()).collect()
+    }
+
+    /// Everything in the server, so that two looks can be compared.
+    pub fn dump(&mut self) -> Vec<(String, Reply)> {
+        let mut keys: Vec<String> =
+            self.raw.call(&["KEYS", "*"]).array().into_iter().map(Reply::text).collect();
+        keys.sort();
+        keys.into_iter()
+            .map(|key| {
+                let dump = match self.raw.call(&["TYPE", &key]).text().as_str() {
+                    "string" => self.raw.call(&["GET", &key]),
+                    "hash" => sorted_pairs(self.raw.call(&["HGETALL", &key])),
+                    "stream" => self.raw.call(&["XRANGE", &key, "-", "+"]),
+                    other => panic!("{key} is a {other}"),
+                };
+                (key, dump)
+            })
+            .collect()
+    }
+}
+
+/// A hash's fields come in any order.
+fn sorted_pairs(reply: Reply) -> Reply {
+    let mut pairs: Vec<(String, String)> = reply.pairs();
+    pairs.sort();
+    Reply::Array(pairs.into_iter().flat_map(|(k, v)| [Reply::Bulk(Some(k)), Reply::Bulk(Some(v))]).collect())
+}
+
+/// An empty Redis in which claims are accepted. The scripts stay.
+pub fn reset(raw: &mut Raw, redis: &Redis) {
+    let keys: Vec<String> = raw.call(&["KEYS", "*"]).array().into_iter().map(Reply::text).collect();
+    let delete: Vec<&str> = std::iter::once("DEL").chain(keys.iter().map(String::as_str)).collect();
+    if !keys.is_empty() {
+        raw.call(&delete);
+    }
+    let replies = raw.pipeline(&[
+        &["SET", &redis.keys.epoch, READY],
+        &["XGROUP", "CREATE", &redis.keys.orders, GROUP, "0", "MKSTREAM"],
+    ]);
+    assert!(replies.iter().all(|reply| !matches!(reply, Reply::Error(_))), "{replies:?}");
+}
+
+pub fn open_coupon(id: &CouponId, total: i64) -> Definition {
+    Definition {
+        id: id.clone(),
+        title: id.to_string(),
+        total,
+        starts_at: None,
+        ends_at: None,
+        paused: false,
+        per_user_limit: 1,
+        reserve_seconds: None,
+        unlisted: false,
+        version: 1,
+    }
+}
+
+pub fn claim(coupon: &CouponId, user: &str) -> Claim {
+    Claim { coupon: coupon.clone(), user: user.parse().unwrap(), order: OrderId::mint() }
+}
+
+/// A redis-server process; it ends with this value.
+struct Server {
+    child: Child,
+    socket: PathBuf,
+    _dir: TempDir,
+}
+
+impl Server {
+    fn start() -> Self {
+        let dir = tempfile::Builder::new().prefix("seckill-script-").tempdir_in("/tmp").unwrap();
+        let socket = dir.path().join("redis.sock");
+        let child = Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"])
+            .arg("--unixsocket")
+            .arg(&socket)
+            .arg("--dir")
+            .arg(dir.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed");
+        Self { child, socket, _dir: dir }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Nothing in it is worth a clean stop.
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// What Redis answered, as RESP has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    Simple(String),
+    Error(String),
+    Integer(i64),
+    Bulk(Option<String>),
+    Array(Vec<Reply>),
+}
+
+impl Reply {
+    pub fn array(self) -> Vec<Self> {
+        match self {
+            Self::Array(values) => values,
+            other => panic!("no array: {other:?}"),
+        }
+    }
+
+    pub fn text(self) -> String {
+        match self {
+            Self::Simple(text) | Self::Bulk(Some(text)) => text,
+            other => panic!("no text: {other:?}"),
+        }
+    }
+
+    pub fn integer(self) -> i64 {
+        match self {
+            Self::Integer(number) => number,
+            other => panic!("no integer: {other:?}"),
+        }
+    }
+
+    /// Name and value by turns.
+    pub fn pairs(self) -> Vec<(String, String)> {
+        let mut values = self.array().into_iter();
+        let mut pairs = Vec::new();
+        while let (Some(name), Some(value)) = (values.next(), values.next()) {
+            pairs.push((name.text(), value.text()));
+        }
+        pairs
+    }
+}
+
+/// A blocking client that knows nothing of the program.
+pub struct Raw {
+    stream: BufReader<UnixStream>,
+}
+
+impl Raw {
+    /// Waits until the server answers.
+    fn connect(socket: &Path) -> Self {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Ok(stream) = UnixStream::connect(socket) {
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                let mut raw = Self { stream: BufReader::new(stream) };
+                if raw.call(&["PING"]) == Reply::Simple("PONG".into()) {
+                    return raw;
+                }
+            }
+            assert!(Instant::now() < deadline, "redis-server does not answer on {}", socket.display());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn call(&mut self, command: &[&str]) -> Reply {
+        self.pipeline(&[command]).remove(0)
+    }
+
+    /// Sends all commands at once.
+    pub fn pipeline(&mut self, commands: &[&[&str]]) -> Vec<Reply> {
+        let mut bytes = Vec::new();
+        for command in commands {
+            write!(bytes, "*{}\r\n", command.len()).unwrap();
+            for word in *command {
+                write!(bytes, "${}\r\n{word}\r\n", word.len()).unwrap();
+            }
+        }
+        self.stream.get_mut().write_all(&bytes).unwrap();
+        commands.iter().map(|_| self.read()).collect()
+    }
+
+    fn read(&mut self) -> Reply {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).unwrap();
+        let line = line.trim_end();
+        assert!(!line.is_empty(), "redis-server has closed the connection");
+        let (kind, rest) = line.split_at(1);
+        match kind {
+            "+" => Reply::Simple(rest.into()),
+            "-" => Reply::Error(rest.into()),
+            ":" => Reply::Integer(rest.parse().unwrap()),
+            "$" => Reply::Bulk(usize::try_from(rest.parse::<i64>().unwrap()).ok().map(|n| self.read_bulk(n))),
+            "*" => Reply::Array((0..rest.parse::<i64>().unwrap()).map(|_| self.read()).collect()),
+            _ => panic!("no RESP: {line}"),
+        }
+    }
+
+    fn read_bulk(&mut self, length: usize) -> String {
+        let mut bytes = vec![0; length + 2];
+        self.stream.read_exact(&mut bytes).unwrap();
+        bytes.truncate(length);
+        String::from_utf8(bytes).unwrap()
+    }
+}

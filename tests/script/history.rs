@@ -1,0 +1,236 @@
+//! What may happen to a sale, as values that proptest makes up and shrinks.
+
+use proptest::prelude::*;
+
+pub const COUPONS: usize = 3;
+const USERS: usize = 5;
+
+/// One step of a history. Numbers of coupons are indices.
+#[derive(Clone, Debug)]
+pub enum Step {
+    Claim(Batch),
+    /// An earlier batch, order ids and all, sent once more.
+    ClaimAgain(prop::sample::Index),
+    Publish(Edit),
+    Release {
+        coupon: usize,
+        user: usize,
+        order: WhichOrder,
+        marker: SentMarker,
+    },
+    /// Something is wrong during these steps, and mended after them.
+    During(Disturbance, Vec<Step>),
+}
+
+#[derive(Clone, Debug)]
+pub struct Batch {
+    pub claims: Vec<(usize, usize)>,
+    /// Which coupons Postgres says were published.
+    pub published: [bool; COUPONS],
+    pub marker: SentMarker,
+    pub deadline_passed: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Edit {
+    pub coupon: usize,
+    pub just_inserted: bool,
+    /// Beside the version that Redis has.
+    pub version_step: i64,
+    pub total: i64,
+    pub starts: Time,
+    pub ends: Time,
+    pub paused: bool,
+    pub marker: SentMarker,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum WhichOrder {
+    /// The one that the user holds, or else any that is held of this coupon.
+    Held,
+    /// One that was never claimed.
+    Unknown,
+    /// One of an earlier claim, of whomever.
+    Earlier(prop::sample::Index),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SentMarker {
+    Ours,
+    OfAnotherEpoch,
+}
+
+/// Far enough from now that no test ever sees the moment pass.
+#[derive(Clone, Copy, Debug)]
+pub enum Time {
+    None,
+    Past,
+    Future,
+}
+
+#[derive(Clone, Debug)]
+pub enum Disturbance {
+    MarkerGone,
+    MarkerBuilding,
+    MarkerOfWrongType,
+    StreamGone,
+    StreamOfWrongType,
+    CouponGone(usize),
+    CouponOfWrongType(usize),
+    ClaimsGone(usize),
+    ClaimsOfWrongType(usize),
+    FieldGone(usize, &'static str),
+    /// The same number as before, written otherwise, or no number at all.
+    FieldSpelled(usize, &'static str, Spelling),
+    StockMoved(usize, i64),
+    HolderGone(usize),
+    Stranger(usize),
+    /// `<order> <key>` instead of `<order>`, as it is where the limit is above 1.
+    ValueWithKey(usize),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Spelling {
+    Decimal,
+    Minus,
+    LeadingZero,
+    Hexadecimal,
+    Space,
+    Word,
+    Empty,
+}
+
+impl Spelling {
+    pub fn write(self, number: &str) -> String {
+        match self {
+            Self::Decimal => format!("{number}.0"),
+            Self::Minus => format!("-{number}"),
+            Self::LeadingZero => match number.strip_prefix('-') {
+                Some(digits) => format!("-0{digits}"),
+                None => format!("0{number}"),
+            },
+            Self::Hexadecimal => match number.strip_prefix('-') {
+                Some(digits) => format!("-0x{digits}"),
+                None => format!("0x{number}"),
+            },
+            Self::Space => format!(" {number}"),
+            Self::Word => "many".into(),
+            Self::Empty => String::new(),
+        }
+    }
+}
+
+/// First publications of most coupons, then anything.
+pub fn any_history() -> impl Strategy<Value = Vec<Step>> {
+    let first = (0..COUPONS).map(|coupon| prop::option::weighted(0.9, any_first_publication(coupon)));
+    let first: Vec<_> = first.collect();
+    (first, prop::collection::vec(any_step(), 1..12))
+        .prop_map(|(first, steps)| first.into_iter().flatten().map(Step::Publish).chain(steps).collect())
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let during = (any_disturbance(), prop::collection::vec(any_quiet_step(), 1..4));
+    prop_oneof![
+        8 => any_quiet_step(),
+        2 => during.prop_map(|(disturbance, steps)| Step::During(disturbance, steps)),
+    ]
+}
+
+/// A step in which nothing breaks.
+fn any_quiet_step() -> impl Strategy<Value = Step> {
+    let order = prop_oneof![
+        4 => Just(WhichOrder::Held),
+        1 => Just(WhichOrder::Unknown),
+        1 => any::<prop::sample::Index>().prop_map(WhichOrder::Earlier),
+    ];
+    let release = (0..COUPONS, 0..USERS, order, any_marker());
+    prop_oneof![
+        8 => any_batch().prop_map(Step::Claim),
+        2 => any::<prop::sample::Index>().prop_map(Step::ClaimAgain),
+        4 => (0..COUPONS).prop_flat_map(any_edit).prop_map(Step::Publish),
+        4 => release.prop_map(|(coupon, user, order, marker)| Step::Release { coupon, user, order, marker }),
+    ]
+}
+
+fn any_batch() -> impl Strategy<Value = Batch> {
+    let claims = prop::collection::vec((0..COUPONS, 0..USERS), 1..9);
+    let published = prop::array::uniform(prop::bool::weighted(0.7));
+    (claims, published, any_marker(), prop::bool::weighted(0.03)).prop_map(
+        |(claims, published, marker, deadline_passed)| Batch { claims, published, marker, deadline_passed },
+    )
+}
+
+fn any_first_publication(coupon: usize) -> impl Strategy<Value = Edit> {
+    any_edit(coupon).prop_map(|edit| Edit {
+        just_inserted: true,
+        version_step: 1,
+        marker: SentMarker::Ours,
+        ..edit
+    })
+}
+
+fn any_edit(coupon: usize) -> impl Strategy<Value = Edit> {
+    let any_time = |chance_of_past, chance_of_future| {
+        prop_oneof![
+            6 => Just(Time::None),
+            chance_of_past => Just(Time::Past),
+            chance_of_future => Just(Time::Future),
+        ]
+    };
+    let version_step = prop_oneof![1 => -1..=0_i64, 4 => 1..=2_i64];
+    (
+        prop::bool::weighted(0.2),
+        version_step,
+        0..6_i64,
+        any_time(2, 1),
+        any_time(1, 2),
+        prop::bool::weighted(0.1),
+        any_marker(),
+    )
+        .prop_map(move |(just_inserted, version_step, total, starts, ends, paused, marker)| Edit {
+            coupon,
+            just_inserted,
+            version_step,
+            total,
+            starts,
+            ends,
+            paused,
+            marker,
+        })
+}
+
+fn any_marker() -> impl Strategy<Value = SentMarker> {
+    prop_oneof![30 => Just(SentMarker::Ours), 1 => Just(SentMarker::OfAnotherEpoch)]
+}
+
+fn any_disturbance() -> impl Strategy<Value = Disturbance> {
+    let field = prop::sample::select(vec!["stock", "total", "version"]);
+    let spelling = prop::sample::select(vec![
+        Spelling::Decimal,
+        Spelling::Minus,
+        Spelling::LeadingZero,
+        Spelling::Hexadecimal,
+        Spelling::Space,
+        Spelling::Word,
+        Spelling::Empty,
+    ]);
+    let moved = prop_oneof![-3..0_i64, 1..4_i64];
+    let coupon = 0..COUPONS;
+    prop_oneof![
+        1 => Just(Disturbance::MarkerGone),
+        1 => Just(Disturbance::MarkerBuilding),
+        1 => Just(Disturbance::MarkerOfWrongType),
+        1 => Just(Disturbance::StreamGone),
+        1 => Just(Disturbance::StreamOfWrongType),
+        2 => coupon.clone().prop_map(Disturbance::CouponGone),
+        1 => coupon.clone().prop_map(Disturbance::CouponOfWrongType),
+        2 => coupon.clone().prop_map(Disturbance::ClaimsGone),
+        1 => coupon.clone().prop_map(Disturbance::ClaimsOfWrongType),
+        1 => (coupon.clone(), field.clone()).prop_map(|(c, field)| Disturbance::FieldGone(c, field)),
+        4 => (coupon.clone(), field, spelling).prop_map(|(c, field, s)| Disturbance::FieldSpelled(c, field, s)),
+        2 => (coupon.clone(), moved).prop_map(|(c, by)| Disturbance::StockMoved(c, by)),
+        1 => coupon.clone().prop_map(Disturbance::HolderGone),
+        1 => coupon.clone().prop_map(Disturbance::Stranger),
+        2 => coupon.prop_map(Disturbance::ValueWithKey),
+    ]
+}

@@ -1,0 +1,12 @@
+//! The scripts against a private Redis each, through the same functions that the program calls.
+#![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
+
+mod batch;
+mod codes;
+mod harness;
+mod history;
+mod memory;
+mod model;
+mod replay;
+mod state;
+mod trim;

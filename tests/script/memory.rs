@@ -1,0 +1,80 @@
+//! Redis at its memory's limit: a claim is refused whole, and what frees memory goes on.
+
+use std::time::Duration;
+
+use seckill::model::{ClaimOutcome, CouponId};
+use seckill::redis::RedisError;
+use seckill::redis::script::{self, Released};
+use seckill::redis::stream;
+
+use crate::harness::{NEVER_MS, READY, Reply, TestRedis, claim, open_coupon};
+
+fn coffee() -> CouponId {
+    "coffee".parse().unwrap()
+}
+
+/// A Redis that has taken claims of alice and bob, and whose memory is full since then.
+fn full_redis() -> (TestRedis, [seckill::model::Claim; 2]) {
+    let mut redis = TestRedis::start();
+    // One entry a node, so that `XTRIM ~` removes exactly what it may.
+    redis.raw.call(&["CONFIG", "SET", "stream-node-max-entries", "1"]);
+    redis.publish(&coffee(), 5);
+    let claims = [claim(&coffee(), "alice"), claim(&coffee(), "bob")];
+    assert!(redis.claim(&claims).iter().all(|outcome| matches!(outcome, ClaimOutcome::Accepted { .. })));
+    let entries = redis.runtime.block_on(stream::read_pending(&redis.redis, "worker-1", ">")).unwrap();
+    assert_eq!(entries.entries.len(), 2);
+    assert_eq!(redis.raw.call(&["CONFIG", "SET", "maxmemory", "1"]), Reply::Simple("OK".into()));
+    (redis, claims)
+}
+
+fn is_oom<T>(result: Result<T, RedisError>) -> bool {
+    matches!(result, Err(RedisError::Busy(details)) if details.starts_with("OOM"))
+}
+
+#[test]
+fn a_claim_at_full_memory_is_refused_whole() {
+    let (mut redis, _) = full_redis();
+    let before = redis.dump();
+    let claims = [claim(&coffee(), "carol"), claim(&coffee(), "dave")];
+    let reply = script::claim_batch(&redis.redis, READY, NEVER_MS, &claims, |_| true);
+    assert!(is_oom(redis.runtime.block_on(reply)));
+    assert_eq!(redis.dump(), before);
+}
+
+#[test]
+fn a_publication_at_full_memory_is_refused_whole() {
+    let (mut redis, _) = full_redis();
+    let before = redis.dump();
+    let mut edited = open_coupon(&coffee(), 9);
+    edited.version = 2;
+    let published = script::publish(&redis.redis, READY, false, &edited);
+    assert!(is_oom(redis.runtime.block_on(published)));
+    assert_eq!(redis.dump(), before);
+}
+
+#[test]
+fn a_unit_goes_back_at_full_memory() {
+    let (mut redis, claims) = full_redis();
+    let coffee = coffee();
+    let released = script::release(&redis.redis, READY, &coffee, "alice", claims[0].order);
+    assert_eq!(redis.runtime.block_on(released).unwrap(), Released::Released);
+    assert_eq!(redis.field(&redis.redis.keys.coupon(&coffee), "stock"), "4");
+}
+
+#[test]
+fn the_stream_drains_at_full_memory() {
+    let (mut redis, _) = full_redis();
+    let ids = redis.entry_ids();
+    redis.runtime.block_on(stream::acknowledge(&redis.redis, &ids)).unwrap();
+    assert_eq!(
+        redis.runtime.block_on(stream::pending_ids(&redis.redis, "-")).unwrap(),
+        Vec::<String>::new(),
+        "all are acknowledged"
+    );
+
+    let trimmed = script::trim(&redis.redis, READY, 1, "0-0");
+    assert_eq!(redis.runtime.block_on(trimmed).unwrap(), Some(1));
+    assert_eq!(redis.entry_ids(), ids[1..]);
+    let removed = script::remove_consumer(&redis.redis, READY, "worker-1", Duration::ZERO);
+    assert!(redis.runtime.block_on(removed).unwrap());
+}

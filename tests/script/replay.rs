@@ -1,0 +1,272 @@
+//! Thousands of random histories in which the scripts have to answer and write what the model does,
+//! compared after every step and over the whole of Redis.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use seckill::model::{Claim, ClaimOutcome, CouponId, Definition, OrderId};
+use seckill::redis::RedisError;
+use seckill::redis::script::{self, BatchOutcome, Published, Released};
+
+use crate::harness::{NEVER_MS, TestRedis, open_coupon, reset};
+use crate::history::{Batch, COUPONS, Edit, SentMarker, Step, WhichOrder, any_history};
+use crate::model::{
+    Expected, ExpectedClaim, Model, PAST_SECONDS, WrongType, coupon_id, marker_text, moment, now_ms,
+    user_name,
+};
+
+/// As many at least; `PROPTEST_CASES` asks for more.
+const HISTORIES: u32 = 1_000;
+
+/// A history on its way through both.
+struct Replay<'a> {
+    redis: &'a mut TestRedis,
+    model: Model,
+    batches: Vec<(Batch, Vec<OrderId>)>,
+    /// Names of the answers that came.
+    seen: &'a mut BTreeSet<&'static str>,
+}
+
+impl Replay<'_> {
+    fn step(&mut self, step: &Step) -> Result<(), TestCaseError> {
+        match step {
+            Step::Claim(batch) => {
+                let orders: Vec<OrderId> = batch.claims.iter().map(|_| OrderId::mint()).collect();
+                self.claim(batch, &orders)?;
+                self.batches.push((batch.clone(), orders));
+            }
+            Step::ClaimAgain(which) if !self.batches.is_empty() => {
+                let (batch, orders) = which.get(&self.batches).clone();
+                self.claim(&batch, &orders)?;
+            }
+            Step::ClaimAgain(_) => {}
+            Step::Publish(edit) => self.publish(edit)?,
+            Step::Release { coupon, user, order, marker } => {
+                self.release(*coupon, user_name(*user), *order, *marker)?;
+            }
+            Step::During(disturbance, steps) => {
+                let before = self.model.clone();
+                self.model.disturb(disturbance);
+                self.model.write(&before, &self.redis.redis, &mut self.redis.raw);
+                for step in steps {
+                    self.step(step)?;
+                }
+                let disturbed = self.model.clone();
+                self.model.mend(disturbance, &before);
+                self.model.write(&disturbed, &self.redis.redis, &mut self.redis.raw);
+            }
+        }
+        let actual = Model::read(&self.redis.redis, &mut self.redis.raw);
+        prop_assert_eq!(actual, self.model.clone(), "Redis (left) and model (right) after {:?}", step);
+        Ok(())
+    }
+
+    fn claim(&mut self, batch: &Batch, orders: &[OrderId]) -> Result<(), TestCaseError> {
+        let claims: Vec<Claim> = batch
+            .claims
+            .iter()
+            .zip(orders)
+            .map(|(&(coupon, user), &order)| Claim {
+                coupon: coupon_id(coupon),
+                user: user_name(user).parse().unwrap(),
+                order,
+            })
+            .collect();
+        let deadline_ms = if batch.deadline_passed { PAST_SECONDS * 1_000 } else { NEVER_MS };
+        let is_published =
+            |id: &CouponId| (0..COUPONS).any(|number| batch.published[number] && coupon_id(number) == *id);
+        let marker = marker_text(batch.marker);
+        let earliest = now_ms();
+        let reply = script::claim_batch(&self.redis.redis, marker, deadline_ms, &claims, is_published);
+        let reply = self.redis.runtime.block_on(reply);
+        let latest = now_ms();
+
+        let reply = match (self.model.claim(batch, orders), reply) {
+            (Err(WrongType), Err(RedisError::WrongType(_))) => {
+                self.seen.insert("claim: wrong type");
+                return Ok(());
+            }
+            (expected, Ok(reply)) => {
+                let now_ms = reply.now_ms;
+                prop_assert!((earliest..=latest).contains(&now_ms), "{earliest} {now_ms} {latest}");
+                (expected, reply)
+            }
+            (expected, reply) => {
+                return Err(TestCaseError::fail(format!("claim: {reply:?} instead of {expected:?}")));
+            }
+        };
+        let (expected, reply) = reply;
+        let answered = match &reply.outcome {
+            BatchOutcome::Fenced => Expected::Fenced,
+            BatchOutcome::Late => Expected::Late,
+            BatchOutcome::Lost(text) => {
+                let named = (0..COUPONS).find(|&n| text.starts_with(&format!("coupon {}:", coupon_id(n))));
+                named.map_or(Expected::LostStream, Expected::LostCoupon)
+            }
+            BatchOutcome::Done(outcomes) => Expected::Done(
+                outcomes
+                    .iter()
+                    .map(|outcome| match outcome {
+                        ClaimOutcome::NotStarted { starts_at_ms, now_ms } if *now_ms == reply.now_ms => {
+                            ExpectedClaim::NotStarted { starts_at_ms: *starts_at_ms }
+                        }
+                        other => ExpectedClaim::Outcome(other.clone()),
+                    })
+                    .collect(),
+            ),
+        };
+        note_claim(&answered, self.seen);
+        prop_assert_eq!(Ok(answered), expected, "claim (left: the script) of {:?}", batch);
+        Ok(())
+    }
+
+    fn publish(&mut self, edit: &Edit) -> Result<(), TestCaseError> {
+        let version = self.model.coupons[edit.coupon].number("version") + edit.version_step;
+        let definition = Definition {
+            title: format!("version {version}"),
+            starts_at: moment(edit.starts),
+            ends_at: moment(edit.ends),
+            paused: edit.paused,
+            version: version.max(1),
+            ..open_coupon(&coupon_id(edit.coupon), edit.total)
+        };
+        let marker = marker_text(edit.marker);
+        let reply = script::publish(&self.redis.redis, marker, edit.just_inserted, &definition);
+        let reply = self.redis.runtime.block_on(reply);
+        let expected = self.model.publish(edit, &definition);
+        self.seen.insert(match &expected {
+            Ok(Published::Applied) => "publish: applied",
+            Ok(Published::Current) => "publish: current",
+            Ok(Published::Fenced) => "publish: fenced",
+            Ok(Published::Lost) => "publish: lost",
+            Err(WrongType) => "publish: wrong type",
+        });
+        if self.model.coupons[edit.coupon].number("stock") < 0 {
+            self.seen.insert("publish: stock below zero");
+        }
+        assert_same("publish", &expected, &reply)
+    }
+
+    fn release(
+        &mut self,
+        coupon: usize,
+        user: &str,
+        order: WhichOrder,
+        marker: SentMarker,
+    ) -> Result<(), TestCaseError> {
+        let earlier: Vec<OrderId> = self.batches.iter().flat_map(|(_, orders)| orders.clone()).collect();
+        let holds = self.model.coupons[coupon].held_order(user);
+        let (user, order) = match order {
+            WhichOrder::Held if holds.is_none() => self.model.coupons[coupon].any_holder(),
+            WhichOrder::Held => holds.map(|order| (user.to_owned(), order)),
+            WhichOrder::Earlier(which) if !earlier.is_empty() => {
+                Some((user.to_owned(), *which.get(&earlier)))
+            }
+            WhichOrder::Earlier(_) | WhichOrder::Unknown => None,
+        }
+        .unwrap_or_else(|| (user.to_owned(), OrderId::mint()));
+        let user = user.as_str();
+        let id = coupon_id(coupon);
+        let reply = script::release(&self.redis.redis, marker_text(marker), &id, user, order);
+        let reply = self.redis.runtime.block_on(reply);
+        let expected = self.model.release(coupon, user, order, marker);
+        self.seen.insert(match &expected {
+            Ok(Released::Released) => "release: released",
+            Ok(Released::NotHeld) => "release: not held",
+            Ok(Released::Fenced) => "release: fenced",
+            Ok(Released::Lost) => "release: lost",
+            Err(WrongType) => "release: wrong type",
+        });
+        assert_same("release", &expected, &reply)
+    }
+}
+
+fn assert_same<T: PartialEq + std::fmt::Debug>(
+    script: &str,
+    expected: &Result<T, WrongType>,
+    reply: &Result<T, RedisError>,
+) -> Result<(), TestCaseError> {
+    let same = match (expected, reply) {
+        (Ok(expected), Ok(reply)) => expected == reply,
+        (Err(WrongType), Err(RedisError::WrongType(_))) => true,
+        _ => false,
+    };
+    prop_assert!(same, "{script}: {reply:?} instead of {expected:?}");
+    Ok(())
+}
+
+fn note_claim(answered: &Expected, seen: &mut BTreeSet<&'static str>) {
+    let outcomes = match answered {
+        Expected::Done(outcomes) => outcomes.as_slice(),
+        _ => &[],
+    };
+    seen.extend(outcomes.iter().map(|outcome| match outcome {
+        ExpectedClaim::NotStarted { .. } => "claim: not started",
+        ExpectedClaim::Outcome(outcome) => match outcome {
+            ClaimOutcome::Accepted { .. } => "claim: accepted",
+            ClaimOutcome::Held { .. } => "claim: held",
+            ClaimOutcome::UnknownCoupon => "claim: unknown coupon",
+            ClaimOutcome::Ended => "claim: ended",
+            ClaimOutcome::Paused => "claim: paused",
+            ClaimOutcome::SoldOut => "claim: sold out",
+            ClaimOutcome::NotStarted { .. } => "claim: another time than the reply's",
+        },
+    }));
+    seen.insert(match answered {
+        Expected::Done(_) => "claim: done",
+        Expected::Fenced => "claim: fenced",
+        Expected::Late => "claim: late",
+        Expected::LostStream => "claim: lost stream",
+        Expected::LostCoupon(_) => "claim: lost coupon",
+    });
+}
+
+/// Every answer that some history has to bring about, or the comparison proved little.
+const ANSWERS: [&str; 24] = [
+    "claim: accepted",
+    "claim: done",
+    "claim: ended",
+    "claim: fenced",
+    "claim: held",
+    "claim: late",
+    "claim: lost coupon",
+    "claim: lost stream",
+    "claim: not started",
+    "claim: paused",
+    "claim: sold out",
+    "claim: unknown coupon",
+    "claim: wrong type",
+    "publish: applied",
+    "publish: current",
+    "publish: fenced",
+    "publish: lost",
+    "publish: stock below zero",
+    "publish: wrong type",
+    "release: fenced",
+    "release: lost",
+    "release: not held",
+    "release: released",
+    "release: wrong type",
+];
+
+#[test]
+fn the_scripts_answer_and_write_what_the_model_does() {
+    let redis = RefCell::new(TestRedis::start());
+    let seen = RefCell::new(BTreeSet::new());
+    let config = Config::default();
+    let config = Config { cases: config.cases.max(HISTORIES), failure_persistence: None, ..config };
+    let outcome = TestRunner::new(config).run(&any_history(), |history| {
+        let (mut redis, mut seen) = (redis.borrow_mut(), seen.borrow_mut());
+        let TestRedis { redis: connection, raw, .. } = &mut *redis;
+        reset(raw, connection);
+        let mut replay =
+            Replay { redis: &mut redis, model: Model::new(), batches: Vec::new(), seen: &mut seen };
+        history.iter().try_for_each(|step| replay.step(step))
+    });
+    outcome.unwrap_or_else(|failure| panic!("{failure}"));
+    let seen = seen.into_inner();
+    let missing: Vec<&&str> = ANSWERS.iter().filter(|answer| !seen.contains(**answer)).collect();
+    assert!(missing.is_empty(), "no history brought about {missing:?}");
+}

@@ -1,0 +1,115 @@
+//! The model's Redis beside the real one: reading the one, making the other like it.
+
+use seckill::redis::Redis;
+use seckill::redis::keys::GROUP;
+
+use crate::harness::{Raw, Reply};
+use crate::history::COUPONS;
+use crate::model::{Coupon, Fields, Key, Model, count, coupon_id};
+
+impl Model {
+    /// Makes Redis what the model is, where the two differ from `before` on.
+    pub fn write(&self, before: &Self, redis: &Redis, raw: &mut Raw) {
+        if self.marker != before.marker {
+            let key = &*redis.keys.epoch;
+            raw.call(&["DEL", key]);
+            match &self.marker {
+                Key::Absent => {}
+                Key::WrongType => drop(raw.call(&["LPUSH", key, "x"])),
+                Key::Is(text) => drop(raw.call(&["SET", key, text])),
+            }
+        }
+        if self.stream != before.stream {
+            let key = &*redis.keys.orders;
+            raw.call(&["DEL", key]);
+            match &self.stream {
+                Key::Absent => {}
+                Key::WrongType => drop(raw.call(&["SET", key, "x"])),
+                Key::Is(entries) => {
+                    assert!(entries.is_empty());
+                    raw.call(&["XGROUP", "CREATE", key, GROUP, "0", "MKSTREAM"]);
+                }
+            }
+        }
+        for (number, (coupon, before)) in self.coupons.iter().zip(&before.coupons).enumerate() {
+            let id = coupon_id(number);
+            if coupon.hash != before.hash {
+                write_hash(raw, &redis.keys.coupon(&id), &coupon.hash);
+            }
+            if coupon.claims != before.claims {
+                write_hash(raw, &redis.keys.claims(&id), &coupon.claims);
+            }
+        }
+    }
+
+    /// Redis as it is.
+    pub fn read(redis: &Redis, raw: &mut Raw) -> Self {
+        let hashes: Vec<String> = (0..COUPONS)
+            .map(coupon_id)
+            .flat_map(|id| [redis.keys.coupon(&id), redis.keys.claims(&id)])
+            .collect();
+        let commands: Vec<[&str; 2]> = hashes.iter().map(|key| ["HGETALL", key.as_str()]).collect();
+        let mut pipeline: Vec<&[&str]> = commands.iter().map(<[&str; 2]>::as_slice).collect();
+        let stream = ["XRANGE", &redis.keys.orders, "-", "+"];
+        let stream_exists = ["EXISTS", &redis.keys.orders];
+        let marker = ["GET", &redis.keys.epoch];
+        pipeline.extend([&stream[..], &stream_exists, &marker, &["DBSIZE"]]);
+        let mut replies = raw.pipeline(&pipeline).into_iter();
+        let mut next = || replies.next().unwrap();
+
+        let hash = |reply: Reply| -> Key<Fields> {
+            if is_wrong_type(&reply) {
+                return Key::WrongType;
+            }
+            let mut key = Key::Is(reply.pairs().into_iter().collect());
+            key.settle();
+            key
+        };
+        let coupons = std::array::from_fn(|_| Coupon { hash: hash(next()), claims: hash(next()) });
+        let entries = next();
+        let exists = next().integer() == 1;
+        let stream = if is_wrong_type(&entries) {
+            Key::WrongType
+        } else if exists {
+            Key::Is(entries.array().into_iter().map(event_fields).collect())
+        } else {
+            Key::Absent
+        };
+        let marker = match next() {
+            Reply::Bulk(None) => Key::Absent,
+            reply if is_wrong_type(&reply) => Key::WrongType,
+            reply => Key::Is(reply.text()),
+        };
+        let mut model = Self { marker, stream, coupons, strays: 0 };
+        model.strays = next().integer() - model.keys();
+        model
+    }
+
+    fn keys(&self) -> i64 {
+        let hashes = self.coupons.iter().flat_map(|coupon| [&coupon.hash, &coupon.claims]);
+        count(hashes.filter(|key| **key != Key::Absent))
+            + i64::from(self.stream != Key::Absent)
+            + i64::from(self.marker != Key::Absent)
+    }
+}
+
+fn is_wrong_type(reply: &Reply) -> bool {
+    matches!(reply, Reply::Error(text) if text.starts_with("WRONGTYPE"))
+}
+
+fn event_fields(entry: Reply) -> Vec<String> {
+    entry.array().swap_remove(1).array().into_iter().map(Reply::text).collect()
+}
+
+fn write_hash(raw: &mut Raw, key: &str, hash: &Key<Fields>) {
+    raw.call(&["DEL", key]);
+    match hash {
+        Key::Absent => {}
+        Key::WrongType => drop(raw.call(&["SET", key, "x"])),
+        Key::Is(fields) => {
+            let mut command = vec!["HSET", key];
+            command.extend(fields.iter().flat_map(|(field, value)| [field.as_str(), value]));
+            raw.call(&command);
+        }
+    }
+}
