@@ -13,3 +13,4 @@ mod crash;
 mod data_loss;
 mod harness;
 mod settings;
+mod shutdown;
