@@ -14,7 +14,7 @@ use seckill::model::{CouponId, Definition, OrderEvent, OrderId, OrderStatus, Use
 use seckill::postgres::dead_letters::{self, Ended, Letter};
 use seckill::postgres::orders::{self, Recorded};
 use seckill::postgres::rebuild::RebuildSession;
-use seckill::postgres::{Postgres, PostgresError, coupons};
+use seckill::postgres::{PgConnection, Postgres, PostgresError, coupons};
 use sqlx::{AssertSqlSafe, Connection, Row};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -83,31 +83,31 @@ impl Database {
     /// A schema that does not exist yet.
     fn bare(schema: &str) -> Self {
         let cluster = Cluster::shared();
-        Self { postgres: Postgres::new(&cluster.url, schema, 4).unwrap(), cluster }
+        Self { postgres: Postgres::new(&cluster.url, schema).unwrap(), cluster }
     }
 
     async fn start_epoch(&self, epoch: &str) {
         let mut session = rebuild_session(&self.postgres).await;
-        session.start_epoch(epoch, "run", "replid").await.unwrap();
+        session.start_epoch(epoch, "run", "replid", false).await.unwrap();
         session.close().await.unwrap();
     }
 
     async fn create(&self, id: &str, total: i64) -> CouponId {
         let id: CouponId = id.parse().unwrap();
-        assert!(coupons::insert(&self.postgres.http, &definition(&id, total)).await.unwrap());
+        assert!(coupons::insert(&self.postgres.pool, &definition(&id, total)).await.unwrap());
         id
     }
 
     async fn stock(&self, id: &CouponId) -> i64 {
-        coupons::get(&self.postgres.http, id).await.unwrap().unwrap().stock
+        coupons::get(&self.postgres.pool, id).await.unwrap().unwrap().stock
     }
 
     async fn number(&self, sql: &'static str) -> i64 {
-        sqlx::query_scalar(sql).fetch_one(&self.postgres.http).await.unwrap()
+        sqlx::query_scalar(sql).fetch_one(&self.postgres.pool).await.unwrap()
     }
 
     async fn execute(&self, sql: &str) -> Result<(), sqlx::Error> {
-        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.postgres.http).await.map(drop)
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.postgres.pool).await.map(drop)
     }
 
     /// The constraint or unique index that refuses a statement.
@@ -117,8 +117,13 @@ impl Database {
         constraint.unwrap_or_else(|| panic!("{sql}: {error}")).to_owned()
     }
 
+    /// A connection as a worker has it.
+    async fn connection(&self) -> PgConnection {
+        self.postgres.dedicated().await.unwrap()
+    }
+
     async fn record(&self, epoch: &str, events: &[&OrderEvent]) -> Recorded {
-        orders::record(&self.postgres, epoch, events).await.unwrap()
+        orders::record(&mut self.connection().await, epoch, events).await.unwrap()
     }
 
     /// Records in the current epoch and expects that something was written.
@@ -204,7 +209,7 @@ async fn shape(database: &Database) -> Vec<String> {
         union all select version || ' ' || installed_on || ' ' || encode(checksum, 'hex') from _sqlx_migrations
         union all select epoch from fence
         order by 1";
-    sqlx::query_scalar(columns).fetch_all(&database.postgres.http).await.unwrap()
+    sqlx::query_scalar(columns).fetch_all(&database.postgres.pool).await.unwrap()
 }
 
 #[tokio::test]
@@ -212,7 +217,7 @@ async fn a_second_migration_changes_nothing() {
     let database = Database::new("twice").await;
     let before = shape(&database).await;
     assert!(before.iter().any(|line| line.contains("orders_one_live_per_slot")), "{before:#?}");
-    let again = Postgres::new(&database.cluster.url, "twice", 1).unwrap();
+    let again = Postgres::new(&database.cluster.url, "twice").unwrap();
     again.prepare().await.unwrap();
     again.close().await;
     assert_eq!(shape(&database).await, before);
@@ -224,7 +229,7 @@ async fn processes_that_start_together_migrate_once() {
         let schema = format!("together_{round}");
         let first = Database::bare(&schema);
         let others: Vec<Postgres> =
-            (0..3).map(|_| Postgres::new(&first.cluster.url, &schema, 1).unwrap()).collect();
+            (0..3).map(|_| Postgres::new(&first.cluster.url, &schema).unwrap()).collect();
         let outcomes = tokio::join!(
             first.postgres.prepare(),
             others[0].prepare(),
@@ -312,7 +317,8 @@ async fn an_entry_has_one_dead_letter() {
     let database = Database::new("dead_letters").await;
     for _ in 0..2 {
         let letter = letter(Some("5-0"));
-        let kept = dead_letters::keep_unreadable(&database.postgres, EPOCH, None, &letter).await;
+        let kept =
+            dead_letters::keep_unreadable(&mut database.connection().await, EPOCH, None, &letter).await;
         assert_eq!(kept.unwrap(), Ended::Done);
     }
     assert_eq!(database.number("select count(*) from dead_letters").await, 1);
@@ -333,7 +339,7 @@ async fn an_event_recorded_twice_is_one_order_and_one_unit() {
     assert_eq!(database.done(&[&claim, &claim]).await, (vec![], vec![]));
 
     assert_eq!((database.orders().await, database.stock(&coffee).await), (1, 4));
-    let order = orders::get(&database.postgres.http, claim.order).await.unwrap().unwrap();
+    let order = orders::get(&database.postgres.pool, claim.order).await.unwrap().unwrap();
     assert_eq!((order.user, order.status), (claim.user.clone(), OrderStatus::Confirmed));
     assert_eq!(order.claimed_at, claim.order.claimed_at().unwrap());
 }
@@ -363,11 +369,11 @@ async fn a_coupon_with_a_reservation_time_records_reserved_orders() {
     let database = Database::new("reserved").await;
     let id: CouponId = "coffee".parse().unwrap();
     let reserved = Definition { reserve_seconds: Some(900), ..definition(&id, 5) };
-    assert!(coupons::insert(&database.postgres.http, &reserved).await.unwrap());
+    assert!(coupons::insert(&database.postgres.pool, &reserved).await.unwrap());
     database.done(&[&event(&id, "alice")]).await;
     let row =
         sqlx::query("select status, extract(epoch from expires_at - claimed_at)::bigint as s from orders")
-            .fetch_one(&database.postgres.http)
+            .fetch_one(&database.postgres.pool)
             .await
             .unwrap();
     let found: (String, i64) = (row.get("status"), row.get("s"));
@@ -413,9 +419,12 @@ async fn behind_a_fence_nothing_is_recorded_rejected_or_kept() {
         let recorded = database.record(epoch, &[&claim]).await;
         assert!(matches!(recorded, Recorded::Fenced), "{fence}: {recorded:?}");
         let entry = letter(Some("5-0"));
-        let rejected = dead_letters::reject(&database.postgres, epoch, &claim, &entry).await.unwrap();
+        let rejected =
+            dead_letters::reject(&mut database.connection().await, epoch, &claim, &entry).await.unwrap();
         assert_eq!(rejected, Ended::Fenced, "{fence}");
-        let kept = dead_letters::keep_unreadable(&database.postgres, epoch, None, &entry).await.unwrap();
+        let kept = dead_letters::keep_unreadable(&mut database.connection().await, epoch, None, &entry)
+            .await
+            .unwrap();
         assert_eq!(kept, Ended::Fenced, "{fence}");
     }
     let written = "select (select count(*) from orders) + (select count(*) from dead_letters) + (select count(*) from outbox)";
@@ -431,10 +440,11 @@ async fn a_rejected_order_has_one_letter_and_one_unit_to_return() {
     let coffee = database.create("coffee", 5).await;
     let claim = event(&coffee, "alice");
     for _ in 0..2 {
-        let ended = dead_letters::reject(&database.postgres, EPOCH, &claim, &letter(Some("5-0"))).await;
+        let ended =
+            dead_letters::reject(&mut database.connection().await, EPOCH, &claim, &letter(Some("5-0"))).await;
         assert_eq!(ended.unwrap(), Ended::Done);
     }
-    let order = orders::get(&database.postgres.http, claim.order).await.unwrap().unwrap();
+    let order = orders::get(&database.postgres.pool, claim.order).await.unwrap().unwrap();
     assert_eq!(order.status, OrderStatus::Rejected);
     assert_eq!(database.number("select count(*) from dead_letters").await, 1);
     assert_eq!(database.number("select count(*) from outbox").await, 1);
@@ -451,9 +461,11 @@ async fn a_recorded_order_is_never_rejected() {
     let coffee = database.create("coffee", 5).await;
     let claim = event(&coffee, "alice");
     database.done(&[&claim]).await;
-    let ended = dead_letters::reject(&database.postgres, EPOCH, &claim, &letter(Some("5-0"))).await.unwrap();
+    let ended = dead_letters::reject(&mut database.connection().await, EPOCH, &claim, &letter(Some("5-0")))
+        .await
+        .unwrap();
     assert_eq!(ended, Ended::Done);
-    let order = orders::get(&database.postgres.http, claim.order).await.unwrap().unwrap();
+    let order = orders::get(&database.postgres.pool, claim.order).await.unwrap().unwrap();
     assert_eq!(order.status, OrderStatus::Confirmed);
     assert_eq!(database.number("select count(*) from outbox").await, 0);
     assert_eq!(database.number("select count(*) from dead_letters").await, 0);
@@ -477,9 +489,10 @@ async fn batches_in_opposite_orders_never_deadlock() {
         let yours: Vec<OrderEvent> = ids.iter().map(|id| event(id, &user("second"))).collect();
         let forwards: Vec<&OrderEvent> = shared.iter().chain(&mine).collect();
         let backwards: Vec<&OrderEvent> = yours.iter().rev().chain(shared.iter().rev()).collect();
+        let (mut mine, mut theirs) = (database.connection().await, database.connection().await);
         let (one, two) = tokio::join!(
-            orders::record(&database.postgres, EPOCH, &forwards),
-            orders::record(&database.postgres, EPOCH, &backwards)
+            orders::record(&mut mine, EPOCH, &forwards),
+            orders::record(&mut theirs, EPOCH, &backwards)
         );
         let inserted = |outcome: Result<Recorded, PostgresError>| match outcome {
             Ok(Recorded::Done { orders, conflicting }) => {
@@ -510,11 +523,11 @@ async fn a_rebuild_waits_for_a_recording_transaction_and_then_fences_it_off() {
     sqlx::raw_sql("select from coupons for update").execute(&mut *held).await.unwrap();
     let recording = tokio::spawn({
         let (postgres, claim) = (database.postgres.clone(), claim.clone());
-        async move { orders::record(&postgres, EPOCH, &[&claim]).await }
+        async move { orders::record(&mut postgres.dedicated().await.unwrap(), EPOCH, &[&claim]).await }
     });
     let blocked = "select count(*) from pg_stat_activity where $1 = any(pg_blocking_pids(pid))";
     let waiting = async |by: i32| -> i64 {
-        sqlx::query_scalar(blocked).bind(by).fetch_one(&database.postgres.http).await.unwrap()
+        sqlx::query_scalar(blocked).bind(by).fetch_one(&database.postgres.pool).await.unwrap()
     };
     until("the recording waits for the row", async || waiting(pid).await == 1).await;
 
@@ -522,7 +535,7 @@ async fn a_rebuild_waits_for_a_recording_transaction_and_then_fences_it_off() {
         let postgres = database.postgres.clone();
         async move {
             let mut session = rebuild_session(&postgres).await;
-            session.start_epoch("2-beef", "run", "replid").await.unwrap();
+            session.start_epoch("2-beef", "run", "replid", false).await.unwrap();
             let recorded: Vec<OrderId> = {
                 let mut decision = session.decide().await.unwrap();
                 let found = decision.live_orders(&"coffee".parse().unwrap()).await.unwrap();
