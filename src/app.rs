@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, bail};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -44,6 +46,11 @@ pub async fn demo(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> 
 
 /// Workers alone, on external stores or those of a running `serve`.
 pub async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
+    if args.workers.workers == 0 {
+        bail!(WrongUsage(
+            "SECKILL_WORKERS=0 leaves a worker process nothing to do: give it 1 or more".into()
+        ));
+    }
     let stop = stop_signal()?;
     let addresses = match args.stores.external_addresses()? {
         Some(addresses) => addresses,
@@ -60,6 +67,7 @@ pub async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
 
 async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> anyhow::Result<()> {
     let external = args.stores.external_addresses()?;
+    check_settings(&args, external.as_ref())?;
     let stop = stop_signal()?;
     let (listener, address) = bind(args.http.listen, log_format).await?;
 
@@ -204,9 +212,37 @@ async fn bind(address: SocketAddr, log_format: LogFormat) -> anyhow::Result<(Tcp
     // The first line, whatever the log filter: scripts wait for it.
     match log_format {
         LogFormat::Text => eprintln!("listening on http://{address}"),
-        LogFormat::Json => tracing::info!(%address, "listening on http://{address}"),
+        LogFormat::Json => eprintln!("{}", listening_as_json(address)),
     }
     Ok((listener, address))
+}
+
+/// In the words of tracing's JSON, which a filter may have silenced.
+fn listening_as_json(address: SocketAddr) -> serde_json::Value {
+    let timestamp = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
+    let message = format!("listening on http://{address}");
+    serde_json::json!({
+        "timestamp": timestamp,
+        "level": "INFO",
+        "fields": {"message": message, "address": address.to_string()},
+        "target": module_path!(),
+    })
+}
+
+/// What can be known to be wrong before a port is bound or a store started.
+fn check_settings(args: &ServeArgs, external: Option<&StoreAddresses>) -> anyhow::Result<()> {
+    if let Some(addresses) = external {
+        required_credentials(&args.credentials)?;
+        RedisServer::new(addresses, &args.stores.redis_prefix)?;
+        Postgres::new(&addresses.database_url, &args.stores.db_schema)?;
+    }
+    let least = config::JWT_SECRET_MIN_BYTES;
+    match args.credentials.jwt_secret.as_deref().map(str::len) {
+        Some(length) if length < least => {
+            bail!(WrongUsage(format!("SECKILL_JWT_SECRET has {length} bytes: give it at least {least}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Replicas must not mint their own.

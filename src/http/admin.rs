@@ -26,8 +26,8 @@ type Answer = Result<Response<Bytes>, Problem>;
 /// How long the same coupon's other request is given to bring it into force.
 const IN_FORCE_TIMEOUT: Duration = Duration::from_secs(2);
 const IN_FORCE_POLL: Duration = Duration::from_millis(20);
-/// How often an edit is tried again when another one came between.
-const EDIT_ATTEMPTS: usize = 5;
+/// How long an edit is tried again when others come between; one of them succeeds each time.
+const EDIT_TIMEOUT: Duration = Duration::from_secs(4);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -130,7 +130,8 @@ pub async fn edit_coupon(api: Arc<Api>, coupon: &str, mut request: Request) -> A
     api.auth.admin(&request.headers)?;
     let id = coupon_id(coupon)?;
     let patch: CouponPatch = request.json().await?;
-    for _ in 0..EDIT_ATTEMPTS {
+    let deadline = Instant::now() + EDIT_TIMEOUT;
+    while Instant::now() < deadline {
         let row = coupons::get(&api.postgres.pool, &id).await?.ok_or_else(|| unknown_coupon(&id))?;
         check_if_match(&request.headers, row.definition.version)?;
         let edited = apply(&patch, &row.definition)?;
@@ -254,8 +255,8 @@ fn define(new: NewCoupon) -> Result<Definition, Problem> {
         title: new.title.unwrap_or_else(|| new.id.to_string()),
         id: new.id,
         total: new.total,
-        starts_at: new.starts_at.map(whole_ms),
-        ends_at: new.ends_at.map(whole_ms),
+        starts_at: new.starts_at.map(whole_ms).transpose()?,
+        ends_at: new.ends_at.map(whole_ms).transpose()?,
         paused: false,
         per_user_limit: 1,
         reserve_seconds: reserve.and_then(|seconds| i32::try_from(seconds).ok()),
@@ -277,10 +278,10 @@ fn apply(patch: &CouponPatch, old: &Definition) -> Result<Definition, Problem> {
         None => {}
     }
     if let Some(starts_at) = &patch.starts_at {
-        edited.starts_at = starts_at.as_ref().map(|time| whole_ms(time.0));
+        edited.starts_at = starts_at.as_ref().map(|time| whole_ms(time.0)).transpose()?;
     }
     if let Some(ends_at) = &patch.ends_at {
-        edited.ends_at = ends_at.as_ref().map(|time| whole_ms(time.0));
+        edited.ends_at = ends_at.as_ref().map(|time| whole_ms(time.0)).transpose()?;
     }
     if let Some(paused) = patch.paused {
         edited.paused = paused.unwrap_or(false);
@@ -320,9 +321,12 @@ fn is_same(row: &Definition, asked: &Definition) -> bool {
 }
 
 /// Redis keeps milliseconds; what is stored and compared is what is in force.
-fn whole_ms(time: OffsetDateTime) -> OffsetDateTime {
-    let utc = time.to_offset(time::UtcOffset::UTC);
-    utc.replace_nanosecond(utc.nanosecond() / 1_000_000 * 1_000_000).unwrap_or(utc)
+fn whole_ms(time: OffsetDateTime) -> Result<OffsetDateTime, Problem> {
+    // The last hours of the year 9999 west of Greenwich lie beyond it in UTC.
+    let utc = time
+        .checked_to_offset(time::UtcOffset::UTC)
+        .ok_or_else(|| Problem::bad_request("a time lies beyond the year 9999 in UTC"))?;
+    Ok(utc.replace_nanosecond(utc.nanosecond() / 1_000_000 * 1_000_000).unwrap_or(utc))
 }
 
 fn check_if_match(headers: &HeaderMap, version: i64) -> Result<(), Problem> {

@@ -52,7 +52,7 @@ impl From<&CouponSnapshot> for CouponView {
 pub async fn show(api: &Api, coupon: &str, request: Request) -> Answer {
     let coupon = coupon_id(coupon)?;
     let snapshot = api.snapshots.get(&coupon).await?.ok_or_else(|| unknown_coupon(&coupon))?;
-    let tag = etag([&*snapshot]);
+    let tag = etag([&*snapshot], None);
     Ok(public(&request.headers, &tag, || json(StatusCode::OK, &CouponView::from(&*snapshot))))
 }
 
@@ -66,16 +66,17 @@ pub async fn list(api: Arc<Api>, request: Request) -> Answer {
     let next = page.cut(&mut ids, CouponId::clone);
     let snapshots = try_join_all(ids.iter().map(|id| api.snapshots.get(id))).await?;
     let snapshots: Vec<_> = snapshots.iter().flatten().collect();
-    let tag = etag(snapshots.iter().map(|snapshot| &***snapshot));
+    let tag = etag(snapshots.iter().map(|snapshot| &***snapshot), next.as_deref());
     Ok(public(&request.headers, &tag, || {
         let items = snapshots.iter().map(|snapshot| CouponView::from(&***snapshot)).collect();
         json(StatusCode::OK, &List::page(items, next))
     }))
 }
 
-/// Weak: the same tag means the same coupon, but for `server_time`.
-fn etag<'a>(snapshots: impl IntoIterator<Item = &'a CouponSnapshot>) -> String {
+/// Weak: the same tag means the same answer, but for `server_time`.
+fn etag<'a>(snapshots: impl IntoIterator<Item = &'a CouponSnapshot>, next: Option<&str>) -> String {
     let mut hasher = DefaultHasher::new();
+    next.hash(&mut hasher);
     for snapshot in snapshots {
         (snapshot.id.as_str(), snapshot.version, snapshot.stock, snapshot.state() as u8).hash(&mut hasher);
     }
@@ -85,7 +86,8 @@ fn etag<'a>(snapshots: impl IntoIterator<Item = &'a CouponSnapshot>) -> String {
 /// An answer that caches may keep for a second, or 304.
 fn public(headers: &HeaderMap, tag: &str, answer: impl FnOnce() -> Response<Bytes>) -> Response<Bytes> {
     let asked = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let fresh = asked.split(',').any(|candidate| matches!(candidate.trim(), t if t == tag || t == "*"));
+    let opaque = |tag: &str| tag.strip_prefix("W/").unwrap_or(tag).to_owned();
+    let fresh = asked.split(',').map(str::trim).any(|asked| asked == "*" || opaque(asked) == opaque(tag));
     let mut response = if fresh { Response::new(Bytes::new()) } else { answer() };
     if fresh {
         *response.status_mut() = StatusCode::NOT_MODIFIED;

@@ -20,25 +20,36 @@ use tokio_util::sync::CancellationToken;
 use super::{Api, routes};
 use crate::config;
 
+const ACCEPT_RETRY: Duration = Duration::from_millis(20);
+/// What is on its way when the server is told to stop has this long to arrive.
+const LAST_CALL: Duration = Duration::from_millis(20);
+
 /// Serves until `stop`, then answers what is under way, at most for `SHUTDOWN_GRACE`.
 pub async fn serve(listener: TcpListener, api: Arc<OnceLock<Arc<Api>>>, stop: CancellationToken) {
     let service = warp::service(routes::service(api));
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(config::HTTP_MAX_CONNECTIONS));
-    loop {
-        let accepted = tokio::select! {
-            accepted = accept(&listener, &places) => accepted,
-            () = stop.cancelled() => break,
-        };
-        let (stream, place) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!("accepting a connection: {error:#}");
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                continue;
+    {
+        let mut accepting = std::pin::pin!(async {
+            loop {
+                match accept(&listener, &places).await {
+                    Ok((stream, place)) => {
+                        let watcher = graceful.watcher();
+                        tokio::spawn(connection(stream, service.clone(), watcher, place, stop.clone()));
+                    }
+                    Err(error) => {
+                        tracing::warn!("accepting a connection: {error:#}");
+                        tokio::time::sleep(ACCEPT_RETRY).await;
+                    }
+                }
             }
-        };
-        tokio::spawn(connection(stream, service.clone(), graceful.watcher(), place, stop.clone()));
+        });
+        tokio::select! {
+            () = &mut accepting => {}
+            () = stop.cancelled() => {}
+        }
+        // Who was connected before the stop is let in, not reset.
+        tokio::time::timeout(LAST_CALL, accepting).await.unwrap_or_default();
     }
     drop(listener);
     if tokio::time::timeout(config::SHUTDOWN_GRACE, graceful.shutdown()).await.is_err() {
@@ -101,7 +112,12 @@ async fn connection<S: HttpService>(
                 return;
             }
         }
-        () = stop.cancelled() => return,
+        () = stop.cancelled() => {
+            // A request may have arrived that nobody has looked at.
+            if !matches!(tokio::time::timeout(LAST_CALL, stream.readable()).await, Ok(Ok(()))) {
+                return;
+            }
+        }
     }
     // Boxed: a connection that says nothing then costs no more than its socket.
     Box::pin(speak(stream, peer, service, watcher)).await;

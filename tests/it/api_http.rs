@@ -17,6 +17,11 @@ const ROUTES: &[(&str, &str)] = &[
     ("/v1/admin/coupons/coffee/claims", "POST"),
     ("/v1/admin/orders", "GET, HEAD"),
     ("/v1/admin/stream", "GET, HEAD"),
+    ("/v1/admin/dead", "GET, HEAD"),
+    ("/v1/admin/dead/1", "GET, HEAD"),
+    ("/v1/admin/dead/1/replay", "POST"),
+    ("/v1/admin/dead/1/discard", "POST"),
+    ("/v1/admin/reconcile", "POST"),
     ("/livez", "GET, HEAD"),
     ("/readyz", "GET, HEAD"),
 ];

@@ -144,6 +144,10 @@ impl Sale {
         self.server.as_mut().expect("the server was started")
     }
 
+    pub fn signal_server(&self, signal: nix::sys::signal::Signal) {
+        self.server.as_ref().expect("the server was started").signal(signal);
+    }
+
     /// What the running server has logged.
     pub fn log(&self) -> String {
         self.server.as_ref().map(Process::log).unwrap_or_default()
@@ -472,7 +476,12 @@ impl Process {
     }
 
     pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
+        self.ended().is_none()
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     pub fn signal(&self, signal: nix::sys::signal::Signal) {

@@ -2,10 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod api;
+mod api_admin;
 mod api_auth;
 mod api_claims;
+mod api_coupons;
 mod api_http;
+mod api_restock;
 mod claims;
 mod crash;
 mod data_loss;
@@ -15,3 +17,4 @@ mod proxy;
 mod rebuild_races;
 mod recording;
 mod settings;
+mod shutdown;

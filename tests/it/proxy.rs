@@ -161,7 +161,7 @@ fn connect(client: TcpStream, socket: &Path, traps: &Arc<Mutex<Vec<Arc<Shared>>>
 
 /// Until one side ends, or a reply comes that is not to be passed on.
 fn pass_replies(mut redis: &UnixStream, mut client: &TcpStream, muted: &AtomicBool) {
-    let mut buffer = [0; 16_384];
+    let mut buffer = vec![0; 65_536];
     while let Ok(length @ 1..) = redis.read(&mut buffer) {
         if muted.load(Ordering::SeqCst) || client.write_all(&buffer[..length]).is_err() {
             break;
@@ -179,7 +179,7 @@ fn pass_commands(
     muted: &AtomicBool,
 ) -> Option<Arc<Shared>> {
     let mut waiting = Vec::new();
-    let mut buffer = [0; 16_384];
+    let mut buffer = vec![0; 65_536];
     while let Ok(length @ 1..) = client.read(&mut buffer) {
         waiting.extend_from_slice(&buffer[..length]);
         while let Some(end) = command_end(&waiting) {
