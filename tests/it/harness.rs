@@ -439,6 +439,12 @@ pub fn signal(pid: i32, signal: nix::sys::signal::Signal) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
 }
 
+pub fn signal_all(pids: &[i32], what: nix::sys::signal::Signal) {
+    for &pid in pids {
+        signal(pid, what);
+    }
+}
+
 impl Process {
     pub fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).unwrap()
@@ -456,6 +462,12 @@ impl Process {
             log.contains("fence up").then(|| first.to_owned())
         })
         .await
+    }
+
+    /// SIGTERM, how it ended, and all it has logged.
+    pub fn stop_and_read(self) -> (ExitStatus, String) {
+        let stderr = self.stderr.clone();
+        (self.stop(), std::fs::read_to_string(stderr).unwrap())
     }
 
     /// Waits until the process has logged this.

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Process, Sale, signal, until};
+use crate::harness::{Process, Sale, signal, signal_all, until};
 use crate::proxy::Proxy;
 
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
@@ -130,17 +130,13 @@ async fn claims_go_on_over_a_new_connection_while_postgres_hangs() {
     let sale = Sale::start().await;
     sale.create("coffee", 10).await;
     let (pids, socket) = (sale.postgres_pids(), sale.redis_socket());
-    for &pid in &pids {
-        signal(pid, Signal::SIGSTOP);
-    }
+    signal_all(&pids, Signal::SIGSTOP);
     let mut orders = Vec::new();
     for user in ["alice", "bob"] {
         redis_cli(&socket, &["CLIENT", "KILL", "TYPE", "normal"]);
         orders.push(claim_until_taken(&sale, user).await.1);
     }
-    for &pid in &pids {
-        signal(pid, Signal::SIGCONT);
-    }
+    signal_all(&pids, Signal::SIGCONT);
     sale.assert_in_agreement("coffee").await;
     sale.assert_recorded(&orders);
 }
