@@ -2,6 +2,7 @@
 
 mod demo;
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
@@ -211,7 +212,10 @@ async fn bind(address: SocketAddr, log_format: LogFormat) -> anyhow::Result<(Tcp
     let address = listener.local_addr()?;
     // The first line, whatever the log filter: scripts wait for it.
     match log_format {
-        LogFormat::Text => eprintln!("listening on http://{address}"),
+        // In one write: `eprintln!` makes several, and whoever waits would read half an address.
+        LogFormat::Text => {
+            std::io::stderr().write_all(format!("listening on http://{address}\n").as_bytes())?
+        }
         LogFormat::Json => eprintln!("{}", listening_as_json(address)),
     }
     Ok((listener, address))

@@ -102,7 +102,8 @@ impl Sale {
         let process = self.spawn("serve", &[("SECKILL_LISTEN", "127.0.0.1:0")]);
         self.url = until("the server listens", async || {
             let log = process.log();
-            log.lines().next().and_then(|line| line.strip_prefix("listening on ")).map(str::to_owned)
+            let (line, _) = log.split_once('\n')?;
+            line.strip_prefix("listening on ").map(str::to_owned)
         })
         .await;
         self.server = Some(process);
