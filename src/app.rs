@@ -214,7 +214,7 @@ async fn bind(address: SocketAddr, log_format: LogFormat) -> anyhow::Result<(Tcp
     match log_format {
         // In one write: `eprintln!` makes several, and whoever waits would read half an address.
         LogFormat::Text => {
-            std::io::stderr().write_all(format!("listening on http://{address}\n").as_bytes())?
+            std::io::stderr().write_all(format!("listening on http://{address}\n").as_bytes())?;
         }
         LogFormat::Json => eprintln!("{}", listening_as_json(address)),
     }
