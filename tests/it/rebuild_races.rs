@@ -61,8 +61,11 @@ impl Race {
         self.sale.until_quiet().await;
         let recorded = format!("user-{}", self.users);
         self.sale.server().signal(Signal::SIGSTOP);
-        let rebuilder = self.sale.spawn_by_address("serve", &self.proxy.url, &[("SECKILL_WORKERS", "0")]);
+        let environment = [("SECKILL_WORKERS", "0"), ("SECKILL_LOG", "seckill::reconcile=debug,info")];
+        let rebuilder = self.sale.spawn_by_address("serve", &self.proxy.url, &environment);
         let home = std::mem::replace(&mut self.sale.url, rebuilder.url_when_up().await);
+        // The comparison at its start reads some of what a rebuild reads.
+        rebuilder.until_it_says("reconcile: ").await;
         self.claim().await;
         self.claim().await;
         let trap = self.proxy.hold(step);
