@@ -2,6 +2,7 @@
 
 mod demo;
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
@@ -46,6 +47,11 @@ pub async fn demo(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> 
 
 /// Workers alone, on external stores or those of a running `serve`.
 pub async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
+    if args.workers.workers == 0 {
+        bail!(WrongUsage(
+            "SECKILL_WORKERS=0 leaves a worker process nothing to do: give it 1 or more".into()
+        ));
+    }
     let stop = stop_signal()?;
     let addresses = match args.stores.external_addresses()? {
         Some(addresses) => addresses,
@@ -206,7 +212,10 @@ async fn bind(address: SocketAddr, log_format: LogFormat) -> anyhow::Result<(Tcp
     let address = listener.local_addr()?;
     // The first line, whatever the log filter: scripts wait for it.
     match log_format {
-        LogFormat::Text => eprintln!("listening on http://{address}"),
+        // In one write: `eprintln!` makes several, and whoever waits would read half an address.
+        LogFormat::Text => {
+            std::io::stderr().write_all(format!("listening on http://{address}\n").as_bytes())?;
+        }
         LogFormat::Json => eprintln!("{}", listening_as_json(address)),
     }
     Ok((listener, address))

@@ -266,6 +266,8 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// After this long a batch's connections are thrown away and it is done again: a server that vanished
 /// without a word would hold it for ever. Above any statement's own time-out.
 pub const RECORD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a worker that is told to stop may go on with its batch; above any statement's own time-out.
+pub const WORKER_STOP_GRACE: Duration = Duration::from_secs(6);
 /// A consumer that holds nothing and was not seen for this long is removed.
 pub const CONSUMER_GONE_AFTER: Duration = Duration::from_mins(1);
 /// Acknowledged entries that stay in the stream for people with redis-cli.

@@ -123,8 +123,14 @@ impl Fence {
     }
 
     fn note_loss(&self, epoch: &str, reason: &str, by_postgres: bool) {
-        let loss = Loss { epoch: epoch.to_owned(), reason: reason.to_owned(), by_postgres };
-        *lock(&self.shared.loss) = Some(loss);
+        let mut loss = Loss { epoch: epoch.to_owned(), reason: reason.to_owned(), by_postgres };
+        let mut known = lock(&self.shared.loss);
+        loss.by_postgres |= known.as_ref().is_some_and(|known| known.epoch == epoch && known.by_postgres);
+        // Whoever still works in an older epoch must not hide what is lost of a newer one.
+        if known.as_ref().is_none_or(|known| counter(&known.epoch) <= counter(epoch)) {
+            *known = Some(loss);
+        }
+        drop(known);
         self.take_down(epoch, reason);
     }
 
@@ -215,7 +221,6 @@ impl Fence {
             }
             // Lists and the telling of lost coupons from unknown ones may be a little behind without Postgres.
             catalogue.refresh_briefly(Duration::ZERO).await;
-            *lock(&self.shared.loss) = None;
             let session = Arc::new(Session {
                 ready: ready_marker(&row.epoch),
                 epoch: row.epoch,
@@ -223,14 +228,29 @@ impl Fence {
                 clock: RedisClock::learned(seen.now_ms, looked_at),
             });
             self.shared.backlog.store(seen.backlog, Ordering::Relaxed);
+            if !self.lend_out(&session) {
+                continue;
+            }
             tracing::info!(
                 fence.epoch = session.epoch,
                 "fence up: claims are accepted in epoch {}",
                 session.epoch
             );
-            self.shared.state.send_replace(FenceState::Up(session.clone()));
             return Ok(session);
         }
+    }
+
+    /// `false` where a loss of this epoch has become known since it was looked for: a worker may have been
+    /// told of it only once, while the fence was down.
+    fn lend_out(&self, session: &Arc<Session>) -> bool {
+        let mut loss = lock(&self.shared.loss);
+        if loss.as_ref().is_some_and(|loss| loss.epoch == session.epoch) {
+            return false;
+        }
+        *loss = None;
+        // Under the lock: what is noted after this finds a session to take down.
+        self.shared.state.send_replace(FenceState::Up(session.clone()));
+        true
     }
 
     async fn rebuild(
@@ -349,6 +369,11 @@ impl RedisClock {
     pub fn at_ms(&self, at: Instant) -> i64 {
         monotonic_ms(at) + self.offset_ms.load(Ordering::Relaxed)
     }
+}
+
+/// The part of an epoch that grows.
+fn counter(epoch: &str) -> u64 {
+    epoch.split('-').next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
 fn monotonic_ms(at: Instant) -> i64 {

@@ -35,8 +35,8 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 fn log_to_stderr(settings: &LogSettings) -> anyhow::Result<()> {
-    // What sqlx calls information are our reconnects; whoever wants it says so in the filter.
-    let filter = EnvFilter::try_new(format!("sqlx=warn,{}", settings.log))
+    // What sqlx calls information and fred a warning are our reconnects; whoever wants it says so in the filter.
+    let filter = EnvFilter::try_new(format!("sqlx=warn,fred=error,{}", settings.log))
         .map_err(|error| WrongUsage(format!("SECKILL_LOG is no tracing filter: {error}")))?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -131,8 +131,11 @@ impl Postgres {
         }
     }
 
+    /// Says goodbye, but does not wait for a Postgres that hangs.
     pub async fn close(&self) {
-        self.pool.close().await;
+        if tokio::time::timeout(config::POSTGRES_CONNECT_TIMEOUT, self.pool.close()).await.is_err() {
+            tracing::debug!("Postgres was left without a goodbye");
+        }
     }
 }
 

@@ -168,6 +168,7 @@ impl Coupon<'_> {
     /// Claims without a live order: in flight, lost, or to be returned.
     async fn compare_claims(&self, found: &mut Comparison) -> Result<(), ReconcileError> {
         let mut cursor = "0".to_owned();
+        let mut without_row: HashMap<OrderId, UserId> = HashMap::new();
         loop {
             let (page, next) = info::scan_claims(&self.session.redis, self.id, &cursor).await?;
             let mut claims: HashMap<OrderId, UserId> = HashMap::with_capacity(page.len());
@@ -179,15 +180,18 @@ impl Coupon<'_> {
             }
             found.claims += claims.len();
             self.settle(&mut claims, found).await?;
-            if !claims.is_empty() {
-                self.look_for_events(claims, found).await?;
-            }
+            without_row.extend(claims);
             if next == "0" {
-                return Ok(());
+                break;
             }
             cursor = next;
             tokio::time::sleep(config::RECONCILE_PACE).await;
         }
+        // Once for all pages: a walk is as long as the backlog.
+        if !without_row.is_empty() {
+            self.look_for_events(without_row, found).await?;
+        }
+        Ok(())
     }
 
     /// Takes out the claims that have a row, and returns the units of those whose order has ended.
@@ -248,8 +252,10 @@ impl Coupon<'_> {
             self.name(found, "lost_event", Some(*order));
         }
         if self.fix {
-            let added = script::readd(&self.session.redis, &self.session.ready, self.id, &lost).await?;
-            found.fixed += added.and_then(|added| usize::try_from(added).ok()).unwrap_or(0);
+            for lost in lost.chunks(config::SCAN_PAGE) {
+                let added = script::readd(&self.session.redis, &self.session.ready, self.id, lost).await?;
+                found.fixed += added.and_then(|added| usize::try_from(added).ok()).unwrap_or(0);
+            }
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use crate::config::{self, WorkerSettings};
 use crate::fence::{Fence, FenceState};
 use crate::postgres::{self, PgConnection, Postgres, PostgresError};
 use crate::recorded::Recorded;
-use crate::redis::{Redis, RedisError, RedisServer, info, stream};
+use crate::redis::{Redis, RedisError, RedisServer, info, script, stream};
 
 /// What every role of a worker needs.
 #[derive(Clone)]
@@ -31,7 +31,7 @@ pub struct Context {
     pub unit_waits: Arc<Notify>,
 }
 
-/// Runs all roles until `stop`; each ends the batch in hand first.
+/// Runs all roles until `stop`; each ends the batch in hand first, if Postgres lets it.
 pub async fn run(context: Context, settings: WorkerSettings, stop: CancellationToken) {
     let context = Arc::new(context);
     let process = process_name();
@@ -42,8 +42,22 @@ pub async fn run(context: Context, settings: WorkerSettings, stop: CancellationT
     if settings.workers > 0 {
         let consumer = format!("{process}-reclaim");
         roles.spawn(reclaim::run(context.clone(), consumer, settings.reclaim_after, stop.clone()));
-        roles.spawn(housekeeping::run(context, settings.stream_keep, stop));
+        roles.spawn(housekeeping::run(context, settings.stream_keep, stop.clone()));
     }
+    let patience = async {
+        stop.cancelled().await;
+        tokio::time::sleep(config::WORKER_STOP_GRACE).await;
+    };
+    tokio::select! {
+        () = all_ended(&mut roles) => {}
+        () = patience => {
+            tracing::warn!("stopping workers in the middle of their work: others will take it over");
+            roles.shutdown().await;
+        }
+    }
+}
+
+async fn all_ended(roles: &mut JoinSet<()>) {
     while let Some(ended) = roles.join_next().await {
         if let Err(error) = ended {
             tracing::error!("a worker's task ended badly: {error}");
@@ -105,6 +119,15 @@ impl<'a> Link<'a> {
     fn broken(&mut self) {
         self.redis = None;
         self.postgres = None;
+    }
+}
+
+/// Takes a consumer's name out of the group, if it holds nothing.
+async fn leave(context: &Context, consumer: &str) {
+    let Ok(session) = context.fence.session() else { return };
+    let removed = script::remove_consumer(&session.redis, &session.ready, consumer, Duration::ZERO).await;
+    if let Err(error) = removed {
+        tracing::debug!(consumer, "consumer {consumer} stays in the group: {error}");
     }
 }
 

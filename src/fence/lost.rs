@@ -1,7 +1,7 @@
 //! Whether Postgres has lost commits that Redis still holds (a restored copy, an asynchronous failover).
 //! Then a person must decide: rebuilding from such a Postgres would forget winners.
 
-use super::Loss;
+use super::{Loss, counter};
 use crate::model::CouponId;
 use crate::postgres::fence::FenceRow;
 use crate::redis::info::{self, Look};
@@ -39,7 +39,7 @@ fn change(seen: &Look, row: &FenceRow, loss: Option<&Loss>, strangers: &[CouponI
         Some("noticed before".into())
     } else if let Some(stranger) = strangers.first() {
         Some(format!("it does not know coupon {stranger}"))
-    } else if counter(marker_epoch(seen)) > counter(Some(&row.epoch)) {
+    } else if marker_counter(seen) > counter(&row.epoch) {
         Some("its epoch is older than the one in Redis".into())
     } else if is_older_copy || loss.is_some_and(|loss| loss.by_postgres) {
         Some("it is an older copy of itself".into())
@@ -52,8 +52,8 @@ fn change(seen: &Look, row: &FenceRow, loss: Option<&Loss>, strangers: &[CouponI
 
 /// The Redis of the last agreement, or of a later one than this Postgres remembers, with all its sums.
 async fn is_whole(redis: &Redis, seen: &Look, row: &FenceRow) -> Result<bool, RedisError> {
-    let marker = counter(marker_epoch(seen));
-    let is_of_the_agreement = if marker > counter(Some(&row.epoch)) {
+    let marker = marker_counter(seen);
+    let is_of_the_agreement = if marker > counter(&row.epoch) {
         seen.marker.as_ref().is_some_and(|marker| marker.starts_with("ready:"))
     } else {
         // A rebuild that died after its new epoch leaves the marker behind the row.
@@ -77,10 +77,7 @@ async fn is_whole(redis: &Redis, seen: &Look, row: &FenceRow) -> Result<bool, Re
     }
 }
 
-fn marker_epoch(seen: &Look) -> Option<&str> {
-    seen.marker.as_deref()?.split_once(':').map(|(_, epoch)| epoch)
-}
-
-fn counter(epoch: Option<&str>) -> u64 {
-    epoch.and_then(|epoch| epoch.split('-').next()?.parse().ok()).unwrap_or(0)
+fn marker_counter(seen: &Look) -> u64 {
+    let epoch = seen.marker.as_deref().and_then(|marker| marker.split_once(':')).map(|(_, epoch)| epoch);
+    epoch.map_or(0, counter)
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::bail;
 use serde::Serialize;
 
-use super::{Loss, look, lost};
+use super::{Loss, counter, look, lost};
 use crate::config;
 use crate::model::{CouponId, Definition, OrderEvent, OrderId};
 use crate::postgres::Postgres;
@@ -238,7 +238,6 @@ async fn apply_plan(
 
 /// Above the row's and the marker's; the random part tells apart two databases that count alike.
 fn next_epoch(row: &str, marker: Option<&str>) -> String {
-    let counter = |epoch: &str| epoch.split('-').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
     let marker = marker.and_then(|marker| marker.split_once(':')).map_or(0, |(_, epoch)| counter(epoch));
     format!("{}-{:08x}", counter(row).max(marker) + 1, rand::random::<u32>())
 }

@@ -38,7 +38,22 @@ pub async fn record(
     events: &[&OrderEvent],
 ) -> Result<Recorded, PostgresError> {
     let mut transaction = connection.begin().await?;
-    fence::lock_shared(&mut transaction).await?;
+    let recorded = record_in(&mut transaction, epoch, events).await?;
+    match recorded {
+        Recorded::Done { .. } => transaction.commit().await?,
+        // Not left to the transaction's drop, which tells Postgres only with the next statement: until then
+        // the fence's lock and the rows' would be held.
+        _ => transaction.rollback().await?,
+    }
+    Ok(recorded)
+}
+
+async fn record_in(
+    transaction: &mut PgConnection,
+    epoch: &str,
+    events: &[&OrderEvent],
+) -> Result<Recorded, PostgresError> {
+    fence::lock_shared(transaction).await?;
     let rows = sqlx::query(RECORD)
         .bind(PARTITION)
         .bind(epoch)
@@ -58,14 +73,13 @@ pub async fn record(
         }
     }
 
-    let conflicting = match explain_missing(&mut transaction, events, &orders).await? {
+    let conflicting = match explain_missing(transaction, events, &orders).await? {
         Missing::UnknownCoupon(coupon) => return Ok(Recorded::UnknownCoupon(coupon)),
         Missing::Conflicting(orders) => orders,
     };
-    if let Some(coupon) = take_stock(&mut transaction, &orders).await? {
+    if let Some(coupon) = take_stock(transaction, &orders).await? {
         return Ok(Recorded::StockShort(coupon));
     }
-    transaction.commit().await?;
     Ok(Recorded::Done { orders, conflicting })
 }
 

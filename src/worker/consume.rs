@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::record::{Ended, record};
-use super::{Context, Link, backoff, pause};
-use crate::redis::{RedisError, script, stream};
+use super::{Context, Link, backoff, leave, pause};
+use crate::redis::{RedisError, stream};
 
 pub async fn run(context: Arc<Context>, consumer: String, stop: CancellationToken) {
     let mut link = Link::new(&context);
@@ -81,14 +81,4 @@ async fn turn(
         Ended::Fenced => Turn::Again,
         Ended::Failed(why) => Turn::Failed(why),
     })
-}
-
-/// Takes the consumer's name out of the group, if it holds nothing.
-async fn leave(context: &Context, consumer: &str) {
-    let Ok(session) = context.fence.session() else { return };
-    let removed =
-        script::remove_consumer(&session.redis, &session.ready, consumer, std::time::Duration::ZERO).await;
-    if let Err(error) = removed {
-        tracing::debug!(consumer, "consumer {consumer} stays in the group: {error}");
-    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::record::{Ended, record};
-use super::{Context, Link, pause};
+use super::{Context, Link, leave, pause};
 use crate::config;
 use crate::redis::{RedisError, stream};
 
@@ -25,6 +25,7 @@ pub async fn run(context: Arc<Context>, consumer: String, reclaim_after: Duratio
         }
         pause(interval, &stop).await;
     }
+    leave(&context, &consumer).await;
 }
 
 /// One walk over the pending entries list to its end; an empty page is not the end.

@@ -6,15 +6,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use nix::sys::signal::Signal;
 
-use crate::harness::{Sale, signal, until};
+use crate::harness::{Sale, signal, signal_all, until};
 
 const QUICK_RECLAIM: (&str, &str) = ("SECKILL_RECLAIM_AFTER", "200ms");
-
-fn signal_all(pids: &[i32], what: Signal) {
-    for &pid in pids {
-        signal(pid, what);
-    }
-}
 
 fn pending(sale: &Sale) -> i64 {
     let summary = sale.redis_cli(&["XPENDING", "seckill:{0}:orders", "order-writers"]);

@@ -102,7 +102,8 @@ impl Sale {
         let process = self.spawn("serve", &[("SECKILL_LISTEN", "127.0.0.1:0")]);
         self.url = until("the server listens", async || {
             let log = process.log();
-            log.lines().next().and_then(|line| line.strip_prefix("listening on ")).map(str::to_owned)
+            let (line, _) = log.split_once('\n')?;
+            line.strip_prefix("listening on ").map(str::to_owned)
         })
         .await;
         self.server = Some(process);
@@ -359,6 +360,52 @@ impl Sale {
     pub fn kill_9(&mut self) {
         self.server.take().expect("the server runs").kill_9();
     }
+
+    pub fn redis_socket(&self) -> PathBuf {
+        self.data_dir().join("redis/redis.sock")
+    }
+
+    /// A process that knows the stores by address only, as a replica on another machine would.
+    pub fn spawn_by_address(&self, command: &str, redis_url: &str, environment: &[(&str, &str)]) -> Process {
+        let data = self.data_dir();
+        let secret = std::fs::read_to_string(data.join("jwt-secret")).unwrap();
+        let postgres =
+            format!("postgres://seckill@localhost/seckill?host={}", data.join("postgres").display());
+        let mut all = vec![
+            ("SECKILL_LISTEN", "127.0.0.1:0"),
+            ("REDIS_URL", redis_url),
+            ("DATABASE_URL", &postgres),
+            ("SECKILL_JWT_SECRET", secret.trim_end()),
+        ];
+        let token = self.admin_token();
+        all.push(("SECKILL_ADMIN_TOKEN", &token));
+        all.extend(environment);
+        self.spawn(command, &all)
+    }
+
+    /// Sends one command to Redis, of any bytes and without a process for it; its reply as it comes.
+    pub fn redis_raw(&self, args: &[&[u8]]) -> String {
+        use std::io::{Read, Write};
+        let mut command = format!("*{}\r\n", args.len()).into_bytes();
+        for arg in args {
+            command.extend(format!("${}\r\n", arg.len()).bytes());
+            command.extend(*arg);
+            command.extend(b"\r\n");
+        }
+        let mut redis = std::os::unix::net::UnixStream::connect(self.redis_socket()).unwrap();
+        redis.write_all(&command).unwrap();
+        let mut reply = [0; 4096];
+        let length = redis.read(&mut reply).unwrap();
+        String::from_utf8_lossy(&reply[..length]).into_owned()
+    }
+
+    /// Every one of these orders is a row, and nothing else of these statuses is.
+    pub fn assert_recorded(&self, orders: &[String]) {
+        let rows = self.psql("select id from orders where status in ('reserved', 'confirmed') order by id");
+        let mut told = orders.to_vec();
+        told.sort();
+        assert_eq!(rows.lines().collect::<Vec<_>>(), told, "orders recorded, orders told of");
+    }
 }
 
 /// A psql that stays open.
@@ -393,6 +440,12 @@ pub fn signal(pid: i32, signal: nix::sys::signal::Signal) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
 }
 
+pub fn signal_all(pids: &[i32], what: nix::sys::signal::Signal) {
+    for &pid in pids {
+        signal(pid, what);
+    }
+}
+
 impl Process {
     pub fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).unwrap()
@@ -400,6 +453,27 @@ impl Process {
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.stderr).unwrap_or_default()
+    }
+
+    /// Where a server listens, once it takes claims.
+    pub async fn url_when_up(&self) -> String {
+        until("the process takes claims", async || {
+            let log = self.log();
+            let first = log.lines().next()?.strip_prefix("listening on ")?;
+            log.contains("fence up").then(|| first.to_owned())
+        })
+        .await
+    }
+
+    /// SIGTERM, how it ended, and all it has logged.
+    pub fn stop_and_read(self) -> (ExitStatus, String) {
+        let stderr = self.stderr.clone();
+        (self.stop(), std::fs::read_to_string(stderr).unwrap())
+    }
+
+    /// Waits until the process has logged this.
+    pub async fn until_it_says(&self, what: &str) {
+        until(&format!("the log says {what:?}"), async || self.log().contains(what).then_some(())).await;
     }
 
     pub fn is_running(&mut self) -> bool {

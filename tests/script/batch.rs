@@ -2,8 +2,9 @@
 
 use seckill::config::GATE_BATCH_MAX_CLAIMS;
 use seckill::model::{Claim, ClaimOutcome, CouponId};
+use seckill::redis::script::{self, BatchOutcome, Published, Released};
 
-use crate::harness::{TestRedis, claim};
+use crate::harness::{NEVER_MS, READY, TestRedis, claim, open_coupon};
 
 fn coupon(number: usize) -> CouponId {
     format!("coupon-{number}").parse().unwrap()
@@ -63,15 +64,8 @@ fn a_batch_of_mixed_coupons_is_answered_in_the_order_of_the_batch() {
         claim(&tea, "alice"),
         claim(&coffee, "alice"),
     ];
-    let reply = seckill::redis::script::claim_batch(
-        &redis.redis,
-        crate::harness::READY,
-        crate::harness::NEVER_MS,
-        &claims,
-        |id| *id != nothing,
-    );
-    let seckill::redis::script::BatchOutcome::Done(outcomes) = redis.runtime.block_on(reply).unwrap().outcome
-    else {
+    let reply = script::claim_batch(&redis.redis, READY, NEVER_MS, &claims, |id| *id != nothing);
+    let BatchOutcome::Done(outcomes) = redis.runtime.block_on(reply).unwrap().outcome else {
         panic!("the batch was not decided");
     };
     assert_eq!(
@@ -85,4 +79,28 @@ fn a_batch_of_mixed_coupons_is_answered_in_the_order_of_the_batch() {
             ClaimOutcome::Held { order: claims[0].order, stock: 0 },
         ]
     );
+}
+
+#[test]
+fn a_total_below_what_is_held_sells_nothing_until_units_come_back() {
+    let mut redis = TestRedis::start();
+    let coffee = coupon(0);
+    let key = redis.redis.keys.coupon(&coffee);
+    redis.publish(&coffee, 3);
+    let holders = ["alice", "bob", "carol"].map(|user| claim(&coffee, user));
+    redis.claim(&holders);
+
+    let mut lowered = open_coupon(&coffee, 1);
+    lowered.version = 2;
+    let published = script::publish(&redis.redis, READY, false, &lowered);
+    assert_eq!(redis.runtime.block_on(published).unwrap(), Published::Applied);
+    assert_eq!(redis.field(&key, "stock"), "-2", "no clamp");
+
+    for (holder, stock) in holders.iter().zip(["-1", "0", "1"]) {
+        assert_eq!(redis.claim(&[claim(&coffee, "dave")]), [ClaimOutcome::SoldOut], "not yet at {stock}");
+        let released = script::release(&redis.redis, READY, &coffee, holder.user.as_str(), holder.order);
+        assert_eq!(redis.runtime.block_on(released).unwrap(), Released::Released);
+        assert_eq!(redis.field(&key, "stock"), stock);
+    }
+    assert_eq!(redis.claim(&[claim(&coffee, "dave")]), [ClaimOutcome::Accepted { stock: 0 }]);
 }

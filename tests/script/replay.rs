@@ -118,8 +118,20 @@ impl Replay<'_> {
             ),
         };
         note_claim(&answered, self.seen);
+        self.note_below_zero(batch, &answered);
         prop_assert_eq!(Ok(answered), expected, "claim (left: the script) of {:?}", batch);
         Ok(())
+    }
+
+    fn note_below_zero(&mut self, batch: &Batch, answered: &Expected) {
+        let Expected::Done(outcomes) = answered else { return };
+        let sold_out = outcomes.iter().zip(&batch.claims).filter(|(outcome, (coupon, _))| {
+            **outcome == ExpectedClaim::Outcome(ClaimOutcome::SoldOut)
+                && self.model.coupons[*coupon].number("stock") < 0
+        });
+        if sold_out.count() > 0 {
+            self.seen.insert("claim: sold out below zero");
+        }
     }
 
     fn publish(&mut self, edit: &Edit) -> Result<(), TestCaseError> {
@@ -224,7 +236,7 @@ fn note_claim(answered: &Expected, seen: &mut BTreeSet<&'static str>) {
 }
 
 /// Every answer that some history has to bring about, or the comparison proved little.
-const ANSWERS: [&str; 24] = [
+const ANSWERS: [&str; 25] = [
     "claim: accepted",
     "claim: done",
     "claim: ended",
@@ -236,6 +248,7 @@ const ANSWERS: [&str; 24] = [
     "claim: not started",
     "claim: paused",
     "claim: sold out",
+    "claim: sold out below zero",
     "claim: unknown coupon",
     "claim: wrong type",
     "publish: applied",

@@ -1,0 +1,142 @@
+//! Answers that never arrive, commands that arrive late, stores that hang: what is not known is asked
+//! again, and costs nobody a second unit.
+
+use std::path::Path;
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+
+use crate::harness::{Process, Sale, signal, signal_all, until};
+use crate::proxy::Proxy;
+
+const CLAIMS: &str = "seckill:{0}:claims:coffee";
+const NO_WORKERS: (&str, &str) = ("SECKILL_WORKERS", "0");
+const ONE_WORKER: (&str, &str) = ("SECKILL_WORKERS", "1");
+
+/// A sale without workers whose clients talk to a second server, with a proxy between that one and Redis.
+async fn sale_behind_a_proxy() -> (Sale, Proxy, Process) {
+    let mut sale = Sale::start_with(&[NO_WORKERS]).await;
+    sale.create("coffee", 10).await;
+    let proxy = Proxy::before(&sale.redis_socket());
+    let replica = sale.spawn_by_address("serve", &proxy.url, &[]);
+    sale.url = replica.url_when_up().await;
+    (sale, proxy, replica)
+}
+
+/// Scripts that Redis has run from its cache.
+fn scripts_run(socket: &Path) -> u64 {
+    let stats = redis_cli(socket, &["INFO", "commandstats"]);
+    let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")).unwrap_or("0,");
+    line.split(',').next().unwrap().parse().unwrap()
+}
+
+/// Without the program, which looks at Postgres first.
+fn redis_cli(socket: &Path, args: &[&str]) -> String {
+    let output = Command::new("redis-cli").arg("-s").arg(socket).args(args).output().unwrap();
+    assert!(output.status.success(), "{args:?}");
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
+
+async fn claim_until_taken(sale: &Sale, user: &str) -> (u16, String) {
+    until("the claim is taken", async || {
+        let answer = sale.claim("coffee", user).await;
+        assert!([200, 202, 503].contains(&answer.status), "{}", answer.text);
+        (answer.status != 503).then(|| (answer.status, answer.body["order"].as_str().unwrap().to_owned()))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_claim_whose_answer_is_lost_is_found_by_its_repeat_and_costs_one_unit() {
+    let (sale, proxy, _replica) = sale_behind_a_proxy().await;
+    let trap = proxy.cut_reply(&["EVALSHA", "alice"]);
+    let lost = sale.claim("coffee", "alice").await;
+    assert_eq!((lost.status, lost.code()), (503, "unavailable"), "{}", lost.text);
+    assert!(lost.header("retry-after").parse::<u64>().is_ok());
+    trap.until_done().await;
+
+    let (status, order) = claim_until_taken(&sale, "alice").await;
+    assert_eq!(status, 200);
+    let _worker = sale.spawn("worker", &[ONE_WORKER]);
+    sale.assert_in_agreement("coffee").await;
+    sale.assert_recorded(&[order]);
+}
+
+#[tokio::test]
+async fn a_claim_that_never_reached_redis_is_made_by_its_repeat() {
+    let (sale, proxy, _replica) = sale_behind_a_proxy().await;
+    let epoch = sale.epoch();
+    let _trap = proxy.cut(&["EVALSHA", "alice"]);
+    assert_eq!(sale.claim("coffee", "alice").await.status, 503);
+    assert_eq!(sale.redis_cli(&["HLEN", CLAIMS]), "0");
+    let (status, order) = claim_until_taken(&sale, "alice").await;
+    assert_eq!(status, 202);
+    let _worker = sale.spawn("worker", &[ONE_WORKER]);
+    sale.assert_in_agreement("coffee").await;
+    sale.assert_recorded(&[order]);
+    assert_eq!(sale.epoch(), epoch, "a broken connection is no reason to rebuild");
+}
+
+#[tokio::test]
+async fn a_claim_that_arrives_after_its_answer_was_given_up_is_not_made() {
+    let (sale, proxy, _replica) = sale_behind_a_proxy().await;
+    let trap = proxy.hold(&["EVALSHA", "alice"]);
+    assert_eq!(sale.claim("coffee", "alice").await.status, 503);
+    let before = scripts_run(&sale.redis_socket());
+    trap.release();
+    until("the late claim has arrived", async || (scripts_run(&sale.redis_socket()) > before).then_some(()))
+        .await;
+    assert_eq!(sale.redis_cli(&["HLEN", CLAIMS]), "0");
+    assert_eq!(sale.redis_stock("coffee"), 10);
+    assert_eq!(claim_until_taken(&sale, "bob").await.0, 202);
+}
+
+#[tokio::test]
+async fn claims_sent_to_a_redis_that_hangs_are_not_made_when_it_goes_on() {
+    let sale = Sale::start_with(&[NO_WORKERS]).await;
+    sale.create("coffee", 10).await;
+    let (redis, before) = (sale.redis_pid(), scripts_run(&sale.redis_socket()));
+    signal(redis, Signal::SIGSTOP);
+    assert_eq!(sale.claim("coffee", "alice").await.status, 503);
+    signal(redis, Signal::SIGCONT);
+    until("the late claim has arrived", async || (scripts_run(&sale.redis_socket()) > before).then_some(()))
+        .await;
+    assert_eq!(sale.redis_cli(&["HLEN", CLAIMS]), "0");
+    assert_eq!(claim_until_taken(&sale, "alice").await.0, 202);
+    assert_eq!(sale.redis_stock("coffee"), 9);
+}
+
+#[tokio::test]
+async fn an_acknowledgement_that_is_lost_makes_no_second_order() {
+    let sale = Sale::start_with(&[NO_WORKERS]).await;
+    sale.create("coffee", 10).await;
+    let proxy = Proxy::before(&sale.redis_socket());
+    let worker = sale.spawn_by_address("worker", &proxy.url, &[ONE_WORKER]);
+    worker.until_it_says("fence up").await;
+    let mut orders = Vec::new();
+    for (user, trap) in [("alice", proxy.cut(&["XACK"])), ("bob", proxy.cut_reply(&["XACK"]))] {
+        let answer = sale.claim("coffee", user).await;
+        assert_eq!(answer.status, 202, "{}", answer.text);
+        orders.push(answer.body["order"].as_str().unwrap().to_owned());
+        trap.until_done().await;
+        sale.assert_in_agreement("coffee").await;
+    }
+    sale.assert_recorded(&orders);
+    assert_eq!(sale.psql_number("select count(*) from dead_letters"), 0);
+}
+
+#[tokio::test]
+async fn claims_go_on_over_a_new_connection_while_postgres_hangs() {
+    let sale = Sale::start().await;
+    sale.create("coffee", 10).await;
+    let (pids, socket) = (sale.postgres_pids(), sale.redis_socket());
+    signal_all(&pids, Signal::SIGSTOP);
+    let mut orders = Vec::new();
+    for user in ["alice", "bob"] {
+        redis_cli(&socket, &["CLIENT", "KILL", "TYPE", "normal"]);
+        orders.push(claim_until_taken(&sale, user).await.1);
+    }
+    signal_all(&pids, Signal::SIGCONT);
+    sale.assert_in_agreement("coffee").await;
+    sale.assert_recorded(&orders);
+}

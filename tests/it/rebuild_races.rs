@@ -1,0 +1,237 @@
+//! Rebuilds that die or are overtaken at each of their steps, and what happens to Postgres and Redis
+//! beside them.
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::harness::{Process, Sale, until};
+use crate::proxy::{Proxy, Trap};
+
+const CLAIMS: &str = "seckill:{0}:claims:coffee";
+const COUPON: &str = "seckill:{0}:coupon:coffee";
+const ORDERS: &str = "seckill:{0}:orders";
+const EPOCH: &str = "seckill:{0}:epoch";
+
+/// What tells each step of a rebuild on its way to Redis.
+const STEPS: [&[&str]; 7] = [
+    &["Opens a rebuild"],
+    &["HSCAN"],
+    &["XPENDING"],
+    &["Applies some of a rebuild's differences"],
+    &["Sets a coupon to Postgres's definition"],
+    &["Appends the order events"],
+    &["Ends a rebuild"],
+];
+
+/// A sale in whose rebuilds one server is held at a given step while the other, which records, sleeps.
+struct Race {
+    sale: Sale,
+    proxy: Proxy,
+    /// Every order that somebody was told of.
+    told: Vec<String>,
+    users: usize,
+}
+
+impl Race {
+    async fn start() -> Self {
+        let sale = Sale::start_with(&[("SECKILL_RECLAIM_AFTER", "200ms")]).await;
+        sale.create("coffee", 1_000).await;
+        let proxy = Proxy::before(&sale.redis_socket());
+        Self { sale, proxy, told: Vec::new(), users: 0 }
+    }
+
+    async fn claim(&mut self) {
+        self.users += 1;
+        let user = format!("user-{}", self.users);
+        let sale = &self.sale;
+        let order = until("the claim is taken", async || {
+            let answer = sale.claim("coffee", &user).await;
+            assert!([202, 503].contains(&answer.status), "{}", answer.text);
+            (answer.status == 202).then(|| answer.body["order"].as_str().unwrap().to_owned())
+        })
+        .await;
+        self.told.push(order);
+    }
+
+    /// Two recorded orders and two claims that are not, of which the one server has been told; then the
+    /// stream and a recorded order's claim are lost, and the server's rebuild is held at `step`.
+    async fn hold_at(&mut self, step: &[&str]) -> (Process, Trap, String) {
+        self.claim().await;
+        self.claim().await;
+        self.sale.until_quiet().await;
+        let recorded = format!("user-{}", self.users);
+        self.sale.server().signal(Signal::SIGSTOP);
+        let rebuilder = self.sale.spawn_by_address("serve", &self.proxy.url, &[("SECKILL_WORKERS", "0")]);
+        let home = std::mem::replace(&mut self.sale.url, rebuilder.url_when_up().await);
+        self.claim().await;
+        self.claim().await;
+        let trap = self.proxy.hold(step);
+        self.sale.redis_cli(&["DEL", ORDERS]);
+        self.sale.redis_cli(&["HDEL", CLAIMS, &recorded]);
+        trap.until_taken().await;
+        (rebuilder, trap, home)
+    }
+
+    /// The other server makes the agreement.
+    async fn wake(&mut self, home: String) {
+        self.sale.url = home;
+        self.sale.server().signal(Signal::SIGCONT);
+        self.claim().await;
+    }
+
+    async fn assert_in_agreement(&self) {
+        self.sale.assert_in_agreement("coffee").await;
+        self.sale.assert_recorded(&self.told);
+        assert_eq!(self.sale.psql_number("select count(*) from dead_letters"), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_rebuilder_killed_at_any_step_leaves_its_work_to_another() {
+    let mut race = Race::start().await;
+    for step in STEPS {
+        let (rebuilder, trap, home) = race.hold_at(step).await;
+        rebuilder.kill_9();
+        race.wake(home).await;
+        race.assert_in_agreement().await;
+        // What the dead one had sent arrives at last.
+        trap.release();
+        race.claim().await;
+        race.assert_in_agreement().await;
+    }
+}
+
+#[tokio::test]
+async fn a_rebuilder_whose_lock_postgres_dropped_writes_nothing_over_live_claims() {
+    let mut race = Race::start().await;
+    for step in STEPS {
+        let (rebuilder, trap, home) = race.hold_at(step).await;
+        let dropped = race.sale.psql(
+            "select count(pg_terminate_backend(pid)) from pg_locks
+             where locktype = 'advisory' and mode = 'ExclusiveLock' and granted and objsubid = 1",
+        );
+        assert_eq!(dropped, "1", "the one who rebuilds");
+        race.wake(home).await;
+        race.claim().await;
+        let epoch = race.sale.epoch();
+        trap.release();
+        let home = std::mem::replace(&mut race.sale.url, rebuilder.url_when_up().await);
+        race.claim().await;
+        race.assert_in_agreement().await;
+        race.sale.url = home;
+        let counter = |epoch: &str| epoch.split('-').next().unwrap().parse::<u64>().unwrap();
+        assert!(counter(&race.sale.epoch()) <= counter(&epoch) + 1, "{step:?}: they rebuild by turns");
+        assert!(rebuilder.stop().success());
+    }
+}
+
+#[tokio::test]
+async fn redis_flushed_at_any_step_of_a_rebuild_is_rebuilt_again() {
+    let mut race = Race::start().await;
+    for step in STEPS {
+        let (rebuilder, trap, home) = race.hold_at(step).await;
+        race.sale.redis_cli(&["FLUSHALL"]);
+        trap.release();
+        race.wake(home).await;
+        race.sale.assert_in_agreement("coffee").await;
+        // Claims that were in Redis alone are lost with it; nobody was given one of them twice.
+        let rows = race.sale.psql("select id from orders");
+        race.told.retain(|order| rows.contains(order.as_str()));
+        race.assert_in_agreement().await;
+        assert!(rebuilder.stop().success());
+    }
+}
+
+#[tokio::test]
+async fn a_worker_stopped_in_its_transaction_keeps_neither_a_rebuild_nor_its_entry() {
+    let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
+    sale.create("coffee", 10).await;
+    let worker = sale.spawn("worker", &[("SECKILL_WORKERS", "1")]);
+    let lock = sale.lock_coupon("coffee").await;
+    let order = sale.claim("coffee", "alice").await.body["order"].as_str().unwrap().to_owned();
+    sale.until_a_worker_waits().await;
+    worker.signal(Signal::SIGSTOP);
+    let before = sale.epoch();
+    // Redis keeps the entry, but has lost its marker: a rebuild has to wait the transaction out.
+    sale.redis_cli(&["DEL", EPOCH]);
+    until("a rebuild waits for the open transaction", async || {
+        let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
+        (sale.psql_number(waiting) > 0).then_some(())
+    })
+    .await;
+    lock.release();
+    // The transaction waits for a worker that does not go on, until Postgres ends it.
+    until("a new epoch is in force", async || (sale.epoch() != before).then_some(())).await;
+    sale.until_ready().await;
+
+    let _heir = sale.spawn("worker", &[("SECKILL_WORKERS", "1"), ("SECKILL_RECLAIM_AFTER", "200ms")]);
+    sale.assert_in_agreement("coffee").await;
+    worker.signal(Signal::SIGCONT);
+    assert_eq!(sale.claim("coffee", "bob").await.status, 202);
+    sale.assert_in_agreement("coffee").await;
+    assert_eq!(sale.psql("select id from orders where user_id = 'alice'"), order);
+    assert_eq!(sale.psql_number("select count(*) from orders"), 2);
+}
+
+#[tokio::test]
+async fn an_edit_committed_during_a_rebuild_is_in_force_afterwards() {
+    let mut race = Race::start().await;
+    for (step, more) in [(STEPS[1], 50), (STEPS[6], -70)] {
+        let (rebuilder, trap, home) = race.hold_at(step).await;
+        // As the API does it; the API itself refuses while this server knows that the fence is down.
+        race.sale.psql(&format!(
+            "update coupons set total = total + {more}, stock = stock + {more}, version = version + 1,
+                changed_at = clock_timestamp()"
+        ));
+        trap.release();
+        until("the edit is in force", async || {
+            race.sale.psql("select published_version = version from coupons").eq("t").then_some(())
+        })
+        .await;
+        let total = race.sale.psql("select total from coupons");
+        assert_eq!(race.sale.redis_cli(&["HGET", COUPON, "total"]), total);
+        race.wake(home).await;
+        race.assert_in_agreement().await;
+        assert!(rebuilder.stop().success());
+    }
+}
+
+#[tokio::test]
+async fn an_edit_whose_publication_is_lost_is_in_force_in_the_end() {
+    let mut race = Race::start().await;
+    race.sale.server().signal(Signal::SIGSTOP);
+    let editor = race.sale.spawn_by_address("serve", &race.proxy.url, &[]);
+    race.sale.url = editor.url_when_up().await;
+    for (total, flush) in [(1_500, false), (1_400, true), (900, false), (950, true)] {
+        race.claim().await;
+        race.sale.until_quiet().await;
+        let trap = race.proxy.hold(&["EVALSHA", "per_user_limit"]);
+        let edit = race.sale.admin(
+            reqwest::Method::PATCH,
+            "/v1/admin/coupons/coffee",
+            Some(json!({"total": total})),
+        );
+        let meanwhile = async {
+            trap.until_taken().await;
+            if flush {
+                race.sale.redis_cli(&["FLUSHALL"]);
+            } else {
+                race.sale.redis_cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+            }
+            trap.release();
+        };
+        let (edited, ()) = tokio::join!(edit, meanwhile);
+        assert!([200, 503].contains(&edited.status), "{}", edited.text);
+        until("the edit is in force", async || {
+            (race.sale.redis_cli(&["HGET", COUPON, "total"]) == total.to_string()).then_some(())
+        })
+        .await;
+        race.claim().await;
+        race.assert_in_agreement().await;
+        assert_eq!(
+            race.sale.psql("select total, published_version = version from coupons"),
+            format!("{total}|t")
+        );
+    }
+    race.sale.server().signal(Signal::SIGCONT);
+}
