@@ -53,8 +53,10 @@ impl Postgres {
     /// # Errors
     /// For an address that is no Postgres one.
     pub fn new(url: &str, schema: &str) -> anyhow::Result<Self> {
-        let options: PgConnectOptions =
-            url.parse().context("DATABASE_URL is no valid address: it must start with postgres://")?;
+        // sqlx would take any scheme.
+        let is_ours = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
+        anyhow::ensure!(is_ours, "DATABASE_URL must start with postgres://");
+        let options: PgConnectOptions = url.parse().context("DATABASE_URL is no valid address")?;
         let ms = |timeout: Duration| format!("{}ms", timeout.as_millis());
         let options = options.application_name("seckill").statement_cache_capacity(256).options([
             ("search_path", schema.to_owned()),

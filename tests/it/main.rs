@@ -9,6 +9,7 @@ mod api_coupons;
 mod api_http;
 mod api_restock;
 mod claims;
+mod cli;
 mod crash;
 mod data_loss;
 mod harness;

@@ -7,8 +7,10 @@ use crate::harness::{Sale, until};
 
 /// The program in an environment without any setting but these; how it ended and what it said.
 fn run(dir: &std::path::Path, args: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_seckill"));
+    let mut command = Command::new("timeout");
+    command.args(["60", env!("CARGO_BIN_EXE_seckill")]);
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).current_dir(dir);
+    // Whatever starts although it should not is ended, and shows as another status.
     let output = command.args(args).envs(environment.iter().copied()).output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
@@ -23,13 +25,36 @@ fn settings_that_contradict_each_other_are_refused_with_the_way_out() {
     let postgres = ("DATABASE_URL", "postgres://127.0.0.1:1/x");
     let token = ("SECKILL_ADMIN_TOKEN", "t");
     let listen = ("SECKILL_LISTEN", "127.0.0.1:0");
-    let cases: [Case<'_>; 9] = [
+    let secret = ("SECKILL_JWT_SECRET", "a secret of at least thirty-two bytes");
+    let short = ("SECKILL_JWT_SECRET", "a secret of only thirty-one byt");
+    let both = |redis_url| [("REDIS_URL", redis_url), postgres, token, secret, listen];
+    let cases: [Case<'_>; 19] = [
         (&["serve"], &[("SECKILL_LISTEN", "")], 2, "SECKILL_LISTEN is set but empty"),
         (&["serve"], &[("REDIS_URL", "")], 2, "REDIS_URL is set but empty"),
         (&["serve"], &[redis], 1, "DATABASE_URL is not"),
         (&["serve"], &[postgres], 1, "REDIS_URL is not"),
         (&["serve"], &[("SECKILL_STORES", "external")], 1, "set both"),
         (&["serve"], &[redis, postgres, listen], 2, "SECKILL_ADMIN_TOKEN and SECKILL_JWT_SECRET must be set"),
+        (
+            &["serve"],
+            &[redis, postgres, listen, token],
+            2,
+            "SECKILL_ADMIN_TOKEN and SECKILL_JWT_SECRET must be set",
+        ),
+        (
+            &["serve"],
+            &[redis, postgres, listen, secret],
+            2,
+            "SECKILL_ADMIN_TOKEN and SECKILL_JWT_SECRET must be set",
+        ),
+        (&["serve"], &[redis, postgres, listen, token, short], 2, "31 bytes"),
+        (&["serve"], &[listen, short], 2, "31 bytes"),
+        (&["serve"], &both("redis-sentinel://h:1/s"), 1, "not supported yet"),
+        (&["serve"], &both("redis+sentinel://h:1/s"), 1, "not supported yet"),
+        (&["serve"], &both("redis-cluster://h:1"), 1, "not supported yet"),
+        (&["serve"], &both("http://h:1"), 1, "redis+unix://"),
+        (&["serve"], &both("h:1"), 1, "redis+unix://"),
+        (&["serve"], &[redis, ("DATABASE_URL", "mysql://h/x"), token, secret, listen], 1, "postgres://"),
         (&["demo"], &[("SECKILL_LISTEN", "0.0.0.0:0")], 2, "loopback"),
         (&["worker"], &[("SECKILL_DATA_DIR", "/tmp/no-such-directory")], 1, "no stores are running"),
         (&["coupon", "list"], &[("SECKILL_URL", "http://127.0.0.1:1"), token], 1, "no server answers"),
@@ -38,20 +63,34 @@ fn settings_that_contradict_each_other_are_refused_with_the_way_out() {
         let (ended, said) = run(dir.path(), args, environment);
         assert_eq!(ended, Some(status), "{args:?} {environment:?}: {said}");
         assert!(said.contains(hint), "{args:?} {environment:?}: {said}");
+        assert!(!said.contains("listening") && !said.contains("thirty"), "{args:?} {environment:?}: {said}");
     }
-    let (ended, said) = run(
-        dir.path(),
-        &["serve"],
-        &[
-            ("REDIS_URL", "redis-sentinel://h:1/s"),
-            postgres,
-            token,
-            listen,
-            ("SECKILL_JWT_SECRET", &"s".repeat(32)),
-        ],
-    );
-    assert_eq!(ended, Some(1), "{said}");
-    assert!(said.contains("not supported yet"), "{said}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was made");
+}
+
+#[test]
+fn the_first_line_says_where_the_server_listens_whatever_the_filter() {
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    // A directory that is no fit place ends the server right after that line.
+    let place = dir.path().join("file");
+    std::fs::write(&place, "").unwrap();
+    let run = |format| {
+        let settings = [
+            ("SECKILL_LOG", "error"),
+            ("SECKILL_LOG_FORMAT", format),
+            ("SECKILL_LISTEN", "127.0.0.1:0"),
+            ("SECKILL_DATA_DIR", place.to_str().unwrap()),
+        ];
+        run(dir.path(), &["serve"], &settings)
+    };
+    let (ended, text) = run("text");
+    assert_eq!(ended, Some(1), "{text}");
+    assert!(text.starts_with("listening on http://127.0.0.1:"), "{text}");
+    let (ended, json) = run("json");
+    assert_eq!(ended, Some(1), "{json}");
+    let line: serde_json::Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
+    let message = line["fields"]["message"].as_str().unwrap();
+    assert!(message.starts_with("listening on http://127.0.0.1:") && line["timestamp"].is_string(), "{json}");
 }
 
 #[tokio::test]
@@ -73,6 +112,7 @@ async fn a_second_server_on_the_same_directory_is_told_so_and_one_by_address_joi
         ("DATABASE_URL", format!("postgres://seckill@localhost/seckill?host={}/postgres", data.display())),
         ("SECKILL_ADMIN_TOKEN", sale.admin_token()),
         ("SECKILL_JWT_SECRET", secret.trim_end().to_owned()),
+        ("SECKILL_STORES", "external".to_owned()),
         ("SECKILL_LISTEN", "127.0.0.1:0".to_owned()),
     ];
     let addresses: Vec<(&str, &str)> =

@@ -1,0 +1,137 @@
+//! The command line against a real server: what is printed, the exit status, and what it did.
+
+use serde_json::Value;
+
+use crate::harness::{Sale, until};
+
+struct Run {
+    status: i32,
+    stdout: String,
+    stderr: String,
+}
+
+fn run(sale: &Sale, line: &str) -> Run {
+    let output = sale.command().args(line.split(' ')).output().unwrap();
+    Run {
+        status: output.status.code().unwrap(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// What a command that succeeds prints.
+#[track_caller]
+fn done(sale: &Sale, line: &str) -> String {
+    let run = run(sale, line);
+    assert_eq!((run.status, run.stderr.as_str()), (0, ""), "{line}: {}", run.stdout);
+    run.stdout
+}
+
+#[track_caller]
+fn json(sale: &Sale, line: &str) -> Value {
+    let text = done(sale, &format!("{line} --json"));
+    assert_eq!(text.lines().count(), 1, "{line}: {text}");
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{line}: {error}: {text}"))
+}
+
+/// A command that is refused says why in one line on stderr, and nothing on stdout.
+#[track_caller]
+fn refused(sale: &Sale, line: &str, code: &str) {
+    let run = run(sale, line);
+    assert_eq!((run.status, run.stdout.as_str()), (1, ""), "{line}: {}", run.stderr);
+    assert_eq!(run.stderr.lines().count(), 1, "{line}: {}", run.stderr);
+    assert!(
+        run.stderr.starts_with("seckill: ") && run.stderr.contains(&format!("[{code}]")),
+        "{}",
+        run.stderr
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_sale_is_run_from_the_command_line() {
+    let sale = Sale::start().await;
+    assert!(done(&sale, "coupon list").starts_with("no coupons yet"));
+    let create = "coupon create coffee --total 2 --title Espresso --ends-at 2999-11-11T20:00:00+01:00 --reserve-for 1h30m";
+    assert_eq!(done(&sale, create), "coffee created: open, 2/2 left\n");
+    assert_eq!(done(&sale, create), "coffee was there already, the same: open, 2/2 left\n");
+    refused(&sale, "coupon create coffee --total 3", "coupon-exists");
+    assert_eq!(done(&sale, "coupon create hidden --total 1 --unlisted"), "hidden created: open, 1/1 left\n");
+    let listed = json(&sale, "coupon list");
+    let ids: Vec<_> =
+        listed["items"].as_array().unwrap().iter().map(|coupon| coupon["id"].as_str()).collect();
+    assert_eq!(ids, [Some("coffee"), Some("hidden")]);
+    let list = done(&sale, "coupon list");
+    assert!(
+        list.lines().nth(1).unwrap().starts_with("coffee  open   2/2    until 2999-11-11T19:00:00Z"),
+        "{list}"
+    );
+    let shown = json(&sale, "coupon show coffee");
+    assert_eq!((&shown["reserve_seconds"], &shown["title"]), (&5_400.into(), &"Espresso".into()));
+    assert!(done(&sale, "coupon show coffee").contains("reserve_seconds  5400"));
+
+    let claimed = json(&sale, "claim coffee --user alice --wait 10s");
+    assert_eq!((&claimed["status"], &claimed["stock"]), (&"reserved".into(), &1.into()), "{claimed}");
+    let again = done(&sale, "claim coffee --user alice");
+    let order = claimed["order"].as_str().unwrap();
+    assert_eq!(again, format!("alice has a unit of coffee already: order {order} is reserved, 1 left\n"));
+    assert!(done(&sale, "claim coffee --user bob").starts_with("bob has a unit of coffee: order "));
+    refused(&sale, "claim coffee --user carol", "sold-out");
+    refused(&sale, "claim nothing --user carol", "unknown-coupon");
+    let refusal = run(&sale, "claim coffee --user carol --json");
+    let problem: Value = serde_json::from_str(&refusal.stdout).unwrap();
+    assert_eq!((refusal.status, &problem["code"]), (1, &"sold-out".into()), "{}", refusal.stderr);
+
+    assert_eq!(
+        done(&sale, "coupon edit coffee --total 5 --ends-at none"),
+        "coffee changed: open, 3/5 left\n"
+    );
+    refused(&sale, "coupon edit coffee --total 1", "total-too-low");
+    refused(&sale, "coupon show nothing", "unknown-coupon");
+    assert_eq!(done(&sale, "coupon pause coffee"), "coffee paused: paused, 3/5 left\n");
+    refused(&sale, "claim coffee --user carol", "paused");
+    assert_eq!(done(&sale, "coupon resume coffee"), "coffee resumed: open, 3/5 left\n");
+    done(&sale, "coupon edit coffee --starts-at 2998-01-01T00:00:00Z");
+    let early = run(&sale, "claim coffee --user carol");
+    assert!(early.status == 1 && early.stderr.contains("2998-01-01T00:00:00Z"), "{}", early.stderr);
+
+    // The printed token is one that the server takes.
+    let token = done(&sale, "token --user alice --ttl 5m");
+    let own = sale.get_as(token.trim_end(), "/v1/coupons/coffee/claims").await;
+    assert_eq!(own.body["items"][0]["order"], order, "{}", own.text);
+
+    sale.until_quiet().await;
+    let stream = json(&sale, "stream status");
+    assert_eq!((&stream["length"], &stream["backlog"]), (&2.into(), &0.into()), "{stream}");
+    let status = done(&sale, "stream status");
+    assert!(status.contains("fence    up: claims are taken") && status.contains("order-writers"), "{status}");
+    assert_eq!(done(&sale, "redis-cli HGET seckill:{0}:claims:coffee alice"), format!("{order}\n"));
+    assert_eq!(done(&sale, "psql -Atc table\torders").lines().count(), 2);
+    assert_eq!(run(&sale, "psql -c nonsense").status, 1);
+    sale.assert_in_agreement("coffee").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_away_or_not_ours_is_told_in_one_line() {
+    let mut sale = Sale::start().await;
+    let wrong = sale.command().env("SECKILL_ADMIN_TOKEN", "wrong").args(["coupon", "list"]).output().unwrap();
+    let said = String::from_utf8(wrong.stderr).unwrap();
+    assert_eq!((wrong.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+    assert!(said.contains("[unauthorized]") && said.contains("SECKILL_ADMIN_TOKEN"), "{said}");
+
+    sale.signal_server(nix::sys::signal::Signal::SIGTERM);
+    until("the server has ended", || std::future::ready(sale.server().ended())).await;
+    for line in ["coupon list", "claim coffee --user alice", "stream status"] {
+        let run = run(&sale, line);
+        assert_eq!(
+            (run.status, run.stdout.as_str(), run.stderr.lines().count()),
+            (1, "", 1),
+            "{}",
+            run.stderr
+        );
+        assert!(run.stderr.contains("no server answers at"), "{}", run.stderr);
+    }
+    let tool = run(&sale, "redis-cli PING");
+    assert!(tool.status == 1 && tool.stderr.contains("no stores are running"), "{}", tool.stderr);
+    // A token needs no server, and the secret lives on in the data directory.
+    assert_eq!(done(&sale, "token --user alice").lines().count(), 1);
+}
