@@ -232,8 +232,6 @@ pub const GATE_QUEUE_MAX_CLAIMS: usize = 16_384;
 pub const GATE_MAX_IN_FLIGHT: usize = 4;
 /// From the claim's arrival to the moment after which the script refuses it, by Redis's clock.
 pub const CLAIM_DEADLINE: Duration = Duration::from_secs(2);
-/// How much longer than its deadline a claim's answer is waited for.
-pub const CLAIM_ANSWER_GRACE: Duration = Duration::from_millis(500);
 /// Largest `Prefer: wait=N`.
 pub const PREFER_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Orders somebody waits for at once; one more is answered without waiting.

@@ -19,12 +19,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalogue::Catalogue;
 use crate::config;
+use crate::model::CouponId;
 use crate::postgres::fence::FenceRow;
 use crate::postgres::{self, Postgres, PostgresError};
 use crate::redis::info::Look;
 use crate::redis::script::ready_marker;
 use crate::redis::{Redis, RedisError, RedisServer};
 use rebuild::{Cause, Report};
+
+/// Why the fence is down after a script met another marker than its own.
+pub const MARKER_CHANGED: &str = "the epoch marker has changed";
 
 /// A cheap handle; clones share one fence.
 #[derive(Clone)]
@@ -105,9 +109,14 @@ impl Fence {
         self.shared.backlog.load(Ordering::Relaxed)
     }
 
-    /// Takes the fence down until somebody has looked again: a broken connection, another marker.
-    pub fn doubt(&self, session: &Session, reason: &str) {
-        self.take_down(&session.epoch, reason);
+    /// A script met another marker: takes the fence down until somebody has looked again.
+    pub fn marker_changed(&self, session: &Session) {
+        self.take_down(&session.epoch, MARKER_CHANGED);
+    }
+
+    /// A coupon does not add up: takes the fence down until a rebuild.
+    pub fn sum_fails(&self, epoch: &str, coupon: &CouponId) {
+        self.lost(epoch, &format!("coupon {coupon}: stock + claims is not its total"));
     }
 
     /// Takes the fence down until a rebuild: something of this epoch is known to be lost.

@@ -9,9 +9,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::catalogue::Catalogue;
 use crate::config;
-use crate::fence::{Fence, Session};
+use crate::fence::{Fence, MARKER_CHANGED, Session};
 use crate::model::{Claim, ClaimOutcome};
-use crate::redis::script::{self, BatchOutcome};
+use crate::redis::claim::{self, BatchOutcome};
 
 /// A cheap handle; clones share one queue. The task ends when the last one is dropped.
 #[derive(Clone)]
@@ -111,7 +111,7 @@ async fn claim_batch(
 ) -> Result<Vec<ClaimOutcome>, Unavailable> {
     let deadline_ms = session.clock.at_ms(deadline);
     let is_published = |coupon: &_| shared.catalogue.is_published(coupon);
-    let reply = script::claim_batch(&session.redis, &session.ready, deadline_ms, claims, is_published).await;
+    let reply = claim::claim_batch(&session.redis, &session.ready, deadline_ms, claims, is_published).await;
     let reply = reply.map_err(|error| {
         shared.fence.redis_failed(&session.epoch, &error);
         Unavailable::NoAnswer(error.to_string())
@@ -121,8 +121,8 @@ async fn claim_batch(
         BatchOutcome::Done(outcomes) => Ok(outcomes),
         BatchOutcome::Late => Err(Unavailable::Late),
         BatchOutcome::Fenced => {
-            shared.fence.doubt(session, "the epoch marker has changed");
-            Err(Unavailable::FenceDown("the epoch marker has changed".into()))
+            shared.fence.marker_changed(session);
+            Err(Unavailable::FenceDown(MARKER_CHANGED.into()))
         }
         BatchOutcome::Lost(what) => {
             shared.fence.lost(&session.epoch, &what);

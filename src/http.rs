@@ -60,7 +60,7 @@ impl Api {
     }
 
     fn session(&self) -> Result<Arc<Session>, Problem> {
-        self.fence.session().map_err(|reason| Problem::unavailable(format!("not ready: {reason}")))
+        self.fence.session().map_err(|reason| Problem::not_ready(&reason))
     }
 }
 

@@ -86,7 +86,7 @@ impl Reconciler {
         loop {
             let (ids, next) = info::scan_coupons(&session.redis, &cursor).await?;
             if let Some(wrong) = info::first_wrong_sum(&session.redis, &ids).await? {
-                self.fence.lost(&session.epoch, &format!("coupon {wrong}: stock + claims is not its total"));
+                self.fence.sum_fails(&session.epoch, wrong);
                 return Ok(());
             }
             if next == "0" {
@@ -173,9 +173,9 @@ impl Coupon<'_> {
             let (page, next) = info::scan_claims(&self.session.redis, self.id, &cursor).await?;
             let mut claims: HashMap<OrderId, UserId> = HashMap::with_capacity(page.len());
             for (field, value) in page {
-                match (field.parse(), value.parse()) {
-                    (Ok(user), Ok(order)) => drop(claims.insert(order, user)),
-                    _ => self.fence_off(found, "the claims hash holds something else than claims"),
+                match info::read_claim(&field, &value) {
+                    Some((user, order)) => drop(claims.insert(order, user)),
+                    None => self.fence_off(found, "the claims hash holds something else than claims"),
                 }
             }
             found.claims += claims.len();

@@ -5,6 +5,7 @@
 //! promoted replica, a flushed Redis). Here a broken connection stays broken; whoever owns it makes a
 //! new one and looks first.
 
+pub mod claim;
 pub mod info;
 pub mod keys;
 pub mod rebuild;
@@ -21,6 +22,7 @@ use fred::types::config::{Config, ConnectionConfig, PerformanceConfig, ServerCon
 use fred::types::{CustomCommand, Value};
 
 use crate::config::{self, StoreAddresses};
+use crate::model::CouponId;
 use keys::Keys;
 
 /// Where Redis is and how its keys are named; makes connections.
@@ -118,9 +120,10 @@ impl Redis {
         self.client.custom(command, args).await.map_err(|error| classify(&error))
     }
 
-    #[must_use]
-    pub fn is_connected(&self) -> bool {
-        self.client.is_connected()
+    /// Keys of a script about one coupon: epoch marker, order stream, coupon hash, claims hash.
+    fn coupon_keys(&self, coupon: &CouponId) -> [String; 4] {
+        let keys = &self.keys;
+        [keys.epoch.to_string(), keys.orders.to_string(), keys.coupon(coupon), keys.claims(coupon)]
     }
 }
 
@@ -146,6 +149,20 @@ fn classify(error: &fred::error::Error) -> RedisError {
             _ => RedisError::Refused(details),
         },
     }
+}
+
+/// Arguments of EVAL or EVALSHA: source or digest, the keys with their number, whatever else.
+pub(crate) fn script_args<K: Into<Value>, A: Into<Value>>(
+    script: &'static str,
+    keys: impl IntoIterator<Item = K>,
+    more: impl IntoIterator<Item = A>,
+) -> Vec<Value> {
+    let keys: Vec<Value> = keys.into_iter().map(Into::into).collect();
+    let count = i64::try_from(keys.len()).unwrap_or(i64::MAX);
+    let mut args: Vec<Value> = vec![script.into(), count.into()];
+    args.extend(keys);
+    args.extend(more.into_iter().map(Into::into));
+    args
 }
 
 /// The reply's elements, or an error that names what was expected.

@@ -32,7 +32,7 @@ pub async fn publish(
     match script::publish(&session.redis, &session.ready, just_inserted, definition).await {
         Ok(Published::Applied | Published::Current) => {}
         Ok(Published::Fenced) => {
-            fence.doubt(session, "the epoch marker has changed");
+            fence.marker_changed(session);
             return Err(PublishError::Fenced);
         }
         Ok(Published::Lost) => {

@@ -177,7 +177,6 @@ pub async fn stream(api: &Api, request: Request) -> Answer {
     let groups = stream::groups(redis).await?;
     let ours = groups.iter().find(|group| group.name == GROUP).cloned().unwrap_or_default();
     let unread = info::unread(redis, &ours).await?;
-    let ends = stream::ends(redis).await?;
     let oldest = stream::pending_ids(redis, "-").await?.into_iter().next();
     let now_ms = info::now_ms(redis).await?;
     let entry_ms = |id: String| id.split('-').next().and_then(|ms| ms.parse::<i64>().ok());
@@ -186,8 +185,8 @@ pub async fn stream(api: &Api, request: Request) -> Answer {
         &value!({
             "stream": &*redis.keys.orders,
             "length": stream::length(redis).await?,
-            "first_entry_id": ends.as_ref().map(|(first, _)| first),
-            "last_entry_id": ends.as_ref().map(|(_, last)| last),
+            "first_entry_id": stream::first_id(redis).await?,
+            "last_entry_id": stream::last_id(redis).await?,
             "group": GROUP,
             "backlog": ours.pending + unread,
             "pending": ours.pending,

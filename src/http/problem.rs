@@ -92,6 +92,11 @@ impl Problem {
         Self::new(Code::Unavailable, detail)
     }
 
+    /// Claims are not taken, and what else needs both stores is not answered.
+    pub fn not_ready(reason: &str) -> Self {
+        Self::unavailable(format!("not ready: {reason}"))
+    }
+
     pub fn method_not_allowed(allow: &'static str) -> Self {
         let detail = format!("this address answers {allow}");
         Self { allow: Some(allow), ..Self::new(Code::MethodNotAllowed, detail) }

@@ -108,7 +108,7 @@ async fn answer(api: Arc<OnceLock<Arc<Api>>>, request: Request) -> Response<Byte
     let is_claim = request.method == Method::POST && request.path.starts_with("/v1/coupons/");
     let answer = match api.get().cloned() {
         None if request.path == "/livez" => Ok(service::livez()),
-        None => Err(Problem::unavailable("not ready: the stores are starting")),
+        None => Err(Problem::not_ready("the stores are starting")),
         Some(api) if is_claim => route(api, request).await,
         Some(api) if request.path == "/v1/admin/reconcile" => Box::pin(route(api, request)).await,
         Some(api) => {

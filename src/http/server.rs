@@ -2,7 +2,6 @@
 //! answer. warp's own server has none of these.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -26,7 +25,7 @@ const LAST_CALL: Duration = Duration::from_millis(20);
 
 /// Serves until `stop`, then answers what is under way, at most for `SHUTDOWN_GRACE`.
 pub async fn serve(listener: TcpListener, api: Arc<OnceLock<Arc<Api>>>, stop: CancellationToken) {
-    let service = warp::service(routes::service(api));
+    let service = TowerToHyperService::new(warp::service(routes::service(api)));
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(config::HTTP_MAX_CONNECTIONS));
     {
@@ -67,40 +66,17 @@ async fn accept(
     Ok((stream, place))
 }
 
-/// What `warp::service` makes of the routes.
-trait HttpService:
-    tower_service::Service<
-        http::Request<Incoming>,
-        Response = warp::reply::Response,
-        Error = Infallible,
-        Future: Send,
-    > + Clone
-    + Send
-    + Sync
-    + 'static
-{
-}
-
-impl<S> HttpService for S where
-    S: tower_service::Service<
-            http::Request<Incoming>,
-            Response = warp::reply::Response,
-            Error = Infallible,
-            Future: Send,
-        > + Clone
-        + Send
-        + Sync
-        + 'static
-{
-}
-
-async fn connection<S: HttpService>(
+async fn connection<S>(
     stream: TcpStream,
-    service: S,
+    service: TowerToHyperService<S>,
     watcher: Watcher,
     _place: OwnedSemaphorePermit,
     stop: CancellationToken,
-) {
+) where
+    TowerToHyperService<S>:
+        Service<http::Request<Incoming>, Response = warp::reply::Response, Error = Infallible, Future: Send>,
+    S: Send + 'static,
+{
     let Ok(peer) = stream.peer_addr() else { return };
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!("TCP_NODELAY: {error}");
@@ -120,26 +96,24 @@ async fn connection<S: HttpService>(
         }
     }
     // Boxed: a connection that says nothing then costs no more than its socket.
-    Box::pin(speak(stream, peer, service, watcher)).await;
-}
-
-async fn speak<S: HttpService>(stream: TcpStream, peer: SocketAddr, service: S, watcher: Watcher) {
-    let service = TowerToHyperService::new(service);
-    let with_peer = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
-        request.extensions_mut().insert(peer);
-        if request.uri().path_and_query().is_none() {
-            // CONNECT names a host alone, at which warp would panic: an address that does not exist.
-            *request.uri_mut() = http::Uri::from_static("*");
+    Box::pin(async move {
+        let with_peer = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            if request.uri().path_and_query().is_none() {
+                // CONNECT names a host alone, at which warp would panic: an address that does not exist.
+                *request.uri_mut() = http::Uri::from_static("*");
+            }
+            // Boxed: hyper keeps room for it on each connection, also between requests.
+            Box::pin(service.call(request))
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(config::HTTP_HEADER_TIMEOUT)
+            .max_buf_size(config::HTTP_HEAD_MAX_BYTES)
+            .serve_connection(TokioIo::new(stream), with_peer);
+        if let Err(error) = watcher.watch(connection).await {
+            tracing::debug!("connection of {peer}: {error}");
         }
-        // Boxed: hyper keeps room for it on each connection, also between requests.
-        Box::pin(service.call(request))
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(config::HTTP_HEADER_TIMEOUT)
-        .max_buf_size(config::HTTP_HEAD_MAX_BYTES)
-        .serve_connection(TokioIo::new(stream), with_peer);
-    if let Err(error) = watcher.watch(connection).await {
-        tracing::debug!("connection of {peer}: {error}");
-    }
+    })
+    .await;
 }

@@ -36,8 +36,7 @@ impl Snapshots {
 
     /// A coupon as it is now.
     pub async fn read(&self, id: &CouponId) -> Result<Option<Arc<CouponSnapshot>>, Problem> {
-        let session =
-            self.fence.session().map_err(|reason| Problem::unavailable(format!("not ready: {reason}")))?;
+        let session = self.fence.session().map_err(|reason| Problem::not_ready(&reason))?;
         Ok(info::coupon(&session.redis, id).await?.map(Arc::new))
     }
 }

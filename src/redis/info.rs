@@ -1,9 +1,10 @@
 //! Reads that change nothing: the identity of the server we talk to, a coupon's hash, who holds what.
 
+use bytes::Bytes;
 use fred::types::Value;
 
 use super::keys::GROUP;
-use super::{Redis, RedisError, array, integer, script, stream, text};
+use super::{Redis, RedisError, array, claim, integer, script, script_args, stream, text};
 use crate::model::{CouponId, CouponSnapshot, OrderId, UserId};
 
 const SUMS: &str = include_str!("../../lua/sums.lua");
@@ -58,8 +59,7 @@ pub async fn look(redis: &Redis) -> Result<Look, RedisError> {
 /// Entries that the group has not read. Redis's own `lag` may be missing, and counts entries that were
 /// trimmed before they were read: it never says less than there are, and nothing behind the last entry.
 pub async fn unread(redis: &Redis, group: &stream::GroupInfo) -> Result<i64, RedisError> {
-    let last = stream::ends(redis).await?.map(|(_, last)| last);
-    if last.is_none_or(|last| last == group.last_delivered_id) {
+    if stream::last_id(redis).await?.is_none_or(|last| last == group.last_delivered_id) {
         return Ok(0);
     }
     let length = stream::length(redis).await?;
@@ -80,9 +80,8 @@ pub async fn first_wrong_sum<'c>(
     coupons: &'c [CouponId],
 ) -> Result<Option<&'c CouponId>, RedisError> {
     for chunk in coupons.chunks(crate::config::SUMS_MAX_COUPONS) {
-        let keys = i64::try_from(2 * chunk.len()).unwrap_or(i64::MAX);
-        let mut args: Vec<Value> = vec![SUMS.into(), keys.into()];
-        args.extend(chunk.iter().flat_map(|id| [redis.keys.coupon(id).into(), redis.keys.claims(id).into()]));
+        let keys = chunk.iter().flat_map(|id| [redis.keys.coupon(id), redis.keys.claims(id)]);
+        let args = script_args(SUMS, keys, [] as [&str; 0]);
         let wrong = integer(&redis.call("EVAL", args).await?, "sums")?;
         if let Some(index) = usize::try_from(wrong).unwrap_or(0).checked_sub(1) {
             return Ok(chunk.get(index));
@@ -145,25 +144,40 @@ pub async fn held_by_each(
     let mut args: Vec<Value> = vec![redis.keys.claims(coupon).into()];
     args.extend(users.iter().map(|user| Value::from(user.as_str())));
     let values = array(redis.call("HMGET", args).await?, "HMGET")?;
-    Ok(values.iter().map(|value| script::held_order(value).ok()).collect())
+    Ok(values.iter().map(|value| claim::held_order(value).ok()).collect())
 }
 
-/// One page of a claims hash as text, and the cursor from which to go on; `0` is the end.
+/// One page of a claims hash as it stands, and the cursor from which to go on; `0` is the end.
 pub async fn scan_claims(
     redis: &Redis,
     coupon: &CouponId,
     cursor: &str,
-) -> Result<(Vec<(String, String)>, String), RedisError> {
+) -> Result<(Vec<(Bytes, Bytes)>, String), RedisError> {
     let count = i64::try_from(crate::config::SCAN_PAGE).unwrap_or(i64::MAX);
     let args = vec![redis.keys.claims(coupon).into(), cursor.into(), "COUNT".into(), count.into()];
     let mut reply = array(redis.call("HSCAN", args).await?, "HSCAN")?.into_iter();
     let cursor = reply.next().as_ref().and_then(text).unwrap_or_else(|| "0".into());
-    let fields = array(reply.next().unwrap_or(Value::Null), "HSCAN fields")?;
-    let pairs = fields.chunks_exact(2).map(|pair| {
-        let [field, value] = [&pair[0], &pair[1]].map(|value| text(value).unwrap_or_default());
-        (field, value)
-    });
-    Ok((pairs.collect(), cursor))
+    let mut fields = array(reply.next().unwrap_or(Value::Null), "HSCAN fields")?
+        .into_iter()
+        .map(|value| value.into_bytes().unwrap_or_default());
+    let mut page = Vec::new();
+    while let (Some(field), Some(value)) = (fields.next(), fields.next()) {
+        page.push((field, value));
+    }
+    Ok((page, cursor))
+}
+
+/// A field of a claims hash and its value; `None` where they are no claim of ours.
+#[must_use]
+pub fn read_claim(field: &[u8], value: &[u8]) -> Option<(UserId, OrderId)> {
+    let user = std::str::from_utf8(field).ok()?.parse().ok()?;
+    Some((user, read_order(value)?))
+}
+
+/// The order in a value of a claims hash.
+#[must_use]
+pub fn read_order(value: &[u8]) -> Option<OrderId> {
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 /// The order that the user holds of this coupon.
@@ -171,7 +185,7 @@ pub async fn held_by(redis: &Redis, coupon: &CouponId, user: &UserId) -> Result<
     let args = vec![redis.keys.claims(coupon).into(), user.as_str().into()];
     match redis.call("HGET", args).await? {
         Value::Null => Ok(None),
-        value => script::held_order(&value).map(Some),
+        value => claim::held_order(&value).map(Some),
     }
 }
 

@@ -8,7 +8,7 @@ use fred::types::Value;
 
 use super::keys::GROUP;
 use super::script::definition_fields;
-use super::{Redis, RedisError, array, integer, text};
+use super::{Redis, RedisError, array, info, integer, script_args, text};
 use crate::config;
 use crate::model::{CouponId, Definition, OrderId, UserId};
 
@@ -31,7 +31,7 @@ pub mod rebuild_code {
 /// Sets the marker to `building:<epoch>` and sees to stream and group; `false` where a newer rebuild has begun.
 pub async fn begin(redis: &Redis, epoch: &str) -> Result<bool, RedisError> {
     let keys = [&*redis.keys.epoch, &*redis.keys.orders, &*redis.keys.postgres_lsn];
-    let args = args(BEGIN, keys, [epoch, GROUP]);
+    let args = script_args(BEGIN, keys, [epoch, GROUP]);
     succeeded(redis, args, [rebuild_code::BEGUN, rebuild_code::NEWER], "rebuild_begin").await
 }
 
@@ -45,7 +45,8 @@ pub async fn remove_wrong_types(
     for chunk in coupons.chunks(config::REBUILD_CHUNK_FIELDS) {
         let keys = std::iter::once(redis.keys.epoch.to_string())
             .chain(chunk.iter().flat_map(|id| [redis.keys.coupon(id), redis.keys.claims(id)]));
-        let reply = integer(&redis.call("EVAL", args(TYPES, keys, [building])).await?, "rebuild_types")?;
+        let reply =
+            integer(&redis.call("EVAL", script_args(TYPES, keys, [building])).await?, "rebuild_types")?;
         if reply < 0 {
             return Ok(None);
         }
@@ -59,18 +60,12 @@ pub async fn claims_hash(redis: &Redis, coupon: &CouponId) -> Result<HashMap<Byt
     let mut fields = HashMap::new();
     let mut cursor = "0".to_owned();
     loop {
-        let count = i64::try_from(config::SCAN_PAGE).unwrap_or(i64::MAX);
-        let args =
-            vec![redis.keys.claims(coupon).into(), cursor.as_str().into(), "COUNT".into(), count.into()];
-        let mut reply = array(redis.call("HSCAN", args).await?, "HSCAN")?.into_iter();
-        cursor = reply.next().as_ref().and_then(text).unwrap_or_else(|| "0".into());
-        let mut page = array(reply.next().unwrap_or(Value::Null), "HSCAN fields")?.into_iter();
-        while let (Some(field), Some(value)) = (page.next(), page.next()) {
-            fields.insert(field.into_bytes().unwrap_or_default(), value.into_bytes().unwrap_or_default());
-        }
-        if cursor == "0" {
+        let (page, next) = info::scan_claims(redis, coupon, &cursor).await?;
+        fields.extend(page);
+        if next == "0" {
             return Ok(fields);
         }
+        cursor = next;
     }
 }
 
@@ -87,7 +82,7 @@ pub async fn apply_chunk(
     coupon: &CouponId,
     changes: &[(Bytes, Option<OrderId>)],
 ) -> Result<bool, RedisError> {
-    let mut args = args(CHUNK, coupon_keys(redis, coupon), [building]);
+    let mut args = script_args(CHUNK, redis.coupon_keys(coupon), [building]);
     for (field, order) in changes {
         args.push(Value::Bytes(field.clone()));
         args.push(order.map(|order| order.to_string()).unwrap_or_default().into());
@@ -110,7 +105,7 @@ pub(crate) fn coupon_is_right(hash: &HashMap<String, String>, definition: &Defin
 
 /// Sets a coupon to its definition and `stock` to total − claims. `false`: no longer the newest.
 pub async fn set_coupon(redis: &Redis, building: &str, definition: &Definition) -> Result<bool, RedisError> {
-    let mut args = args(COUPON, coupon_keys(redis, &definition.id), [building]);
+    let mut args = script_args(COUPON, redis.coupon_keys(&definition.id), [building]);
     args.extend([definition.total.into(), "version".into(), definition.version.into()]);
     args.extend(definition_fields(definition));
     succeeded(redis, args, [rebuild_code::DONE, rebuild_code::FENCED], "rebuild_coupon").await
@@ -125,7 +120,7 @@ pub async fn append_events(
 ) -> Result<bool, RedisError> {
     let keys = [&*redis.keys.epoch, &*redis.keys.orders];
     for chunk in orders.chunks(config::REBUILD_CHUNK_FIELDS) {
-        let mut args = args(EVENTS, keys, [building, coupon.as_str()]);
+        let mut args = script_args(EVENTS, keys, [building, coupon.as_str()]);
         for (user, order) in chunk {
             args.extend([user.as_str().into(), order.to_string().into()]);
         }
@@ -139,7 +134,7 @@ pub async fn append_events(
 /// Sets the marker to `ready:<epoch>` and notes Postgres's position. `false`: no longer the newest.
 pub async fn ready(redis: &Redis, epoch: &str, postgres_lsn: &str) -> Result<bool, RedisError> {
     let keys = [&*redis.keys.epoch, &*redis.keys.orders, &*redis.keys.postgres_lsn];
-    let args = args(READY, keys, [epoch, postgres_lsn]);
+    let args = script_args(READY, keys, [epoch, postgres_lsn]);
     succeeded(redis, args, [rebuild_code::READY, rebuild_code::FENCED], "rebuild_ready").await
 }
 
@@ -161,26 +156,4 @@ async fn succeeded(
         code if code == refused => Ok(false),
         other => Err(RedisError::Reply(format!("{name}: unknown code {other}"))),
     }
-}
-
-fn coupon_keys(redis: &Redis, coupon: &CouponId) -> [String; 4] {
-    [
-        redis.keys.epoch.to_string(),
-        redis.keys.orders.to_string(),
-        redis.keys.coupon(coupon),
-        redis.keys.claims(coupon),
-    ]
-}
-
-fn args<K: Into<Value>, A: Into<Value>>(
-    source: &'static str,
-    keys: impl IntoIterator<Item = K>,
-    more: impl IntoIterator<Item = A>,
-) -> Vec<Value> {
-    let keys: Vec<Value> = keys.into_iter().map(Into::into).collect();
-    let count = i64::try_from(keys.len()).unwrap_or(i64::MAX);
-    let mut args: Vec<Value> = vec![source.into(), count.into()];
-    args.extend(keys);
-    args.extend(more.into_iter().map(Into::into));
-    args
 }

@@ -234,17 +234,22 @@ pub async fn length(redis: &Redis) -> Result<i64, RedisError> {
     integer(&redis.call("XLEN", vec![(&*redis.keys.orders).into()]).await?, "XLEN")
 }
 
-/// Ids of the first and last entry.
-pub async fn ends(redis: &Redis) -> Result<Option<(String, String)>, RedisError> {
-    let one = |command, from: &str, to: &str| {
-        redis.call(
-            command,
-            vec![(&*redis.keys.orders).into(), from.into(), to.into(), "COUNT".into(), 1.into()],
-        )
-    };
-    let first = decode_entries(array(one("XRANGE", "-", "+").await?, "XRANGE")?)?.entries.pop();
-    let last = decode_entries(array(one("XREVRANGE", "+", "-").await?, "XREVRANGE")?)?.entries.pop();
-    Ok(first.zip(last).map(|(first, last)| (first.id, last.id)))
+pub async fn first_id(redis: &Redis) -> Result<Option<String>, RedisError> {
+    end(redis, "XRANGE", ["-", "+"]).await
+}
+
+pub async fn last_id(redis: &Redis) -> Result<Option<String>, RedisError> {
+    end(redis, "XREVRANGE", ["+", "-"]).await
+}
+
+async fn end(
+    redis: &Redis,
+    command: &'static str,
+    [from, to]: [&'static str; 2],
+) -> Result<Option<String>, RedisError> {
+    let args = vec![(&*redis.keys.orders).into(), from.into(), to.into(), "COUNT".into(), 1.into()];
+    let mut read = decode_entries(array(redis.call(command, args).await?, command)?)?;
+    Ok(read.entries.pop().map(|entry| entry.id))
 }
 
 fn field<'a>(fields: &'a [Value], name: &str) -> Option<&'a Value> {

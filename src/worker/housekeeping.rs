@@ -46,11 +46,8 @@ async fn return_units(context: &Context, session: &Session) {
                     return tracing::debug!("outbox: {error}");
                 }
             }
-            Ok(Released::Fenced) => return context.fence.doubt(session, "the epoch marker has changed"),
-            Ok(Released::Lost) => {
-                let what = format!("coupon {}: stock + claims is not its total", row.coupon);
-                return context.fence.lost(&session.epoch, &what);
-            }
+            Ok(Released::Fenced) => return context.fence.marker_changed(session),
+            Ok(Released::Lost) => return context.fence.sum_fails(&session.epoch, &row.coupon),
             Err(error) => return context.fence.redis_failed(&session.epoch, &error),
         }
     }

@@ -2,7 +2,8 @@
 
 use seckill::config::GATE_BATCH_MAX_CLAIMS;
 use seckill::model::{Claim, ClaimOutcome, CouponId};
-use seckill::redis::script::{self, BatchOutcome, Published, Released};
+use seckill::redis::claim::{self, BatchOutcome};
+use seckill::redis::script::{self, Published, Released};
 
 use crate::harness::{NEVER_MS, READY, TestRedis, claim, open_coupon};
 
@@ -64,7 +65,7 @@ fn a_batch_of_mixed_coupons_is_answered_in_the_order_of_the_batch() {
         claim(&tea, "alice"),
         claim(&coffee, "alice"),
     ];
-    let reply = script::claim_batch(&redis.redis, READY, NEVER_MS, &claims, |id| *id != nothing);
+    let reply = claim::claim_batch(&redis.redis, READY, NEVER_MS, &claims, |id| *id != nothing);
     let BatchOutcome::Done(outcomes) = redis.runtime.block_on(reply).unwrap().outcome else {
         panic!("the batch was not decided");
     };

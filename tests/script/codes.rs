@@ -56,7 +56,7 @@ fn codes_of_header(header: &str) -> Codes {
 
 /// The constants of `pub mod <module>` in the decoder's source.
 fn codes_of_decoder(module: &str) -> Option<Codes> {
-    let sources = ["src/redis/script.rs", "src/redis/rebuild.rs"];
+    let sources = ["src/redis/script.rs", "src/redis/claim.rs", "src/redis/rebuild.rs"];
     let source: String = sources.iter().map(|path| fs::read_to_string(folder(path)).unwrap()).collect();
     let (_, rest) = source.split_once(&format!("pub mod {module} {{\n"))?;
     let (block, _) = rest.split_once("\n}").expect("the module ends");

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use seckill::config::StoreAddresses;
 use seckill::model::{Claim, ClaimOutcome, CouponId, Definition, OrderId};
+use seckill::redis::claim::{self, BatchOutcome};
 use seckill::redis::keys::GROUP;
-use seckill::redis::script::{self, BatchOutcome};
+use seckill::redis::script;
 use seckill::redis::{Redis, RedisServer};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -50,7 +51,7 @@ impl TestRedis {
 
     /// Sends a batch of claims, every coupon published, and expects it to be decided.
     pub fn claim(&self, claims: &[Claim]) -> Vec<ClaimOutcome> {
-        let reply = script::claim_batch(&self.redis, READY, NEVER_MS, claims, |_| true);
+        let reply = claim::claim_batch(&self.redis, READY, NEVER_MS, claims, |_| true);
         match self.runtime.block_on(reply).unwrap().outcome {
             BatchOutcome::Done(outcomes) => outcomes,
             other => panic!("the batch was not decided: {other:?}"),

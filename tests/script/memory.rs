@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use seckill::model::{ClaimOutcome, CouponId};
 use seckill::redis::RedisError;
+use seckill::redis::claim;
 use seckill::redis::script::{self, Released};
 use seckill::redis::stream;
 
@@ -36,7 +37,7 @@ fn a_claim_at_full_memory_is_refused_whole() {
     let (mut redis, _) = full_redis();
     let before = redis.dump();
     let claims = [claim(&coffee(), "carol"), claim(&coffee(), "dave")];
-    let reply = script::claim_batch(&redis.redis, READY, NEVER_MS, &claims, |_| true);
+    let reply = claim::claim_batch(&redis.redis, READY, NEVER_MS, &claims, |_| true);
     assert!(is_oom(redis.runtime.block_on(reply)));
     assert_eq!(redis.dump(), before);
 }

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use seckill::model::{Claim, ClaimOutcome, CouponId, Definition, OrderId};
 use seckill::redis::RedisError;
-use seckill::redis::script::{self, BatchOutcome, Published, Released};
+use seckill::redis::claim::{self, BatchOutcome};
+use seckill::redis::script::{self, Published, Released};
 
 use crate::harness::{NEVER_MS, TestRedis, open_coupon, reset};
 use crate::history::{Batch, COUPONS, Edit, SentMarker, Step, WhichOrder, any_history};
@@ -79,7 +80,7 @@ impl Replay<'_> {
             |id: &CouponId| (0..COUPONS).any(|number| batch.published[number] && coupon_id(number) == *id);
         let marker = marker_text(batch.marker);
         let earliest = now_ms();
-        let reply = script::claim_batch(&self.redis.redis, marker, deadline_ms, &claims, is_published);
+        let reply = claim::claim_batch(&self.redis.redis, marker, deadline_ms, &claims, is_published);
         let reply = self.redis.runtime.block_on(reply);
         let latest = now_ms();
 

@@ -9,6 +9,7 @@ use super::NEWER;
 use crate::model::{CouponId, OrderEvent, OrderId, UserId};
 use crate::postgres::dead_letters::{Ended, Letter, encode_fields};
 use crate::postgres::rebuild::Decision;
+use crate::redis::info::{read_claim, read_order};
 
 /// One coupon's differences.
 #[derive(Default)]
@@ -132,13 +133,4 @@ async fn reject_losers(
         }
     }
     Ok(seen.len())
-}
-
-fn read_claim(field: &[u8], value: &[u8]) -> Option<(UserId, OrderId)> {
-    let user = std::str::from_utf8(field).ok()?.parse().ok()?;
-    Some((user, read_order(value)?))
-}
-
-fn read_order(value: &[u8]) -> Option<OrderId> {
-    std::str::from_utf8(value).ok()?.parse().ok()
 }

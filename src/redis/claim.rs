@@ -1,0 +1,154 @@
+//! The claim script: a batch of claims as its arguments, and the one decoding of its reply.
+
+use std::collections::HashMap;
+
+use fred::types::Value;
+
+use super::script::CLAIM;
+use super::{Redis, RedisError, array, integer, script_args, text};
+use crate::model::{Claim, ClaimOutcome, CouponId, OrderId};
+
+/// Numbers of `claim.lua`'s header.
+pub mod claim_code {
+    pub const STATUS_DONE: i64 = 0;
+    pub const STATUS_FENCED: i64 = 1;
+    pub const STATUS_LATE: i64 = 2;
+    pub const STATUS_LOST: i64 = 3;
+    pub const ACCEPTED: i64 = 0;
+    pub const HELD: i64 = 1;
+    pub const UNKNOWN_COUPON: i64 = 2;
+    pub const ENDED: i64 = 3;
+    pub const PAUSED: i64 = 4;
+    pub const NOT_STARTED: i64 = 5;
+    pub const SOLD_OUT: i64 = 6;
+}
+
+/// What the script made of a whole batch.
+#[derive(Debug, PartialEq, Eq)]
+pub enum BatchOutcome {
+    /// One outcome for each claim, in the order of the batch.
+    Done(Vec<ClaimOutcome>),
+    /// The marker is not the one sent: another epoch, or a rebuild.
+    Fenced,
+    /// The deadline had passed.
+    Late,
+    /// The stream or a coupon does not add up.
+    Lost(String),
+}
+
+#[derive(Debug)]
+pub struct BatchReply {
+    pub outcome: BatchOutcome,
+    /// Redis's clock when the script ran, ms since 1970.
+    pub now_ms: i64,
+}
+
+/// Sends a batch of claims as one EVALSHA. `is_published` says whether Postgres knows the coupon as
+/// published: then its absence from Redis is a loss, not an unknown id.
+///
+/// # Errors
+/// Any of them leaves open whether the batch ran, except where `RedisError` says that nothing was written.
+pub async fn claim_batch(
+    redis: &Redis,
+    ready: &str,
+    deadline_ms: i64,
+    claims: &[Claim],
+    is_published: impl Fn(&CouponId) -> bool,
+) -> Result<BatchReply, RedisError> {
+    let groups = group_by_coupon(claims);
+    let mut keys: Vec<Value> = vec![(&*redis.keys.epoch).into(), (&*redis.keys.orders).into()];
+    keys.extend(
+        groups.iter().flat_map(|(coupon, _)| {
+            [Value::from(redis.keys.coupon(coupon)), redis.keys.claims(coupon).into()]
+        }),
+    );
+    let mut args = script_args(CLAIM.sha1(), keys, [Value::from(ready), deadline_ms.into()]);
+    args.reserve(3 * groups.len() + 2 * claims.len());
+    for (coupon, members) in &groups {
+        args.push(coupon.as_str().into());
+        args.push(i64::from(is_published(coupon)).into());
+        args.push(i64::try_from(members.len()).unwrap_or(i64::MAX).into());
+        for &member in members {
+            args.push(claims[member].user.as_str().into());
+            args.push(claims[member].order.to_string().into());
+        }
+    }
+    let reply = array(redis.call("EVALSHA", args).await?, "claim")?;
+    decode_claims(&reply, &groups, claims.len())
+}
+
+/// The batch's coupons in the order of their first claim, each with its claims in the order of arrival.
+fn group_by_coupon(claims: &[Claim]) -> Vec<(&CouponId, Vec<usize>)> {
+    let mut groups: Vec<(&CouponId, Vec<usize>)> = Vec::new();
+    let mut places: HashMap<&CouponId, usize> = HashMap::new();
+    for (index, claim) in claims.iter().enumerate() {
+        let place = *places.entry(&claim.coupon).or_insert_with(|| {
+            groups.push((&claim.coupon, Vec::new()));
+            groups.len() - 1
+        });
+        groups[place].1.push(index);
+    }
+    groups
+}
+
+fn decode_claims(
+    reply: &[Value],
+    groups: &[(&CouponId, Vec<usize>)],
+    claims: usize,
+) -> Result<BatchReply, RedisError> {
+    let mut values = reply.iter();
+    let mut next = || values.next().ok_or_else(|| RedisError::Reply("claim: the reply is too short".into()));
+    let status = integer(next()?, "claim status")?;
+    let now_ms = integer(next()?, "claim time")?;
+    let outcome = match status {
+        claim_code::STATUS_DONE => {
+            let mut outcomes = vec![ClaimOutcome::UnknownCoupon; claims];
+            for (_, members) in groups {
+                let stock = integer(next()?, "stock left")?;
+                let starts_at_ms = integer(next()?, "start")?;
+                for &member in members {
+                    let code = integer(next()?, "claim code")?;
+                    outcomes[member] = decode_claim(code, next()?, stock, starts_at_ms, now_ms)?;
+                }
+            }
+            BatchOutcome::Done(outcomes)
+        }
+        claim_code::STATUS_FENCED => BatchOutcome::Fenced,
+        claim_code::STATUS_LATE => BatchOutcome::Late,
+        claim_code::STATUS_LOST => {
+            let number = usize::try_from(integer(next()?, "lost coupon")?).unwrap_or(0);
+            BatchOutcome::Lost(match number.checked_sub(1).and_then(|i| groups.get(i)) {
+                Some((coupon, _)) => format!("coupon {coupon}: stock + claims is not its total"),
+                None => "the order stream is gone".into(),
+            })
+        }
+        other => return Err(RedisError::Reply(format!("claim: unknown status {other}"))),
+    };
+    Ok(BatchReply { outcome, now_ms })
+}
+
+fn decode_claim(
+    code: i64,
+    value: &Value,
+    stock: i64,
+    starts_at_ms: i64,
+    now_ms: i64,
+) -> Result<ClaimOutcome, RedisError> {
+    Ok(match code {
+        claim_code::ACCEPTED => ClaimOutcome::Accepted { stock: integer(value, "stock")?.max(0) },
+        claim_code::HELD => ClaimOutcome::Held { order: held_order(value)?, stock: stock.max(0) },
+        claim_code::UNKNOWN_COUPON => ClaimOutcome::UnknownCoupon,
+        claim_code::ENDED => ClaimOutcome::Ended,
+        claim_code::PAUSED => ClaimOutcome::Paused,
+        claim_code::NOT_STARTED => ClaimOutcome::NotStarted { starts_at_ms, now_ms },
+        claim_code::SOLD_OUT => ClaimOutcome::SoldOut,
+        other => return Err(RedisError::Reply(format!("claim: unknown code {other}"))),
+    })
+}
+
+/// The order in a value of the claims hash, `<order>` or `<order> <key>`.
+pub(crate) fn held_order(value: &Value) -> Result<OrderId, RedisError> {
+    text(value)
+        .and_then(|text| text.split(' ').next().and_then(|order| order.parse().ok()))
+        .ok_or_else(|| RedisError::Reply("the claims hash holds something else than an order id".into()))
+}
