@@ -500,6 +500,11 @@ impl Process {
         self.child.try_wait().unwrap()
     }
 
+    /// Waits for the end of a process that was killed.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()), signal).unwrap();
     }

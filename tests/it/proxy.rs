@@ -2,6 +2,7 @@
 //! it: what a bad network does, but at a known moment. It reads requests and replies whole and passes them
 //! on as they are; what they look like on each store's wire is in the files below.
 
+mod meter;
 mod postgres;
 mod resp;
 
@@ -14,6 +15,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
 use crate::harness::until;
+pub use meter::{Meter, Strike};
 
 /// Listens on loopback for as long as the test runs.
 pub struct Proxy {
@@ -87,6 +89,11 @@ enum Store {
 impl Proxy {
     /// Leads to the store at this socket, which is Postgres's if it is named as Postgres names its own.
     pub fn before(socket: &Path) -> Self {
+        Self::metered(socket, &Meter::default())
+    }
+
+    /// The same, where all that passes is numbered.
+    pub fn metered(socket: &Path, meter: &Meter) -> Self {
         let is_postgres = socket.file_name().is_some_and(|name| name == ".s.PGSQL.5432");
         let store = if is_postgres { Store::Postgres } else { Store::Redis };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -96,12 +103,12 @@ impl Proxy {
             Store::Postgres => ("DATABASE_URL", format!("postgres://seckill@{address}/seckill")),
         };
         let traps = Traps::default();
-        let (socket, seen) = (socket.to_owned(), Arc::clone(&traps));
+        let (socket, seen, meter) = (socket.to_owned(), Arc::clone(&traps), meter.clone());
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 // Without a store there the client sees a connection that breaks at once.
                 if let Ok(server) = UnixStream::connect(&socket) {
-                    connect(client, server, store, &seen);
+                    connect(client, server, store, &seen, &meter);
                 }
             }
         });
@@ -197,19 +204,19 @@ impl Link {
     }
 }
 
-fn connect(client: TcpStream, server: UnixStream, store: Store, traps: &Traps) {
+fn connect(client: TcpStream, server: UnixStream, store: Store, traps: &Traps, meter: &Meter) {
     client.set_nodelay(true).unwrap();
     let link = Arc::new(Link { client, server, last_reply: AtomicU64::new(u64::MAX) });
     let replies = {
-        let link = Arc::clone(&link);
+        let (link, meter) = (Arc::clone(&link), meter.clone());
         thread::spawn(move || {
-            pass_replies(&link, store);
+            pass_replies(&link, store, &meter);
             link.cut();
         })
     };
-    let traps = Arc::clone(traps);
+    let (traps, meter) = (Arc::clone(traps), meter.clone());
     thread::spawn(move || {
-        let cut = pass_requests(&link, store, &traps);
+        let cut = pass_requests(&link, store, &traps, &meter);
         if cut.as_ref().is_some_and(|cut| cut.act == Act::CutReply) {
             // The reply tells that the request was executed.
             replies.join().unwrap();
@@ -222,7 +229,7 @@ fn connect(client: TcpStream, server: UnixStream, store: Store, traps: &Traps) {
 }
 
 /// Until one side ends, or a reply comes that is not to be passed on.
-fn pass_replies(link: &Link, store: Store) {
+fn pass_replies(link: &Link, store: Store, meter: &Meter) {
     let mut waiting = Vec::new();
     let mut buffer = vec![0; 65_536];
     let mut scan = postgres::ReplyScan::default();
@@ -235,7 +242,8 @@ fn pass_replies(link: &Link, store: Store) {
         } {
             number += 1;
             let reply: Vec<u8> = waiting.drain(..end).collect();
-            if number == link.last_reply.load(Ordering::SeqCst) || (&link.client).write_all(&reply).is_err() {
+            let passes = number != link.last_reply.load(Ordering::SeqCst) && meter.lets_pass("reply", &reply);
+            if !passes || (&link.client).write_all(&reply).is_err() {
                 return;
             }
         }
@@ -245,7 +253,7 @@ fn pass_replies(link: &Link, store: Store) {
 }
 
 /// Passes requests on, one by one, until one side ends or a trap cuts the connection.
-fn pass_requests(link: &Link, store: Store, traps: &Mutex<Vec<Arc<Shared>>>) -> Option<Arc<Shared>> {
+fn pass_requests(link: &Link, store: Store, traps: &Traps, meter: &Meter) -> Option<Arc<Shared>> {
     let mut waiting = Vec::new();
     let mut buffer = vec![0; 65_536];
     let mut session = postgres::Session::default();
@@ -268,7 +276,8 @@ fn pass_requests(link: &Link, store: Store, traps: &Mutex<Vec<Arc<Shared>>>) -> 
                 }
                 None => {}
             }
-            if (&link.server).write_all(&request.bytes).is_err() {
+            let passes = meter.lets_pass("request", &request.bytes);
+            if !passes || (&link.server).write_all(&request.bytes).is_err() {
                 return None;
             }
         }
