@@ -1,6 +1,8 @@
 //! One claim, its order and the return of its unit, again and again: each time something else on the wire
 //! to either store is the last that passed, and each time nothing is lost and nothing doubled.
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 
 use crate::harness::{Process, Sale, until};
@@ -9,6 +11,10 @@ use crate::proxy::{Meter, Proxy, Strike};
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
 /// How many of all cut points the quick tests try.
 const SAMPLE: usize = 10;
+
+/// How long a client waits before it asks again, and how often it does.
+const PAUSE: Duration = Duration::from_millis(20);
+const TRIES: usize = 3_000;
 
 /// A sale of a single unit in which the program reaches both stores through proxies.
 struct Scene {
@@ -42,13 +48,14 @@ impl Scene {
 
     /// Claims, as a client does who wants to know: again until it is told of a recorded order.
     async fn claim(&mut self, user: &str) -> String {
-        for _ in 0..100 {
+        for _ in 0..TRIES {
             self.tend().await;
             let answer = self.sale.claim_with("coffee", user, &[("prefer", "wait=10")]).await;
             assert!([0, 200, 201, 202, 503].contains(&answer.status), "{}", answer.text);
             if answer.body["status"] == "confirmed" {
                 return answer.body["order"].as_str().unwrap().to_owned();
             }
+            tokio::time::sleep(PAUSE).await;
         }
         panic!("nobody records the order of {user}");
     }
@@ -62,13 +69,13 @@ impl Scene {
             select id, coupon_id, user_id, slot from ended"
         ));
         let hlen = [&b"HLEN"[..], CLAIMS.as_bytes()];
-        for _ in 0..600 {
+        for _ in 0..TRIES {
             self.tend().await;
             let is_back = self.sale.redis_raw(&hlen) == ":0\r\n";
             if is_back && self.sale.psql_number("select count(*) from outbox") == 0 {
                 return;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(PAUSE).await;
         }
         panic!("the unit of {order} does not come back");
     }
@@ -106,16 +113,16 @@ impl Scene {
         (passed, self.meter.struck())
     }
 
-    /// Strikes at every `stride`th of the chunks that a run takes.
-    async fn strike_at_each(&mut self, stride: impl Fn(usize) -> usize, strike: impl Fn(i32) -> Strike) {
+    /// Strikes at every n-th of the chunks that a run takes, n chosen by their number.
+    async fn strike_at_each(&mut self, pace: impl Fn(usize) -> usize, aim: impl Fn(i32) -> Strike) {
         let (first, _) = self.run(None).await;
         let (second, _) = self.run(None).await;
         let chunks = first.max(second);
         assert!(chunks >= 30, "{chunks} chunks are too few for a claim, its order and its release");
-        let points: Vec<usize> = (1..=chunks).step_by(stride(chunks)).collect();
+        let points: Vec<usize> = (1..=chunks).step_by(pace(chunks)).collect();
         let mut done = 0;
         for &point in &points {
-            let strike = strike(self.program.pid());
+            let strike = aim(self.program.pid());
             let (_, struck) = self.run(Some((point, strike))).await;
             let struck = struck.expect("waited for");
             println!("chunk {point} of {chunks}, {strike:?}: {struck}");
