@@ -10,6 +10,7 @@ mod api_http;
 mod api_restock;
 mod claims;
 mod cli;
+mod compensation;
 mod crash;
 mod cut_points;
 mod data_loss;
