@@ -15,6 +15,7 @@ mod crash;
 mod cut_points;
 mod data_loss;
 mod harness;
+mod late_commits;
 mod lost_answers;
 mod proxy;
 mod rebuild_races;
