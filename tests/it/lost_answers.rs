@@ -1,13 +1,14 @@
 //! Answers that never arrive, commands that arrive late, stores that hang: what is not known is asked
 //! again, and costs nobody a second unit.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
 
 use crate::harness::{Process, Sale, signal, signal_all, until};
-use crate::proxy::Proxy;
+use crate::proxy::{Act, Proxy};
 
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
 const NO_WORKERS: (&str, &str) = ("SECKILL_WORKERS", "0");
@@ -18,7 +19,7 @@ async fn sale_behind_a_proxy() -> (Sale, Proxy, Process) {
     let mut sale = Sale::start_with(&[NO_WORKERS]).await;
     sale.create("coffee", 10).await;
     let proxy = Proxy::before(&sale.redis_socket());
-    let replica = sale.spawn_by_address("serve", &proxy.url, &[]);
+    let replica = sale.spawn_by_address("serve", &[&proxy], &[]);
     sale.url = replica.url_when_up().await;
     (sale, proxy, replica)
 }
@@ -46,6 +47,20 @@ async fn claim_until_taken(sale: &Sale, user: &str) -> (u16, String) {
     .await
 }
 
+/// A question over a broken connection would cost its whole deadline, and every claim meanwhile.
+async fn claim_over_a_new_connection(sale: &Sale, user: &str) -> String {
+    let refused = Cell::new(0);
+    let order = until("the claim is taken", async || {
+        let answer = sale.claim("coffee", user).await;
+        refused.set(refused.get() + usize::from(answer.status == 503));
+        (answer.status == 202).then(|| answer.body["order"].as_str().unwrap().to_owned())
+    })
+    .await;
+    let refused = refused.get();
+    assert!(refused < 20, "refused {refused} times before anybody made a new connection");
+    order
+}
+
 #[tokio::test]
 async fn a_claim_whose_answer_is_lost_is_found_by_its_repeat_and_costs_one_unit() {
     let (sale, proxy, _replica) = sale_behind_a_proxy().await;
@@ -69,12 +84,22 @@ async fn a_claim_that_never_reached_redis_is_made_by_its_repeat() {
     let _trap = proxy.cut(&["EVALSHA", "alice"]);
     assert_eq!(sale.claim("coffee", "alice").await.status, 503);
     assert_eq!(sale.redis_cli(&["HLEN", CLAIMS]), "0");
-    let (status, order) = claim_until_taken(&sale, "alice").await;
-    assert_eq!(status, 202);
+    let order = claim_over_a_new_connection(&sale, "alice").await;
     let _worker = sale.spawn("worker", &[ONE_WORKER]);
     sale.assert_in_agreement("coffee").await;
     sale.assert_recorded(&[order]);
     assert_eq!(sale.epoch(), epoch, "a broken connection is no reason to rebuild");
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_while_it_is_idle_is_replaced_at_once() {
+    let sale = Sale::start_with(&[NO_WORKERS]).await;
+    sale.create("coffee", 10).await;
+    for user in ["alice", "bob", "carol"] {
+        redis_cli(&sale.redis_socket(), &["CLIENT", "KILL", "TYPE", "normal"]);
+        claim_over_a_new_connection(&sale, user).await;
+    }
+    assert_eq!(sale.redis_stock("coffee"), 7);
 }
 
 #[tokio::test]
@@ -111,7 +136,7 @@ async fn an_acknowledgement_that_is_lost_makes_no_second_order() {
     let sale = Sale::start_with(&[NO_WORKERS]).await;
     sale.create("coffee", 10).await;
     let proxy = Proxy::before(&sale.redis_socket());
-    let worker = sale.spawn_by_address("worker", &proxy.url, &[ONE_WORKER]);
+    let worker = sale.spawn_by_address("worker", &[&proxy], &[ONE_WORKER]);
     worker.until_it_says("fence up").await;
     let mut orders = Vec::new();
     for (user, trap) in [("alice", proxy.cut(&["XACK"])), ("bob", proxy.cut_reply(&["XACK"]))] {
@@ -120,6 +145,33 @@ async fn an_acknowledgement_that_is_lost_makes_no_second_order() {
         orders.push(answer.body["order"].as_str().unwrap().to_owned());
         trap.until_done().await;
         sale.assert_in_agreement("coffee").await;
+    }
+    sale.assert_recorded(&orders);
+    assert_eq!(sale.psql_number("select count(*) from dead_letters"), 0);
+}
+
+#[tokio::test]
+async fn a_commit_that_is_lost_or_whose_answer_is_makes_no_second_order_and_none_less() {
+    let sale = Sale::start_with(&[NO_WORKERS]).await;
+    sale.create("coffee", 10).await;
+    let proxy = Proxy::before(&sale.postgres_socket());
+    let worker = sale.spawn_by_address("worker", &[&proxy], &[ONE_WORKER]);
+    worker.until_it_says("fence up").await;
+    let mut orders = Vec::new();
+    for (user, act) in [("alice", Act::Cut), ("bob", Act::CutReply)] {
+        for step in
+            ["BEGIN", "pg_advisory_xact_lock_shared", "insert into orders", "update coupons", "COMMIT"]
+        {
+            let user = format!("{user}-{step}");
+            let needles = [step, &user, "insert into orders"];
+            let needles = if step == "COMMIT" { &needles[..] } else { &needles[..1] };
+            let trap = proxy.set(act, needles);
+            let answer = sale.claim("coffee", &user).await;
+            assert_eq!(answer.status, 202, "{}", answer.text);
+            orders.push(answer.body["order"].as_str().unwrap().to_owned());
+            trap.until_done().await;
+            sale.assert_in_agreement("coffee").await;
+        }
     }
     sale.assert_recorded(&orders);
     assert_eq!(sale.psql_number("select count(*) from dead_letters"), 0);
