@@ -17,6 +17,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::proxy::Proxy;
+
 /// Longest wait for anything; a test that reaches it has failed.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -365,20 +367,33 @@ impl Sale {
         self.data_dir().join("redis/redis.sock")
     }
 
-    /// A process that knows the stores by address only, as a replica on another machine would.
-    pub fn spawn_by_address(&self, command: &str, redis_url: &str, environment: &[(&str, &str)]) -> Process {
+    pub fn postgres_socket(&self) -> PathBuf {
+        self.data_dir().join("postgres/.s.PGSQL.5432")
+    }
+
+    /// A process that knows the stores by address only, as a replica on another machine would: that of a
+    /// proxy before a store, else the store's own.
+    pub fn spawn_by_address(
+        &self,
+        command: &str,
+        proxies: &[&Proxy],
+        environment: &[(&str, &str)],
+    ) -> Process {
         let data = self.data_dir();
         let secret = std::fs::read_to_string(data.join("jwt-secret")).unwrap();
+        let redis = format!("redis+unix://{}", self.redis_socket().display());
         let postgres =
             format!("postgres://seckill@localhost/seckill?host={}", data.join("postgres").display());
+        let token = self.admin_token();
         let mut all = vec![
             ("SECKILL_LISTEN", "127.0.0.1:0"),
-            ("REDIS_URL", redis_url),
+            ("REDIS_URL", &redis),
             ("DATABASE_URL", &postgres),
             ("SECKILL_JWT_SECRET", secret.trim_end()),
+            ("SECKILL_ADMIN_TOKEN", &token),
         ];
-        let token = self.admin_token();
-        all.push(("SECKILL_ADMIN_TOKEN", &token));
+        // The later of two values counts.
+        all.extend(proxies.iter().map(|proxy| (proxy.setting, proxy.url.as_str())));
         all.extend(environment);
         self.spawn(command, &all)
     }

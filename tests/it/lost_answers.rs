@@ -7,7 +7,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 
 use crate::harness::{Process, Sale, signal, signal_all, until};
-use crate::proxy::Proxy;
+use crate::proxy::{Proxy, Trap};
 
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
 const NO_WORKERS: (&str, &str) = ("SECKILL_WORKERS", "0");
@@ -18,7 +18,7 @@ async fn sale_behind_a_proxy() -> (Sale, Proxy, Process) {
     let mut sale = Sale::start_with(&[NO_WORKERS]).await;
     sale.create("coffee", 10).await;
     let proxy = Proxy::before(&sale.redis_socket());
-    let replica = sale.spawn_by_address("serve", &proxy.url, &[]);
+    let replica = sale.spawn_by_address("serve", &[&proxy], &[]);
     sale.url = replica.url_when_up().await;
     (sale, proxy, replica)
 }
@@ -111,7 +111,7 @@ async fn an_acknowledgement_that_is_lost_makes_no_second_order() {
     let sale = Sale::start_with(&[NO_WORKERS]).await;
     sale.create("coffee", 10).await;
     let proxy = Proxy::before(&sale.redis_socket());
-    let worker = sale.spawn_by_address("worker", &proxy.url, &[ONE_WORKER]);
+    let worker = sale.spawn_by_address("worker", &[&proxy], &[ONE_WORKER]);
     worker.until_it_says("fence up").await;
     let mut orders = Vec::new();
     for (user, trap) in [("alice", proxy.cut(&["XACK"])), ("bob", proxy.cut_reply(&["XACK"]))] {
@@ -120,6 +120,33 @@ async fn an_acknowledgement_that_is_lost_makes_no_second_order() {
         orders.push(answer.body["order"].as_str().unwrap().to_owned());
         trap.until_done().await;
         sale.assert_in_agreement("coffee").await;
+    }
+    sale.assert_recorded(&orders);
+    assert_eq!(sale.psql_number("select count(*) from dead_letters"), 0);
+}
+
+#[tokio::test]
+async fn a_commit_that_is_lost_or_whose_answer_is_makes_no_second_order_and_none_less() {
+    let sale = Sale::start_with(&[NO_WORKERS]).await;
+    sale.create("coffee", 10).await;
+    let proxy = Proxy::before(&sale.postgres_socket());
+    let worker = sale.spawn_by_address("worker", &[&proxy], &[ONE_WORKER]);
+    worker.until_it_says("fence up").await;
+    let mut orders = Vec::new();
+    for (user, act) in [("alice", Proxy::cut as fn(&Proxy, &[&str]) -> Trap), ("bob", Proxy::cut_reply)] {
+        for step in
+            ["BEGIN", "pg_advisory_xact_lock_shared", "insert into orders", "update coupons", "COMMIT"]
+        {
+            let user = format!("{user}-{step}");
+            let needles = [step, &user, "insert into orders"];
+            let needles = if step == "COMMIT" { &needles[..] } else { &needles[..1] };
+            let trap = act(&proxy, needles);
+            let answer = sale.claim("coffee", &user).await;
+            assert_eq!(answer.status, 202, "{}", answer.text);
+            orders.push(answer.body["order"].as_str().unwrap().to_owned());
+            trap.until_done().await;
+            sale.assert_in_agreement("coffee").await;
+        }
     }
     sale.assert_recorded(&orders);
     assert_eq!(sale.psql_number("select count(*) from dead_letters"), 0);

@@ -62,7 +62,7 @@ impl Race {
         let recorded = format!("user-{}", self.users);
         self.sale.server().signal(Signal::SIGSTOP);
         let environment = [("SECKILL_WORKERS", "0"), ("SECKILL_LOG", "seckill::reconcile=debug,info")];
-        let rebuilder = self.sale.spawn_by_address("serve", &self.proxy.url, &environment);
+        let rebuilder = self.sale.spawn_by_address("serve", &[&self.proxy], &environment);
         let home = std::mem::replace(&mut self.sale.url, rebuilder.url_when_up().await);
         // The comparison at its start reads some of what a rebuild reads.
         rebuilder.until_it_says("reconcile: ").await;
@@ -203,7 +203,7 @@ async fn an_edit_committed_during_a_rebuild_is_in_force_afterwards() {
 async fn an_edit_whose_publication_is_lost_is_in_force_in_the_end() {
     let mut race = Race::start().await;
     race.sale.server().signal(Signal::SIGSTOP);
-    let editor = race.sale.spawn_by_address("serve", &race.proxy.url, &[]);
+    let editor = race.sale.spawn_by_address("serve", &[&race.proxy], &[]);
     race.sale.url = editor.url_when_up().await;
     for (total, flush) in [(1_500, false), (1_400, true), (900, false), (950, true)] {
         race.claim().await;
