@@ -64,6 +64,11 @@ pub fn check(history: &History, last: &Result<LastState, String>) -> Verdict {
     }
 }
 
+/// Whether nothing moves any more; a state that is not at rest may still come to agree.
+pub fn is_at_rest(history: &History, last: &LastState) -> bool {
+    stores::agreement(&Evidence::new(history, last)).is_empty()
+}
+
 fn open_questions(history: &History, last: &Result<LastState, String>) -> Vec<String> {
     let mut open = Vec::new();
     if let Err(why) = last {

@@ -1,0 +1,130 @@
+//! Kills at named points: a proxy stops a process at a request that it knows, and there it dies.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use rand::RngExt;
+
+use super::{Director, Outcome};
+use crate::faults::Kind;
+use crate::hands;
+use crate::load::WARES;
+use crate::proxy::Trap;
+use crate::stage::{SERVER, WORKERS};
+
+/// How long a process is given to come to its point.
+const TRAP_PATIENCE: Duration = Duration::from_secs(30);
+/// Some of them have ended already, or are not recorded yet.
+const MAX_ORDERS_TRIED: usize = 500;
+
+/// Until the connection is cut.
+pub async fn done(trap: &Trap) -> Outcome {
+    let done = tokio::time::timeout(TRAP_PATIENCE, trap.until_done()).await;
+    done.map_err(|_| "nobody came to the point in time".into())
+}
+
+/// The place of the first trap that a request is held in.
+async fn first_taken(traps: &[(usize, Trap)]) -> Result<usize, String> {
+    let taken = traps.iter().map(|(place, trap)| {
+        Box::pin(async move {
+            trap.until_taken().await;
+            *place
+        })
+    });
+    let first = tokio::time::timeout(TRAP_PATIENCE, futures_util::future::select_all(taken)).await;
+    first.map(|(place, _, _)| place).map_err(|_| "nobody came to the point in time".into())
+}
+
+impl Director {
+    /// The units are taken; whoever asked will never hear of it.
+    pub(super) async fn die_after_script(&mut self) -> Outcome {
+        let trap = self.stage.nodes[SERVER].redis.cut_reply(&["EVALSHA", "user-"]);
+        let outcome = done(&trap).await;
+        self.restart_node(SERVER).await?;
+        outcome
+    }
+
+    /// A worker dies at a point of recording, and what it had sent by then arrives all the same.
+    pub(super) async fn die_recording(&mut self, kind: Kind) -> Outcome {
+        let traps: Vec<(usize, Trap)> = WORKERS
+            .iter()
+            .map(|&place| {
+                let node = &self.stage.nodes[place];
+                let trap = match kind {
+                    Kind::DieBeforeInsert => node.postgres.hold(&["insert into orders"]),
+                    Kind::DieBeforeCommit => node.postgres.hold(&["COMMIT", "insert into orders"]),
+                    _ => node.redis.hold(&["XACK"]),
+                };
+                (place, trap)
+            })
+            .collect();
+        let place = first_taken(&traps).await?;
+        self.stage.nodes[place].kill_9();
+        drop(traps);
+        self.sleep(0..1_500).await;
+        self.stage.start_node(place);
+        Ok(())
+    }
+
+    /// The unit is back in Redis and its user has claimed it again, but its row is still in the outbox, and
+    /// whoever was to delete it dies: the next one returns it once more.
+    pub(super) async fn die_in_release(&mut self) -> Outcome {
+        self.stage.until_ready(None).await;
+        let [one, other] = WORKERS;
+        // Else they would return the unit first.
+        self.stage.program.signal_server(Signal::SIGSTOP);
+        self.stage.nodes[other].signal(Signal::SIGSTOP);
+        let outcome = self.die_in_release_of(one).await;
+        self.stage.nodes[other].signal(Signal::SIGCONT);
+        self.stage.program.signal_server(Signal::SIGCONT);
+        outcome
+    }
+
+    async fn die_in_release_of(&mut self, place: usize) -> Outcome {
+        for _ in 0..MAX_ORDERS_TRIED {
+            self.sleep(1..50).await;
+            let Some((coupon, user, order)) = self.market.some_order(&mut self.rng) else { continue };
+            let trap = self.stage.nodes[place].redis.cut_reply(&["EVALSHA", &order]);
+            if !hands::cancel(&self.market, &self.stage.stores, &order).await {
+                continue;
+            }
+            done(&trap).await?;
+            self.market.claim(&self.market.urls[1], &coupon, &user, None, false).await;
+            return self.restart_node(place).await;
+        }
+        Err("no order could be ended".into())
+    }
+
+    /// One claims hash is whole again, the next one is not.
+    pub(super) async fn die_between_chunks(&mut self) -> Outcome {
+        let mut ids: Vec<&str> = WARES.iter().map(|ware| ware.id).collect();
+        ids.sort_unstable();
+        // A rebuild takes them in this order.
+        let second = self.rng.random_range(1..ids.len());
+        let first = self.rng.random_range(0..second);
+        let pair = [first, second].map(|place| format!("seckill:{{0}}:claims:{}", ids[place]));
+        self.stage.program.signal_server(Signal::SIGSTOP);
+        let traps: Vec<(usize, Trap)> = [SERVER, WORKERS[0], WORKERS[1]]
+            .into_iter()
+            .map(|place| {
+                let chunk = ["Applies some of a rebuild's differences", pair[1].as_str()];
+                (place, self.stage.nodes[place].redis.hold(&chunk))
+            })
+            .collect();
+        let before = self.stage.stores.redis_cli(&["GET", "seckill:{0}:epoch"]).await;
+        let deleted = self.redis(&["DEL", &pair[0], &pair[1]]).await;
+        let taken = first_taken(&traps).await;
+        if let Ok(place) = taken {
+            self.stage.nodes[place].kill_9();
+        }
+        drop(traps);
+        self.stage.program.signal_server(Signal::SIGCONT);
+        if let Ok(place) = taken {
+            self.stage.start_node(place);
+        }
+        let rebuilt = self.stage.until_ready(before.as_deref().ok()).await;
+        deleted?;
+        taken?;
+        rebuilt.map(drop).ok_or_else(|| "no rebuild came".into())
+    }
+}
