@@ -18,6 +18,14 @@ macro_rules! kinds {
         impl Kind {
             pub const ALL: &[Self] = &[$(Self::$kind),+];
 
+            /// For the environment.
+            pub const fn word(self) -> &'static str {
+                match self {
+                    $(Self::$kind => stringify!($kind)),+
+                }
+            }
+
+            /// For people.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$kind => $name),+
@@ -45,6 +53,7 @@ kinds! {
     CutCommits "connections to Postgres cut at the reply to a commit",
     KillClients "CLIENT KILL of all Redis connections",
     TerminateBackends "pg_terminate_backend of all sessions",
+    LockCoupon "a coupon's row locked by somebody for seconds",
     FlushScripts "SCRIPT FLUSH",
     DieAfterScript "kill -9 after the claim script",
     DieBeforeInsert "kill -9 before the insert",
@@ -58,15 +67,19 @@ kinds! {
     DeleteStream "DEL of the stream",
     DestroyGroup "XGROUP DESTROY with events unread",
     TrimStream "XTRIM of the stream to nothing, then reconcile",
+    TrimPending "XTRIM of the stream to nothing, a worker killed in its work",
     FlushRedis "FLUSHALL",
+    LateInsert "FLUSHALL while a worker is held before its transaction",
+    LateCommit "FLUSHALL while a worker is held before its commit",
+    Hoard "more events held by a stranger than a reclaim looks at",
 }
 
 impl Kind {
     /// What it takes out of Redis for good.
     pub const fn loses(self) -> Loses {
         match self {
-            Self::FlushRedis => Loses::Claims,
-            Self::DeleteStream | Self::TrimStream => Loses::Events,
+            Self::FlushRedis | Self::LateInsert | Self::LateCommit => Loses::Claims,
+            Self::DeleteStream | Self::TrimStream | Self::TrimPending => Loses::Events,
             _ => Loses::Nothing,
         }
     }
@@ -82,7 +95,10 @@ impl Kind {
                 | Self::DeleteStream
                 | Self::DestroyGroup
                 | Self::TrimStream
+                | Self::TrimPending
                 | Self::FlushRedis
+                | Self::LateInsert
+                | Self::LateCommit
         )
     }
 }
@@ -104,15 +120,20 @@ impl Mode {
         }
     }
 
-    /// Every kind once, in the order of the seed; flushes come between others.
+    /// Every kind once, in the order of the seed; where flushes are allowed, one comes before every other.
     fn deck(self, rng: &mut StdRng) -> Vec<Kind> {
-        let loses_claims = |kind: &&Kind| kind.loses() == Loses::Claims;
-        let mut others: Vec<Kind> = Kind::ALL.iter().filter(|kind| !loses_claims(kind)).copied().collect();
+        // A hoard lasts to the end and would make every later fault slower than it is.
+        let is_drawn = |kind: &&Kind| **kind != Kind::Hoard;
+        let (mut flushes, mut others): (Vec<Kind>, Vec<Kind>) =
+            Kind::ALL.iter().filter(is_drawn).partition(|kind| kind.loses() == Loses::Claims);
+        flushes.shuffle(rng);
         others.shuffle(rng);
-        if self == Self::Safe {
-            return others;
+        match self {
+            Self::Safe => others,
+            Self::Flush => {
+                flushes.iter().cycle().zip(others).flat_map(|(&flush, other)| [flush, other]).collect()
+            }
         }
-        others.into_iter().flat_map(|kind| [Kind::FlushRedis, kind]).collect()
     }
 }
 
@@ -132,10 +153,11 @@ pub fn schedule(seed: u64, mode: Mode) -> impl Iterator<Item = (Duration, Kind)>
 #[test]
 fn a_seed_names_its_schedule_and_every_kind_comes() {
     let first = |seed, mode, length| schedule(seed, mode).take(length).collect::<Vec<_>>();
-    let safe = Kind::ALL.len() - 1;
     assert_eq!(first(1, Mode::Safe, 100), first(1, Mode::Safe, 100));
     assert_ne!(first(1, Mode::Safe, 100), first(2, Mode::Safe, 100));
-    for (mode, length, kinds) in [(Mode::Safe, safe, safe), (Mode::Flush, 2 * safe, safe + 1)] {
+    let flushes = Kind::ALL.iter().filter(|kind| kind.loses() == Loses::Claims).count();
+    let others = Kind::ALL.len() - flushes - 1;
+    for (mode, length, kinds) in [(Mode::Safe, others, others), (Mode::Flush, 2 * others, others + flushes)] {
         let seen: std::collections::BTreeSet<Kind> =
             first(7, mode, length).into_iter().map(|(_, kind)| kind).collect();
         assert_eq!(seen.len(), kinds, "{mode:?}");

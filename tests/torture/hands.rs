@@ -10,13 +10,11 @@ use rand::{RngExt, SeedableRng};
 use uuid::Uuid;
 
 use crate::history::{Cancel, Class, Line, Poison, Sample};
-use crate::load::{Edits, Market, WARES, pause};
+use crate::load::{Edits, KEEPER, Market, WARES, pause};
 use crate::stores::Stores;
 
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(200);
 const STREAM: &str = "seckill:{0}:orders";
-/// Holds one unit of each coupon from before the first fault, so that a second event of his is bad for sure.
-pub const KEEPER: &str = "keeper";
 
 /// Ends an order as the program's own cancel does: its status, the unit in Postgres's stock and the unit on
 /// its way to Redis, in one transaction. Answers how many it ended.

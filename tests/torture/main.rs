@@ -32,6 +32,7 @@ use it::{harness, proxy};
 
 use checker::Verdict;
 use faults::{Kind, Mode};
+use history::Loses;
 use run::{Script, run};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -48,17 +49,31 @@ async fn every_promise_holds_through_six_faults_in_half_a_minute() {
     assert_eq!(run(&script).await, Verdict::Valid);
 }
 
-/// By the environment: SECKILL_TORTURE_MINUTES (10), SECKILL_TORTURE_SEED (by chance), SECKILL_TORTURE_FAULTS
-/// (names of kinds; by default all of them by the seed).
+/// By the environment: SECKILL_TORTURE_SEED (by chance), SECKILL_TORTURE_MINUTES (10), or for a directed run
+/// SECKILL_TORTURE_FAULTS (kinds with spaces between them) and SECKILL_TORTURE_SECONDS (30).
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "long"]
 async fn every_promise_holds_under_torture() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let seed = number("SECKILL_TORTURE_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>()));
-    let seconds = 60 * number("SECKILL_TORTURE_MINUTES").unwrap_or(10);
-    // Flushes have a run of their own: beside them the other faults prove less.
-    for (mode, seconds) in [(Mode::Safe, seconds * 3 / 4), (Mode::Flush, seconds / 4)] {
-        let script = Script { seed, mode, length: Duration::from_secs(seconds), faults: Vec::new() };
+    for script in scripts(seed, number("SECKILL_TORTURE_MINUTES"), number("SECKILL_TORTURE_SECONDS")) {
         assert_eq!(run(&script).await, Verdict::Valid, "seed {seed}");
     }
+}
+
+fn scripts(seed: u64, minutes: Option<u64>, seconds: Option<u64>) -> Vec<Script> {
+    let directed = std::env::var("SECKILL_TORTURE_FAULTS").unwrap_or_default();
+    let word = |word| *Kind::ALL.iter().find(|kind| kind.word() == word).expect("there is such a fault");
+    let faults: Vec<Kind> = directed.split_whitespace().map(word).collect();
+    if !faults.is_empty() {
+        let loses_claims = faults.iter().any(|kind| kind.loses() == Loses::Claims);
+        let mode = if loses_claims { Mode::Flush } else { Mode::Safe };
+        let length = Duration::from_secs(seconds.unwrap_or(30));
+        return vec![Script { seed, mode, length, faults }];
+    }
+    let length = Duration::from_mins(minutes.unwrap_or(10));
+    // Flushes have a run of their own: beside them the other faults prove less.
+    [(Mode::Safe, length * 3 / 4), (Mode::Flush, length / 4)]
+        .map(|(mode, length)| Script { seed, mode, length, faults: Vec::new() })
+        .into()
 }

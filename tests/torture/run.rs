@@ -15,9 +15,9 @@ use tokio::task::JoinSet;
 
 use crate::checker::{self, Verdict};
 use crate::faults::{Kind, Mode, schedule};
-use crate::hands::{self, KEEPER};
+use crate::hands;
 use crate::history::{Class, History, Recorder};
-use crate::load::{Market, WARES};
+use crate::load::{KEEPER, Market, WARES};
 use crate::report;
 use crate::stage::Stage;
 use crate::stores::{LastState, Stores};
@@ -57,7 +57,7 @@ pub async fn run(script: &Script) -> Verdict {
     let stores = stage.stores.clone();
     let market = Arc::new(open_market(&stage, &folder).await);
     let rng = StdRng::seed_from_u64(script.seed);
-    let mut director = Director { stage, market: Arc::clone(&market), rng };
+    let mut director = Director { stage, market: Arc::clone(&market), rng, hoard: None };
 
     let people = let_people_in(&market, &stores, script.seed);
     let opened = Instant::now();

@@ -1,6 +1,7 @@
 //! Does one fault to the stage and puts everything back on its feet. A fault fires when what it is aimed at was
 //! there to be hit; whether the program bears it is the checker's affair.
 
+mod deletions;
 mod points;
 
 use std::sync::Arc;
@@ -10,19 +11,20 @@ use nix::sys::signal::Signal;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use reqwest::Method;
-use serde_json::json;
+use tokio::task::JoinHandle;
 
 use crate::faults::Kind;
-use crate::hands;
-use crate::history::{Class, Fault, Line};
+use crate::history::{Fault, Line};
 use crate::load::{Market, WARES};
 use crate::stage::{RECLAIM_AFTER, SERVER, Stage, WORKERS, signal, wait, with_children};
+
+const STREAM: &str = "seckill:{0}:orders";
 
 pub struct Director {
     pub stage: Stage,
     pub market: Arc<Market>,
     pub rng: StdRng,
+    pub hoard: Option<JoinHandle<()>>,
 }
 
 /// Why a fault did not fire.
@@ -79,19 +81,23 @@ impl Director {
             }
             Kind::DieInRelease => self.die_in_release().await,
             Kind::DieBetweenChunks => self.die_between_chunks().await,
+            Kind::LockCoupon => self.lock_coupon().await,
             Kind::DeleteMarker => self.rebuilt_after(&["DEL", "seckill:{0}:epoch"]).await,
             Kind::DeleteClaims => {
-                let key = format!("seckill:{{0}}:claims:{}", WARES.choose(&mut self.rng).unwrap().id);
-                self.rebuilt_after(&["DEL", &key]).await
+                let key = format!("seckill:{{0}}:claims:{}", self.ware());
+                self.delete_unread(&["DEL", &key]).await
             }
             Kind::DeleteCoupon => {
-                let key = format!("seckill:{{0}}:coupon:{}", WARES.choose(&mut self.rng).unwrap().id);
+                let key = format!("seckill:{{0}}:coupon:{}", self.ware());
                 self.rebuilt_after(&["DEL", &key]).await
             }
-            Kind::DeleteStream => self.rebuilt_after(&["DEL", "seckill:{0}:orders"]).await,
-            Kind::DestroyGroup => self.destroy_group().await,
+            Kind::DeleteStream => self.delete_unread(&["DEL", STREAM]).await,
+            Kind::DestroyGroup => self.delete_unread(&["XGROUP", "DESTROY", STREAM, "order-writers"]).await,
             Kind::TrimStream => self.trim_stream().await,
+            Kind::TrimPending => self.trim_pending().await,
             Kind::FlushRedis => self.rebuilt_after(&["FLUSHALL"]).await,
+            Kind::LateInsert | Kind::LateCommit => self.flush_beside(kind == Kind::LateCommit).await,
+            Kind::Hoard => self.hoard().await,
         }
     }
 
@@ -175,46 +181,16 @@ impl Director {
         done.map(drop).ok_or_else(|| "Redis is not there".into())
     }
 
-    /// A command that takes something away, and the rebuild that it must bring about.
-    async fn rebuilt_after(&self, args: &[&str]) -> Outcome {
-        let before = self.stage.stores.redis_cli(&["GET", "seckill:{0}:epoch"]).await;
-        self.redis(args).await?;
-        let rebuilt = self.stage.until_ready(before.as_deref().ok()).await;
-        rebuilt.map(drop).ok_or_else(|| "no rebuild came".into())
+    /// Longer than anybody waits for a lock.
+    async fn lock_coupon(&mut self) -> Outcome {
+        let id = self.ware();
+        let lock = format!("select 1 from coupons where id = '{id}' for update; select pg_sleep(2.5)");
+        let locked = wait(async || self.stage.stores.psql(&lock).await.ok()).await;
+        locked.map(drop).ok_or_else(|| "Postgres is not there".into())
     }
 
-    /// While everybody who reads is stopped, so that there is something that the group has not read.
-    async fn destroy_group(&mut self) -> Outcome {
-        self.signal_all(Signal::SIGSTOP);
-        for _ in 0..3 {
-            hands::poison(&self.market, &self.stage.stores, &mut self.rng).await;
-        }
-        let outcome = self.redis(&["XGROUP", "DESTROY", "seckill:{0}:orders", "order-writers"]).await;
-        self.signal_all(Signal::SIGCONT);
-        let marker = self.stage.until_ready(None).await;
-        outcome.and_then(|()| marker.map(drop).ok_or_else(|| "no rebuild came".into()))
-    }
-
-    async fn trim_stream(&mut self) -> Outcome {
-        self.signal_all(Signal::SIGSTOP);
-        let outcome = self.redis(&["XTRIM", "seckill:{0}:orders", "MAXLEN", "0"]).await;
-        self.signal_all(Signal::SIGCONT);
-        let reconciled = wait(async || {
-            let (url, path) = (&self.market.urls[0], "/v1/admin/reconcile");
-            let class = self.market.admin(url, Method::POST, path, json!({"fix": true})).await;
-            (class == Class::Ok).then_some(())
-        });
-        let reconciled = reconciled.await.ok_or_else(|| "no reconcile came".to_owned());
-        self.stage.until_ready(None).await;
-        outcome.and(reconciled)
-    }
-
-    /// Everybody who reads the stream.
-    fn signal_all(&self, signal: Signal) {
-        self.stage.program.signal_server(signal);
-        for place in WORKERS {
-            self.stage.nodes[place].signal(signal);
-        }
+    fn ware(&mut self) -> &'static str {
+        WARES.choose(&mut self.rng).unwrap().id
     }
 }
 

@@ -23,16 +23,17 @@ pub async fn done(trap: &Trap) -> Outcome {
     done.map_err(|_| "nobody came to the point in time".into())
 }
 
-/// The place of the first trap that a request is held in.
-async fn first_taken(traps: &[(usize, Trap)]) -> Result<usize, String> {
-    let taken = traps.iter().map(|(place, trap)| {
+/// The first trap that a request is held in, with its place; the others are lifted.
+pub async fn first_taken(mut traps: Vec<(usize, Trap)>) -> Result<(usize, Trap), String> {
+    let taken = traps.iter().enumerate().map(|(number, (_, trap))| {
         Box::pin(async move {
             trap.until_taken().await;
-            *place
+            number
         })
     });
     let first = tokio::time::timeout(TRAP_PATIENCE, futures_util::future::select_all(taken)).await;
-    first.map(|(place, _, _)| place).map_err(|_| "nobody came to the point in time".into())
+    let number = first.map(|(number, _, _)| number).map_err(|_| "nobody came to the point in time")?;
+    Ok(traps.swap_remove(number))
 }
 
 impl Director {
@@ -58,16 +59,16 @@ impl Director {
                 (place, trap)
             })
             .collect();
-        let place = first_taken(&traps).await?;
+        let (place, trap) = first_taken(traps).await?;
         self.stage.nodes[place].kill_9();
-        drop(traps);
+        trap.release();
         self.sleep(0..1_500).await;
         self.stage.start_node(place);
         Ok(())
     }
 
-    /// The unit is back in Redis and its user has claimed it again, but its row is still in the outbox, and
-    /// whoever was to delete it dies: the next one returns it once more.
+    /// The row is still in the outbox, and whoever was to return its unit and delete it dies, before the script
+    /// or after it. Then its user has claimed again; the next one returns the unit once more.
     pub(super) async fn die_in_release(&mut self) -> Outcome {
         self.stage.until_ready(None).await;
         let [one, other] = WORKERS;
@@ -84,7 +85,9 @@ impl Director {
         for _ in 0..MAX_ORDERS_TRIED {
             self.sleep(1..50).await;
             let Some((coupon, user, order)) = self.market.some_order(&mut self.rng) else { continue };
-            let trap = self.stage.nodes[place].redis.cut_reply(&["EVALSHA", &order]);
+            let (redis, release) = (&self.stage.nodes[place].redis, ["EVALSHA", order.as_str()]);
+            let is_sent = self.rng.random_bool(0.7);
+            let trap = if is_sent { redis.cut_reply(&release) } else { redis.cut(&release) };
             if !hands::cancel(&self.market, &self.stage.stores, &order).await {
                 continue;
             }
@@ -113,18 +116,16 @@ impl Director {
             .collect();
         let before = self.stage.stores.redis_cli(&["GET", "seckill:{0}:epoch"]).await;
         let deleted = self.redis(&["DEL", &pair[0], &pair[1]]).await;
-        let taken = first_taken(&traps).await;
-        if let Ok(place) = taken {
+        let taken = first_taken(traps).await;
+        if let Ok((place, _)) = taken {
             self.stage.nodes[place].kill_9();
         }
-        drop(traps);
         self.stage.program.signal_server(Signal::SIGCONT);
-        if let Ok(place) = taken {
-            self.stage.start_node(place);
-        }
-        let rebuilt = self.stage.until_ready(before.as_deref().ok()).await;
         deleted?;
-        taken?;
+        let (place, trap) = taken?;
+        trap.release();
+        self.stage.start_node(place);
+        let rebuilt = self.stage.until_ready(before.as_deref().ok()).await;
         rebuilt.map(drop).ok_or_else(|| "no rebuild came".into())
     }
 }
