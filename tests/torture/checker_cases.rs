@@ -69,8 +69,8 @@ impl Run {
         self.history.claims.last_mut().expect("it was just added")
     }
 
-    fn status(&mut self, at_ms: u64, order: &str, status: &str) {
-        let status = Status { span: span(at_ms, at_ms + 10), order: order.into(), status: status.into() };
+    fn status(&mut self, at_ms: u64, order: &str, told: &str) {
+        let status = Status { span: span(at_ms, at_ms + 10), order: order.into(), told: told.into() };
         self.history.add(Line::Status(status));
     }
 
@@ -326,7 +326,7 @@ fn a_bad_history_is_invalid(#[case] because: &str, #[case] spoil: fn(&mut Run)) 
     run.letter(Some("61005-0"), Some("a2"));
 })]
 #[case::statuses_that_overlap(|run: &mut Run| {
-    run.history.add(Line::Status(Status { span: span(11_000, 20_000), order: "a".into(), status: "accepted".into() }));
+    run.history.add(Line::Status(Status { span: span(11_000, 20_000), order: "a".into(), told: "accepted".into() }));
 })]
 fn what_may_happen_is_valid(#[case] vary: fn(&mut Run)) {
     let mut run = Run::good();

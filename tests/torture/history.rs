@@ -64,7 +64,7 @@ pub struct Claim {
 pub struct Status {
     pub span: Span,
     pub order: String,
-    pub status: String,
+    pub told: String,
 }
 
 /// A new total, as the admin asked for it.

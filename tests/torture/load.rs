@@ -222,9 +222,9 @@ impl Market {
             self.http.get(format!("{url}/v1/coupons/{coupon}/claims/{order}")).bearer_auth(self.token(user));
         let began_us = self.recorder.now_us();
         let answer = Answer::of(request.send().await).await;
-        if let (200, Some(status)) = (answer.status, answer.text("status")) {
+        if let (200, Some(told)) = (answer.status, answer.text("status")) {
             let span = self.recorder.since(began_us);
-            self.recorder.add(Line::Status(Status { span, order: order.into(), status }));
+            self.recorder.add(Line::Status(Status { span, order: order.into(), told }));
         }
     }
 

@@ -49,12 +49,13 @@ async fn every_promise_holds_through_six_faults_in_half_a_minute() {
     assert_eq!(run(&script).await, Verdict::Valid);
 }
 
-/// By the environment: SECKILL_TORTURE_SEED (by chance), SECKILL_TORTURE_MINUTES (10), or for a directed run
-/// SECKILL_TORTURE_FAULTS (kinds with spaces between them) and SECKILL_TORTURE_SECONDS (30).
+/// By the environment: `SECKILL_TORTURE_SEED` (by chance), `SECKILL_TORTURE_MINUTES` (10), or for a directed run
+/// `SECKILL_TORTURE_FAULTS` (kinds with spaces between them) and `SECKILL_TORTURE_SECONDS` (30).
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "long"]
 async fn every_promise_holds_under_torture() {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let text = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+    let number = |name: &str| text(name).map(|text| text.parse::<u64>().unwrap());
     let seed = number("SECKILL_TORTURE_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>()));
     for script in scripts(seed, number("SECKILL_TORTURE_MINUTES"), number("SECKILL_TORTURE_SECONDS")) {
         assert_eq!(run(&script).await, Verdict::Valid, "seed {seed}");

@@ -126,14 +126,14 @@ pub fn statuses(history: &History) -> Vec<String> {
         for (place, earlier) in told.iter().enumerate() {
             let later = told[place..].iter().filter(|later| later.span.began_us > earlier.span.ended_us);
             let back = |later: &&&Status| {
-                let (from, to) = (rank(&earlier.status), rank(&later.status));
-                to < from || (to == from && later.status != earlier.status)
+                let (from, to) = (rank(&earlier.told), rank(&later.told));
+                to < from || (to == from && later.told != earlier.told)
             };
             if let Some(later) = later.into_iter().find(back) {
                 broken.push(format!(
                     "order {order} was {} and then {}, {} ms later",
-                    earlier.status,
-                    later.status,
+                    earlier.told,
+                    later.told,
                     (later.span.began_us - earlier.span.ended_us) / 1_000
                 ));
                 break;
