@@ -77,7 +77,9 @@ fn open_questions(history: &History, last: &Result<LastState, String>) -> Vec<St
     if !history.claims.iter().any(|claim| claim.class == Class::Ok) {
         open.push("no claim was accepted".to_owned());
     }
-    if !history.samples.iter().any(|sample| sample.postgres.is_some() && sample.redis.is_some()) {
+    if !history.samples.iter().any(|sample| sample.postgres.is_some())
+        || !history.samples.iter().any(|sample| sample.redis.is_some())
+    {
         open.push("no sample shows both stores".to_owned());
     }
     for fault in history.faults.iter().filter(|fault| !fault.fired) {

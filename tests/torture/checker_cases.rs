@@ -221,6 +221,10 @@ fn a_good_history_is_valid() {
 #[case::a_status_that_went_back("was confirmed and then accepted", |run: &mut Run| {
     run.status(14_000, "a", "accepted");
 })]
+#[case::a_status_behind_that_of_the_claim("was confirmed and then accepted", |run: &mut Run| {
+    run.claim(43_000, "bob", Class::Dup, Some("b")).status = Some("confirmed".into());
+    run.status(44_000, "b", "accepted");
+})]
 #[case::an_end_that_became_another("was cancelled and then expired", |run: &mut Run| {
     run.status(51_000, "c", "cancelled");
     run.status(52_000, "c", "expired");
@@ -325,6 +329,9 @@ fn a_bad_history_is_invalid(#[case] because: &str, #[case] spoil: fn(&mut Run)) 
     run.row("a2", "alice", "rejected", 61_000);
     run.letter(Some("61005-0"), Some("a2"));
 })]
+#[case::a_repeat_that_does_not_know_the_status(|run: &mut Run| {
+    run.claim(43_000, "alice", Class::Dup, Some("a")).status = Some("accepted".into());
+})]
 #[case::statuses_that_overlap(|run: &mut Run| {
     run.history.add(Line::Status(Status { span: span(11_000, 20_000), order: "a".into(), told: "accepted".into() }));
 })]
@@ -348,8 +355,11 @@ fn what_may_happen_is_valid(#[case] vary: fn(&mut Run)) {
 #[case::whose_end_could_not_be_read("could not be read", |run: &mut Run| {
     run.last = Err("no answer in time".into());
 })]
-#[case::without_a_sample("no sample", |run: &mut Run| {
-    run.history.samples.clear();
+#[case::without_a_sample_of_postgres("no sample", |run: &mut Run| {
+    run.history.samples[0].postgres = None;
+})]
+#[case::without_a_sample_of_redis("no sample", |run: &mut Run| {
+    run.history.samples[0].redis = None;
 })]
 #[case::that_left_more_open_than_was_under_way("left unanswered", |run: &mut Run| {
     for user in ["frank", "grace", "heidi"] {
@@ -362,6 +372,22 @@ fn a_run_that_proves_nothing_is_inconclusive(#[case] because: &str, #[case] spoi
     match run.judge() {
         Verdict::Inconclusive(why) => assert!(why.iter().any(|why| why.contains(because)), "{why:?}"),
         other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn the_checker_knows_nothing_of_the_program() {
+    for source in [
+        include_str!("checker.rs"),
+        include_str!("checker/evidence.rs"),
+        include_str!("checker/orders.rs"),
+        include_str!("checker/stores.rs"),
+        include_str!("history.rs"),
+        include_str!("stores.rs"),
+    ] {
+        for foreign in ["seckill::", "harness", "proxy", "crate::load", "crate::stage", "crate::it"] {
+            assert!(!source.contains(foreign), "{foreign}");
+        }
     }
 }
 

@@ -29,16 +29,26 @@ with ended as (
 )
 select count(*) from ended";
 
-/// Samples until the market closes.
-pub async fn sample(market: &Market, stores: &Stores) {
+#[derive(Clone, Copy)]
+pub enum Store {
+    Redis,
+    Postgres,
+}
+
+/// Samples one store until the market closes; each by itself, so that neither waits for the other.
+pub async fn sample(market: &Market, stores: &Stores, store: Store) {
     let mut ticks = tokio::time::interval(SAMPLE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !market.is_over() {
         ticks.tick().await;
+        let mut sample = Sample::default();
         let began_us = market.recorder.now_us();
-        let (postgres, redis) = tokio::join!(stores.postgres_coupons(), stores.redis_state());
-        let span = market.recorder.since(began_us);
-        market.recorder.add(Line::Sample(Sample { span, postgres: postgres.ok(), redis: redis.ok() }));
+        match store {
+            Store::Redis => sample.redis = stores.redis_state().await.ok(),
+            Store::Postgres => sample.postgres = stores.postgres_coupons().await.ok(),
+        }
+        sample.span = market.recorder.since(began_us);
+        market.recorder.add(Line::Sample(sample));
     }
 }
 

@@ -119,7 +119,7 @@ pub enum Loses {
     Claims,
 }
 
-/// Both stores as they stood at some moment between the span's ends; `None` where one gave no answer.
+/// A store as it stood at some moment between the span's ends; `None` where it gave no answer or was not asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {
     pub span: Span,

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::evidence::Evidence;
-use crate::history::{Claim, Class, History, Loses, Status};
+use crate::history::{Claim, Class, History, Loses, Span};
 use crate::stores::OrderRow;
 
 /// How far the clocks of program and history may lie apart.
@@ -114,30 +114,31 @@ pub fn refusals(evidence: &Evidence<'_>) -> Vec<String> {
     broken
 }
 
-/// What one owner was told, in the order in which he was told it, never goes back.
+/// What one owner was told when he asked never went back behind what he had been told before. The answer to a
+/// claim counts as something told, but not as asking: a repeat says `accepted` where more is not known.
 pub fn statuses(history: &History) -> Vec<String> {
-    let mut by_order: BTreeMap<&str, Vec<&Status>> = BTreeMap::new();
+    let mut by_order: BTreeMap<&str, Vec<(Span, &str, bool)>> = BTreeMap::new();
     for status in &history.statuses {
-        by_order.entry(&status.order).or_default().push(status);
+        by_order.entry(&status.order).or_default().push((status.span, &status.told, true));
+    }
+    for claim in &history.claims {
+        if let (Some(order), Some(status)) = (&claim.order, &claim.status) {
+            by_order.entry(order).or_default().push((claim.span, status, false));
+        }
     }
     let mut broken = Vec::new();
     for (order, mut told) in by_order {
-        told.sort_by_key(|status| status.span.ended_us);
-        for (place, earlier) in told.iter().enumerate() {
-            let later = told[place..].iter().filter(|later| later.span.began_us > earlier.span.ended_us);
-            let back = |later: &&&Status| {
-                let (from, to) = (rank(&earlier.told), rank(&later.told));
-                to < from || (to == from && later.told != earlier.told)
-            };
-            if let Some(later) = later.into_iter().find(back) {
-                broken.push(format!(
-                    "order {order} was {} and then {}, {} ms later",
-                    earlier.told,
-                    later.told,
-                    (later.span.began_us - earlier.span.ended_us) / 1_000
-                ));
-                break;
-            }
+        told.sort_by_key(|(span, ..)| span.ended_us);
+        let back = told.iter().enumerate().find_map(|(place, (earlier_span, earlier, _))| {
+            let later = told[place..].iter().find(|(span, later, is_asked)| {
+                let (from, to) = (rank(earlier), rank(later));
+                let is_back = to < from || (to == from && later != earlier);
+                *is_asked && is_back && span.began_us > earlier_span.ended_us
+            });
+            later.map(|(span, later, _)| (earlier, later, (span.began_us - earlier_span.ended_us) / 1_000))
+        });
+        if let Some((earlier, later, ms)) = back {
+            broken.push(format!("order {order} was {earlier} and then {later}, {ms} ms later"));
         }
     }
     broken
