@@ -286,6 +286,8 @@ pub const REBUILD_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Coupons whose sums one script looks at.
 pub const SUMS_MAX_COUPONS: usize = 200;
+/// Pending entries that one script looks at.
+pub const DELETED_PAGE_ENTRIES: usize = 200;
 /// Pause after each page of claims, so that live claims do not feel the comparison.
 pub const RECONCILE_PACE: Duration = Duration::from_millis(10);
 /// How often sums and the pending list are looked at, and how often everything is compared.

@@ -9,6 +9,7 @@
 //! see each other.
 
 pub mod config;
+pub mod metrics;
 pub mod model;
 
 pub mod postgres;
