@@ -295,6 +295,8 @@ pub const CHECK_INTERVAL: Duration = Duration::from_mins(1);
 pub const RECONCILE_INTERVAL: Duration = Duration::from_hours(1);
 /// How many of each kind of difference a report names.
 pub const REPORT_MAX_NAMES: usize = 100;
+/// The same for a line of the log.
+pub const LOG_MAX_NAMES: usize = 10;
 
 // ---- Postgres ----
 

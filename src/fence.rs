@@ -6,6 +6,7 @@
 //! server was looked at. A connection that breaks ends the session; a new one is looked at first.
 
 mod away;
+pub mod deleted;
 mod durability;
 pub mod look;
 mod lost;

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use crate::config;
-use crate::fence::{Fence, FenceState, Session};
+use crate::fence::{Fence, FenceState, Session, deleted};
 use crate::metrics;
 use crate::model::{CouponId, OrderEvent, OrderId, OrderStatus, UserId};
 use crate::postgres::{Postgres, PostgresError, coupons, orders, outbox};
@@ -70,8 +70,8 @@ impl Reconciler {
     pub async fn compare(&self, fix: bool) -> Result<Comparison, ReconcileError> {
         let session = self.fence.session().map_err(|reason| ReconcileError::Fenced(reason.to_string()))?;
         // Before the claims are read: whatever was lost with them is then found.
-        let deleted = stream::deleted_entries(&session.redis).await?;
-        let mut found = Comparison { deleted_entries: deleted.len(), ..Comparison::default() };
+        let gone = stream::deleted_entries(&session.redis).await?;
+        let mut found = Comparison { deleted_entries: gone.len(), ..Comparison::default() };
         let mut after = None;
         loop {
             let page = coupons::page(&self.postgres.pool, after.as_ref(), config::PAGE_MAX_ROWS).await?;
@@ -84,7 +84,7 @@ impl Reconciler {
         }
         count(&found);
         if fix {
-            settle_deleted(&session, &deleted).await?;
+            deleted::settle(&session.redis, &gone).await?;
         }
         Ok(found)
     }
@@ -148,24 +148,6 @@ fn count(found: &Comparison) {
     }
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     metrics::RECONCILE_LAST.set(since_1970.as_secs_f64());
-}
-
-/// What was lost with these entries has been sent again: now they need no longer be owed, and are counted.
-async fn settle_deleted(session: &Session, deleted: &[String]) -> Result<(), RedisError> {
-    let mut settled = 0;
-    for ids in deleted.chunks(config::SCAN_PAGE) {
-        settled += stream::acknowledge(&session.redis, ids).await?;
-    }
-    if settled > 0 {
-        let first = deleted.iter().take(config::REPORT_MAX_NAMES / 10).map(String::as_str);
-        let first = first.collect::<Vec<_>>().join(", ");
-        tracing::error!(
-            deleted = settled,
-            "{settled} pending entries were deleted or trimmed by somebody before they were acknowledged: {first}"
-        );
-    }
-    metrics::DELETED_ENTRIES.add(settled);
-    Ok(())
 }
 
 fn log(found: &Comparison) {

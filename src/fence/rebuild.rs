@@ -11,7 +11,7 @@ use anyhow::bail;
 use serde::Serialize;
 
 use super::look::{self, Difference};
-use super::{Loss, counter, lost};
+use super::{Loss, counter, deleted, lost};
 use crate::config;
 use crate::metrics;
 use crate::model::{CouponId, Definition, OrderEvent, OrderId};
@@ -163,7 +163,7 @@ async fn decide_and_apply(
         hashes.push(redis_rebuild::claims_hash(redis, id).await?);
     }
     let mut events: HashMap<CouponId, Vec<(String, OrderEvent)>> = HashMap::new();
-    let deleted = stream::visit_unacknowledged(redis, |entry| {
+    let gone = stream::visit_unacknowledged(redis, |entry| {
         // Unreadable ones are the workers' affair.
         if let Ok(event) = OrderEvent::read(&entry.fields) {
             events.entry(event.coupon.clone()).or_default().push((entry.id, event));
@@ -190,7 +190,7 @@ async fn decide_and_apply(
     for (definition, plan) in definitions.iter().zip(&plans) {
         apply_plan(redis, &building, definition, plan).await?;
     }
-    metrics::DELETED_ENTRIES.add(stream::acknowledge(redis, &deleted).await?);
+    deleted::settle(redis, &gone).await?;
     let lsn = session.durable_lsn().await?;
     if !redis_rebuild::ready(redis, epoch, &lsn).await? {
         bail!(NEWER);
