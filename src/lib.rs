@@ -21,6 +21,8 @@ pub mod gate;
 pub mod reconcile;
 pub mod recorded;
 
+pub mod doctor;
+
 pub mod http;
 pub mod worker;
 

@@ -92,7 +92,9 @@ pub async fn migrated(connection: &mut PgConnection, schema: &str) -> Result<Mig
         applied.push(version);
         match ours().find(|migration| migration.version == version) {
             None => found.unknown.push(version),
-            Some(migration) if !success || migration.checksum[..] != checksum[..] => found.broken.push(version),
+            Some(migration) if !success || migration.checksum[..] != checksum[..] => {
+                found.broken.push(version);
+            }
             Some(_) => {}
         }
     }

@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::harness::{Sale, until};
-use crate::metrics::metric;
+use crate::metrics::count;
 
 const ORDERS: &str = "seckill:{0}:orders";
 const DELETED: &str = "seckill_deleted_entries_total";
@@ -47,16 +47,16 @@ async fn deleted_entries_are_told_of_then_counted_and_sent_again_beside_live_cla
             .map(|number| number.as_i64().unwrap())
     };
     assert_eq!(reconcile(false).await, [3, 3, 0]);
-    assert_eq!((pending(&sale).as_str(), metric(&sale, DELETED).await as i64), ("6", 0), "told, not touched");
-    assert_eq!(metric(&sale, "seckill_reconcile_drift{kind=\"lost_event\"}").await as i64, 3);
+    assert_eq!((pending(&sale).as_str(), count(&sale, DELETED).await), ("6", 0), "told, not touched");
+    assert_eq!(count(&sale, "seckill_reconcile_drift{kind=\"lost_event\"}").await, 3);
 
     assert_eq!(reconcile(true).await, [3, 3, 3]);
-    assert_eq!((pending(&sale).as_str(), metric(&sale, DELETED).await as i64), ("3", 3));
+    assert_eq!((pending(&sale).as_str(), count(&sale, DELETED).await), ("3", 3));
     assert!(sale.log().contains("3 pending entries were deleted or trimmed"), "{}", sale.log());
     assert_eq!(reconcile(true).await, [0, 0, 0]);
-    assert_eq!(metric(&sale, DELETED).await as i64, 3, "counted once");
-    assert_eq!(metric(&sale, "seckill_reconcile_drift{kind=\"lost_event\"}").await as i64, 0);
-    assert_eq!(metric(&sale, "seckill_reconcile_drift_total{kind=\"lost_event\"}").await as i64, 6);
+    assert_eq!(count(&sale, DELETED).await, 3, "counted once");
+    assert_eq!(count(&sale, "seckill_reconcile_drift{kind=\"lost_event\"}").await, 0);
+    assert_eq!(count(&sale, "seckill_reconcile_drift_total{kind=\"lost_event\"}").await, 6);
     assert_eq!(sale.epoch(), epoch, "repaired beside live claims");
     assert_all_are_recorded(&sale).await;
 }
@@ -67,10 +67,10 @@ async fn deleted_entries_are_found_at_the_next_start_by_itself() {
     assert!(sale.stop().success());
     sale.start_server().await;
     sale.server().until_it_says("3 pending entries were deleted or trimmed").await;
-    let counted = async || (metric(&sale, DELETED).await as i64 == 3).then_some(());
+    let counted = async || (count(&sale, DELETED).await == 3).then_some(());
     until("they are counted", counted).await;
     assert_all_are_recorded(&sale).await;
-    assert_eq!(metric(&sale, DELETED).await as i64, 3, "counted once");
+    assert_eq!(count(&sale, DELETED).await, 3, "counted once");
 }
 
 #[tokio::test]
@@ -94,11 +94,11 @@ async fn deleted_entries_are_found_within_a_minute_without_any_worker() {
     // The harness waits a minute, which the interval alone takes.
     for _ in 0..2 {
         let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(50);
-        while tokio::time::Instant::now() < deadline && metric(&sale, DELETED).await as i64 != 3 {
+        while tokio::time::Instant::now() < deadline && count(&sale, DELETED).await != 3 {
             tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         }
     }
-    assert_eq!(metric(&sale, DELETED).await as i64, 3);
+    assert_eq!(count(&sale, DELETED).await, 3);
     assert!(sale.log().contains("3 pending entries were deleted or trimmed"), "{}", sale.log());
     assert_all_are_recorded(&sale).await;
 }

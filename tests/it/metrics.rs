@@ -9,12 +9,21 @@ use crate::harness::{Sale, signal, until};
 
 const ORDERS: &str = "seckill:{0}:orders";
 
+/// The value of a metric that counts things.
+pub async fn count(sale: &Sale, name: &str) -> u64 {
+    text_of(sale, name).await.parse().unwrap()
+}
+
+async fn metric(sale: &Sale, name: &str) -> f64 {
+    text_of(sale, name).await.parse().unwrap()
+}
+
 /// The value of `name` or `name{label="value"}`.
-pub async fn metric(sale: &Sale, name: &str) -> f64 {
+async fn text_of(sale: &Sale, name: &str) -> String {
     let answer = sale.get("/metrics").await;
     assert_eq!(answer.status, 200, "{}", answer.text);
     let value = answer.text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.unwrap_or_else(|| panic!("no {name} in:\n{}", answer.text)).parse().unwrap()
+    value.unwrap_or_else(|| panic!("no {name} in:\n{}", answer.text)).to_owned()
 }
 
 async fn until_metric(sale: &Sale, name: &str, value: f64) {
