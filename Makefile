@@ -1,7 +1,7 @@
 # The commands of a working day. Each one installs what the machine lacks (as root) or says how to.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full test-container fmt lint
+.PHONY: help run test test-full test-container torture mutants fmt lint
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 24
@@ -14,10 +14,20 @@ test: ## Run every quick test
 	@scripts/install-packages
 	@scripts/run-tests
 
-test-full: ## Run every test, the long ones and the container included
+test-full: ## Run every test, the long ones, the mutants and the container included
 	@scripts/install-packages
 	@scripts/run-tests --long
+	@scripts/run-mutants
 	@scripts/test-container
+
+torture: ## Kill, pause, cut and flush things under load: MINUTES=10 SEED= (by chance)
+	@scripts/install-packages
+	@SECKILL_TORTURE_MINUTES=$(MINUTES) SECKILL_TORTURE_SEED=$(SEED) cargo test --locked --test torture -- \
+	  --ignored --exact --nocapture every_promise_holds_under_torture
+
+mutants: ## Break the program on purpose, one patch at a time: the torture test has to notice
+	@scripts/install-packages
+	@scripts/run-mutants
 
 test-container: ## Build the image and try it: sale, stop, kill, start again
 	@scripts/test-container

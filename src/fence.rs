@@ -5,13 +5,17 @@
 //! While the fence is up it lends out a session: the epoch, and the very connection on which that
 //! server was looked at. A connection that breaks ends the session; a new one is looked at first.
 
+mod away;
+pub mod deleted;
+mod durability;
 pub mod look;
 mod lost;
 pub mod publish;
 pub mod rebuild;
+mod session;
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot, watch};
@@ -25,7 +29,11 @@ use crate::postgres::{self, Postgres, PostgresError};
 use crate::redis::info::Look;
 use crate::redis::script::ready_marker;
 use crate::redis::{Redis, RedisError, RedisServer};
+pub use away::Away;
+use away::PostgresAway;
+use look::Difference;
 use rebuild::{Cause, Report};
+pub use session::{RedisClock, Session};
 
 /// Why the fence is down after a script met another marker than its own.
 pub const MARKER_CHANGED: &str = "the epoch marker has changed";
@@ -48,21 +56,13 @@ struct Shared {
     row: Mutex<Option<FenceRow>>,
     /// Unrecorded order events at the last look.
     backlog: AtomicU64,
+    postgres_away: PostgresAway,
 }
 
 #[derive(Clone)]
 pub enum FenceState {
     Up(Arc<Session>),
     Down { reason: Arc<str> },
-}
-
-/// An agreement in force, and the connection on which it was seen.
-pub struct Session {
-    pub epoch: String,
-    /// `ready:<epoch>`
-    pub ready: Arc<str>,
-    pub redis: Redis,
-    pub clock: RedisClock,
 }
 
 /// Evidence that no look would find again, such as a sum that does not hold.
@@ -72,6 +72,13 @@ pub struct Loss {
     pub reason: String,
     /// It is Postgres that has lost something.
     pub by_postgres: bool,
+}
+
+impl Loss {
+    fn as_difference(&self) -> Difference {
+        let cause = if self.by_postgres { "postgres" } else { "loss" };
+        Difference { cause, sentence: self.reason.clone() }
+    }
 }
 
 impl Fence {
@@ -86,6 +93,7 @@ impl Fence {
                 ordered: Mutex::default(),
                 row: Mutex::default(),
                 backlog: AtomicU64::new(0),
+                postgres_away: PostgresAway::default(),
             }),
         }
     }
@@ -107,6 +115,12 @@ impl Fence {
     #[must_use]
     pub fn backlog(&self) -> u64 {
         self.shared.backlog.load(Ordering::Relaxed)
+    }
+
+    /// Since when Postgres gives no answer; `None` where it answered the last look.
+    #[must_use]
+    pub fn postgres_away(&self) -> Option<Away> {
+        self.shared.postgres_away.get()
     }
 
     /// A script met another marker: takes the fence down until somebody has looked again.
@@ -215,12 +229,14 @@ impl Fence {
             let loss = lock(&self.shared.loss).clone().filter(|loss| loss.epoch == row.epoch);
             let order = lock(&self.shared.ordered).take();
             let verdict = match (&order, &loss) {
-                (Some(_), _) => Err("a rebuild was ordered".to_owned()),
-                (None, Some(loss)) => Err(loss.reason.clone()),
+                (Some(_), _) => {
+                    Err(Difference { cause: "ordered", sentence: "a rebuild was ordered".into() })
+                }
+                (None, Some(loss)) => Err(loss.as_difference()),
                 (None, None) => look::compare(&seen, &row),
             };
             if let Err(difference) = verdict {
-                self.stay_down(&difference);
+                self.stay_down(&difference.sentence);
                 if order.is_none() && lost::waits_for_a_person(&seen, &row) {
                     anyhow::bail!(difference);
                 }
@@ -288,6 +304,7 @@ impl Fence {
     async fn watch_over(&self, session: &Arc<Session>, postgres: &Postgres, catalogue: &Catalogue) {
         let mut ticks = tokio::time::interval(config::PROBE_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut durability = durability::Watch::default();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
@@ -300,7 +317,7 @@ impl Fence {
             let verdict = match self.look(&session.redis, postgres).await {
                 Ok((seen, row)) => {
                     self.shared.backlog.store(seen.backlog, Ordering::Relaxed);
-                    look::compare(&seen, &row)
+                    look::compare(&seen, &row).map_err(|difference| difference.sentence)
                 }
                 Err(error) => Err(error.to_string()),
             };
@@ -310,6 +327,7 @@ impl Fence {
             if self.session().is_err() {
                 return;
             }
+            durability.look(&session.redis).await;
             let (fence, session, postgres) = (self.clone(), session.clone(), postgres.clone());
             bounded(async move {
                 publish::repeat(&fence, &session, &postgres).await;
@@ -325,7 +343,9 @@ impl Fence {
         let seen = crate::redis::info::look(redis).await?;
         let pool = postgres.pool.clone();
         let row = bounded(async move { postgres::fence::read(&pool).await }).await;
-        match row.unwrap_or_else(|| Err(PostgresError::Transient("Postgres gives no answer".into()))) {
+        let row = row.unwrap_or_else(|| Err(PostgresError::Transient("it gives no answer".into())));
+        self.shared.postgres_away.note(row.as_ref().err());
+        match row {
             Ok(row) => {
                 *lock(&self.shared.row) = Some(FenceRow { lsn: None, ..row.clone() });
                 Ok((seen, row))
@@ -357,40 +377,9 @@ impl Default for Fence {
     }
 }
 
-/// Redis's clock as learned from its last reply, carried on by the monotonic clock: a wall clock that
-/// is seconds off would refuse every claim.
-pub struct RedisClock {
-    /// Redis's ms since 1970 minus our monotonic ms.
-    offset_ms: AtomicI64,
-}
-
-static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
-
-impl RedisClock {
-    fn learned(now_ms: i64, at: Instant) -> Self {
-        let clock = Self { offset_ms: AtomicI64::new(0) };
-        clock.learn(now_ms, at);
-        clock
-    }
-
-    /// Takes over a time that a reply carried, which arrived at `at`.
-    pub fn learn(&self, now_ms: i64, at: Instant) {
-        self.offset_ms.store(now_ms - monotonic_ms(at), Ordering::Relaxed);
-    }
-
-    /// Redis's time at the given moment, ms since 1970.
-    pub fn at_ms(&self, at: Instant) -> i64 {
-        monotonic_ms(at) + self.offset_ms.load(Ordering::Relaxed)
-    }
-}
-
 /// The part of an epoch that grows.
 fn counter(epoch: &str) -> u64 {
     epoch.split('-').next().and_then(|number| number.parse().ok()).unwrap_or(0)
-}
-
-fn monotonic_ms(at: Instant) -> i64 {
-    i64::try_from(at.saturating_duration_since(*STARTED).as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Work on Postgres as the probe can bear it: one that hangs neither holds up the next look nor is

@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use crate::catalogue::Catalogue;
 use crate::config;
 use crate::fence::{Fence, MARKER_CHANGED, Session};
+use crate::metrics;
 use crate::model::{Claim, ClaimOutcome};
 use crate::redis::claim::{self, BatchOutcome};
 
@@ -40,6 +41,19 @@ pub enum Unavailable {
     NoAnswer(String),
 }
 
+impl Unavailable {
+    /// One of the outcomes by which claims are counted.
+    const fn outcome(&self) -> &'static str {
+        match self {
+            Self::FenceDown(_) => "fence-down",
+            Self::QueueFull => "queue-full",
+            Self::BacklogFull => "backlog-full",
+            Self::Late => "late",
+            Self::NoAnswer(_) => "no-answer",
+        }
+    }
+}
+
 impl Gate {
     /// Starts the gate's task.
     #[must_use]
@@ -53,7 +67,10 @@ impl Gate {
     pub async fn claim(&self, claim: Claim) -> Result<ClaimOutcome, Unavailable> {
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting { claim, deadline: Instant::now() + config::CLAIM_DEADLINE, answer };
-        self.queue.try_send(waiting).map_err(|_| Unavailable::QueueFull)?;
+        self.queue.try_send(waiting).map_err(|_| {
+            metrics::CLAIMS.add(Unavailable::QueueFull.outcome(), 1);
+            Unavailable::QueueFull
+        })?;
         answered.await.unwrap_or_else(|_| Err(Unavailable::NoAnswer("the program is stopping".into())))
     }
 }
@@ -90,12 +107,14 @@ async fn send(mut batch: Vec<Waiting>, shared: Arc<Shared>, _place: OwnedSemapho
     let (claims, answers): (Vec<Claim>, Vec<_>) = batch.into_iter().map(|w| (w.claim, w.answer)).unzip();
     match claim_batch(&shared, &session, deadline, &claims).await {
         Ok(outcomes) => {
+            count(&outcomes);
             for (answer, outcome) in answers.into_iter().zip(outcomes) {
                 // Whoever asked may be gone; the claim stands and a repeat finds it.
                 drop(answer.send(Ok(outcome)));
             }
         }
         Err(unavailable) => {
+            metrics::CLAIMS.add(unavailable.outcome(), answers.len() as u64);
             for answer in answers {
                 drop(answer.send(Err(unavailable.clone())));
             }
@@ -131,7 +150,31 @@ async fn claim_batch(
     }
 }
 
+/// Once for each kind of outcome in the batch: a claim costs no look-up of its own.
+fn count(outcomes: &[ClaimOutcome]) {
+    let word = |outcome: &ClaimOutcome| match outcome {
+        ClaimOutcome::Accepted { .. } => "accepted",
+        ClaimOutcome::Held { .. } => "held",
+        ClaimOutcome::UnknownCoupon => "unknown-coupon",
+        ClaimOutcome::Ended => "ended",
+        ClaimOutcome::Paused => "paused",
+        ClaimOutcome::NotStarted { .. } => "not-started",
+        ClaimOutcome::SoldOut => "sold-out",
+    };
+    let mut counts: Vec<(&'static str, u64)> = Vec::new();
+    for word in outcomes.iter().map(word) {
+        match counts.iter_mut().find(|(counted, _)| *counted == word) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((word, 1)),
+        }
+    }
+    for (word, count) in counts {
+        metrics::CLAIMS.add(word, count);
+    }
+}
+
 fn refuse(batch: Vec<Waiting>, why: &Unavailable) {
+    metrics::CLAIMS.add(why.outcome(), batch.len() as u64);
     for waiting in batch {
         drop(waiting.answer.send(Err(why.clone())));
     }

@@ -4,11 +4,13 @@
 //! not repair takes the fence down.
 
 use std::collections::{HashMap, HashSet};
+use std::time::SystemTime;
 
 use serde::Serialize;
 
 use crate::config;
-use crate::fence::{Fence, FenceState, Session};
+use crate::fence::{Fence, FenceState, Session, deleted};
+use crate::metrics;
 use crate::model::{CouponId, OrderEvent, OrderId, OrderStatus, UserId};
 use crate::postgres::{Postgres, PostgresError, coupons, orders, outbox};
 use crate::redis::script::{self, Released};
@@ -27,6 +29,8 @@ pub struct Comparison {
     pub missed_releases: usize,
     /// Live orders that the claims hash does not hold.
     pub missing_claims: usize,
+    /// Pending entries that somebody deleted or trimmed; the events among them that nobody recorded are lost events.
+    pub deleted_entries: usize,
     /// Coupons whose stock does not add up, in Redis or in Postgres.
     pub stock_drift: usize,
     /// Differences repaired beside live claims.
@@ -65,7 +69,9 @@ impl Reconciler {
     /// Compares everything once and, with `fix`, repairs.
     pub async fn compare(&self, fix: bool) -> Result<Comparison, ReconcileError> {
         let session = self.fence.session().map_err(|reason| ReconcileError::Fenced(reason.to_string()))?;
-        let mut found = Comparison::default();
+        // Before the claims are read: whatever was lost with them is then found.
+        let gone = stream::deleted_entries(&session.redis).await?;
+        let mut found = Comparison { deleted_entries: gone.len(), ..Comparison::default() };
         let mut after = None;
         loop {
             let page = coupons::page(&self.postgres.pool, after.as_ref(), config::PAGE_MAX_ROWS).await?;
@@ -76,12 +82,24 @@ impl Reconciler {
             }
             after = Some(last);
         }
+        count(&found);
+        if fix {
+            deleted::settle(&session.redis, &gone).await?;
+        }
         Ok(found)
     }
 
-    /// The cheap look: sums only, which cost nothing that grows with the claims.
-    pub async fn check_sums(&self) -> Result<(), ReconcileError> {
+    /// The cheap look: sums, and the pending entries list, which is as long as what is being recorded.
+    pub async fn check(&self) -> Result<(), ReconcileError> {
         let session = self.fence.session().map_err(|reason| ReconcileError::Fenced(reason.to_string()))?;
+        self.check_sums(&session).await?;
+        if !stream::deleted_entries(&session.redis).await?.is_empty() {
+            log(&self.compare(true).await?);
+        }
+        Ok(())
+    }
+
+    async fn check_sums(&self, session: &Session) -> Result<(), ReconcileError> {
         let mut cursor = "0".to_owned();
         loop {
             let (ids, next) = info::scan_coupons(&session.redis, &cursor).await?;
@@ -96,7 +114,7 @@ impl Reconciler {
         }
     }
 
-    /// Sums every minute, everything at start and hourly. May be dropped at any moment.
+    /// Sums and the pending entries list every minute, everything at start and hourly. May be dropped at any moment.
     pub async fn run(self) {
         let mut checks = tokio::time::interval(config::CHECK_INTERVAL);
         let mut comparisons = tokio::time::interval(config::RECONCILE_INTERVAL);
@@ -109,16 +127,27 @@ impl Reconciler {
             if states.wait_for(|state| matches!(state, FenceState::Up(_))).await.is_err() {
                 return; // the fence is gone with the program
             }
-            let outcome = if is_whole {
-                self.compare(true).await.map(|found| log(&found))
-            } else {
-                self.check_sums().await
-            };
+            let outcome =
+                if is_whole { self.compare(true).await.map(|found| log(&found)) } else { self.check().await };
             if let Err(error) = outcome {
                 tracing::warn!("reconcile: {error}");
             }
         }
     }
+}
+
+fn count(found: &Comparison) {
+    for (kind, differences) in [
+        ("lost_event", found.lost_events),
+        ("missing_claim", found.missing_claims),
+        ("missed_release", found.missed_releases),
+        ("stock_drift", found.stock_drift),
+    ] {
+        metrics::DRIFT.set_count(kind, differences as u64);
+        metrics::DRIFT_TOTAL.add(kind, differences as u64);
+    }
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    metrics::RECONCILE_LAST.set(since_1970.as_secs_f64());
 }
 
 fn log(found: &Comparison) {
@@ -222,6 +251,7 @@ impl Coupon<'_> {
             if self.fix {
                 let Session { redis, ready, .. } = self.session;
                 let released = script::release(redis, ready, self.id, user.as_str(), order).await?;
+                metrics::UNITS_RETURNED.add(u64::from(released == Released::Released));
                 found.fixed += usize::from(matches!(released, Released::Released | Released::NotHeld));
             }
         }

@@ -6,6 +6,7 @@
 //! new one and looks first.
 
 pub mod claim;
+pub mod health;
 pub mod info;
 pub mod keys;
 pub mod rebuild;

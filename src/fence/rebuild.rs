@@ -10,8 +10,10 @@ use std::time::Instant;
 use anyhow::bail;
 use serde::Serialize;
 
-use super::{Loss, counter, look, lost};
+use super::look::{self, Difference};
+use super::{Loss, counter, deleted, lost};
 use crate::config;
+use crate::metrics;
 use crate::model::{CouponId, Definition, OrderEvent, OrderId};
 use crate::postgres::Postgres;
 use crate::postgres::rebuild::RebuildSession;
@@ -21,12 +23,11 @@ use decide::{Plan, decide_coupon};
 const NEWER: &str = "another process has begun a newer rebuild";
 
 /// Why a rebuild is asked for.
-#[derive(Default)]
 pub struct Cause {
     /// What is known to be lost, if a look alone would not show it.
     pub loss: Option<Loss>,
-    /// What differs, for the log.
-    pub difference: String,
+    /// What differs, for the log and the metrics.
+    pub difference: Difference,
     /// A person ordered it, also over a Postgres that has lost commits.
     pub ordered: bool,
 }
@@ -110,6 +111,8 @@ pub async fn rebuild(
     session.clear_lost(&epoch).await?;
     session.close().await?;
     log(&report, started);
+    metrics::DEAD_LETTERS.add(report.rejected as u64);
+    metrics::REBUILDS.add(cause.difference.cause, 1);
     Ok(Some(report))
 }
 
@@ -160,7 +163,7 @@ async fn decide_and_apply(
         hashes.push(redis_rebuild::claims_hash(redis, id).await?);
     }
     let mut events: HashMap<CouponId, Vec<(String, OrderEvent)>> = HashMap::new();
-    let deleted = stream::visit_unacknowledged(redis, |entry| {
+    let gone = stream::visit_unacknowledged(redis, |entry| {
         // Unreadable ones are the workers' affair.
         if let Ok(event) = OrderEvent::read(&entry.fields) {
             events.entry(event.coupon.clone()).or_default().push((entry.id, event));
@@ -187,7 +190,7 @@ async fn decide_and_apply(
     for (definition, plan) in definitions.iter().zip(&plans) {
         apply_plan(redis, &building, definition, plan).await?;
     }
-    stream::acknowledge(redis, &deleted).await?;
+    deleted::settle(redis, &gone).await?;
     let lsn = session.durable_lsn().await?;
     if !redis_rebuild::ready(redis, epoch, &lsn).await? {
         bail!(NEWER);

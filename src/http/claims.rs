@@ -183,23 +183,23 @@ pub async fn held(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
 }
 
 /// `GET /v1/coupons/{coupon}/claims/{order}`: Postgres first, the claims hash second, the direction in
-/// which a claim moves; once more Postgres, for it may have moved between the two.
+/// which a claim moves; once more Postgres, for it may have moved between the two. Without Postgres there is
+/// no answer: whether the order is still on its way is then not known, and a status never goes back.
 pub async fn status(api: Arc<Api>, coupon: &str, order: &str, request: Request) -> Answer {
     let caller = api.auth.caller(&request.headers)?;
     let coupon = coupon_id(coupon)?;
     let order: OrderId = order.parse().map_err(|e: InvalidId| Problem::bad_request(e.to_string()))?;
     let may_see = |row: &Order| row.coupon == coupon && may_see(&caller, &row.user);
 
-    let row = orders::get(&api.postgres.pool, order).await;
-    if let Ok(Some(row)) = &row {
-        if !may_see(row) {
+    if let Some(row) = orders::get(&api.postgres.pool, order).await? {
+        if !may_see(&row) {
             return Err(no_order());
         }
         let replaced_by = match row.status {
             OrderStatus::Rejected => dead_letters::replacement(&api.postgres.pool, order).await?,
             _ => None,
         };
-        return Ok(json(StatusCode::OK, &OrderView { replaced_by, ..row.clone().into() }));
+        return Ok(json(StatusCode::OK, &OrderView { replaced_by, ..row.into() }));
     }
     if let Caller::User(user) = &caller {
         let session = api.session()?;
@@ -210,7 +210,6 @@ pub async fn status(api: Arc<Api>, coupon: &str, order: &str, request: Request) 
     // Whoever holds it is not known here; what is on its way is recorded within moments.
     let patience =
         if caller == Caller::Admin && is_recent(order) { ON_ITS_WAY_TIMEOUT } else { Duration::ZERO };
-    row?;
     match repeat_status(&api, order, patience).await {
         Some(row) if may_see(&row) => Ok(json(StatusCode::OK, &OrderView::from(row))),
         _ => Err(no_order()),

@@ -204,7 +204,7 @@ async fn info(redis: &Redis, section: &'static str) -> Result<String, RedisError
     Ok(text(&redis.call("INFO", vec![section.into()]).await?).unwrap_or_default())
 }
 
-fn line(info: &str, name: &str) -> String {
+pub(super) fn line(info: &str, name: &str) -> String {
     info.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
         .unwrap_or_default()

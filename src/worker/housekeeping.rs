@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Context, pause, wait_until_up};
 use crate::config;
 use crate::fence::Session;
+use crate::metrics;
 use crate::postgres::outbox;
 use crate::redis::keys::GROUP;
 use crate::redis::script::{self, Released};
@@ -41,7 +42,8 @@ async fn return_units(context: &Context, session: &Session) {
     for row in rows {
         let field = row.claims_field();
         match script::release(&session.redis, &session.ready, &row.coupon, &field, row.order).await {
-            Ok(Released::Released | Released::NotHeld) => {
+            Ok(released @ (Released::Released | Released::NotHeld)) => {
+                metrics::UNITS_RETURNED.add(u64::from(released == Released::Released));
                 if let Err(error) = outbox::remove(&context.postgres.pool, row.order).await {
                     return tracing::debug!("outbox: {error}");
                 }

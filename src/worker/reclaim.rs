@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::record::{Ended, record};
 use super::{Context, Link, leave, pause};
 use crate::config;
+use crate::metrics;
 use crate::redis::{RedisError, stream};
 
 pub async fn run(context: Arc<Context>, consumer: String, reclaim_after: Duration, stop: CancellationToken) {
@@ -53,6 +54,7 @@ async fn round(
         if !page.deleted.is_empty() {
             // Redis has just forgotten these ids; the claims hash still knows their orders.
             let deleted = page.deleted.len();
+            metrics::DELETED_ENTRIES.add(deleted as u64);
             context.fence.lost(&epoch, &format!("{deleted} pending entries were deleted or trimmed"));
         }
         if !page.entries.is_empty() {

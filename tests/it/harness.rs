@@ -101,7 +101,7 @@ impl Sale {
 
     /// The same without waiting until claims are taken.
     pub async fn start_server_unready(&mut self) {
-        let process = self.spawn("serve", &[("SECKILL_LISTEN", "127.0.0.1:0")]);
+        let process = self.spawn("serve", &[]);
         self.url = until("the server listens", async || {
             let log = process.log();
             let (line, _) = log.split_once('\n')?;
@@ -135,6 +135,7 @@ impl Sale {
             }
         }
         command.env("SECKILL_DATA_DIR", self.data_dir()).env("SECKILL_URL", &self.url);
+        command.env("SECKILL_LISTEN", "127.0.0.1:0");
         command.envs(self.environment.iter().map(|(k, v)| (k, v)));
         command
     }

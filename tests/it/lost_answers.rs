@@ -181,3 +181,19 @@ async fn claims_go_on_over_a_new_connection_while_postgres_hangs() {
     sale.assert_in_agreement("coffee").await;
     sale.assert_recorded(&orders);
 }
+
+#[tokio::test]
+async fn a_status_never_goes_back_while_postgres_hangs() {
+    let sale = Sale::start().await;
+    sale.create("coffee", 10).await;
+    let claimed = sale.claim_with("coffee", "alice", &[("prefer", "wait=10")]).await;
+    assert_eq!((claimed.status, &claimed.body["status"]), (201, &"confirmed".into()), "{}", claimed.text);
+    let path = format!("/v1/coupons/coffee/claims/{}", claimed.body["order"].as_str().unwrap());
+    let pids = sale.postgres_pids();
+    signal_all(&pids, Signal::SIGSTOP);
+    let unknown = sale.get_as(&sale.token("alice"), &path).await;
+    signal_all(&pids, Signal::SIGCONT);
+    unknown.assert_problem(503, "unavailable");
+    let known = sale.get_as(&sale.token("alice"), &path).await;
+    assert_eq!((known.status, &known.body["status"]), (200, &"confirmed".into()), "{}", known.text);
+}

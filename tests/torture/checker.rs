@@ -1,0 +1,96 @@
+//! The verdict on a run, from its history and from what both stores hold at its end. It is written apart from
+//! the program: it knows the promises, not how they are kept. `evidence` puts the material in order,
+//! `orders` judges claims and the rows they became, `stores` what the two stores say.
+
+mod evidence;
+mod orders;
+mod stores;
+
+use std::fmt;
+
+use crate::history::{Class, History};
+use crate::stores::LastState;
+use evidence::Evidence;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every promise was put to the test and held.
+    Valid,
+    /// A promise was broken: how, in sentences.
+    Invalid(Vec<String>),
+    /// The run proves nothing: why.
+    Inconclusive(Vec<String>),
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (word, why): (_, &[String]) = match self {
+            Self::Valid => ("VALID", &[]),
+            Self::Invalid(why) => ("INVALID", why),
+            Self::Inconclusive(why) => ("INCONCLUSIVE", why),
+        };
+        write!(f, "{word}")?;
+        for sentence in why.iter().take(SENTENCES_SHOWN) {
+            write!(f, "\n  {sentence}")?;
+        }
+        match why.len().saturating_sub(SENTENCES_SHOWN) {
+            0 => Ok(()),
+            more => write!(f, "\n  and {more} more"),
+        }
+    }
+}
+
+const SENTENCES_SHOWN: usize = 40;
+
+/// A broken promise outweighs everything that the run left open.
+pub fn check(history: &History, last: &Result<LastState, String>) -> Verdict {
+    let mut broken = stores::samples(history);
+    broken.extend(orders::statuses(history));
+    if let Ok(last) = last {
+        let evidence = Evidence::new(history, last);
+        broken.extend(orders::accepted_claims(&evidence));
+        broken.extend(orders::origins(&evidence));
+        broken.extend(orders::refusals(&evidence));
+        broken.extend(stores::agreement(&evidence));
+        broken.extend(stores::rejections(&evidence));
+        broken.extend(stores::letters(&evidence));
+    }
+    if !broken.is_empty() {
+        return Verdict::Invalid(broken);
+    }
+    match open_questions(history, last) {
+        open if open.is_empty() => Verdict::Valid,
+        open => Verdict::Inconclusive(open),
+    }
+}
+
+/// Whether nothing moves any more; a state that is not at rest may still come to agree.
+pub fn is_at_rest(history: &History, last: &LastState) -> bool {
+    stores::agreement(&Evidence::new(history, last)).is_empty()
+}
+
+fn open_questions(history: &History, last: &Result<LastState, String>) -> Vec<String> {
+    let mut open = Vec::new();
+    if let Err(why) = last {
+        open.push(format!("the stores could not be read at the end: {why}"));
+    }
+    if !history.claims.iter().any(|claim| claim.class == Class::Ok) {
+        open.push("no claim was accepted".to_owned());
+    }
+    if !history.samples.iter().any(|sample| sample.postgres.is_some())
+        || !history.samples.iter().any(|sample| sample.redis.is_some())
+    {
+        open.push("no sample shows both stores".to_owned());
+    }
+    for fault in history.faults.iter().filter(|fault| !fault.fired) {
+        open.push(format!("the planned fault {} never fired: {}", fault.kind, fault.note));
+    }
+    let undecided = evidence::undecided(history);
+    if undecided > history.clients {
+        open.push(format!(
+            "{undecided} claims were left unanswered, but only {} could be under way",
+            history.clients
+        ));
+    }
+    open
+}

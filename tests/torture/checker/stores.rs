@@ -1,0 +1,147 @@
+//! What the two stores say, during the run and at its end: never a unit too many, and full agreement once
+//! nothing moves.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::evidence::{Evidence, loses_claims};
+use crate::history::{Class, History, Loses, Poison, Sample};
+
+/// Every sample: no unit too many, no user twice, and Postgres's stock in step with its orders.
+pub fn samples(history: &History) -> Vec<String> {
+    let lowered: BTreeSet<&str> = history
+        .edits
+        .iter()
+        .filter(|edit| edit.lowers && edit.class != Class::Refused)
+        .map(|edit| edit.coupon.as_str())
+        .collect();
+    let loses_claims = loses_claims(history);
+    let mut broken = Vec::new();
+    for Sample { span, postgres, redis } in &history.samples {
+        let at = span.began_us;
+        for coupon in postgres.iter().flatten() {
+            let (id, total, live) = (&coupon.id, coupon.total, coupon.live);
+            if live > total {
+                broken.push(format!("{id} had {live} live orders of {total} units at {at}"));
+            }
+            if coupon.stock + live != total {
+                broken.push(format!(
+                    "Postgres had {} of {id} in stock beside {live} live orders of {total} at {at}",
+                    coupon.stock
+                ));
+            }
+            if coupon.doubled > 0 {
+                broken.push(format!("{} users had two live orders of {id} at {at}", coupon.doubled));
+            }
+        }
+        // Where claims were lost, or a total was lowered beside some, Redis may hold more than can be recorded.
+        let Some(redis) = redis.as_ref().filter(|redis| redis.marker.starts_with("ready:")) else { continue };
+        for coupon in redis.coupons.iter().filter(|coupon| !lowered.contains(coupon.id.as_str())) {
+            if coupon.total.is_some_and(|total| coupon.held > total) && !loses_claims {
+                broken.push(format!("Redis held {} claims of {} at {at}", coupon.held, coupon.id));
+            }
+        }
+    }
+    broken
+}
+
+/// Redis stock = Postgres stock = total − live orders, the claims hash names exactly these, and nothing waits.
+pub fn agreement(evidence: &Evidence<'_>) -> Vec<String> {
+    let last = evidence.last;
+    let mut broken = Vec::new();
+    if !last.redis.marker.starts_with("ready:") {
+        broken.push(format!("claims are not accepted at the end: the marker is {:?}", last.redis.marker));
+    }
+    if last.redis.pending != 0 || last.redis.unread != 0 || last.outbox != 0 {
+        broken.push(format!(
+            "work is left at the end: {} events pending, {} unread, {} units in the outbox",
+            last.redis.pending, last.redis.unread, last.outbox
+        ));
+    }
+    let mut live: BTreeMap<&str, BTreeMap<&str, &str>> = BTreeMap::new();
+    for row in last.orders.iter().filter(|row| row.is_live()) {
+        live.entry(&row.coupon).or_default().insert(&row.user, &row.id);
+    }
+    for coupon in evidence.history.coupons.keys() {
+        let live = live.remove(coupon.as_str()).unwrap_or_default();
+        let units = i64::try_from(live.len()).unwrap_or(i64::MAX);
+        let postgres = last.coupons.iter().find(|row| row.id == *coupon);
+        let redis = last.redis.coupons.iter().find(|hash| hash.id == *coupon);
+        let (Some(postgres), Some(redis)) = (postgres, redis) else {
+            broken.push(format!("{coupon} is not in both stores"));
+            continue;
+        };
+        let left = postgres.total - units;
+        if (postgres.stock, redis.total, redis.stock) != (left, Some(postgres.total), Some(left)) {
+            broken.push(format!(
+                "{coupon}: {units} live orders of {} leave {left}, Postgres has {}, Redis {:?} of {:?}",
+                postgres.total, postgres.stock, redis.stock, redis.total
+            ));
+        }
+        let none = BTreeMap::new();
+        let held = last.claims.get(coupon).unwrap_or(&none);
+        let held: BTreeMap<&str, &str> = held.iter().map(|(user, order)| (&**user, &**order)).collect();
+        for (user, order) in held.iter().filter(|(user, order)| live.get(*user) != Some(*order)) {
+            broken.push(format!("Redis holds order {order} of {user} ({coupon}), which is not live"));
+        }
+        for (user, order) in live.iter().filter(|(user, _)| !held.contains_key(*user)) {
+            broken.push(format!("Redis does not hold order {order} of {user} ({coupon}), which is live"));
+        }
+    }
+    broken
+}
+
+/// Whoever reads `rejected` can see why.
+pub fn rejections(evidence: &Evidence<'_>) -> Vec<String> {
+    let rejected = evidence.last.orders.iter().filter(|row| row.status == "rejected");
+    rejected
+        .filter(|row| !evidence.with_letter.contains(row.id.as_str()))
+        .map(|row| format!("order {} of {} was rejected without a dead letter", row.id, row.user))
+        .collect()
+}
+
+/// Every hand-made event that cannot be recorded is a dead letter, and every other letter has a reason.
+pub fn letters(evidence: &Evidence<'_>) -> Vec<String> {
+    let mut broken = Vec::new();
+    let entries: BTreeSet<&str> =
+        evidence.last.letters.iter().filter_map(|letter| letter.entry.as_deref()).collect();
+    let is_dead = |poison: &Poison| {
+        let by_order = poison.order.as_deref().is_some_and(|order| evidence.with_letter.contains(order));
+        by_order || poison.entry.as_deref().is_some_and(|entry| entries.contains(entry))
+    };
+    for poison in evidence.history.poisons.iter().filter(|poison| !is_dead(poison)) {
+        if let Some(entry) = &poison.entry
+            && !evidence.may_be_lost(poison.span, Loses::Events)
+        {
+            broken.push(format!("entry {entry}, hand-made ({}), is no dead letter", poison.kind));
+        }
+    }
+    // An entry whose id was never told may have a letter all the same.
+    let mut untold =
+        evidence.history.poisons.iter().filter(|p| p.entry.is_none() && p.order.is_none()).count();
+    let made: BTreeSet<&str> =
+        evidence.history.poisons.iter().filter_map(|poison| poison.entry.as_deref()).collect();
+    for letter in &evidence.last.letters {
+        let order = letter.order.as_deref().unwrap_or_default();
+        let is_made = letter.entry.as_deref().is_some_and(|entry| made.contains(entry));
+        if is_made || evidence.hand_made.contains(order) {
+            continue;
+        }
+        let row = evidence.rows.get(order);
+        let is_due = row.is_some_and(|row| {
+            row.status == "rejected"
+                && (evidence.lowered.contains(row.coupon.as_str()) || evidence.loses_claims())
+        });
+        if is_due {
+            continue;
+        }
+        if letter.order.is_none() && untold > 0 {
+            untold -= 1;
+            continue;
+        }
+        broken.push(format!(
+            "dead letter {} of entry {:?}, order {order:?}, has no cause: {}",
+            letter.id, letter.entry, letter.error
+        ));
+    }
+    broken
+}

@@ -1,0 +1,165 @@
+//! The kinds of fault, what each may cost, and the seeded schedule. How one is done is `strike`'s affair.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+
+use crate::history::Loses;
+
+macro_rules! kinds {
+    ($($kind:ident $name:literal),+ $(,)?) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Kind {
+            $($kind),+
+        }
+
+        impl Kind {
+            pub const ALL: &[Self] = &[$(Self::$kind),+];
+
+            /// For the environment.
+            pub const fn word(self) -> &'static str {
+                match self {
+                    $(Self::$kind => stringify!($kind)),+
+                }
+            }
+
+            /// For people.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$kind => $name),+
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    KillProgram "kill -9 of the program that owns the stores",
+    StopProgram "SIGTERM of the program that owns the stores",
+    PauseProgram "pause of the program that owns the stores",
+    KillServer "kill -9 of the second server",
+    KillWorker "kill -9 of a worker",
+    PauseWorker "pause of a worker, longer than reclaim",
+    KillRedis "kill -9 of Redis",
+    StopRedis "SIGTERM of Redis",
+    PauseRedis "pause of Redis",
+    KillPostgres "kill -9 of the postmaster",
+    KillBackend "kill -9 of a Postgres backend",
+    PausePostgres "pause of Postgres",
+    RestartPostgres "fast restart of Postgres",
+    CutReplies "connections to Redis cut in the middle of a reply",
+    CutCommits "connections to Postgres cut at the reply to a commit",
+    KillClients "CLIENT KILL of all Redis connections",
+    TerminateBackends "pg_terminate_backend of all sessions",
+    LockCoupon "a coupon's row locked by somebody for seconds",
+    FlushScripts "SCRIPT FLUSH",
+    DieAfterScript "kill -9 after the claim script",
+    DieBeforeInsert "kill -9 before the insert",
+    DieBeforeCommit "kill -9 between insert and commit",
+    DieBeforeAck "kill -9 between commit and XACK",
+    DieInRelease "kill -9 in the middle of a release",
+    DieBetweenChunks "kill -9 between two chunks of a rebuild",
+    DeleteMarker "DEL of the marker",
+    DeleteClaims "DEL of a claims hash",
+    DeleteCoupon "DEL of a coupon hash",
+    DeleteStream "DEL of the stream",
+    DestroyGroup "XGROUP DESTROY with events unread",
+    TrimStream "XTRIM of the stream to nothing, then reconcile",
+    TrimPending "XTRIM of the stream to nothing, a worker killed in its work",
+    FlushRedis "FLUSHALL",
+    LateInsert "FLUSHALL while a worker is held before its transaction",
+    LateCommit "FLUSHALL while a worker is held before its commit",
+    Hoard "more events held by a stranger than a reclaim looks at",
+}
+
+impl Kind {
+    /// What it takes out of Redis for good.
+    pub const fn loses(self) -> Loses {
+        match self {
+            Self::FlushRedis | Self::LateInsert | Self::LateCommit => Loses::Claims,
+            Self::DeleteStream | Self::TrimStream | Self::TrimPending => Loses::Events,
+            _ => Loses::Nothing,
+        }
+    }
+
+    /// Two of these at once could lose what either alone cannot.
+    pub const fn deletes(self) -> bool {
+        matches!(
+            self,
+            Self::DieBetweenChunks
+                | Self::DeleteMarker
+                | Self::DeleteClaims
+                | Self::DeleteCoupon
+                | Self::DeleteStream
+                | Self::DestroyGroup
+                | Self::TrimStream
+                | Self::TrimPending
+                | Self::FlushRedis
+                | Self::LateInsert
+                | Self::LateCommit
+        )
+    }
+}
+
+/// What may be lost in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Nothing: whatever Redis has lost it had told somebody else.
+    Safe,
+    /// Accepted claims that were not recorded yet, by flushes.
+    Flush,
+}
+
+impl Mode {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Safe => "safe",
+            Self::Flush => "flush",
+        }
+    }
+
+    /// Every kind once, in the order of the seed; where flushes are allowed, one comes before every other.
+    fn deck(self, rng: &mut StdRng) -> Vec<Kind> {
+        // A hoard lasts to the end and would make every later fault slower than it is.
+        let is_drawn = |kind: &&Kind| **kind != Kind::Hoard;
+        let (mut flushes, mut others): (Vec<Kind>, Vec<Kind>) =
+            Kind::ALL.iter().filter(is_drawn).partition(|kind| kind.loses() == Loses::Claims);
+        flushes.shuffle(rng);
+        others.shuffle(rng);
+        match self {
+            Self::Safe => others,
+            Self::Flush => {
+                flushes.iter().cycle().zip(others).flat_map(|(&flush, other)| [flush, other]).collect()
+            }
+        }
+    }
+}
+
+/// Faults without end, the same for the same seed: every kind comes once before any comes twice.
+pub fn schedule(seed: u64, mode: Mode) -> impl Iterator<Item = (Duration, Kind)> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut deck = Vec::new();
+    std::iter::from_fn(move || {
+        if deck.is_empty() {
+            deck = mode.deck(&mut rng);
+        }
+        let gap = Duration::from_millis(rng.random_range(300..3_000));
+        deck.pop().map(|kind| (gap, kind))
+    })
+}
+
+#[test]
+fn a_seed_names_its_schedule_and_every_kind_comes() {
+    let first = |seed, mode, length| schedule(seed, mode).take(length).collect::<Vec<_>>();
+    assert_eq!(first(1, Mode::Safe, 100), first(1, Mode::Safe, 100));
+    assert_ne!(first(1, Mode::Safe, 100), first(2, Mode::Safe, 100));
+    let flushes = Kind::ALL.iter().filter(|kind| kind.loses() == Loses::Claims).count();
+    let others = Kind::ALL.len() - flushes - 1;
+    for (mode, length, kinds) in [(Mode::Safe, others, others), (Mode::Flush, 2 * others, others + flushes)] {
+        let seen: std::collections::BTreeSet<Kind> =
+            first(7, mode, length).into_iter().map(|(_, kind)| kind).collect();
+        assert_eq!(seen.len(), kinds, "{mode:?}");
+    }
+}

@@ -1,0 +1,43 @@
+//! What a run tells people: its seed, faults by kind, claims by outcome, the verdict, and how to run it again.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::checker::Verdict;
+use crate::history::{Class, History};
+use crate::run::Script;
+
+pub fn print(script: &Script, history: &History, verdict: &Verdict, folder: &Path) {
+    let mut faults: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for fault in &history.faults {
+        let (fired, planned) = faults.entry(&fault.kind).or_default();
+        *fired += usize::from(fault.fired);
+        *planned += 1;
+    }
+    println!("faults fired, of those planned:");
+    for (kind, (fired, planned)) in &faults {
+        println!("  {fired:>3} of {planned:>3}  {kind}");
+    }
+    let mut claims: BTreeMap<Class, BTreeMap<&str, usize>> = BTreeMap::new();
+    for claim in &history.claims {
+        *claims.entry(claim.class).or_default().entry(&claim.told).or_default() += 1;
+    }
+    println!("claims by outcome:");
+    for (class, told) in &claims {
+        let detail: Vec<String> = told.iter().map(|(told, count)| format!("{told}: {count}")).collect();
+        println!("  {:>6}  {:<8}  {}", told.values().sum::<usize>(), class.word(), detail.join(", "));
+    }
+    println!(
+        "beside them: {} looks at an order, {} edits, {} orders ended by hand, {} events made by hand, {} samples",
+        history.statuses.len(),
+        history.edits.len(),
+        history.cancels.iter().filter(|cancel| cancel.class == Class::Ok).count(),
+        history.poisons.len(),
+        history.samples.len(),
+    );
+    println!("history: {}", folder.join("history.jsonl").display());
+    println!("verdict of seed {} ({}): {verdict}", script.seed, script.mode.name());
+    if *verdict != Verdict::Valid {
+        println!("logs are beside the history; again: make torture SEED={}", script.seed);
+    }
+}

@@ -1,0 +1,204 @@
+//! The program on trial: a server that owns the stores, a second server and two workers that reach them
+//! through proxies of their own, and the processes of the stores. What is done to them is `strike`'s affair.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rand::RngExt;
+
+use crate::harness::{Process, Sale};
+use crate::proxy::Proxy;
+use crate::stores::Stores;
+
+/// A worker counts as crashed after this; short, so that a run sees many reclaims.
+pub const RECLAIM_AFTER: Duration = Duration::from_secs(1);
+/// The longest wait for anything that has to happen in the end.
+pub const PATIENCE: Duration = Duration::from_mins(1);
+const POLL: Duration = Duration::from_millis(20);
+/// Ports that no machine hands out by itself, so that nobody takes ours while its server is down.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// The nodes by place: the second server, then the workers.
+pub const SERVER: usize = 0;
+pub const WORKERS: [usize; 2] = [1, 2];
+
+pub struct Stage {
+    /// The server that owns the stores.
+    pub program: Sale,
+    pub nodes: Vec<Node>,
+    pub stores: Stores,
+    /// Where the two servers listen.
+    pub urls: [String; 2],
+}
+
+/// A process beside the program, which knows the stores by address.
+pub struct Node {
+    command: &'static str,
+    environment: Vec<(&'static str, String)>,
+    pub redis: Proxy,
+    pub postgres: Proxy,
+    process: Option<Process>,
+}
+
+impl Stage {
+    pub async fn set(coupons: Vec<String>) -> Self {
+        let ports = [free_port(), free_port()];
+        let listens = ports.map(|port| format!("127.0.0.1:{port}"));
+        let reclaim = format!("{}ms", RECLAIM_AFTER.as_millis());
+        let program = Sale::start_with(&[
+            ("SECKILL_LISTEN", &listens[0]),
+            ("SECKILL_WORKERS", "1"),
+            ("SECKILL_RECLAIM_AFTER", &reclaim),
+        ])
+        .await;
+        let stores = Stores {
+            redis_socket: program.redis_socket(),
+            postgres_folder: program.data_dir().join("postgres"),
+            coupons,
+        };
+        let mut nodes = Vec::new();
+        for (command, workers) in [("serve", "0"), ("worker", "1"), ("worker", "1")] {
+            let mut environment =
+                vec![("SECKILL_WORKERS", workers.to_owned()), ("SECKILL_RECLAIM_AFTER", reclaim.clone())];
+            if command == "serve" {
+                environment.push(("SECKILL_LISTEN", listens[1].clone()));
+            }
+            let redis = Proxy::before(&program.redis_socket());
+            let postgres = Proxy::before(&program.postgres_socket());
+            let mut node = Node { command, environment, redis, postgres, process: None };
+            node.start(&program);
+            nodes.push(node);
+        }
+        for node in &nodes {
+            if let Some(process) = &node.process {
+                process.until_it_says("fence up").await;
+            }
+        }
+        Self { program, nodes, stores, urls: listens.map(|listen| format!("http://{listen}")) }
+    }
+
+    pub fn start_node(&mut self, place: usize) {
+        self.nodes[place].start(&self.program);
+    }
+
+    /// Processes that ended though nobody had ended them.
+    pub fn ended(&mut self) -> Vec<String> {
+        let program = self.program.server().ended().map(|status| format!("the program ended: {status}"));
+        let nodes = self.nodes.iter_mut().filter_map(|node| {
+            let status = node.process.as_mut()?.ended()?;
+            Some(format!("a {} ended: {status}", node.command))
+        });
+        program.into_iter().chain(nodes).collect()
+    }
+
+    /// The marker once claims are accepted, in another epoch than `not` where one is given.
+    pub async fn until_ready(&self, not: Option<&str>) -> Option<String> {
+        let marker = self.until_marked(not).await?;
+        wait(async || (self.program.get("/readyz").await.status == 200).then_some(())).await?;
+        Some(marker)
+    }
+
+    /// The same by the marker alone, whether the program is awake or not.
+    pub async fn until_marked(&self, not: Option<&str>) -> Option<String> {
+        wait(async || {
+            let marker = self.stores.redis_cli(&["GET", "seckill:{0}:epoch"]).await.ok()?;
+            (marker.starts_with("ready:") && Some(marker.as_str()) != not).then_some(marker)
+        })
+        .await
+    }
+
+    /// The running redis-server.
+    pub async fn redis_pid(&self) -> Option<i32> {
+        wait(async || {
+            let info = self.stores.redis_cli(&["INFO", "server"]).await.ok()?;
+            info.lines().find_map(|line| line.strip_prefix("process_id:"))?.trim().parse().ok()
+        })
+        .await
+    }
+
+    /// The running postmaster.
+    pub async fn postgres_pid(&self) -> Option<i32> {
+        let path = self.stores.postgres_folder.join("cluster/postmaster.pid");
+        wait(async || {
+            self.stores.psql("select 1").await.ok()?;
+            fs::read_to_string(&path).ok()?.lines().next()?.trim().parse().ok()
+        })
+        .await
+    }
+
+    /// Keeps what the processes said.
+    pub fn save_logs(&self, folder: &Path) {
+        let entries = fs::read_dir(self.program.dir.path()).unwrap().flatten();
+        for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file())) {
+            fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+        }
+        for log in ["redis/redis.log", "postgres/postgres.log"] {
+            let name = Path::new(log).file_name().unwrap();
+            fs::copy(self.program.data_dir().join(log), folder.join(name)).unwrap();
+        }
+    }
+}
+
+impl Node {
+    fn start(&mut self, program: &Sale) {
+        let environment: Vec<(&str, &str)> =
+            self.environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let process = program.spawn_by_address(self.command, &[&self.redis, &self.postgres], &environment);
+        self.process = Some(process);
+    }
+
+    pub fn kill_9(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.kill_9();
+        }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        if let Some(process) = &self.process {
+            process.signal(signal);
+        }
+    }
+}
+
+/// The process and what it has forked.
+pub fn with_children(pid: i32) -> Vec<i32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    std::iter::once(pid).chain(children.split_whitespace().filter_map(|pid| pid.parse().ok())).collect()
+}
+
+/// Whether the process was there to get it.
+pub fn signal(pid: i32, signal: Signal) -> bool {
+    match kill(Pid::from_raw(pid), signal) {
+        Ok(()) => true,
+        Err(Errno::ESRCH) => false,
+        Err(error) => panic!("signalling process {pid}: {error}"),
+    }
+}
+
+/// What the condition gives, in the end; `None` when `PATIENCE` is over.
+pub async fn wait<T>(condition: impl AsyncFn() -> Option<T>) -> Option<T> {
+    let patient = async {
+        loop {
+            if let Some(value) = condition().await {
+                return value;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, patient).await.ok()
+}
+
+/// By chance and not by the seed: two runs of one seed may go on at once.
+fn free_port() -> u16 {
+    loop {
+        let port = rand::rng().random_range(PORTS);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Redis and Postgres as the real redis-cli and psql show them, on the stores' own sockets: samples during a
+//! run, and everything once it has come to rest. It knows table and key names, nothing of the program.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::process::Command;
+
+use crate::history::{PostgresCoupon, RedisState};
+
+/// A store that is stopped gives no answer; whoever asks goes on after this.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// One moment of Redis; a script, so that it is one.
+const LOOK: &str = r"
+local pending, unread = -1, 0
+if redis.call('TYPE', KEYS[2]).ok == 'stream' then
+  for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[2])) do
+    local group = {}
+    for f = 1, #info, 2 do group[info[f]] = info[f + 1] end
+    if group['name'] == 'order-writers' then
+      pending = group['pending']
+      for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[2], 'order-writers')) do
+        -- What a fault holds on purpose is no work of the program's.
+        if info[2] == 'hoarder' then pending = pending - info[4] end
+      end
+      unread = #redis.call('XRANGE', KEYS[2], '(' .. group['last-delivered-id'], '+', 'COUNT', 1)
+    end
+  end
+end
+local coupons = {}
+for i, id in ipairs(ARGV) do
+  local hash = redis.call('HMGET', 'seckill:{0}:coupon:' .. id, 'total', 'stock')
+  local held = redis.call('HLEN', 'seckill:{0}:claims:' .. id)
+  coupons[i] = { id = id, total = tonumber(hash[1] or nil), stock = tonumber(hash[2] or nil), held = held }
+end
+return cjson.encode({ marker = redis.call('GET', KEYS[1]) or '', pending = pending, unread = unread, coupons = coupons })
+";
+
+const COUPONS: &str = "
+with live as (
+    select coupon_id, user_id, count(*) as orders from orders
+    where status in ('reserved', 'confirmed') group by coupon_id, user_id
+)
+select c.id, c.total, c.stock, coalesce(sum(l.orders), 0)::bigint as live,
+       count(*) filter (where l.orders > 1) as doubled
+from coupons c left join live l on l.coupon_id = c.id group by c.id";
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct OrderRow {
+    pub id: String,
+    pub coupon: String,
+    pub user: String,
+    pub status: String,
+    /// The time inside the id, ms since 1970.
+    pub claimed_at_ms: u64,
+}
+
+impl OrderRow {
+    pub fn is_live(&self) -> bool {
+        self.status == "reserved" || self.status == "confirmed"
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Letter {
+    pub id: i64,
+    pub entry: Option<String>,
+    pub order: Option<String>,
+    pub error: String,
+}
+
+/// What both stores hold once nothing moves.
+#[derive(Clone, Debug, Default)]
+pub struct LastState {
+    pub coupons: Vec<PostgresCoupon>,
+    pub orders: Vec<OrderRow>,
+    pub letters: Vec<Letter>,
+    pub outbox: u64,
+    pub redis: RedisState,
+    /// By coupon: user → order.
+    pub claims: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// Where the stores listen.
+#[derive(Clone)]
+pub struct Stores {
+    pub redis_socket: PathBuf,
+    pub postgres_folder: PathBuf,
+    pub coupons: Vec<String>,
+}
+
+impl Stores {
+    /// What redis-cli prints, without the last newline.
+    ///
+    /// # Errors
+    /// What it says where it fails; no answer in time.
+    pub async fn redis_cli(&self, args: &[&str]) -> Result<String, String> {
+        let mut command = Command::new("redis-cli");
+        command.arg("-e").arg("-s").arg(&self.redis_socket).args(args);
+        output(command).await
+    }
+
+    /// What psql prints for a query, unaligned, tuples only.
+    ///
+    /// # Errors
+    /// What it says where it fails; no answer in time.
+    pub async fn psql(&self, sql: &str) -> Result<String, String> {
+        let mut command = Command::new("psql");
+        let address = format!("postgres://seckill@localhost/seckill?host={}", self.postgres_folder.display());
+        command.arg(format!("--dbname={address}")).env("PGOPTIONS", "-c search_path=seckill");
+        command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql]);
+        output(command).await
+    }
+
+    async fn rows<T: DeserializeOwned>(&self, sql: &str) -> Result<Vec<T>, String> {
+        let text = self.psql(&format!("select coalesce(json_agg(t), '[]') from ({sql}) t")).await?;
+        serde_json::from_str(&text).map_err(|error| format!("{error} in {text:?}"))
+    }
+
+    pub async fn postgres_coupons(&self) -> Result<Vec<PostgresCoupon>, String> {
+        self.rows(COUPONS).await
+    }
+
+    pub async fn redis_state(&self) -> Result<RedisState, String> {
+        let mut args = vec!["EVAL_RO", LOOK, "2", "seckill:{0}:epoch", "seckill:{0}:orders"];
+        args.extend(self.coupons.iter().map(String::as_str));
+        let text = self.redis_cli(&args).await?;
+        serde_json::from_str(&text).map_err(|error| format!("{error} in {text:?}"))
+    }
+
+    /// Everything that a verdict needs; only of use while nothing moves.
+    ///
+    /// # Errors
+    /// When either store cannot be read whole.
+    pub async fn read_all(&self) -> Result<LastState, String> {
+        let orders = self
+            .rows(
+                r#"select id, coupon_id as coupon, user_id as "user", status,
+                   (extract(epoch from claimed_at) * 1000)::bigint as claimed_at_ms from orders"#,
+            )
+            .await?;
+        let letters = self
+            .rows(r#"select id, entry_id as entry, order_id as "order", error from dead_letters"#)
+            .await?;
+        let outbox = self.psql("select count(*) from outbox").await?;
+        let mut claims = BTreeMap::new();
+        for coupon in &self.coupons {
+            let text = self.redis_cli(&["HGETALL", &format!("seckill:{{0}}:claims:{coupon}")]).await?;
+            let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+            let pairs = lines.chunks_exact(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned()));
+            claims.insert(coupon.clone(), pairs.collect());
+        }
+        Ok(LastState {
+            coupons: self.postgres_coupons().await?,
+            orders,
+            letters,
+            outbox: outbox.parse().map_err(|_| format!("no number: {outbox:?}"))?,
+            redis: self.redis_state().await?,
+            claims,
+        })
+    }
+}
+
+async fn output(mut command: Command) -> Result<String, String> {
+    command.stdin(Stdio::null()).kill_on_drop(true).env("PGCONNECT_TIMEOUT", "3");
+    let output = tokio::time::timeout(PATIENCE, command.output()).await;
+    let output = output.map_err(|_| "no answer in time".to_owned())?.map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        return Err(format!("{}{}", out.trim(), err.trim()));
+    }
+    String::from_utf8(output.stdout).map(|text| text.trim_end().to_owned()).map_err(|error| error.to_string())
+}

@@ -1,0 +1,139 @@
+//! What somebody takes out of Redis, or withholds in it, and the rebuild that must follow.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use reqwest::Method;
+use serde_json::json;
+
+use super::points::first_taken;
+use super::{Director, Outcome, STREAM};
+use crate::hands;
+use crate::history::Class;
+use crate::proxy::Trap;
+use crate::stage::{WORKERS, wait};
+
+/// More than ten times the batch of a reclaim, which is how many of them Redis looks at for one page.
+const HOARDED_EVENTS: &str = "10500";
+/// Well below `RECLAIM_AFTER`: nobody may take them over.
+const HOARD_INTERVAL: Duration = Duration::from_millis(300);
+
+/// Makes events of nobody's, and has them, and whatever else is unread, delivered to a consumer of its own.
+const START_HOARD: &str = r"
+for i = 1, tonumber(ARGV[1]) do redis.call('XADD', KEYS[1], 'NOMKSTREAM', '*', 'hoarded', i) end
+repeat
+  local read = redis.call('XREADGROUP', 'GROUP', 'order-writers', 'hoarder', 'COUNT', 1000, 'STREAMS', KEYS[1], '>')
+until not read
+";
+
+/// Makes every hoarded event look just delivered; the real ones among the hoarder's are left to the workers.
+const KEEP_HOARD: &str = r"
+local from, kept = '-', 0
+while true do
+  local page = redis.call('XPENDING', KEYS[1], 'order-writers', from, '+', 1000, 'hoarder')
+  if #page == 0 then return kept end
+  local claim = { 'XCLAIM', KEYS[1], 'order-writers', 'hoarder', 0 }
+  for _, row in ipairs(page) do
+    local entry = redis.call('XRANGE', KEYS[1], row[1], row[1])[1]
+    if entry and entry[2][1] == 'hoarded' then claim[#claim + 1] = row[1] end
+  end
+  if #claim > 5 then
+    claim[#claim + 1] = 'JUSTID'
+    kept = kept + #redis.call(unpack(claim))
+  end
+  from = '(' .. page[#page][1]
+end
+";
+
+impl Director {
+    /// A command that takes something away, and the rebuild that it must bring about.
+    pub(super) async fn rebuilt_after(&self, args: &[&str]) -> Outcome {
+        let before = self.stage.stores.redis_cli(&["GET", "seckill:{0}:epoch"]).await;
+        self.redis(args).await?;
+        let rebuilt = self.stage.until_ready(before.as_deref().ok()).await;
+        rebuilt.map(drop).ok_or_else(|| "no rebuild came".into())
+    }
+
+    /// The same while everybody who reads is stopped, so that there are claims that nobody has recorded, and
+    /// bad events that nobody has read.
+    pub(super) async fn delete_unread(&mut self, args: &[&str]) -> Outcome {
+        let before = self.stage.stores.redis_cli(&["GET", "seckill:{0}:epoch"]).await;
+        self.signal_readers(Signal::SIGSTOP);
+        for _ in 0..3 {
+            hands::poison(&self.market, &self.stage.stores, &mut self.rng).await;
+        }
+        self.sleep(200..800).await;
+        let deleted = self.redis(args).await;
+        // By the second server, which is the only one awake.
+        let rebuilt = self.stage.until_marked(before.as_deref().ok()).await;
+        self.signal_readers(Signal::SIGCONT);
+        deleted?;
+        rebuilt.ok_or("no rebuild came")?;
+        self.stage.until_ready(None).await.map(drop).ok_or_else(|| "the program takes no claims".into())
+    }
+
+    /// What nobody had read yet is missed by nobody but a comparison, which people may ask for.
+    pub(super) async fn trim_stream(&mut self) -> Outcome {
+        self.signal_readers(Signal::SIGSTOP);
+        let trimmed = self.redis(&["XTRIM", STREAM, "MAXLEN", "0"]).await;
+        self.signal_readers(Signal::SIGCONT);
+        let reconciled = wait(async || {
+            let (url, path) = (&self.market.urls[0], "/v1/admin/reconcile");
+            let class = self.market.admin(url, Method::POST, path, json!({"fix": true})).await;
+            (class == Class::Ok).then_some(())
+        });
+        let reconciled = reconciled.await.ok_or_else(|| "no reconcile came".to_owned());
+        self.stage.until_ready(None).await;
+        trimmed.and(reconciled)
+    }
+
+    /// What a worker held when it died is missed by whoever takes over from it.
+    pub(super) async fn trim_pending(&mut self) -> Outcome {
+        let before = self.stage.stores.redis_cli(&["GET", "seckill:{0}:epoch"]).await;
+        let traps = WORKERS
+            .map(|place| (place, self.stage.nodes[place].postgres.hold(&["insert into orders"])))
+            .into();
+        let (place, trap) = first_taken(traps).await?;
+        self.redis(&["XTRIM", STREAM, "MAXLEN", "0"]).await?;
+        self.stage.nodes[place].kill_9();
+        drop(trap);
+        self.stage.start_node(place);
+        let rebuilt = self.stage.until_ready(before.as_deref().ok()).await;
+        rebuilt.map(drop).ok_or_else(|| "no rebuild came".into())
+    }
+
+    /// A worker sends on what it was held at only after the rebuild, if the rebuild does not wait for it.
+    pub(super) async fn flush_beside(&mut self, is_commit: bool) -> Outcome {
+        let held: &[&str] = if is_commit { &["COMMIT", "insert into orders"] } else { &["BEGIN"] };
+        let traps: Vec<(usize, Trap)> =
+            WORKERS.map(|place| (place, self.stage.nodes[place].postgres.hold(held))).into();
+        let (_, trap) = first_taken(traps).await?;
+        let outcome = self.rebuilt_after(&["FLUSHALL"]).await;
+        trap.release();
+        outcome
+    }
+
+    /// From here to the end of the run.
+    pub(super) async fn hoard(&mut self) -> Outcome {
+        if self.hoard.as_ref().is_some_and(|hoard| !hoard.is_finished()) {
+            return Ok(());
+        }
+        self.redis(&["EVAL", START_HOARD, "1", STREAM, HOARDED_EVENTS]).await?;
+        let stores = self.stage.stores.clone();
+        self.hoard = Some(tokio::spawn(async move {
+            // Where Redis is away, or its group, nothing is left to be held.
+            while stores.redis_cli(&["EVAL", KEEP_HOARD, "1", STREAM]).await.is_ok_and(|kept| kept != "0") {
+                tokio::time::sleep(HOARD_INTERVAL).await;
+            }
+        }));
+        Ok(())
+    }
+
+    /// Everybody who reads the stream.
+    fn signal_readers(&self, signal: Signal) {
+        self.stage.program.signal_server(signal);
+        for place in WORKERS {
+            self.stage.nodes[place].signal(signal);
+        }
+    }
+}
