@@ -77,9 +77,8 @@ async fn deleted_entries_are_found_at_the_next_start_by_itself() {
 async fn deleted_entries_are_found_by_a_process_that_joins() {
     let sale = sale_with_deleted_entries().await;
     let epoch = sale.epoch();
-    let redis = format!("redis+unix://{}", sale.redis_socket().display());
     // It has no workers: only its comparison can find what is gone.
-    let joining = sale.spawn_by_address("serve", &redis, &[("SECKILL_WORKERS", "0")]);
+    let joining = sale.spawn_by_address("serve", &[], &[("SECKILL_WORKERS", "0")]);
     joining.until_it_says("3 pending entries were deleted or trimmed").await;
     until("three are sent again", async || (sale.redis_cli(&["XLEN", ORDERS]) == "6").then_some(())).await;
     assert_eq!(pending(&sale), "3", "those that are only late stay where they are");

@@ -171,8 +171,7 @@ fn other_address() -> Option<IpAddr> {
 #[tokio::test]
 async fn metrics_and_the_stores_states_want_the_admin_token_off_loopback() {
     let sale = Sale::start().await;
-    let redis = format!("redis+unix://{}", sale.redis_socket().display());
-    let replica = sale.spawn_by_address("serve", &redis, &[("SECKILL_LISTEN", "0.0.0.0:0")]);
+    let replica = sale.spawn_by_address("serve", &[], &[("SECKILL_LISTEN", "0.0.0.0:0")]);
     let url = replica.url_when_up().await;
     let Some(ip) = other_address() else { return eprintln!("this machine has no other address") };
     let away = url.replace("0.0.0.0", &ip.to_string());
@@ -245,9 +244,8 @@ async fn readiness_names_the_store_that_is_away_and_since_when() {
 #[tokio::test]
 async fn a_server_that_waits_for_postgres_at_its_start_says_so() {
     let sale = Sale::start().await;
-    let redis = format!("redis+unix://{}", sale.redis_socket().display());
     let nowhere = [("DATABASE_URL", "postgres://seckill@127.0.0.1:1/seckill")];
-    let replica = sale.spawn_by_address("serve", &redis, &nowhere);
+    let replica = sale.spawn_by_address("serve", &[], &nowhere);
     let url = until("the replica listens", async || {
         let first = replica.log().lines().next()?.strip_prefix("listening on ").map(str::to_owned);
         first.filter(|_| replica.log().contains("waiting for Postgres"))

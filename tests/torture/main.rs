@@ -20,7 +20,7 @@ mod stores;
 mod strike;
 /// Processes and proxies of the tests of single promises.
 #[path = "../it"]
-#[expect(dead_code, reason = "those tests use the rest")]
+#[expect(dead_code, unused_imports, reason = "those tests use the rest")]
 mod it {
     pub mod harness;
     pub mod proxy;
