@@ -26,3 +26,4 @@ mod rebuild_races;
 mod recording;
 mod settings;
 mod shutdown;
+mod store_trouble;
