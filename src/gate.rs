@@ -18,6 +18,7 @@ use crate::redis::claim::{self, BatchOutcome};
 #[derive(Clone)]
 pub struct Gate {
     queue: mpsc::Sender<Waiting>,
+    shared: Arc<Shared>,
 }
 
 struct Waiting {
@@ -59,8 +60,19 @@ impl Gate {
     #[must_use]
     pub fn start(fence: Fence, catalogue: Catalogue, max_backlog: u64) -> Self {
         let (queue, waiting) = mpsc::channel(config::GATE_QUEUE_MAX_CLAIMS);
-        tokio::spawn(run(waiting, Arc::new(Shared { fence, catalogue, max_backlog })));
-        Self { queue }
+        let shared = Arc::new(Shared { fence, catalogue, max_backlog });
+        tokio::spawn(run(waiting, shared.clone()));
+        Self { queue, shared }
+    }
+
+    /// The session, or why no claims are taken.
+    pub fn taking_claims(&self) -> Result<Arc<Session>, Arc<str>> {
+        let session = self.shared.fence.taking_claims()?;
+        if self.shared.backlog_is_full() {
+            Err(Unavailable::BacklogFull.to_string().into())
+        } else {
+            Ok(session)
+        }
     }
 
     /// Makes one claim and waits for its answer, at most its deadline and a little more.
@@ -81,6 +93,12 @@ struct Shared {
     max_backlog: u64,
 }
 
+impl Shared {
+    fn backlog_is_full(&self) -> bool {
+        self.fence.backlog() > self.max_backlog
+    }
+}
+
 async fn run(mut queue: mpsc::Receiver<Waiting>, shared: Arc<Shared>) {
     let places = Arc::new(Semaphore::new(config::GATE_MAX_IN_FLIGHT));
     loop {
@@ -95,8 +113,8 @@ async fn run(mut queue: mpsc::Receiver<Waiting>, shared: Arc<Shared>) {
 
 async fn send(mut batch: Vec<Waiting>, shared: Arc<Shared>, _place: OwnedSemaphorePermit) {
     let session = match shared.fence.session() {
-        Ok(session) if shared.fence.backlog() <= shared.max_backlog => session,
-        Ok(_) => return refuse(batch, &Unavailable::BacklogFull),
+        Ok(_) if shared.backlog_is_full() => return refuse(batch, &Unavailable::BacklogFull),
+        Ok(session) => session,
         Err(reason) => return refuse(batch, &Unavailable::FenceDown(reason)),
     };
     let now = Instant::now();

@@ -26,9 +26,8 @@ pub async fn readyz(api: Arc<Api>, request: Request) -> Result<Response<Bytes>, 
     if verbose {
         admit(&api, &request)?;
     }
-    let session = api.fence.taking_claims();
-    let stores = if verbose { Some(stores(&api, &session).await) } else { None };
-    match session {
+    let stores = if verbose { Some(stores(&api, &api.fence.taking_claims()).await) } else { None };
+    match api.gate.taking_claims() {
         Ok(session) => {
             let mut body = value!({"status": "ready"});
             if let Some(stores) = stores {

@@ -359,6 +359,11 @@ async fn claims_stop_at_the_largest_backlog_rather_than_fill_redis_and_go_on_bel
         assert_eq!(scene.claim("backlog").await.status, 503);
     }
     assert_eq!(scene.sale.redis_raw(&length), full, "events in the stream");
+    let ready = scene.sale.get("/readyz?verbose").await;
+    ready.assert_problem(503, "unavailable");
+    assert!(ready.body["detail"].as_str().unwrap().contains("wait to be recorded"), "{ready:?}");
+    assert_eq!(ready.body["stores"]["redis"], "ok", "{ready:?}");
+    assert_ne!(ready.body["stores"]["postgres"], "ok", "{ready:?}");
     signal_all(&scene.postgres_pids, Signal::SIGCONT);
     let user = scene.users;
     let order = until("claims go on", async || {
