@@ -58,6 +58,8 @@ struct Shared {
     row: Mutex<Option<FenceRow>>,
     /// Unrecorded order events at the last look.
     backlog: AtomicU64,
+    /// Why Redis takes no claims though it agrees; `None` where it does.
+    refusal: Mutex<Option<Arc<str>>>,
     postgres_away: PostgresAway,
 }
 
@@ -95,6 +97,7 @@ impl Fence {
                 ordered: Mutex::default(),
                 row: Mutex::default(),
                 backlog: AtomicU64::new(0),
+                refusal: Mutex::default(),
                 postgres_away: PostgresAway::default(),
             }),
         }
@@ -106,6 +109,12 @@ impl Fence {
             FenceState::Up(session) => Ok(session.clone()),
             FenceState::Down { reason } => Err(reason.clone()),
         }
+    }
+
+    /// The session, or why no claims are taken: there is none, or Redis refuses to write, at most a second ago.
+    pub fn taking_claims(&self) -> Result<Arc<Session>, Arc<str>> {
+        let session = self.session()?;
+        lock(&self.shared.refusal).clone().map_or(Ok(session), Err)
     }
 
     #[must_use]
@@ -174,7 +183,10 @@ impl Fence {
     pub fn redis_failed(&self, epoch: &str, error: &RedisError) {
         match error {
             RedisError::WrongType(_) => self.lost(epoch, &error.to_string()),
-            RedisError::Busy(details) if details.starts_with("OOM") => {}
+            // It reads as before, and workers go on where they can: they are who makes room.
+            RedisError::Busy(_) if error.is_about_writes() => {
+                *lock(&self.shared.refusal) = Some(error.to_string().into());
+            }
             _ => self.take_down(epoch, &error.to_string()),
         }
     }
@@ -254,7 +266,7 @@ impl Fence {
                 redis,
                 clock: RedisClock::learned(seen.now_ms, looked_at),
             });
-            self.shared.backlog.store(seen.backlog, Ordering::Relaxed);
+            self.note(&seen);
             if !self.lend_out(&session) {
                 continue;
             }
@@ -318,7 +330,7 @@ impl Fence {
             }
             let verdict = match self.look(&session.redis, postgres).await {
                 Ok((seen, row)) => {
-                    self.shared.backlog.store(seen.backlog, Ordering::Relaxed);
+                    self.note(&seen);
                     match look::compare(&seen, &row) {
                         // Another process has rebuilt since: every script would refuse us.
                         Ok(()) if row.epoch != session.epoch => Err(MARKER_CHANGED.to_owned()),
@@ -341,6 +353,11 @@ impl Fence {
             .await;
             catalogue.refresh_briefly(config::PROBE_INTERVAL / 2).await;
         }
+    }
+
+    fn note(&self, seen: &Look) {
+        self.shared.backlog.store(seen.backlog, Ordering::Relaxed);
+        *lock(&self.shared.refusal) = seen.refusal.as_deref().map(Into::into);
     }
 
     /// Rule 1's look: Redis as it is, beside the row as Postgres has it or as it was last read.

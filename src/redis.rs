@@ -65,6 +65,15 @@ pub enum RedisError {
     Reply(String),
 }
 
+impl RedisError {
+    /// Whether Redis reads as before and refuses only to write: full, short of replicas, no disk.
+    #[must_use]
+    pub fn is_about_writes(&self) -> bool {
+        let words = ["OOM", "NOREPLICAS", "MISCONF"];
+        matches!(self, Self::Busy(details) if words.iter().any(|word| details.starts_with(word)))
+    }
+}
+
 impl RedisServer {
     /// # Errors
     /// For an address that is no `redis://`, `rediss://` or `redis+unix://` one.

@@ -26,7 +26,7 @@ pub async fn readyz(api: Arc<Api>, request: Request) -> Result<Response<Bytes>, 
     if verbose {
         admit(&api, &request)?;
     }
-    let session = api.fence.session();
+    let session = api.fence.taking_claims();
     let stores = if verbose { Some(stores(&api, &session).await) } else { None };
     match session {
         Ok(session) => {
@@ -78,11 +78,18 @@ async fn stores(api: &Api, session: &Result<Arc<Session>, Arc<str>>) -> Value {
         Err(reason) => Err(reason.to_string()),
     };
     let pool = api.postgres.pool.clone();
-    let postgres = promptly(async move { postgres::fence::read(&pool).await }).await;
+    let mut postgres = promptly(async move { postgres::fence::read(&pool).await }).await.map(drop);
+    if let Err(error) = &mut postgres {
+        // The pool hides why it gets no connection; a new one tells.
+        let server = api.postgres.clone();
+        if let Err(why) = promptly(async move { server.dedicated().await.map(drop) }).await {
+            *error = why;
+        }
+    }
     let word = |result: Result<(), String>| result.err().unwrap_or_else(|| "ok".into());
     let mut stores = value!({
         "redis": word(redis),
-        "postgres": word(postgres.as_ref().map(drop).map_err(ToString::to_string)),
+        "postgres": word(postgres.as_ref().copied().map_err(ToString::to_string)),
         "backlog": api.fence.backlog(),
     });
     if let (Err(_), Some(away)) = (postgres, api.fence.postgres_away()) {

@@ -267,6 +267,14 @@ impl Sale {
         self.tool("redis-cli", args)
     }
 
+    /// The same without the program, which looks at Postgres first.
+    pub fn redis_cli_alone(&self, args: &[&str]) -> String {
+        let output =
+            Command::new("redis-cli").arg("-s").arg(self.redis_socket()).args(args).output().unwrap();
+        assert!(output.status.success(), "{args:?}");
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+
     /// What the real psql prints for a query, unaligned, tuples only.
     pub fn psql(&self, sql: &str) -> String {
         self.tool("psql", &["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql])
