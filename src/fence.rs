@@ -10,8 +10,10 @@ pub mod deleted;
 mod durability;
 pub mod look;
 mod lost;
+pub mod position;
 pub mod publish;
 pub mod rebuild;
+pub mod release;
 mod session;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -329,7 +331,11 @@ impl Fence {
             let verdict = match self.look(&session.redis, postgres).await {
                 Ok((seen, row)) => {
                     self.note(&seen);
-                    look::compare(&seen, &row).map_err(|difference| difference.sentence)
+                    match look::compare(&seen, &row) {
+                        // Another process has rebuilt since: every script would refuse us.
+                        Ok(()) if row.epoch != session.epoch => Err(MARKER_CHANGED.to_owned()),
+                        verdict => verdict.map_err(|difference| difference.sentence),
+                    }
                 }
                 Err(error) => Err(error.to_string()),
             };

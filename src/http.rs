@@ -9,6 +9,7 @@ mod dead;
 mod orders;
 pub mod problem;
 mod reconcile;
+mod repeats;
 mod request;
 mod routes;
 pub mod server;

@@ -9,12 +9,13 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use crate::config;
-use crate::fence::{Fence, FenceState, Session, deleted};
+use crate::fence::position::{self, PositionError};
+use crate::fence::release::{ReleaseError, release};
+use crate::fence::{Fence, FenceState, MARKER_CHANGED, Session, deleted};
 use crate::metrics;
-use crate::model::{CouponId, OrderEvent, OrderId, OrderStatus, UserId};
+use crate::model::{CouponId, OrderEvent, OrderId, UserId};
 use crate::postgres::{Postgres, PostgresError, coupons, orders, outbox};
-use crate::redis::script::{self, Released};
-use crate::redis::{RedisError, info, stream};
+use crate::redis::{RedisError, info, script, stream};
 
 /// What a comparison found. Lists name at most `REPORT_MAX_NAMES`; counts are whole.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -46,6 +47,25 @@ pub struct Difference {
     pub coupon: CouponId,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub order: Option<OrderId>,
+}
+
+impl From<PositionError> for ReconcileError {
+    fn from(error: PositionError) -> Self {
+        match error {
+            PositionError::Fenced => Self::Fenced(MARKER_CHANGED.to_owned()),
+            PositionError::Redis(error) => Self::Redis(error),
+            PositionError::Postgres(error) => Self::Postgres(error),
+        }
+    }
+}
+
+impl From<ReleaseError> for ReconcileError {
+    fn from(error: ReleaseError) -> Self {
+        match error {
+            ReleaseError::Fenced => Self::Fenced(MARKER_CHANGED.to_owned()),
+            ReleaseError::Redis(error) => Self::Redis(error),
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -82,11 +102,20 @@ impl Reconciler {
             }
             after = Some(last);
         }
+        // Another epoch may have begun: what was read in two of them is no difference.
+        if stream::marker(&session.redis).await?.as_deref() != Some(&*session.ready) {
+            return Err(self.fenced(&session));
+        }
         count(&found);
         if fix {
             deleted::settle(&session.redis, &gone).await?;
         }
         Ok(found)
+    }
+
+    fn fenced(&self, session: &Session) -> ReconcileError {
+        self.fence.marker_changed(session);
+        ReconcileError::Fenced(MARKER_CHANGED.to_owned())
     }
 
     /// The cheap look: sums, and the pending entries list, which is as long as what is being recorded.
@@ -131,6 +160,9 @@ impl Reconciler {
                 if is_whole { self.compare(true).await.map(|found| log(&found)) } else { self.check().await };
             if let Err(error) = outcome {
                 tracing::warn!("reconcile: {error}");
+                if is_whole {
+                    comparisons.reset_after(config::CHECK_INTERVAL);
+                }
             }
         }
     }
@@ -232,9 +264,8 @@ impl Coupon<'_> {
         let pool = &self.reconciler.postgres.pool;
         let ids: Vec<OrderId> = claims.keys().copied().collect();
         let statuses = orders::statuses(pool, &ids).await?;
-        let is_live = |status| matches!(status, OrderStatus::Reserved | OrderStatus::Confirmed);
         let ended: Vec<OrderId> =
-            statuses.iter().filter(|(_, status)| !is_live(**status)).map(|(&order, _)| order).collect();
+            statuses.iter().filter(|(_, status)| status.has_ended()).map(|(&order, _)| order).collect();
         let waiting = outbox::waiting(pool, &ended).await?;
         for order in statuses.keys() {
             let Some(user) = claims.remove(order) else { continue };
@@ -249,10 +280,10 @@ impl Coupon<'_> {
             found.missed_releases += 1;
             self.name(found, "missed_release", Some(order));
             if self.fix {
-                let Session { redis, ready, .. } = self.session;
-                let released = script::release(redis, ready, self.id, user.as_str(), order).await?;
-                metrics::UNITS_RETURNED.add(u64::from(released == Released::Released));
-                found.fixed += usize::from(matches!(released, Released::Released | Released::NotHeld));
+                let Reconciler { fence, postgres } = self.reconciler;
+                position::note(fence, self.session, postgres).await?;
+                release(fence, self.session, self.id, user.as_str(), order).await?;
+                found.fixed += 1;
             }
         }
         Ok(())
@@ -284,7 +315,8 @@ impl Coupon<'_> {
         if self.fix {
             for lost in lost.chunks(config::SCAN_PAGE) {
                 let added = script::readd(&self.session.redis, &self.session.ready, self.id, lost).await?;
-                found.fixed += added.and_then(|added| usize::try_from(added).ok()).unwrap_or(0);
+                let Some(added) = added else { return Err(self.reconciler.fenced(self.session)) };
+                found.fixed += usize::try_from(added).unwrap_or(0);
             }
         }
         Ok(())
@@ -306,7 +338,7 @@ impl Coupon<'_> {
             let again: HashSet<OrderId> = orders::statuses(pool, &unheld)
                 .await?
                 .into_iter()
-                .filter(|(_, status)| matches!(status, OrderStatus::Reserved | OrderStatus::Confirmed))
+                .filter(|(_, status)| !status.has_ended())
                 .map(|(order, _)| order)
                 .collect();
             found.missing_claims += again.len();
