@@ -293,6 +293,10 @@ impl Fence {
                 _ = ticks.tick() => {}
                 () = self.shared.doubted.notified() => {}
             }
+            // A broken connection would only keep whoever looks over it waiting.
+            if self.session().is_err() {
+                return;
+            }
             let verdict = match self.look(&session.redis, postgres).await {
                 Ok((seen, row)) => {
                     self.shared.backlog.store(seen.backlog, Ordering::Relaxed);

@@ -20,6 +20,7 @@ use fred::error::ErrorKind;
 use fred::interfaces::ClientLike;
 use fred::types::config::{Config, ConnectionConfig, PerformanceConfig, ServerConfig, TcpConfig};
 use fred::types::{CustomCommand, Value};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, StoreAddresses};
 use crate::model::CouponId;
@@ -36,6 +37,8 @@ pub struct RedisServer {
 #[derive(Clone)]
 pub struct Redis {
     client: Client,
+    /// Cancelled when the connection has ended: fred would keep a command for it until its deadline.
+    closed: CancellationToken,
     pub keys: Keys,
 }
 
@@ -105,11 +108,19 @@ impl RedisServer {
             ..ConnectionConfig::default()
         };
         let client = Client::new(self.config.clone(), Some(performance), Some(connection), None);
-        tokio::time::timeout(config::REDIS_CONNECT_TIMEOUT, client.init())
+        let connection = tokio::time::timeout(config::REDIS_CONNECT_TIMEOUT, client.init())
             .await
             .map_err(|_| RedisError::Unknown("connecting took too long".into()))?
             .map_err(|error| classify(&error))?;
-        Ok(Redis { client, keys: self.keys.clone() })
+        let closed = CancellationToken::new();
+        let end = closed.clone().drop_guard();
+        tokio::spawn(async move {
+            if let Ok(Err(error)) = connection.await {
+                tracing::debug!("a connection to Redis has ended: {error}");
+            }
+            drop(end);
+        });
+        Ok(Redis { client, closed, keys: self.keys.clone() })
     }
 }
 
@@ -117,7 +128,12 @@ impl Redis {
     /// Sends one command; its deadline is the connection's.
     pub(crate) async fn call(&self, command: &'static str, args: Vec<Value>) -> Result<Value, RedisError> {
         let command = CustomCommand::new_static(command, None::<u16>, false);
-        self.client.custom(command, args).await.map_err(|error| classify(&error))
+        // Boxed: fred's futures are large, and every caller's holds this one.
+        let reply = Box::pin(self.client.custom(command, args));
+        match self.closed.run_until_cancelled(reply).await {
+            Some(reply) => reply.map_err(|error| classify(&error)),
+            None => Err(RedisError::Unknown("the connection is closed".into())),
+        }
     }
 
     /// Keys of a script about one coupon: epoch marker, order stream, coupon hash, claims hash.

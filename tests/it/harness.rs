@@ -267,6 +267,14 @@ impl Sale {
         self.tool("redis-cli", args)
     }
 
+    /// The same without the program, which looks at Postgres first.
+    pub fn redis_cli_alone(&self, args: &[&str]) -> String {
+        let output =
+            Command::new("redis-cli").arg("-s").arg(self.redis_socket()).args(args).output().unwrap();
+        assert!(output.status.success(), "{args:?}");
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+
     /// What the real psql prints for a query, unaligned, tuples only.
     pub fn psql(&self, sql: &str) -> String {
         self.tool("psql", &["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql])
@@ -499,6 +507,11 @@ impl Process {
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
+    }
+
+    /// Waits for the end of a process that was killed.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
     }
 
     pub fn signal(&self, signal: nix::sys::signal::Signal) {

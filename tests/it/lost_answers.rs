@@ -1,13 +1,12 @@
 //! Answers that never arrive, commands that arrive late, stores that hang: what is not known is asked
 //! again, and costs nobody a second unit.
 
-use std::path::Path;
-use std::process::Command;
+use std::cell::Cell;
 
 use nix::sys::signal::Signal;
 
 use crate::harness::{Process, Sale, signal, signal_all, until};
-use crate::proxy::{Proxy, Trap};
+use crate::proxy::{Act, Proxy};
 
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
 const NO_WORKERS: (&str, &str) = ("SECKILL_WORKERS", "0");
@@ -24,17 +23,10 @@ async fn sale_behind_a_proxy() -> (Sale, Proxy, Process) {
 }
 
 /// Scripts that Redis has run from its cache.
-fn scripts_run(socket: &Path) -> u64 {
-    let stats = redis_cli(socket, &["INFO", "commandstats"]);
+fn scripts_run(sale: &Sale) -> u64 {
+    let stats = sale.redis_cli_alone(&["INFO", "commandstats"]);
     let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")).unwrap_or("0,");
     line.split(',').next().unwrap().parse().unwrap()
-}
-
-/// Without the program, which looks at Postgres first.
-fn redis_cli(socket: &Path, args: &[&str]) -> String {
-    let output = Command::new("redis-cli").arg("-s").arg(socket).args(args).output().unwrap();
-    assert!(output.status.success(), "{args:?}");
-    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
 }
 
 async fn claim_until_taken(sale: &Sale, user: &str) -> (u16, String) {
@@ -44,6 +36,20 @@ async fn claim_until_taken(sale: &Sale, user: &str) -> (u16, String) {
         (answer.status != 503).then(|| (answer.status, answer.body["order"].as_str().unwrap().to_owned()))
     })
     .await
+}
+
+/// A question over a broken connection would cost its whole deadline, and every claim meanwhile.
+async fn claim_over_a_new_connection(sale: &Sale, user: &str) -> String {
+    let refused = Cell::new(0);
+    let order = until("the claim is taken", async || {
+        let answer = sale.claim("coffee", user).await;
+        refused.set(refused.get() + usize::from(answer.status == 503));
+        (answer.status == 202).then(|| answer.body["order"].as_str().unwrap().to_owned())
+    })
+    .await;
+    let refused = refused.get();
+    assert!(refused < 20, "refused {refused} times before anybody made a new connection");
+    order
 }
 
 #[tokio::test]
@@ -69,8 +75,7 @@ async fn a_claim_that_never_reached_redis_is_made_by_its_repeat() {
     let _trap = proxy.cut(&["EVALSHA", "alice"]);
     assert_eq!(sale.claim("coffee", "alice").await.status, 503);
     assert_eq!(sale.redis_cli(&["HLEN", CLAIMS]), "0");
-    let (status, order) = claim_until_taken(&sale, "alice").await;
-    assert_eq!(status, 202);
+    let order = claim_over_a_new_connection(&sale, "alice").await;
     let _worker = sale.spawn("worker", &[ONE_WORKER]);
     sale.assert_in_agreement("coffee").await;
     sale.assert_recorded(&[order]);
@@ -78,14 +83,24 @@ async fn a_claim_that_never_reached_redis_is_made_by_its_repeat() {
 }
 
 #[tokio::test]
+async fn a_connection_that_breaks_while_it_is_idle_is_replaced_at_once() {
+    let sale = Sale::start_with(&[NO_WORKERS]).await;
+    sale.create("coffee", 10).await;
+    for user in ["alice", "bob", "carol"] {
+        sale.redis_cli_alone(&["CLIENT", "KILL", "TYPE", "normal"]);
+        claim_over_a_new_connection(&sale, user).await;
+    }
+    assert_eq!(sale.redis_stock("coffee"), 7);
+}
+
+#[tokio::test]
 async fn a_claim_that_arrives_after_its_answer_was_given_up_is_not_made() {
     let (sale, proxy, _replica) = sale_behind_a_proxy().await;
     let trap = proxy.hold(&["EVALSHA", "alice"]);
     assert_eq!(sale.claim("coffee", "alice").await.status, 503);
-    let before = scripts_run(&sale.redis_socket());
+    let before = scripts_run(&sale);
     trap.release();
-    until("the late claim has arrived", async || (scripts_run(&sale.redis_socket()) > before).then_some(()))
-        .await;
+    until("the late claim has arrived", async || (scripts_run(&sale) > before).then_some(())).await;
     assert_eq!(sale.redis_cli(&["HLEN", CLAIMS]), "0");
     assert_eq!(sale.redis_stock("coffee"), 10);
     assert_eq!(claim_until_taken(&sale, "bob").await.0, 202);
@@ -95,12 +110,11 @@ async fn a_claim_that_arrives_after_its_answer_was_given_up_is_not_made() {
 async fn claims_sent_to_a_redis_that_hangs_are_not_made_when_it_goes_on() {
     let sale = Sale::start_with(&[NO_WORKERS]).await;
     sale.create("coffee", 10).await;
-    let (redis, before) = (sale.redis_pid(), scripts_run(&sale.redis_socket()));
+    let (redis, before) = (sale.redis_pid(), scripts_run(&sale));
     signal(redis, Signal::SIGSTOP);
     assert_eq!(sale.claim("coffee", "alice").await.status, 503);
     signal(redis, Signal::SIGCONT);
-    until("the late claim has arrived", async || (scripts_run(&sale.redis_socket()) > before).then_some(()))
-        .await;
+    until("the late claim has arrived", async || (scripts_run(&sale) > before).then_some(())).await;
     assert_eq!(sale.redis_cli(&["HLEN", CLAIMS]), "0");
     assert_eq!(claim_until_taken(&sale, "alice").await.0, 202);
     assert_eq!(sale.redis_stock("coffee"), 9);
@@ -133,14 +147,14 @@ async fn a_commit_that_is_lost_or_whose_answer_is_makes_no_second_order_and_none
     let worker = sale.spawn_by_address("worker", &[&proxy], &[ONE_WORKER]);
     worker.until_it_says("fence up").await;
     let mut orders = Vec::new();
-    for (user, act) in [("alice", Proxy::cut as fn(&Proxy, &[&str]) -> Trap), ("bob", Proxy::cut_reply)] {
+    for (user, act) in [("alice", Act::Cut), ("bob", Act::CutReply)] {
         for step in
             ["BEGIN", "pg_advisory_xact_lock_shared", "insert into orders", "update coupons", "COMMIT"]
         {
             let user = format!("{user}-{step}");
             let needles = [step, &user, "insert into orders"];
             let needles = if step == "COMMIT" { &needles[..] } else { &needles[..1] };
-            let trap = act(&proxy, needles);
+            let trap = proxy.set(act, needles);
             let answer = sale.claim("coffee", &user).await;
             assert_eq!(answer.status, 202, "{}", answer.text);
             orders.push(answer.body["order"].as_str().unwrap().to_owned());
@@ -156,11 +170,11 @@ async fn a_commit_that_is_lost_or_whose_answer_is_makes_no_second_order_and_none
 async fn claims_go_on_over_a_new_connection_while_postgres_hangs() {
     let sale = Sale::start().await;
     sale.create("coffee", 10).await;
-    let (pids, socket) = (sale.postgres_pids(), sale.redis_socket());
+    let pids = sale.postgres_pids();
     signal_all(&pids, Signal::SIGSTOP);
     let mut orders = Vec::new();
     for user in ["alice", "bob"] {
-        redis_cli(&socket, &["CLIENT", "KILL", "TYPE", "normal"]);
+        sale.redis_cli_alone(&["CLIENT", "KILL", "TYPE", "normal"]);
         orders.push(claim_until_taken(&sale, user).await.1);
     }
     signal_all(&pids, Signal::SIGCONT);

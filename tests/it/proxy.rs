@@ -1,59 +1,48 @@
-//! A proxy before Redis or Postgres that a test can tell to hold a request back, or to cut a connection at
-//! it: what a bad network does, but at a known moment. It reads requests and replies whole and passes them
-//! on as they are; what they look like on each store's wire is in the files below.
+//! A proxy before Redis or Postgres that a test can tell to hold a request back, to cut a connection at it,
+//! to be slow or to refuse: what a bad network does, but at a known moment. It reads requests and replies
+//! whole and passes them on as they are; what they look like on each store's wire is in the files below.
 
+mod meter;
 mod postgres;
 mod resp;
+mod trap;
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
+use std::time::Duration;
 
-use crate::harness::until;
+pub use meter::{Meter, Strike};
+pub use trap::{Act, Trap};
 
 /// Listens on loopback for as long as the test runs.
 pub struct Proxy {
     pub url: String,
     /// The setting that takes the address.
     pub setting: &'static str,
-    traps: Traps,
-}
-
-type Traps = Arc<Mutex<Vec<Arc<Shared>>>>;
-
-/// What happens to the first request that contains a text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Act {
-    /// Its connection waits, the request unsent, until the trap is released.
-    Hold,
-    /// Its connection breaks, the request unsent.
-    Cut,
-    /// The store executes it; its connection breaks instead of carrying the reply.
-    CutReply,
-}
-
-/// One request's fate. Dropped, it lets the request go.
-pub struct Trap {
+    address: SocketAddr,
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    needles: Vec<String>,
-    act: Act,
-    state: Mutex<State>,
-    changed: Condvar,
+    socket: PathBuf,
+    store: Store,
+    meter: Meter,
+    traps: Mutex<Vec<Arc<trap::Shared>>>,
+    links: Mutex<Vec<Weak<Link>>>,
+    /// How long each request is on its way, ms.
+    delay_ms: AtomicU64,
+    is_refusing: AtomicBool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Set,
-    Taken,
-    /// The act is over: released, cut, or executed and cut.
-    Done,
+#[derive(Clone, Copy)]
+enum Store {
+    Redis,
+    Postgres,
 }
 
 /// A command of Redis, or a run of Postgres's messages up to the point where the client waits.
@@ -78,15 +67,14 @@ impl Request {
     }
 }
 
-#[derive(Clone, Copy)]
-enum Store {
-    Redis,
-    Postgres,
-}
-
 impl Proxy {
     /// Leads to the store at this socket, which is Postgres's if it is named as Postgres names its own.
     pub fn before(socket: &Path) -> Self {
+        Self::metered(socket, &Meter::default())
+    }
+
+    /// The same, where all that passes is numbered.
+    pub fn metered(socket: &Path, meter: &Meter) -> Self {
         let is_postgres = socket.file_name().is_some_and(|name| name == ".s.PGSQL.5432");
         let store = if is_postgres { Store::Postgres } else { Store::Redis };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -95,90 +83,74 @@ impl Proxy {
             Store::Redis => ("REDIS_URL", format!("redis://{address}")),
             Store::Postgres => ("DATABASE_URL", format!("postgres://seckill@{address}/seckill")),
         };
-        let traps = Traps::default();
-        let (socket, seen) = (socket.to_owned(), Arc::clone(&traps));
-        thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                // Without a store there the client sees a connection that breaks at once.
-                if let Ok(server) = UnixStream::connect(&socket) {
-                    connect(client, server, store, &seen);
-                }
-            }
+        let shared = Arc::new(Shared {
+            socket: socket.to_owned(),
+            store,
+            meter: meter.clone(),
+            traps: Mutex::default(),
+            links: Mutex::default(),
+            delay_ms: AtomicU64::new(0),
+            is_refusing: AtomicBool::new(false),
         });
-        Self { url, setting, traps }
+        listen(listener, &shared);
+        Self { url, setting, address, shared }
     }
 
     /// Of Postgres, prepared statements are known by their text and parameters by their bytes, as texts;
     /// BEGIN, COMMIT and ROLLBACK are requests too. The first needle must be in the request itself, the
     /// others may be in what its transaction has executed before.
     pub fn hold(&self, needles: &[&str]) -> Trap {
-        self.set(needles, Act::Hold)
+        self.set(Act::Hold, needles)
     }
 
     pub fn cut(&self, needles: &[&str]) -> Trap {
-        self.set(needles, Act::Cut)
+        self.set(Act::Cut, needles)
     }
 
     pub fn cut_reply(&self, needles: &[&str]) -> Trap {
-        self.set(needles, Act::CutReply)
+        self.set(Act::CutReply, needles)
     }
 
-    fn set(&self, needles: &[&str], act: Act) -> Trap {
-        let needles = needles.iter().map(|needle| (*needle).to_owned()).collect();
-        let shared =
-            Arc::new(Shared { needles, act, state: Mutex::new(State::Set), changed: Condvar::new() });
-        self.traps.lock().unwrap().push(Arc::clone(&shared));
-        Trap { shared }
-    }
-}
-
-impl Trap {
-    /// Waits until a request is held here.
-    pub async fn until_taken(&self) {
-        self.until(State::Taken).await;
+    pub fn set(&self, act: Act, needles: &[&str]) -> Trap {
+        let trap = Trap::new(needles, act);
+        self.shared.traps.lock().unwrap().push(Arc::clone(&trap.shared));
+        trap
     }
 
-    /// Waits until the connection is cut.
-    pub async fn until_done(&self) {
-        self.until(State::Done).await;
+    /// Each request is on its way for this long, from now on.
+    pub fn delay(&self, delay: Duration) {
+        self.shared.delay_ms.store(u64::try_from(delay.as_millis()).unwrap(), Ordering::SeqCst);
     }
 
-    async fn until(&self, state: State) {
-        let what = format!("the proxy sees {:?}", self.shared.needles);
-        until(&what, async || (*self.shared.state.lock().unwrap() == state).then_some(())).await;
-    }
-
-    pub fn release(self) {
-        drop(self);
-    }
-}
-
-impl Drop for Trap {
-    fn drop(&mut self) {
-        self.shared.end();
-    }
-}
-
-impl Shared {
-    fn end(&self) {
-        *self.state.lock().unwrap() = State::Done;
-        self.changed.notify_all();
-    }
-
-    /// Takes the request if the trap is still set and the request is the one.
-    fn takes(&self, request: &Request) -> bool {
-        let mut state = self.state.lock().unwrap();
-        let takes = *state == State::Set && request.is_meant_by(&self.needles);
-        if takes {
-            *state = State::Taken;
+    /// Cuts all connections and refuses new ones, as a port does on which nobody listens.
+    pub fn refuse(&self) {
+        self.shared.is_refusing.store(true, Ordering::SeqCst);
+        // Wakes the listener, which closes the port.
+        while TcpStream::connect(self.address).is_ok() {}
+        for link in self.shared.links.lock().unwrap().drain(..).filter_map(|link| link.upgrade()) {
+            link.cut();
         }
-        takes
     }
 
-    fn wait_for_release(&self) {
-        let state = self.state.lock().unwrap();
-        drop(self.changed.wait_while(state, |state| *state != State::Done).unwrap());
+    pub fn refuse_no_more(&self) {
+        self.shared.is_refusing.store(false, Ordering::SeqCst);
+        listen(TcpListener::bind(self.address).unwrap(), &self.shared);
     }
+}
+
+fn listen(listener: TcpListener, shared: &Arc<Shared>) {
+    let shared = Arc::clone(shared);
+    thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            if shared.is_refusing.load(Ordering::SeqCst) {
+                return;
+            }
+            // Without a store there the client sees a connection that breaks at once.
+            if let Ok(server) = UnixStream::connect(&shared.socket) {
+                connect(client, server, &shared);
+            }
+        }
+    });
 }
 
 /// Both ends of one connection.
@@ -197,45 +169,50 @@ impl Link {
     }
 }
 
-fn connect(client: TcpStream, server: UnixStream, store: Store, traps: &Traps) {
+fn connect(client: TcpStream, server: UnixStream, shared: &Arc<Shared>) {
     client.set_nodelay(true).unwrap();
     let link = Arc::new(Link { client, server, last_reply: AtomicU64::new(u64::MAX) });
+    shared.links.lock().unwrap().push(Arc::downgrade(&link));
     let replies = {
-        let link = Arc::clone(&link);
+        let (link, shared) = (Arc::clone(&link), Arc::clone(shared));
         thread::spawn(move || {
-            pass_replies(&link, store);
+            pass_replies(&link, &shared);
             link.cut();
         })
     };
-    let traps = Arc::clone(traps);
+    let shared = Arc::clone(shared);
     thread::spawn(move || {
-        let cut = pass_requests(&link, store, &traps);
+        let cut = pass_requests(&link, &shared);
         if cut.as_ref().is_some_and(|cut| cut.act == Act::CutReply) {
             // The reply tells that the request was executed.
             replies.join().unwrap();
         }
         link.cut();
         if let Some(cut) = cut {
-            cut.end();
+            cut.done();
         }
     });
 }
 
 /// Until one side ends, or a reply comes that is not to be passed on.
-fn pass_replies(link: &Link, store: Store) {
+fn pass_replies(link: &Link, shared: &Shared) {
     let mut waiting = Vec::new();
     let mut buffer = vec![0; 65_536];
     let mut scan = postgres::ReplyScan::default();
     let mut number = 0;
     while let Ok(length @ 1..) = (&link.server).read(&mut buffer) {
         waiting.extend_from_slice(&buffer[..length]);
-        while let Some(end) = match store {
+        while let Some(end) = match shared.store {
             Store::Redis => resp::reply_end(&waiting),
             Store::Postgres => scan.reply_end(&waiting),
         } {
             number += 1;
             let reply: Vec<u8> = waiting.drain(..end).collect();
-            if number == link.last_reply.load(Ordering::SeqCst) || (&link.client).write_all(&reply).is_err() {
+            let is_last = number == link.last_reply.load(Ordering::SeqCst);
+            if is_last || !shared.meter.lets_pass("reply", &reply) {
+                return;
+            }
+            if (&link.client).write_all(&reply).is_err() {
                 return;
             }
         }
@@ -245,30 +222,36 @@ fn pass_replies(link: &Link, store: Store) {
 }
 
 /// Passes requests on, one by one, until one side ends or a trap cuts the connection.
-fn pass_requests(link: &Link, store: Store, traps: &Mutex<Vec<Arc<Shared>>>) -> Option<Arc<Shared>> {
+fn pass_requests(link: &Link, shared: &Shared) -> Option<Arc<trap::Shared>> {
     let mut waiting = Vec::new();
     let mut buffer = vec![0; 65_536];
     let mut session = postgres::Session::default();
     let mut answered = 0;
     while let Ok(length @ 1..) = (&link.client).read(&mut buffer) {
         waiting.extend_from_slice(&buffer[..length]);
-        while let Some(request) = match store {
+        while let Some(request) = match shared.store {
             Store::Redis => resp::next_command(&mut waiting),
             Store::Postgres => session.next_request(&mut waiting, &link.client),
         } {
             answered += u64::from(request.is_answered);
-            let taken = traps.lock().unwrap().iter().find(|trap| trap.takes(&request)).cloned();
-            match taken {
-                Some(trap) if trap.act == Act::Hold => trap.wait_for_release(),
-                Some(trap) if trap.act == Act::Cut => return Some(trap),
-                Some(trap) => {
-                    link.last_reply.store(answered, Ordering::SeqCst);
-                    drop((&link.server).write_all(&request.bytes));
-                    return Some(trap);
+            thread::sleep(Duration::from_millis(shared.delay_ms.load(Ordering::SeqCst)));
+            let trap = shared.traps.lock().unwrap().iter().find(|trap| trap.takes(&request)).cloned();
+            if let Some(trap) = trap {
+                let is_sent = match trap.act {
+                    Act::Hold => trap.wait_for_release(),
+                    Act::Cut => return Some(trap),
+                    Act::CutReply => {
+                        link.last_reply.store(answered, Ordering::SeqCst);
+                        drop((&link.server).write_all(&request.bytes));
+                        return Some(trap);
+                    }
+                };
+                if !is_sent {
+                    return None;
                 }
-                None => {}
             }
-            if (&link.server).write_all(&request.bytes).is_err() {
+            let passes = shared.meter.lets_pass("request", &request.bytes);
+            if !passes || (&link.server).write_all(&request.bytes).is_err() {
                 return None;
             }
         }

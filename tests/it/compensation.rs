@@ -1,0 +1,250 @@
+//! A unit that goes back to stock goes back once, wherever whoever returns it dies. The unit is a sale's
+//! only one, so that one too few and one too many both show at the next claim.
+
+use nix::sys::signal::Signal;
+
+use crate::harness::{Process, Sale, signal, until};
+use crate::proxy::{Act, Proxy};
+
+const CLAIMS: &str = "seckill:{0}:claims:coffee";
+const REJECT: &str = "Ends an order event as a rejected order";
+const ORDER: &str = "<order>";
+/// Postgres refuses the orders of some users for good: their events end as dead letters.
+const REFUSE_SOME: &str = "
+    create function refuse_some() returns trigger language plpgsql as $$
+    begin
+        if new.user_id like 'doomed-%' and new.status <> 'rejected' then
+            raise exception 'doomed' using errcode = '23514';
+        end if;
+        return new;
+    end $$;
+    create trigger refuse_some before insert on orders for each row execute function refuse_some()";
+
+/// A moment at which the worker dies that ends an order and returns its unit.
+struct Death {
+    /// What it was about to send to this store, or had just sent.
+    store: Store,
+    act: Act,
+    needles: &'static [&'static str],
+    /// Rows in the outbox and units held at that moment.
+    leaves: (i64, i64),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Store {
+    Redis,
+    Postgres,
+}
+
+/// What happens to a request that was held when its sender died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    Lost,
+    /// It arrives after everything else is done.
+    Late,
+}
+
+/// What happens to Redis before somebody else goes on with the outbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meanwhile {
+    Nothing,
+    Flush,
+    Restart,
+}
+
+const BEFORE_COMMIT: Death =
+    Death { store: Store::Postgres, act: Act::Hold, needles: &["COMMIT", REJECT], leaves: (0, 1) };
+const AFTER_COMMIT: Death =
+    Death { store: Store::Postgres, act: Act::CutReply, needles: &["COMMIT", REJECT], leaves: (1, 1) };
+const BEFORE_RELEASE: Death =
+    Death { store: Store::Redis, act: Act::Hold, needles: &["EVALSHA", ORDER], leaves: (1, 1) };
+const AFTER_RELEASE: Death =
+    Death { store: Store::Redis, act: Act::CutReply, needles: &["EVALSHA", ORDER], leaves: (1, 0) };
+const BEFORE_DELETION: Death =
+    Death { store: Store::Postgres, act: Act::Hold, needles: &["delete from outbox"], leaves: (1, 0) };
+const AFTER_DELETION: Death =
+    Death { store: Store::Postgres, act: Act::CutReply, needles: &["delete from outbox"], leaves: (0, 0) };
+const BEFORE_ACKNOWLEDGEMENT: Death =
+    Death { store: Store::Redis, act: Act::Hold, needles: &["XACK"], leaves: (0, 0) };
+const AFTER_ACKNOWLEDGEMENT: Death =
+    Death { store: Store::Redis, act: Act::CutReply, needles: &["XACK"], leaves: (0, 0) };
+
+/// A sale of one unit without workers but those of a test.
+struct Scene {
+    sale: Sale,
+    redis: Proxy,
+    postgres: Proxy,
+    doomed: i64,
+    served: i64,
+}
+
+impl Scene {
+    async fn start() -> Self {
+        let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
+        sale.create("coffee", 1).await;
+        sale.psql(REFUSE_SOME);
+        let redis = Proxy::before(&sale.redis_socket());
+        let postgres = Proxy::before(&sale.postgres_socket());
+        Self { sale, redis, postgres, doomed: 0, served: 0 }
+    }
+
+    fn worker(&self, proxies: &[&Proxy]) -> Process {
+        let environment = [("SECKILL_WORKERS", "1"), ("SECKILL_RECLAIM_AFTER", "200ms")];
+        self.sale.spawn_by_address("worker", proxies, &environment)
+    }
+
+    /// Rows in the outbox, units held.
+    fn waiting(&self) -> (i64, i64) {
+        let rows = self.sale.psql_number("select count(*) from outbox");
+        (rows, self.sale.redis_cli(&["HLEN", CLAIMS]).parse().unwrap())
+    }
+
+    /// One claim is rejected by a worker that dies at the given moment; others go on.
+    async fn survive(&mut self, death: &Death, held: Held, meanwhile: Meanwhile) {
+        self.doomed += 1;
+        let answer = self.sale.claim("coffee", &format!("doomed-{}", self.doomed)).await;
+        assert_eq!(answer.status, 202, "{}", answer.text);
+        let order = answer.body["order"].as_str().unwrap();
+        let needles: Vec<&str> = death.needles.iter().map(|n| if *n == ORDER { order } else { n }).collect();
+        let store = if death.store == Store::Redis { &self.redis } else { &self.postgres };
+        let trap = store.set(death.act, &needles);
+        let worker = self.worker(&[&self.redis, &self.postgres]);
+        match death.act {
+            Act::Hold => trap.until_taken().await,
+            _ => trap.until_done().await,
+        }
+        if death.leaves == (0, 0) {
+            // The unit goes back beside the rest of the worker's work.
+            until("the unit is back", async || (self.waiting() == (0, 0)).then_some(())).await;
+        }
+        worker.kill_9();
+        if death.act == Act::Hold {
+            // Whatever follows a request whose answer is lost may have followed before the kill.
+            assert_eq!(self.waiting(), death.leaves, "rows in the outbox, units held");
+        }
+        let late = match held {
+            Held::Lost => {
+                trap.discard();
+                None
+            }
+            Held::Late => Some(trap),
+        };
+        self.happen(meanwhile).await;
+
+        let heir = self.worker(&[]);
+        self.assert_unit_is_back().await;
+        self.sell_once_more().await;
+        if let Some(trap) = late {
+            trap.release();
+            self.sell_once_more().await;
+        }
+        assert!(heir.stop().success());
+    }
+
+    async fn happen(&self, meanwhile: Meanwhile) {
+        let before = self.sale.epoch();
+        match meanwhile {
+            Meanwhile::Nothing => return,
+            Meanwhile::Flush => drop(self.sale.redis_cli(&["FLUSHALL"])),
+            Meanwhile::Restart => signal(self.sale.redis_pid(), Signal::SIGKILL),
+        }
+        until("a new epoch is in force", async || (self.sale.epoch() != before).then_some(())).await;
+        self.sale.until_ready().await;
+    }
+
+    async fn assert_unit_is_back(&self) {
+        self.sale.assert_in_agreement("coffee").await;
+        assert_eq!(self.sale.redis_stock("coffee"), 1, "units in stock");
+        let ended = self.sale.psql(
+            "select count(*) filter (where status = 'rejected'), count(*) filter (where status <> 'rejected'),
+                (select count(*) from dead_letters), (select count(distinct order_id) from dead_letters)
+             from orders",
+        );
+        assert_eq!(ended, format!("{0}|{1}|{0}|{0}", self.doomed, self.served), "rejected, others, letters");
+    }
+
+    /// The unit can be had by one more user, and by one only; then it goes back as a cancelled one.
+    async fn sell_once_more(&mut self) {
+        self.served += 1;
+        let user = format!("served-{}", self.served);
+        let answer = self.sale.claim_with("coffee", &user, &[("prefer", "wait=10")]).await;
+        assert_eq!(answer.status, 201, "{}", answer.text);
+        self.sale.claim("coffee", "late").await.assert_problem(409, "sold-out");
+        self.cancel(&user);
+        self.assert_unit_is_back().await;
+    }
+
+    /// As the program does it: order, stock and outbox in one transaction.
+    fn cancel(&self, user: &str) {
+        self.sale.psql(&format!(
+            "with ended as (update orders set status = 'cancelled' where user_id = '{user}' returning *),
+            returned as (update coupons set stock = stock + 1 where id = 'coffee')
+            insert into outbox (order_id, coupon_id, user_id, slot)
+            select id, coupon_id, user_id, slot from ended"
+        ));
+    }
+}
+
+#[tokio::test]
+async fn a_worker_killed_around_the_commit_of_a_rejection_returns_its_unit_once() {
+    let mut scene = Scene::start().await;
+    scene.survive(&BEFORE_COMMIT, Held::Lost, Meanwhile::Nothing).await;
+    scene.survive(&BEFORE_COMMIT, Held::Late, Meanwhile::Nothing).await;
+    scene.survive(&AFTER_COMMIT, Held::Lost, Meanwhile::Nothing).await;
+}
+
+#[tokio::test]
+async fn a_worker_killed_around_the_release_of_a_unit_returns_it_once() {
+    let mut scene = Scene::start().await;
+    scene.survive(&BEFORE_RELEASE, Held::Lost, Meanwhile::Nothing).await;
+    scene.survive(&BEFORE_RELEASE, Held::Late, Meanwhile::Nothing).await;
+    scene.survive(&AFTER_RELEASE, Held::Lost, Meanwhile::Nothing).await;
+}
+
+#[tokio::test]
+async fn a_worker_killed_around_the_deletion_of_the_outbox_row_returns_the_unit_once() {
+    let mut scene = Scene::start().await;
+    scene.survive(&BEFORE_DELETION, Held::Lost, Meanwhile::Nothing).await;
+    scene.survive(&BEFORE_DELETION, Held::Late, Meanwhile::Nothing).await;
+    scene.survive(&AFTER_DELETION, Held::Lost, Meanwhile::Nothing).await;
+}
+
+#[tokio::test]
+async fn a_worker_killed_around_the_acknowledgement_of_a_dead_letter_returns_the_unit_once() {
+    let mut scene = Scene::start().await;
+    scene.survive(&BEFORE_ACKNOWLEDGEMENT, Held::Lost, Meanwhile::Nothing).await;
+    scene.survive(&BEFORE_ACKNOWLEDGEMENT, Held::Late, Meanwhile::Nothing).await;
+    scene.survive(&AFTER_ACKNOWLEDGEMENT, Held::Lost, Meanwhile::Nothing).await;
+}
+
+#[tokio::test]
+async fn a_redis_lost_or_restarted_before_a_release_returns_the_unit_once() {
+    let mut scene = Scene::start().await;
+    for meanwhile in [Meanwhile::Flush, Meanwhile::Restart] {
+        scene.survive(&BEFORE_RELEASE, Held::Lost, meanwhile).await;
+        scene.survive(&AFTER_RELEASE, Held::Lost, meanwhile).await;
+    }
+}
+
+#[tokio::test]
+async fn a_cancelled_unit_is_returned_once_though_redis_was_rebuilt_before_its_release() {
+    let mut scene = Scene::start().await;
+    for meanwhile in [Meanwhile::Flush, Meanwhile::Restart] {
+        let seller = scene.worker(&[]);
+        scene.served += 1;
+        let user = format!("served-{}", scene.served);
+        let answer = scene.sale.claim_with("coffee", &user, &[("prefer", "wait=10")]).await;
+        assert_eq!(answer.status, 201, "{}", answer.text);
+        scene.sale.until_quiet().await;
+        seller.kill_9();
+        scene.cancel(&user);
+        scene.happen(meanwhile).await;
+        // The rebuild counts the unit as returned; the row still waits for somebody to apply it.
+        assert_eq!(scene.waiting(), (1, 0), "rows in the outbox, units held");
+        assert_eq!(scene.sale.redis_stock("coffee"), 1);
+        let heir = scene.worker(&[]);
+        scene.assert_unit_is_back().await;
+        scene.sell_once_more().await;
+        assert!(heir.stop().success());
+    }
+}

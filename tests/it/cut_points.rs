@@ -1,0 +1,165 @@
+//! One claim, its order and the return of its unit, again and again: each time something else on the wire
+//! to either store is the last that passed, and each time nothing is lost and nothing doubled.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::harness::{Process, Sale, until};
+use crate::proxy::{Meter, Proxy, Strike};
+
+const CLAIMS: &str = "seckill:{0}:claims:coffee";
+/// How many of all cut points the quick tests try.
+const SAMPLE: usize = 10;
+
+/// How long a client waits before it asks again, and how often it does.
+const PAUSE: Duration = Duration::from_millis(20);
+const TRIES: usize = 3_000;
+
+/// A sale of a single unit in which the program reaches both stores through proxies.
+struct Scene {
+    sale: Sale,
+    proxies: [Proxy; 2],
+    meter: Meter,
+    program: Process,
+    runs: usize,
+}
+
+impl Scene {
+    async fn start() -> Self {
+        let mut sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
+        sale.create("coffee", 1).await;
+        let meter = Meter::default();
+        let proxies = [sale.redis_socket(), sale.postgres_socket()].map(|s| Proxy::metered(&s, &meter));
+        // The server that keeps the stores does nothing more: whatever is repaired, the program repairs.
+        sale.signal_server(Signal::SIGSTOP);
+        let program = spawn(&sale, &proxies);
+        sale.url = program.url_when_up().await;
+        Self { sale, proxies, meter, program, runs: 0 }
+    }
+
+    /// Starts the program again if it was killed.
+    async fn tend(&mut self) {
+        if !self.program.is_running() {
+            self.program = spawn(&self.sale, &self.proxies);
+            self.sale.url = self.program.url_when_up().await;
+        }
+    }
+
+    /// Claims, as a client does who wants to know: again until it is told of a recorded order.
+    async fn claim(&mut self, user: &str) -> String {
+        for _ in 0..TRIES {
+            self.tend().await;
+            let answer = self.sale.claim_with("coffee", user, &[("prefer", "wait=10")]).await;
+            assert!([0, 200, 201, 202, 503].contains(&answer.status), "{}", answer.text);
+            if answer.body["status"] == "confirmed" {
+                return answer.body["order"].as_str().unwrap().to_owned();
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        panic!("nobody records the order of {user}");
+    }
+
+    /// Ends the order as the program would, and waits until its unit is back.
+    async fn cancel(&mut self, order: &str) {
+        self.sale.psql(&format!(
+            "with ended as (update orders set status = 'cancelled' where id = '{order}' returning *),
+            returned as (update coupons set stock = stock + 1 where id = 'coffee')
+            insert into outbox (order_id, coupon_id, user_id, slot)
+            select id, coupon_id, user_id, slot from ended"
+        ));
+        let hlen = [&b"HLEN"[..], CLAIMS.as_bytes()];
+        for _ in 0..TRIES {
+            self.tend().await;
+            let is_back = self.sale.redis_raw(&hlen) == ":0\r\n";
+            if is_back && self.sale.psql_number("select count(*) from outbox") == 0 {
+                return;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        panic!("the unit of {order} does not come back");
+    }
+
+    /// One claim, order and release, with or without a strike; how many chunks passed, and what was struck.
+    async fn run(&mut self, strike: Option<(usize, Strike)>) -> (usize, Option<String>) {
+        self.runs += 1;
+        let user = format!("user-{}", self.runs);
+        self.meter.start(strike);
+        let order = self.claim(&user).await;
+        self.cancel(&order).await;
+        if strike.is_some() {
+            // Beyond the release there is always another chunk: the program looks at its stores.
+            until("the chunk comes", async || self.meter.struck()).await;
+            if let Some((_, Strike::Kill(pid))) = strike
+                && pid == self.program.pid()
+            {
+                self.program.wait();
+            }
+            self.tend().await;
+        }
+        let passed = self.meter.stop();
+        self.sale.assert_in_agreement("coffee").await;
+        let orders = self.sale.psql(
+            "select count(*), count(*) filter (where status = 'cancelled'), count(distinct user_id),
+                    (select count(*) from dead_letters)
+             from orders",
+        );
+        assert_eq!(
+            orders,
+            format!("{0}|{0}|{0}|0", self.runs),
+            "orders, ended, of different users, dead letters"
+        );
+        assert!(!self.program.log().contains("panicked"), "the program panics");
+        (passed, self.meter.struck())
+    }
+
+    /// Strikes at every n-th of the chunks that a run takes, n chosen by their number.
+    async fn strike_at_each(&mut self, pace: impl Fn(usize) -> usize, aim: impl Fn(i32) -> Strike) {
+        let (first, _) = self.run(None).await;
+        let (second, _) = self.run(None).await;
+        let chunks = first.max(second);
+        assert!(chunks >= 30, "{chunks} chunks are too few for a claim, its order and its release");
+        let points: Vec<usize> = (1..=chunks).step_by(pace(chunks)).collect();
+        let mut done = 0;
+        for &point in &points {
+            let strike = aim(self.program.pid());
+            let (_, struck) = self.run(Some((point, strike))).await;
+            let struck = struck.expect("waited for");
+            println!("chunk {point} of {chunks}, {strike:?}: {struck}");
+            done += 1;
+        }
+        println!("{done} of {} cut points of {chunks} chunks", points.len());
+    }
+}
+
+fn spawn(sale: &Sale, proxies: &[Proxy; 2]) -> Process {
+    let [redis, postgres] = proxies;
+    let environment = [("SECKILL_WORKERS", "1"), ("SECKILL_RECLAIM_AFTER", "1s")];
+    sale.spawn_by_address("serve", &[redis, postgres], &environment)
+}
+
+fn sample(chunks: usize) -> usize {
+    chunks.div_ceil(SAMPLE)
+}
+
+#[tokio::test]
+async fn a_connection_cut_at_some_points_loses_nothing_and_doubles_nothing() {
+    Scene::start().await.strike_at_each(sample, |_| Strike::Cut).await;
+}
+
+#[tokio::test]
+async fn a_program_killed_at_some_points_loses_nothing_and_doubles_nothing() {
+    Scene::start().await.strike_at_each(sample, Strike::Kill).await;
+}
+
+#[tokio::test]
+#[ignore = "long"]
+async fn a_connection_cut_at_every_point_loses_nothing_and_doubles_nothing() {
+    Scene::start().await.strike_at_each(|_| 1, |_| Strike::Cut).await;
+}
+
+#[tokio::test]
+#[ignore = "long"]
+async fn a_program_killed_at_every_point_loses_nothing_and_doubles_nothing() {
+    Scene::start().await.strike_at_each(|_| 1, Strike::Kill).await;
+}
