@@ -80,6 +80,7 @@ impl Director {
                 self.die_recording(kind).await
             }
             Kind::DieInRelease => self.die_in_release().await,
+            Kind::CutRelease => self.cut_release().await,
             Kind::DieBetweenChunks => self.die_between_chunks().await,
             Kind::LockCoupon => self.lock_coupon().await,
             Kind::DeleteMarker => self.rebuilt_after(&["DEL", "seckill:{0}:epoch"]).await,
