@@ -48,7 +48,7 @@ with live as (
 )
 select c.id, c.total, c.stock, coalesce(sum(l.orders), 0)::bigint as live,
        count(*) filter (where l.orders > 1) as doubled
-from coupons c left join live l on l.coupon_id = c.id group by c.id";
+from coupons c left join live l on l.coupon_id = c.id group by c.id order by c.id";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct OrderRow {
@@ -75,7 +75,7 @@ pub struct Letter {
 }
 
 /// What both stores hold once nothing moves.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LastState {
     pub coupons: Vec<PostgresCoupon>,
     pub orders: Vec<OrderRow>,
@@ -141,11 +141,11 @@ impl Stores {
         let orders = self
             .rows(
                 r#"select id, coupon_id as coupon, user_id as "user", status,
-                   (extract(epoch from claimed_at) * 1000)::bigint as claimed_at_ms from orders"#,
+                   (extract(epoch from claimed_at) * 1000)::bigint as claimed_at_ms from orders order by id"#,
             )
             .await?;
         let letters = self
-            .rows(r#"select id, entry_id as entry, order_id as "order", error from dead_letters"#)
+            .rows(r#"select id, entry_id as entry, order_id as "order", error from dead_letters order by id"#)
             .await?;
         let outbox = self.psql("select count(*) from outbox").await?;
         let mut claims = BTreeMap::new();

@@ -45,7 +45,7 @@ impl Director {
         outcome
     }
 
-    /// A worker dies at a point of recording, and what it had sent by then arrives all the same.
+    /// A worker dies at a point of recording; what it was sending arrives all the same, or never.
     pub(super) async fn die_recording(&mut self, kind: Kind) -> Outcome {
         let traps: Vec<(usize, Trap)> = WORKERS
             .iter()
@@ -61,7 +61,11 @@ impl Director {
             .collect();
         let (place, trap) = first_taken(traps).await?;
         self.stage.nodes[place].kill_9();
-        trap.release();
+        if self.rng.random_bool(0.5) {
+            trap.release();
+        } else {
+            trap.discard();
+        }
         self.sleep(0..1_500).await;
         self.stage.start_node(place);
         Ok(())
