@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use crate::faults::Kind;
 use crate::history::{Fault, Line};
 use crate::load::{Market, WARES};
-use crate::stage::{RECLAIM_AFTER, SERVER, Stage, WORKERS, signal, wait, with_children};
+use crate::stage::{PATIENCE, RECLAIM_AFTER, SERVER, Stage, WORKERS, signal, wait, with_children};
 
 const STREAM: &str = "seckill:{0}:orders";
 
@@ -182,11 +182,11 @@ impl Director {
         done.map(drop).ok_or_else(|| "Redis is not there".into())
     }
 
-    /// Longer than anybody waits for a lock.
+    /// Longer than a worker waits for a lock, three times over: also for the parts of a batch.
     async fn lock_coupon(&mut self) -> Outcome {
         let id = self.ware();
-        let lock = format!("select 1 from coupons where id = '{id}' for update; select pg_sleep(2.5)");
-        let locked = wait(async || self.stage.stores.psql(&lock).await.ok()).await;
+        let lock = format!("select 1 from coupons where id = '{id}' for update; select pg_sleep(7)");
+        let locked = wait(async || self.stage.stores.psql_within(&lock, PATIENCE).await.ok()).await;
         locked.map(drop).ok_or_else(|| "Postgres is not there".into())
     }
 
