@@ -156,6 +156,10 @@ fn a_good_history_is_valid() {
     run.rest(3, 1);
     run.fault("flush", Loses::Claims, 70_000);
 })]
+#[case::an_order_lost_in_a_flush_though_it_was_called_confirmed("was accepted and is lost", |run: &mut Run| {
+    run.claim(69_000, "frank", Class::Ok, Some("f")).status = Some("confirmed".into());
+    run.fault("flush", Loses::Claims, 70_000);
+})]
 #[case::an_order_lost_after_the_flush("was accepted and is lost", |run: &mut Run| {
     run.fault("flush", Loses::Claims, 70_000);
     run.claim(80_000, "frank", Class::Ok, Some("f"));

@@ -51,6 +51,7 @@ kinds! {
     RestartPostgres "fast restart of Postgres",
     CutReplies "connections to Redis cut in the middle of a reply",
     CutCommits "connections to Postgres cut at the reply to a commit",
+    CutRelease "connection to Redis cut at a release",
     KillClients "CLIENT KILL of all Redis connections",
     TerminateBackends "pg_terminate_backend of all sessions",
     LockCoupon "a coupon's row locked by somebody for seconds",

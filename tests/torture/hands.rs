@@ -101,7 +101,7 @@ pub async fn cancel(market: &Market, stores: &Stores, order: &str) -> bool {
     class == Class::Ok
 }
 
-/// Puts an event into the stream that can never be recorded.
+/// Puts an event into the stream that can never be recorded, of each kind by turns.
 pub async fn poison(market: &Market, stores: &Stores, rng: &mut StdRng) {
     let order = Uuid::now_v7().to_string();
     let ware = WARES.choose(rng).unwrap().id;
@@ -114,7 +114,7 @@ pub async fn poison(market: &Market, stores: &Stores, rng: &mut StdRng) {
         ("an unknown coupon", vec!["order", &order, "coupon", "nowhere", "user", KEEPER]),
         ("a second order", vec!["order", &order, "coupon", ware, "user", KEEPER]),
     ];
-    let (kind, fields) = kinds.choose(rng).unwrap();
+    let (kind, fields) = &kinds[market.next_poison() % kinds.len()];
     let mut args = vec!["XADD", STREAM, "NOMKSTREAM", "*"];
     args.extend(fields);
     let began_us = market.recorder.now_us();

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -105,6 +105,7 @@ pub struct Market {
     tokens: Mutex<HashMap<String, String>>,
     /// Coupon, user and order of claims answered lately, of coupons whose units go back.
     recent: Mutex<Vec<(String, String, String)>>,
+    poisons: AtomicUsize,
     started: Instant,
     is_over: AtomicBool,
 }
@@ -119,6 +120,7 @@ impl Market {
             admin_token,
             tokens: Mutex::default(),
             recent: Mutex::default(),
+            poisons: AtomicUsize::new(0),
             started: Instant::now(),
             is_over: AtomicBool::new(false),
         }
@@ -210,6 +212,11 @@ impl Market {
             }
             recent.push((claim.coupon.clone(), claim.user.clone(), order.clone()));
         }
+    }
+
+    /// Numbers the events made by hand.
+    pub fn next_poison(&self) -> usize {
+        self.poisons.fetch_add(1, Ordering::SeqCst)
     }
 
     /// Coupon, user and order of some claim that was answered lately.

@@ -50,7 +50,7 @@ async fn every_promise_holds_through_six_faults_in_half_a_minute() {
 }
 
 /// By the environment: `SECKILL_TORTURE_SEED` (by chance), `SECKILL_TORTURE_MINUTES` (10), or for a directed run
-/// `SECKILL_TORTURE_FAULTS` (kinds with spaces between them) and `SECKILL_TORTURE_SECONDS` (30).
+/// `SECKILL_TORTURE_FAULTS` (kinds with spaces between them) and `SECKILL_TORTURE_SECONDS` (20).
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "long"]
 async fn every_promise_holds_under_torture() {
@@ -69,7 +69,7 @@ fn scripts(seed: u64, minutes: Option<u64>, seconds: Option<u64>) -> Vec<Script>
     if !faults.is_empty() {
         let loses_claims = faults.iter().any(|kind| kind.loses() == Loses::Claims);
         let mode = if loses_claims { Mode::Flush } else { Mode::Safe };
-        let length = Duration::from_secs(seconds.unwrap_or(30));
+        let length = Duration::from_secs(seconds.unwrap_or(20));
         return vec![Script { seed, mode, length, faults }];
     }
     let length = Duration::from_mins(minutes.unwrap_or(10));

@@ -38,6 +38,11 @@ pub fn print(script: &Script, history: &History, verdict: &Verdict, folder: &Pat
     println!("history: {}", folder.join("history.jsonl").display());
     println!("verdict of seed {} ({}): {verdict}", script.seed, script.mode.name());
     if *verdict != Verdict::Valid {
-        println!("logs are beside the history; again: make torture SEED={}", script.seed);
+        let faults: Vec<&str> = script.faults.iter().map(|kind| kind.word()).collect();
+        let directed = match faults.as_slice() {
+            [] => String::new(),
+            faults => format!("SECKILL_TORTURE_FAULTS='{}' ", faults.join(" ")),
+        };
+        println!("logs are beside the history; again: {directed}make torture SEED={}", script.seed);
     }
 }

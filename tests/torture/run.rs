@@ -27,6 +27,8 @@ use crate::strike::Director;
 const CLIENTS: usize = 24;
 /// How long everything is given to come to rest after the last request.
 const REST_PATIENCE: Duration = Duration::from_mins(2);
+/// Stores that both answer and have not moved for this long will not do so any more.
+const STILL: Duration = Duration::from_secs(15);
 const REST_POLL: Duration = Duration::from_millis(250);
 
 /// What decides a run.
@@ -134,17 +136,21 @@ fn let_people_in(market: &Arc<Market>, stores: &Stores, seed: u64) -> JoinSet<()
     people
 }
 
-/// Reads both stores until the checker has nothing against what they hold, or patience is over: then the last
-/// reading stands.
+/// Reads both stores until they agree, or nothing moves, or patience is over: then the last reading stands.
 async fn come_to_rest(market: &Market, stores: &Stores) -> (History, Result<LastState, String>) {
     let history = market.recorder.history();
     let deadline = Instant::now() + REST_PATIENCE;
+    let (mut before, mut moved) = (None, Instant::now());
     loop {
         let last = stores.read_all().await;
+        if last.as_ref().ok() != before.as_ref() || last.is_err() {
+            moved = Instant::now();
+        }
         let is_at_rest = last.as_ref().is_ok_and(|last| checker::is_at_rest(&history, last));
-        if is_at_rest || Instant::now() >= deadline {
+        if is_at_rest || moved.elapsed() >= STILL || Instant::now() >= deadline {
             return (history, last);
         }
+        before = last.ok();
         tokio::time::sleep(REST_POLL).await;
     }
 }

@@ -48,7 +48,7 @@ with live as (
 )
 select c.id, c.total, c.stock, coalesce(sum(l.orders), 0)::bigint as live,
        count(*) filter (where l.orders > 1) as doubled
-from coupons c left join live l on l.coupon_id = c.id group by c.id";
+from coupons c left join live l on l.coupon_id = c.id group by c.id order by c.id";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct OrderRow {
@@ -75,7 +75,7 @@ pub struct Letter {
 }
 
 /// What both stores hold once nothing moves.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LastState {
     pub coupons: Vec<PostgresCoupon>,
     pub orders: Vec<OrderRow>,
@@ -102,7 +102,7 @@ impl Stores {
     pub async fn redis_cli(&self, args: &[&str]) -> Result<String, String> {
         let mut command = Command::new("redis-cli");
         command.arg("-e").arg("-s").arg(&self.redis_socket).args(args);
-        output(command).await
+        output(command, PATIENCE).await
     }
 
     /// What psql prints for a query, unaligned, tuples only.
@@ -110,11 +110,19 @@ impl Stores {
     /// # Errors
     /// What it says where it fails; no answer in time.
     pub async fn psql(&self, sql: &str) -> Result<String, String> {
+        self.psql_within(sql, PATIENCE).await
+    }
+
+    /// The same for what takes its time.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn psql_within(&self, sql: &str, patience: Duration) -> Result<String, String> {
         let mut command = Command::new("psql");
         let address = format!("postgres://seckill@localhost/seckill?host={}", self.postgres_folder.display());
         command.arg(format!("--dbname={address}")).env("PGOPTIONS", "-c search_path=seckill");
         command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql]);
-        output(command).await
+        output(command, patience).await
     }
 
     async fn rows<T: DeserializeOwned>(&self, sql: &str) -> Result<Vec<T>, String> {
@@ -141,11 +149,11 @@ impl Stores {
         let orders = self
             .rows(
                 r#"select id, coupon_id as coupon, user_id as "user", status,
-                   (extract(epoch from claimed_at) * 1000)::bigint as claimed_at_ms from orders"#,
+                   (extract(epoch from claimed_at) * 1000)::bigint as claimed_at_ms from orders order by id"#,
             )
             .await?;
         let letters = self
-            .rows(r#"select id, entry_id as entry, order_id as "order", error from dead_letters"#)
+            .rows(r#"select id, entry_id as entry, order_id as "order", error from dead_letters order by id"#)
             .await?;
         let outbox = self.psql("select count(*) from outbox").await?;
         let mut claims = BTreeMap::new();
@@ -166,9 +174,9 @@ impl Stores {
     }
 }
 
-async fn output(mut command: Command) -> Result<String, String> {
+async fn output(mut command: Command, patience: Duration) -> Result<String, String> {
     command.stdin(Stdio::null()).kill_on_drop(true).env("PGCONNECT_TIMEOUT", "3");
-    let output = tokio::time::timeout(PATIENCE, command.output()).await;
+    let output = tokio::time::timeout(patience, command.output()).await;
     let output = output.map_err(|_| "no answer in time".to_owned())?.map_err(|error| error.to_string())?;
     if !output.status.success() {
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

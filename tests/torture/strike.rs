@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use crate::faults::Kind;
 use crate::history::{Fault, Line};
 use crate::load::{Market, WARES};
-use crate::stage::{RECLAIM_AFTER, SERVER, Stage, WORKERS, signal, wait, with_children};
+use crate::stage::{PATIENCE, RECLAIM_AFTER, SERVER, Stage, WORKERS, signal, wait, with_children};
 
 const STREAM: &str = "seckill:{0}:orders";
 
@@ -80,6 +80,7 @@ impl Director {
                 self.die_recording(kind).await
             }
             Kind::DieInRelease => self.die_in_release().await,
+            Kind::CutRelease => self.cut_release().await,
             Kind::DieBetweenChunks => self.die_between_chunks().await,
             Kind::LockCoupon => self.lock_coupon().await,
             Kind::DeleteMarker => self.rebuilt_after(&["DEL", "seckill:{0}:epoch"]).await,
@@ -181,11 +182,11 @@ impl Director {
         done.map(drop).ok_or_else(|| "Redis is not there".into())
     }
 
-    /// Longer than anybody waits for a lock.
+    /// Longer than a worker waits for a lock, three times over: also for the parts of a batch.
     async fn lock_coupon(&mut self) -> Outcome {
         let id = self.ware();
-        let lock = format!("select 1 from coupons where id = '{id}' for update; select pg_sleep(2.5)");
-        let locked = wait(async || self.stage.stores.psql(&lock).await.ok()).await;
+        let lock = format!("select 1 from coupons where id = '{id}' for update; select pg_sleep(7)");
+        let locked = wait(async || self.stage.stores.psql_within(&lock, PATIENCE).await.ok()).await;
         locked.map(drop).ok_or_else(|| "Postgres is not there".into())
     }
 

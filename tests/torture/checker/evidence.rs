@@ -11,6 +11,8 @@ pub struct Evidence<'a> {
     pub rows: HashMap<&'a str, &'a OrderRow>,
     /// Orders that somebody was told of.
     pub told: BTreeMap<&'a str, Told<'a>>,
+    /// Orders that somebody was told to be recorded: no loss of Redis's excuses theirs.
+    pub recorded: HashSet<&'a str>,
     /// Orders that were ended by hand, or may have been.
     pub cancelled: HashSet<&'a str>,
     /// Orders of hand-made events.
@@ -46,6 +48,7 @@ impl<'a> Evidence<'a> {
             last,
             rows: last.orders.iter().map(|row| (row.id.as_str(), row)).collect(),
             told,
+            recorded: recorded(history),
             cancelled: history
                 .cancels
                 .iter()
@@ -85,6 +88,17 @@ impl<'a> Evidence<'a> {
             first.began_us <= fault.span.ended_us && !recorded
         })
     }
+}
+
+fn recorded(history: &History) -> HashSet<&str> {
+    let from_claims =
+        history.claims.iter().filter_map(|claim| Some((claim.order.as_ref()?, claim.status.as_ref()?)));
+    let from_looks = history.statuses.iter().map(|status| (&status.order, &status.told));
+    from_claims
+        .chain(from_looks)
+        .filter(|(_, status)| *status != "accepted")
+        .map(|(order, _)| order.as_str())
+        .collect()
 }
 
 pub fn loses_claims(history: &History) -> bool {

@@ -16,7 +16,7 @@ pub fn accepted_claims(evidence: &Evidence<'_>) -> Vec<String> {
     for (order, told) in &evidence.told {
         let whose = format!("order {order} of {} ({})", told.user, told.coupon);
         let Some(row) = evidence.rows.get(order) else {
-            if !evidence.may_be_lost(told.first, Loses::Claims) {
+            if evidence.recorded.contains(order) || !evidence.may_be_lost(told.first, Loses::Claims) {
                 broken.push(format!("{whose} was accepted and is lost"));
             }
             continue;

@@ -45,7 +45,7 @@ impl Director {
         outcome
     }
 
-    /// A worker dies at a point of recording, and what it had sent by then arrives all the same.
+    /// A worker dies at a point of recording; what it was sending arrives all the same, or never.
     pub(super) async fn die_recording(&mut self, kind: Kind) -> Outcome {
         let traps: Vec<(usize, Trap)> = WORKERS
             .iter()
@@ -61,7 +61,11 @@ impl Director {
             .collect();
         let (place, trap) = first_taken(traps).await?;
         self.stage.nodes[place].kill_9();
-        trap.release();
+        if self.rng.random_bool(0.5) {
+            trap.release();
+        } else {
+            trap.discard();
+        }
         self.sleep(0..1_500).await;
         self.stage.start_node(place);
         Ok(())
@@ -70,18 +74,25 @@ impl Director {
     /// The row is still in the outbox, and whoever was to return its unit and delete it dies, before the script
     /// or after it. Then its user has claimed again; the next one returns the unit once more.
     pub(super) async fn die_in_release(&mut self) -> Outcome {
-        self.stage.until_ready(None).await;
-        let [one, other] = WORKERS;
-        // Else they would return the unit first.
-        self.stage.program.signal_server(Signal::SIGSTOP);
-        self.stage.nodes[other].signal(Signal::SIGSTOP);
-        let outcome = self.die_in_release_of(one).await;
-        self.stage.nodes[other].signal(Signal::SIGCONT);
-        self.stage.program.signal_server(Signal::SIGCONT);
-        outcome
+        let place = WORKERS[0];
+        let released = self.break_a_release(place).await;
+        self.restart_node(place).await?;
+        self.end_break_of_releases();
+        released
     }
 
-    async fn die_in_release_of(&mut self, place: usize) -> Outcome {
+    /// The same without a death: whoever did it goes on, with the row or without it.
+    pub(super) async fn cut_release(&mut self) -> Outcome {
+        let released = self.break_a_release(WORKERS[0]).await;
+        self.end_break_of_releases();
+        released
+    }
+
+    /// Everybody else who returns units is stopped, else they would be first.
+    async fn break_a_release(&mut self, place: usize) -> Outcome {
+        self.stage.until_ready(None).await;
+        self.stage.program.signal_server(Signal::SIGSTOP);
+        self.stage.nodes[WORKERS[1]].signal(Signal::SIGSTOP);
         for _ in 0..MAX_ORDERS_TRIED {
             self.sleep(1..50).await;
             let Some((coupon, user, order)) = self.market.some_order(&mut self.rng) else { continue };
@@ -93,9 +104,14 @@ impl Director {
             }
             done(&trap).await?;
             self.market.claim(&self.market.urls[1], &coupon, &user, None, false).await;
-            return self.restart_node(place).await;
+            return Ok(());
         }
         Err("no order could be ended".into())
+    }
+
+    fn end_break_of_releases(&self) {
+        self.stage.nodes[WORKERS[1]].signal(Signal::SIGCONT);
+        self.stage.program.signal_server(Signal::SIGCONT);
     }
 
     /// One claims hash is whole again, the next one is not.
