@@ -68,9 +68,10 @@ async fn turn(
         read => read?,
     };
     if !read.deleted.is_empty() {
-        context
-            .fence
-            .lost(&epoch, &format!("{} pending entries were deleted or trimmed", read.deleted.len()));
+        context.fence.lost(
+            &epoch,
+            &format!("{} pending entries were deleted or trimmed in Redis", read.deleted.len()),
+        );
         return Ok(Turn::Again);
     }
     if read.entries.is_empty() {

@@ -55,7 +55,9 @@ async fn round(
             // Redis has just forgotten these ids; the claims hash still knows their orders.
             let deleted = page.deleted.len();
             metrics::DELETED_ENTRIES.add(deleted as u64);
-            context.fence.lost(&epoch, &format!("{deleted} pending entries were deleted or trimmed"));
+            context
+                .fence
+                .lost(&epoch, &format!("{deleted} pending entries were deleted or trimmed in Redis"));
         }
         if !page.entries.is_empty() {
             match record(link, &redis, &epoch, &page.entries).await? {

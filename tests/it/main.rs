@@ -17,6 +17,7 @@ mod doctor;
 mod harness;
 mod lost_answers;
 mod metrics;
+mod million;
 mod own_stores;
 mod proxy;
 mod rebuild_races;
