@@ -38,7 +38,7 @@ use rebuild::{Cause, Report};
 pub use session::{RedisClock, Session};
 
 /// Why the fence is down after a script met another marker than its own.
-pub const MARKER_CHANGED: &str = "the epoch marker has changed";
+pub const MARKER_CHANGED: &str = "the epoch marker in Redis has changed";
 
 /// A cheap handle; clones share one fence.
 #[derive(Clone)]
@@ -141,7 +141,7 @@ impl Fence {
 
     /// A coupon does not add up: takes the fence down until a rebuild.
     pub fn sum_fails(&self, epoch: &str, coupon: &CouponId) {
-        self.lost(epoch, &format!("coupon {coupon}: stock + claims is not its total"));
+        self.lost(epoch, &format!("coupon {coupon}: stock + claims is not its total in Redis"));
     }
 
     /// Takes the fence down until a rebuild: something of this epoch is known to be lost.

@@ -213,7 +213,7 @@ impl Coupon<'_> {
         if info::first_wrong_sum(&self.session.redis, std::slice::from_ref(self.id)).await?.is_some() {
             found.stock_drift += 1;
             self.name(found, "stock_drift", None);
-            self.fence_off(found, "stock + claims is not its total");
+            self.fence_off(found, "stock + claims is not its total in Redis");
             return Ok(());
         }
         self.compare_claims(found).await?;

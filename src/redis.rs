@@ -155,7 +155,7 @@ impl Redis {
 
 /// The one place where an error of Redis is classified.
 fn classify(error: &fred::error::Error) -> RedisError {
-    let details = error.details().to_owned();
+    let details = plain(error.details());
     match details.split_whitespace().next().unwrap_or_default() {
         "NOSCRIPT" => RedisError::NoScript,
         // A reader that was blocked when the stream went is told so in a word of its own.
@@ -175,6 +175,12 @@ fn classify(error: &fred::error::Error) -> RedisError {
             _ => RedisError::Refused(details),
         },
     }
+}
+
+/// fred tells of a system error as Rust prints it: `Os { code: 111, …, message: "Connection refused" }`.
+fn plain(details: &str) -> String {
+    let message = details.starts_with("Os {").then(|| details.split('"').nth(1)).flatten();
+    message.unwrap_or(details).to_owned()
 }
 
 /// Arguments of EVAL or EVALSHA: source or digest, the keys with their number, whatever else.
@@ -211,5 +217,17 @@ pub(crate) fn text(value: &Value) -> Option<String> {
     match value {
         Value::Integer(number) => Some(number.to_string()),
         other => other.as_str().map(std::borrow::Cow::into_owned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_told_in_words() {
+        let refused = r#"Os { code: 111, kind: ConnectionRefused, message: "Connection refused" }"#;
+        assert_eq!(plain(refused), "Connection refused");
+        assert_eq!(plain(r#"ERR unknown command "X""#), r#"ERR unknown command "X""#);
     }
 }

@@ -129,7 +129,7 @@ async fn report_deleted(context: &Context, redis: &Redis, entries: usize) -> Res
     let marker = stream::marker(redis).await?;
     // Without a marker a rebuild is due in any case.
     if let Some((_, epoch)) = marker.as_deref().and_then(|marker| marker.split_once(':')) {
-        context.fence.lost(epoch, &format!("{entries} pending entries were deleted or trimmed"));
+        context.fence.lost(epoch, &format!("{entries} pending entries were deleted or trimmed in Redis"));
     }
     Ok(())
 }

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 /// A file longer than this wants to be two.
 const FILE_MAX_LINES: usize = 500;
 
+const EXPORTER: &str = "metrics_exporter_prometheus";
+
 /// Beyond the order of `lib.rs`: who never sees whom.
 const STRANGERS: [(&str, &[&str]); 6] = [
     ("http", &["worker", "cli", "embedded", "data_dir"]),
@@ -166,9 +168,16 @@ fn only_http_knows_warp() {
 }
 
 #[test]
+fn only_metrics_knows_its_exporter() {
+    let exporter = |line: &str| names_crate(line, EXPORTER);
+    assert_none("the exporter outside src/metrics.rs", &lines_outside("metrics", exporter));
+}
+
+#[test]
 fn every_library_is_found_where_it_belongs() {
-    // Else the three tests above could not fail.
-    for (module, library) in [("redis", "fred"), ("postgres", "sqlx"), ("http", "warp")] {
+    // Else the tests above could not fail.
+    let homes = [("redis", "fred"), ("postgres", "sqlx"), ("http", "warp"), ("metrics", EXPORTER)];
+    for (module, library) in homes {
         let found = lines_outside("", |line| names_crate(line, library));
         assert!(!found.is_empty(), "nothing in src/{module} names {library}");
     }

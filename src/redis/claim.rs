@@ -130,8 +130,8 @@ fn decode_claims(
         claim_code::STATUS_LOST => {
             let number = usize::try_from(integer(next()?, "lost coupon")?).unwrap_or(0);
             BatchOutcome::Lost(match number.checked_sub(1).and_then(|i| groups.get(i)) {
-                Some((coupon, _)) => format!("coupon {coupon}: stock + claims is not its total"),
-                None => "the order stream is gone".into(),
+                Some((coupon, _)) => format!("coupon {coupon}: stock + claims is not its total in Redis"),
+                None => "the order stream is gone from Redis".into(),
             })
         }
         other => return Err(RedisError::Reply(format!("claim: unknown status {other}"))),

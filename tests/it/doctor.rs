@@ -208,7 +208,11 @@ async fn a_redis_that_is_loading_and_one_that_is_a_replica_are_told_apart_from_o
     let found = diagnose_at(&replica.url("redis"), nowhere, &[]);
     found.assert("redis-role", "red", "slave").assert("redis-durability", "red", "appendonly no");
     let away = diagnose_at("redis://127.0.0.1:1", nowhere, &[]);
-    away.assert_only(&[("redis", "red"), ("postgres", "red")]).assert("redis", "red", "refused");
+    away.assert_only(&[("redis", "red"), ("postgres", "red")]).assert(
+        "redis",
+        "red",
+        "Redis gave no answer: Connection refused",
+    );
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ mod harness;
 mod late_commits;
 mod lost_answers;
 mod metrics;
+mod million;
 mod own_stores;
 mod proxy;
 mod rebuild_races;

@@ -142,6 +142,13 @@ async fn a_weaker_appendfsync_is_told_in_the_log_and_in_a_metric_for_as_long_as_
     // Another process says so when it starts, and says it once.
     let worker = sale.spawn("worker", &[]);
     worker.until_it_says("Redis runs with appendfsync everysec").await;
+    let looks = || {
+        let stats = sale.redis_cli(&["INFO", "commandstats"]);
+        let calls = stats.split_once("cmdstat_config|get:calls=").unwrap().1.split(',').next().unwrap();
+        calls.parse::<u64>().unwrap()
+    };
+    let before = looks();
+    until("both have looked again", async || (looks() >= before + 4).then_some(())).await;
     sale.redis_cli(&["CONFIG", "SET", "appendfsync", "always"]);
     until_metric(&sale, "seckill_redis_appendfsync_always", 1.0).await;
     sale.redis_cli(&["CONFIG", "SET", "appendonly", "no"]);
