@@ -1,0 +1,42 @@
+//! What the documents name is there: a row of the guarantees whose test is gone would promise without proof.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::fs;
+use std::path::Path;
+
+/// Texts between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().flat_map(|line| line.split('`').skip(1).step_by(2))
+}
+
+/// Files in which a test named `module::test` may be.
+fn candidates(module: &str) -> Vec<String> {
+    let name = module.rsplit('/').next().unwrap();
+    let folder = module.strip_suffix(name).unwrap();
+    if folder.is_empty() {
+        vec![format!("tests/it/{name}.rs"), format!("tests/{name}.rs"), format!("tests/{name}/main.rs")]
+    } else {
+        vec![format!("tests/{folder}{name}.rs")]
+    }
+}
+
+#[test]
+fn every_test_that_the_guarantees_name_exists() {
+    let document = fs::read_to_string("docs/GUARANTEES.md").unwrap();
+    let named: Vec<(&str, &str)> = quoted(&document).filter_map(|text| text.split_once("::")).collect();
+    assert!(named.len() > 60, "only {} tests are named", named.len());
+    for (module, test) in named {
+        if (module, test) == ("file", "test") {
+            continue;
+        }
+        let files = candidates(module).into_iter().filter(|file| Path::new(file).exists());
+        let is_there = files.map(|file| fs::read_to_string(file).unwrap()).any(|source| {
+            source.match_indices(&format!("fn {test}(")).any(|(at, _)| {
+                let before = source[..at].trim_end().trim_end_matches("async").trim_end();
+                before.ends_with(']')
+            })
+        });
+        assert!(is_there, "docs/GUARANTEES.md names {module}::{test}, which is no test");
+    }
+}
