@@ -4,16 +4,17 @@
 use nix::sys::signal::Signal;
 
 use crate::harness::{Process, Sale, signal, until};
-use crate::proxy::{Act, Proxy};
+use crate::proxy::{Act, Proxy, Trap};
 
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
 const REJECT: &str = "Ends an order event as a rejected order";
 const ORDER: &str = "<order>";
-/// Postgres refuses the orders of some users for good: their events end as dead letters.
+/// Postgres refuses the first order of some users for good: their events end as dead letters.
 const REFUSE_SOME: &str = "
     create function refuse_some() returns trigger language plpgsql as $$
     begin
-        if new.user_id like 'doomed-%' and new.status <> 'rejected' then
+        if new.user_id like 'doomed-%' and new.status <> 'rejected'
+            and not exists (select from orders where user_id = new.user_id and status = 'rejected') then
             raise exception 'doomed' using errcode = '23514';
         end if;
         return new;
@@ -102,7 +103,8 @@ impl Scene {
     /// One claim is rejected by a worker that dies at the given moment; others go on.
     async fn survive(&mut self, death: &Death, held: Held, meanwhile: Meanwhile) {
         self.doomed += 1;
-        let answer = self.sale.claim("coffee", &format!("doomed-{}", self.doomed)).await;
+        let user = format!("doomed-{}", self.doomed);
+        let answer = self.sale.claim("coffee", &user).await;
         assert_eq!(answer.status, 202, "{}", answer.text);
         let order = answer.body["order"].as_str().unwrap();
         let needles: Vec<&str> = death.needles.iter().map(|n| if *n == ORDER { order } else { n }).collect();
@@ -133,11 +135,7 @@ impl Scene {
 
         let heir = self.worker(&[]);
         self.assert_unit_is_back().await;
-        self.sell_once_more().await;
-        if let Some(trap) = late {
-            trap.release();
-            self.sell_once_more().await;
-        }
+        self.sell_once_more(&user, late).await;
         assert!(heir.stop().success());
     }
 
@@ -163,21 +161,32 @@ impl Scene {
         assert_eq!(ended, format!("{0}|{1}|{0}|{0}", self.doomed, self.served), "rejected, others, letters");
     }
 
-    /// The unit can be had by one more user, and by one only; then it goes back as a cancelled one.
-    async fn sell_once_more(&mut self) {
+    /// The same user can have the unit, nobody else beside him, and what arrives late takes it from nobody;
+    /// then it goes back as a cancelled one.
+    async fn sell_once_more(&mut self, user: &str, late: Option<Trap>) {
         self.served += 1;
-        let user = format!("served-{}", self.served);
-        let answer = self.sale.claim_with("coffee", &user, &[("prefer", "wait=10")]).await;
-        assert_eq!(answer.status, 201, "{}", answer.text);
+        let order = self.buy(user).await;
+        if let Some(trap) = late {
+            trap.release();
+        }
+        self.sale.assert_in_agreement("coffee").await;
+        assert_eq!(self.sale.redis_cli(&["HGET", CLAIMS, user]), order);
         self.sale.claim("coffee", "late").await.assert_problem(409, "sold-out");
-        self.cancel(&user);
+        self.cancel(&order);
         self.assert_unit_is_back().await;
     }
 
+    /// The order that a user has of a claim.
+    async fn buy(&self, user: &str) -> String {
+        let answer = self.sale.claim_with("coffee", user, &[("prefer", "wait=10")]).await;
+        assert_eq!(answer.status, 201, "{}", answer.text);
+        answer.body["order"].as_str().unwrap().to_owned()
+    }
+
     /// As the program does it: order, stock and outbox in one transaction.
-    fn cancel(&self, user: &str) {
+    fn cancel(&self, order: &str) {
         self.sale.psql(&format!(
-            "with ended as (update orders set status = 'cancelled' where user_id = '{user}' returning *),
+            "with ended as (update orders set status = 'cancelled' where id = '{order}' returning *),
             returned as (update coupons set stock = stock + 1 where id = 'coffee')
             insert into outbox (order_id, coupon_id, user_id, slot)
             select id, coupon_id, user_id, slot from ended"
@@ -233,18 +242,17 @@ async fn a_cancelled_unit_is_returned_once_though_redis_was_rebuilt_before_its_r
         let seller = scene.worker(&[]);
         scene.served += 1;
         let user = format!("served-{}", scene.served);
-        let answer = scene.sale.claim_with("coffee", &user, &[("prefer", "wait=10")]).await;
-        assert_eq!(answer.status, 201, "{}", answer.text);
+        let order = scene.buy(&user).await;
         scene.sale.until_quiet().await;
         seller.kill_9();
-        scene.cancel(&user);
+        scene.cancel(&order);
         scene.happen(meanwhile).await;
         // The rebuild counts the unit as returned; the row still waits for somebody to apply it.
         assert_eq!(scene.waiting(), (1, 0), "rows in the outbox, units held");
         assert_eq!(scene.sale.redis_stock("coffee"), 1);
         let heir = scene.worker(&[]);
         scene.assert_unit_is_back().await;
-        scene.sell_once_more().await;
+        scene.sell_once_more(&user, None).await;
         assert!(heir.stop().success());
     }
 }
