@@ -4,7 +4,7 @@ mod demo;
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use time::OffsetDateTime;
@@ -21,7 +21,8 @@ use crate::data_dir::{ADMIN_TOKEN, DataDir, JWT_SECRET};
 use crate::embedded::Embedded;
 use crate::fence::Fence;
 use crate::gate::Gate;
-use crate::http::{Api, server};
+use crate::http::{Api, Front, server};
+use crate::metrics;
 use crate::postgres::{Postgres, PostgresError};
 use crate::reconcile::Reconciler;
 use crate::recorded::Recorded;
@@ -57,7 +58,7 @@ pub async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
         Some(addresses) => addresses,
         None => Embedded::join(&DataDir::locate(args.stores.data_dir.as_deref())).await?,
     };
-    let Some(core) = Core::start(&args.stores, &addresses, &stop).await? else {
+    let Some(core) = Core::start(&args.stores, &addresses, &stop, |_| {}).await? else {
         return Ok(());
     };
     tracing::info!("{} workers are at work", args.workers.workers);
@@ -73,9 +74,10 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     let (listener, address) = bind(args.http.listen, log_format).await?;
 
     // HTTP first: from here /livez and /readyz answer, whatever the stores do.
-    let api = Arc::new(OnceLock::new());
+    let front = Arc::new(Front::default());
+    front.waits_for("the stores are starting");
     let http_stop = CancellationToken::new();
-    let http = tokio::spawn(server::serve(listener, api.clone(), http_stop.clone()));
+    let http = tokio::spawn(server::serve(listener, front.clone(), http_stop.clone()));
 
     let (credentials, stores) = if external.is_some() {
         (required_credentials(&args.credentials)?, None)
@@ -87,7 +89,8 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     let addresses = external.or_else(|| stores.as_ref().map(Embedded::addresses));
     let addresses = addresses.context("there are stores, embedded or external")?;
     let outcome = async {
-        let Some(core) = Core::start(&args.stores, &addresses, &stop).await? else {
+        let tell = |what: &str| front.waits_for(what);
+        let Some(core) = Core::start(&args.stores, &addresses, &stop, tell).await? else {
             return Ok(());
         };
         let gate = Gate::start(core.fence.clone(), core.catalogue.clone(), args.http.max_backlog);
@@ -95,9 +98,7 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
             (core.recorded.clone(), core.catalogue.clone(), core.fence.clone(), core.postgres.clone());
         let (recorded, catalogue, fence, postgres) = parts;
         let shared = Api::new(gate.clone(), recorded, catalogue, fence, postgres, &credentials)?;
-        if api.set(shared).is_err() {
-            bail!("the API is set once");
-        }
+        front.open(shared)?;
         let worker_stop = CancellationToken::new();
         let workers = core.run_workers(args.workers.clone(), worker_stop.clone());
         if is_demo {
@@ -137,15 +138,18 @@ struct Core {
 }
 
 impl Core {
-    /// Waits for Postgres, brings its schema up to date and starts the fence; `None` when told to stop meanwhile.
+    /// Waits for Postgres (and tells why), brings its schema up to date and starts the fence; `None` when told to
+    /// stop meanwhile.
     async fn start(
         stores: &StoreSettings,
         addresses: &StoreAddresses,
         stop: &CancellationToken,
+        tell: impl Fn(&str),
     ) -> anyhow::Result<Option<Self>> {
+        metrics::install()?;
         let server = RedisServer::new(addresses, &stores.redis_prefix)?;
         let postgres = Postgres::new(&addresses.database_url, &stores.db_schema)?;
-        if !wait_for_postgres(&postgres, stop).await? {
+        if !wait_for_postgres(&postgres, stop, tell).await? {
             return Ok(None);
         }
         let catalogue = Catalogue::new(postgres.clone());
@@ -185,17 +189,23 @@ impl Core {
 }
 
 /// Retries what will pass; `false` when told to stop meanwhile.
-async fn wait_for_postgres(postgres: &Postgres, stop: &CancellationToken) -> anyhow::Result<bool> {
+async fn wait_for_postgres(
+    postgres: &Postgres,
+    stop: &CancellationToken,
+    tell: impl Fn(&str),
+) -> anyhow::Result<bool> {
     let mut told = false;
     loop {
         // To its end even when told to stop: a migration is not to be dropped half-way.
         match postgres.prepare().await {
             Ok(()) => return Ok(true),
-            Err(PostgresError::Transient(why)) if !told => {
-                tracing::warn!("waiting for Postgres: {why}");
-                told = true;
+            Err(PostgresError::Transient(why)) => {
+                tell(&format!("waiting for Postgres: {why}"));
+                if !told {
+                    tracing::warn!("waiting for Postgres: {why}");
+                    told = true;
+                }
             }
-            Err(PostgresError::Transient(_)) => {}
             Err(error) => return Err(error.into()),
         }
         tokio::select! {

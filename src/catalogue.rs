@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use tokio::sync::Mutex;
 
 use crate::config;
-use crate::model::CouponId;
+use crate::model::{CouponId, Definition};
 use crate::postgres::{Postgres, PostgresError, coupons};
 
 /// A cheap handle; clones share one catalogue.
@@ -27,6 +27,8 @@ struct Known {
     unlisted: bool,
     /// Redis has had it: if it is absent there, it is lost.
     published: bool,
+    /// Its orders end by themselves unless they are confirmed.
+    expires: bool,
 }
 
 #[derive(Default)]
@@ -44,6 +46,12 @@ impl Catalogue {
     #[must_use]
     pub fn is_published(&self, id: &CouponId) -> bool {
         self.read().get(id).is_some_and(|known| known.published)
+    }
+
+    /// Whether the coupon's orders end by themselves.
+    #[must_use]
+    pub fn orders_expire(&self, id: &CouponId) -> bool {
+        self.read().get(id).is_some_and(|known| known.expires)
     }
 
     /// One page of ids, in their order, after `after`.
@@ -75,7 +83,8 @@ impl Catalogue {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         for row in rows {
             let published = row.published_version > 0;
-            known.insert(row.definition.id, Known { unlisted: row.definition.unlisted, published });
+            let Definition { id, unlisted, reserve_seconds, .. } = row.definition;
+            known.insert(id, Known { unlisted, published, expires: reserve_seconds.is_some() });
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ mod client;
 mod coupon;
 mod dead;
 pub mod demo;
+mod doctor;
 mod healthcheck;
 mod output;
 mod psql;
@@ -67,6 +68,8 @@ pub enum OneShot {
     Dead(dead::DeadCommand),
     /// Compare Redis with Postgres and repair whichever lost something
     Reconcile(reconcile::ReconcileArgs),
+    /// Check both stores for what operators get wrong; exit status 1 where something is red
+    Doctor(doctor::DoctorArgs),
     /// Run redis-cli against the Redis in use
     #[command(disable_help_flag = true)]
     RedisCli(tool::ToolArgs),
@@ -121,6 +124,7 @@ pub async fn run(command: OneShot) -> anyhow::Result<()> {
         OneShot::Stream(command) => stream::run(command).await,
         OneShot::Dead(command) => dead::run(command).await,
         OneShot::Reconcile(args) => reconcile::run(args).await,
+        OneShot::Doctor(args) => Box::pin(doctor::run(args)).await,
         OneShot::RedisCli(args) => redis_cli::run(args).await,
         OneShot::Psql(args) => psql::run(args).await,
         OneShot::Healthcheck(http) => healthcheck::run(&http).await,

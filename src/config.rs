@@ -125,7 +125,7 @@ pub struct WorkerSettings {
     pub workers: u16,
 
     /// How long an entry may stay unacknowledged before another worker takes it
-    #[arg(long, env = "SECKILL_RECLAIM_AFTER", default_value = "5s", value_name = "DURATION", value_parser = parse_reclaim_after)]
+    #[arg(long, env = "SECKILL_RECLAIM_AFTER", default_value = RECLAIM_AFTER_DEFAULT, value_name = "DURATION", value_parser = parse_reclaim_after)]
     pub reclaim_after: Duration,
 
     /// How many entries behind `order-writers` other consumer groups are waited for
@@ -142,7 +142,20 @@ pub struct HttpSettings {
     pub listen: SocketAddr,
 
     /// Unrecorded order events beyond which claims get 503
-    #[arg(long, env = "SECKILL_MAX_BACKLOG", default_value_t = 1_000_000, value_name = "EVENTS")]
+    #[arg(long, env = "SECKILL_MAX_BACKLOG", default_value_t = MAX_BACKLOG_DEFAULT_EVENTS, value_name = "EVENTS")]
+    pub max_backlog: u64,
+}
+
+/// What `doctor` judges the stream by: settings of the running program.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Limits of the running program")]
+pub struct DoctorSettings {
+    /// How long an entry may stay unacknowledged before another worker takes it
+    #[arg(long, env = "SECKILL_RECLAIM_AFTER", default_value = RECLAIM_AFTER_DEFAULT, value_name = "DURATION", value_parser = parse_reclaim_after)]
+    pub reclaim_after: Duration,
+
+    /// Unrecorded order events beyond which claims get 503
+    #[arg(long, env = "SECKILL_MAX_BACKLOG", default_value_t = MAX_BACKLOG_DEFAULT_EVENTS, value_name = "EVENTS")]
     pub max_backlog: u64,
 }
 
@@ -256,6 +269,8 @@ pub const SCAN_PAGE: usize = 1_000;
 
 /// Order events in one transaction.
 pub const RECORD_BATCH_MAX_EVENTS: usize = 1_000;
+pub const RECLAIM_AFTER_DEFAULT: &str = "5s";
+pub const MAX_BACKLOG_DEFAULT_EVENTS: u64 = 1_000_000;
 pub const RECLAIM_AFTER_MIN: Duration = Duration::from_millis(100);
 pub const RECLAIM_AFTER_MAX: Duration = Duration::from_hours(1);
 /// First and longest pause after a transient error.
@@ -286,6 +301,8 @@ pub const REBUILD_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Coupons whose sums one script looks at.
 pub const SUMS_MAX_COUPONS: usize = 200;
+/// Pending entries that one script looks at.
+pub const DELETED_PAGE_ENTRIES: usize = 200;
 /// Pause after each page of claims, so that live claims do not feel the comparison.
 pub const RECONCILE_PACE: Duration = Duration::from_millis(10);
 /// How often sums and the pending list are looked at, and how often everything is compared.
@@ -293,6 +310,31 @@ pub const CHECK_INTERVAL: Duration = Duration::from_mins(1);
 pub const RECONCILE_INTERVAL: Duration = Duration::from_hours(1);
 /// How many of each kind of difference a report names.
 pub const REPORT_MAX_NAMES: usize = 100;
+/// The same for a line of the log.
+pub const LOG_MAX_NAMES: usize = 10;
+
+// ---- doctor ----
+
+/// Time for one question to Postgres.
+pub const DOCTOR_PATIENCE: Duration = Duration::from_secs(6);
+/// Pause before workers are looked for once more.
+pub const DOCTOR_SECOND_LOOK: Duration = Duration::from_secs(1);
+/// A consumer that was not seen for this long is not at work; above `REDIS_BLOCK` and a batch.
+pub const DOCTOR_CONSUMER_IDLE: Duration = Duration::from_secs(10);
+/// Age of the oldest unrecorded event.
+pub const DOCTOR_BACKLOG_YELLOW: Duration = Duration::from_secs(10);
+pub const DOCTOR_BACKLOG_RED: Duration = Duration::from_mins(1);
+/// Age of what is repeated once a second until it is done.
+pub const DOCTOR_OUTBOX_YELLOW_SECONDS: i64 = 10;
+pub const DOCTOR_CLOCK_YELLOW_MS: i64 = 1_000;
+pub const DOCTOR_CLOCK_RED_MS: i64 = 30_000;
+/// `#!lua` headers and XAUTOCLAIM's list of deleted ids.
+pub const REDIS_MIN_MAJOR: u32 = 7;
+pub const REDIS_MEMORY_YELLOW_PERCENT: u64 = 75;
+pub const REDIS_MEMORY_RED_PERCENT: u64 = 90;
+/// The oldest that the schema's functions with a SQL body run on.
+pub const POSTGRES_MIN_MAJOR: i32 = 14;
+pub const POSTGRES_CONNECTIONS_YELLOW_PERCENT: i64 = 80;
 
 // ---- Postgres ----
 

@@ -63,22 +63,27 @@ impl Embedded {
         self.addresses.clone()
     }
 
-    /// The addresses of the stores that another process runs in `data_dir`.
+    /// The addresses of the stores that another process runs in `data_dir`, whether they answer or not.
+    ///
+    /// # Errors
+    /// When none runs there, or it belongs to another user.
+    pub fn locate(data_dir: &Path) -> Result<StoreAddresses> {
+        let path = data_dir.canonicalize().map_err(|_| none_runs(data_dir))?;
+        if !DataDirLock::is_held(&path)? {
+            return Err(none_runs(data_dir));
+        }
+        Ok(Sockets::locate(&path)?.addresses())
+    }
+
+    /// The addresses of the stores that another process runs in `data_dir`, once they answer.
     ///
     /// # Errors
     /// When none runs there, or it belongs to another user.
     pub async fn join(data_dir: &Path) -> Result<StoreAddresses> {
-        let none_runs = || {
-            anyhow!(
-                "no stores are running in {}: start `seckill serve` there, or set SECKILL_DATA_DIR, \
-                 or REDIS_URL and DATABASE_URL",
-                data_dir.display()
-            )
-        };
-        let path = data_dir.canonicalize().map_err(|_| none_runs())?;
+        let path = data_dir.canonicalize().map_err(|_| none_runs(data_dir))?;
         // The lock is held before the stores answer: wait for those that are only starting.
         match timeout(config::STORE_JOIN_TIMEOUT, running_in(&path)).await {
-            Ok(found) => found?.map(|sockets| sockets.addresses()).ok_or_else(none_runs),
+            Ok(found) => found?.map(|sockets| sockets.addresses()).ok_or_else(|| none_runs(data_dir)),
             Err(_) => bail!(
                 "the stores in {} do not answer: see {}/{} and {}/{} there",
                 path.display(),
@@ -103,6 +108,14 @@ impl Embedded {
             (redis, postgres) => redis.and(postgres),
         }
     }
+}
+
+fn none_runs(data_dir: &Path) -> anyhow::Error {
+    anyhow!(
+        "no stores are running in {}: start `seckill serve` there, or set SECKILL_DATA_DIR, \
+         or REDIS_URL and DATABASE_URL",
+        data_dir.display()
+    )
 }
 
 /// The sockets of stores that answer, once they do; `None` when no program runs there.

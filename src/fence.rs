@@ -5,13 +5,19 @@
 //! While the fence is up it lends out a session: the epoch, and the very connection on which that
 //! server was looked at. A connection that breaks ends the session; a new one is looked at first.
 
+mod away;
+pub mod deleted;
+mod durability;
 pub mod look;
 mod lost;
+pub mod position;
 pub mod publish;
 pub mod rebuild;
+pub mod release;
+mod session;
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot, watch};
@@ -25,7 +31,11 @@ use crate::postgres::{self, Postgres, PostgresError};
 use crate::redis::info::Look;
 use crate::redis::script::ready_marker;
 use crate::redis::{Redis, RedisError, RedisServer};
+pub use away::Away;
+use away::PostgresAway;
+use look::Difference;
 use rebuild::{Cause, Report};
+pub use session::{RedisClock, Session};
 
 /// Why the fence is down after a script met another marker than its own.
 pub const MARKER_CHANGED: &str = "the epoch marker has changed";
@@ -48,21 +58,15 @@ struct Shared {
     row: Mutex<Option<FenceRow>>,
     /// Unrecorded order events at the last look.
     backlog: AtomicU64,
+    /// Why Redis takes no claims though it agrees; `None` where it does.
+    refusal: Mutex<Option<Arc<str>>>,
+    postgres_away: PostgresAway,
 }
 
 #[derive(Clone)]
 pub enum FenceState {
     Up(Arc<Session>),
     Down { reason: Arc<str> },
-}
-
-/// An agreement in force, and the connection on which it was seen.
-pub struct Session {
-    pub epoch: String,
-    /// `ready:<epoch>`
-    pub ready: Arc<str>,
-    pub redis: Redis,
-    pub clock: RedisClock,
 }
 
 /// Evidence that no look would find again, such as a sum that does not hold.
@@ -72,6 +76,13 @@ pub struct Loss {
     pub reason: String,
     /// It is Postgres that has lost something.
     pub by_postgres: bool,
+}
+
+impl Loss {
+    fn as_difference(&self) -> Difference {
+        let cause = if self.by_postgres { "postgres" } else { "loss" };
+        Difference { cause, sentence: self.reason.clone() }
+    }
 }
 
 impl Fence {
@@ -86,6 +97,8 @@ impl Fence {
                 ordered: Mutex::default(),
                 row: Mutex::default(),
                 backlog: AtomicU64::new(0),
+                refusal: Mutex::default(),
+                postgres_away: PostgresAway::default(),
             }),
         }
     }
@@ -98,6 +111,12 @@ impl Fence {
         }
     }
 
+    /// The session, or why no claims are taken: there is none, or Redis refuses to write, at most a second ago.
+    pub fn taking_claims(&self) -> Result<Arc<Session>, Arc<str>> {
+        let session = self.session()?;
+        lock(&self.shared.refusal).clone().map_or(Ok(session), Err)
+    }
+
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<FenceState> {
         self.shared.state.subscribe()
@@ -107,6 +126,12 @@ impl Fence {
     #[must_use]
     pub fn backlog(&self) -> u64 {
         self.shared.backlog.load(Ordering::Relaxed)
+    }
+
+    /// Since when Postgres gives no answer; `None` where it answered the last look.
+    #[must_use]
+    pub fn postgres_away(&self) -> Option<Away> {
+        self.shared.postgres_away.get()
     }
 
     /// A script met another marker: takes the fence down until somebody has looked again.
@@ -158,7 +183,10 @@ impl Fence {
     pub fn redis_failed(&self, epoch: &str, error: &RedisError) {
         match error {
             RedisError::WrongType(_) => self.lost(epoch, &error.to_string()),
-            RedisError::Busy(details) if details.starts_with("OOM") => {}
+            // It reads as before, and workers go on where they can: they are who makes room.
+            RedisError::Busy(_) if error.is_about_writes() => {
+                *lock(&self.shared.refusal) = Some(error.to_string().into());
+            }
             _ => self.take_down(epoch, &error.to_string()),
         }
     }
@@ -215,12 +243,14 @@ impl Fence {
             let loss = lock(&self.shared.loss).clone().filter(|loss| loss.epoch == row.epoch);
             let order = lock(&self.shared.ordered).take();
             let verdict = match (&order, &loss) {
-                (Some(_), _) => Err("a rebuild was ordered".to_owned()),
-                (None, Some(loss)) => Err(loss.reason.clone()),
+                (Some(_), _) => {
+                    Err(Difference { cause: "ordered", sentence: "a rebuild was ordered".into() })
+                }
+                (None, Some(loss)) => Err(loss.as_difference()),
                 (None, None) => look::compare(&seen, &row),
             };
             if let Err(difference) = verdict {
-                self.stay_down(&difference);
+                self.stay_down(&difference.sentence);
                 if order.is_none() && lost::waits_for_a_person(&seen, &row) {
                     anyhow::bail!(difference);
                 }
@@ -236,7 +266,7 @@ impl Fence {
                 redis,
                 clock: RedisClock::learned(seen.now_ms, looked_at),
             });
-            self.shared.backlog.store(seen.backlog, Ordering::Relaxed);
+            self.note(&seen);
             if !self.lend_out(&session) {
                 continue;
             }
@@ -288,6 +318,7 @@ impl Fence {
     async fn watch_over(&self, session: &Arc<Session>, postgres: &Postgres, catalogue: &Catalogue) {
         let mut ticks = tokio::time::interval(config::PROBE_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut durability = durability::Watch::default();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
@@ -299,8 +330,12 @@ impl Fence {
             }
             let verdict = match self.look(&session.redis, postgres).await {
                 Ok((seen, row)) => {
-                    self.shared.backlog.store(seen.backlog, Ordering::Relaxed);
-                    look::compare(&seen, &row)
+                    self.note(&seen);
+                    match look::compare(&seen, &row) {
+                        // Another process has rebuilt since: every script would refuse us.
+                        Ok(()) if row.epoch != session.epoch => Err(MARKER_CHANGED.to_owned()),
+                        verdict => verdict.map_err(|difference| difference.sentence),
+                    }
                 }
                 Err(error) => Err(error.to_string()),
             };
@@ -310,6 +345,7 @@ impl Fence {
             if self.session().is_err() {
                 return;
             }
+            durability.look(&session.redis).await;
             let (fence, session, postgres) = (self.clone(), session.clone(), postgres.clone());
             bounded(async move {
                 publish::repeat(&fence, &session, &postgres).await;
@@ -319,13 +355,20 @@ impl Fence {
         }
     }
 
+    fn note(&self, seen: &Look) {
+        self.shared.backlog.store(seen.backlog, Ordering::Relaxed);
+        *lock(&self.shared.refusal) = seen.refusal.as_deref().map(Into::into);
+    }
+
     /// Rule 1's look: Redis as it is, beside the row as Postgres has it or as it was last read.
     async fn look(&self, redis: &Redis, postgres: &Postgres) -> anyhow::Result<(Look, FenceRow)> {
         // Redis first: a position noted there is never ahead of what Postgres says afterwards.
         let seen = crate::redis::info::look(redis).await?;
         let pool = postgres.pool.clone();
         let row = bounded(async move { postgres::fence::read(&pool).await }).await;
-        match row.unwrap_or_else(|| Err(PostgresError::Transient("Postgres gives no answer".into()))) {
+        let row = row.unwrap_or_else(|| Err(PostgresError::Transient("it gives no answer".into())));
+        self.shared.postgres_away.note(row.as_ref().err());
+        match row {
             Ok(row) => {
                 *lock(&self.shared.row) = Some(FenceRow { lsn: None, ..row.clone() });
                 Ok((seen, row))
@@ -357,40 +400,9 @@ impl Default for Fence {
     }
 }
 
-/// Redis's clock as learned from its last reply, carried on by the monotonic clock: a wall clock that
-/// is seconds off would refuse every claim.
-pub struct RedisClock {
-    /// Redis's ms since 1970 minus our monotonic ms.
-    offset_ms: AtomicI64,
-}
-
-static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
-
-impl RedisClock {
-    fn learned(now_ms: i64, at: Instant) -> Self {
-        let clock = Self { offset_ms: AtomicI64::new(0) };
-        clock.learn(now_ms, at);
-        clock
-    }
-
-    /// Takes over a time that a reply carried, which arrived at `at`.
-    pub fn learn(&self, now_ms: i64, at: Instant) {
-        self.offset_ms.store(now_ms - monotonic_ms(at), Ordering::Relaxed);
-    }
-
-    /// Redis's time at the given moment, ms since 1970.
-    pub fn at_ms(&self, at: Instant) -> i64 {
-        monotonic_ms(at) + self.offset_ms.load(Ordering::Relaxed)
-    }
-}
-
 /// The part of an epoch that grows.
 fn counter(epoch: &str) -> u64 {
     epoch.split('-').next().and_then(|number| number.parse().ok()).unwrap_or(0)
-}
-
-fn monotonic_ms(at: Instant) -> i64 {
-    i64::try_from(at.saturating_duration_since(*STARTED).as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Work on Postgres as the probe can bear it: one that hangs neither holds up the next look nor is

@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use crate::catalogue::Catalogue;
 use crate::config;
 use crate::fence::{Fence, MARKER_CHANGED, Session};
+use crate::metrics;
 use crate::model::{Claim, ClaimOutcome};
 use crate::redis::claim::{self, BatchOutcome};
 
@@ -17,6 +18,7 @@ use crate::redis::claim::{self, BatchOutcome};
 #[derive(Clone)]
 pub struct Gate {
     queue: mpsc::Sender<Waiting>,
+    shared: Arc<Shared>,
 }
 
 struct Waiting {
@@ -40,20 +42,47 @@ pub enum Unavailable {
     NoAnswer(String),
 }
 
+impl Unavailable {
+    /// One of the outcomes by which claims are counted.
+    const fn outcome(&self) -> &'static str {
+        match self {
+            Self::FenceDown(_) => "fence-down",
+            Self::QueueFull => "queue-full",
+            Self::BacklogFull => "backlog-full",
+            Self::Late => "late",
+            Self::NoAnswer(_) => "no-answer",
+        }
+    }
+}
+
 impl Gate {
     /// Starts the gate's task.
     #[must_use]
     pub fn start(fence: Fence, catalogue: Catalogue, max_backlog: u64) -> Self {
         let (queue, waiting) = mpsc::channel(config::GATE_QUEUE_MAX_CLAIMS);
-        tokio::spawn(run(waiting, Arc::new(Shared { fence, catalogue, max_backlog })));
-        Self { queue }
+        let shared = Arc::new(Shared { fence, catalogue, max_backlog });
+        tokio::spawn(run(waiting, shared.clone()));
+        Self { queue, shared }
+    }
+
+    /// The session, or why no claims are taken.
+    pub fn taking_claims(&self) -> Result<Arc<Session>, Arc<str>> {
+        let session = self.shared.fence.taking_claims()?;
+        if self.shared.backlog_is_full() {
+            Err(Unavailable::BacklogFull.to_string().into())
+        } else {
+            Ok(session)
+        }
     }
 
     /// Makes one claim and waits for its answer, at most its deadline and a little more.
     pub async fn claim(&self, claim: Claim) -> Result<ClaimOutcome, Unavailable> {
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting { claim, deadline: Instant::now() + config::CLAIM_DEADLINE, answer };
-        self.queue.try_send(waiting).map_err(|_| Unavailable::QueueFull)?;
+        self.queue.try_send(waiting).map_err(|_| {
+            metrics::CLAIMS.add(Unavailable::QueueFull.outcome(), 1);
+            Unavailable::QueueFull
+        })?;
         answered.await.unwrap_or_else(|_| Err(Unavailable::NoAnswer("the program is stopping".into())))
     }
 }
@@ -62,6 +91,12 @@ struct Shared {
     fence: Fence,
     catalogue: Catalogue,
     max_backlog: u64,
+}
+
+impl Shared {
+    fn backlog_is_full(&self) -> bool {
+        self.fence.backlog() > self.max_backlog
+    }
 }
 
 async fn run(mut queue: mpsc::Receiver<Waiting>, shared: Arc<Shared>) {
@@ -78,8 +113,8 @@ async fn run(mut queue: mpsc::Receiver<Waiting>, shared: Arc<Shared>) {
 
 async fn send(mut batch: Vec<Waiting>, shared: Arc<Shared>, _place: OwnedSemaphorePermit) {
     let session = match shared.fence.session() {
-        Ok(session) if shared.fence.backlog() <= shared.max_backlog => session,
-        Ok(_) => return refuse(batch, &Unavailable::BacklogFull),
+        Ok(_) if shared.backlog_is_full() => return refuse(batch, &Unavailable::BacklogFull),
+        Ok(session) => session,
         Err(reason) => return refuse(batch, &Unavailable::FenceDown(reason)),
     };
     let now = Instant::now();
@@ -90,12 +125,14 @@ async fn send(mut batch: Vec<Waiting>, shared: Arc<Shared>, _place: OwnedSemapho
     let (claims, answers): (Vec<Claim>, Vec<_>) = batch.into_iter().map(|w| (w.claim, w.answer)).unzip();
     match claim_batch(&shared, &session, deadline, &claims).await {
         Ok(outcomes) => {
+            count(&outcomes);
             for (answer, outcome) in answers.into_iter().zip(outcomes) {
                 // Whoever asked may be gone; the claim stands and a repeat finds it.
                 drop(answer.send(Ok(outcome)));
             }
         }
         Err(unavailable) => {
+            metrics::CLAIMS.add(unavailable.outcome(), answers.len() as u64);
             for answer in answers {
                 drop(answer.send(Err(unavailable.clone())));
             }
@@ -131,7 +168,31 @@ async fn claim_batch(
     }
 }
 
+/// Once for each kind of outcome in the batch: a claim costs no look-up of its own.
+fn count(outcomes: &[ClaimOutcome]) {
+    let word = |outcome: &ClaimOutcome| match outcome {
+        ClaimOutcome::Accepted { .. } => "accepted",
+        ClaimOutcome::Held { .. } => "held",
+        ClaimOutcome::UnknownCoupon => "unknown-coupon",
+        ClaimOutcome::Ended => "ended",
+        ClaimOutcome::Paused => "paused",
+        ClaimOutcome::NotStarted { .. } => "not-started",
+        ClaimOutcome::SoldOut => "sold-out",
+    };
+    let mut counts: Vec<(&'static str, u64)> = Vec::new();
+    for word in outcomes.iter().map(word) {
+        match counts.iter_mut().find(|(counted, _)| *counted == word) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((word, 1)),
+        }
+    }
+    for (word, count) in counts {
+        metrics::CLAIMS.add(word, count);
+    }
+}
+
 fn refuse(batch: Vec<Waiting>, why: &Unavailable) {
+    metrics::CLAIMS.add(why.outcome(), batch.len() as u64);
     for waiting in batch {
         drop(waiting.answer.send(Err(why.clone())));
     }

@@ -9,6 +9,7 @@ mod dead;
 mod orders;
 pub mod problem;
 mod reconcile;
+mod repeats;
 mod request;
 mod routes;
 pub mod server;
@@ -16,7 +17,7 @@ mod service;
 mod snapshots;
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::catalogue::Catalogue;
@@ -38,6 +39,33 @@ pub struct Api {
     postgres: Postgres,
     snapshots: Snapshots,
     auth: Auth,
+}
+
+/// The API as soon as there is one, and until then what is waited for.
+#[derive(Default)]
+pub struct Front {
+    api: OnceLock<Arc<Api>>,
+    waits_for: Mutex<String>,
+}
+
+impl Front {
+    /// Opens the API; once.
+    ///
+    /// # Errors
+    /// When it is open already.
+    pub fn open(&self, api: Arc<Api>) -> anyhow::Result<()> {
+        self.api.set(api).map_err(|_| anyhow::anyhow!("the API is opened once"))
+    }
+
+    /// Says to whoever asks meanwhile why there is no API yet.
+    pub fn waits_for(&self, what: &str) {
+        what.clone_into(&mut self.waits_for.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn api(&self) -> Result<Arc<Api>, Problem> {
+        let waits_for = || self.waits_for.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.api.get().cloned().ok_or_else(|| Problem::not_ready(&waits_for()))
+    }
 }
 
 /// How long a handler waits for work on Postgres that goes on without it, beside what its client asked it to wait.

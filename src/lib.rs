@@ -9,6 +9,7 @@
 //! see each other.
 
 pub mod config;
+pub mod metrics;
 pub mod model;
 
 pub mod postgres;
@@ -19,6 +20,8 @@ pub mod fence;
 pub mod gate;
 pub mod reconcile;
 pub mod recorded;
+
+pub mod doctor;
 
 pub mod http;
 pub mod worker;

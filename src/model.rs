@@ -196,6 +196,14 @@ pub enum OrderStatus {
     Rejected,
 }
 
+impl OrderStatus {
+    /// Its unit goes back, or has gone.
+    #[must_use]
+    pub const fn has_ended(self) -> bool {
+        matches!(self, Self::Cancelled | Self::Expired | Self::Rejected)
+    }
+}
+
 /// An accepted claim as the API shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {

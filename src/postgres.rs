@@ -8,6 +8,7 @@
 pub mod coupons;
 pub mod dead_letters;
 pub mod fence;
+pub mod health;
 pub mod orders;
 pub mod outbox;
 pub mod rebuild;
@@ -29,6 +30,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./sql/migrations");
 #[derive(Clone)]
 pub struct Postgres {
     options: PgConnectOptions,
+    /// The same for looking: it cannot write, and has the server's own `synchronous_commit`.
+    reading: PgConnectOptions,
     schema: String,
     pub pool: PgPool,
 }
@@ -60,17 +63,18 @@ impl Postgres {
         let ms = |timeout: Duration| format!("{}ms", timeout.as_millis());
         let options = options.application_name("seckill").statement_cache_capacity(256).options([
             ("search_path", schema.to_owned()),
-            ("synchronous_commit", "on".to_owned()),
             ("client_min_messages", "warning".to_owned()),
             ("statement_timeout", ms(config::POSTGRES_STATEMENT_TIMEOUT)),
             ("lock_timeout", ms(config::POSTGRES_LOCK_TIMEOUT)),
             ("idle_in_transaction_session_timeout", ms(config::POSTGRES_IDLE_IN_TRANSACTION_TIMEOUT)),
         ]);
+        let reading = options.clone().options([("default_transaction_read_only", "on")]);
+        let options = options.options([("synchronous_commit", "on")]);
         let pool = PgPoolOptions::new()
             .max_connections(config::POSTGRES_POOL_CONNECTIONS)
             .acquire_timeout(config::POSTGRES_CONNECT_TIMEOUT)
             .connect_lazy_with(options.clone());
-        Ok(Self { pool, schema: schema.to_owned(), options })
+        Ok(Self { pool, schema: schema.to_owned(), options, reading })
     }
 
     /// What must be so before anything else: a session connection and this program's schema.
@@ -106,7 +110,7 @@ impl Postgres {
 
     /// Whether a transaction pooler stands between us and Postgres: it would hand our session-level
     /// lock to others. Two of our connections then share one server process.
-    async fn is_behind_transaction_pooler(&self) -> Result<bool, PostgresError> {
+    pub async fn is_behind_transaction_pooler(&self) -> Result<bool, PostgresError> {
         let pid = "select pg_backend_pid()";
         let (mut one, mut two) = (self.dedicated().await?, self.dedicated().await?);
         let mut shared = false;
@@ -122,15 +126,12 @@ impl Postgres {
 
     /// A connection of its own, outside the pools.
     pub async fn dedicated(&self) -> Result<PgConnection, PostgresError> {
-        match tokio::time::timeout(
-            config::POSTGRES_CONNECT_TIMEOUT,
-            PgConnection::connect_with(&self.options),
-        )
-        .await
-        {
-            Ok(connection) => Ok(connection?),
-            Err(_) => Err(PostgresError::Transient("connecting took too long".into())),
-        }
+        connect_with(&self.options).await
+    }
+
+    #[must_use]
+    pub fn schema(&self) -> &str {
+        &self.schema
     }
 
     /// Says goodbye, but does not wait for a Postgres that hangs.
@@ -138,6 +139,14 @@ impl Postgres {
         if tokio::time::timeout(config::POSTGRES_CONNECT_TIMEOUT, self.pool.close()).await.is_err() {
             tracing::debug!("Postgres was left without a goodbye");
         }
+    }
+}
+
+async fn connect_with(options: &PgConnectOptions) -> Result<PgConnection, PostgresError> {
+    let connecting = PgConnection::connect_with(options);
+    match tokio::time::timeout(config::POSTGRES_CONNECT_TIMEOUT, connecting).await {
+        Ok(connection) => Ok(connection?),
+        Err(_) => Err(PostgresError::Transient("connecting took too long".into())),
     }
 }
 

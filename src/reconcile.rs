@@ -4,15 +4,18 @@
 //! not repair takes the fence down.
 
 use std::collections::{HashMap, HashSet};
+use std::time::SystemTime;
 
 use serde::Serialize;
 
 use crate::config;
-use crate::fence::{Fence, FenceState, Session};
-use crate::model::{CouponId, OrderEvent, OrderId, OrderStatus, UserId};
+use crate::fence::position::{self, PositionError};
+use crate::fence::release::{ReleaseError, release};
+use crate::fence::{Fence, FenceState, MARKER_CHANGED, Session, deleted};
+use crate::metrics;
+use crate::model::{CouponId, OrderEvent, OrderId, UserId};
 use crate::postgres::{Postgres, PostgresError, coupons, orders, outbox};
-use crate::redis::script::{self, Released};
-use crate::redis::{RedisError, info, stream};
+use crate::redis::{RedisError, info, script, stream};
 
 /// What a comparison found. Lists name at most `REPORT_MAX_NAMES`; counts are whole.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -27,6 +30,8 @@ pub struct Comparison {
     pub missed_releases: usize,
     /// Live orders that the claims hash does not hold.
     pub missing_claims: usize,
+    /// Pending entries that somebody deleted or trimmed; the events among them that nobody recorded are lost events.
+    pub deleted_entries: usize,
     /// Coupons whose stock does not add up, in Redis or in Postgres.
     pub stock_drift: usize,
     /// Differences repaired beside live claims.
@@ -42,6 +47,25 @@ pub struct Difference {
     pub coupon: CouponId,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub order: Option<OrderId>,
+}
+
+impl From<PositionError> for ReconcileError {
+    fn from(error: PositionError) -> Self {
+        match error {
+            PositionError::Fenced => Self::Fenced(MARKER_CHANGED.to_owned()),
+            PositionError::Redis(error) => Self::Redis(error),
+            PositionError::Postgres(error) => Self::Postgres(error),
+        }
+    }
+}
+
+impl From<ReleaseError> for ReconcileError {
+    fn from(error: ReleaseError) -> Self {
+        match error {
+            ReleaseError::Fenced => Self::Fenced(MARKER_CHANGED.to_owned()),
+            ReleaseError::Redis(error) => Self::Redis(error),
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +89,9 @@ impl Reconciler {
     /// Compares everything once and, with `fix`, repairs.
     pub async fn compare(&self, fix: bool) -> Result<Comparison, ReconcileError> {
         let session = self.fence.session().map_err(|reason| ReconcileError::Fenced(reason.to_string()))?;
-        let mut found = Comparison::default();
+        // Before the claims are read: whatever was lost with them is then found.
+        let gone = stream::deleted_entries(&session.redis).await?;
+        let mut found = Comparison { deleted_entries: gone.len(), ..Comparison::default() };
         let mut after = None;
         loop {
             let page = coupons::page(&self.postgres.pool, after.as_ref(), config::PAGE_MAX_ROWS).await?;
@@ -76,12 +102,33 @@ impl Reconciler {
             }
             after = Some(last);
         }
+        // Another epoch may have begun: what was read in two of them is no difference.
+        if stream::marker(&session.redis).await?.as_deref() != Some(&*session.ready) {
+            return Err(self.fenced(&session));
+        }
+        count(&found);
+        if fix {
+            deleted::settle(&session.redis, &gone).await?;
+        }
         Ok(found)
     }
 
-    /// The cheap look: sums only, which cost nothing that grows with the claims.
-    pub async fn check_sums(&self) -> Result<(), ReconcileError> {
+    fn fenced(&self, session: &Session) -> ReconcileError {
+        self.fence.marker_changed(session);
+        ReconcileError::Fenced(MARKER_CHANGED.to_owned())
+    }
+
+    /// The cheap look: sums, and the pending entries list, which is as long as what is being recorded.
+    pub async fn check(&self) -> Result<(), ReconcileError> {
         let session = self.fence.session().map_err(|reason| ReconcileError::Fenced(reason.to_string()))?;
+        self.check_sums(&session).await?;
+        if !stream::deleted_entries(&session.redis).await?.is_empty() {
+            log(&self.compare(true).await?);
+        }
+        Ok(())
+    }
+
+    async fn check_sums(&self, session: &Session) -> Result<(), ReconcileError> {
         let mut cursor = "0".to_owned();
         loop {
             let (ids, next) = info::scan_coupons(&session.redis, &cursor).await?;
@@ -96,7 +143,7 @@ impl Reconciler {
         }
     }
 
-    /// Sums every minute, everything at start and hourly. May be dropped at any moment.
+    /// Sums and the pending entries list every minute, everything at start and hourly. May be dropped at any moment.
     pub async fn run(self) {
         let mut checks = tokio::time::interval(config::CHECK_INTERVAL);
         let mut comparisons = tokio::time::interval(config::RECONCILE_INTERVAL);
@@ -109,16 +156,30 @@ impl Reconciler {
             if states.wait_for(|state| matches!(state, FenceState::Up(_))).await.is_err() {
                 return; // the fence is gone with the program
             }
-            let outcome = if is_whole {
-                self.compare(true).await.map(|found| log(&found))
-            } else {
-                self.check_sums().await
-            };
+            let outcome =
+                if is_whole { self.compare(true).await.map(|found| log(&found)) } else { self.check().await };
             if let Err(error) = outcome {
                 tracing::warn!("reconcile: {error}");
+                if is_whole {
+                    comparisons.reset_after(config::CHECK_INTERVAL);
+                }
             }
         }
     }
+}
+
+fn count(found: &Comparison) {
+    for (kind, differences) in [
+        ("lost_event", found.lost_events),
+        ("missing_claim", found.missing_claims),
+        ("missed_release", found.missed_releases),
+        ("stock_drift", found.stock_drift),
+    ] {
+        metrics::DRIFT.set_count(kind, differences as u64);
+        metrics::DRIFT_TOTAL.add(kind, differences as u64);
+    }
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    metrics::RECONCILE_LAST.set(since_1970.as_secs_f64());
 }
 
 fn log(found: &Comparison) {
@@ -203,9 +264,8 @@ impl Coupon<'_> {
         let pool = &self.reconciler.postgres.pool;
         let ids: Vec<OrderId> = claims.keys().copied().collect();
         let statuses = orders::statuses(pool, &ids).await?;
-        let is_live = |status| matches!(status, OrderStatus::Reserved | OrderStatus::Confirmed);
         let ended: Vec<OrderId> =
-            statuses.iter().filter(|(_, status)| !is_live(**status)).map(|(&order, _)| order).collect();
+            statuses.iter().filter(|(_, status)| status.has_ended()).map(|(&order, _)| order).collect();
         let waiting = outbox::waiting(pool, &ended).await?;
         for order in statuses.keys() {
             let Some(user) = claims.remove(order) else { continue };
@@ -220,9 +280,10 @@ impl Coupon<'_> {
             found.missed_releases += 1;
             self.name(found, "missed_release", Some(order));
             if self.fix {
-                let Session { redis, ready, .. } = self.session;
-                let released = script::release(redis, ready, self.id, user.as_str(), order).await?;
-                found.fixed += usize::from(matches!(released, Released::Released | Released::NotHeld));
+                let Reconciler { fence, postgres } = self.reconciler;
+                position::note(fence, self.session, postgres).await?;
+                release(fence, self.session, self.id, user.as_str(), order).await?;
+                found.fixed += 1;
             }
         }
         Ok(())
@@ -254,7 +315,8 @@ impl Coupon<'_> {
         if self.fix {
             for lost in lost.chunks(config::SCAN_PAGE) {
                 let added = script::readd(&self.session.redis, &self.session.ready, self.id, lost).await?;
-                found.fixed += added.and_then(|added| usize::try_from(added).ok()).unwrap_or(0);
+                let Some(added) = added else { return Err(self.reconciler.fenced(self.session)) };
+                found.fixed += usize::try_from(added).unwrap_or(0);
             }
         }
         Ok(())
@@ -276,7 +338,7 @@ impl Coupon<'_> {
             let again: HashSet<OrderId> = orders::statuses(pool, &unheld)
                 .await?
                 .into_iter()
-                .filter(|(_, status)| matches!(status, OrderStatus::Reserved | OrderStatus::Confirmed))
+                .filter(|(_, status)| !status.has_ended())
                 .map(|(order, _)| order)
                 .collect();
             found.missing_claims += again.len();

@@ -17,9 +17,13 @@ pub struct Recorded {
     lookups: mpsc::Sender<Lookup>,
 }
 
+/// Postgres cannot be asked now, or too many ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoAnswer;
+
 struct Lookup {
     order: OrderId,
-    answer: oneshot::Sender<Option<Order>>,
+    answer: oneshot::Sender<Result<Option<Order>, NoAnswer>>,
 }
 
 impl Recorded {
@@ -51,11 +55,11 @@ impl Recorded {
         announce(&self.waiting, orders);
     }
 
-    /// The order's row, in one query with whoever else asks; `None` where there is none or Postgres does not answer.
-    pub async fn lookup(&self, order: OrderId) -> Option<Order> {
+    /// The order's row, in one query with whoever else asks; `None` where there is none.
+    pub async fn lookup(&self, order: OrderId) -> Result<Option<Order>, NoAnswer> {
         let (answer, answered) = oneshot::channel();
-        self.lookups.try_send(Lookup { order, answer }).ok()?;
-        answered.await.ok().flatten()
+        self.lookups.try_send(Lookup { order, answer }).map_err(|_| NoAnswer)?;
+        answered.await.unwrap_or(Err(NoAnswer))
     }
 }
 
@@ -76,13 +80,16 @@ async fn answer_lookups(mut queue: mpsc::Receiver<Lookup>, postgres: Postgres) {
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, config::GATE_BATCH_MAX_CLAIMS).await > 0 {
         let ids: Vec<OrderId> = batch.iter().map(|lookup| lookup.order).collect();
-        let found = orders::get_many(&postgres.pool, &ids).await.unwrap_or_else(|error| {
+        let found = orders::get_many(&postgres.pool, &ids).await.map_err(|error| {
             tracing::debug!("lookup of {} orders: {error}", ids.len());
-            Vec::new()
+            NoAnswer
         });
-        let found: HashMap<OrderId, Order> = found.into_iter().map(|order| (order.id, order)).collect();
+        let found: Result<HashMap<OrderId, Order>, NoAnswer> =
+            found.map(|orders| orders.into_iter().map(|order| (order.id, order)).collect());
         for lookup in batch.drain(..) {
-            drop(lookup.answer.send(found.get(&lookup.order).cloned()));
+            let row = found.as_ref().map(|found| found.get(&lookup.order).cloned());
+            // Whoever asked may be gone.
+            drop(lookup.answer.send(row.map_err(|no_answer| *no_answer)));
         }
     }
 }

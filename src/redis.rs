@@ -6,6 +6,7 @@
 //! new one and looks first.
 
 pub mod claim;
+pub mod health;
 pub mod info;
 pub mod keys;
 pub mod rebuild;
@@ -62,6 +63,15 @@ pub enum RedisError {
     Refused(String),
     #[error("unexpected reply from Redis: {0}")]
     Reply(String),
+}
+
+impl RedisError {
+    /// Whether Redis reads as before and refuses only to write: full, short of replicas, no disk.
+    #[must_use]
+    pub fn is_about_writes(&self) -> bool {
+        let words = ["OOM", "NOREPLICAS", "MISCONF"];
+        matches!(self, Self::Busy(details) if words.iter().any(|word| details.starts_with(word)))
+    }
 }
 
 impl RedisServer {

@@ -122,6 +122,18 @@ impl<'a> Link<'a> {
     }
 }
 
+/// Takes the fence down for entries that somebody deleted or trimmed before they were acknowledged. It is the
+/// epoch in force now that has lost them: the marker read before them may be over, and held against an epoch
+/// that is over, they would be forgotten.
+async fn report_deleted(context: &Context, redis: &Redis, entries: usize) -> Result<(), RedisError> {
+    let marker = stream::marker(redis).await?;
+    // Without a marker a rebuild is due in any case.
+    if let Some((_, epoch)) = marker.as_deref().and_then(|marker| marker.split_once(':')) {
+        context.fence.lost(epoch, &format!("{entries} pending entries were deleted or trimmed"));
+    }
+    Ok(())
+}
+
 /// Takes a consumer's name out of the group, if it holds nothing.
 async fn leave(context: &Context, consumer: &str) {
     let Ok(session) = context.fence.session() else { return };

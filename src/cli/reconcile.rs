@@ -44,6 +44,7 @@ fn compared(found: &Value) -> String {
         row("lost_events", "claims with neither entry nor order"),
         row("missed_releases", "claims whose order has ended"),
         row("missing_claims", "live orders that Redis does not hold"),
+        row("deleted_entries", "deleted or trimmed before they were acknowledged"),
         row("stock_drift", "coupons whose stock does not add up"),
         row("fixed", "repaired"),
         row("fenced", "claims were stopped for a rebuild"),

@@ -31,6 +31,14 @@ pub async fn addresses(stores: &StoreSettings) -> anyhow::Result<StoreAddresses>
     }
 }
 
+/// The same without waiting until embedded ones answer.
+pub fn addresses_unasked(stores: &StoreSettings) -> anyhow::Result<StoreAddresses> {
+    match stores.external_addresses()? {
+        Some(addresses) => Ok(addresses),
+        None => Embedded::locate(&DataDir::locate(stores.data_dir.as_deref())),
+    }
+}
+
 /// Returns only when the program could not be started.
 pub fn exec(mut command: Command, debian_package: &str) -> anyhow::Error {
     let error = command.exec();

@@ -5,41 +5,55 @@ use crate::postgres::fence::FenceRow;
 use crate::redis::info::Look;
 use crate::redis::script::ready_marker;
 
-/// The first difference, as a sentence for the operator.
-pub fn compare(seen: &Look, row: &FenceRow) -> Result<(), String> {
+/// What keeps claims out.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{sentence}")]
+pub struct Difference {
+    /// One of the causes by which rebuilds are counted.
+    pub cause: &'static str,
+    /// For the operator.
+    pub sentence: String,
+}
+
+/// The first difference.
+pub fn compare(seen: &Look, row: &FenceRow) -> Result<(), Difference> {
+    let differs = |cause, sentence: &str| Err(Difference { cause, sentence: sentence.into() });
     if row.postgres_lost {
-        return Err(lost::sentence("noticed before"));
+        return differs("postgres", &lost::sentence("noticed before"));
     }
     if !seen.is_master {
-        return Err("Redis is a replica".into());
+        return differs("redis", "Redis is a replica");
     }
     if row.postgres_identity.is_empty() {
-        return Err("this database has never agreed with a Redis".into());
+        return differs("first", "this database has never agreed with a Redis");
     }
     if row.this_postgres != row.postgres_identity {
-        return Err("Postgres is not the server of the last agreement (restored, promoted or new)".into());
+        let sentence = "Postgres is not the server of the last agreement (restored, promoted or new)";
+        return differs("postgres", sentence);
     }
     if seen.postgres_lsn.as_ref().zip(row.lsn.as_ref()).is_some_and(|(noted, now)| now < noted) {
-        return Err("Postgres is an older copy of itself".into());
+        return differs("postgres", "Postgres is an older copy of itself");
     }
     if seen.run_id != row.redis_run_id {
-        return Err("Redis has restarted".into());
+        return differs("redis", "Redis has restarted");
     }
     if seen.replid != row.redis_replid {
-        return Err("Redis has failed over".into());
+        return differs("redis", "Redis has failed over");
     }
     match &seen.marker {
-        None => return Err("Redis has lost the epoch marker (flushed?)".into()),
+        None => return differs("marker", "Redis has lost the epoch marker (flushed?)"),
         Some(marker) if **marker != *ready_marker(&row.epoch) => {
-            return Err(format!("the epoch marker is `{marker}`, Postgres is at epoch {}", row.epoch));
+            let sentence =
+                format!("the epoch marker in Redis is `{marker}`, Postgres is at epoch {}", row.epoch);
+            return differs("marker", &sentence);
         }
         Some(_) => {}
     }
     if !seen.has_group {
-        return Err("the order stream or its consumer group is gone".into());
+        return differs("stream", "the order stream or its consumer group is gone from Redis");
     }
     if !seen.knows_scripts {
-        return Err("Redis does not know our scripts".into());
+        return differs("scripts", "Redis does not know our scripts");
     }
     Ok(())
 }

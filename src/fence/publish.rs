@@ -1,6 +1,7 @@
 //! Rule 6: a coupon's definition reaches Redis as a difference, over a lower version only, and is
 //! repeated until Redis has Postgres's version.
 
+use super::position::{self, PositionError};
 use super::{Fence, Session};
 use crate::model::Definition;
 use crate::postgres::{Postgres, PostgresError, coupons};
@@ -20,6 +21,16 @@ pub enum PublishError {
     Postgres(#[from] PostgresError),
 }
 
+impl From<PositionError> for PublishError {
+    fn from(error: PositionError) -> Self {
+        match error {
+            PositionError::Fenced => Self::Fenced,
+            PositionError::Redis(error) => Self::Redis(error),
+            PositionError::Postgres(error) => Self::Postgres(error),
+        }
+    }
+}
+
 /// Brings one definition into force and notes it in Postgres. `just_inserted` only from the request
 /// that inserted the row: it alone may make the hash, and it tries once.
 pub async fn publish(
@@ -29,6 +40,7 @@ pub async fn publish(
     just_inserted: bool,
     definition: &Definition,
 ) -> Result<(), PublishError> {
+    position::note(fence, session, postgres).await?;
     match script::publish(&session.redis, &session.ready, just_inserted, definition).await {
         Ok(Published::Applied | Published::Current) => {}
         Ok(Published::Fenced) => {
@@ -44,7 +56,8 @@ pub async fn publish(
             return Err(error.into());
         }
     }
-    coupons::mark_published(&postgres.pool, &definition.id, definition.version).await?;
+    let Definition { id, version, .. } = definition;
+    coupons::mark_published(&postgres.pool, &session.epoch, vec![id.as_str()], vec![*version]).await?;
     Ok(())
 }
 

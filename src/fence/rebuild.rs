@@ -10,23 +10,25 @@ use std::time::Instant;
 use anyhow::bail;
 use serde::Serialize;
 
-use super::{Loss, counter, look, lost};
+use super::look::{self, Difference};
+use super::{Loss, counter, deleted, lost};
 use crate::config;
+use crate::metrics;
 use crate::model::{CouponId, Definition, OrderEvent, OrderId};
 use crate::postgres::Postgres;
 use crate::postgres::rebuild::RebuildSession;
-use crate::redis::{Redis, RedisServer, info, rebuild as redis_rebuild, script, stream};
+use crate::redis::rebuild::{self as redis_rebuild, CouponSet};
+use crate::redis::{Redis, RedisServer, info, script, stream};
 use decide::{Plan, decide_coupon};
 
 const NEWER: &str = "another process has begun a newer rebuild";
 
 /// Why a rebuild is asked for.
-#[derive(Default)]
 pub struct Cause {
     /// What is known to be lost, if a look alone would not show it.
     pub loss: Option<Loss>,
-    /// What differs, for the log.
-    pub difference: String,
+    /// What differs, for the log and the metrics.
+    pub difference: Difference,
     /// A person ordered it, also over a Postgres that has lost commits.
     pub ordered: bool,
 }
@@ -106,10 +108,12 @@ pub async fn rebuild(
 
     // 7. On the same connection, so that these are the scripts of the server just rebuilt.
     script::load_all(&redis).await?;
-    session.mark_published(&definitions).await?;
+    session.mark_published(&epoch, &definitions).await?;
     session.clear_lost(&epoch).await?;
     session.close().await?;
     log(&report, started);
+    metrics::DEAD_LETTERS.add(report.rejected as u64);
+    metrics::REBUILDS.add(cause.difference.cause, 1);
     Ok(Some(report))
 }
 
@@ -157,10 +161,14 @@ async fn decide_and_apply(
     // 4. Claims hashes first, then what is not acknowledged: the direction in which an event moves.
     let mut hashes = Vec::with_capacity(ids.len());
     for id in &ids {
-        hashes.push(redis_rebuild::claims_hash(redis, id).await?);
+        let hash = redis_rebuild::claims_hash(redis, id).await?;
+        // What cancels live orders must be the hash that stood beside them: neither a flushed one nor half of one.
+        let is_believed =
+            postgres_lost && is_whole(&redis_rebuild::coupon_hash(redis, id).await?, hash.len());
+        hashes.push((hash, is_believed));
     }
     let mut events: HashMap<CouponId, Vec<(String, OrderEvent)>> = HashMap::new();
-    let deleted = stream::visit_unacknowledged(redis, |entry| {
+    let gone = stream::visit_unacknowledged(redis, |entry| {
         // Unreadable ones are the workers' affair.
         if let Ok(event) = OrderEvent::read(&entry.fields) {
             events.entry(event.coupon.clone()).or_default().push((entry.id, event));
@@ -171,9 +179,9 @@ async fn decide_and_apply(
     // 5. Who keeps what, in one transaction of the lock's own session.
     let mut report = Report { epoch: epoch.to_owned(), coupons: ids.len(), adopted, ..Report::default() };
     let mut plans = Vec::with_capacity(ids.len());
-    for (id, hash) in ids.iter().zip(hashes) {
+    for (id, (hash, is_believed)) in ids.iter().zip(hashes) {
         let events = events.remove(id).unwrap_or_default();
-        let mut plan = decide_coupon(&mut decision, epoch, id, hash, &events, postgres_lost).await?;
+        let mut plan = decide_coupon(&mut decision, epoch, id, hash, &events, is_believed).await?;
         report.claims += plan.held;
         report.changed += plan.changes.len();
         report.resent += plan.resend.len();
@@ -187,12 +195,19 @@ async fn decide_and_apply(
     for (definition, plan) in definitions.iter().zip(&plans) {
         apply_plan(redis, &building, definition, plan).await?;
     }
-    stream::acknowledge(redis, &deleted).await?;
+    deleted::settle(redis, &gone).await?;
     let lsn = session.durable_lsn().await?;
     if !redis_rebuild::ready(redis, epoch, &lsn).await? {
         bail!(NEWER);
     }
     Ok((report, definitions))
+}
+
+/// Whether stock + claims is the total of a coupon's hash.
+fn is_whole(hash: &HashMap<String, String>, held: usize) -> bool {
+    let number = |name| hash.get(name).and_then(|text: &String| text.parse::<i64>().ok());
+    let held = i64::try_from(held).unwrap_or(i64::MAX);
+    number("total").zip(number("stock")).is_some_and(|(total, stock)| total.checked_sub(stock) == Some(held))
 }
 
 /// Coupons that Redis has and Postgres does not know. Claims of theirs are the only trace of winners:
@@ -225,10 +240,14 @@ async fn apply_plan(
         }
     }
     let hash = redis_rebuild::coupon_hash(redis, &definition.id).await?;
-    if !redis_rebuild::coupon_is_right(&hash, definition, plan.held)
-        && !redis_rebuild::set_coupon(redis, building, definition).await?
-    {
-        bail!(NEWER);
+    if !redis_rebuild::coupon_is_right(&hash, definition, plan.held) {
+        match redis_rebuild::set_coupon(redis, building, definition, plan.held).await? {
+            CouponSet::Done => {}
+            CouponSet::Fenced => bail!(NEWER),
+            CouponSet::ClaimsChanged => {
+                bail!("somebody has changed the claims of coupon {} during the rebuild", definition.id)
+            }
+        }
     }
     if !redis_rebuild::append_events(redis, building, &definition.id, &plan.resend).await? {
         bail!(NEWER);

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use super::auth::Caller;
 use super::problem::{Code, Problem};
 use super::request::{List, Request, json};
-use super::{Api, snapshots};
+use super::{Api, repeats, snapshots};
 use crate::config;
 use crate::model::{Claim, ClaimOutcome, CouponId, InvalidId, Order, OrderId, OrderStatus, UserId};
 use crate::postgres::{dead_letters, orders};
@@ -22,8 +22,6 @@ type Answer = Result<Response<Bytes>, Problem>;
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// How long a repeat waits to learn its order's status; without an answer it is `accepted`.
-const STATUS_TIMEOUT: Duration = Duration::from_millis(250);
 /// How long the admin waits for an order that may be on its way.
 const ON_ITS_WAY_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -93,21 +91,22 @@ pub async fn make_claim(
     let patience = preferred_wait(headers);
     let order = OrderId::mint();
     // Before the claim is made, or the announcement may come first.
-    let recorded = if patience.is_zero() { None } else { api.recorded.wait(order) };
-    let outcome = api.gate.claim(Claim { coupon: coupon.clone(), user: user.clone(), order }).await?;
+    let recorded = repeats::ask(api, order, patience);
+    let claim = Claim { coupon: coupon.clone(), user: user.clone(), order };
+    let (outcome, row) = repeats::claim(api, claim).await?;
     match outcome {
         ClaimOutcome::Accepted { stock } => {
-            let row = match recorded {
-                Some(recorded) => tokio::time::timeout(patience, recorded).await.ok().and_then(Result::ok),
-                None => None,
-            };
+            let row = repeats::wait(recorded, patience).await;
             let status = if row.is_some() { StatusCode::CREATED } else { StatusCode::ACCEPTED };
             let answer = order_answer(status, row.unwrap_or_else(|| on_its_way(order, coupon, user)), stock);
             answer.map(|answer| (order, answer))
         }
         ClaimOutcome::Held { order, stock } => {
-            let row = repeat_status(api, order, patience).await;
-            if row.as_ref().is_some_and(|row| row.status == OrderStatus::Rejected) && !patience.is_zero() {
+            let row = match row {
+                None => repeats::wait(repeats::ask(api, order, patience), patience).await,
+                row => row,
+            };
+            if row.as_ref().is_some_and(|row| row.status == OrderStatus::Rejected) {
                 return Err(rejected(order));
             }
             let row = row.unwrap_or_else(|| on_its_way(order, coupon, user));
@@ -127,16 +126,6 @@ fn order_answer(status: StatusCode, order: Order, stock: i64) -> Answer {
         response.headers_mut().insert(header::LOCATION, location);
     }
     Ok(response)
-}
-
-/// The row of an order that the user holds already, waited for as long as the caller prefers.
-async fn repeat_status(api: &Api, order: OrderId, patience: Duration) -> Option<Order> {
-    let waiting = if patience.is_zero() { None } else { api.recorded.wait(order) };
-    let row = tokio::time::timeout(STATUS_TIMEOUT, api.recorded.lookup(order)).await.ok().flatten();
-    match (row, waiting) {
-        (None, Some(waiting)) => tokio::time::timeout(patience, waiting).await.ok().and_then(Result::ok),
-        (row, _) => row,
-    }
 }
 
 fn refused(coupon: &CouponId, outcome: &ClaimOutcome) -> Problem {
@@ -175,7 +164,7 @@ pub async fn held(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
         }
         return Ok(json(StatusCode::OK, &List::<OrderView>::whole(Vec::new())));
     };
-    let row = repeat_status(&api, order, Duration::ZERO).await;
+    let row = repeats::status(&api, order, Duration::ZERO).await;
     let order = row.unwrap_or_else(|| on_its_way(order, coupon, user));
     let live = [OrderStatus::Accepted, OrderStatus::Reserved, OrderStatus::Confirmed].contains(&order.status);
     let items: Vec<OrderView> = live.then(|| order.into()).into_iter().collect();
@@ -210,7 +199,7 @@ pub async fn status(api: Arc<Api>, coupon: &str, order: &str, request: Request) 
     // Whoever holds it is not known here; what is on its way is recorded within moments.
     let patience =
         if caller == Caller::Admin && is_recent(order) { ON_ITS_WAY_TIMEOUT } else { Duration::ZERO };
-    match repeat_status(&api, order, patience).await {
+    match repeats::status(&api, order, patience).await {
         Some(row) if may_see(&row) => Ok(json(StatusCode::OK, &OrderView::from(row))),
         _ => Err(no_order()),
     }

@@ -2,6 +2,7 @@
 //! it as dealt with.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -9,10 +10,10 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::Api;
 use super::claims::{OrderView, make_claim};
 use super::problem::{Code, Problem};
 use super::request::{List, Page, Request, json};
+use super::{Api, repeats};
 use crate::config;
 use crate::model::{CouponId, OrderId, UserId};
 use crate::postgres::dead_letters::{self, DeadLetter, decode_fields};
@@ -70,7 +71,7 @@ pub async fn replay(api: Arc<Api>, id: &str, mut request: Request) -> Answer {
         )
     })?;
     if let Some(order) = letter.replaced_by {
-        let row = api.recorded.lookup(OrderId(order)).await;
+        let row = repeats::status(&api, OrderId(order), Duration::ZERO).await;
         let row = row.unwrap_or_else(|| super::claims::on_its_way(OrderId(order), coupon, user));
         return Ok(json(StatusCode::OK, &OrderView::from(row)));
     }

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
@@ -11,7 +11,9 @@ use warp::Filter;
 
 use super::problem::{Code, Problem};
 use super::request::{Body, Request};
-use super::{Api, DETACHED_TIMEOUT, admin, claims, coupons, dead, detached, orders, reconcile, service};
+use super::{
+    Api, DETACHED_TIMEOUT, Front, admin, claims, coupons, dead, detached, orders, reconcile, service,
+};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -63,7 +65,8 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
 
         (["livez"], "GET") => Ok(service::livez()),
         (["readyz"], "GET") => service::readyz(api, request).await,
-        (["livez" | "readyz"], _) => not_allowed("GET, HEAD"),
+        (["metrics"], "GET") => service::metrics(api, request).await,
+        (["livez" | "readyz" | "metrics"], _) => not_allowed("GET, HEAD"),
         _ => nothing_here(),
     }
 }
@@ -76,9 +79,9 @@ fn not_allowed(allow: &'static str) -> Answer {
     Err(Problem::method_not_allowed(allow))
 }
 
-/// All of the API as one filter. Until `api` is set the stores are starting.
+/// All of the API as one filter. Until the front is open the stores are starting.
 fn filter(
-    api: Arc<OnceLock<Arc<Api>>>,
+    front: Arc<Front>,
 ) -> impl Filter<Extract = (Response<Bytes>,), Error = warp::Rejection> + Clone + Send + Sync + 'static {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     warp::method()
@@ -97,21 +100,21 @@ fn filter(
                 let body = Body::new(&headers, chunks);
                 let from_loopback = peer.is_some_and(|peer| peer.ip().is_loopback());
                 let path = path.as_str().to_owned();
-                answer(api.clone(), Request { method, path, query, headers, from_loopback, body })
+                answer(front.clone(), Request { method, path, query, headers, from_loopback, body })
             },
         )
 }
 
-async fn answer(api: Arc<OnceLock<Arc<Api>>>, request: Request) -> Response<Bytes> {
+async fn answer(front: Arc<Front>, request: Request) -> Response<Bytes> {
     let id = request_id(&request.headers);
     // A claim and an ordered rebuild touch no Postgres here; all other work must outlive its client.
     let is_claim = request.method == Method::POST && request.path.starts_with("/v1/coupons/");
-    let answer = match api.get().cloned() {
-        None if request.path == "/livez" => Ok(service::livez()),
-        None => Err(Problem::not_ready("the stores are starting")),
-        Some(api) if is_claim => route(api, request).await,
-        Some(api) if request.path == "/v1/admin/reconcile" => Box::pin(route(api, request)).await,
-        Some(api) => {
+    let answer = match front.api() {
+        Err(_) if request.path == "/livez" => Ok(service::livez()),
+        Err(problem) => Err(problem),
+        Ok(api) if is_claim => route(api, request).await,
+        Ok(api) if request.path == "/v1/admin/reconcile" => Box::pin(route(api, request)).await,
+        Ok(api) => {
             let patience = DETACHED_TIMEOUT + claims::preferred_wait(&request.headers);
             Box::pin(detached(patience, route(api, request))).await
         }
@@ -135,9 +138,9 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 
 /// The filter never rejects; this says so to the type checker.
 pub fn service(
-    api: Arc<OnceLock<Arc<Api>>>,
+    front: Arc<Front>,
 ) -> impl Filter<Extract = (Response<Bytes>,), Error = Infallible> + Clone + Send + Sync + 'static {
-    filter(api).or_else(|rejection: warp::Rejection| async move {
+    filter(front).or_else(|rejection: warp::Rejection| async move {
         tracing::error!("a request was rejected before it was routed: {rejection:?}");
         Ok((Problem::new(Code::Internal, "the request could not be read").render(""),))
     })

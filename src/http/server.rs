@@ -2,7 +2,7 @@
 //! answer. warp's own server has none of these.
 
 use std::convert::Infallible;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::{Api, routes};
+use super::{Front, routes};
 use crate::config;
 
 const ACCEPT_RETRY: Duration = Duration::from_millis(20);
@@ -24,8 +24,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(20);
 const LAST_CALL: Duration = Duration::from_millis(20);
 
 /// Serves until `stop`, then answers what is under way, at most for `SHUTDOWN_GRACE`.
-pub async fn serve(listener: TcpListener, api: Arc<OnceLock<Arc<Api>>>, stop: CancellationToken) {
-    let service = TowerToHyperService::new(warp::service(routes::service(api)));
+pub async fn serve(listener: TcpListener, front: Arc<Front>, stop: CancellationToken) {
+    let service = TowerToHyperService::new(warp::service(routes::service(front)));
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(config::HTTP_MAX_CONNECTIONS));
     {

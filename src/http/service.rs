@@ -1,16 +1,19 @@
-//! Whether the program lives, and whether it takes claims.
+//! Whether the program lives, whether it takes claims, and its metrics.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
-use serde_json::json as value;
+use http::{HeaderValue, Response, StatusCode, header};
+use serde_json::{Value, json as value};
+use time::format_description::well_known::Rfc3339;
 
 use super::Api;
 use super::problem::Problem;
 use super::request::{Request, json};
-use crate::postgres;
+use crate::fence::Session;
+use crate::postgres::{self, PostgresError, outbox};
 use crate::redis::info;
+use crate::{config, metrics};
 
 /// `GET /livez`: this process answers.
 pub fn livez() -> Response<Bytes> {
@@ -20,23 +23,11 @@ pub fn livez() -> Response<Bytes> {
 /// `GET /readyz`: claims are taken. `?verbose` tells of each store; off loopback it wants the admin token.
 pub async fn readyz(api: Arc<Api>, request: Request) -> Result<Response<Bytes>, Problem> {
     let verbose = request.query_fields().contains_key("verbose");
-    if verbose && !request.from_loopback {
-        api.auth.admin(&request.headers)?;
+    if verbose {
+        admit(&api, &request)?;
     }
-    let session = api.fence.session();
-    let stores = if verbose {
-        let redis = match &session {
-            Ok(session) => info::now_ms(&session.redis).await.map(drop).map_err(|error| error.to_string()),
-            Err(reason) => Err(reason.to_string()),
-        };
-        let postgres =
-            postgres::fence::read(&api.postgres.pool).await.map(drop).map_err(|error| error.to_string());
-        let word = |result: Result<(), String>| result.err().unwrap_or_else(|| "ok".into());
-        Some(value!({"redis": word(redis), "postgres": word(postgres), "backlog": api.fence.backlog()}))
-    } else {
-        None
-    };
-    match session {
+    let stores = if verbose { Some(stores(&api, &api.fence.taking_claims()).await) } else { None };
+    match api.gate.taking_claims() {
         Ok(session) => {
             let mut body = value!({"status": "ready"});
             if let Some(stores) = stores {
@@ -52,5 +43,67 @@ pub async fn readyz(api: Arc<Api>, request: Request) -> Result<Response<Bytes>, 
                 None => problem,
             })
         }
+    }
+}
+
+/// `GET /metrics`: Prometheus text; off loopback it wants the admin token.
+pub async fn metrics(api: Arc<Api>, request: Request) -> Result<Response<Bytes>, Problem> {
+    admit(&api, &request)?;
+    let session = api.fence.session();
+    metrics::FENCE_UP.set_bool(session.is_ok());
+    if let Ok(session) = session {
+        metrics::FENCE_EPOCH.set_count(session.number());
+    }
+    metrics::BACKLOG_EVENTS.set_count(api.fence.backlog());
+    let pool = api.postgres.pool.clone();
+    let rows = promptly(async move { outbox::count(&pool).await }).await;
+    metrics::OUTBOX_ROWS.set(rows.map_or(f64::NAN, metrics::as_number));
+    let mut response = Response::new(Bytes::from(metrics::render()));
+    let headers = response.headers_mut();
+    headers
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+fn admit(api: &Api, request: &Request) -> Result<(), Problem> {
+    if request.from_loopback { Ok(()) } else { api.auth.admin(&request.headers) }
+}
+
+/// Each store: `ok`, or why not.
+async fn stores(api: &Api, session: &Result<Arc<Session>, Arc<str>>) -> Value {
+    let redis = match session {
+        Ok(session) => info::now_ms(&session.redis).await.map(drop).map_err(|error| error.to_string()),
+        Err(reason) => Err(reason.to_string()),
+    };
+    let pool = api.postgres.pool.clone();
+    let mut postgres = promptly(async move { postgres::fence::read(&pool).await }).await.map(drop);
+    if let Err(error) = &mut postgres {
+        // The pool hides why it gets no connection; a new one tells.
+        let server = api.postgres.clone();
+        if let Err(why) = promptly(async move { server.dedicated().await.map(drop) }).await {
+            *error = why;
+        }
+    }
+    let word = |result: Result<(), String>| result.err().unwrap_or_else(|| "ok".into());
+    let mut stores = value!({
+        "redis": word(redis),
+        "postgres": word(postgres.as_ref().copied().map_err(ToString::to_string)),
+        "backlog": api.fence.backlog(),
+    });
+    if let (Err(_), Some(away)) = (postgres, api.fence.postgres_away()) {
+        stores["postgres_away_since"] = away.since.format(&Rfc3339).unwrap_or_default().into();
+    }
+    stores
+}
+
+/// A question to Postgres for which nobody waits long; it is asked to its end all the same.
+async fn promptly<T: Send + 'static>(
+    question: impl Future<Output = Result<T, PostgresError>> + Send + 'static,
+) -> Result<T, PostgresError> {
+    match tokio::time::timeout(config::PROBE_INTERVAL, tokio::spawn(question)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(panicked)) => Err(PostgresError::Statement(panicked.to_string())),
+        Err(_) => Err(PostgresError::Transient("it gives no answer".into())),
     }
 }

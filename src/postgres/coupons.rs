@@ -1,10 +1,11 @@
 //! Coupon definitions: Postgres owns them, Redis has copies.
 
 use sqlx::postgres::PgRow;
-use sqlx::{FromRow, PgConnection, PgPool, Row};
+use sqlx::{FromRow, PgConnection, PgExecutor, PgPool, Row};
 use time::OffsetDateTime;
 
 use super::PostgresError;
+use super::fence::PARTITION;
 use crate::model::{CouponId, Definition};
 
 const COLUMNS: &str =
@@ -143,25 +144,25 @@ pub async fn edit(pool: &PgPool, edited: &Definition) -> Result<Edited, Postgres
     }
 }
 
-/// Notes that Redis has at least this version.
-pub async fn mark_published(pool: &PgPool, id: &CouponId, version: i64) -> Result<(), PostgresError> {
-    let mut connection = pool.acquire().await?;
-    mark_published_in(&mut connection, vec![id.as_str()], vec![version]).await
-}
-
-pub(super) async fn mark_published_in(
-    connection: &mut PgConnection,
+/// Notes that Redis has these versions. Only in the epoch in which it took them, and only versions that this
+/// Postgres has: a note that comes late must not hide an edit of a Postgres that was put in the place of another.
+pub async fn mark_published(
+    executor: impl PgExecutor<'_>,
+    epoch: &str,
     ids: Vec<&str>,
     versions: Vec<i64>,
 ) -> Result<(), PostgresError> {
     sqlx::query(
         "update coupons c set published_version = p.version, changed_at = clock_timestamp()
-         from unnest($1::text[], $2::bigint[]) as p (id, version)
-         where c.id = p.id and c.published_version < p.version",
+         from unnest($1::text[], $2::bigint[]) as p (id, version), fence f
+         where c.id = p.id and c.published_version < p.version and p.version <= c.version
+            and f.partition = $3 and f.epoch = $4",
     )
     .bind(ids)
     .bind(versions)
-    .execute(connection)
+    .bind(PARTITION)
+    .bind(epoch)
+    .execute(executor)
     .await?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The fence row: the epoch of the present agreement and the servers it was made between.
 
-use sqlx::{FromRow, PgConnection, PgPool};
+use sqlx::{FromRow, PgConnection, PgExecutor, PgPool};
 
 use super::PostgresError;
 
@@ -66,8 +66,8 @@ pub async fn read_in(connection: &mut PgConnection) -> Result<FenceRow, Postgres
 }
 
 /// How far this Postgres has made its WAL durable.
-pub async fn durable_lsn(connection: &mut PgConnection) -> Result<String, PostgresError> {
-    Ok(sqlx::query_scalar("select durable_lsn()").fetch_one(connection).await?)
+pub async fn durable_lsn(executor: impl PgExecutor<'_>) -> Result<String, PostgresError> {
+    Ok(sqlx::query_scalar("select durable_lsn()").fetch_one(executor).await?)
 }
 
 /// Notes that this Postgres has lost commits, and the Redis that still holds them.

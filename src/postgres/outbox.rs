@@ -46,6 +46,12 @@ pub async fn oldest(pool: &PgPool) -> Result<Vec<OutboxRow>, PostgresError> {
     Ok(outbox)
 }
 
+/// Units that wait.
+pub async fn count(pool: &PgPool) -> Result<u64, PostgresError> {
+    let rows: i64 = sqlx::query_scalar("select count(*) from outbox").fetch_one(pool).await?;
+    Ok(u64::try_from(rows).unwrap_or(0))
+}
+
 /// Those of the given orders whose unit waits here.
 pub async fn waiting(pool: &PgPool, orders: &[OrderId]) -> Result<HashSet<OrderId>, PostgresError> {
     if orders.is_empty() {

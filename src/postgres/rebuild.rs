@@ -73,11 +73,15 @@ impl RebuildSession {
         Ok(Decision { transaction })
     }
 
-    pub async fn mark_published(&mut self, definitions: &[Definition]) -> Result<(), PostgresError> {
+    pub async fn mark_published(
+        &mut self,
+        epoch: &str,
+        definitions: &[Definition],
+    ) -> Result<(), PostgresError> {
         for chunk in definitions.chunks(config::REBUILD_CHUNK_FIELDS) {
             let ids: Vec<&str> = chunk.iter().map(|d| d.id.as_str()).collect();
             let versions: Vec<i64> = chunk.iter().map(|d| d.version).collect();
-            coupons::mark_published_in(&mut self.connection, ids, versions).await?;
+            coupons::mark_published(&mut self.connection, epoch, ids, versions).await?;
         }
         Ok(())
     }

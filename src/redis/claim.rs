@@ -77,6 +77,18 @@ pub async fn claim_batch(
     decode_claims(&reply, &groups, claims.len())
 }
 
+/// Why Redis would refuse to run a batch now, asked by an empty one, which writes nothing.
+///
+/// # Errors
+/// Any that is not about writes.
+pub async fn refusal(redis: &Redis, ready: &str) -> Result<Option<String>, RedisError> {
+    match claim_batch(redis, ready, 0, &[], |_| true).await {
+        Ok(_) => Ok(None),
+        Err(error) if error.is_about_writes() => Ok(Some(error.to_string())),
+        Err(error) => Err(error),
+    }
+}
+
 /// The batch's coupons in the order of their first claim, each with its claims in the order of arrival.
 fn group_by_coupon(claims: &[Claim]) -> Vec<(&CouponId, Vec<usize>)> {
     let mut groups: Vec<(&CouponId, Vec<usize>)> = Vec::new();

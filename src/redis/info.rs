@@ -23,6 +23,8 @@ pub struct Look {
     pub knows_scripts: bool,
     /// Unrecorded order events.
     pub backlog: u64,
+    /// Why it takes no claims though it could; `None` where it takes them.
+    pub refusal: Option<String>,
     /// Redis's clock, ms since 1970.
     pub now_ms: i64,
 }
@@ -43,6 +45,11 @@ pub async fn look(redis: &Redis) -> Result<Look, RedisError> {
         Some(group) => group.pending + unread(redis, group).await?,
         None => 0,
     };
+    let knows_scripts = script::all_loaded(redis).await?;
+    let refusal = match marker.as_deref().filter(|_| knows_scripts) {
+        Some(marker) => claim::refusal(redis, marker).await?,
+        None => None,
+    };
     Ok(Look {
         marker,
         run_id: line(&server, "run_id"),
@@ -50,8 +57,9 @@ pub async fn look(redis: &Redis) -> Result<Look, RedisError> {
         is_master: line(&replication, "role") == "master",
         has_group: group.is_some(),
         postgres_lsn: noted_lsn(redis).await?,
-        knows_scripts: script::all_loaded(redis).await?,
+        knows_scripts,
         backlog: u64::try_from(backlog).unwrap_or(0),
+        refusal,
         now_ms: now_ms(redis).await?,
     })
 }
@@ -204,7 +212,7 @@ async fn info(redis: &Redis, section: &'static str) -> Result<String, RedisError
     Ok(text(&redis.call("INFO", vec![section.into()]).await?).unwrap_or_default())
 }
 
-fn line(info: &str, name: &str) -> String {
+pub(super) fn line(info: &str, name: &str) -> String {
     info.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
         .unwrap_or_default()

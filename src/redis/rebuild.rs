@@ -26,6 +26,7 @@ pub mod rebuild_code {
     pub const DONE: i64 = 0;
     pub const READY: i64 = 0;
     pub const FENCED: i64 = 1;
+    pub const CHANGED: i64 = 2;
 }
 
 /// Sets the marker to `building:<epoch>` and sees to stream and group; `false` where a newer rebuild has begun.
@@ -103,12 +104,33 @@ pub(crate) fn coupon_is_right(hash: &HashMap<String, String>, definition: &Defin
             .all(|pair| text(&pair[0]).and_then(|name| hash.get(&name).cloned()) == text(&pair[1]))
 }
 
-/// Sets a coupon to its definition and `stock` to total − claims. `false`: no longer the newest.
-pub async fn set_coupon(redis: &Redis, building: &str, definition: &Definition) -> Result<bool, RedisError> {
+/// What became of a coupon's hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CouponSet {
+    Done,
+    /// No longer the newest rebuild.
+    Fenced,
+    /// Somebody has changed the claims since they were decided.
+    ClaimsChanged,
+}
+
+/// Sets a coupon to its definition and `stock` to total − claims, if `held` claims are there.
+pub async fn set_coupon(
+    redis: &Redis,
+    building: &str,
+    definition: &Definition,
+    held: usize,
+) -> Result<CouponSet, RedisError> {
     let mut args = script_args(COUPON, redis.coupon_keys(&definition.id), [building]);
+    args.push(i64::try_from(held).unwrap_or(i64::MAX).into());
     args.extend([definition.total.into(), "version".into(), definition.version.into()]);
     args.extend(definition_fields(definition));
-    succeeded(redis, args, [rebuild_code::DONE, rebuild_code::FENCED], "rebuild_coupon").await
+    match integer(&redis.call("EVAL", args).await?, "rebuild_coupon")? {
+        rebuild_code::DONE => Ok(CouponSet::Done),
+        rebuild_code::FENCED => Ok(CouponSet::Fenced),
+        rebuild_code::CHANGED => Ok(CouponSet::ClaimsChanged),
+        other => Err(RedisError::Reply(format!("rebuild_coupon: unknown code {other}"))),
+    }
 }
 
 /// Appends order events of kept claims. `false`: no longer the newest.

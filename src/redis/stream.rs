@@ -9,8 +9,10 @@ use fred::types::Value;
 use serde::Serialize;
 
 use super::keys::GROUP;
-use super::{Redis, RedisError, array, integer, text};
+use super::{Redis, RedisError, array, integer, script_args, text};
 use crate::config;
+
+const DELETED: &str = include_str!("../../lua/deleted.lua");
 
 /// One entry as it lies in the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,15 +89,16 @@ pub async fn reclaim(
     Ok((entries, cursor))
 }
 
-/// Acknowledges recorded entries.
-pub async fn acknowledge(redis: &Redis, ids: &[String]) -> Result<(), RedisError> {
+/// Acknowledges recorded entries; answers how many were pending until then.
+pub async fn acknowledge(redis: &Redis, ids: &[String]) -> Result<u64, RedisError> {
     if ids.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
     let mut args: Vec<Value> = Vec::with_capacity(2 + ids.len());
     args.extend([(&*redis.keys.orders).into(), GROUP.into()]);
     args.extend(ids.iter().map(|id| Value::from(id.as_str())));
-    redis.call("XACK", args).await.map(drop)
+    let acknowledged = integer(&redis.call("XACK", args).await?, "XACK")?;
+    Ok(u64::try_from(acknowledged).unwrap_or(0))
 }
 
 /// How often an entry was delivered; 0 where it is not pending.
@@ -170,6 +173,23 @@ pub async fn visit_unacknowledged(
         from = format!("({last}");
     }
     Ok(pending.into_iter().collect())
+}
+
+/// The ids in the pending entries list whose entries somebody deleted or trimmed. Each page is looked at in one
+/// step, so that no entry which is acknowledged and trimmed meanwhile is taken for one.
+pub async fn deleted_entries(redis: &Redis) -> Result<Vec<String>, RedisError> {
+    let mut deleted = Vec::new();
+    let mut from = "-".to_owned();
+    loop {
+        let more: [Value; 3] = [GROUP.into(), from.into(), page(config::DELETED_PAGE_ENTRIES)];
+        let args = script_args(DELETED, [&*redis.keys.orders], more);
+        let mut ids =
+            array(redis.call("EVAL", args).await?, "deleted")?.into_iter().filter_map(|id| text(&id));
+        let last = ids.next().filter(|id| !id.is_empty());
+        deleted.extend(ids);
+        let Some(last) = last else { return Ok(deleted) };
+        from = format!("({last}");
+    }
 }
 
 /// One consumer group of the stream.
@@ -256,7 +276,7 @@ fn field<'a>(fields: &'a [Value], name: &str) -> Option<&'a Value> {
     fields.chunks_exact(2).find(|pair| pair[0].as_str().as_deref() == Some(name)).map(|pair| &pair[1])
 }
 
-fn page(count: usize) -> Value {
+pub(super) fn page(count: usize) -> Value {
     i64::try_from(count).unwrap_or(i64::MAX).into()
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::record::{Ended, record};
-use super::{Context, Link, backoff, leave, pause};
+use super::{Context, Link, backoff, leave, pause, report_deleted};
 use crate::redis::{RedisError, stream};
 
 pub async fn run(context: Arc<Context>, consumer: String, stop: CancellationToken) {
@@ -68,9 +68,7 @@ async fn turn(
         read => read?,
     };
     if !read.deleted.is_empty() {
-        context
-            .fence
-            .lost(&epoch, &format!("{} pending entries were deleted or trimmed", read.deleted.len()));
+        report_deleted(context, &redis, read.deleted.len()).await?;
         return Ok(Turn::Again);
     }
     if read.entries.is_empty() {

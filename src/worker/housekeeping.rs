@@ -8,10 +8,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, pause, wait_until_up};
 use crate::config;
-use crate::fence::Session;
+use crate::fence::release::release;
+use crate::fence::{Session, position};
 use crate::postgres::outbox;
 use crate::redis::keys::GROUP;
-use crate::redis::script::{self, Released};
+use crate::redis::script;
 use crate::redis::{RedisError, stream};
 
 pub async fn run(context: Arc<Context>, stream_keep: u64, stop: CancellationToken) {
@@ -38,17 +39,20 @@ async fn return_units(context: &Context, session: &Session) {
         Ok(rows) => rows,
         Err(error) => return tracing::debug!("outbox: {error}"),
     };
+    if rows.is_empty() {
+        return;
+    }
+    if let Err(error) = position::note(&context.fence, session, &context.postgres).await {
+        return tracing::debug!("outbox: {error}");
+    }
     for row in rows {
         let field = row.claims_field();
-        match script::release(&session.redis, &session.ready, &row.coupon, &field, row.order).await {
-            Ok(Released::Released | Released::NotHeld) => {
-                if let Err(error) = outbox::remove(&context.postgres.pool, row.order).await {
-                    return tracing::debug!("outbox: {error}");
-                }
-            }
-            Ok(Released::Fenced) => return context.fence.marker_changed(session),
-            Ok(Released::Lost) => return context.fence.sum_fails(&session.epoch, &row.coupon),
-            Err(error) => return context.fence.redis_failed(&session.epoch, &error),
+        let released = release(&context.fence, session, &row.coupon, &field, row.order).await;
+        if let Err(error) = released {
+            return tracing::debug!("outbox: {error}");
+        }
+        if let Err(error) = outbox::remove(&context.postgres.pool, row.order).await {
+            return tracing::debug!("outbox: {error}");
         }
     }
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::record::{Ended, record};
-use super::{Context, Link, leave, pause};
+use super::{Context, Link, leave, pause, report_deleted};
 use crate::config;
+use crate::metrics;
 use crate::redis::{RedisError, stream};
 
 pub async fn run(context: Arc<Context>, consumer: String, reclaim_after: Duration, stop: CancellationToken) {
@@ -52,8 +53,8 @@ async fn round(
         };
         if !page.deleted.is_empty() {
             // Redis has just forgotten these ids; the claims hash still knows their orders.
-            let deleted = page.deleted.len();
-            context.fence.lost(&epoch, &format!("{deleted} pending entries were deleted or trimmed"));
+            metrics::DELETED_ENTRIES.add(page.deleted.len() as u64);
+            report_deleted(context, &redis, page.deleted.len()).await?;
         }
         if !page.entries.is_empty() {
             match record(link, &redis, &epoch, &page.entries).await? {

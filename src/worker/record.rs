@@ -3,6 +3,7 @@
 
 use super::{Context, Link};
 use crate::config;
+use crate::metrics;
 use crate::model::{Order, OrderEvent, OrderId};
 use crate::postgres::dead_letters::{self, Letter, encode_fields};
 use crate::postgres::orders::{self, Recorded};
@@ -112,7 +113,7 @@ impl Batch<'_> {
         let events: Vec<&OrderEvent> = part.iter().map(|readable| &readable.event).collect();
         match orders::record(self.postgres, self.epoch, &events).await {
             Ok(Recorded::Done { orders, conflicting }) => {
-                self.context.recorded.announce(&orders);
+                self.announce(&orders);
                 self.reject_conflicting(part, &conflicting).await?;
                 Ok(None)
             }
@@ -134,6 +135,12 @@ impl Batch<'_> {
         }
     }
 
+    /// Tells those who wait for these orders, which were just written.
+    fn announce(&self, orders: &[Order]) {
+        metrics::ORDERS_RECORDED.add(orders.len() as u64);
+        self.context.recorded.announce(orders);
+    }
+
     /// The rest of their batch is recorded; these are tried once more alone, for their rival may have been
     /// a transaction that did not last.
     async fn reject_conflicting(
@@ -144,7 +151,7 @@ impl Batch<'_> {
         for readable in part.iter().filter(|readable| conflicting.contains(&readable.event.order)) {
             match orders::record(self.postgres, self.epoch, &[&readable.event]).await.map_err(halt)? {
                 Recorded::Done { orders, conflicting } if conflicting.is_empty() => {
-                    self.context.recorded.announce(&orders);
+                    self.announce(&orders);
                 }
                 Recorded::Fenced => return Err(Halt::Fenced),
                 _ => self.reject(readable, "the user has another live order of this coupon").await?,
@@ -164,6 +171,7 @@ impl Batch<'_> {
             }
             Err(error) => return Err(halt(error)),
         }
+        metrics::DEAD_LETTERS.add(1);
         self.context.unit_waits.notify_one();
         tracing::warn!(order = %event.order, coupon = %event.coupon, "order {} rejected: {why}", event.order);
         if let Ok(Some(order)) = orders::get(&mut *self.postgres, event.order).await {
@@ -182,6 +190,7 @@ impl Batch<'_> {
         let letter = self.letter(entry, why).await?;
         match dead_letters::keep_unreadable(self.postgres, self.epoch, order, &letter).await {
             Ok(dead_letters::Ended::Done) => {
+                metrics::DEAD_LETTERS.add(1);
                 tracing::warn!(entry = entry.id, "entry {} is a dead letter: {why}", entry.id);
                 Ok(())
             }

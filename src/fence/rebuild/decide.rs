@@ -36,11 +36,11 @@ pub async fn decide_coupon(
     coupon: &CouponId,
     hash: HashMap<Bytes, Bytes>,
     events: &[(String, OrderEvent)],
-    postgres_lost: bool,
+    redis_is_believed: bool,
 ) -> anyhow::Result<Plan> {
     let mut plan = Plan::default();
     let mut live = decision.live_orders(coupon).await?;
-    if postgres_lost {
+    if redis_is_believed {
         let holds = |user: &UserId, order: &OrderId| {
             hash.get(user.as_str().as_bytes()).and_then(|value| read_order(value)) == Some(*order)
         };
@@ -78,7 +78,7 @@ pub async fn decide_coupon(
             kept.insert(user.clone(), order);
         }
     }
-    for (_, event) in events.iter().filter(|_| !postgres_lost) {
+    for (_, event) in events.iter().filter(|_| !redis_is_believed) {
         if !live.contains_key(&event.user) && !with_row.contains(&event.order) {
             kept.entry(event.user.clone()).or_insert(event.order);
         }

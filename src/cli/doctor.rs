@@ -1,0 +1,108 @@
+//! `seckill doctor`: the findings as a table or as JSON. It needs no server, only its stores.
+
+use std::io::IsTerminal;
+
+use anyhow::bail;
+use clap::Args;
+
+use super::output::{columns, plain, print_line};
+use super::tool;
+use crate::config::{DoctorSettings, StoreSettings};
+use crate::doctor::{self, Finding, Level, Limits};
+use crate::postgres::Postgres;
+use crate::redis::RedisServer;
+
+#[derive(Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    stores: StoreSettings,
+
+    #[command(flatten)]
+    limits: DoctorSettings,
+
+    /// Print an array of findings instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// # Errors
+/// When the stores cannot be told of, or a finding is red.
+pub async fn run(args: DoctorArgs) -> anyhow::Result<()> {
+    let addresses = tool::addresses_unasked(&args.stores)?;
+    let server = RedisServer::new(&addresses, &args.stores.redis_prefix)?;
+    let postgres = Postgres::new(&addresses.database_url, &args.stores.db_schema)?;
+    let DoctorSettings { reclaim_after, max_backlog } = args.limits;
+    let findings = doctor::examine(&server, &postgres, &Limits { reclaim_after, max_backlog }).await;
+    postgres.close().await;
+    if args.json {
+        print_line(&serde_json::to_string_pretty(&findings)?)?;
+    } else {
+        print_line(&table(&findings, std::io::stdout().is_terminal() && !is_colour_unwanted()))?;
+    }
+    let red = findings.iter().filter(|finding| finding.level == Level::Red).count();
+    if red > 0 {
+        bail!("{red} of {} checks are red", findings.len());
+    }
+    Ok(())
+}
+
+/// <https://no-color.org>
+fn is_colour_unwanted() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
+fn table(findings: &[Finding], in_colour: bool) -> String {
+    let rows: Vec<Vec<String>> = findings.iter().map(|finding| row(finding, in_colour)).collect();
+    columns(&rows)
+}
+
+fn row(finding: &Finding, in_colour: bool) -> Vec<String> {
+    let (word, colour) = match finding.level {
+        Level::Green => ("green", 32),
+        Level::Yellow => ("yellow", 33),
+        Level::Red => ("red", 31),
+    };
+    let level = if in_colour { format!("\x1b[{colour}m{word}\x1b[0m") } else { word.to_owned() };
+    let what = plain(&finding.what);
+    let text = match &finding.do_ {
+        Some(what_to_do) => format!("{what} → {}", plain(what_to_do)),
+        None => what,
+    };
+    vec![level, finding.check.to_owned(), text]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn findings() -> [Finding; 2] {
+        let finding = |check, level, what: &str, what_to_do: Option<&str>| Finding {
+            check,
+            level,
+            what: what.to_owned(),
+            do_: what_to_do.map(str::to_owned),
+        };
+        [
+            finding("redis-role", Level::Green, "master", None),
+            finding("workers", Level::Yellow, "nobody\nreads", Some("start one")),
+        ]
+    }
+
+    #[test]
+    fn each_finding_is_one_aligned_line_with_what_to_do() {
+        assert_eq!(
+            table(&findings(), false),
+            "green   redis-role  master\nyellow  workers     nobody reads → start one"
+        );
+    }
+
+    #[test]
+    fn colours_are_for_terminals_and_leave_the_columns_where_they_are() {
+        let coloured = table(&findings(), true);
+        assert!(coloured.starts_with("\u{1b}[32mgreen\u{1b}[0m   redis-role  master\n"), "{coloured:?}");
+        let plain: String = ["\u{1b}[32m", "\u{1b}[33m", "\u{1b}[0m"]
+            .iter()
+            .fold(coloured, |text, escape| text.replace(escape, ""));
+        assert_eq!(plain, table(&findings(), false));
+    }
+}

@@ -1,0 +1,188 @@
+//! Whether the two stores agree with each other and with this machine's clock: the fence, the sums of all
+//! coupons, the clocks.
+
+use std::collections::BTreeSet;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::{Finding, ask, counted};
+use crate::config;
+use crate::fence::look;
+use crate::model::CouponId;
+use crate::postgres::fence::{self, FenceRow};
+use crate::postgres::{PgConnection, health};
+use crate::redis::info::{self, Look};
+use crate::redis::{Redis, RedisError};
+
+/// Compares what answers; a store that does not has its own finding already.
+pub async fn examine(redis: Option<&Redis>, postgres: Option<PgConnection>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut postgres = postgres;
+    if let (Some(redis), Some(postgres)) = (redis, &mut postgres) {
+        findings.push(fence(redis, postgres).await);
+    }
+    if let Some(redis) = redis {
+        findings.push(sums(redis, postgres.as_mut()).await);
+    }
+    findings.extend(clocks(redis, postgres.as_mut()).await);
+    findings
+}
+
+async fn fence(redis: &Redis, postgres: &mut PgConnection) -> Finding {
+    let seen = match info::look(redis).await {
+        Ok(seen) => seen,
+        Err(error) => return Finding::unreadable("fence", &error.to_string()),
+    };
+    match ask(fence::read_in(postgres)).await {
+        Ok(row) => judge_fence(&seen, &row),
+        Err(error) => Finding::unreadable("fence", &error.to_string()),
+    }
+}
+
+fn judge_fence(seen: &Look, row: &FenceRow) -> Finding {
+    let check = "fence";
+    let Err(difference) = look::compare(seen, row) else {
+        return Finding::green(check, format!("up: both stores are at epoch {}", row.epoch));
+    };
+    if row.postgres_lost {
+        let what = "down: Postgres has lost commits, and Redis still holds their claims";
+        let what_to_do =
+            "if this is the right database, `seckill reconcile --rebuild` makes the lost orders again";
+        return Finding::red(check, what, what_to_do);
+    }
+    if seen.marker.as_deref().is_some_and(|marker| marker.starts_with("building:")) {
+        let what = "down: Redis is being rebuilt from Postgres, or whoever did it has died";
+        return Finding::red(check, what, super::redis::MENDS_ITSELF);
+    }
+    if row.postgres_identity.is_empty() {
+        return Finding::red(check, format!("down: {difference}"), "start `seckill serve`");
+    }
+    Finding::red(check, format!("down: {difference}"), super::redis::MENDS_ITSELF)
+}
+
+/// stock + claims = total in Redis, for every coupon that either store has.
+async fn sums(redis: &Redis, postgres: Option<&mut PgConnection>) -> Finding {
+    let check = "redis-stock";
+    let mut coupons = BTreeSet::new();
+    if let Some(postgres) = postgres
+        && let Err(error) = add_published(postgres, &mut coupons).await
+    {
+        return Finding::unreadable(check, &error.to_string());
+    }
+    let wrong = match add_found(redis, &mut coupons).await {
+        Ok(()) => {
+            let coupons: Vec<CouponId> = coupons.iter().cloned().collect();
+            info::first_wrong_sum(redis, &coupons).await.map(Option::<&CouponId>::cloned)
+        }
+        Err(error) => Err(error),
+    };
+    match wrong {
+        Ok(None) => {
+            let coupons = counted(coupons.len() as u64, "coupon", "coupons");
+            Finding::green(check, format!("stock and claims add up to the total, for {coupons}"))
+        }
+        Ok(Some(coupon)) => {
+            let what = format!("coupon {coupon}: stock and claims do not add up to its total in Redis");
+            Finding::red(check, what, super::redis::MENDS_ITSELF)
+        }
+        Err(error @ RedisError::WrongType(_)) => {
+            Finding::red(check, error.to_string(), super::redis::MENDS_ITSELF)
+        }
+        Err(error) => Finding::unreadable(check, &error.to_string()),
+    }
+}
+
+/// What Postgres has published must be in Redis: a coupon that is gone from there does not add up.
+async fn add_published(
+    postgres: &mut PgConnection,
+    coupons: &mut BTreeSet<CouponId>,
+) -> Result<(), crate::postgres::PostgresError> {
+    let mut after = String::new();
+    loop {
+        let page = ask(health::published_ids(postgres, &after, config::PAGE_MAX_ROWS)).await?;
+        let Some(last) = page.last().cloned() else { return Ok(()) };
+        coupons.extend(page.iter().filter_map(|id| id.parse().ok()));
+        after = last;
+    }
+}
+
+async fn add_found(redis: &Redis, coupons: &mut BTreeSet<CouponId>) -> Result<(), RedisError> {
+    let mut cursor = "0".to_owned();
+    loop {
+        let (page, next) = info::scan_coupons(redis, &cursor).await?;
+        coupons.extend(page);
+        if next == "0" {
+            return Ok(());
+        }
+        cursor = next;
+    }
+}
+
+/// How far each store's clock is from this machine's, in ms: a sale opens by Redis's, tokens end by ours.
+async fn clocks(redis: Option<&Redis>, postgres: Option<&mut PgConnection>) -> Option<Finding> {
+    let mut found = Vec::new();
+    if let Some(redis) = redis {
+        let asked_at = now_ms();
+        if let Ok(theirs) = info::now_ms(redis).await {
+            found.push(("Redis", theirs - middle(asked_at, now_ms())));
+        }
+    }
+    if let Some(postgres) = postgres {
+        let asked_at = now_ms();
+        if let Ok(theirs) = ask(health::now_ms(postgres)).await {
+            found.push(("Postgres", theirs - middle(asked_at, now_ms())));
+        }
+    }
+    judge_clocks(&found)
+}
+
+/// `None` where no store tells its time.
+fn judge_clocks(ahead_ms: &[(&str, i64)]) -> Option<Finding> {
+    let check = "clocks";
+    let (store, worst) = ahead_ms.iter().max_by_key(|(_, ms)| ms.abs())?;
+    // The stores' from each other as well: one may be ahead and one behind.
+    let spread = ahead_ms.iter().map(|(_, ms)| ms).max().zip(ahead_ms.iter().map(|(_, ms)| ms).min());
+    let difference = spread.map_or(0, |(most, least)| (most - least).abs()).max(worst.abs());
+    let direction = if *worst < 0 { "behind" } else { "ahead of" };
+    let what = format!("{store}'s is {} ms {direction} this machine's", worst.abs());
+    let what_to_do = "let every machine run a time service such as chrony";
+    Some(if difference < config::DOCTOR_CLOCK_YELLOW_MS {
+        let stores = ahead_ms.iter().map(|(store, _)| *store).collect::<Vec<_>>().join(", ");
+        let least = config::DOCTOR_CLOCK_YELLOW_MS;
+        Finding::green(check, format!("{stores} and this machine differ by less than {least} ms"))
+    } else if difference < config::DOCTOR_CLOCK_RED_MS {
+        Finding::yellow(check, what, what_to_do)
+    } else {
+        Finding::red(check, what, what_to_do)
+    })
+}
+
+fn now_ms() -> i64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn middle(from: i64, to: i64) -> i64 {
+    from + (to - from) / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Level;
+    use super::*;
+
+    #[rstest::rstest]
+    #[case(&[("Redis", 3), ("Postgres", -2)], Level::Green, "less than")]
+    #[case(&[("Redis", 999)], Level::Green, "less than")]
+    #[case(&[("Redis", 1_000), ("Postgres", 0)], Level::Yellow, "Redis's is 1000 ms ahead of")]
+    #[case(&[("Redis", 600), ("Postgres", -700)], Level::Yellow, "Postgres's is 700 ms behind")]
+    #[case(&[("Redis", 0), ("Postgres", -30_000)], Level::Red, "Postgres's is 30000 ms behind")]
+    fn clocks_are_judged_by_the_largest_difference_between_any_two(
+        #[case] ahead_ms: &[(&str, i64)],
+        #[case] level: Level,
+        #[case] what: &str,
+    ) {
+        let finding = judge_clocks(ahead_ms).unwrap();
+        assert_eq!(finding.level, level, "{finding:?}");
+        assert!(finding.what.contains(what), "{finding:?}");
+    }
+}

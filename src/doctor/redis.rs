@@ -1,0 +1,310 @@
+//! Redis's settings and health, and the stream of order events with those who read it.
+
+use super::{Finding, Limits, counted, redis_is_away, seconds};
+use crate::config;
+use crate::redis::health::{self, Durability, Info};
+use crate::redis::keys::GROUP;
+use crate::redis::stream::{self, ConsumerInfo, GroupInfo};
+use crate::redis::{Redis, RedisError, RedisServer, info};
+
+/// The findings, and the connection where Redis answers.
+pub async fn examine(server: &RedisServer, limits: &Limits) -> (Vec<Finding>, Option<Redis>) {
+    let redis = match server.connect().await {
+        Ok(redis) => redis,
+        Err(error) => return (vec![redis_is_away(&error)], None),
+    };
+    match check(&redis, limits).await {
+        Ok(findings) => (findings, Some(redis)),
+        Err(error) => (vec![redis_is_away(&error)], None),
+    }
+}
+
+async fn check(redis: &Redis, limits: &Limits) -> Result<Vec<Finding>, RedisError> {
+    // The first question is one that a Redis answers only if it can serve.
+    stream::marker(redis).await.or_else(|error| match error {
+        RedisError::WrongType(_) => Ok(None),
+        error => Err(error),
+    })?;
+    let mut findings = match health::info(redis).await? {
+        Some(info) => vec![version(&info), role(&info), memory(&info), writes(&info)],
+        None => ["redis-version", "redis-role", "redis-memory", "redis-writes"]
+            .map(|check| Finding::unreadable(check, "INFO is not allowed"))
+            .into(),
+    };
+    findings.push(durability(&health::durability(redis).await?));
+    let [policy] = health::settings(redis, ["maxmemory-policy"]).await?;
+    findings.push(eviction(policy.as_deref()));
+    match check_stream(redis, limits).await {
+        Ok(of_stream) => findings.extend(of_stream),
+        Err(error @ RedisError::Refused(_)) => {
+            findings.push(Finding::unreadable("order-stream", &error.to_string()));
+        }
+        Err(error @ (RedisError::WrongType(_) | RedisError::NoGroup(_))) => {
+            findings.push(Finding::red("order-stream", error.to_string(), MENDS_ITSELF));
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(findings)
+}
+
+pub(super) const MENDS_ITSELF: &str =
+    "a running `seckill serve` or `worker` mends it within seconds; where it stays, its log says why";
+const START_WORKERS: &str = "start `seckill worker`, or `seckill serve` with SECKILL_WORKERS of 1 or more";
+
+fn version(info: &Info) -> Finding {
+    let version = info.text("redis_version");
+    let major: Option<u32> = version.split('.').next().and_then(|major| major.parse().ok());
+    match major {
+        Some(major) if major >= config::REDIS_MIN_MAJOR => Finding::green("redis-version", version),
+        Some(_) => Finding::red(
+            "redis-version",
+            format!("{version}: its scripts and stream commands lack what this program uses"),
+            format!("upgrade to {}.0 or later", config::REDIS_MIN_MAJOR),
+        ),
+        None => Finding::unreadable("redis-version", "INFO names none"),
+    }
+}
+
+fn role(info: &Info) -> Finding {
+    match info.text("role").as_str() {
+        "master" => Finding::green("redis-role", "master"),
+        role => Finding::red(
+            "redis-role",
+            format!("{role}: it takes no claims, and follows another server"),
+            "let REDIS_URL lead to the master",
+        ),
+    }
+}
+
+fn durability(durability: &Durability) -> Finding {
+    let check = "redis-durability";
+    match durability {
+        Durability::Always => Finding::green(check, "appendonly yes, appendfsync always"),
+        Durability::Weaker(setting) => Finding::red(
+            check,
+            format!("{setting}: claims that were answered may be lost when Redis is killed"),
+            "set appendonly yes and appendfsync always, by CONFIG SET and in redis.conf",
+        ),
+        Durability::Unreadable => Finding::yellow(
+            check,
+            "cannot be read: claims that were answered are worth what appendonly and appendfsync are",
+            "see that the service runs with appendonly yes and appendfsync always",
+        ),
+    }
+}
+
+fn eviction(policy: Option<&str>) -> Finding {
+    let check = "redis-eviction";
+    let what_to_do = "set maxmemory-policy noeviction, by CONFIG SET and in redis.conf";
+    match policy {
+        Some("noeviction") => Finding::green(check, "noeviction"),
+        Some(policy) if policy.starts_with("volatile-") => Finding::yellow(
+            check,
+            format!(
+                "{policy}: our keys have no time to live and stay, but whatever shares this Redis may vanish"
+            ),
+            what_to_do,
+        ),
+        Some(policy) => {
+            Finding::red(check, format!("{policy}: a full Redis throws claims and stock away"), what_to_do)
+        }
+        None => Finding::unreadable(check, "CONFIG GET is not allowed"),
+    }
+}
+
+fn memory(info: &Info) -> Finding {
+    let check = "redis-memory";
+    let limit = info.number("maxmemory").filter(|&bytes| bytes > 0);
+    let (Some(used), Some(most)) = (
+        info.number("used_memory"),
+        limit.or_else(|| info.number("total_system_memory")).filter(|&most| most > 0),
+    ) else {
+        return Finding::unreadable(check, "INFO names none");
+    };
+    let mb = |bytes: u64| bytes.div_ceil(1 << 20);
+    let of_what = if limit.is_some() { "maxmemory" } else { "the machine's memory, maxmemory is not set" };
+    let percent = used.saturating_mul(100) / most;
+    let what = format!("{percent} % in use: {} of {} MB ({of_what})", mb(used), mb(most));
+    let what_to_do = "raise maxmemory or give the machine more: a full Redis refuses claims";
+    match percent {
+        0..config::REDIS_MEMORY_YELLOW_PERCENT => Finding::green(check, what),
+        config::REDIS_MEMORY_YELLOW_PERCENT..config::REDIS_MEMORY_RED_PERCENT => {
+            Finding::yellow(check, what, what_to_do)
+        }
+        _ => Finding::red(check, what, what_to_do),
+    }
+}
+
+/// Whether the last writes to disk succeeded.
+fn writes(info: &Info) -> Finding {
+    let check = "redis-writes";
+    let failed = |name: &str| info.text(name) == "err";
+    let what_to_do = "see Redis's log: a full disk, or a folder that it may not write to";
+    if failed("aof_last_write_status") {
+        Finding::red(check, "the last write to the append-only file failed: Redis refuses writes", what_to_do)
+    } else if failed("aof_last_bgrewrite_status") {
+        Finding::yellow(check, "the last rewrite of the append-only file failed: it grows", what_to_do)
+    } else if failed("rdb_last_bgsave_status") {
+        Finding::yellow(check, "the last snapshot failed: Redis may refuse writes", what_to_do)
+    } else {
+        Finding::green(check, "the last writes to disk succeeded")
+    }
+}
+
+async fn check_stream(redis: &Redis, limits: &Limits) -> Result<Vec<Finding>, RedisError> {
+    let groups = stream::groups(redis).await?;
+    let Some(group) = groups.into_iter().find(|group| group.name == GROUP) else {
+        let what = format!("the order stream or its consumer group {GROUP} is gone: claims are refused");
+        return Ok(vec![Finding::red("order-stream", what, MENDS_ITSELF)]);
+    };
+    Ok(vec![
+        Finding::green("order-stream", format!("there, with its consumer group {GROUP}")),
+        workers(&consumers_at_work(redis).await?),
+        pending(redis, limits).await?,
+        deleted(redis).await?,
+        backlog(redis, &group, limits).await?,
+    ])
+}
+
+/// The consumers; where none is at work yet they are looked for once more: a server that has just started
+/// takes claims before its workers have read for the first time.
+async fn consumers_at_work(redis: &Redis) -> Result<Vec<ConsumerInfo>, RedisError> {
+    let consumers = stream::consumers(redis).await?;
+    if consumers.iter().any(is_at_work) {
+        return Ok(consumers);
+    }
+    tokio::time::sleep(config::DOCTOR_SECOND_LOOK).await;
+    stream::consumers(redis).await
+}
+
+/// A consumer reads at least once a second, also when there is nothing.
+fn is_at_work(consumer: &ConsumerInfo) -> bool {
+    consumer.idle_ms < to_ms(config::DOCTOR_CONSUMER_IDLE)
+}
+
+fn workers(consumers: &[ConsumerInfo]) -> Finding {
+    let check = "workers";
+    let at_work = consumers.iter().filter(|consumer| is_at_work(consumer)).count();
+    let longest = consumers.iter().filter(|c| !is_at_work(c) && c.pending > 0).max_by_key(|c| c.idle_ms);
+    let what = counted(at_work as u64, "consumer reads order events", "consumers read order events");
+    match longest {
+        _ if at_work == 0 => {
+            Finding::yellow(check, "nobody reads order events: claims are not recorded", START_WORKERS)
+        }
+        Some(gone) => Finding::yellow(
+            check,
+            format!(
+                "{what}, but {} holds {} and was not seen for {}",
+                gone.name,
+                counted(to_u64(gone.pending), "entry", "entries"),
+                ago(gone.idle_ms)
+            ),
+            "others take its entries over after SECKILL_RECLAIM_AFTER; where they do not, their log says why",
+        ),
+        None => Finding::green(check, what),
+    }
+}
+
+/// Entries that should have been taken over long ago.
+async fn pending(redis: &Redis, limits: &Limits) -> Result<Finding, RedisError> {
+    let check = "pending-entries";
+    let reclaim_after = seconds(limits.reclaim_after.as_secs().max(1));
+    let late = 2 * limits.reclaim_after + config::DOCTOR_SECOND_LOOK;
+    let Some(idle) = health::idle_entries(redis, to_ms(late)).await? else {
+        return Ok(Finding::green(
+            check,
+            format!("none lies much longer than the {reclaim_after} of SECKILL_RECLAIM_AFTER"),
+        ));
+    };
+    let what = format!(
+        "{} with {} {} untouched, the oldest for {}: due after {reclaim_after}",
+        counted(idle.count as u64, "entry", "entries"),
+        idle.consumer,
+        if idle.count == 1 { "lies" } else { "lie" },
+        ago(idle.oldest_idle_ms)
+    );
+    let what_to_do = format!("{START_WORKERS}; where one runs, its log says why it cannot record");
+    let is_red = idle.oldest_idle_ms >= to_ms(config::DOCTOR_BACKLOG_RED.max(10 * limits.reclaim_after));
+    Ok(if is_red { Finding::red(check, what, what_to_do) } else { Finding::yellow(check, what, what_to_do) })
+}
+
+async fn deleted(redis: &Redis) -> Result<Finding, RedisError> {
+    let check = "deleted-entries";
+    let deleted = stream::deleted_entries(redis).await?;
+    let Some(first) = deleted.first() else {
+        return Ok(Finding::green(check, "every pending entry is in the stream"));
+    };
+    let what = format!(
+        "{} deleted or trimmed by somebody before they were recorded, from {first} on",
+        counted(deleted.len() as u64, "pending entry was", "pending entries were")
+    );
+    let what_to_do = "a running server sends them again within a minute, `seckill reconcile --fix` at once; find out who trims";
+    Ok(Finding::red(check, what, what_to_do))
+}
+
+async fn backlog(redis: &Redis, group: &GroupInfo, limits: &Limits) -> Result<Finding, RedisError> {
+    let check = "backlog";
+    let events = to_u64(group.pending + info::unread(redis, group).await?);
+    let oldest = health::oldest_unacknowledged(redis, group).await?;
+    let Some(since_ms) = oldest.and_then(|id| id.split('-').next()?.parse::<i64>().ok()) else {
+        return Ok(Finding::green(check, "every order event is recorded"));
+    };
+    let age_ms = (info::now_ms(redis).await? - since_ms).max(0);
+    let what = format!(
+        "{}, the oldest for {}",
+        counted(events, "order event is not recorded", "order events are not recorded"),
+        ago(age_ms)
+    );
+    let what_to_do = "see that workers run and that Postgres keeps up; more `seckill worker` share the work";
+    Ok(if events > limits.max_backlog {
+        let what =
+            format!("{what}: more than SECKILL_MAX_BACKLOG, {}, so claims are refused", limits.max_backlog);
+        Finding::red(check, what, what_to_do)
+    } else if age_ms >= to_ms(config::DOCTOR_BACKLOG_RED) {
+        Finding::red(check, what, what_to_do)
+    } else if age_ms >= to_ms(config::DOCTOR_BACKLOG_YELLOW) || events > limits.max_backlog / 2 {
+        Finding::yellow(check, what, what_to_do)
+    } else {
+        Finding::green(check, what)
+    })
+}
+
+fn ago(ms: i64) -> String {
+    seconds(to_u64(ms) / 1_000)
+}
+
+fn to_ms(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn to_u64(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::super::Level;
+    use super::*;
+
+    fn consumer(name: &str, pending: i64, idle_ms: i64) -> ConsumerInfo {
+        ConsumerInfo { name: name.to_owned(), pending, idle_ms }
+    }
+
+    #[rstest]
+    #[case(&[consumer("a", 0, 100), consumer("b", 7, 2_000)], Level::Green, "2 consumers read")]
+    #[case(&[consumer("a", 0, 100), consumer("b", 0, 50_000)], Level::Green, "1 consumer reads")]
+    #[case(&[consumer("a", 0, 100), consumer("b", 7, 50_000)], Level::Yellow, "but b holds 7 entries and was not seen for 50s")]
+    #[case(&[consumer("a", 0, 50_000)], Level::Yellow, "nobody reads")]
+    #[case(&[], Level::Yellow, "nobody reads")]
+    fn workers_are_judged_by_when_they_were_seen(
+        #[case] consumers: &[ConsumerInfo],
+        #[case] level: Level,
+        #[case] what: &str,
+    ) {
+        let finding = workers(consumers);
+        assert_eq!(finding.level, level, "{finding:?}");
+        assert!(finding.what.contains(what), "{finding:?}");
+    }
+}

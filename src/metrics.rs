@@ -1,0 +1,210 @@
+//! Every metric with its unit and its help, named once. Counters are this process's own and start at 0 with
+//! it; who counts is the callers' affair, serving the text is `http`'s.
+
+use std::sync::OnceLock;
+
+use ::metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+use anyhow::anyhow;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+pub static FENCE_UP: Gauge = Gauge {
+    name: "seckill_fence_up",
+    unit: Unit::Count,
+    help: "1 while claims are accepted, 0 while the two stores may disagree",
+};
+pub static FENCE_EPOCH: Gauge = Gauge {
+    name: "seckill_fence_epoch",
+    unit: Unit::Count,
+    help: "Number of the agreement between Redis and Postgres; it grows by one with every rebuild",
+};
+pub static BACKLOG_EVENTS: Gauge = Gauge {
+    name: "seckill_backlog_events",
+    unit: Unit::Count,
+    help: "Order events that are not recorded yet",
+};
+pub static OUTBOX_ROWS: Gauge = Gauge {
+    name: "seckill_outbox_rows",
+    unit: Unit::Count,
+    help: "Units that wait to go back to stock; NaN while Postgres gives no answer",
+};
+pub static POSTGRES_UP: Gauge = Gauge {
+    name: "seckill_postgres_up",
+    unit: Unit::Count,
+    help: "1 while Postgres answers; claims go on without it until the backlog is full",
+};
+pub static APPENDFSYNC_ALWAYS: Gauge = Gauge {
+    name: "seckill_redis_appendfsync_always",
+    unit: Unit::Count,
+    help: "1 where Redis makes a claim durable before it is answered (appendonly yes, appendfsync always), \
+           0 where it does not or where that cannot be read",
+};
+pub static RECONCILE_LAST: Gauge = Gauge {
+    name: "seckill_reconcile_last_seconds",
+    unit: Unit::Seconds,
+    help: "When everything was last compared, seconds since 1970; 0 for never",
+};
+
+pub static CLAIMS: CounterBy = CounterBy {
+    name: "seckill_claims_total",
+    help: "Claims by what they were answered; of no-answer it is not known whether they were made",
+    label: "outcome",
+    values: &[
+        "accepted",
+        "held",
+        "sold-out",
+        "unknown-coupon",
+        "not-started",
+        "ended",
+        "paused",
+        "fence-down",
+        "queue-full",
+        "backlog-full",
+        "late",
+        "no-answer",
+    ],
+};
+pub static REBUILDS: CounterBy = CounterBy {
+    name: "seckill_fence_rebuilds_total",
+    help: "Rebuilds of Redis from Postgres by what led to them",
+    label: "cause",
+    values: &["first", "redis", "marker", "stream", "scripts", "postgres", "loss", "ordered"],
+};
+pub static DRIFT: GaugeBy = GaugeBy {
+    name: "seckill_reconcile_drift",
+    help: "Differences between Redis and Postgres that the last full comparison found",
+    label: "kind",
+    values: DRIFT_KINDS,
+};
+pub static DRIFT_TOTAL: CounterBy = CounterBy {
+    name: "seckill_reconcile_drift_total",
+    help: "Differences between Redis and Postgres that comparisons found",
+    label: "kind",
+    values: DRIFT_KINDS,
+};
+pub static DELETED_ENTRIES: Counter = Counter {
+    name: "seckill_deleted_entries_total",
+    help: "Pending entries that somebody deleted or trimmed before they were acknowledged",
+};
+pub static DEAD_LETTERS: Counter =
+    Counter { name: "seckill_dead_letters_total", help: "Order events that could never be recorded" };
+pub static ORDERS_RECORDED: Counter =
+    Counter { name: "seckill_orders_recorded_total", help: "Orders written to Postgres" };
+pub static UNITS_RETURNED: Counter =
+    Counter { name: "seckill_units_returned_total", help: "Units that went back to stock in Redis" };
+
+const DRIFT_KINDS: &[&str] = &["lost_event", "missing_claim", "missed_release", "stock_drift"];
+const GAUGES: [&Gauge; 7] = [
+    &FENCE_UP,
+    &FENCE_EPOCH,
+    &BACKLOG_EVENTS,
+    &OUTBOX_ROWS,
+    &POSTGRES_UP,
+    &APPENDFSYNC_ALWAYS,
+    &RECONCILE_LAST,
+];
+const COUNTERS: [&Counter; 4] = [&DELETED_ENTRIES, &DEAD_LETTERS, &ORDERS_RECORDED, &UNITS_RETURNED];
+const COUNTERS_BY: [&CounterBy; 3] = [&CLAIMS, &REBUILDS, &DRIFT_TOTAL];
+
+static EXPORTER: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// A number that goes up and down.
+pub struct Gauge {
+    name: &'static str,
+    unit: Unit,
+    help: &'static str,
+}
+
+/// Gauges told apart by a label.
+pub struct GaugeBy {
+    name: &'static str,
+    help: &'static str,
+    label: &'static str,
+    values: &'static [&'static str],
+}
+
+/// A number that only grows.
+pub struct Counter {
+    name: &'static str,
+    help: &'static str,
+}
+
+/// Counters told apart by a label.
+pub struct CounterBy {
+    name: &'static str,
+    help: &'static str,
+    label: &'static str,
+    values: &'static [&'static str],
+}
+
+impl Gauge {
+    pub fn set(&self, value: f64) {
+        gauge!(self.name).set(value);
+    }
+
+    pub fn set_bool(&self, value: bool) {
+        self.set(f64::from(u8::from(value)));
+    }
+
+    pub fn set_count(&self, count: u64) {
+        self.set(as_number(count));
+    }
+}
+
+impl GaugeBy {
+    pub fn set_count(&self, value: &'static str, count: u64) {
+        debug_assert!(self.values.contains(&value), "{}: {value}", self.name);
+        gauge!(self.name, self.label => value).set(as_number(count));
+    }
+}
+
+impl Counter {
+    pub fn add(&self, count: u64) {
+        counter!(self.name).increment(count);
+    }
+}
+
+impl CounterBy {
+    pub fn add(&self, value: &'static str, count: u64) {
+        debug_assert!(self.values.contains(&value), "{}: {value}", self.name);
+        counter!(self.name, self.label => value).increment(count);
+    }
+}
+
+/// Starts counting for this process; what is counted before is lost. Every metric is there from here on, at 0.
+///
+/// # Errors
+/// When somebody else counts already.
+pub fn install() -> anyhow::Result<()> {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    EXPORTER.set(recorder.handle()).map_err(|_| anyhow!("metrics are installed once"))?;
+    ::metrics::set_global_recorder(recorder).map_err(|error| anyhow!("metrics: {error}"))?;
+    for gauge in GAUGES {
+        describe_gauge!(gauge.name, gauge.unit, gauge.help);
+        gauge.set(0.0);
+    }
+    for counter in COUNTERS {
+        describe_counter!(counter.name, Unit::Count, counter.help);
+        counter.add(0);
+    }
+    for by in COUNTERS_BY {
+        describe_counter!(by.name, Unit::Count, by.help);
+        by.values.iter().for_each(|value| by.add(value, 0));
+    }
+    describe_gauge!(DRIFT.name, Unit::Count, DRIFT.help);
+    DRIFT.values.iter().for_each(|value| DRIFT.set_count(value, 0));
+    Ok(())
+}
+
+/// All metrics as Prometheus text; empty where nothing was installed.
+#[must_use]
+pub fn render() -> String {
+    EXPORTER.get().map(PrometheusHandle::render).unwrap_or_default()
+}
+
+/// A count as metrics want it.
+#[must_use]
+pub fn as_number(count: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "counts of things stay far below 2^53")]
+    let number = count as f64;
+    number
+}

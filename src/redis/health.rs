@@ -1,0 +1,119 @@
+//! How the server is set up and how it fares: what an operator may have got wrong. Reads only; what to think
+//! of it is the readers' affair. Managed services forbid some of it: then there is no answer, and no error.
+
+use super::keys::GROUP;
+use super::{Redis, RedisError, array, integer, stream, text};
+use fred::types::Value;
+
+/// What an answered claim is worth when Redis is killed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// On disk before it is answered.
+    Always,
+    /// The setting that makes it less.
+    Weaker(String),
+    /// Redis does not say.
+    Unreadable,
+}
+
+pub async fn durability(redis: &Redis) -> Result<Durability, RedisError> {
+    let [appendonly, appendfsync] = settings(redis, ["appendonly", "appendfsync"]).await?;
+    Ok(match (appendonly.as_deref(), appendfsync.as_deref()) {
+        (Some("yes"), Some("always")) => Durability::Always,
+        (Some("yes"), Some(other)) => Durability::Weaker(format!("appendfsync {other}")),
+        (Some(other), _) => Durability::Weaker(format!("appendonly {other}")),
+        _ => Durability::Unreadable,
+    })
+}
+
+/// Settings of the server; `None` for one that may not be read.
+pub async fn settings<const N: usize>(
+    redis: &Redis,
+    names: [&'static str; N],
+) -> Result<[Option<String>; N], RedisError> {
+    let mut args: Vec<Value> = vec!["GET".into()];
+    args.extend(names.map(Value::from));
+    let pairs = match redis.call("CONFIG", args).await {
+        Err(RedisError::Refused(_)) => Vec::new(),
+        pairs => array(pairs?, "CONFIG GET")?,
+    };
+    let value_of = |name: &str| {
+        let pair = pairs.chunks_exact(2).find(|pair| pair[0].as_str().as_deref() == Some(name))?;
+        text(&pair[1])
+    };
+    Ok(names.map(value_of))
+}
+
+/// Everything that INFO tells, line by line; `None` where it may not be read.
+pub async fn info(redis: &Redis) -> Result<Option<Info>, RedisError> {
+    match redis.call("INFO", vec![]).await {
+        Err(RedisError::Refused(_)) => Ok(None),
+        info => Ok(Some(Info(text(&info?).unwrap_or_default()))),
+    }
+}
+
+pub struct Info(String);
+
+impl Info {
+    /// Empty where there is no such line.
+    #[must_use]
+    pub fn text(&self, name: &str) -> String {
+        super::info::line(&self.0, name)
+    }
+
+    #[must_use]
+    pub fn number(&self, name: &str) -> Option<u64> {
+        self.text(name).parse().ok()
+    }
+}
+
+/// Pending entries that nobody has touched for long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdleEntries {
+    /// At most a page of them.
+    pub count: usize,
+    pub oldest_idle_ms: i64,
+    pub consumer: String,
+}
+
+/// The pending entries that lay idle for at least `idle_ms`, the first page of them.
+pub async fn idle_entries(redis: &Redis, idle_ms: i64) -> Result<Option<IdleEntries>, RedisError> {
+    let args = vec![
+        (&*redis.keys.orders).into(),
+        GROUP.into(),
+        "IDLE".into(),
+        idle_ms.into(),
+        "-".into(),
+        "+".into(),
+        stream::page(crate::config::SCAN_PAGE),
+    ];
+    let rows = array(redis.call("XPENDING", args).await?, "XPENDING IDLE")?;
+    let mut found: Option<IdleEntries> = None;
+    for row in rows {
+        let row = array(row, "XPENDING row")?;
+        let idle_ms = integer(row.get(2).unwrap_or(&Value::Null), "idle time")?;
+        let consumer = row.get(1).and_then(text).unwrap_or_default();
+        let found =
+            found.get_or_insert_with(|| IdleEntries { count: 0, oldest_idle_ms: 0, consumer: String::new() });
+        found.count += 1;
+        if idle_ms >= found.oldest_idle_ms {
+            found.oldest_idle_ms = idle_ms;
+            found.consumer = consumer;
+        }
+    }
+    Ok(found)
+}
+
+/// The id of the oldest order event that is not acknowledged; `None` where all are.
+pub async fn oldest_unacknowledged(
+    redis: &Redis,
+    group: &stream::GroupInfo,
+) -> Result<Option<String>, RedisError> {
+    if group.pending > 0
+        && let Some(id) = stream::pending_ids(redis, "-").await?.into_iter().next()
+    {
+        return Ok(Some(id));
+    }
+    let from = format!("({}", group.last_delivered_id);
+    Ok(stream::range(redis, &from, "+").await?.into_iter().next().map(|entry| entry.id))
+}

@@ -1,0 +1,103 @@
+//! Entries that somebody deletes or trims while they are pending: found, counted once and logged, and their
+//! orders are made all the same.
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::harness::{Sale, until};
+use crate::metrics::count;
+
+const ORDERS: &str = "seckill:{0}:orders";
+const DELETED: &str = "seckill_deleted_entries_total";
+
+/// Six claims, their entries delivered to a consumer that is gone, and three of the entries deleted.
+async fn sale_with_deleted_entries() -> Sale {
+    let sale = Sale::start_with(&[("SECKILL_WORKERS", "0"), ("SECKILL_RECLAIM_AFTER", "200ms")]).await;
+    sale.create("coffee", 100).await;
+    for n in 0..6 {
+        assert_eq!(sale.claim("coffee", &format!("user-{n}")).await.status, 202);
+    }
+    let entries = sale.redis_cli(&["XRANGE", ORDERS, "-", "+"]);
+    let ids: Vec<&str> = entries.lines().filter(|line| line.starts_with('1') && line.len() < 25).collect();
+    assert_eq!(ids.len(), 6);
+    sale.redis_cli(&["XREADGROUP", "GROUP", "order-writers", "gone", "STREAMS", ORDERS, ">"]);
+    sale.redis_cli(&["XDEL", ORDERS, ids[0], ids[3], ids[5]]);
+    sale
+}
+
+fn pending(sale: &Sale) -> String {
+    sale.redis_cli(&["XPENDING", ORDERS, "order-writers"]).lines().next().unwrap().to_owned()
+}
+
+async fn assert_all_are_recorded(sale: &Sale) {
+    let _worker = sale.spawn("worker", &[("SECKILL_WORKERS", "1")]);
+    let recorded = async || (sale.psql_number("select count(*) from orders") == 6).then_some(());
+    until("all six are recorded", recorded).await;
+    sale.assert_in_agreement("coffee").await;
+}
+
+#[tokio::test]
+async fn deleted_entries_are_told_of_then_counted_and_sent_again_beside_live_claims() {
+    let sale = sale_with_deleted_entries().await;
+    let epoch = sale.epoch();
+    let reconcile = async |fix: bool| {
+        let answer = sale.admin(Method::POST, "/v1/admin/reconcile", Some(json!({ "fix": fix }))).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        [&answer.body["deleted_entries"], &answer.body["lost_events"], &answer.body["fixed"]]
+            .map(|number| number.as_i64().unwrap())
+    };
+    assert_eq!(reconcile(false).await, [3, 3, 0]);
+    assert_eq!((pending(&sale).as_str(), count(&sale, DELETED).await), ("6", 0), "told, not touched");
+    assert_eq!(count(&sale, "seckill_reconcile_drift{kind=\"lost_event\"}").await, 3);
+
+    assert_eq!(reconcile(true).await, [3, 3, 3]);
+    assert_eq!((pending(&sale).as_str(), count(&sale, DELETED).await), ("3", 3));
+    assert!(sale.log().contains("3 pending entries were deleted or trimmed"), "{}", sale.log());
+    assert_eq!(reconcile(true).await, [0, 0, 0]);
+    assert_eq!(count(&sale, DELETED).await, 3, "counted once");
+    assert_eq!(count(&sale, "seckill_reconcile_drift{kind=\"lost_event\"}").await, 0);
+    assert_eq!(count(&sale, "seckill_reconcile_drift_total{kind=\"lost_event\"}").await, 6);
+    assert_eq!(sale.epoch(), epoch, "repaired beside live claims");
+    assert_all_are_recorded(&sale).await;
+}
+
+#[tokio::test]
+async fn deleted_entries_are_found_at_the_next_start_by_itself() {
+    let mut sale = sale_with_deleted_entries().await;
+    assert!(sale.stop().success());
+    sale.start_server().await;
+    sale.server().until_it_says("3 pending entries were deleted or trimmed").await;
+    let counted = async || (count(&sale, DELETED).await == 3).then_some(());
+    until("they are counted", counted).await;
+    assert_all_are_recorded(&sale).await;
+    assert_eq!(count(&sale, DELETED).await, 3, "counted once");
+}
+
+#[tokio::test]
+async fn deleted_entries_are_found_by_a_process_that_joins() {
+    let sale = sale_with_deleted_entries().await;
+    let epoch = sale.epoch();
+    // It has no workers: only its comparison can find what is gone.
+    let joining = sale.spawn_by_address("serve", &[], &[("SECKILL_WORKERS", "0")]);
+    joining.until_it_says("3 pending entries were deleted or trimmed").await;
+    until("three are sent again", async || (sale.redis_cli(&["XLEN", ORDERS]) == "6").then_some(())).await;
+    assert_eq!(pending(&sale), "3", "those that are only late stay where they are");
+    assert_eq!(sale.epoch(), epoch, "repaired beside live claims");
+    assert_all_are_recorded(&sale).await;
+}
+
+#[tokio::test]
+#[ignore = "long: waits for the look of every minute"]
+async fn deleted_entries_are_found_within_a_minute_without_any_worker() {
+    let sale = sale_with_deleted_entries().await;
+    // The harness waits a minute, which the interval alone takes.
+    for _ in 0..2 {
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(50);
+        while tokio::time::Instant::now() < deadline && count(&sale, DELETED).await != 3 {
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+    }
+    assert_eq!(count(&sale, DELETED).await, 3);
+    assert!(sale.log().contains("3 pending entries were deleted or trimmed"), "{}", sale.log());
+    assert_all_are_recorded(&sale).await;
+}

@@ -1,0 +1,420 @@
+//! `seckill doctor` on real stores: each condition is provoked, and everything else stays as it was.
+
+use std::process::{Command, Output, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::harness::{Sale, signal, signal_all, until};
+use crate::own_stores::{OwnStore, folder};
+
+const COUPON: &str = "seckill:{0}:coupon:coffee";
+const ORDERS: &str = "seckill:{0}:orders";
+const EPOCH: &str = "seckill:{0}:epoch";
+
+/// What the doctor said, and how it ended.
+struct Diagnosis {
+    status: i32,
+    findings: Vec<Value>,
+    stderr: String,
+    /// Not looked at by `assert_only`: how long ago a stopped worker was seen depends on the machine.
+    ignored: &'static str,
+}
+
+impl Diagnosis {
+    fn read(output: &Output) -> Self {
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        let findings = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no JSON: {stderr}"));
+        Self { status: output.status.code().unwrap(), findings, stderr, ignored: "" }
+    }
+
+    fn ignoring(self, check: &'static str) -> Self {
+        Self { ignored: check, ..self }
+    }
+
+    fn find(&self, check: &str) -> &Value {
+        let found = self.findings.iter().find(|finding| finding["check"] == check);
+        found.unwrap_or_else(|| panic!("no {check} in {:#?}", self.findings))
+    }
+
+    /// The finding's level, with its text; all that is not green says what to do.
+    #[track_caller]
+    fn assert(&self, check: &str, level: &str, what: &str) -> &Self {
+        let finding = self.find(check);
+        assert_eq!(finding["level"], level, "{finding:#}");
+        assert!(finding["what"].as_str().unwrap().contains(what), "{what:?} in {finding:#}");
+        assert_eq!(finding["do"].is_null(), level == "green", "{finding:#}");
+        self
+    }
+
+    /// All that is not green, and the exit status that follows from it.
+    #[track_caller]
+    fn assert_only(&self, bad: &[(&str, &str)]) -> &Self {
+        let mut found: Vec<(&str, &str)> = self
+            .findings
+            .iter()
+            .filter(|finding| finding["level"] != "green" && finding["check"] != self.ignored)
+            .map(|finding| (finding["check"].as_str().unwrap(), finding["level"].as_str().unwrap()))
+            .collect();
+        let mut expected = bad.to_vec();
+        found.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(found, expected, "{:#?}", self.findings);
+        let red = bad.iter().filter(|(_, level)| *level == "red").count();
+        assert_eq!(self.status, i32::from(red > 0), "{}", self.stderr);
+        let last_line = format!("seckill: {red} of {} checks are red\n", self.findings.len());
+        assert_eq!(self.stderr, if red > 0 { last_line } else { String::new() });
+        self
+    }
+}
+
+fn diagnose(sale: &Sale) -> Diagnosis {
+    diagnose_with(sale, &[])
+}
+
+fn diagnose_with(sale: &Sale, environment: &[(&str, &str)]) -> Diagnosis {
+    let mut doctor = sale.command();
+    doctor.args(["doctor", "--json"]).envs(environment.iter().copied());
+    Diagnosis::read(&doctor.output().unwrap())
+}
+
+/// The doctor on stores that it knows by address only.
+fn diagnose_at(redis: &str, postgres: &str, environment: &[(&str, &str)]) -> Diagnosis {
+    let mut doctor = Command::new(env!("CARGO_BIN_EXE_seckill"));
+    doctor.env_clear().args(["doctor", "--json"]).env("REDIS_URL", redis).env("DATABASE_URL", postgres);
+    Diagnosis::read(&doctor.envs(environment.iter().copied()).output().unwrap())
+}
+
+fn postgres_url(sale: &Sale) -> String {
+    format!("postgres://seckill@localhost/seckill?host={}", sale.data_dir().join("postgres").display())
+}
+
+#[tokio::test]
+async fn a_server_that_has_just_started_is_green_in_every_check() {
+    let sale = Sale::start().await;
+    diagnose(&sale).assert_only(&[]);
+    sale.create("coffee", 10).await;
+    for user in ["alice", "bob"] {
+        assert_eq!(sale.claim("coffee", user).await.status, 202);
+    }
+    sale.until_quiet().await;
+    let healthy = diagnose(&sale);
+    healthy.assert_only(&[]).assert("redis-stock", "green", "1 coupon");
+    for finding in &healthy.findings {
+        let members: Vec<&String> = finding.as_object().unwrap().keys().collect();
+        assert_eq!(members, ["check", "level", "what", "do"]);
+    }
+
+    let table = sale.command().arg("doctor").output().unwrap();
+    let text = String::from_utf8(table.stdout).unwrap();
+    assert!(table.status.success() && table.stderr.is_empty(), "{text}");
+    assert_eq!(text.lines().count(), healthy.findings.len(), "{text}");
+    assert!(text.lines().all(|line| line.starts_with("green  ")), "no colours but on a terminal: {text}");
+}
+
+#[tokio::test]
+async fn redis_settings_that_cost_claims_are_red_and_say_how_to_set_them() {
+    let sale = Sale::start().await;
+    let set = |name: &str, value: &str| sale.redis_cli(&["CONFIG", "SET", name, value]);
+    for (name, bad, good, check, level, what) in [
+        ("appendfsync", "everysec", "always", "redis-durability", "red", "appendfsync everysec"),
+        ("appendfsync", "no", "always", "redis-durability", "red", "appendfsync no"),
+        ("maxmemory-policy", "allkeys-lru", "noeviction", "redis-eviction", "red", "allkeys-lru"),
+        ("maxmemory-policy", "volatile-ttl", "noeviction", "redis-eviction", "yellow", "volatile-ttl"),
+        ("appendonly", "no", "yes", "redis-durability", "red", "appendonly no"),
+    ] {
+        set(name, bad);
+        let found = diagnose(&sale);
+        found.assert_only(&[(check, level)]).assert(check, level, what);
+        assert!(found.find(check)["do"].as_str().unwrap().contains(&format!("{name} {good}")), "{name}");
+        set(name, good);
+    }
+    let used = sale.redis_cli(&["INFO", "memory"]);
+    let used = used.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().trim().to_owned();
+    let used: u64 = used.parse().unwrap();
+    for (maxmemory, level) in [(used * 100 / 95, "red"), (used * 100 / 82, "yellow"), (used * 3, "green")] {
+        set("maxmemory", &maxmemory.to_string());
+        diagnose(&sale).assert("redis-memory", level, "maxmemory");
+    }
+}
+
+#[tokio::test]
+async fn what_a_managed_redis_does_not_tell_is_yellow_and_a_refused_password_red() {
+    let sale = Sale::start().await;
+    let rights = ["~*", "+@all", "-info", "-config"];
+    sale.redis_cli(&[&["ACL", "SETUSER", "guest", "on", ">right"], &rights[..]].concat());
+    let url =
+        |password: &str| format!("redis+unix://guest:{password}@localhost{}", sale.redis_socket().display());
+    let postgres = postgres_url(&sale);
+    let unreadable = ["durability", "eviction", "memory", "role", "version", "writes"];
+    let unreadable: Vec<String> = unreadable.iter().map(|check| format!("redis-{check}")).collect();
+    let mut expected: Vec<(&str, &str)> = unreadable.iter().map(|check| (check.as_str(), "yellow")).collect();
+    // The fence itself needs INFO.
+    expected.push(("fence", "yellow"));
+    let found = diagnose_at(&url("right"), &postgres, &[]);
+    found.assert_only(&expected).assert("redis-durability", "yellow", "cannot be read");
+
+    let refused = diagnose_at(&url("wrong"), &postgres, &[]);
+    refused.assert_only(&[("redis", "red")]).assert("redis", "red", "WRONGPASS");
+    refused.assert("postgres-fsync", "green", "on").assert("migrations", "green", "up to date");
+    let stderr_and_all = format!("{}{:?}", refused.stderr, refused.findings);
+    assert!(!stderr_and_all.contains(":wrong"), "{stderr_and_all}");
+
+    let stranger = postgres.replace("seckill@", "stranger@");
+    let refused = diagnose_at(&url("right"), &stranger, &[]);
+    refused.assert("postgres", "red", "stranger").assert("redis-stock", "green", "0 coupons");
+}
+
+#[tokio::test]
+async fn a_store_that_hangs_is_one_red_line_and_the_others_checks_still_run() {
+    let sale = Sale::start().await;
+    sale.create("coffee", 10).await;
+    let (redis, postgres) = (sale.redis_pid(), sale.postgres_pids());
+    signal(redis, Signal::SIGSTOP);
+    let found = diagnose(&sale);
+    signal(redis, Signal::SIGCONT);
+    found.assert_only(&[("redis", "red")]).assert("redis", "red", "Redis gave no answer");
+    found.assert("postgres-stock", "green", "1 coupon").assert("dead-letters", "green", "none");
+
+    sale.until_ready().await;
+    signal_all(&postgres, Signal::SIGSTOP);
+    let found = diagnose(&sale);
+    signal_all(&postgres, Signal::SIGCONT);
+    found.assert_only(&[("postgres", "red")]).assert("postgres", "red", "Postgres");
+    found.assert("redis-durability", "green", "always").assert("redis-stock", "green", "1 coupon");
+}
+
+#[tokio::test]
+async fn a_redis_that_is_loading_and_one_that_is_a_replica_are_told_apart_from_one_that_is_away() {
+    let first = OwnStore::redis(&["--save", ""], folder());
+    until("Redis answers", async || first.redis_cli(&["PING"]).ok()).await;
+    let fill = "for n = 1, 4000 do redis.call('SET', n, string.rep('v', 4096)) end";
+    first.redis_cli(&["EVAL", fill, "0"]).unwrap();
+    first.redis_cli(&["SAVE"]).unwrap();
+    let dir = first.kill_9();
+    // It loads for longer than any test waits.
+    let slow = ["--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024"];
+    let loading = OwnStore::redis(&slow, dir);
+    let is_loading = async || loading.redis_cli(&["GET", "x"]).err().filter(|e| e.contains("LOADING"));
+    until("Redis is loading", is_loading).await;
+    let nowhere = "postgres://seckill@127.0.0.1:1/seckill";
+    let found = diagnose_at(&loading.url("redis"), nowhere, &[]);
+    found.assert_only(&[("redis", "red"), ("postgres", "red")]).assert("redis", "red", "LOADING");
+    found.assert("postgres", "red", "refused");
+
+    let replica = OwnStore::redis(&["--save", "", "--replicaof", "127.0.0.1 1"], folder());
+    until("the replica answers", async || replica.redis_cli(&["PING"]).ok()).await;
+    let found = diagnose_at(&replica.url("redis"), nowhere, &[]);
+    found.assert("redis-role", "red", "slave").assert("redis-durability", "red", "appendonly no");
+    let away = diagnose_at("redis://127.0.0.1:1", nowhere, &[]);
+    away.assert_only(&[("redis", "red"), ("postgres", "red")]).assert("redis", "red", "refused");
+}
+
+#[tokio::test]
+async fn postgres_settings_that_cost_orders_are_red_as_is_one_without_connections() {
+    let postgres = OwnStore::postgres(&["max_connections=12"]).await;
+    let sale = Sale::start().await;
+    let redis = format!("redis+unix://{}", sale.redis_socket().display());
+    let look = || diagnose_at(&redis, &postgres.url("postgres"), &[]);
+    look().assert("postgres-fsync", "green", "on").assert("postgres-full-page-writes", "green", "on");
+    for (setting, check, level) in [
+        ("fsync", "postgres-fsync", "red"),
+        ("full_page_writes", "postgres-full-page-writes", "red"),
+        // Its own sessions say on, so that no order is lost.
+        ("synchronous_commit", "postgres-synchronous-commit", "yellow"),
+    ] {
+        postgres.psql(&format!("alter system set {setting} = off")).unwrap();
+        postgres.psql("select pg_reload_conf()").unwrap();
+        let is_off = async || (postgres.psql(&format!("show {setting}")).unwrap() == "off").then_some(());
+        until(&format!("{setting} is off"), is_off).await;
+        let found = look();
+        found.assert(check, level, "off");
+        assert!(found.find(check)["do"].as_str().unwrap().contains(&format!("{setting} = on")));
+    }
+
+    let mut held = Vec::new();
+    for (sessions, check, level, what) in [
+        (9, "postgres-connections", "yellow", "10 of 12 connections are in use"),
+        // The doctor's own second one finds no place.
+        (11, "postgres", "red", "too many clients"),
+    ] {
+        while held.len() < sessions {
+            let mut psql = Command::new("psql");
+            psql.args(["-X", &postgres.url("postgres")]).stdin(Stdio::piped());
+            held.push(psql.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+            let open = "select count(*) from pg_stat_activity where backend_type = 'client backend'";
+            let all = (held.len() + 1).to_string();
+            let is_open = async || postgres.psql(open).is_ok_and(|count| count == all).then_some(());
+            until("the session is open", is_open).await;
+        }
+        look().assert(check, level, what).assert("redis-durability", "green", "always");
+    }
+    for mut psql in held {
+        psql.kill().unwrap();
+        psql.wait().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_schema_that_lacks_migrations_is_red_and_is_not_made_by_looking() {
+    let sale = Sale::start().await;
+    let empty = diagnose_with(&sale, &[("SECKILL_DB_SCHEMA", "elsewhere")]);
+    empty.assert_only(&[("migrations", "red")]).assert(
+        "migrations",
+        "red",
+        "schema elsewhere lacks 1, 2, 3, 4",
+    );
+    let schemas = "select count(*) from pg_namespace where nspname = 'elsewhere'";
+    assert_eq!(sale.psql_number(schemas), 0, "the doctor made nothing");
+
+    sale.psql("create table kept as select * from _sqlx_migrations");
+    for (damage, level, what) in [
+        ("delete from _sqlx_migrations where version = 4", "red", "lacks 4"),
+        ("update _sqlx_migrations set success = false where version = 3", "red", "another 3"),
+        ("update _sqlx_migrations set checksum = '\\x00' where version = 2", "red", "another 2"),
+        (
+            "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+                values (9000, 'later', true, '\\x00', 1)",
+            "yellow",
+            "has 9000, which this program does not know",
+        ),
+    ] {
+        sale.psql(damage);
+        diagnose(&sale).assert_only(&[("migrations", level)]).assert("migrations", level, what);
+        sale.psql("truncate _sqlx_migrations; insert into _sqlx_migrations select * from kept");
+    }
+    diagnose(&sale).assert_only(&[]);
+}
+
+/// What a stopped server cannot mend while the doctor looks.
+fn diagnose_damaged(sale: &Sale, damage: impl FnOnce()) -> Diagnosis {
+    sale.signal_server(Signal::SIGSTOP);
+    damage();
+    let found = diagnose(sale);
+    sale.signal_server(Signal::SIGCONT);
+    found.ignoring("workers")
+}
+
+#[tokio::test]
+async fn stores_that_do_not_agree_are_red_whatever_the_difference() {
+    let sale = Sale::start().await;
+    sale.create("coffee", 10).await;
+    assert_eq!(sale.claim("coffee", "alice").await.status, 202);
+    sale.until_quiet().await;
+    let epoch = sale.epoch();
+    let building = format!("building:{epoch}");
+    for (damage, checks, what) in [
+        (&["DEL", EPOCH][..], &["fence"][..], "lost the epoch marker"),
+        (&["SET", EPOCH, "ready:0-0badc0de"], &["fence"], "`ready:0-0badc0de`"),
+        (&["SET", EPOCH, &building], &["fence"], "being rebuilt"),
+        (&["SCRIPT", "FLUSH"], &["fence"], "does not know our scripts"),
+        (&["XGROUP", "DESTROY", ORDERS, "order-writers"], &["fence", "order-stream"], "consumer group"),
+        (&["DEL", ORDERS], &["fence", "order-stream"], "order stream"),
+        (&["HSET", COUPON, "stock", "3"], &["redis-stock"], "coffee"),
+        (&["DEL", COUPON], &["redis-stock"], "coffee"),
+        (&["HDEL", "seckill:{0}:claims:coffee", "alice"], &["redis-stock"], "coffee"),
+    ] {
+        let found = diagnose_damaged(&sale, || drop(sale.redis_cli(damage)));
+        let bad: Vec<(&str, &str)> = checks.iter().map(|check| (*check, "red")).collect();
+        found.assert_only(&bad).assert(checks[0], "red", what);
+        // A claim or the probe notices, and both stores agree again.
+        until("claims are taken again", async || {
+            let answer = sale.claim("coffee", "alice").await;
+            (answer.status == 200).then_some(())
+        })
+        .await;
+        sale.assert_in_agreement("coffee").await;
+    }
+    diagnose(&sale).assert_only(&[]);
+
+    let found = diagnose_damaged(&sale, || drop(sale.psql("update fence set postgres_lost = true")));
+    found.assert_only(&[("fence", "red")]).assert("fence", "red", "Postgres has lost commits");
+    assert!(found.find("fence")["do"].as_str().unwrap().contains("`seckill reconcile --rebuild`"));
+    sale.psql("update fence set postgres_lost = false");
+    sale.until_ready().await;
+}
+
+#[tokio::test]
+async fn what_waits_too_long_in_postgres_is_told_with_the_way_out() {
+    let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
+    sale.create("coffee", 10).await;
+    let idle = ("workers", "yellow");
+    diagnose(&sale).assert_only(&[idle]).assert("workers", "yellow", "nobody reads");
+    for (damage, undo, check, level, what) in [
+        (
+            "insert into outbox (order_id, coupon_id, user_id, created_at)
+                values (gen_random_uuid(), 'coffee', 'x', now() - interval '1 hour 2 s')",
+            "delete from outbox",
+            "outbox",
+            "yellow",
+            "1 unit waits to go back to stock, the oldest for 1h",
+        ),
+        (
+            "insert into dead_letters (fields, error) values ('', 'x'), ('', 'y')",
+            "update dead_letters set seen_at = now()",
+            "dead-letters",
+            "yellow",
+            "2 order events could not be recorded",
+        ),
+        (
+            "update coupons set stock = stock - 1",
+            "update coupons set stock = stock + 1",
+            "postgres-stock",
+            "red",
+            "coupon coffee",
+        ),
+    ] {
+        sale.psql(damage);
+        diagnose(&sale).assert_only(&[idle, (check, level)]).assert(check, level, what);
+        sale.psql(undo);
+    }
+    let edit = "update coupons set version = version + 1, changed_at = now() - interval '1 minute'";
+    let found = diagnose_damaged(&sale, || drop(sale.psql(edit)));
+    found.assert_only(&[("publications", "yellow")]);
+    found.assert("publications", "yellow", "1 coupon is not in force as edited");
+    until("it is in force", async || {
+        (sale.psql_number("select count(*) from coupons where published_version < version") == 0)
+            .then_some(())
+    })
+    .await;
+    diagnose(&sale).assert_only(&[idle]);
+}
+
+#[tokio::test]
+async fn entries_that_nobody_takes_over_and_deleted_ones_are_told_by_age_and_consumer() {
+    let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
+    sale.create("coffee", 10).await;
+    let idle = ("workers", "yellow");
+    let now_ms = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
+    let id = format!("{}-0", now_ms - 20_000);
+    sale.redis_cli(&["XADD", ORDERS, &id, "hand", "made"]);
+    let late = diagnose(&sale);
+    late.assert_only(&[idle, ("backlog", "yellow")]).assert(
+        "backlog",
+        "yellow",
+        "1 order event is not recorded",
+    );
+    let full = diagnose_with(&sale, &[("SECKILL_MAX_BACKLOG", "0")]);
+    full.assert_only(&[idle, ("backlog", "red")]).assert("backlog", "red", "SECKILL_MAX_BACKLOG");
+
+    sale.redis_cli(&["XREADGROUP", "GROUP", "order-writers", "gone", "STREAMS", ORDERS, ">"]);
+    let read = diagnose(&sale).ignoring("workers");
+    read.assert_only(&[("backlog", "yellow")]).assert("pending-entries", "green", "5s");
+    for (idle_ms, level) in [("30000", "yellow"), ("90000", "red")] {
+        sale.redis_cli(&["XCLAIM", ORDERS, "order-writers", "gone", "0", &id, "IDLE", idle_ms]);
+        let found = diagnose(&sale).ignoring("workers");
+        found.assert_only(&[("backlog", "yellow"), ("pending-entries", level)]);
+        found.assert("pending-entries", level, "1 entry with gone lies untouched, the oldest for");
+        // Judged by the reclaim time of the program that runs.
+        let patient = diagnose_with(&sale, &[("SECKILL_RECLAIM_AFTER", "10m")]);
+        patient.assert("pending-entries", "green", "10m");
+    }
+    sale.redis_cli(&["XDEL", ORDERS, &id]);
+    let found = diagnose(&sale);
+    found.assert("deleted-entries", "red", "1 pending entry was deleted or trimmed by somebody");
+    assert!(found.find("deleted-entries")["what"].as_str().unwrap().contains(&id));
+    let answer = sale.admin(reqwest::Method::POST, "/v1/admin/reconcile", Some(json!({"fix": true}))).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    diagnose(&sale).assert("deleted-entries", "green", "").assert("backlog", "green", "");
+}

@@ -1,0 +1,118 @@
+//! A Postgres and a Redis as an operator sets them up, without the settings that the embedded ones have on
+//! their command lines.
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::harness::until;
+
+/// A store that runs until it is dropped.
+pub struct OwnStore {
+    child: Child,
+    pub dir: TempDir,
+}
+
+impl OwnStore {
+    /// A fresh cluster with the defaults of initdb, and these settings on top.
+    pub async fn postgres(settings: &[&str]) -> Self {
+        let dir = folder();
+        let cluster = dir.path().join("cluster");
+        let initdb = unprivileged(&postgres_bin().join("initdb"))
+            .args(["--no-sync", "--auth=trust", "--username=seckill", "-D"])
+            .arg(&cluster)
+            .stdout(Stdio::null())
+            .status();
+        assert!(initdb.unwrap().success());
+        let mut postgres = unprivileged(&postgres_bin().join("postgres"));
+        postgres.arg("-D").arg(&cluster).args(["-c", "listen_addresses=", "-c"]);
+        postgres.arg(format!("unix_socket_directories={}", dir.path().display()));
+        postgres.args(settings.iter().flat_map(|setting| ["-c", setting]));
+        let store = Self { child: quiet(&mut postgres), dir };
+        until("Postgres answers", async || store.psql("select 1").ok()).await;
+        store
+    }
+
+    pub fn redis(settings: &[&str], dir: TempDir) -> Self {
+        let mut redis = unprivileged(Path::new("redis-server"));
+        redis.args(["--port", "0", "--unixsocket", "redis.sock", "--dir", "."]).args(settings);
+        redis.current_dir(dir.path());
+        Self { child: quiet(&mut redis), dir }
+    }
+
+    pub fn url(&self, store: &str) -> String {
+        match store {
+            "postgres" => format!("postgres://seckill@localhost/postgres?host={}", self.dir.path().display()),
+            _ => format!("redis+unix://{}/redis.sock", self.dir.path().display()),
+        }
+    }
+
+    pub fn psql(&self, sql: &str) -> Result<String, String> {
+        let mut psql = Command::new("psql");
+        psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql, &self.url("postgres")]);
+        said(&mut psql)
+    }
+
+    pub fn redis_cli(&self, args: &[&str]) -> Result<String, String> {
+        let mut redis_cli = Command::new("redis-cli");
+        said(redis_cli.arg("-e").arg("-s").arg(self.dir.path().join("redis.sock")).args(args))
+    }
+
+    /// Ends it as kill -9 does, and leaves its files.
+    pub fn kill_9(mut self) -> TempDir {
+        self.end();
+        std::mem::replace(&mut self.dir, folder())
+    }
+
+    fn end(&mut self) {
+        // Postgres's children notice by themselves.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Drop for OwnStore {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// One that the stores' user may write to.
+pub fn folder() -> TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::Builder::new().prefix("seckill-own-").tempdir_in("/tmp").unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    dir
+}
+
+/// Postgres refuses to run as root.
+fn unprivileged(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir("/tmp");
+    if nix::unistd::Uid::effective().is_root() {
+        let user = nix::unistd::User::from_name("nobody").unwrap().unwrap();
+        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+    }
+    command
+}
+
+fn postgres_bin() -> PathBuf {
+    let installed = std::fs::read_dir("/usr/lib/postgresql").unwrap().map(|entry| entry.unwrap().path());
+    installed.map(|path| path.join("bin")).filter(|bin| bin.join("initdb").exists()).max().unwrap()
+}
+
+fn quiet(command: &mut Command) -> Child {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+fn said(command: &mut Command) -> Result<String, String> {
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() {
+        Ok(text(&output.stdout))
+    } else {
+        Err(text(&output.stdout) + &text(&output.stderr))
+    }
+}

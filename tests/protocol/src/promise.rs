@@ -1,0 +1,56 @@
+//! What must hold: always, and when the system is quiet.
+
+use crate::compare::is_quiet;
+use crate::state::{Coupon, State, Status, USERS, each};
+use crate::{Rule, Scope};
+
+/// A promise that a state breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    /// Postgres's stock is not total − live orders, or there are more of these than units.
+    Oversold,
+    /// A repeat was answered with an order that had ended.
+    DeadOrderAnswered,
+    /// The system is quiet, and Redis's stock is not Postgres's.
+    StocksDiffer,
+    /// The system is quiet, and somebody holds a unit in one store only.
+    ClaimsDiffer,
+    /// The system is quiet, and an accepted claim has no order although a store still knew of it.
+    Forgotten,
+    /// The system is quiet, and an accepted claim was rejected for no reason of its user's.
+    Rejected,
+    /// From this state the system never comes to rest.
+    NeverAtRest,
+}
+
+#[must_use]
+pub fn broken(state: &State, scope: &Scope) -> Option<Broken> {
+    let postgres = &state.postgres;
+    let stock = postgres.coupon.total - postgres.live_count();
+    if postgres.coupon.stock != stock || stock < 0 {
+        return Some(Broken::Oversold);
+    }
+    if state.users.answered_dead {
+        return Some(Broken::DeadOrderAnswered);
+    }
+    if !is_quiet(state, scope) {
+        return None;
+    }
+    let redis = &state.redis;
+    let version = redis.coupon.map_or(0, |coupon| coupon.version);
+    let of_postgres = Coupon { total: postgres.coupon.total, stock, version: postgres.coupon.version };
+    let must_match_version = scope.has(Rule::PublishRepeats) || version == postgres.coupon.version;
+    if redis.coupon != Some(of_postgres) || !must_match_version {
+        return Some(Broken::StocksDiffer);
+    }
+    if (0..USERS).any(|user| redis.claims[user] != postgres.live(user)) {
+        return Some(Broken::ClaimsDiffer);
+    }
+    let users = &state.users;
+    each(users.told & !users.excused).find_map(|order| match postgres.status[usize::from(order)] {
+        Status::None => Some(Broken::Forgotten),
+        Status::Rejected if !users.lowered => Some(Broken::Rejected),
+        Status::Cancelled if scope.cancels == 0 => Some(Broken::Rejected),
+        _ => None,
+    })
+}

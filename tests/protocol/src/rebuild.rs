@@ -1,0 +1,402 @@
+//! A rebuild, step by step (`fence/rebuild.rs`, `lua/rebuild_*.lua`): a lock, a look, a new epoch, the
+//! `building` marker, reading, one deciding transaction, differences in chunks, the `ready` marker.
+
+use crate::search::Steps;
+use crate::serve::agrees;
+use crate::state::{
+    Coupon, Entry, Epoch, Marker, Order, Orders, Place, REBUILDERS, Rebuilder, Redis, Stage, State, Status,
+    Stream, USERS, bit, counter, each, user_of,
+};
+use crate::{Rule, Scope};
+
+pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
+    for index in 0..scope.rebuilders {
+        let rebuilder = &state.rebuilders[index];
+        match rebuilder.stage {
+            Stage::Idle => begin(state, scope, index, steps),
+            Stage::Locked => look(state, scope, index, steps),
+            Stage::Looked => start_epoch(state, scope, index, steps),
+            Stage::EpochWritten => on_redis(state, scope, index, "a rebuild sets its marker", steps, open),
+            Stage::Begun => {
+                on_postgres(state, scope, index, "a rebuild reads definitions", steps, |next, index| {
+                    next.rebuilders[index].definition = next.postgres.coupon;
+                    next.rebuilders[index].stage = Stage::Defined;
+                });
+            }
+            Stage::Defined => {
+                let scope = scope.clone();
+                read(state, index, "a rebuild reads the claims", steps, move |next, index| {
+                    read_claims(next, index, &scope);
+                });
+            }
+            Stage::HashRead => {
+                let counts_acknowledged = !scope.has(Rule::AcknowledgedDoNotCount);
+                read(state, index, "a rebuild reads the events", steps, move |next, index| {
+                    let stream = next.redis.stream.unwrap_or_default();
+                    next.rebuilders[index].events = stream.orders(|place| {
+                        matches!(place, Place::Undelivered | Place::Pending(_))
+                            || (counts_acknowledged && place == Place::Acknowledged)
+                    });
+                    next.rebuilders[index].deleted =
+                        stream.orders(|place| matches!(place, Place::Deleted(_)));
+                    next.rebuilders[index].stage = Stage::EventsRead;
+                });
+            }
+            Stage::EventsRead => decide(state, scope, index, steps),
+            Stage::Decided => apply(state, scope, index, steps),
+            Stage::FieldsApplied => {
+                on_redis(state, scope, index, "a rebuild sets the coupon", steps, set_coupon);
+            }
+            Stage::CouponSet => on_redis(state, scope, index, "a rebuild sends events", steps, send),
+            Stage::Resent => {
+                on_redis(state, scope, index, "a rebuild sets the ready marker", steps, |next, index, _| {
+                    next.redis.noted = next.postgres.position;
+                    next.redis.marker = Marker::Ready(next.rebuilders[index].epoch);
+                    next.rebuilders[index].stage = Stage::Ready;
+                    true
+                });
+            }
+            Stage::Ready => {
+                on_postgres(state, scope, index, "a rebuild notes publications", steps, |next, index| {
+                    let version = next.rebuilders[index].definition.version;
+                    next.postgres.published = next.postgres.published.max(version);
+                    next.rebuilders[index].stage = Stage::Published;
+                });
+            }
+            Stage::Published => on_postgres(state, scope, index, "a rebuild ends", steps, |next, index| {
+                if next.postgres.row.epoch == next.rebuilders[index].epoch {
+                    next.postgres.row.lost = false;
+                }
+                stop(next, index);
+            }),
+        }
+    }
+}
+
+/// Gives up or has done: the session's end gives the lock back.
+pub fn stop(next: &mut State, index: usize) {
+    if next.lock == Some(index as u8) && next.rebuilders[index].session_lives {
+        next.lock = None;
+    }
+    next.rebuilders[index] = Rebuilder::default();
+}
+
+fn begin(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
+    if state.lock.is_some() {
+        return;
+    }
+    let row = &state.postgres.row;
+    let knows_loss = index == 0 && state.server.loss.is_some_and(|(epoch, _)| epoch == row.epoch);
+    let is_down = index > 0 || state.server.session.is_none();
+    let waits_for_a_person = row.lost && state.redis.run == row.run && state.redis.marker != Marker::None;
+    let has_reason = knows_loss || !agrees(&state.redis, &state.postgres, scope);
+    let lock = |ordered: bool| {
+        move |next: &mut State| {
+            next.lock = Some(index as u8);
+            next.rebuilders[index] =
+                Rebuilder { stage: Stage::Locked, ordered, session_lives: true, ..Rebuilder::default() };
+            if ordered {
+                next.server.session = None;
+                next.orders += u8::from(!row.lost);
+            }
+            true
+        }
+    };
+    if is_down && has_reason && !waits_for_a_person {
+        steps.take("a rebuild takes the lock", lock(false));
+    }
+    if index == 0 && (row.lost || state.orders < scope.orders) {
+        steps.take("a person orders a rebuild", lock(true));
+    }
+}
+
+fn look(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
+    let rebuilder = state.rebuilders[index];
+    let row = state.postgres.row;
+    let loss = state.server.loss.filter(|&(epoch, _)| index == 0 && epoch == row.epoch);
+    on_postgres(state, scope, index, "a rebuild looks", steps, |next, index| {
+        if !rebuilder.ordered && loss.is_none() && agrees(&next.redis, &next.postgres, scope) {
+            return stop(next, index);
+        }
+        let is_lost = postgres_changed(next, scope, loss.is_some_and(|(_, by_postgres)| by_postgres))
+            && redis_is_whole(&next.redis, row.epoch, row.run);
+        if is_lost && !rebuilder.ordered && scope.has(Rule::LossIsNoted) {
+            next.postgres.row.lost = true;
+            next.postgres.row.run = next.redis.run;
+            return stop(next, index);
+        }
+        let mine = &mut next.rebuilders[index];
+        mine.epoch = 2 * (counter(row.epoch).max(counter(state.redis.marker.epoch())) + 1) + index as u8;
+        mine.run = state.redis.run;
+        mine.postgres_lost = is_lost;
+        mine.stage = Stage::Looked;
+    });
+}
+
+/// Whether Postgres is not the one of the last agreement.
+fn postgres_changed(state: &State, scope: &Scope, loss_by_postgres: bool) -> bool {
+    let (postgres, redis) = (&state.postgres, &state.redis);
+    postgres.row.lost
+        || (scope.has(Rule::PostgresIdentity)
+            && (counter(redis.marker.epoch()) > counter(postgres.row.epoch)
+                || postgres.position < redis.noted
+                || loss_by_postgres
+                || postgres.identity != postgres.row.identity))
+}
+
+fn redis_is_whole(redis: &Redis, epoch: Epoch, run: u8) -> bool {
+    let is_of_the_agreement = if counter(redis.marker.epoch()) > counter(epoch) {
+        matches!(redis.marker, Marker::Ready(_))
+    } else {
+        redis.run == run && redis.marker != Marker::None
+    };
+    let adds_up = redis.coupon.is_none_or(|coupon| coupon.stock + redis.held() == coupon.total);
+    is_of_the_agreement && redis.has_group() && adds_up
+}
+
+fn start_epoch(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
+    // The exclusive lock: every open recording transaction ends first.
+    if scope.has(Rule::FenceLock) && state.row_is_locked() {
+        return;
+    }
+    on_postgres(state, scope, index, "a rebuild starts an epoch", steps, |next, index| {
+        let Rebuilder { epoch, run, postgres_lost, .. } = next.rebuilders[index];
+        let row = &mut next.postgres.row;
+        row.epoch = epoch;
+        row.run = run;
+        row.identity = next.postgres.identity;
+        row.lost = postgres_lost && scope.has(Rule::LossIsNoted);
+        next.rebuilders[index].stage = Stage::EpochWritten;
+    });
+}
+
+fn open(next: &mut State, index: usize, scope: &Scope) -> bool {
+    let epoch = next.rebuilders[index].epoch;
+    let theirs = next.redis.marker.epoch();
+    let is_newer = counter(theirs) > counter(epoch)
+        || (counter(theirs) == counter(epoch) && next.redis.marker != Marker::Building(epoch));
+    if is_newer && scope.has(Rule::BuildingMarker) {
+        stop(next, index);
+        return true;
+    }
+    next.redis.marker = Marker::Building(epoch);
+    let generation = next.faults;
+    let stream = next.redis.stream.get_or_insert(Stream { generation, ..Stream::default() });
+    if !stream.has_group {
+        stream.has_group = true;
+        for entry in &mut stream.entries {
+            entry.place = match (entry.place, scope.has(Rule::GroupAtZero)) {
+                (Place::Empty | Place::Deleted(_), _) => Place::Empty,
+                (_, true) => Place::Undelivered,
+                (_, false) => Place::Acknowledged,
+            };
+        }
+        stream
+            .entries
+            .iter_mut()
+            .filter(|entry| entry.place == Place::Empty)
+            .for_each(|entry| *entry = Entry::default());
+        stream.sort();
+    }
+    next.rebuilders[index].stage = Stage::Begun;
+    true
+}
+
+fn read_claims(next: &mut State, index: usize, scope: &Scope) {
+    // What cancels live orders must be the hash that stood beside them.
+    let is_whole = next.redis.adds_up() || !scope.has(Rule::LossAsksTheSum);
+    let mine = &mut next.rebuilders[index];
+    mine.postgres_lost &= is_whole;
+    mine.claims = next.redis.claims;
+    mine.stage = Stage::HashRead;
+}
+
+/// Who keeps what (`fence/rebuild/decide.rs`), in one transaction.
+fn decide(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
+    let plan = plan(state, scope, index);
+    // What it writes waits for whoever holds the rows.
+    if state.row_is_locked() && plan.rejected | plan.cancelled != 0 {
+        return;
+    }
+    let mine = state.rebuilders[index].epoch;
+    let decided = |next: &mut State, index: usize| {
+        if plan.rejected != 0 && next.postgres.row.epoch != mine && scope.has(Rule::DecisionIsFenced) {
+            return stop(next, index);
+        }
+        for order in each(plan.cancelled) {
+            next.postgres.status[usize::from(order)] = Status::Cancelled;
+            next.postgres.coupon.stock += 1;
+        }
+        for order in each(plan.rejected) {
+            next.postgres.status[usize::from(order)] = Status::Rejected;
+            next.postgres.outbox |= bit(order);
+        }
+        next.postgres.position += u8::from(next.backup.is_some() && plan.rejected | plan.cancelled != 0);
+        let mine = &mut next.rebuilders[index];
+        mine.kept = plan.kept;
+        mine.resend = plan.resend;
+        mine.stage = Stage::Decided;
+    };
+    if scope.has(Rule::DecisionIsFenced) {
+        on_postgres(state, scope, index, "a rebuild decides", steps, decided);
+    } else {
+        // On any session: nobody notices that the lock's own is dead.
+        steps.take("a rebuild decides", |next| {
+            decided(next, index);
+            true
+        });
+    }
+}
+
+struct Plan {
+    kept: [Option<Order>; USERS],
+    rejected: Orders,
+    cancelled: Orders,
+    resend: Orders,
+}
+
+fn plan(state: &State, scope: &Scope, index: usize) -> Plan {
+    let mine = &state.rebuilders[index];
+    let postgres = &state.postgres;
+    let mut plan = Plan { kept: [None; USERS], rejected: 0, cancelled: 0, resend: 0 };
+    let mut events = each(mine.events).collect::<Vec<_>>();
+    for user in 0..USERS {
+        let mut live = postgres.live(user);
+        if mine.postgres_lost
+            && scope.has(Rule::LossCancels)
+            && let Some(order) = live.filter(|&order| mine.claims[user] != Some(order))
+        {
+            plan.cancelled |= bit(order);
+            live = None;
+        }
+        let from_hash = mine.claims[user].filter(|&order| !postgres.has_row(order));
+        let from_events = events
+            .iter()
+            .copied()
+            .find(|&order| user_of(order) == user && !postgres.has_row(order) && !mine.postgres_lost);
+        plan.kept[user] = live.or(from_hash).or(from_events);
+        if live.is_none()
+            && let Some(order) = plan.kept[user].filter(|&order| mine.events & bit(order) == 0)
+        {
+            plan.resend |= bit(order);
+        }
+    }
+    events.extend(mine.claims.iter().flatten());
+    for order in events {
+        if !postgres.has_row(order) && plan.kept[user_of(order)] != Some(order) {
+            plan.rejected |= bit(order);
+        }
+    }
+    plan
+}
+
+/// One field a step: the smallest chunk there is.
+fn apply(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
+    let mine = state.rebuilders[index];
+    let Some(user) = (0..USERS).find(|&user| mine.kept[user] != mine.claims[user]) else {
+        return steps.take("a rebuild has applied all fields", |next| {
+            next.rebuilders[index].stage = Stage::FieldsApplied;
+            true
+        });
+    };
+    on_redis(state, scope, index, "a rebuild applies a field", steps, move |next, index, _| {
+        let before = next.redis.held();
+        next.redis.claims[user] = mine.kept[user];
+        let moved = before - next.redis.held();
+        if let Some(coupon) = &mut next.redis.coupon {
+            coupon.stock += moved;
+        }
+        // What was applied is no difference any more.
+        next.rebuilders[index].claims[user] = mine.kept[user];
+        true
+    });
+}
+
+fn set_coupon(next: &mut State, index: usize, scope: &Scope) -> bool {
+    let held = next.rebuilders[index].kept.iter().flatten().count() as i8;
+    if scope.has(Rule::CouponCountsClaims) && next.redis.held() != held {
+        stop(next, index);
+        return true;
+    }
+    let Coupon { total, version, .. } = next.rebuilders[index].definition;
+    next.redis.coupon = Some(Coupon { total, stock: total - next.redis.held(), version });
+    next.rebuilders[index].stage = Stage::CouponSet;
+    true
+}
+
+fn send(next: &mut State, index: usize, _scope: &Scope) -> bool {
+    let Rebuilder { resend, deleted, .. } = next.rebuilders[index];
+    next.rebuilders[index].stage = Stage::Resent;
+    let Some(stream) = &mut next.redis.stream else { return true };
+    // The pending entries that were found deleted have been made good.
+    for entry in &mut stream.entries {
+        if matches!(entry.place, Place::Deleted(_)) && deleted & bit(entry.order) != 0 {
+            *entry = Entry::default();
+        }
+    }
+    stream.sort();
+    each(resend).all(|order| stream.add(order))
+}
+
+/// A script of the rebuild's own connection that demands its marker and the stream.
+fn on_redis(
+    state: &State,
+    scope: &Scope,
+    index: usize,
+    name: &'static str,
+    steps: &mut Steps,
+    act: impl Fn(&mut State, usize, &Scope) -> bool,
+) {
+    let mine = &state.rebuilders[index];
+    let is_begin = mine.stage == Stage::EpochWritten;
+    let may = !scope.has(Rule::BuildingMarker)
+        || is_begin
+        || (state.redis.marker == Marker::Building(mine.epoch) && state.redis.stream.is_some());
+    let connected = state.redis.run == mine.run;
+    steps.take(name, |next| {
+        if connected && may {
+            act(next, index, scope)
+        } else {
+            stop(next, index);
+            true
+        }
+    });
+}
+
+fn read(state: &State, index: usize, name: &'static str, steps: &mut Steps, act: impl Fn(&mut State, usize)) {
+    let connected = state.redis.run == state.rebuilders[index].run;
+    steps.take(name, |next| {
+        if connected {
+            act(next, index);
+        } else {
+            stop(next, index);
+        }
+        true
+    });
+}
+
+/// A statement on the session that holds the lock.
+fn on_postgres(
+    state: &State,
+    _scope: &Scope,
+    index: usize,
+    name: &'static str,
+    steps: &mut Steps,
+    act: impl Fn(&mut State, usize),
+) {
+    let lives = state.rebuilders[index].session_lives;
+    steps.take(name, |next| {
+        if lives {
+            act(next, index);
+        } else {
+            stop(next, index);
+        }
+        true
+    });
+}
+
+/// No rebuild is under way.
+#[must_use]
+pub fn all_idle(state: &State) -> bool {
+    (0..REBUILDERS).all(|index| state.rebuilders[index].stage == Stage::Idle)
+}

@@ -1,0 +1,231 @@
+//! The search: breadth first, so that the first way in which something breaks is a shortest one; then
+//! backwards from the quiet states, for states from which none of them can be reached.
+
+use std::fmt;
+use std::hash::BuildHasher;
+
+use hashbrown::HashTable;
+use rustc_hash::FxBuildHasher;
+
+use crate::compare::is_quiet;
+use crate::promise::{Broken, broken};
+use crate::state::State;
+use crate::{Fault, Scope, compare, fault, rebuild, record, serve};
+
+/// The steps that lead on from one state.
+pub struct Steps<'a> {
+    from: &'a State,
+    next: Vec<Step>,
+    /// States with more entries than are followed.
+    unfollowed: usize,
+}
+
+struct Step {
+    name: &'static str,
+    fault: Option<Fault>,
+    to: State,
+}
+
+impl Steps<'_> {
+    /// A step of the program's; `false` from `act`: not followed.
+    pub fn take(&mut self, name: &'static str, act: impl FnOnce(&mut State) -> bool) {
+        let mut to = *self.from;
+        if !act(&mut to) {
+            self.unfollowed += 1;
+        } else if to != *self.from {
+            self.next.push(Step { name, fault: None, to });
+        }
+    }
+
+    /// A fault.
+    pub fn strike(&mut self, fault: Fault, act: impl FnOnce(&mut State)) {
+        let mut to = *self.from;
+        act(&mut to);
+        self.next.push(Step { name: "fault", fault: Some(fault), to });
+    }
+}
+
+fn steps_from(state: &State, scope: &Scope) -> (Vec<Step>, usize) {
+    let mut steps = Steps { from: state, next: Vec::with_capacity(16), unfollowed: 0 };
+    serve::steps(state, scope, &mut steps);
+    record::steps(state, scope, &mut steps);
+    rebuild::steps(state, scope, &mut steps);
+    compare::steps(state, scope, &mut steps);
+    fault::steps(state, scope, &mut steps);
+    (steps.next, steps.unfollowed)
+}
+
+/// What a search found.
+#[derive(Debug)]
+pub struct Search {
+    pub states: usize,
+    pub quiet: usize,
+    /// States that were not followed: the stream had no room in the model.
+    pub unfollowed: usize,
+    pub outcome: Outcome,
+}
+
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one a search")]
+pub enum Outcome {
+    Holds,
+    /// A promise broken, and the steps that lead there.
+    Breaks(Broken, Path),
+    /// More states than were allowed.
+    TooLarge,
+}
+
+/// The steps to a state, and the state.
+pub struct Path {
+    pub steps: Vec<String>,
+    pub state: State,
+}
+
+impl Path {
+    /// Whether these steps occur in this order.
+    #[must_use]
+    pub fn passes(&self, steps: &[&str]) -> bool {
+        let mut all = self.steps.iter();
+        steps.iter().all(|step| all.any(|seen| seen.contains(step)))
+    }
+}
+
+impl fmt::Debug for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, step) in self.steps.iter().enumerate() {
+            writeln!(f, "{:3} {step}", number + 1)?;
+        }
+        write!(f, "    {:?}", self.state)
+    }
+}
+
+struct Walk<'a> {
+    scope: &'a Scope,
+    states: Vec<State>,
+    parents: Vec<u32>,
+    index: HashTable<u32>,
+    /// Steps of the program's own: `(from, to)`.
+    steps: Vec<(u32, u32)>,
+    unfollowed: usize,
+}
+
+/// Searches every state of the scope, at most `max_states`.
+#[must_use]
+pub fn search(scope: &Scope, max_states: usize) -> Search {
+    let mut walk = Walk {
+        scope,
+        states: Vec::new(),
+        parents: Vec::new(),
+        index: HashTable::new(),
+        steps: Vec::new(),
+        unfollowed: 0,
+    };
+    walk.reach(State::first(scope.total), u32::MAX);
+    let mut at = 0;
+    while at < walk.states.len() {
+        if let Some(broken) = broken(&walk.states[at], scope) {
+            return walk.end(Outcome::Breaks(broken, walk.path(at)));
+        }
+        if walk.states.len() > max_states {
+            return walk.end(Outcome::TooLarge);
+        }
+        walk.follow(at);
+        at += 1;
+    }
+    let outcome = match walk.never_at_rest() {
+        Some(restless) => Outcome::Breaks(Broken::NeverAtRest, walk.path(restless)),
+        None => Outcome::Holds,
+    };
+    walk.end(outcome)
+}
+
+impl Walk<'_> {
+    fn follow(&mut self, at: usize) {
+        let (steps, unfollowed) = steps_from(&self.states[at], self.scope);
+        self.unfollowed += unfollowed;
+        for step in steps {
+            let to = self.reach(step.to, number(at));
+            if step.fault.is_none() {
+                self.steps.push((number(at), to));
+            }
+        }
+    }
+
+    fn reach(&mut self, state: State, parent: u32) -> u32 {
+        let hash = FxBuildHasher.hash_one(state);
+        let states = &self.states;
+        if let Some(&known) = self.index.find(hash, |&index| states[index as usize] == state) {
+            return known;
+        }
+        let new = number(self.states.len());
+        self.states.push(state);
+        self.parents.push(parent);
+        let states = &self.states;
+        self.index.insert_unique(hash, new, |&index| FxBuildHasher.hash_one(states[index as usize]));
+        new
+    }
+
+    fn quiet(&self) -> impl Iterator<Item = usize> {
+        (0..self.states.len()).filter(|&index| is_quiet(&self.states[index], self.scope))
+    }
+
+    /// The first state from which the program's own steps lead to no quiet one.
+    fn never_at_rest(&self) -> Option<usize> {
+        let mut starts = vec![0_u32; self.states.len() + 1];
+        for &(_, to) in &self.steps {
+            starts[to as usize + 1] += 1;
+        }
+        for index in 1..starts.len() {
+            starts[index] += starts[index - 1];
+        }
+        let mut free = starts.clone();
+        let mut before = vec![0_u32; self.steps.len()];
+        for &(from, to) in &self.steps {
+            before[free[to as usize] as usize] = from;
+            free[to as usize] += 1;
+        }
+        let mut rests = vec![false; self.states.len()];
+        let mut waiting: Vec<usize> = self.quiet().collect();
+        for &index in &waiting {
+            rests[index] = true;
+        }
+        while let Some(index) = waiting.pop() {
+            for &from in &before[starts[index] as usize..starts[index + 1] as usize] {
+                if !std::mem::replace(&mut rests[from as usize], true) {
+                    waiting.push(from as usize);
+                }
+            }
+        }
+        rests.iter().position(|rests| !rests)
+    }
+
+    fn path(&self, to: usize) -> Path {
+        let mut steps = Vec::new();
+        let mut at = to;
+        while let Some(&parent) = self.parents.get(at).filter(|&&parent| parent != u32::MAX) {
+            let (all, _) = steps_from(&self.states[parent as usize], self.scope);
+            let step = all.iter().find(|step| step.to == self.states[at]);
+            steps.push(match step {
+                Some(Step { fault: Some(fault), .. }) => format!("{fault:?}"),
+                Some(step) => step.name.to_owned(),
+                None => "?".to_owned(),
+            });
+            at = parent as usize;
+        }
+        steps.reverse();
+        Path { steps, state: self.states[to] }
+    }
+
+    fn end(&self, outcome: Outcome) -> Search {
+        Search {
+            states: self.states.len(),
+            quiet: self.quiet().count(),
+            unfollowed: self.unfollowed,
+            outcome,
+        }
+    }
+}
+
+fn number(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX - 1)
+}
