@@ -80,10 +80,11 @@ struct Batch<'a> {
 impl Batch<'_> {
     async fn end(&mut self, entries: &[Entry]) -> Result<(), Halt> {
         let mut readable = Vec::with_capacity(entries.len());
+        let mut unreadable = Vec::new();
         for entry in entries {
             match OrderEvent::read(&entry.fields) {
                 Ok(event) => readable.push(Readable { entry, event }),
-                Err(unreadable) => self.keep_unreadable(entry, unreadable.order, &unreadable.reason).await?,
+                Err(why) => unreadable.push((entry, why)),
             }
         }
         let mut parts = vec![readable.as_slice()];
@@ -99,6 +100,10 @@ impl Batch<'_> {
                     parts.extend([right, left]);
                 }
             }
+        }
+        // Last, for each takes a transaction of its own: nobody's order waits for them.
+        for (entry, why) in unreadable {
+            self.keep_unreadable(entry, why.order, &why.reason).await?;
         }
         Ok(())
     }

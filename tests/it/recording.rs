@@ -4,6 +4,7 @@ use futures_util::StreamExt;
 use nix::sys::signal::Signal;
 
 use crate::harness::{Sale, signal_all, until};
+use crate::proxy::Proxy;
 
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
 const ORDERS: &str = "seckill:{0}:orders";
@@ -164,6 +165,22 @@ async fn entries_of_any_bytes_become_dead_letters_and_those_behind_them_orders()
     assert_eq!(sale.psql_number("select max(length(fields)) from dead_letters") >> 20, 1, "kept whole");
     let listed = sale.admin(reqwest::Method::GET, "/v1/admin/dead?limit=200", None).await;
     assert_eq!((listed.status, listed.body["items"].as_array().unwrap().len()), (200, 10), "{}", listed.text);
+}
+
+#[tokio::test]
+async fn nobodys_order_waits_until_unreadable_entries_of_its_batch_are_kept() {
+    let sale = Sale::start_with(&[NO_WORKERS]).await;
+    sale.create("coffee", 10).await;
+    sale.redis_cli(&["XADD", "seckill:{0}:orders", "*", "hello", "world"]);
+    assert_eq!(sale.claim("coffee", "alice").await.status, 202);
+    let proxy = Proxy::before(&sale.postgres_socket());
+    let trap = proxy.hold(&["insert into dead_letters"]);
+    let _worker = sale.spawn_by_address("worker", &[&proxy], &[("SECKILL_WORKERS", "1")]);
+    trap.until_taken().await;
+    assert_eq!(sale.psql("select user_id from orders"), "alice");
+    trap.release();
+    sale.assert_in_agreement("coffee").await;
+    assert_eq!(sale.psql_number("select count(*) from dead_letters"), 1);
 }
 
 #[tokio::test]

@@ -99,7 +99,7 @@ impl Run {
         let (entry, order) = (entry.map(str::to_owned), order.map(str::to_owned));
         let letters = &mut self.last().letters;
         let id = i64::try_from(letters.len()).unwrap_or_default();
-        letters.push(Letter { id, entry, order, error: "it cannot be".into() });
+        letters.push(Letter { id, entry, order, error: "it cannot be".into(), is_hoarded: false });
     }
 
     fn row_of(&mut self, id: &str) -> &mut OrderRow {

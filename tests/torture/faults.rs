@@ -71,7 +71,7 @@ kinds! {
     TrimPending "XTRIM of the stream to nothing, a worker killed in its work",
     FlushRedis "FLUSHALL",
     LateInsert "FLUSHALL while a worker is held before its transaction",
-    LateCommit "FLUSHALL while a worker is held before its commit",
+    LateCommit "FLUSHALL while a worker waits for a row in its transaction",
     Hoard "more events held by a stranger than a reclaim looks at",
 }
 

@@ -49,13 +49,19 @@ impl Script {
         let gaps = scheduled.map(|(gap, _)| gap);
         Box::new(gaps.zip(self.faults.iter().copied().cycle()))
     }
+
+    /// Short, so that a run sees many reclaims; but whoever hoards has to be faster than that on any machine.
+    fn reclaim_after(&self) -> Duration {
+        Duration::from_secs(if self.faults.contains(&Kind::Hoard) { 4 } else { 1 })
+    }
 }
 
 /// Runs the script and prints what came of it.
 pub async fn run(script: &Script) -> Verdict {
     let folder = folder(script);
     println!("torture: seed {} ({}), {} s", script.seed, script.mode.name(), script.length.as_secs());
-    let stage = Stage::set(WARES.iter().map(|ware| ware.id.to_owned()).collect()).await;
+    let stage =
+        Stage::set(WARES.iter().map(|ware| ware.id.to_owned()).collect(), script.reclaim_after()).await;
     let stores = stage.stores.clone();
     let market = Arc::new(open_market(&stage, &folder).await);
     let rng = StdRng::seed_from_u64(script.seed);

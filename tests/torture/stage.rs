@@ -15,8 +15,6 @@ use crate::harness::{Process, Sale};
 use crate::proxy::Proxy;
 use crate::stores::Stores;
 
-/// A worker counts as crashed after this; short, so that a run sees many reclaims.
-pub const RECLAIM_AFTER: Duration = Duration::from_secs(1);
 /// The longest wait for anything that has to happen in the end.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(20);
@@ -34,6 +32,8 @@ pub struct Stage {
     pub stores: Stores,
     /// Where the two servers listen.
     pub urls: [String; 2],
+    /// How long an entry may stay unacknowledged before another worker takes it.
+    pub reclaim_after: Duration,
 }
 
 /// A process beside the program, which knows the stores by address.
@@ -46,10 +46,10 @@ pub struct Node {
 }
 
 impl Stage {
-    pub async fn set(coupons: Vec<String>) -> Self {
+    pub async fn set(coupons: Vec<String>, reclaim_after: Duration) -> Self {
         let ports = [free_port(), free_port()];
         let listens = ports.map(|port| format!("127.0.0.1:{port}"));
-        let reclaim = format!("{}ms", RECLAIM_AFTER.as_millis());
+        let reclaim = format!("{}ms", reclaim_after.as_millis());
         let program = Sale::start_with(&[
             ("SECKILL_LISTEN", &listens[0]),
             ("SECKILL_WORKERS", "1"),
@@ -79,7 +79,8 @@ impl Stage {
                 process.until_it_says("fence up").await;
             }
         }
-        Self { program, nodes, stores, urls: listens.map(|listen| format!("http://{listen}")) }
+        let urls = listens.map(|listen| format!("http://{listen}"));
+        Self { program, nodes, stores, urls, reclaim_after }
     }
 
     pub fn start_node(&mut self, place: usize) {

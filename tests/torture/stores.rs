@@ -72,6 +72,8 @@ pub struct Letter {
     pub entry: Option<String>,
     pub order: Option<String>,
     pub error: String,
+    /// Of an event of nobody's, which a fault had a stranger hold.
+    pub is_hoarded: bool,
 }
 
 /// What both stores hold once nothing moves.
@@ -153,7 +155,10 @@ impl Stores {
             )
             .await?;
         let letters = self
-            .rows(r#"select id, entry_id as entry, order_id as "order", error from dead_letters order by id"#)
+            .rows(
+                r#"select id, entry_id as entry, order_id as "order", error,
+                   position('hoarded'::bytea in fields) > 0 as is_hoarded from dead_letters order by id"#,
+            )
             .await?;
         let outbox = self.psql("select count(*) from outbox").await?;
         let mut claims = BTreeMap::new();

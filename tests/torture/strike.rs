@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use crate::faults::Kind;
 use crate::history::{Fault, Line};
 use crate::load::{Market, WARES};
-use crate::stage::{PATIENCE, RECLAIM_AFTER, SERVER, Stage, WORKERS, signal, wait, with_children};
+use crate::stage::{PATIENCE, SERVER, Stage, WORKERS, signal, wait, with_children};
 
 const STREAM: &str = "seckill:{0}:orders";
 
@@ -97,7 +97,8 @@ impl Director {
             Kind::TrimStream => self.trim_stream().await,
             Kind::TrimPending => self.trim_pending().await,
             Kind::FlushRedis => self.rebuilt_after(&["FLUSHALL"]).await,
-            Kind::LateInsert | Kind::LateCommit => self.flush_beside(kind == Kind::LateCommit).await,
+            Kind::LateInsert => self.flush_before_insert().await,
+            Kind::LateCommit => self.flush_before_commit().await,
             Kind::Hoard => self.hoard().await,
         }
     }
@@ -127,7 +128,7 @@ impl Director {
     async fn pause_worker(&mut self) -> Outcome {
         let place = *WORKERS.choose(&mut self.rng).unwrap();
         self.stage.nodes[place].signal(Signal::SIGSTOP);
-        tokio::time::sleep(2 * RECLAIM_AFTER).await;
+        tokio::time::sleep(2 * self.stage.reclaim_after).await;
         self.sleep(0..2_000).await;
         self.stage.nodes[place].signal(Signal::SIGCONT);
         Ok(())

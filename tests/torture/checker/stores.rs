@@ -123,7 +123,7 @@ pub fn letters(evidence: &Evidence<'_>) -> Vec<String> {
     for letter in &evidence.last.letters {
         let order = letter.order.as_deref().unwrap_or_default();
         let is_made = letter.entry.as_deref().is_some_and(|entry| made.contains(entry));
-        if is_made || evidence.hand_made.contains(order) {
+        if is_made || letter.is_hoarded || evidence.hand_made.contains(order) {
             continue;
         }
         let row = evidence.rows.get(order);

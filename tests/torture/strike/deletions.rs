@@ -15,32 +15,33 @@ use crate::stage::{WORKERS, wait};
 
 /// More than ten times the batch of a reclaim, which is how many of them Redis looks at for one page.
 const HOARDED_EVENTS: &str = "10500";
-/// Well below `RECLAIM_AFTER`: nobody may take them over.
-const HOARD_INTERVAL: Duration = Duration::from_millis(300);
+/// Well below the time after which somebody takes them over.
+const HOARD_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Makes events of nobody's, and has them, and whatever else is unread, delivered to a consumer of its own.
+/// Answers the first and the last of them.
 const START_HOARD: &str = r"
-for i = 1, tonumber(ARGV[1]) do redis.call('XADD', KEYS[1], 'NOMKSTREAM', '*', 'hoarded', i) end
+local first, last
+for i = 1, tonumber(ARGV[1]) do
+  last = redis.call('XADD', KEYS[1], 'NOMKSTREAM', '*', 'hoarded', i)
+  first = first or last
+end
 repeat
   local read = redis.call('XREADGROUP', 'GROUP', 'order-writers', 'hoarder', 'COUNT', 1000, 'STREAMS', KEYS[1], '>')
 until not read
+return first .. ' ' .. last
 ";
 
-/// Makes every hoarded event look just delivered; the real ones among the hoarder's are left to the workers.
+/// Makes every hoarded event look just delivered; real ones that the hoarder was given are left to the workers.
 const KEEP_HOARD: &str = r"
-local from, kept = '-', 0
+local from, kept = ARGV[1], 0
 while true do
-  local page = redis.call('XPENDING', KEYS[1], 'order-writers', from, '+', 1000, 'hoarder')
+  local page = redis.call('XPENDING', KEYS[1], 'order-writers', from, ARGV[2], 1000, 'hoarder')
   if #page == 0 then return kept end
   local claim = { 'XCLAIM', KEYS[1], 'order-writers', 'hoarder', 0 }
-  for _, row in ipairs(page) do
-    local entry = redis.call('XRANGE', KEYS[1], row[1], row[1])[1]
-    if entry and entry[2][1] == 'hoarded' then claim[#claim + 1] = row[1] end
-  end
-  if #claim > 5 then
-    claim[#claim + 1] = 'JUSTID'
-    kept = kept + #redis.call(unpack(claim))
-  end
+  for _, row in ipairs(page) do claim[#claim + 1] = row[1] end
+  claim[#claim + 1] = 'JUSTID'
+  kept = kept + #redis.call(unpack(claim))
   from = '(' .. page[#page][1]
 end
 ";
@@ -103,15 +104,30 @@ impl Director {
         Ok(())
     }
 
-    /// A worker sends on what it was held at only after the rebuild, if the rebuild does not wait for it.
-    pub(super) async fn flush_beside(&mut self, is_commit: bool) -> Outcome {
-        let held: &[&str] = if is_commit { &["COMMIT", "insert into orders"] } else { &["BEGIN"] };
+    /// A worker begins its transaction only after the rebuild, with what it had read before.
+    pub(super) async fn flush_before_insert(&mut self) -> Outcome {
         let traps: Vec<(usize, Trap)> =
-            WORKERS.map(|place| (place, self.stage.nodes[place].postgres.hold(held))).into();
+            WORKERS.map(|place| (place, self.stage.nodes[place].postgres.hold(&["BEGIN"]))).into();
         let (_, trap) = first_taken(traps).await?;
         let outcome = self.rebuilt_after(&["FLUSHALL"]).await;
         trap.release();
         outcome
+    }
+
+    /// A worker waits for a row inside its transaction, for longer than a rebuild takes that does not wait for it.
+    pub(super) async fn flush_before_commit(&mut self) -> Outcome {
+        let before = self.stage.stores.redis_cli(&["GET", "seckill:{0}:epoch"]).await;
+        let lock = self.stage.program.lock_coupon("water").await;
+        let waiting = "select count(*) > 0 from pg_stat_activity \
+                       where application_name = 'seckill' and wait_event_type = 'Lock'";
+        let waits =
+            wait(async || (self.stage.stores.psql(waiting).await.as_deref() == Ok("t")).then_some(()));
+        waits.await.ok_or("no worker waits")?;
+        self.redis(&["FLUSHALL"]).await?;
+        let rebuilt = self.stage.until_marked(before.as_deref().ok()).await;
+        lock.release();
+        rebuilt.ok_or("no rebuild came")?;
+        self.stage.until_ready(None).await.map(drop).ok_or_else(|| "the program takes no claims".into())
     }
 
     /// From here to the end of the run.
@@ -119,11 +135,14 @@ impl Director {
         if self.hoard.as_ref().is_some_and(|hoard| !hoard.is_finished()) {
             return Ok(());
         }
-        self.redis(&["EVAL", START_HOARD, "1", STREAM, HOARDED_EVENTS]).await?;
         let stores = self.stage.stores.clone();
+        let ids = stores.redis_cli(&["EVAL", START_HOARD, "1", STREAM, HOARDED_EVENTS]).await?;
+        let (first, last) = ids.split_once(' ').ok_or("there is no stream")?;
+        let (first, last) = (first.to_owned(), last.to_owned());
         self.hoard = Some(tokio::spawn(async move {
             // Where Redis is away, or its group, nothing is left to be held.
-            while stores.redis_cli(&["EVAL", KEEP_HOARD, "1", STREAM]).await.is_ok_and(|kept| kept != "0") {
+            let keep = ["EVAL", KEEP_HOARD, "1", STREAM, &first, &last];
+            while stores.redis_cli(&keep).await.is_ok_and(|kept| kept != "0") {
                 tokio::time::sleep(HOARD_INTERVAL).await;
             }
         }));
