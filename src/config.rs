@@ -319,7 +319,7 @@ pub const LOG_MAX_NAMES: usize = 10;
 pub const DOCTOR_PATIENCE: Duration = Duration::from_secs(6);
 /// Pause before workers are looked for once more.
 pub const DOCTOR_SECOND_LOOK: Duration = Duration::from_secs(1);
-/// A consumer that was not seen for this long is not at work; above `REDIS_BLOCK` and a batch.
+/// A consumer that holds entries and was not seen for this long is gone; above a batch.
 pub const DOCTOR_CONSUMER_IDLE: Duration = Duration::from_secs(10);
 /// Age of the oldest unrecorded event.
 pub const DOCTOR_BACKLOG_YELLOW: Duration = Duration::from_secs(10);

@@ -159,50 +159,50 @@ async fn check_stream(redis: &Redis, limits: &Limits) -> Result<Vec<Finding>, Re
     };
     Ok(vec![
         Finding::green("order-stream", format!("there, with its consumer group {GROUP}")),
-        workers(&consumers_at_work(redis).await?),
+        workers(workers_connected(redis).await?, &stream::consumers(redis).await?),
         pending(redis, limits).await?,
         deleted(redis).await?,
         backlog(redis, &group, limits).await?,
     ])
 }
 
-/// The consumers; where none is at work yet they are looked for once more: a server that has just started
-/// takes claims before its workers have read for the first time.
-async fn consumers_at_work(redis: &Redis) -> Result<Vec<ConsumerInfo>, RedisError> {
-    let consumers = stream::consumers(redis).await?;
-    if consumers.iter().any(is_at_work) {
-        return Ok(consumers);
+/// Workers' connections; where there is none they are looked for once more: a server that has just started
+/// takes claims before its workers have connected.
+async fn workers_connected(redis: &Redis) -> Result<Option<u64>, RedisError> {
+    match health::workers(redis).await? {
+        Some(0) => {}
+        known => return Ok(known),
     }
     tokio::time::sleep(config::DOCTOR_SECOND_LOOK).await;
-    stream::consumers(redis).await
+    health::workers(redis).await
 }
 
-/// A consumer reads at least once a second, also when there is nothing.
-fn is_at_work(consumer: &ConsumerInfo) -> bool {
-    consumer.idle_ms < to_ms(config::DOCTOR_CONSUMER_IDLE)
-}
-
-fn workers(consumers: &[ConsumerInfo]) -> Finding {
+/// A consumer that holds entries comes back to them at once, unless it is gone.
+fn workers(connected: Option<u64>, consumers: &[ConsumerInfo]) -> Finding {
     let check = "workers";
-    let at_work = consumers.iter().filter(|consumer| is_at_work(consumer)).count();
-    let longest = consumers.iter().filter(|c| !is_at_work(c) && c.pending > 0).max_by_key(|c| c.idle_ms);
-    let what = counted(at_work as u64, "consumer reads order events", "consumers read order events");
-    match longest {
-        _ if at_work == 0 => {
-            Finding::yellow(check, "nobody reads order events: claims are not recorded", START_WORKERS)
-        }
-        Some(gone) => Finding::yellow(
-            check,
-            format!(
-                "{what}, but {} holds {} and was not seen for {}",
-                gone.name,
-                counted(to_u64(gone.pending), "entry", "entries"),
-                ago(gone.idle_ms)
-            ),
-            "others take its entries over after SECKILL_RECLAIM_AFTER; where they do not, their log says why",
-        ),
-        None => Finding::green(check, what),
+    let Some(connected) = connected else {
+        return Finding::unreadable(check, "CLIENT LIST is not allowed");
+    };
+    if connected == 0 {
+        return Finding::yellow(check, "nobody reads order events: claims are not recorded", START_WORKERS);
     }
+    let what = counted(connected, "connection reads order events", "connections read order events");
+    let is_gone = |consumer: &&ConsumerInfo| {
+        consumer.pending > 0 && consumer.idle_ms >= to_ms(config::DOCTOR_CONSUMER_IDLE)
+    };
+    let Some(gone) = consumers.iter().filter(is_gone).max_by_key(|consumer| consumer.idle_ms) else {
+        return Finding::green(check, what);
+    };
+    Finding::yellow(
+        check,
+        format!(
+            "{what}, but {} holds {} and was not seen for {}",
+            gone.name,
+            counted(to_u64(gone.pending), "entry", "entries"),
+            ago(gone.idle_ms)
+        ),
+        "others take its entries over after SECKILL_RECLAIM_AFTER; where they do not, their log says why",
+    )
 }
 
 /// Entries that should have been taken over long ago.
@@ -293,17 +293,18 @@ mod tests {
     }
 
     #[rstest]
-    #[case(&[consumer("a", 0, 100), consumer("b", 7, 2_000)], Level::Green, "2 consumers read")]
-    #[case(&[consumer("a", 0, 100), consumer("b", 0, 50_000)], Level::Green, "1 consumer reads")]
-    #[case(&[consumer("a", 0, 100), consumer("b", 7, 50_000)], Level::Yellow, "but b holds 7 entries and was not seen for 50s")]
-    #[case(&[consumer("a", 0, 50_000)], Level::Yellow, "nobody reads")]
-    #[case(&[], Level::Yellow, "nobody reads")]
-    fn workers_are_judged_by_when_they_were_seen(
+    #[case(Some(2), &[consumer("a", 0, 100), consumer("b", 7, 2_000)], Level::Green, "2 connections read")]
+    #[case(Some(1), &[consumer("a", 0, 900_000)], Level::Green, "1 connection reads")]
+    #[case(Some(1), &[consumer("b", 7, 50_000)], Level::Yellow, "but b holds 7 entries and was not seen for 50s")]
+    #[case(Some(0), &[consumer("a", 0, 100)], Level::Yellow, "nobody reads")]
+    #[case(None, &[], Level::Yellow, "cannot be read")]
+    fn workers_are_judged_by_their_connections_and_by_what_a_gone_one_holds(
+        #[case] connected: Option<u64>,
         #[case] consumers: &[ConsumerInfo],
         #[case] level: Level,
         #[case] what: &str,
     ) {
-        let finding = workers(consumers);
+        let finding = workers(connected, consumers);
         assert_eq!(finding.level, level, "{finding:?}");
         assert!(finding.what.contains(what), "{finding:?}");
     }

@@ -67,6 +67,17 @@ impl Info {
     }
 }
 
+/// Connections of workers; `None` where they may not be listed.
+pub async fn workers(redis: &Redis) -> Result<Option<u64>, RedisError> {
+    let clients = match redis.call("CLIENT", vec!["LIST".into()]).await {
+        Err(RedisError::Refused(_)) => return Ok(None),
+        clients => text(&clients?).unwrap_or_default(),
+    };
+    let name = format!("name={}", redis.keys.worker);
+    let is_ours = |line: &&str| line.split(' ').any(|field| field == name);
+    Ok(Some(clients.lines().filter(is_ours).count() as u64))
+}
+
 /// Pending entries that nobody has touched for long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdleEntries {

@@ -16,6 +16,8 @@ pub struct Keys {
     pub epoch: Arc<str>,
     /// Stream of order events.
     pub orders: Arc<str>,
+    /// No key: the name of a worker's connection.
+    pub worker: Arc<str>,
     /// String: the highest WAL position that Postgres was seen to have made durable.
     pub postgres_lsn: Arc<str>,
 }
@@ -27,6 +29,7 @@ impl Keys {
         Self {
             epoch: format!("{base}epoch").into(),
             orders: format!("{base}orders").into(),
+            worker: format!("{base}worker").into(),
             postgres_lsn: format!("{base}postgres_lsn").into(),
             base,
         }
