@@ -351,6 +351,7 @@ async fn claims_stop_at_the_largest_backlog_rather_than_fill_redis_and_go_on_bel
             break;
         }
         scene.orders.push(answer.body["order"].as_str().unwrap().to_owned());
+        assert!(scene.orders.len() < 20_000, "nothing stops the claims");
     }
     // The backlog is looked at once a second: it has come further by what that second brought.
     assert!(scene.orders.len() > 20, "{} claims", scene.orders.len());
