@@ -80,6 +80,7 @@ pub async fn run(script: &Script) -> Verdict {
     market.close();
     people.join_all().await;
 
+    director.note_hoard();
     let ended = director.stage.ended();
     let (history, last) = come_to_rest(&market, &stores).await;
     let verdict = match checker::check(&history, &last) {

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::points::first_taken;
 use super::{Director, Outcome, STREAM};
 use crate::hands;
-use crate::history::Class;
+use crate::history::{Class, Fault, Line, Loses};
 use crate::proxy::Trap;
 use crate::stage::{WORKERS, wait};
 
@@ -46,7 +46,27 @@ while true do
 end
 ";
 
+/// Nothing else lies between the first and the last.
+const END_HOARD: &str = r"
+for _, entry in ipairs(redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[2])) do
+  redis.call('XACK', KEYS[1], 'order-writers', entry[1])
+end
+";
+
 impl Director {
+    /// A hoard that did not last proves nothing.
+    pub fn note_hoard(&self) {
+        let Some(hoard) = &self.hoard else { return };
+        let now_us = self.market.recorder.now_us();
+        self.market.recorder.add(Line::Fault(Fault {
+            span: self.market.recorder.since(now_us),
+            kind: "a hoard that lasts to the end".into(),
+            fired: !hoard.is_finished(),
+            loses: Loses::Nothing,
+            note: "the machine was too slow for it, or the group was deleted".into(),
+        }));
+    }
+
     /// A command that takes something away, and the rebuild that it must bring about.
     pub(super) async fn rebuilt_after(&self, args: &[&str]) -> Outcome {
         let before = self.stage.stores.redis_cli(&["GET", "seckill:{0}:epoch"]).await;
@@ -132,19 +152,21 @@ impl Director {
 
     /// From here to the end of the run.
     pub(super) async fn hoard(&mut self) -> Outcome {
-        if self.hoard.as_ref().is_some_and(|hoard| !hoard.is_finished()) {
-            return Ok(());
+        if let Some(hoard) = &self.hoard {
+            return if hoard.is_finished() { Err("it did not last".into()) } else { Ok(()) };
         }
         let stores = self.stage.stores.clone();
         let ids = stores.redis_cli(&["EVAL", START_HOARD, "1", STREAM, HOARDED_EVENTS]).await?;
         let (first, last) = ids.split_once(' ').ok_or("there is no stream")?;
         let (first, last) = (first.to_owned(), last.to_owned());
         self.hoard = Some(tokio::spawn(async move {
-            // Where Redis is away, or its group, nothing is left to be held.
             let keep = ["EVAL", KEEP_HOARD, "1", STREAM, &first, &last];
-            while stores.redis_cli(&keep).await.is_ok_and(|kept| kept != "0") {
+            // An answer that is late is no loss; what is held by another, or by nobody, is one.
+            while stores.redis_cli(&keep).await.map_or(true, |kept| kept == HOARDED_EVENTS) {
                 tokio::time::sleep(HOARD_INTERVAL).await;
             }
+            // The workers are not to be busy with the rest.
+            drop(stores.redis_cli(&["EVAL", END_HOARD, "1", STREAM, &first, &last]).await);
         }));
         Ok(())
     }
