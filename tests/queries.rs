@@ -435,6 +435,23 @@ async fn behind_a_fence_nothing_is_recorded_rejected_or_kept() {
 }
 
 #[tokio::test]
+async fn a_publication_is_noted_in_its_epoch_only_and_never_above_the_version() {
+    let database = Database::new("published").await;
+    database.create("coffee", 5).await;
+    let published = "select published_version from coupons";
+    let before = database.number(published).await;
+    database.execute("update coupons set version = 7").await.unwrap();
+    for (epoch, version) in [("2-beef", 7), (EPOCH, 8)] {
+        let mut connection = database.connection().await;
+        coupons::mark_published(&mut connection, epoch, vec!["coffee"], vec![version]).await.unwrap();
+        assert_eq!(database.number(published).await, before, "version {version} in epoch {epoch}");
+    }
+    let mut connection = database.connection().await;
+    coupons::mark_published(&mut connection, EPOCH, vec!["coffee"], vec![7]).await.unwrap();
+    assert_eq!(database.number(published).await, 7);
+}
+
+#[tokio::test]
 async fn a_rejected_order_has_one_letter_and_one_unit_to_return() {
     let database = Database::new("rejected").await;
     let coffee = database.create("coffee", 5).await;

@@ -15,6 +15,7 @@ const ORDERS: &str = "seckill:{0}:orders";
 const EPOCH: &str = "seckill:{0}:epoch";
 const NO_WORKERS: (&str, &str) = ("SECKILL_WORKERS", "0");
 const ONE_WORKER: (&str, &str) = ("SECKILL_WORKERS", "1");
+const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 const SECRET: &str = "a secret of at least thirty-two bytes";
 const QUICK_RECLAIM: (&str, &str) = ("SECKILL_RECLAIM_AFTER", "200ms");
 
@@ -273,84 +274,11 @@ async fn an_entry_of_an_older_epoch_is_not_recorded_beside_the_order_that_follow
     sale.assert_recorded(&[kept]);
 }
 
-/// Stops the sale and copies Postgres's files, or puts the copy in their place.
-async fn with_postgres_files(sale: &mut Sale, act: impl Fn(&std::path::Path)) {
-    sale.until_quiet().await;
-    assert!(sale.stop().success());
-    act(&sale.data_dir().join("postgres"));
-}
-
-fn copy_cluster(folder: &std::path::Path) {
-    let mut copy = std::process::Command::new("cp");
-    let copied = copy.arg("-a").arg(folder.join("cluster")).arg(folder.join("copy")).status();
-    assert!(copied.unwrap().success());
-}
-
-fn restore_cluster(folder: &std::path::Path) {
-    std::fs::rename(folder.join("cluster"), folder.join("lost")).unwrap();
-    std::fs::rename(folder.join("copy"), folder.join("cluster")).unwrap();
-}
-
-async fn until_a_person_is_waited_for(sale: &Sale) {
-    until("the loss is noticed", async || {
-        sale.get("/readyz").await.text.contains("reconcile --rebuild").then_some(())
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn an_order_that_an_older_copy_brings_back_to_life_gives_way_to_the_next_one() {
-    let mut sale = Sale::start().await;
-    sale.create("coffee", 1).await;
-    let first = order_of(&sale, "alice").await;
-    with_postgres_files(&mut sale, copy_cluster).await;
-    sale.start_server().await;
-    end_order(&sale, &first);
-    sale.until_quiet().await;
-    let second = order_of(&sale, "alice").await;
-    with_postgres_files(&mut sale, restore_cluster).await;
-
-    sale.start_server_unready().await;
-    until_a_person_is_waited_for(&sale).await;
-    assert_eq!(status_of(&sale, &first), "confirmed", "so says the copy");
-    let rebuilt = sale.admin(Method::POST, "/v1/admin/reconcile", Some(json!({"rebuild": true}))).await;
-    assert_eq!((rebuilt.status, &rebuilt.body["cancelled"]), (200, &json!([first])), "{}", rebuilt.text);
-    sale.until_ready().await;
-    sale.assert_in_agreement("coffee").await;
-    sale.assert_recorded(&[second]);
-}
-
-#[tokio::test]
-async fn an_edit_that_an_older_copy_lacks_is_noticed_although_nobody_claimed_since() {
-    let mut sale = Sale::start().await;
-    sale.create("coffee", 1).await;
-    with_postgres_files(&mut sale, copy_cluster).await;
-    sale.start_server().await;
-    let edit = Some(json!({"total": 5}));
-    assert_eq!(sale.admin(Method::PATCH, "/v1/admin/coupons/coffee", edit).await.status, 200);
-    with_postgres_files(&mut sale, restore_cluster).await;
-
-    sale.start_server_unready().await;
-    until_a_person_is_waited_for(&sale).await;
-    sale.claim("coffee", "alice").await.assert_problem(503, "unavailable");
-}
-
-#[tokio::test]
-async fn a_replica_that_is_behind_takes_over_and_sells_nothing_twice() {
-    let postgres = OwnStore::postgres(&[]).await;
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-    let durable = ["--appendonly", "yes", "--appendfsync", "always"];
-    let master = OwnStore::redis(&[&durable[..], &["--port", &port]].concat(), folder());
-    let replica =
-        OwnStore::redis(&[&durable[..], &["--replicaof", &format!("127.0.0.1 {port}")]].concat(), folder());
-    // What a virtual address is to a client: it leads to whoever is the master.
-    let address = folder();
-    let link = address.path().join("redis.sock");
-    std::os::unix::fs::symlink(master.dir.path().join("redis.sock"), &link).unwrap();
-    let (redis, database) = (format!("redis+unix://{}", link.display()), postgres.url("postgres"));
-    let mut sale = Sale::start_with(&[
-        ("REDIS_URL", &redis),
-        ("DATABASE_URL", &database),
+/// A sale on stores that are not its own, and those.
+async fn on_own_stores(redis: &str, postgres: &OwnStore) -> Sale {
+    let sale = Sale::start_with(&[
+        ("REDIS_URL", redis),
+        ("DATABASE_URL", &postgres.url("postgres")),
         ("SECKILL_JWT_SECRET", SECRET),
         ("SECKILL_ADMIN_TOKEN", SECRET),
     ])
@@ -360,6 +288,101 @@ async fn a_replica_that_is_behind_takes_over_and_sells_nothing_twice() {
     for file in ["jwt-secret", "admin-token"] {
         std::fs::write(sale.data_dir().join(file), SECRET).unwrap();
     }
+    sale
+}
+
+/// A sale beside whose running Redis an older copy of Postgres is put in the place of the newer one.
+struct OlderCopy {
+    // Dropped before its stores.
+    sale: Sale,
+    _stores: [OwnStore; 2],
+    /// Alice's, recorded before the copy was made.
+    first: String,
+}
+
+impl OlderCopy {
+    /// What `then` did after the copy was made is lost with it.
+    async fn after(then: impl AsyncFnOnce(&Sale, &str)) -> Self {
+        let postgres = OwnStore::postgres(&[]).await;
+        let redis = OwnStore::redis(&DURABLE, folder());
+        let sale = on_own_stores(&redis.url("redis"), &postgres).await;
+        sale.create("coffee", 1).await;
+        let first = order_of(&sale, "alice").await;
+        sale.until_quiet().await;
+        let dir = postgres.stop();
+        let mut copy = std::process::Command::new("cp");
+        let copied = copy.arg("-a").arg(dir.path().join("cluster")).arg(dir.path().join("copy")).status();
+        assert!(copied.unwrap().success());
+        let postgres = OwnStore::postgres_at(dir, &[]).await;
+        let epoch = sale.epoch();
+        then(&sale, &first).await;
+        assert_eq!(sale.epoch(), epoch, "nothing but that has noted a position");
+        let dir = postgres.stop();
+        std::fs::rename(dir.path().join("cluster"), dir.path().join("lost")).unwrap();
+        std::fs::rename(dir.path().join("copy"), dir.path().join("cluster")).unwrap();
+        let postgres = OwnStore::postgres_at(dir, &[]).await;
+        Self { sale, _stores: [redis, postgres], first }
+    }
+
+    async fn is_noticed(&self) {
+        until("the loss is noticed", async || {
+            self.sale.get("/readyz").await.text.contains("reconcile --rebuild").then_some(())
+        })
+        .await;
+        self.sale.claim("coffee", "late").await.assert_problem(503, "unavailable");
+    }
+}
+
+#[tokio::test]
+async fn an_order_that_an_older_copy_brings_back_to_life_is_noticed_and_cancelled() {
+    let scene = OlderCopy::after(async |sale, first| {
+        end_order(sale, first);
+        sale.until_quiet().await;
+        assert_eq!(sale.redis_stock("coffee"), 1, "her unit is back");
+    })
+    .await;
+    scene.is_noticed().await;
+    let OlderCopy { sale, first, .. } = &scene;
+    assert_eq!(status_of(sale, first), "confirmed", "so says the copy");
+    let rebuilt = sale.admin(Method::POST, "/v1/admin/reconcile", Some(json!({"rebuild": true}))).await;
+    assert_eq!((rebuilt.status, &rebuilt.body["cancelled"]), (200, &json!([first])), "{}", rebuilt.text);
+    sale.until_ready().await;
+    let next = order_of(sale, "alice").await;
+    assert_ne!(*first, next);
+    sale.assert_in_agreement("coffee").await;
+    sale.assert_recorded(&[next]);
+}
+
+#[tokio::test]
+async fn an_edit_that_an_older_copy_lacks_is_noticed_although_nobody_claimed_since() {
+    let scene = OlderCopy::after(async |sale, _| {
+        until("the total is edited", async || {
+            let edit = Some(json!({"total": 5}));
+            (sale.admin(Method::PATCH, "/v1/admin/coupons/coffee", edit).await.status == 200).then_some(())
+        })
+        .await;
+    })
+    .await;
+    scene.is_noticed().await;
+    // What was lost is gone for good; a person says so.
+    let rebuild = Some(json!({"rebuild": true}));
+    assert_eq!(scene.sale.admin(Method::POST, "/v1/admin/reconcile", rebuild).await.status, 200);
+    scene.sale.until_ready().await;
+    scene.sale.assert_in_agreement("coffee").await;
+}
+
+#[tokio::test]
+async fn a_replica_that_is_behind_takes_over_and_sells_nothing_twice() {
+    let postgres = OwnStore::postgres(&[]).await;
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let master = OwnStore::redis(&[&DURABLE[..], &["--port", &port]].concat(), folder());
+    let follows = format!("127.0.0.1 {port}");
+    let replica = OwnStore::redis(&[&DURABLE[..], &["--replicaof", &follows]].concat(), folder());
+    // What a virtual address is to a client: it leads to whoever is the master.
+    let address = folder();
+    let link = address.path().join("redis.sock");
+    std::os::unix::fs::symlink(master.dir.path().join("redis.sock"), &link).unwrap();
+    let sale = on_own_stores(&format!("redis+unix://{}", link.display()), &postgres).await;
     sale.create("coffee", 2).await;
     let alice = order_of(&sale, "alice").await;
     sale.until_quiet().await;
@@ -384,5 +407,4 @@ async fn a_replica_that_is_behind_takes_over_and_sells_nothing_twice() {
     assert_eq!(replica.redis_cli(&["HGET", CLAIMS, "bob"]).unwrap(), bob);
     sale.assert_in_agreement("coffee").await;
     sale.assert_recorded(&[alice, bob]);
-    assert!(sale.stop().success());
 }

@@ -26,8 +26,13 @@ impl OwnStore {
             .stdout(Stdio::null())
             .status();
         assert!(initdb.unwrap().success());
+        Self::postgres_at(dir, settings).await
+    }
+
+    /// The cluster that lies in this folder.
+    pub async fn postgres_at(dir: TempDir, settings: &[&str]) -> Self {
         let mut postgres = unprivileged(&postgres_bin().join("postgres"));
-        postgres.arg("-D").arg(&cluster).args(["-c", "listen_addresses=", "-c"]);
+        postgres.arg("-D").arg(dir.path().join("cluster")).args(["-c", "listen_addresses=", "-c"]);
         postgres.arg(format!("unix_socket_directories={}", dir.path().display()));
         postgres.args(settings.iter().flat_map(|setting| ["-c", setting]));
         let store = Self { child: quiet(&mut postgres), dir };
@@ -63,6 +68,14 @@ impl OwnStore {
     /// Ends it as kill -9 does, and leaves its files.
     pub fn kill_9(mut self) -> TempDir {
         self.end();
+        std::mem::replace(&mut self.dir, folder())
+    }
+
+    /// Ends it as its operator does, connections or not, and leaves its files.
+    pub fn stop(mut self) -> TempDir {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+        self.child.wait().unwrap();
         std::mem::replace(&mut self.dir, folder())
     }
 
