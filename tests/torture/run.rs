@@ -65,7 +65,7 @@ pub async fn run(script: &Script) -> Verdict {
     let stores = stage.stores.clone();
     let market = Arc::new(open_market(&stage, &folder).await);
     let rng = StdRng::seed_from_u64(script.seed);
-    let mut director = Director { stage, market: Arc::clone(&market), rng, hoard: None };
+    let mut director = Director { stage, market: Arc::clone(&market), rng, hoard: None, broken_releases: 0 };
 
     let people = let_people_in(&market, &stores, script.seed);
     let opened = Instant::now();

@@ -25,6 +25,8 @@ pub struct Director {
     pub market: Arc<Market>,
     pub rng: StdRng,
     pub hoard: Option<JoinHandle<()>>,
+    /// How many; by turns before the script and after it.
+    pub broken_releases: usize,
 }
 
 /// Why a fault did not fire.

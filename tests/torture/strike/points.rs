@@ -97,12 +97,13 @@ impl Director {
             self.sleep(1..50).await;
             let Some((coupon, user, order)) = self.market.some_order(&mut self.rng) else { continue };
             let (redis, release) = (&self.stage.nodes[place].redis, ["EVALSHA", order.as_str()]);
-            let is_sent = self.rng.random_bool(0.7);
+            let is_sent = self.broken_releases % 2 == 1;
             let trap = if is_sent { redis.cut_reply(&release) } else { redis.cut(&release) };
             if !hands::cancel(&self.market, &self.stage.stores, &order).await {
                 continue;
             }
             done(&trap).await?;
+            self.broken_releases += 1;
             self.market.claim(&self.market.urls[1], &coupon, &user, None, false).await;
             return Ok(());
         }
