@@ -262,6 +262,8 @@ pub const REDIS_COMMAND_TIMEOUT: Duration = Duration::from_millis(2_500);
 pub const REDIS_BLOCK: Duration = Duration::from_secs(1);
 /// Fields moved by one rebuild script, so that no script blocks Redis for long.
 pub const REBUILD_CHUNK_FIELDS: usize = 1_000;
+/// Such scripts under way at once.
+pub const REBUILD_CHUNKS_IN_FLIGHT: usize = 8;
 /// `COUNT` of HSCAN, SCAN, XRANGE and XPENDING pages.
 pub const SCAN_PAGE: usize = 1_000;
 

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use anyhow::bail;
+use futures_util::{FutureExt, StreamExt};
 use serde::Serialize;
 
 use super::look::{self, Difference};
@@ -234,8 +235,14 @@ async fn apply_plan(
     definition: &Definition,
     plan: &Plan,
 ) -> anyhow::Result<()> {
-    for chunk in plan.changes.chunks(config::REBUILD_CHUNK_FIELDS) {
-        if !redis_rebuild::apply_chunk(redis, building, &definition.id, chunk).await? {
+    // Several on their way at once, on one connection: Redis applies one while the next is being written.
+    let chunks = plan.changes.chunks(config::REBUILD_CHUNK_FIELDS);
+    let chunks =
+        chunks.map(|chunk| redis_rebuild::apply_chunk(redis, building, &definition.id, chunk).boxed());
+    let chunks: Vec<_> = chunks.collect();
+    let mut applied = futures_util::stream::iter(chunks).buffered(config::REBUILD_CHUNKS_IN_FLIGHT);
+    while let Some(is_newest) = applied.next().await {
+        if !is_newest? {
             bail!(NEWER);
         }
     }

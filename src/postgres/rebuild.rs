@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use futures_util::TryStreamExt;
 use sqlx::{Connection, PgConnection, PgTransaction, Row};
 use uuid::Uuid;
 
@@ -106,14 +107,14 @@ impl Decision<'_> {
         &mut self,
         coupon: &CouponId,
     ) -> Result<HashMap<UserId, OrderId>, PostgresError> {
-        let rows = sqlx::query(
+        // One by one: a million rows at once would be several times as large as what is kept of them.
+        let mut rows = sqlx::query(
             "select user_id, id from orders where coupon_id = $1 and status in ('reserved', 'confirmed')",
         )
         .bind(coupon.as_str())
-        .fetch_all(&mut *self.transaction)
-        .await?;
-        let mut live = HashMap::with_capacity(rows.len());
-        for row in rows {
+        .fetch(&mut *self.transaction);
+        let mut live = HashMap::new();
+        while let Some(row) = rows.try_next().await? {
             let user: String = row.try_get("user_id")?;
             // A row that the API could not have made holds its unit in Postgres only.
             if let Ok(user) = user.parse() {
