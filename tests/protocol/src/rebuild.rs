@@ -125,8 +125,9 @@ fn look(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
             next.postgres.row.run = next.redis.run;
             return stop(next, index);
         }
+        let newest = counter(row.epoch).max(counter(state.redis.marker.epoch())) + 1;
         let mine = &mut next.rebuilders[index];
-        mine.epoch = 2 * (counter(row.epoch).max(counter(state.redis.marker.epoch())) + 1) + index as u8;
+        mine.epoch = 8 * newest + 2 * state.faults + index as u8;
         mine.run = state.redis.run;
         mine.postgres_lost = is_lost;
         mine.stage = Stage::Looked;

@@ -11,7 +11,8 @@ pub const ENTRIES: usize = 6;
 pub type Order = u8;
 /// A set of orders, one bit each.
 pub type Orders = u8;
-/// Counter times two, and which process made it: the random part that tells two of one counter apart.
+/// Counter times eight, and for the random part that tells two of one counter apart: how many faults had happened,
+/// and which process made it.
 pub type Epoch = u8;
 
 #[must_use]
@@ -30,7 +31,7 @@ pub fn each(orders: Orders) -> impl Iterator<Item = Order> {
 
 #[must_use]
 pub fn counter(epoch: Epoch) -> u8 {
-    epoch / 2
+    epoch / 8
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -388,7 +389,7 @@ impl State {
     #[must_use]
     pub fn first(total: i8) -> Self {
         let coupon = Coupon { total, stock: total, version: 1 };
-        let epoch = 2;
+        let epoch = 8;
         Self {
             redis: Redis {
                 run: 1,
