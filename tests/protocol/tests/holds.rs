@@ -131,14 +131,14 @@ fn any_two_faults_beside_an_order_that_ends() {
     println!("{states} states");
 }
 
+/// The model knows entries by their orders: two deleted ones of one order are one to it, hence none here.
 #[test]
 #[ignore = "long"]
 fn any_three_faults() {
     let mut states = 0;
-    for [one, two] in pairs() {
-        for three in [RebuilderKilled, WorkerKilled, SessionDropped] {
-            let scope =
-                Scope { claims: [1, 0], rebuilders: 2, compares: true, max_faults: 3, ..Scope::small() };
+    for [one, two] in pairs().filter(|pair| !pair.contains(&PendingDeleted)) {
+        for three in [RebuilderKilled, WorkerKilled] {
+            let scope = Scope { claims: [1, 0], compares: true, max_faults: 3, ..Scope::small() };
             states += holds(&Scope { faults: of(&[one, two, three]), ..scope }, 15_000_000);
         }
     }
