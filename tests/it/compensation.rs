@@ -172,7 +172,7 @@ impl Scene {
         self.sale.assert_in_agreement("coffee").await;
         assert_eq!(self.sale.redis_cli(&["HGET", CLAIMS, user]), order);
         self.sale.claim("coffee", "late").await.assert_problem(409, "sold-out");
-        self.cancel(&order);
+        self.sale.end_order(&order);
         self.assert_unit_is_back().await;
     }
 
@@ -181,16 +181,6 @@ impl Scene {
         let answer = self.sale.claim_with("coffee", user, &[("prefer", "wait=10")]).await;
         assert_eq!(answer.status, 201, "{}", answer.text);
         answer.body["order"].as_str().unwrap().to_owned()
-    }
-
-    /// As the program does it: order, stock and outbox in one transaction.
-    fn cancel(&self, order: &str) {
-        self.sale.psql(&format!(
-            "with ended as (update orders set status = 'cancelled' where id = '{order}' returning *),
-            returned as (update coupons set stock = stock + 1 where id = 'coffee')
-            insert into outbox (order_id, coupon_id, user_id, slot)
-            select id, coupon_id, user_id, slot from ended"
-        ));
     }
 }
 
@@ -245,7 +235,7 @@ async fn a_cancelled_unit_is_returned_once_though_redis_was_rebuilt_before_its_r
         let order = scene.buy(&user).await;
         scene.sale.until_quiet().await;
         seller.kill_9();
-        scene.cancel(&order);
+        scene.sale.end_order(&order);
         scene.happen(meanwhile).await;
         // The rebuild counts the unit as returned; the row still waits for somebody to apply it.
         assert_eq!(scene.waiting(), (1, 0), "rows in the outbox, units held");

@@ -28,15 +28,6 @@ async fn order_of(sale: &Sale, user: &str) -> String {
     .await
 }
 
-/// As the program does it: order, stock and outbox in one transaction.
-fn end_order(sale: &Sale, order: &str) {
-    sale.psql(&format!(
-        "with ended as (update orders set status = 'cancelled' where id = '{order}' returning *),
-         returned as (update coupons set stock = stock + 1 where id = 'coffee')
-         insert into outbox (order_id, coupon_id, user_id, slot) select id, coupon_id, user_id, slot from ended"
-    ));
-}
-
 fn status_of(sale: &Sale, order: &str) -> String {
     sale.psql(&format!("select status from orders where id = '{order}'"))
 }
@@ -71,7 +62,7 @@ async fn a_repeat_over_a_dead_order_is_a_new_claim_and_costs_one_unit() {
         "hers, as long as it lives"
     );
     // Nobody returns the unit yet.
-    end_order(&sale, &first);
+    sale.end_order(&first);
     let again = sale.claim("coffee", "alice").await;
     assert_eq!(again.status, 202, "{}", again.text);
     let second = again.body["order"].as_str().unwrap().to_owned();
@@ -118,7 +109,7 @@ async fn a_late_release_does_not_take_the_unit_of_the_users_next_order() {
     until_recorded(&sale, 1).await;
     sale.until_quiet().await;
     let trap = proxy.hold(&["EVALSHA", "claims:coffee", &first]);
-    end_order(&sale, &first);
+    sale.end_order(&first);
     trap.until_taken().await;
     let second = order_of(&sale, "alice").await;
     assert_ne!(first, second);
@@ -336,7 +327,7 @@ impl OlderCopy {
 #[tokio::test]
 async fn an_order_that_an_older_copy_brings_back_to_life_is_noticed_and_cancelled() {
     let scene = OlderCopy::after(async |sale, first| {
-        end_order(sale, first);
+        sale.end_order(first);
         sale.until_quiet().await;
         assert_eq!(sale.redis_stock("coffee"), 1, "her unit is back");
     })

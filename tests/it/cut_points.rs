@@ -62,12 +62,7 @@ impl Scene {
 
     /// Ends the order as the program would, and waits until its unit is back.
     async fn cancel(&mut self, order: &str) {
-        self.sale.psql(&format!(
-            "with ended as (update orders set status = 'cancelled' where id = '{order}' returning *),
-            returned as (update coupons set stock = stock + 1 where id = 'coffee')
-            insert into outbox (order_id, coupon_id, user_id, slot)
-            select id, coupon_id, user_id, slot from ended"
-        ));
+        self.sale.end_order(order);
         let hlen = [&b"HLEN"[..], CLAIMS.as_bytes()];
         for _ in 0..TRIES {
             self.tend().await;

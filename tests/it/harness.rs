@@ -291,6 +291,16 @@ impl Sale {
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
+    /// Ends an order of coffee as the program does: order, stock and outbox in one transaction.
+    pub fn end_order(&self, order: &str) {
+        self.psql(&format!(
+            "with ended as (update orders set status = 'cancelled' where id = '{order}' returning *),
+             returned as (update coupons set stock = stock + 1 where id = 'coffee')
+             insert into outbox (order_id, coupon_id, user_id, slot)
+             select id, coupon_id, user_id, slot from ended"
+        ));
+    }
+
     pub fn redis_stock(&self, coupon: &str) -> i64 {
         self.redis_cli(&["HGET", &format!("seckill:{{0}}:coupon:{coupon}"), "stock"]).parse().unwrap()
     }
