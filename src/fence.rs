@@ -1,6 +1,6 @@
 //! The fence: claims are accepted only while Redis is known to agree with Postgres. This file holds its
-//! state and its one task; what is compared is in `fence/look.rs`, how agreement is made again in
-//! `fence/rebuild.rs`, how definitions reach Redis in `fence/publish.rs`.
+//! state and its one task; what others tell it is in `fence/report.rs`, what is compared in `fence/look.rs`,
+//! how agreement is made again in `fence/rebuild.rs`, how definitions reach Redis in `fence/publish.rs`.
 //!
 //! While the fence is up it lends out a session: the epoch, and the very connection on which that
 //! server was looked at. A connection that breaks ends the session; a new one is looked at first.
@@ -14,6 +14,7 @@ pub mod position;
 pub mod publish;
 pub mod rebuild;
 pub mod release;
+mod report;
 mod session;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,16 +26,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalogue::Catalogue;
 use crate::config;
-use crate::model::CouponId;
 use crate::postgres::fence::FenceRow;
 use crate::postgres::{self, Postgres, PostgresError};
 use crate::redis::info::Look;
 use crate::redis::script::ready_marker;
-use crate::redis::{Redis, RedisError, RedisServer};
+use crate::redis::{Redis, RedisServer};
 pub use away::Away;
 use away::PostgresAway;
 use look::Difference;
 use rebuild::{Cause, Report};
+pub use report::Loss;
 pub use session::{RedisClock, Session};
 
 /// Why the fence is down after a script met another marker than its own.
@@ -67,22 +68,6 @@ struct Shared {
 pub enum FenceState {
     Up(Arc<Session>),
     Down { reason: Arc<str> },
-}
-
-/// Evidence that no look would find again, such as a sum that does not hold.
-#[derive(Clone, Debug)]
-pub struct Loss {
-    pub epoch: String,
-    pub reason: String,
-    /// It is Postgres that has lost something.
-    pub by_postgres: bool,
-}
-
-impl Loss {
-    fn as_difference(&self) -> Difference {
-        let cause = if self.by_postgres { "postgres" } else { "loss" };
-        Difference { cause, sentence: self.reason.clone() }
-    }
 }
 
 impl Fence {
@@ -134,40 +119,6 @@ impl Fence {
         self.shared.postgres_away.get()
     }
 
-    /// A script met another marker: takes the fence down until somebody has looked again.
-    pub fn marker_changed(&self, session: &Session) {
-        self.take_down(&session.epoch, MARKER_CHANGED);
-    }
-
-    /// A coupon does not add up: takes the fence down until a rebuild.
-    pub fn sum_fails(&self, epoch: &str, coupon: &CouponId) {
-        self.lost(epoch, &format!("coupon {coupon}: stock + claims is not its total in Redis"));
-    }
-
-    /// Takes the fence down until a rebuild: something of this epoch is known to be lost.
-    pub fn lost(&self, epoch: &str, reason: &str) {
-        tracing::error!(fence.epoch = epoch, "fence: {reason}: claims wait for a rebuild");
-        self.note_loss(epoch, reason, false);
-    }
-
-    /// The same where it is Postgres that has lost something, seen at a (re)connection to it.
-    pub fn lost_by_postgres(&self, epoch: &str, reason: &str) {
-        tracing::error!(fence.epoch = epoch, "fence: {reason}");
-        self.note_loss(epoch, reason, true);
-    }
-
-    fn note_loss(&self, epoch: &str, reason: &str, by_postgres: bool) {
-        let mut loss = Loss { epoch: epoch.to_owned(), reason: reason.to_owned(), by_postgres };
-        let mut known = lock(&self.shared.loss);
-        loss.by_postgres |= known.as_ref().is_some_and(|known| known.epoch == epoch && known.by_postgres);
-        // Whoever still works in an older epoch must not hide what is lost of a newer one.
-        if known.as_ref().is_none_or(|known| counter(&known.epoch) <= counter(epoch)) {
-            *known = Some(loss);
-        }
-        drop(known);
-        self.take_down(epoch, reason);
-    }
-
     /// Takes the fence down on purpose, rebuilds, also over a Postgres that has lost commits, and answers
     /// what was done. Only a person may ask for it.
     pub async fn order_rebuild(&self) -> Result<Report, String> {
@@ -177,29 +128,6 @@ impl Fence {
             self.take_down(&session.epoch, "a rebuild was ordered");
         }
         answered.await.unwrap_or_else(|_| Err("another rebuild was ordered meanwhile".into()))
-    }
-
-    /// What an error of Redis says about the agreement.
-    pub fn redis_failed(&self, epoch: &str, error: &RedisError) {
-        match error {
-            RedisError::WrongType(_) => self.lost(epoch, &error.to_string()),
-            // It reads as before, and workers go on where they can: they are who makes room.
-            RedisError::Busy(_) if error.is_about_writes() => {
-                *lock(&self.shared.refusal) = Some(error.to_string().into());
-            }
-            _ => self.take_down(epoch, &error.to_string()),
-        }
-    }
-
-    fn take_down(&self, epoch: &str, reason: &str) {
-        self.shared.state.send_if_modified(|state| match state {
-            FenceState::Up(session) if session.epoch == epoch => {
-                *state = FenceState::Down { reason: reason.into() };
-                true
-            }
-            _ => false,
-        });
-        self.shared.doubted.notify_one();
     }
 
     /// The fence's one task: comes up, looks once a second, comes down, and so on until `stop`.
