@@ -9,8 +9,8 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use crate::config;
-use crate::fence::position::{self, PositionError};
-use crate::fence::release::{ReleaseError, release};
+use crate::fence::position::{self, EffectError};
+use crate::fence::release::release;
 use crate::fence::{Fence, FenceState, MARKER_CHANGED, Session, deleted};
 use crate::metrics;
 use crate::model::{CouponId, OrderEvent, OrderId, UserId};
@@ -49,21 +49,12 @@ pub struct Difference {
     pub order: Option<OrderId>,
 }
 
-impl From<PositionError> for ReconcileError {
-    fn from(error: PositionError) -> Self {
+impl From<EffectError> for ReconcileError {
+    fn from(error: EffectError) -> Self {
         match error {
-            PositionError::Fenced => Self::Fenced(MARKER_CHANGED.to_owned()),
-            PositionError::Redis(error) => Self::Redis(error),
-            PositionError::Postgres(error) => Self::Postgres(error),
-        }
-    }
-}
-
-impl From<ReleaseError> for ReconcileError {
-    fn from(error: ReleaseError) -> Self {
-        match error {
-            ReleaseError::Fenced => Self::Fenced(MARKER_CHANGED.to_owned()),
-            ReleaseError::Redis(error) => Self::Redis(error),
+            EffectError::Fenced => Self::Fenced(MARKER_CHANGED.to_owned()),
+            EffectError::Redis(error) => Self::Redis(error),
+            EffectError::Postgres(error) => Self::Postgres(error),
         }
     }
 }
@@ -267,10 +258,14 @@ impl Coupon<'_> {
         let ended: Vec<OrderId> =
             statuses.iter().filter(|(_, status)| status.has_ended()).map(|(&order, _)| order).collect();
         let waiting = outbox::waiting(pool, &ended).await?;
-        for order in statuses.keys() {
-            let Some(user) = claims.remove(order) else { continue };
-            let order = *order;
-            if !ended.contains(&order) {
+        let Reconciler { fence, postgres } = self.reconciler;
+        // Once for all of them, as their ends have been read: each lies before this position.
+        if self.fix && ended.len() > waiting.len() {
+            position::note(fence, self.session, postgres).await?;
+        }
+        for (&order, status) in &statuses {
+            let Some(user) = claims.remove(&order) else { continue };
+            if !status.has_ended() {
                 continue;
             }
             if waiting.contains(&order) {
@@ -280,8 +275,6 @@ impl Coupon<'_> {
             found.missed_releases += 1;
             self.name(found, "missed_release", Some(order));
             if self.fix {
-                let Reconciler { fence, postgres } = self.reconciler;
-                position::note(fence, self.session, postgres).await?;
                 release(fence, self.session, self.id, user.as_str(), order).await?;
                 found.fixed += 1;
             }

@@ -128,7 +128,7 @@ impl<'a> Link<'a> {
 async fn report_deleted(context: &Context, redis: &Redis, entries: usize) -> Result<(), RedisError> {
     let marker = stream::marker(redis).await?;
     // Without a marker a rebuild is due in any case.
-    if let Some((_, epoch)) = marker.as_deref().and_then(|marker| marker.split_once(':')) {
+    if let Some(epoch) = marker.as_deref().and_then(script::marker_epoch) {
         context.fence.lost(epoch, &format!("{entries} pending entries were deleted or trimmed in Redis"));
     }
     Ok(())

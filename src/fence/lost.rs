@@ -5,6 +5,7 @@ use super::{Loss, counter};
 use crate::model::CouponId;
 use crate::postgres::fence::FenceRow;
 use crate::redis::info::{self, Look};
+use crate::redis::script::marker_epoch;
 use crate::redis::{Redis, RedisError};
 
 /// What Postgres has lost, if it is not the one of the last agreement while Redis is whole.
@@ -78,6 +79,5 @@ async fn is_whole(redis: &Redis, seen: &Look, row: &FenceRow) -> Result<bool, Re
 }
 
 fn marker_counter(seen: &Look) -> u64 {
-    let epoch = seen.marker.as_deref().and_then(|marker| marker.split_once(':')).map(|(_, epoch)| epoch);
-    epoch.map_or(0, counter)
+    seen.marker.as_deref().and_then(marker_epoch).map_or(0, counter)
 }

@@ -6,8 +6,9 @@ use super::{Fence, Session};
 use crate::postgres::{self, Postgres, PostgresError};
 use crate::redis::{RedisError, script};
 
+/// Why the effect of a commit does not reach Redis now.
 #[derive(Debug, thiserror::Error)]
-pub enum PositionError {
+pub enum EffectError {
     #[error("claims are fenced off")]
     Fenced,
     #[error(transparent)]
@@ -17,13 +18,13 @@ pub enum PositionError {
 }
 
 /// Notes a position that lies behind everything Postgres has answered so far.
-pub async fn note(fence: &Fence, session: &Session, postgres: &Postgres) -> Result<(), PositionError> {
+pub async fn note(fence: &Fence, session: &Session, postgres: &Postgres) -> Result<(), EffectError> {
     let lsn = postgres::fence::durable_lsn(&postgres.pool).await?;
     match script::note_lsn(&session.redis, &session.ready, &lsn).await {
         Ok(true) => Ok(()),
         Ok(false) => {
             fence.marker_changed(session);
-            Err(PositionError::Fenced)
+            Err(EffectError::Fenced)
         }
         Err(error) => {
             fence.redis_failed(&session.epoch, &error);

@@ -1,35 +1,19 @@
 //! Rule 6: a coupon's definition reaches Redis as a difference, over a lower version only, and is
 //! repeated until Redis has Postgres's version.
 
-use super::position::{self, PositionError};
+use super::position::{self, EffectError};
 use super::{Fence, Session};
 use crate::model::Definition;
-use crate::postgres::{Postgres, PostgresError, coupons};
-use crate::redis::RedisError;
+use crate::postgres::{Postgres, coupons};
 use crate::redis::script::{self, Published};
 
 /// How long a first publication is left to the request that inserted the coupon.
 const FIRST_PUBLICATION_GRACE_SECONDS: f64 = 2.0;
 
+/// The definition is saved, but not in force yet.
 #[derive(Debug, thiserror::Error)]
-pub enum PublishError {
-    #[error("claims are fenced off")]
-    Fenced,
-    #[error(transparent)]
-    Redis(#[from] RedisError),
-    #[error(transparent)]
-    Postgres(#[from] PostgresError),
-}
-
-impl From<PositionError> for PublishError {
-    fn from(error: PositionError) -> Self {
-        match error {
-            PositionError::Fenced => Self::Fenced,
-            PositionError::Redis(error) => Self::Redis(error),
-            PositionError::Postgres(error) => Self::Postgres(error),
-        }
-    }
-}
+#[error(transparent)]
+pub struct PublishError(#[from] EffectError);
 
 /// Brings one definition into force and notes it in Postgres. `just_inserted` only from the request
 /// that inserted the row: it alone may make the hash, and it tries once.
@@ -45,19 +29,21 @@ pub async fn publish(
         Ok(Published::Applied | Published::Current) => {}
         Ok(Published::Fenced) => {
             fence.marker_changed(session);
-            return Err(PublishError::Fenced);
+            return Err(EffectError::Fenced.into());
         }
         Ok(Published::Lost) => {
             fence.lost(&session.epoch, &format!("coupon {} is not in Redis as it should be", definition.id));
-            return Err(PublishError::Fenced);
+            return Err(EffectError::Fenced.into());
         }
         Err(error) => {
             fence.redis_failed(&session.epoch, &error);
-            return Err(error.into());
+            return Err(EffectError::from(error).into());
         }
     }
     let Definition { id, version, .. } = definition;
-    coupons::mark_published(&postgres.pool, &session.epoch, vec![id.as_str()], vec![*version]).await?;
+    coupons::mark_published(&postgres.pool, &session.epoch, vec![id.as_str()], vec![*version])
+        .await
+        .map_err(EffectError::from)?;
     Ok(())
 }
 

@@ -264,6 +264,6 @@ async fn apply_plan(
 
 /// Above the row's and the marker's; the random part tells apart two databases that count alike.
 fn next_epoch(row: &str, marker: Option<&str>) -> String {
-    let marker = marker.and_then(|marker| marker.split_once(':')).map_or(0, |(_, epoch)| counter(epoch));
+    let marker = marker.and_then(script::marker_epoch).map_or(0, counter);
     format!("{}-{:08x}", counter(row).max(marker) + 1, rand::random::<u32>())
 }

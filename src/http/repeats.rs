@@ -7,9 +7,10 @@ use tokio::sync::oneshot;
 
 use super::Api;
 use super::problem::Problem;
-use crate::fence::position::{self, PositionError};
-use crate::fence::release::{ReleaseError, release};
+use crate::fence::position::{self, EffectError};
+use crate::fence::release::release;
 use crate::model::{Claim, ClaimOutcome, CouponId, Order, OrderId, UserId};
+use crate::recorded::NoAnswer;
 
 /// How long a repeat waits to learn its order's status; without an answer it is `accepted`.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(250);
@@ -36,13 +37,17 @@ pub async fn claim(api: &Api, claim: Claim) -> Result<Claimed, Problem> {
 /// The row of an order; `None` where there is none yet, and where Postgres gives no answer for a coupon whose
 /// orders do not end by themselves.
 async fn row(api: &Api, coupon: &CouponId, order: OrderId) -> Result<Option<Order>, Problem> {
-    match tokio::time::timeout(STATUS_TIMEOUT, api.recorded.lookup(order)).await {
-        Ok(Ok(row)) => Ok(row),
-        _ if api.catalogue.orders_expire(coupon) => {
+    match lookup(api, order).await {
+        Ok(row) => Ok(row),
+        Err(NoAnswer) if api.catalogue.orders_expire(coupon) => {
             Err(Problem::unavailable("whether your order still lives cannot be told without Postgres"))
         }
-        _ => Ok(None),
+        Err(NoAnswer) => Ok(None),
     }
+}
+
+async fn lookup(api: &Api, order: OrderId) -> Result<Option<Order>, NoAnswer> {
+    tokio::time::timeout(STATUS_TIMEOUT, api.recorded.lookup(order)).await.unwrap_or(Err(NoAnswer))
 }
 
 /// As the outbox would do it a moment later; the outbox then finds nothing to return.
@@ -55,8 +60,8 @@ async fn give_back(api: &Api, coupon: &CouponId, user: &UserId, order: OrderId) 
 
 /// The row of an order that may be on its way, waited for as long as `patience`.
 pub async fn status(api: &Api, order: OrderId, patience: Duration) -> Option<Order> {
-    match tokio::time::timeout(STATUS_TIMEOUT, api.recorded.lookup(order)).await {
-        Ok(Ok(Some(row))) => Some(row),
+    match lookup(api, order).await {
+        Ok(Some(row)) => Some(row),
         _ => wait(ask(api, order, patience), patience).await,
     }
 }
@@ -71,21 +76,12 @@ pub async fn wait(asked: Option<oneshot::Receiver<Order>>, patience: Duration) -
     tokio::time::timeout(patience, asked?).await.ok()?.ok()
 }
 
-impl From<PositionError> for Problem {
-    fn from(error: PositionError) -> Self {
+impl From<EffectError> for Problem {
+    fn from(error: EffectError) -> Self {
         match error {
-            PositionError::Fenced => Self::unavailable(error.to_string()),
-            PositionError::Redis(error) => error.into(),
-            PositionError::Postgres(error) => error.into(),
-        }
-    }
-}
-
-impl From<ReleaseError> for Problem {
-    fn from(error: ReleaseError) -> Self {
-        match error {
-            ReleaseError::Fenced => Self::unavailable(error.to_string()),
-            ReleaseError::Redis(error) => error.into(),
+            EffectError::Fenced => Self::unavailable(error.to_string()),
+            EffectError::Redis(error) => error.into(),
+            EffectError::Postgres(error) => error.into(),
         }
     }
 }

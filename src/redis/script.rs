@@ -235,6 +235,12 @@ fn stream_keys(redis: &Redis) -> [&str; 2] {
     [&redis.keys.epoch, &redis.keys.orders]
 }
 
+/// The epoch that a marker names, whether `ready:` or `building:`.
+#[must_use]
+pub fn marker_epoch(marker: &str) -> Option<&str> {
+    marker.split_once(':').map(|(_, epoch)| epoch)
+}
+
 /// The marker under which claims of this epoch are accepted.
 #[must_use]
 pub fn ready_marker(epoch: &str) -> Arc<str> {
