@@ -21,6 +21,7 @@ mod record;
 mod search;
 mod serve;
 mod state;
+pub mod trace;
 
 pub use fault::Fault;
 pub use promise::Broken;

@@ -20,10 +20,10 @@ pub struct Steps<'a> {
     unfollowed: usize,
 }
 
-struct Step {
-    name: &'static str,
-    fault: Option<Fault>,
-    to: State,
+pub struct Step {
+    pub name: &'static str,
+    pub fault: Option<Fault>,
+    pub to: State,
 }
 
 impl Steps<'_> {
@@ -45,7 +45,8 @@ impl Steps<'_> {
     }
 }
 
-fn steps_from(state: &State, scope: &Scope) -> (Vec<Step>, usize) {
+/// Every step from a state, and how many lead to states that are not followed.
+pub fn steps_from(state: &State, scope: &Scope) -> (Vec<Step>, usize) {
     let mut steps = Steps { from: state, next: Vec::with_capacity(16), unfollowed: 0 };
     serve::steps(state, scope, &mut steps);
     record::steps(state, scope, &mut steps);
@@ -78,6 +79,8 @@ pub enum Outcome {
 /// The steps to a state, and the state.
 pub struct Path {
     pub steps: Vec<String>,
+    /// After each step.
+    pub states: Vec<State>,
     pub state: State,
 }
 
@@ -200,7 +203,7 @@ impl Walk<'_> {
     }
 
     fn path(&self, to: usize) -> Path {
-        let mut steps = Vec::new();
+        let (mut steps, mut states) = (Vec::new(), Vec::new());
         let mut at = to;
         while let Some(&parent) = self.parents.get(at).filter(|&&parent| parent != u32::MAX) {
             let (all, _) = steps_from(&self.states[parent as usize], self.scope);
@@ -210,10 +213,12 @@ impl Walk<'_> {
                 Some(step) => step.name.to_owned(),
                 None => "?".to_owned(),
             });
+            states.push(self.states[at]);
             at = parent as usize;
         }
         steps.reverse();
-        Path { steps, state: self.states[to] }
+        states.reverse();
+        Path { steps, states, state: self.states[to] }
     }
 
     fn end(&self, outcome: Outcome) -> Search {

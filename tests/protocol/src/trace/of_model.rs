@@ -1,0 +1,313 @@
+//! The steps of the searched model as lines of a run, so that the two can be held against each other.
+
+use std::collections::HashSet;
+
+use super::replay::Replay;
+use super::stores::Place;
+use super::{Change, Effect, EntryId, Event, Key, Line};
+use crate::search::{Path, Step, steps_from};
+use crate::state::{self, Coupon, Marker, Order, State, Status, each, user_of};
+use crate::{Fault, Scope};
+
+const COUPON: &str = "c";
+
+/// A step of the model that the replay does not allow, and the way there.
+#[derive(Debug)]
+pub struct Refused {
+    pub steps: Vec<&'static str>,
+    pub why: String,
+}
+
+/// Walks every state of the scope, at most `max_states`, and replays every step. Answers how many steps there were.
+///
+/// # Errors
+/// The first step that the replay refuses; a quiet state that it does not call at rest.
+pub fn hold_against_model(scope: &Scope, max_states: usize) -> Result<usize, Refused> {
+    let first = State::first(scope.total);
+    let mut known = HashSet::from([first]);
+    let mut states = vec![(first, start(&first), usize::MAX, "")];
+    let (mut at, mut steps) = (0, 0);
+    while at < states.len() && states.len() < max_states {
+        let (state, replay, ..) = states[at].clone();
+        let refused = |why, last: &'static str| {
+            let mut names = vec![last];
+            let mut place = at;
+            while let Some((_, _, parent, name)) = states.get(place) {
+                names.push(*name);
+                place = *parent;
+            }
+            names.reverse();
+            Refused { steps: names, why }
+        };
+        if crate::compare::is_quiet(&state, scope) {
+            replay.is_at_rest().map_err(|why| refused(why, "at rest"))?;
+        }
+        let mut found = Vec::new();
+        for step in steps_from(&state, scope).0 {
+            let mut next = replay.clone();
+            take(&mut next, &state, &step).map_err(|why| refused(why, step.name))?;
+            steps += 1;
+            if known.insert(step.to) {
+                found.push((step.to, next, at, step.name));
+            }
+        }
+        states.extend(found);
+        at += 1;
+    }
+    Ok(steps)
+}
+
+/// Replays the steps to a state: why one of them is refused, or why the run is not at rest at the end of it.
+#[must_use]
+pub fn replay_path(scope: &Scope, path: &Path) -> Option<String> {
+    let mut state = State::first(scope.total);
+    let mut replay = start(&state);
+    for to in &path.states {
+        let step = steps_from(&state, scope).0.into_iter().find(|step| step.to == *to)?;
+        if let Err(why) = take(&mut replay, &state, &step) {
+            return Some(format!("{}: {why}", step.name));
+        }
+        state = *to;
+    }
+    replay.is_at_rest().err()
+}
+
+fn start(state: &State) -> Replay {
+    let nothing = State { redis: state::Redis::default(), postgres: state::Postgres::default(), ..*state };
+    let mut replay = Replay::default();
+    let (mut effects, changes) = differences(&nothing, state, &replay, "");
+    effects.push(Effect::GroupMade { at_start: true });
+    drop(replay.take(&Line::Hand { effects, changes }));
+    replay
+}
+
+fn take(replay: &mut Replay, from: &State, step: &Step) -> Result<(), String> {
+    let (effects, changes) = match step.fault {
+        Some(fault) => {
+            let (mut effects, changes) = differences(from, &step.to, replay, step.name);
+            effects.splice(0..0, hands(fault, from, &step.to, replay));
+            return replay.take(&Line::Hand { effects, changes }).map(drop);
+        }
+        None => differences(from, &step.to, replay, step.name),
+    };
+    if !changes.is_empty() {
+        replay.take(&Line::Postgres { lsn: 0, changes })?;
+    }
+    // A position is noted by a command of its own, before what it is noted for; a rebuild notes it with its marker.
+    let is_marked = effects.iter().any(|effect| matches!(effect, Effect::Marked { .. }));
+    let (noted, others): (Vec<Effect>, Vec<Effect>) =
+        effects.into_iter().partition(|effect| !is_marked && matches!(effect, Effect::Noted { .. }));
+    for group in [noted, others].into_iter().filter(|group| !group.is_empty()) {
+        replay.take(&Line::Redis(group))?;
+    }
+    Ok(())
+}
+
+fn order_id(order: Order) -> String {
+    format!("order {order}")
+}
+
+fn user_id(user: usize) -> String {
+    format!("user {user}")
+}
+
+fn epoch_id(epoch: u8) -> String {
+    format!("{}-{}", state::counter(epoch), epoch % 8)
+}
+
+fn event(order: Order) -> Event {
+    Event { order: order_id(order), coupon: COUPON.into(), user: user_id(user_of(order)) }
+}
+
+fn differences(from: &State, to: &State, replay: &Replay, name: &str) -> (Vec<Effect>, Vec<Change>) {
+    (in_redis(&from.redis, &to.redis, replay, name), in_postgres(&from.postgres, &to.postgres))
+}
+
+fn in_redis(from: &state::Redis, to: &state::Redis, replay: &Replay, name: &str) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    let is_ready = from.marker != to.marker && matches!(to.marker, Marker::Ready(_));
+    if to.noted > from.noted || is_ready {
+        effects.push(Effect::Noted { lsn: to.noted.into() });
+    }
+    if from.marker != to.marker {
+        let epoch = epoch_id(to.marker.epoch());
+        effects.extend(match to.marker {
+            Marker::None => None,
+            Marker::Building(_) => Some(Effect::Marked { is_ready: false, epoch }),
+            Marker::Ready(_) => Some(Effect::Marked { is_ready: true, epoch }),
+        });
+    }
+    for user in 0..state::USERS {
+        let (coupon, name) = (COUPON.to_owned(), user_id(user));
+        match (from.claims[user], to.claims[user]) {
+            (before, Some(order)) if before != Some(order) => {
+                effects.push(Effect::Held { coupon, user: name, order: order_id(order) });
+            }
+            (Some(_), None) => effects.push(Effect::Freed { coupon, user: name }),
+            _ => {}
+        }
+    }
+    if let Some(coupon) = to.coupon {
+        effects.extend(of_coupon(from.coupon, coupon, name));
+    }
+    let group = |redis: &state::Redis| redis.stream.is_some_and(|stream| stream.has_group);
+    if group(to) && !group(from) {
+        let at_start = to
+            .stream
+            .is_some_and(|stream| stream.entries.iter().all(|e| e.place != state::Place::Acknowledged));
+        effects.push(Effect::GroupMade { at_start });
+    } else {
+        effects.extend(of_entries(from, to, replay, name));
+    }
+    effects
+}
+
+fn of_coupon(from: Option<Coupon>, to: Coupon, name: &str) -> Option<Effect> {
+    let coupon = COUPON.to_owned();
+    let before = from.unwrap_or_default();
+    let is_set =
+        name == "a rebuild sets the coupon" || (to.total, to.version) != (before.total, before.version);
+    if is_set {
+        let (total, stock) = (Some(to.total.into()), Some(to.stock.into()));
+        return Some(Effect::Defined { coupon, total, stock, version: Some(to.version.into()) });
+    }
+    (to.stock != before.stock).then(|| Effect::StockMoved { coupon, by: i64::from(to.stock - before.stock) })
+}
+
+/// Entries moved on: what left a place and what came to one, paired by order.
+fn of_entries(from: &state::Redis, to: &state::Redis, replay: &Replay, name: &str) -> Vec<Effect> {
+    let entries = |redis: &state::Redis| -> Vec<state::Entry> {
+        let all = redis.stream.iter().flat_map(|stream| stream.entries);
+        all.filter(|entry| entry.place != state::Place::Empty).collect()
+    };
+    let (mut left, mut come) = (entries(from), Vec::new());
+    for entry in entries(to) {
+        match left.iter().position(|other| *other == entry) {
+            Some(place) => drop(left.remove(place)),
+            None => come.push(entry),
+        }
+    }
+    let mut effects = Vec::new();
+    let mut new = replay.memory.entries.keys().next_back().map_or(0, |id| id.0);
+    let mut used = Vec::new();
+    for entry in come {
+        match entry.place {
+            state::Place::Undelivered => {
+                new += 1;
+                effects.push(Effect::Sent { entry: (new, 0), event: Some(event(entry.order)) });
+            }
+            state::Place::Pending(worker) => {
+                let before = left.iter().position(|other| other.order == entry.order);
+                let was = before.map(|place| left.remove(place).place);
+                if let Some(id) = was.and_then(|was| find(replay, entry.order, was, &used)) {
+                    used.push(id);
+                    effects.push(Effect::Delivered { entry: id, consumer: worker.to_string() });
+                }
+            }
+            // Seen by who has left: the model forgets some of these at once.
+            _ => {}
+        }
+    }
+    for entry in left {
+        let Some(id) = find(replay, entry.order, entry.place, &used) else { continue };
+        used.push(id);
+        match (name, entry.place) {
+            (
+                "a worker acknowledges" | "a rebuild sends events",
+                state::Place::Pending(_) | state::Place::Deleted(_),
+            ) => {
+                effects.push(Effect::Acknowledged { entry: id });
+            }
+            ("a worker finds a deleted entry", _) => {
+                effects.push(Effect::Delivered { entry: id, consumer: "finder".into() });
+            }
+            _ => {}
+        }
+    }
+    effects
+}
+
+fn find(replay: &Replay, order: Order, place: state::Place, used: &[EntryId]) -> Option<EntryId> {
+    let stream = replay.stores.redis.stream.as_ref()?;
+    let is_it = |entry: &super::stores::Entry| {
+        let is_there = match (&entry.place, place) {
+            (Place::Undelivered, state::Place::Undelivered) => true,
+            (Place::Pending(of), state::Place::Pending(worker)) => {
+                !entry.is_deleted && *of == worker.to_string()
+            }
+            (Place::Pending(of), state::Place::Deleted(worker)) => {
+                entry.is_deleted && *of == worker.to_string()
+            }
+            _ => false,
+        };
+        is_there && entry.event.as_ref().is_some_and(|event| event.order == order_id(order))
+    };
+    stream.entries.iter().find(|(id, entry)| is_it(entry) && !used.contains(id)).map(|(id, _)| *id)
+}
+
+fn in_postgres(from: &state::Postgres, to: &state::Postgres) -> Vec<Change> {
+    let mut changes = Vec::new();
+    if (from.row.epoch, from.row.run, from.row.identity, from.row.lost)
+        != (to.row.epoch, to.row.run, to.row.identity, to.row.lost)
+    {
+        changes.push(Change::Fence { epoch: epoch_id(to.row.epoch), lost: to.row.lost });
+    }
+    for order in 0..state::ORDERS as u8 {
+        let (before, after) = (from.status[usize::from(order)], to.status[usize::from(order)]);
+        if before == after {
+            continue;
+        }
+        let status = match after {
+            Status::None => {
+                changes.push(Change::OrderGone { order: order_id(order) });
+                continue;
+            }
+            Status::Live => "confirmed",
+            Status::Cancelled => "cancelled",
+            Status::Rejected => "rejected",
+        };
+        let Event { order, coupon, user } = event(order);
+        if after == Status::Rejected {
+            changes.push(Change::Letter { entry: None, order: Some(order.clone()) });
+        }
+        changes.push(Change::Order { order, coupon, user, status: status.into() });
+    }
+    if (from.coupon, from.published) != (to.coupon, to.published) {
+        let Coupon { total, stock, version } = to.coupon;
+        changes.push(Change::Coupon {
+            coupon: COUPON.into(),
+            total: total.into(),
+            stock: stock.into(),
+            version: version.into(),
+            published: to.published.into(),
+        });
+    }
+    changes.extend(each(to.outbox & !from.outbox).map(|order| Change::Waiting { order: order_id(order) }));
+    changes.extend(each(from.outbox & !to.outbox).map(|order| Change::Returned { order: order_id(order) }));
+    changes
+}
+
+/// What a fault takes away; what it writes is a difference like any other.
+fn hands(fault: Fault, from: &State, to: &State, replay: &Replay) -> Vec<Effect> {
+    let gone = |key| vec![Effect::Gone { key }];
+    match fault {
+        Fault::RedisFlushed => vec![Effect::Flushed],
+        Fault::ClaimsDeleted => gone(Key::Claims(COUPON.into())),
+        Fault::CouponDeleted => gone(Key::Coupon(COUPON.into())),
+        Fault::StreamDeleted => gone(Key::Stream),
+        Fault::MarkerDeleted => gone(Key::Marker),
+        Fault::GroupDestroyed => vec![Effect::GroupGone],
+        Fault::EntryDeleted | Fault::PendingDeleted => {
+            let entries = |state: &State| state.redis.stream.map(|stream| stream.entries).unwrap_or_default();
+            let (mut left, after) = (entries(from).to_vec(), entries(to));
+            for entry in after {
+                if let Some(place) = left.iter().position(|other| *other == entry) {
+                    left.remove(place);
+                }
+            }
+            let entry = left.first().and_then(|entry| find(replay, entry.order, entry.place, &[]));
+            entry.map(|entry| Effect::EntryGone { entry }).into_iter().collect()
+        }
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,72 @@
+//! One order for the logs of two stores that share no clock. Redis's log says itself how far Postgres had come:
+//! before a commit has any effect in Redis, its position is noted there; and what only Postgres can have made up,
+//! an epoch or a version of a coupon, was committed before it shows in Redis. Every commit is put as late as
+//! these allow.
+
+use std::collections::HashMap;
+
+use super::{Change, Effect, Line};
+
+/// What Postgres makes up and Redis repeats.
+#[derive(PartialEq, Eq, Hash)]
+enum Sign {
+    Epoch(String),
+    Version(String, u64),
+}
+
+/// Both logs, each in its own order, as one.
+#[must_use]
+pub fn in_one_order(redis: Vec<Line>, postgres: Vec<Line>) -> Vec<Line> {
+    let made = first_made(&postgres);
+    let mut lines = Vec::with_capacity(redis.len() + postgres.len());
+    let mut commits = postgres.into_iter().enumerate().peekable();
+    for line in redis {
+        let effects = match &line {
+            Line::Redis(effects) | Line::Hand { effects, .. } => effects.as_slice(),
+            Line::Postgres { .. } => &[],
+        };
+        for effect in effects {
+            let made = shown(effect).and_then(|sign| made.get(&sign).copied());
+            let goes_before = |commit: &(usize, Line)| {
+                let is_noted = match (effect, &commit.1) {
+                    (Effect::Noted { lsn: noted }, Line::Postgres { lsn, .. }) => lsn <= noted,
+                    _ => false,
+                };
+                is_noted || made.is_some_and(|place| commit.0 <= place)
+            };
+            while let Some((_, commit)) = commits.next_if(goes_before) {
+                lines.push(commit);
+            }
+        }
+        lines.push(line);
+    }
+    lines.extend(commits.map(|(_, commit)| commit));
+    lines
+}
+
+/// The first commit with each sign.
+fn first_made(postgres: &[Line]) -> HashMap<Sign, usize> {
+    let mut made = HashMap::new();
+    for (place, line) in postgres.iter().enumerate() {
+        let Line::Postgres { changes, .. } = line else { continue };
+        for change in changes {
+            let sign = match change {
+                Change::Fence { epoch, .. } => Sign::Epoch(epoch.clone()),
+                Change::Coupon { coupon, version, .. } => Sign::Version(coupon.clone(), *version),
+                _ => continue,
+            };
+            made.entry(sign).or_insert(place);
+        }
+    }
+    made
+}
+
+fn shown(effect: &Effect) -> Option<Sign> {
+    match effect {
+        Effect::Marked { epoch, .. } => Some(Sign::Epoch(epoch.clone())),
+        Effect::Defined { coupon, version: Some(version), .. } => {
+            Some(Sign::Version(coupon.clone(), *version))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,338 @@
+//! What a script or a command may write to Redis: rules 2 (the sum), 3 (an acknowledgement follows its commit), 5
+//! (a unit goes back once), 6 (definitions as differences), 7 (a rebuild) and 8 (events sent again).
+
+use std::collections::BTreeSet;
+
+use super::replay::{Memory, agreement, units_held_more};
+use super::stores::{Place, Redis, Stores};
+use super::{Effect, EntryId, Event};
+
+/// The step that accepts orders.
+pub const CLAIM: &str = "users claim";
+
+/// The group's name, or why no rule allows it here.
+pub fn allows(effects: &[Effect], stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
+    let group = Group::of(effects);
+    if let Some(refused) = group.foreign {
+        return Err(format!("nothing of the program's does {refused:?}"));
+    }
+    if let Some((is_ready, epoch)) = group.marked {
+        return if is_ready {
+            ready(&group, epoch, stores, memory)
+        } else {
+            begin(&group, epoch, stores, memory)
+        };
+    }
+    if !group.acknowledged.is_empty() && group.is_only(group.acknowledged.len()) {
+        return acknowledge(&group.acknowledged, stores, memory);
+    }
+    if group.is_only(group.delivered) {
+        return Ok("a worker reads entries");
+    }
+    match &stores.redis.marker {
+        None => Err("there is no marker".into()),
+        Some((false, _)) => build(&group, stores, memory),
+        Some((true, _)) => serve(&group, stores, memory),
+    }
+}
+
+pub fn counter(epoch: &str) -> u64 {
+    epoch.split('-').next().and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
+/// The effects of one script by kind.
+#[derive(Default)]
+struct Group<'a> {
+    effects: &'a [Effect],
+    marked: Option<(bool, &'a str)>,
+    noted: Option<u64>,
+    /// Coupon, user, order.
+    held: Vec<(&'a str, &'a str, &'a str)>,
+    freed: Vec<(&'a str, &'a str)>,
+    moved: i64,
+    sent: Vec<(EntryId, Option<&'a Event>)>,
+    acknowledged: Vec<EntryId>,
+    delivered: usize,
+    trimmed: Option<EntryId>,
+    consumer: Option<&'a str>,
+    begins_at_start: Option<bool>,
+    /// Coupons touched by definitions, claims or stock.
+    coupons: BTreeSet<&'a str>,
+    is_definition: bool,
+    foreign: Option<&'a Effect>,
+}
+
+impl<'a> Group<'a> {
+    fn of(effects: &'a [Effect]) -> Self {
+        let mut group = Self { effects, ..Self::default() };
+        for effect in effects {
+            match effect {
+                Effect::Marked { is_ready, epoch } => group.marked = Some((*is_ready, epoch)),
+                Effect::Noted { lsn } => group.noted = Some(*lsn),
+                Effect::Held { coupon, user, order } => {
+                    group.held.push((coupon, user, order));
+                    group.coupons.insert(coupon);
+                }
+                Effect::Freed { coupon, user } => {
+                    group.freed.push((coupon, user));
+                    group.coupons.insert(coupon);
+                }
+                Effect::StockMoved { coupon, by } => {
+                    group.moved += by;
+                    group.coupons.insert(coupon);
+                }
+                Effect::Defined { coupon, .. } => {
+                    group.is_definition = true;
+                    group.coupons.insert(coupon);
+                }
+                Effect::Sent { entry, event } => group.sent.push((*entry, event.as_ref())),
+                Effect::Acknowledged { entry } => group.acknowledged.push(*entry),
+                Effect::Delivered { .. } => group.delivered += 1,
+                Effect::Trimmed { below } => group.trimmed = Some(*below),
+                Effect::ConsumerGone { consumer } => group.consumer = Some(consumer),
+                Effect::GroupMade { at_start } => group.begins_at_start = Some(*at_start),
+                Effect::GroupGone | Effect::EntryGone { .. } | Effect::Gone { .. } | Effect::Flushed => {
+                    group.foreign = Some(effect);
+                }
+            }
+        }
+        group
+    }
+
+    fn is_only(&self, number: usize) -> bool {
+        self.effects.len() == number
+    }
+
+    /// The coupons that it touches as they are after it.
+    fn applied(&self, stores: &Stores) -> Redis {
+        let mut after = Redis::default();
+        for coupon in &self.coupons {
+            let hash = stores.redis.coupons.get_key_value(*coupon);
+            after.coupons.extend(hash.map(|(id, hash)| (id.clone(), *hash)));
+            let claims = stores.redis.claims.get_key_value(*coupon);
+            after.claims.extend(claims.map(|(id, claims)| (id.clone(), claims.clone())));
+        }
+        self.effects.iter().for_each(|effect| after.apply(effect));
+        after
+    }
+}
+
+fn acknowledge(entries: &[EntryId], stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
+    let marker = &stores.redis.marker;
+    for &id in entries {
+        let is_deleted = stores.redis.entry(id).is_some_and(|entry| entry.is_deleted);
+        let is_made_good = is_deleted && matches!(marker, Some((false, _)));
+        // Without a marker no position can be noted: the next one answers for it.
+        if marker.is_some() && !is_made_good && !memory.has_ended(id, stores) {
+            return Err(format!(
+                "entry {}-{} is acknowledged, and no commit that was noted has ended its order",
+                id.0, id.1
+            ));
+        }
+    }
+    Ok("entries are acknowledged")
+}
+
+fn begin(group: &Group<'_>, epoch: &str, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
+    if !memory.epochs.contains(epoch) {
+        return Err(format!("epoch {epoch} is in no fence row"));
+    }
+    if let Some((_, theirs)) = &stores.redis.marker
+        && counter(theirs) >= counter(epoch)
+        && theirs != epoch
+    {
+        return Err(format!("a rebuild of epoch {epoch} began over epoch {theirs}"));
+    }
+    if group.begins_at_start == Some(false) {
+        return Err("a group was made that skips what is in the stream".into());
+    }
+    let has_group = stores.redis.stream.as_ref().is_some_and(|stream| stream.has_group);
+    if !has_group && group.begins_at_start.is_none() {
+        return Err("a rebuild began without a group".into());
+    }
+    Ok("a rebuild sets its marker")
+}
+
+fn ready(group: &Group<'_>, epoch: &str, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
+    if stores.redis.marker != Some((false, epoch.to_owned())) {
+        return Err(format!("epoch {epoch} is ready, which nobody was building"));
+    }
+    if group.noted.is_none() {
+        return Err("a rebuild ended without Postgres's position".into());
+    }
+    if let Some(id) = memory.owed.iter().find(|id| !memory.has_ended(**id, stores)) {
+        return Err(format!("entry {}-{} was acknowledged, and its order never ended", id.0, id.1));
+    }
+    agreement(stores, memory)?;
+    Ok("a rebuild sets the ready marker")
+}
+
+/// Under a `building` marker.
+fn build(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
+    if !group.sent.is_empty() {
+        for (_, event) in &group.sent {
+            let is_due = event.is_some_and(|event| {
+                stores.redis.holds(event) && !stores.postgres.orders.contains_key(&event.order)
+            });
+            if !is_due {
+                return Err(format!("a rebuild sends {event:?}, which is no claim without a row"));
+            }
+        }
+        return Ok("a rebuild sends events");
+    }
+    let [coupon] = group.coupons.iter().collect::<Vec<_>>()[..] else {
+        return Err(format!("no rebuild does {:?}", group.effects));
+    };
+    if group.is_definition {
+        let after = group.applied(stores);
+        return defined(coupon, &after, memory).map(|()| "a rebuild sets the coupon");
+    }
+    for (_, user, order) in &group.held {
+        let row = stores.postgres.orders.get(*order);
+        if row
+            .is_some_and(|row| !row.is_live() || (row.coupon.as_str(), row.user.as_str()) != (*coupon, *user))
+        {
+            return Err(format!("a rebuild gives {user} order {order}, which is not a live one of his"));
+        }
+        if row.is_none() && !memory.sent.contains_key(*order) {
+            return Err(format!("a rebuild gives {user} order {order}, which nobody has claimed"));
+        }
+    }
+    let more = units_held_more(group.effects, stores, coupon);
+    if stores.redis.coupons.contains_key(*coupon) && group.moved != -more {
+        return Err(format!("claims of {coupon} grew by {more}, and its stock moved by {}", group.moved));
+    }
+    Ok("a rebuild applies fields")
+}
+
+/// A coupon is as Postgres had it at some time, and adds up.
+fn defined(coupon: &str, after: &Redis, memory: &Memory) -> Result<(), String> {
+    let hash = after.coupons.get(coupon).copied().unwrap_or_default();
+    if !memory.definitions.contains(&(coupon.to_owned(), hash.version, hash.total)) {
+        return Err(format!("coupon {coupon} is {hash:?} in Redis, as it never was in Postgres"));
+    }
+    if !after.adds_up(coupon) {
+        let held = after.held(coupon);
+        return Err(format!("coupon {coupon} is {hash:?} beside {held} claims"));
+    }
+    Ok(())
+}
+
+/// Under a `ready` marker.
+fn serve(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
+    if let (Some(lsn), true) = (group.noted, group.is_only(1)) {
+        return if lsn > stores.redis.noted {
+            Ok("a position is noted")
+        } else {
+            Err("a position was noted that is no higher than before".into())
+        };
+    }
+    if let Some(below) = group.trimmed {
+        let lost = stores.redis.unacknowledged().find(|(id, _)| **id < below);
+        return match lost {
+            Some((id, _)) => {
+                Err(format!("entry {}-{} was trimmed, and nobody had acknowledged it", id.0, id.1))
+            }
+            None => Ok("the stream is trimmed"),
+        };
+    }
+    if let Some(consumer) = group.consumer {
+        let its = |place: &Place| matches!(place, Place::Pending(of) if of == consumer);
+        return match stores.redis.unacknowledged().find(|(_, entry)| its(&entry.place)) {
+            Some((id, _)) => {
+                Err(format!("consumer {consumer} was removed, and entry {}-{} with it", id.0, id.1))
+            }
+            None => Ok("a consumer is removed"),
+        };
+    }
+    if group.is_definition {
+        return publish(group, stores, memory);
+    }
+    if let Some(coupon) = group.coupons.iter().find(|coupon| !stores.redis.adds_up(coupon)) {
+        return Err(format!("coupon {coupon} did not add up, and was written to"));
+    }
+    match (group.held.as_slice(), group.freed.as_slice(), group.sent.as_slice()) {
+        ([_, ..], [], [_, ..]) => claim(group, stores, memory),
+        ([], [(coupon, user)], []) => release(coupon, user, group, stores),
+        ([], [], [_, ..]) if group.is_only(group.sent.len()) => send_again(group, stores),
+        _ => Err(format!("no script does {:?}", group.effects)),
+    }
+}
+
+fn claim(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
+    let after = group.applied(stores);
+    let mut orders = BTreeSet::new();
+    for (coupon, user, order) in &group.held {
+        if let Some(other) = stores.redis.holder(coupon, user) {
+            return Err(format!("{user} holds order {other} of {coupon} and was given {order}"));
+        }
+        if memory.sent.contains_key(*order) || !orders.insert(order) {
+            return Err(format!("order {order} was claimed twice"));
+        }
+        let is_sent = group.sent.iter().any(|(_, event)| {
+            event.is_some_and(|event| {
+                (event.order.as_str(), event.coupon.as_str(), event.user.as_str()) == (*order, *coupon, *user)
+            })
+        });
+        if !is_sent {
+            return Err(format!("order {order} was claimed, and no event tells of it"));
+        }
+    }
+    if group.sent.len() != group.held.len() {
+        return Err("events were sent of claims that were not made".into());
+    }
+    for coupon in &group.coupons {
+        if after.coupons.get(*coupon).is_some_and(|hash| hash.stock < 0) {
+            return Err(format!("more units of {coupon} were claimed than were in stock"));
+        }
+        if !after.adds_up(coupon) {
+            return Err(format!("coupon {coupon} does not add up after a claim"));
+        }
+    }
+    Ok(CLAIM)
+}
+
+fn release(coupon: &str, user: &str, group: &Group<'_>, stores: &Stores) -> Result<&'static str, String> {
+    let Some(order) = stores.redis.holder(coupon, user) else {
+        return Err(format!("a unit of {coupon} went back that {user} did not hold"));
+    };
+    if group.moved != 1 {
+        return Err(format!("a unit of {coupon} went back, and its stock moved by {}", group.moved));
+    }
+    match stores.postgres.orders.get(order) {
+        Some(row) if !row.is_live() => Ok("a unit is released"),
+        Some(_) => Err(format!("the unit of order {order} went back, which is live")),
+        None => {
+            Err(format!("the unit of order {order} went back, and no commit that was noted has ended it"))
+        }
+    }
+}
+
+fn send_again(group: &Group<'_>, stores: &Stores) -> Result<&'static str, String> {
+    match group.sent.iter().find(|(_, event)| !event.is_some_and(|event| stores.redis.holds(event))) {
+        Some((_, event)) => Err(format!("{event:?} was sent, and Redis does not hold it")),
+        None => Ok("events are sent again"),
+    }
+}
+
+fn publish(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
+    let [coupon] = group.coupons.iter().collect::<Vec<_>>()[..] else {
+        return Err("a publication of several coupons".into());
+    };
+    let after = group.applied(stores);
+    let version = after.coupons.get(*coupon).map_or(0, |hash| hash.version);
+    match stores.redis.coupons.get(*coupon) {
+        None if memory.published.contains_key(*coupon) => {
+            return Err(format!("coupon {coupon} was lost, and a publication made it anew"));
+        }
+        Some(_) if !stores.redis.adds_up(coupon) => {
+            return Err(format!("coupon {coupon} did not add up, and was published"));
+        }
+        Some(hash) if hash.version >= version => {
+            return Err(format!("version {version} of coupon {coupon} was published over {}", hash.version));
+        }
+        _ => {}
+    }
+    defined(coupon, &after, memory)?;
+    Ok("a definition is published")
+}

@@ -1,0 +1,260 @@
+//! What both stores hold after the lines so far. Nothing is judged here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Change, Effect, EntryId, Event, Key};
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stores {
+    pub redis: Redis,
+    pub postgres: Postgres,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Redis {
+    /// Whether it says `ready`, and the epoch.
+    pub marker: Option<(bool, String)>,
+    /// The position of Postgres's WAL that was noted.
+    pub noted: u64,
+    pub coupons: BTreeMap<String, Coupon>,
+    /// By coupon: user → order.
+    pub claims: BTreeMap<String, BTreeMap<String, String>>,
+    pub stream: Option<Stream>,
+}
+
+/// A coupon in either store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Coupon {
+    pub total: i64,
+    pub stock: i64,
+    pub version: u64,
+    /// The version that Postgres says Redis has.
+    pub published: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stream {
+    pub has_group: bool,
+    pub entries: BTreeMap<EntryId, Entry>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub event: Option<Event>,
+    pub place: Place,
+    /// No longer in the stream, only in a pending list.
+    pub is_deleted: bool,
+}
+
+/// Where an entry stands in the consumer group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    Undelivered,
+    Pending(String),
+    Acknowledged,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Postgres {
+    pub epoch: String,
+    pub lost: bool,
+    pub coupons: BTreeMap<String, Coupon>,
+    pub orders: BTreeMap<String, Row>,
+    /// By coupon: user → live order.
+    pub live: BTreeMap<String, BTreeMap<String, String>>,
+    pub outbox: BTreeSet<String>,
+    /// Entries with a dead letter.
+    pub letters: BTreeSet<EntryId>,
+}
+
+/// An order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub coupon: String,
+    pub user: String,
+    pub status: String,
+}
+
+impl Row {
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        is_live(&self.status)
+    }
+}
+
+#[must_use]
+pub fn is_live(status: &str) -> bool {
+    matches!(status, "reserved" | "confirmed")
+}
+
+/// What a number of things is as a number of units.
+#[must_use]
+pub fn units(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+impl Redis {
+    #[must_use]
+    pub fn held(&self, coupon: &str) -> i64 {
+        units(self.claims.get(coupon).map_or(0, BTreeMap::len))
+    }
+
+    #[must_use]
+    pub fn holder(&self, coupon: &str, user: &str) -> Option<&str> {
+        self.claims.get(coupon)?.get(user).map(String::as_str)
+    }
+
+    #[must_use]
+    pub fn holds(&self, event: &Event) -> bool {
+        self.holder(&event.coupon, &event.user) == Some(&event.order)
+    }
+
+    /// Whether stock and claims of a coupon are its total.
+    #[must_use]
+    pub fn adds_up(&self, coupon: &str) -> bool {
+        self.coupons.get(coupon).is_some_and(|hash| hash.stock + self.held(coupon) == hash.total)
+    }
+
+    /// Entries that are still to be recorded, with those that were deleted meanwhile.
+    pub fn unacknowledged(&self) -> impl Iterator<Item = (&EntryId, &Entry)> {
+        let entries = self.stream.iter().flat_map(|stream| &stream.entries);
+        entries.filter(|(_, entry)| entry.place != Place::Acknowledged)
+    }
+
+    pub fn entry(&self, id: EntryId) -> Option<&Entry> {
+        self.stream.as_ref()?.entries.get(&id)
+    }
+
+    pub fn apply(&mut self, effect: &Effect) {
+        match effect {
+            Effect::Marked { is_ready, epoch } => self.marker = Some((*is_ready, epoch.clone())),
+            Effect::Noted { lsn } => self.noted = *lsn,
+            Effect::Held { coupon, user, order } => {
+                self.claims.entry(coupon.clone()).or_default().insert(user.clone(), order.clone());
+            }
+            Effect::Freed { coupon, user } => {
+                self.claims.entry(coupon.clone()).or_default().remove(user);
+            }
+            Effect::StockMoved { coupon, by } => self.coupons.entry(coupon.clone()).or_default().stock += by,
+            Effect::Defined { coupon, total, stock, version } => {
+                let hash = self.coupons.entry(coupon.clone()).or_default();
+                hash.total = total.unwrap_or(hash.total);
+                hash.stock = stock.unwrap_or(hash.stock);
+                hash.version = version.unwrap_or(hash.version);
+            }
+            Effect::Flushed => *self = Self::default(),
+            Effect::Gone { key } => match key {
+                Key::Marker => self.marker = None,
+                Key::Stream => self.stream = None,
+                Key::Position => self.noted = 0,
+                Key::Coupon(coupon) => drop(self.coupons.remove(coupon)),
+                Key::Claims(coupon) => drop(self.claims.remove(coupon)),
+            },
+            Effect::GroupMade { .. } | Effect::Sent { .. } => {
+                self.stream.get_or_insert_default().apply(effect);
+            }
+            _ => {
+                if let Some(stream) = &mut self.stream {
+                    stream.apply(effect);
+                }
+            }
+        }
+    }
+}
+
+impl Stream {
+    fn apply(&mut self, effect: &Effect) {
+        match effect {
+            Effect::Sent { entry, event } => {
+                let new = Entry { event: event.clone(), place: Place::Undelivered, is_deleted: false };
+                self.entries.insert(*entry, new);
+            }
+            Effect::Delivered { entry, consumer } => {
+                if self.entries.get(entry).is_some_and(|entry| entry.is_deleted) {
+                    self.entries.remove(entry);
+                } else if let Some(entry) = self.entries.get_mut(entry) {
+                    entry.place = Place::Pending(consumer.clone());
+                }
+            }
+            Effect::Acknowledged { entry } => {
+                if self.entries.get(entry).is_some_and(|entry| entry.is_deleted) {
+                    self.entries.remove(entry);
+                } else if let Some(entry) = self.entries.get_mut(entry) {
+                    entry.place = Place::Acknowledged;
+                }
+            }
+            Effect::Trimmed { below } => {
+                let ids: Vec<EntryId> = self.entries.range(..below).map(|(id, _)| *id).collect();
+                for id in ids {
+                    self.delete(id);
+                }
+            }
+            Effect::EntryGone { entry } => self.delete(*entry),
+            Effect::GroupMade { at_start } => {
+                self.has_group = true;
+                let place = if *at_start { Place::Undelivered } else { Place::Acknowledged };
+                self.entries.values_mut().for_each(|entry| entry.place = place.clone());
+            }
+            Effect::GroupGone => {
+                self.has_group = false;
+                self.entries.retain(|_, entry| !entry.is_deleted);
+                self.entries.values_mut().for_each(|entry| entry.place = Place::Undelivered);
+            }
+            _ => {}
+        }
+    }
+
+    /// Who has it pending keeps its id.
+    fn delete(&mut self, id: EntryId) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        if matches!(entry.place, Place::Pending(_)) {
+            entry.is_deleted = true;
+        } else {
+            self.entries.remove(&id);
+        }
+    }
+}
+
+impl Postgres {
+    /// Whether stock and live orders of a coupon are its total.
+    #[must_use]
+    pub fn adds_up(&self, coupon: &str) -> bool {
+        let live = units(self.live.get(coupon).map_or(0, BTreeMap::len));
+        self.coupons.get(coupon).is_some_and(|row| row.stock + live == row.total)
+    }
+
+    #[must_use]
+    pub fn live_order(&self, coupon: &str, user: &str) -> Option<&str> {
+        self.live.get(coupon)?.get(user).map(String::as_str)
+    }
+
+    pub fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Order { order, coupon, user, status } => {
+                let live = self.live.entry(coupon.clone()).or_default();
+                if is_live(status) {
+                    live.insert(user.clone(), order.clone());
+                } else if live.get(user) == Some(order) {
+                    live.remove(user);
+                }
+                let row = Row { coupon: coupon.clone(), user: user.clone(), status: status.clone() };
+                self.orders.insert(order.clone(), row);
+            }
+            Change::OrderGone { order } => {
+                if let Some(row) = self.orders.remove(order)
+                    && self.live_order(&row.coupon, &row.user) == Some(order)
+                {
+                    self.live.entry(row.coupon).or_default().remove(&row.user);
+                }
+            }
+            Change::Coupon { coupon, total, stock, version, published } => {
+                let row = Coupon { total: *total, stock: *stock, version: *version, published: *published };
+                self.coupons.insert(coupon.clone(), row);
+            }
+            Change::Waiting { order } => drop(self.outbox.insert(order.clone())),
+            Change::Returned { order } => drop(self.outbox.remove(order)),
+            Change::Letter { entry, .. } => self.letters.extend(*entry),
+            Change::Fence { epoch, lost } => (self.epoch, self.lost) = (epoch.clone(), *lost),
+        }
+    }
+}
