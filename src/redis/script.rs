@@ -40,10 +40,12 @@ static RELEASE: Script = script!("release");
 static TRIM: Script = script!("trim");
 static REMOVE_CONSUMER: Script = script!("remove_consumer");
 static NOTE_LSN: Script = script!("note_lsn");
+static ACKNOWLEDGE: Script = script!("acknowledge");
 static READD: Script = script!("readd");
 
 /// Scripts that a rebuild loads. Only a rebuild: that Redis does not know one is how a restart shows.
-pub static LOADED: [&Script; 7] = [&CLAIM, &PUBLISH, &RELEASE, &TRIM, &REMOVE_CONSUMER, &NOTE_LSN, &READD];
+pub static LOADED: [&Script; 8] =
+    [&CLAIM, &PUBLISH, &RELEASE, &TRIM, &REMOVE_CONSUMER, &NOTE_LSN, &ACKNOWLEDGE, &READD];
 
 /// Numbers of `publish.lua`'s header.
 pub mod publish_code {
@@ -194,6 +196,21 @@ pub async fn note_lsn(redis: &Redis, ready: &str, lsn: &str) -> Result<bool, Red
     let keys = [&*redis.keys.epoch, &*redis.keys.postgres_lsn];
     let args = script_args(NOTE_LSN.sha1(), keys, [ready, lsn]);
     Ok(integer(&redis.call("EVALSHA", args).await?, "note_lsn")? == note_lsn_code::NOTED)
+}
+
+/// Acknowledges entries that Postgres has ended by this WAL position; answers how many were pending, `None` behind
+/// a fence.
+pub async fn acknowledge(
+    redis: &Redis,
+    ready: &str,
+    lsn: &str,
+    ids: &[String],
+) -> Result<Option<i64>, RedisError> {
+    let keys = [&*redis.keys.epoch, &*redis.keys.orders, &*redis.keys.postgres_lsn];
+    let mut args = script_args(ACKNOWLEDGE.sha1(), keys, [ready, lsn, GROUP]);
+    args.extend(ids.iter().map(|id| Value::from(id.as_str())));
+    let acknowledged = integer(&redis.call("EVALSHA", args).await?, "acknowledge")?;
+    Ok((acknowledged >= 0).then_some(acknowledged))
 }
 
 /// Appends the events of claims that have neither entry nor row; answers how many, `None` behind a fence.

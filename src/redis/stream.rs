@@ -89,7 +89,8 @@ pub async fn reclaim(
     Ok((entries, cursor))
 }
 
-/// Acknowledges recorded entries; answers how many were pending until then.
+/// Acknowledges what a rebuild has made good; answers how many were pending until then. Recorded entries go by
+/// `script::acknowledge`.
 pub async fn acknowledge(redis: &Redis, ids: &[String]) -> Result<u64, RedisError> {
     if ids.is_empty() {
         return Ok(0);

@@ -58,25 +58,18 @@ pub async fn record(
         }
         Err(Halt::Redis(error)) => return Err(error),
     }
-    let ids: Vec<String> = entries.iter().map(|entry| entry.id.clone()).collect();
     let lsn = match postgres::fence::durable_lsn(postgres).await {
         Ok(lsn) => lsn,
-        // Acknowledged without it, these commits could be lost and nobody would miss them.
         Err(error) => {
             link.broken();
             return Ok(Ended::Failed(error.to_string()));
         }
     };
-    // One after the other on one connection. Behind a fence it is not noted: the rebuild notes a later one.
-    let ready = ready_marker(epoch);
-    let (noted, acknowledged) = tokio::join!(
-        biased;
-        script::note_lsn(redis, &ready, &lsn),
-        stream::acknowledge(redis, &ids),
-    );
-    noted?;
-    acknowledged?;
-    Ok(Ended::All)
+    let ids: Vec<String> = entries.iter().map(|entry| entry.id.clone()).collect();
+    match script::acknowledge(redis, &ready_marker(epoch), &lsn, &ids).await? {
+        Some(_) => Ok(Ended::All),
+        None => Ok(Ended::Fenced),
+    }
 }
 
 struct Batch<'a> {

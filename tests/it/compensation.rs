@@ -4,7 +4,7 @@
 use nix::sys::signal::Signal;
 
 use crate::harness::{Process, Sale, signal, until};
-use crate::proxy::{Act, Proxy, Trap};
+use crate::proxy::{ACKNOWLEDGEMENT, Act, Proxy, Trap};
 
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
 const REJECT: &str = "Ends an order event as a rejected order";
@@ -66,9 +66,9 @@ const BEFORE_DELETION: Death =
 const AFTER_DELETION: Death =
     Death { store: Store::Postgres, act: Act::CutReply, needles: &["delete from outbox"], leaves: (0, 0) };
 const BEFORE_ACKNOWLEDGEMENT: Death =
-    Death { store: Store::Redis, act: Act::Hold, needles: &["XACK"], leaves: (0, 0) };
+    Death { store: Store::Redis, act: Act::Hold, needles: &ACKNOWLEDGEMENT, leaves: (0, 0) };
 const AFTER_ACKNOWLEDGEMENT: Death =
-    Death { store: Store::Redis, act: Act::CutReply, needles: &["XACK"], leaves: (0, 0) };
+    Death { store: Store::Redis, act: Act::CutReply, needles: &ACKNOWLEDGEMENT, leaves: (0, 0) };
 
 /// A sale of one unit without workers but those of a test.
 struct Scene {

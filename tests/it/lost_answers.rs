@@ -6,7 +6,7 @@ use std::cell::Cell;
 use nix::sys::signal::Signal;
 
 use crate::harness::{Process, Sale, signal, signal_all, until};
-use crate::proxy::{Act, Proxy};
+use crate::proxy::{ACKNOWLEDGEMENT, Act, Proxy};
 
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
 const NO_WORKERS: (&str, &str) = ("SECKILL_WORKERS", "0");
@@ -128,7 +128,7 @@ async fn an_acknowledgement_that_is_lost_makes_no_second_order() {
     let worker = sale.spawn_by_address("worker", &[&proxy], &[ONE_WORKER]);
     worker.until_it_says("fence up").await;
     let mut orders = Vec::new();
-    for (user, trap) in [("alice", proxy.cut(&["XACK"])), ("bob", proxy.cut_reply(&["XACK"]))] {
+    for (user, trap) in [("alice", proxy.cut(&ACKNOWLEDGEMENT)), ("bob", proxy.cut_reply(&ACKNOWLEDGEMENT))] {
         let answer = sale.claim("coffee", user).await;
         assert_eq!(answer.status, 202, "{}", answer.text);
         orders.push(answer.body["order"].as_str().unwrap().to_owned());

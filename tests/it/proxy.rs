@@ -19,6 +19,9 @@ use std::time::Duration;
 pub use meter::{Meter, Strike};
 pub use trap::{Act, Trap};
 
+/// An acknowledgement of a worker's: the only script that is given these keys and names.
+pub const ACKNOWLEDGEMENT: [&str; 3] = ["EVALSHA", "postgres_lsn", "order-writers"];
+
 /// Listens on loopback for as long as the test runs.
 pub struct Proxy {
     pub url: String,

@@ -1,6 +1,7 @@
 //! The scripts against a private Redis each, through the same functions that the program calls.
 #![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
 
+mod acknowledge;
 mod batch;
 mod codes;
 mod harness;

@@ -10,6 +10,7 @@ use std::fmt;
 
 use crate::history::{Class, History};
 use crate::stores::LastState;
+use crate::trace::Judgement;
 use evidence::Evidence;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,18 +25,41 @@ pub enum Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (word, why): (_, &[String]) = match self {
-            Self::Valid => ("VALID", &[]),
-            Self::Invalid(why) => ("INVALID", why),
-            Self::Inconclusive(why) => ("INCONCLUSIVE", why),
+        let why: &[String] = match self {
+            Self::Valid => &[],
+            Self::Invalid(why) | Self::Inconclusive(why) => why,
         };
-        write!(f, "{word}")?;
+        write!(f, "{}", self.word())?;
         for sentence in why.iter().take(SENTENCES_SHOWN) {
             write!(f, "\n  {sentence}")?;
         }
         match why.len().saturating_sub(SENTENCES_SHOWN) {
             0 => Ok(()),
             more => write!(f, "\n  and {more} more"),
+        }
+    }
+}
+
+impl Verdict {
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Valid => "VALID",
+            Self::Invalid(_) => "INVALID",
+            Self::Inconclusive(_) => "INCONCLUSIVE",
+        }
+    }
+
+    /// With what the trace of the same run says.
+    pub fn and(self, trace: &Judgement) -> Self {
+        let says = trace.to_string();
+        match (self, trace) {
+            (Self::Invalid(mut why), Judgement::Refused(_)) => {
+                why.push(says);
+                Self::Invalid(why)
+            }
+            (_, Judgement::Refused(_)) => Self::Invalid(vec![says]),
+            (Self::Valid, Judgement::Unreadable(_)) => Self::Inconclusive(vec![says]),
+            (verdict, _) => verdict,
         }
     }
 }

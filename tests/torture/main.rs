@@ -3,7 +3,8 @@
 //!
 //! `run` is one run from beginning to end. `load` and `hands` make the traffic, `faults` plans what goes wrong,
 //! `strike` does it to the `stage`; all of them write the `history`, from which, and from what the `stores` hold
-//! at the end, the `checker` decides. The checker uses neither the program's code nor the harness.
+//! at the end, the `checker` decides; then the `trace`, which the stores' own logs are, is held against the protocol.
+//! The checker uses neither the program's code nor the harness.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -18,6 +19,7 @@ mod run;
 mod stage;
 mod stores;
 mod strike;
+mod trace;
 /// Processes and proxies of the tests of single promises.
 #[path = "../it"]
 #[expect(dead_code, unused_imports, reason = "those tests use the rest")]

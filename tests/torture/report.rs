@@ -6,8 +6,9 @@ use std::path::Path;
 use crate::checker::Verdict;
 use crate::history::{Class, History};
 use crate::run::Script;
+use crate::trace::Judgement;
 
-pub fn print(script: &Script, history: &History, verdict: &Verdict, folder: &Path) {
+pub fn print(script: &Script, history: &History, checked: &Verdict, trace: &Judgement, folder: &Path) {
     let mut faults: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for fault in &history.faults {
         let (fired, planned) = faults.entry(&fault.kind).or_default();
@@ -35,14 +36,18 @@ pub fn print(script: &Script, history: &History, verdict: &Verdict, folder: &Pat
         history.poisons.len(),
         history.samples.len(),
     );
-    println!("history: {}", folder.join("history.jsonl").display());
-    println!("verdict of seed {} ({}): {verdict}", script.seed, script.mode.name());
-    if *verdict != Verdict::Valid {
+    let (seed, mode) = (script.seed, script.mode.name());
+    println!("history and trace: {}", folder.display());
+    println!("checker, seed {seed} ({mode}): {checked}");
+    println!("trace, seed {seed} ({mode}): {trace}");
+    let verdict = checked.clone().and(trace);
+    println!("verdict of seed {seed} ({mode}): {}", verdict.word());
+    if verdict != Verdict::Valid {
         let faults: Vec<&str> = script.faults.iter().map(|kind| kind.word()).collect();
         let directed = match faults.as_slice() {
             [] => String::new(),
             faults => format!("SECKILL_TORTURE_FAULTS='{}' ", faults.join(" ")),
         };
-        println!("logs are beside the history; again: {directed}make torture SEED={}", script.seed);
+        println!("logs are beside the history; again: {directed}make torture SEED={seed}");
     }
 }

@@ -22,6 +22,7 @@ use crate::report;
 use crate::stage::{Stage, wait};
 use crate::stores::{LastState, Stores};
 use crate::strike::Director;
+use crate::trace;
 
 /// Buyers at once.
 const CLIENTS: usize = 24;
@@ -83,17 +84,19 @@ pub async fn run(script: &Script) -> Verdict {
     director.note_hoard();
     let ended = director.stage.ended();
     let (history, last) = come_to_rest(&market, &stores).await;
-    let verdict = match checker::check(&history, &last) {
+    let checked = match checker::check(&history, &last) {
         Verdict::Valid if !ended.is_empty() => Verdict::Invalid(ended),
         verdict => verdict,
     };
+    let trace = trace::judge(&director.stage, &history, &folder).await;
+    let verdict = checked.clone().and(&trace);
     if verdict != Verdict::Valid {
         director.stage.save_logs(&folder);
         if let Ok(last) = &last {
             fs::write(folder.join("last.txt"), format!("{last:#?}")).unwrap();
         }
     }
-    report::print(script, &history, &verdict, &folder);
+    report::print(script, &history, &checked, &trace, &folder);
     verdict
 }
 

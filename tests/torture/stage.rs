@@ -14,6 +14,7 @@ use rand::RngExt;
 use crate::harness::{Process, Sale};
 use crate::proxy::Proxy;
 use crate::stores::Stores;
+use crate::trace::Slot;
 
 /// The longest wait for anything that has to happen in the end.
 pub const PATIENCE: Duration = Duration::from_mins(1);
@@ -30,6 +31,7 @@ pub struct Stage {
     pub program: Sale,
     pub nodes: Vec<Node>,
     pub stores: Stores,
+    pub slot: Slot,
     /// Where the two servers listen.
     pub urls: [String; 2],
     /// How long an entry may stay unacknowledged before another worker takes it.
@@ -56,11 +58,14 @@ impl Stage {
             ("SECKILL_RECLAIM_AFTER", &reclaim),
         ])
         .await;
-        let stores = Stores {
-            redis_socket: program.redis_socket(),
-            postgres_folder: program.data_dir().join("postgres"),
-            coupons,
-        };
+        let postgres_folder = program.data_dir().join("postgres");
+        let stores = Stores::new(program.redis_socket(), postgres_folder.clone(), coupons);
+        let slot = Slot::open(&stores, async || {
+            let pid = postmaster(&postgres_folder).expect("Postgres has started");
+            signal(pid, Signal::SIGINT);
+        })
+        .await;
+        program.until_ready().await;
         let mut nodes = Vec::new();
         for (command, workers) in [("serve", "0"), ("worker", "1"), ("worker", "1")] {
             let mut environment =
@@ -80,7 +85,7 @@ impl Stage {
             }
         }
         let urls = listens.map(|listen| format!("http://{listen}"));
-        Self { program, nodes, stores, urls, reclaim_after }
+        Self { program, nodes, stores, slot, urls, reclaim_after }
     }
 
     pub fn start_node(&mut self, place: usize) {
@@ -124,10 +129,9 @@ impl Stage {
 
     /// The running postmaster.
     pub async fn postgres_pid(&self) -> Option<i32> {
-        let path = self.stores.postgres_folder.join("cluster/postmaster.pid");
         wait(async || {
             self.stores.psql("select 1").await.ok()?;
-            fs::read_to_string(&path).ok()?.lines().next()?.trim().parse().ok()
+            postmaster(&self.stores.postgres_folder)
         })
         .await
     }
@@ -164,6 +168,10 @@ impl Node {
             process.signal(signal);
         }
     }
+}
+
+fn postmaster(folder: &Path) -> Option<i32> {
+    fs::read_to_string(folder.join("cluster/postmaster.pid")).ok()?.lines().next()?.trim().parse().ok()
 }
 
 /// The process and what it has forked.

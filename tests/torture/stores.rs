@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -94,14 +95,30 @@ pub struct Stores {
     pub redis_socket: PathBuf,
     pub postgres_folder: PathBuf,
     pub coupons: Vec<String>,
+    /// What was sent to Redis to write, whether it arrived or not.
+    hands: Arc<Mutex<Vec<Vec<String>>>>,
 }
 
+const WRITES: [&str; 5] = ["DEL", "FLUSHALL", "XADD", "XGROUP", "XTRIM"];
+
 impl Stores {
+    pub fn new(redis_socket: PathBuf, postgres_folder: PathBuf, coupons: Vec<String>) -> Self {
+        Self { redis_socket, postgres_folder, coupons, hands: Arc::default() }
+    }
+
+    /// Commands by which somebody other than the program wrote to Redis, or wanted to.
+    pub fn hands(&self) -> Vec<Vec<String>> {
+        self.hands.lock().unwrap().clone()
+    }
+
     /// What redis-cli prints, without the last newline.
     ///
     /// # Errors
     /// What it says where it fails; no answer in time.
     pub async fn redis_cli(&self, args: &[&str]) -> Result<String, String> {
+        if WRITES.contains(&args[0]) {
+            self.hands.lock().unwrap().push(args.iter().map(|arg| (*arg).to_owned()).collect());
+        }
         let mut command = Command::new("redis-cli");
         command.arg("-e").arg("-s").arg(&self.redis_socket).args(args);
         output(command, PATIENCE).await
@@ -128,7 +145,20 @@ impl Stores {
     }
 
     async fn rows<T: DeserializeOwned>(&self, sql: &str) -> Result<Vec<T>, String> {
-        let text = self.psql(&format!("select coalesce(json_agg(t), '[]') from ({sql}) t")).await?;
+        self.rows_within(sql, PATIENCE).await
+    }
+
+    /// What a query answers, row by row, by the names of its columns.
+    ///
+    /// # Errors
+    /// As above, and where a row is of another kind.
+    pub async fn rows_within<T: DeserializeOwned>(
+        &self,
+        sql: &str,
+        patience: Duration,
+    ) -> Result<Vec<T>, String> {
+        let sql = format!("select coalesce(json_agg(t), '[]') from ({sql}) t");
+        let text = self.psql_within(&sql, patience).await?;
         serde_json::from_str(&text).map_err(|error| format!("{error} in {text:?}"))
     }
 

@@ -187,6 +187,9 @@ fn acknowledge(
     steps.take("a worker acknowledges", |next| {
         next.workers[worker] = Worker::Idle;
         let position = next.postgres.position;
+        if next.redis.marker != Marker::Ready(epoch) {
+            return true;
+        }
         let Some(stream) = next.redis.stream.as_mut().filter(|stream| stream.generation == generation) else {
             return true;
         };
@@ -202,9 +205,7 @@ fn acknowledge(
                 if matches!(entry.place, Place::Deleted(_)) { Place::Empty } else { Place::Acknowledged };
         }
         forget_acknowledged(scope, &mut stream.entries);
-        if next.redis.marker == Marker::Ready(epoch) {
-            next.redis.noted = next.redis.noted.max(position);
-        }
+        next.redis.noted = next.redis.noted.max(position);
         if rejected && answered && !scope.has(Rule::HashArbitrates) {
             // The unit goes back because XACK answered 1.
             crate::serve::give_back(&mut next.redis, order, scope);

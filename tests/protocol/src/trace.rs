@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use of_model::{Refused, hold_against_model, replay_path};
 pub use order::in_one_order;
 pub use replay::Replay;
-pub use stores::{Coupon, Place, Row, Stores};
+pub use stores::{Coupon, Postgres, Redis, Row, Stores};
 
 /// Milliseconds since 1970 and a number, as Redis counts.
 pub type EntryId = (u64, u64);

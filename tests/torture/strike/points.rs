@@ -9,7 +9,7 @@ use super::{Director, Outcome};
 use crate::faults::Kind;
 use crate::hands;
 use crate::load::WARES;
-use crate::proxy::Trap;
+use crate::proxy::{ACKNOWLEDGEMENT, Trap};
 use crate::stage::{SERVER, WORKERS};
 
 /// How long a process is given to come to its point.
@@ -54,7 +54,7 @@ impl Director {
                 let trap = match kind {
                     Kind::DieBeforeInsert => node.postgres.hold(&["insert into orders"]),
                     Kind::DieBeforeCommit => node.postgres.hold(&["COMMIT", "insert into orders"]),
-                    _ => node.redis.hold(&["XACK"]),
+                    _ => node.redis.hold(&ACKNOWLEDGEMENT),
                 };
                 (place, trap)
             })

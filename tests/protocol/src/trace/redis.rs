@@ -23,8 +23,8 @@ pub fn allows(effects: &[Effect], stores: &Stores, memory: &Memory) -> Result<&'
             begin(&group, epoch, stores, memory)
         };
     }
-    if !group.acknowledged.is_empty() && group.is_only(group.acknowledged.len()) {
-        return acknowledge(&group.acknowledged, stores, memory);
+    if !group.acknowledged.is_empty() {
+        return acknowledge(&group, stores, memory);
     }
     if group.is_only(group.delivered) {
         return Ok("a worker reads entries");
@@ -117,16 +117,22 @@ impl<'a> Group<'a> {
     }
 }
 
-fn acknowledge(entries: &[EntryId], stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
-    let marker = &stores.redis.marker;
-    for &id in entries {
-        let is_deleted = stores.redis.entry(id).is_some_and(|entry| entry.is_deleted);
-        let is_made_good = is_deleted && matches!(marker, Some((false, _)));
-        // Without a marker no position can be noted: the next one answers for it.
-        if marker.is_some() && !is_made_good && !memory.has_ended(id, stores) {
+fn acknowledge(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
+    let others = group.effects.len() - group.acknowledged.len() - usize::from(group.noted.is_some());
+    if others > 0 {
+        return Err(format!("no acknowledgement does {:?}", group.effects));
+    }
+    for &id in &group.acknowledged {
+        let (ms, number) = id;
+        let is_allowed = match &stores.redis.marker {
+            Some((true, _)) => memory.has_ended(id, stores),
+            // A rebuild has made good what was deleted.
+            Some((false, _)) => stores.redis.entry(id).is_none_or(|entry| entry.is_deleted),
+            None => false,
+        };
+        if !is_allowed {
             return Err(format!(
-                "entry {}-{} is acknowledged, and no commit that was noted has ended its order",
-                id.0, id.1
+                "entry {ms}-{number} is acknowledged, and no commit that was noted has ended its order"
             ));
         }
     }
@@ -159,9 +165,6 @@ fn ready(group: &Group<'_>, epoch: &str, stores: &Stores, memory: &Memory) -> Re
     }
     if group.noted.is_none() {
         return Err("a rebuild ended without Postgres's position".into());
-    }
-    if let Some(id) = memory.owed.iter().find(|id| !memory.has_ended(**id, stores)) {
-        return Err(format!("entry {}-{} was acknowledged, and its order never ended", id.0, id.1));
     }
     agreement(stores, memory)?;
     Ok("a rebuild sets the ready marker")

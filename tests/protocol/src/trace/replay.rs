@@ -34,8 +34,6 @@ pub struct Memory {
     pub short: BTreeMap<String, usize>,
     /// By coupon and user: after which commit he last had a live order.
     pub had: BTreeMap<(String, String), usize>,
-    /// Entries acknowledged while there was no marker, under which no position can be noted.
-    pub owed: BTreeSet<EntryId>,
     /// Pending entries that were found deleted, until the next rebuild.
     pub missed: BTreeSet<EntryId>,
     /// Orders whose claim was accepted.
@@ -89,7 +87,6 @@ impl Replay {
         if let Some(Effect::Marked { is_ready: true, epoch }) = effects.iter().find(|effect| is_ready(effect))
         {
             self.memory.missed.clear();
-            self.memory.owed.clear();
             for (_, entry) in self.stores.redis.unacknowledged() {
                 let order = entry.event.as_ref().map(|event| &event.order);
                 if let Some(sent) = order.and_then(|order| self.memory.sent.get_mut(order)) {
@@ -124,9 +121,6 @@ impl Replay {
                 if self.stores.redis.entry(*entry).is_some_and(|entry| entry.is_deleted) =>
             {
                 memory.missed.insert(*entry);
-            }
-            Effect::Acknowledged { entry } if self.stores.redis.marker.is_none() => {
-                memory.owed.insert(*entry);
             }
             _ => {}
         }

@@ -1,0 +1,132 @@
+//! What buyers were told against what Redis held at the time. The ids of the stream's entries are its clock: between
+//! two of them everything that stands between them in the log has happened.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use protocol::trace::{Effect, EntryId, Event, Line, Redis};
+
+use crate::history::{Class, History, Span};
+
+/// How far this clock and the history's may lie apart, ms.
+const CLOCKS_APART_MS: u64 = 2;
+
+#[derive(Default)]
+pub struct Moments {
+    /// How many lines there were.
+    lines: usize,
+    /// After which line, and when: the time in an entry's id, never less than before.
+    clock: Vec<(usize, u64)>,
+    /// By coupon: its stock after a line.
+    stock: BTreeMap<String, Vec<(usize, i64)>>,
+    /// By coupon and user: whether he holds a unit after a line.
+    holds: HashMap<(String, String), Vec<(usize, bool)>>,
+    events: HashMap<EntryId, Event>,
+    /// Orders of which there was an event.
+    sent: BTreeSet<String>,
+    /// By order: the line that acknowledged it.
+    acknowledged: HashMap<String, usize>,
+}
+
+impl Moments {
+    /// Takes a line, and Redis as it is after it.
+    pub fn note(&mut self, line: &Line, redis: &Redis) {
+        self.lines += 1;
+        let (Line::Redis(effects) | Line::Hand { effects, .. }) = line else { return };
+        for effect in effects {
+            match effect {
+                Effect::Sent { entry, event } => {
+                    let before = self.clock.last().map_or(0, |(_, ms)| *ms);
+                    self.clock.push((self.lines, entry.0.max(before)));
+                    if let Some(event) = event {
+                        self.sent.insert(event.order.clone());
+                        self.events.insert(*entry, event.clone());
+                    }
+                }
+                Effect::Acknowledged { entry } => {
+                    if let Some(event) = self.events.get(entry) {
+                        self.acknowledged.entry(event.order.clone()).or_insert(self.lines);
+                    }
+                }
+                Effect::Held { coupon, user, .. } | Effect::Freed { coupon, user } => {
+                    let holds = redis.holder(coupon, user).is_some();
+                    self.holds.entry((coupon.clone(), user.clone())).or_default().push((self.lines, holds));
+                }
+                Effect::Flushed | Effect::Gone { .. } => self.note_loss(redis),
+                _ => {}
+            }
+        }
+        for (coupon, hash) in &redis.coupons {
+            let stock = self.stock.entry(coupon.clone()).or_default();
+            if stock.last().is_none_or(|(_, last)| *last != hash.stock) {
+                stock.push((self.lines, hash.stock));
+            }
+        }
+    }
+
+    fn note_loss(&mut self, redis: &Redis) {
+        for ((coupon, user), holds) in &mut self.holds {
+            if redis.holder(coupon, user).is_none() {
+                holds.push((self.lines, false));
+            }
+        }
+    }
+
+    /// Every answer is one that the stores could have given while it was asked for.
+    pub fn judge(&self, history: &History) -> Result<(), String> {
+        for claim in &history.claims {
+            let (user, coupon) = (&claim.user, &claim.coupon);
+            if let Some(order) = &claim.order
+                && !self.sent.contains(order)
+            {
+                return Err(format!(
+                    "{user} was told of order {order} of {coupon}, of which there was no event"
+                ));
+            }
+            if claim.class == Class::SoldOut && !self.could_be_sold_out(coupon, user, claim.span) {
+                return Err(format!(
+                    "{user} was told {} of {coupon} ({:?}) while there was stock or he held a unit",
+                    claim.told, claim.span
+                ));
+            }
+        }
+        for status in history.statuses.iter().filter(|status| status.told == "accepted") {
+            let latest = self.acknowledged.get(&status.order).and_then(|line| self.next_ms(*line));
+            if latest.is_some_and(|ms| status.span.began_us / 1_000 > ms + CLOCKS_APART_MS) {
+                return Err(format!(
+                    "order {} was recorded, and its owner was told it was accepted",
+                    status.order
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether at some moment of the span there was nothing in stock and the user held nothing.
+    fn could_be_sold_out(&self, coupon: &str, user: &str, span: Span) -> bool {
+        let from = (span.began_us / 1_000).saturating_sub(CLOCKS_APART_MS);
+        let to = span.ended_us / 1_000 + CLOCKS_APART_MS;
+        // The last line that was over by the beginning, and the first that was not yet begun at the end.
+        let first = self.clock.iter().take_while(|(_, ms)| *ms < from).last().map_or(0, |(line, _)| *line);
+        let last = self.clock.iter().find(|(_, ms)| *ms > to).map_or(usize::MAX, |(line, _)| *line);
+        let none = Vec::new();
+        let holds = self.holds.get(&(coupon.to_owned(), user.to_owned())).unwrap_or(&none);
+        let stock = self.stock.get(coupon).unwrap_or(&Vec::new()).clone();
+        let changes = stock.iter().map(|(line, _)| *line).chain(holds.iter().map(|(line, _)| *line));
+        let mut moments: Vec<usize> = changes.filter(|line| (first..last).contains(line)).collect();
+        moments.push(first);
+        moments.into_iter().any(|line| {
+            let is_out = after(&stock, line).is_none_or(|stock| stock <= 0);
+            is_out && !after(holds, line).unwrap_or(false)
+        })
+    }
+
+    /// The time by which a line had happened.
+    fn next_ms(&self, line: usize) -> Option<u64> {
+        self.clock.iter().find(|(next, _)| *next > line).map(|(_, ms)| *ms)
+    }
+}
+
+/// The last value at or before a line.
+fn after<T: Copy>(values: &[(usize, T)], line: usize) -> Option<T> {
+    values[..values.partition_point(|(at, _)| *at <= line)].last().map(|(_, value)| *value)
+}

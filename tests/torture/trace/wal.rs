@@ -1,0 +1,135 @@
+//! Postgres's write-ahead log as its own logical decoding tells it, one line for each transaction, in the order in
+//! which they committed.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use protocol::trace::{Change, Line};
+use serde::Deserialize;
+
+use super::aof;
+use crate::stage::{PATIENCE, wait};
+use crate::stores::Stores;
+
+const SCHEMA: &str = "table seckill.";
+/// All of a run's log is decoded at once.
+const DECODING: Duration = Duration::from_mins(2);
+
+/// Follows Postgres from a moment at which nothing was sold.
+pub struct Slot {
+    epoch: String,
+}
+
+#[derive(Deserialize)]
+struct Decoded {
+    lsn: String,
+    data: String,
+}
+
+impl Slot {
+    /// Has the log written in full, which takes a restart by `restart`, and begins to follow it.
+    pub async fn open(stores: &Stores, restart: impl AsyncFn()) -> Self {
+        stores.psql("alter system set wal_level = logical").await.unwrap();
+        restart().await;
+        let make = "select slot_name from pg_create_logical_replication_slot('trace', 'test_decoding')";
+        let is_made = async || stores.psql(make).await.ok().filter(|name| name == "trace");
+        wait(is_made).await.expect("Postgres is back, and writes its log in full");
+        let epoch = stores.psql_within("select epoch from fence", PATIENCE).await.unwrap();
+        Self { epoch }
+    }
+
+    /// How Postgres stood then.
+    pub fn start(&self) -> Line {
+        let fence = Change::Fence { epoch: self.epoch.clone(), lost: false };
+        Line::Hand { effects: Vec::new(), changes: vec![fence] }
+    }
+
+    /// Every transaction since then that changed a table of ours.
+    pub async fn read(&self, stores: &Stores) -> Result<Vec<Line>, String> {
+        let all = "select lsn::text, data from pg_logical_slot_peek_changes('trace', null, null)";
+        let decoded: Vec<Decoded> = stores.rows_within(all, DECODING).await?;
+        let mut lines = Vec::new();
+        let mut changes = Vec::new();
+        for Decoded { lsn, data } in decoded {
+            if data.starts_with("COMMIT") {
+                let lsn = aof::lsn(&lsn).ok_or_else(|| format!("no position: {lsn}"))?;
+                let changes = std::mem::take(&mut changes);
+                if !changes.is_empty() {
+                    lines.push(Line::Postgres { lsn, changes });
+                }
+            } else if let Some(row) = data.strip_prefix(SCHEMA) {
+                changes
+                    .extend(change(row).map_err(|what| format!("the log does not tell {what} of {data:?}"))?);
+            }
+        }
+        Ok(lines)
+    }
+}
+
+/// `Err` names the column that is missing.
+fn change(row: &str) -> Result<Option<Change>, &'static str> {
+    let Some((table, rest)) = row.split_once(": ") else { return Err("the table") };
+    let Some((verb, columns)) = rest.split_once(':') else { return Err("the verb") };
+    let columns = columns_of(columns);
+    let get = |name: &'static str| columns.get(name).cloned().flatten().ok_or(name);
+    let number = |name: &'static str| get(name)?.parse().map_err(|_| name);
+    let count = |name: &'static str| get(name)?.parse().map_err(|_| name);
+    Ok(match (table, verb) {
+        ("orders", "INSERT" | "UPDATE") => Some(Change::Order {
+            order: get("id")?,
+            coupon: get("coupon_id")?,
+            user: get("user_id")?,
+            status: get("status")?,
+        }),
+        ("orders", _) => Some(Change::OrderGone { order: get("id")? }),
+        ("coupons", "INSERT" | "UPDATE") => Some(Change::Coupon {
+            coupon: get("id")?,
+            total: number("total")?,
+            stock: number("stock")?,
+            version: count("version")?,
+            published: count("published_version")?,
+        }),
+        ("outbox", "INSERT") => Some(Change::Waiting { order: get("order_id")? }),
+        ("outbox", "DELETE") => Some(Change::Returned { order: get("order_id")? }),
+        ("dead_letters", "INSERT") => Some(Change::Letter {
+            entry: get("entry_id").ok().as_deref().and_then(aof::id),
+            order: get("order_id").ok(),
+        }),
+        ("fence", "INSERT" | "UPDATE") => {
+            Some(Change::Fence { epoch: get("epoch")?, lost: get("postgres_lost")? == "true" })
+        }
+        _ => None,
+    })
+}
+
+/// ` id[uuid]:'…' coupon_id[text]:'water' paused[boolean]:false …`, nulls as `None`.
+fn columns_of(mut text: &str) -> HashMap<&str, Option<String>> {
+    let mut columns = HashMap::new();
+    while let Some((name, rest)) = text.trim_start().split_once('[') {
+        let Some((_, rest)) = rest.split_once("]:") else { break };
+        let (value, after) = if let Some(quoted) = rest.strip_prefix('\'') {
+            let end = closing_quote(quoted);
+            (Some(quoted[..end].replace("''", "'")), quoted.get(end + 1..).unwrap_or_default())
+        } else {
+            let (value, after) = rest.split_once(' ').unwrap_or((rest, ""));
+            (Some(value.to_owned()).filter(|value| value != "null"), after)
+        };
+        columns.insert(name, value);
+        text = after;
+    }
+    columns
+}
+
+/// A quote inside is written twice.
+fn closing_quote(quoted: &str) -> usize {
+    let bytes = quoted.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        match (bytes[at], bytes.get(at + 1)) {
+            (b'\'', Some(b'\'')) => at += 2,
+            (b'\'', _) => return at,
+            _ => at += 1,
+        }
+    }
+    bytes.len()
+}
