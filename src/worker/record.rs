@@ -66,9 +66,14 @@ pub async fn record(
         }
     };
     let ids: Vec<String> = entries.iter().map(|entry| entry.id.clone()).collect();
-    match script::acknowledge(redis, &ready_marker(epoch), &lsn, &ids).await? {
-        Some(_) => Ok(Ended::All),
-        None => Ok(Ended::Fenced),
+    match script::acknowledge(redis, &ready_marker(epoch), &lsn, &ids).await {
+        Ok(Some(_)) => Ok(Ended::All),
+        Ok(None) => Ok(Ended::Fenced),
+        Err(error @ (RedisError::WrongType(_) | RedisError::NoScript)) => {
+            context.fence.redis_failed(epoch, &error);
+            Ok(Ended::Fenced)
+        }
+        Err(error) => Err(error),
     }
 }
 
