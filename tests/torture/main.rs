@@ -20,6 +20,7 @@ mod stage;
 mod stores;
 mod strike;
 mod trace;
+mod trace_cases;
 /// Processes and proxies of the tests of single promises.
 #[path = "../it"]
 #[expect(dead_code, unused_imports, reason = "those tests use the rest")]

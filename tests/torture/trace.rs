@@ -41,28 +41,33 @@ impl fmt::Display for Judgement {
 
 /// Reads the trace of a run that has come to rest, keeps it in the folder, and judges it.
 pub async fn judge(stage: &Stage, history: &History, folder: &Path) -> Judgement {
-    let redis = aof::read(&stage.program.data_dir().join("redis"), &stage.stores.hands());
-    let postgres = stage.slot.read(&stage.stores).await;
-    let lines = redis.and_then(|redis| Ok((redis, postgres?)));
-    let (redis, postgres) = match lines {
+    let lines = match read(stage).await {
         Ok(lines) => lines,
         Err(why) => return Judgement::Unreadable(why),
     };
-    let mut lines = vec![stage.slot.start()];
-    lines.extend(in_one_order(redis, postgres));
     let mut file = BufWriter::new(File::create(folder.join("trace.jsonl")).unwrap());
     for line in &lines {
         serde_json::to_writer(&mut file, line).unwrap();
         file.write_all(b"\n").unwrap();
     }
     file.flush().unwrap();
-    match follow(&lines, history) {
+    match follow(&lines).and_then(|moments| moments.judge(history)) {
         Ok(()) => Judgement::Allowed(lines.len()),
         Err(why) => Judgement::Refused(why),
     }
 }
 
-fn follow(lines: &[Line], history: &History) -> Result<(), String> {
+/// Both logs of a run so far.
+pub async fn read(stage: &Stage) -> Result<Vec<Line>, String> {
+    let redis = aof::read(&stage.program.data_dir().join("redis"), &stage.stores.hands())?;
+    let postgres = stage.slot.read(&stage.stores).await?;
+    let mut lines = vec![stage.slot.start()];
+    lines.extend(in_one_order(redis, postgres));
+    Ok(lines)
+}
+
+/// Replays every line; at the end the run has to be at rest.
+pub fn follow(lines: &[Line]) -> Result<Moments, String> {
     let mut replay = Replay::default();
     let mut moments = Moments::default();
     for (number, line) in (1..).zip(lines) {
@@ -70,5 +75,5 @@ fn follow(lines: &[Line], history: &History) -> Result<(), String> {
         moments.note(line, &replay.stores.redis);
     }
     replay.is_at_rest().map_err(|why| format!("at the end: {why}"))?;
-    moments.judge(history)
+    Ok(moments)
 }

@@ -115,7 +115,7 @@ impl Moments {
         let mut moments: Vec<usize> = changes.filter(|line| (first..last).contains(line)).collect();
         moments.push(first);
         moments.into_iter().any(|line| {
-            let is_out = after(&stock, line).is_none_or(|stock| stock <= 0);
+            let is_out = after(&stock, line).is_some_and(|stock| stock <= 0);
             is_out && !after(holds, line).unwrap_or(false)
         })
     }

@@ -148,8 +148,11 @@ fn may_end(
     if (&before.coupon, &before.user) != (&after.coupon, &after.user) || !before.is_live() {
         return Err(format!("order {order}, {}, became {}", before.status, after.status));
     }
-    if after.is_live() {
+    if (before.status.as_str(), after.status.as_str()) == ("reserved", "confirmed") {
         return Ok("an order is confirmed");
+    }
+    if after.is_live() {
+        return Err(format!("order {order}, {}, became {}", before.status, after.status));
     }
     let waits = changes.iter().any(|change| matches!(change, Change::Waiting { order: of } if of == order));
     // Where Postgres had lost commits, a rebuild ends what Redis does not hold.

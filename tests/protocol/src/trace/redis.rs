@@ -125,7 +125,7 @@ fn acknowledge(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'
     for &id in &group.acknowledged {
         let (ms, number) = id;
         let is_allowed = match &stores.redis.marker {
-            Some((true, _)) => memory.has_ended(id, stores),
+            Some((true, _)) => memory.has_ended(id, stores.redis.noted.max(group.noted.unwrap_or(0))),
             // A rebuild has made good what was deleted.
             Some((false, _)) => stores.redis.entry(id).is_none_or(|entry| entry.is_deleted),
             None => false,
@@ -256,7 +256,7 @@ fn serve(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static
     }
     match (group.held.as_slice(), group.freed.as_slice(), group.sent.as_slice()) {
         ([_, ..], [], [_, ..]) => claim(group, stores, memory),
-        ([], [(coupon, user)], []) => release(coupon, user, group, stores),
+        ([], [(coupon, user)], []) => release(coupon, user, group, stores, memory),
         ([], [], [_, ..]) if group.is_only(group.sent.len()) => send_again(group, stores),
         _ => Err(format!("no script does {:?}", group.effects)),
     }
@@ -295,7 +295,13 @@ fn claim(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static
     Ok(CLAIM)
 }
 
-fn release(coupon: &str, user: &str, group: &Group<'_>, stores: &Stores) -> Result<&'static str, String> {
+fn release(
+    coupon: &str,
+    user: &str,
+    group: &Group<'_>,
+    stores: &Stores,
+    memory: &Memory,
+) -> Result<&'static str, String> {
     let Some(order) = stores.redis.holder(coupon, user) else {
         return Err(format!("a unit of {coupon} went back that {user} did not hold"));
     };
@@ -303,11 +309,11 @@ fn release(coupon: &str, user: &str, group: &Group<'_>, stores: &Stores) -> Resu
         return Err(format!("a unit of {coupon} went back, and its stock moved by {}", group.moved));
     }
     match stores.postgres.orders.get(order) {
-        Some(row) if !row.is_live() => Ok("a unit is released"),
-        Some(_) => Err(format!("the unit of order {order} went back, which is live")),
-        None => {
-            Err(format!("the unit of order {order} went back, and no commit that was noted has ended it"))
+        Some(row) if !row.is_live() && memory.committed.get(order) <= Some(&stores.redis.noted) => {
+            Ok("a unit is released")
         }
+        Some(row) if row.is_live() => Err(format!("the unit of order {order} went back, which is live")),
+        _ => Err(format!("the unit of order {order} went back, and no commit that was noted has ended it")),
     }
 }
 
@@ -337,5 +343,10 @@ fn publish(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'stat
         _ => {}
     }
     defined(coupon, &after, memory)?;
+    if memory.edited.get(&((*coupon).to_owned(), version)) > Some(&stores.redis.noted) {
+        return Err(format!(
+            "version {version} of coupon {coupon} was published before its commit was noted"
+        ));
+    }
     Ok("a definition is published")
 }

@@ -28,6 +28,11 @@ pub struct Memory {
     pub lowered: BTreeSet<String>,
     /// A hand took or changed something: the same.
     pub is_damaged: bool,
+    /// By order, and by entry of a letter: the position of the commit that it last changed in.
+    pub committed: BTreeMap<String, u64>,
+    pub buried: BTreeMap<EntryId, u64>,
+    /// By coupon and version.
+    pub edited: BTreeMap<(String, u64), u64>,
     /// How many transactions have committed.
     pub commits: usize,
     /// By coupon: after which commit Postgres last had none in stock.
@@ -63,16 +68,16 @@ impl Replay {
                 self.apply_redis(effects, name == redis::CLAIM, false);
                 Ok(name)
             }
-            Line::Postgres { changes, .. } => {
+            Line::Postgres { lsn, changes } => {
                 let name = postgres::allows(changes, &self.stores, &self.memory)?;
-                self.apply_postgres(changes);
+                self.apply_postgres(changes, *lsn);
                 Ok(name)
             }
             Line::Hand { effects, changes } => {
                 let only_sends = effects.iter().all(|effect| matches!(effect, Effect::Sent { .. }));
                 self.memory.is_damaged |= !only_sends || !changes.is_empty();
                 self.apply_redis(effects, false, true);
-                self.apply_postgres(changes);
+                self.apply_postgres(changes, 0);
                 self.excuse();
                 Ok("somebody's hand")
             }
@@ -126,7 +131,7 @@ impl Replay {
         }
     }
 
-    fn apply_postgres(&mut self, changes: &[Change]) {
+    fn apply_postgres(&mut self, changes: &[Change], lsn: u64) {
         if changes.is_empty() {
             return;
         }
@@ -134,7 +139,8 @@ impl Replay {
         memory.commits += 1;
         for change in changes {
             match change {
-                Change::Order { coupon, user, .. } => {
+                Change::Order { order, coupon, user, .. } => {
+                    memory.committed.insert(order.clone(), lsn);
                     let had_one = self.stores.postgres.live_order(coupon, user).is_some();
                     self.stores.postgres.apply(change);
                     if had_one || self.stores.postgres.live_order(coupon, user).is_some() {
@@ -144,6 +150,7 @@ impl Replay {
                 }
                 Change::Coupon { coupon, total, stock, version, .. } => {
                     memory.definitions.insert((coupon.clone(), *version, *total));
+                    memory.edited.entry((coupon.clone(), *version)).or_insert(lsn);
                     let before = self.stores.postgres.coupons.get(coupon);
                     if *stock <= 0 || before.is_some_and(|before| before.stock <= 0) {
                         memory.short.insert(coupon.clone(), memory.commits);
@@ -152,6 +159,7 @@ impl Replay {
                         memory.lowered.insert(coupon.clone());
                     }
                 }
+                Change::Letter { entry: Some(entry), .. } => drop(memory.buried.insert(*entry, lsn)),
                 Change::Fence { epoch, .. } => drop(memory.epochs.insert(epoch.clone())),
                 _ => {}
             }
@@ -260,15 +268,15 @@ pub fn agreement(Stores { redis, postgres }: &Stores, memory: &Memory) -> Result
 }
 
 impl Memory {
-    /// Whether an entry has ended in Postgres, as far as that was noted.
-    pub fn has_ended(&self, entry: EntryId, stores: &Stores) -> bool {
+    /// Whether an entry has ended in Postgres, by a commit at or before this position.
+    pub fn has_ended(&self, entry: EntryId, by: u64) -> bool {
         let order = self.entries.get(&entry).and_then(Option::as_ref).map(|event| &event.order);
-        stores.postgres.letters.contains(&entry)
-            || order.is_some_and(|order| stores.postgres.orders.contains_key(order))
+        let commit = self.buried.get(&entry).or_else(|| order.and_then(|order| self.committed.get(order)));
+        commit.is_some_and(|lsn| *lsn <= by)
     }
 }
 
-/// Whether a group of effects leaves as many units as there were.
+/// How many units more are held after a group of effects.
 pub fn units_held_more(effects: &[Effect], stores: &Stores, coupon: &str) -> i64 {
     let mut claims = stores.redis.claims.get(coupon).cloned().unwrap_or_default();
     let before = units(claims.len());
