@@ -11,6 +11,7 @@ mod api_restock;
 mod claims;
 mod cli;
 mod compensation;
+mod costs;
 mod counterexamples;
 mod crash;
 mod cut_points;

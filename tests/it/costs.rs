@@ -1,0 +1,120 @@
+//! What makes the speed, counted rather than timed: how many round trips, scripts and transactions a crowd costs.
+
+use std::collections::HashMap;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
+
+use crate::harness::Sale;
+
+const CONNECTIONS: usize = 100;
+
+/// Calls of each command since Redis started, those from scripts included.
+fn calls(sale: &Sale) -> HashMap<String, u64> {
+    let stats = sale.redis_cli(&["INFO", "commandstats"]);
+    let call = |line: &str| {
+        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        Some((name.to_owned(), rest.split_once(',')?.0.parse().ok()?))
+    };
+    stats.lines().filter_map(call).collect()
+}
+
+/// Calls of one command between two readings.
+fn grew(before: &HashMap<String, u64>, after: &HashMap<String, u64>, name: &str) -> u64 {
+    let of = |calls: &HashMap<String, u64>| calls.get(name).copied().unwrap_or(0);
+    of(after) - of(before)
+}
+
+/// Claims of so many users, from `first` on, all sent before the first is answered; how many of each status.
+async fn crowd(sale: &Sale, coupon: &str, first: usize, users: usize) -> HashMap<String, usize> {
+    let mut clients = JoinSet::new();
+    for connection in 0..CONNECTIONS {
+        let users: Vec<usize> = (first..first + users).skip(connection).step_by(CONNECTIONS).collect();
+        let expected = users.len();
+        let requests = users.iter().fold(String::new(), |requests, user| {
+            let token = sale.token(&format!("user-{user}"));
+            let path = format!("/v1/coupons/{coupon}/claims");
+            requests
+                + &format!("POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: 0\r\n\r\n")
+        });
+        let mut stream = sale.connect().await;
+        clients.spawn(async move {
+            stream.write_all(requests.as_bytes()).await.unwrap();
+            let mut text = String::new();
+            let mut buffer = vec![0; 65_536];
+            while text.matches("HTTP/1.1 ").count() < expected || !text.ends_with('}') {
+                let length = stream.read(&mut buffer).await.unwrap();
+                assert_ne!(length, 0, "the server closed the connection");
+                text += std::str::from_utf8(&buffer[..length]).unwrap();
+            }
+            text.split("HTTP/1.1 ").skip(1).map(|answer| answer[..3].to_owned()).collect::<Vec<_>>()
+        });
+    }
+    let mut statuses = HashMap::new();
+    for status in clients.join_all().await.into_iter().flatten() {
+        *statuses.entry(status).or_default() += 1;
+    }
+    statuses
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_claims_at_once_cost_a_few_scripts() {
+    let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
+    sale.create("coffee", 1_000).await;
+    let before = calls(&sale);
+    // What arrives while Redis is busy travels together.
+    sale.redis_cli(&["CLIENT", "PAUSE", "500", "WRITE"]);
+    assert_eq!(crowd(&sale, "coffee", 0, 1_000).await, HashMap::from([("202".to_owned(), 1_000)]));
+    let after = calls(&sale);
+    assert_eq!((grew(&before, &after, "xadd"), grew(&before, &after, "hset")), (1_000, 1_000));
+    let scripts = grew(&before, &after, "evalsha");
+    assert!(scripts <= 100, "{scripts} EVALSHAs for 1,000 claims at once");
+    // The coupon is read and its stock written once a batch.
+    for command in ["hmget", "hlen", "hincrby"] {
+        let calls = grew(&before, &after, command);
+        assert!(calls <= scripts, "{calls} calls of {command} in {scripts} batches");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_comes_too_late_costs_one_look_and_writes_nothing() {
+    let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
+    sale.create("coffee", 1).await;
+    assert_eq!(sale.claim("coffee", "winner").await.status, 202);
+    let before = calls(&sale);
+    let aof_bytes = || {
+        sale.redis_cli(&["INFO", "persistence"])
+            .lines()
+            .find(|l| l.starts_with("aof_current_size:"))
+            .map(str::to_owned)
+    };
+    let aof_before = aof_bytes();
+    sale.redis_cli(&["CLIENT", "PAUSE", "500", "WRITE"]);
+    assert_eq!(crowd(&sale, "coffee", 0, 1_000).await, HashMap::from([("409".to_owned(), 1_000)]));
+    let after = calls(&sale);
+    assert_eq!(aof_bytes(), aof_before);
+    assert_eq!(grew(&before, &after, "hget"), 1_000, "whether the user holds a unit already");
+    let scripts = grew(&before, &after, "evalsha");
+    assert!(scripts <= 100, "{scripts} EVALSHAs for 1,000 claims that came too late");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_events_cost_ten_transactions() {
+    let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
+    sale.create("coffee", 10_000).await;
+    for round in 0..10 {
+        let taken = crowd(&sale, "coffee", 1_000 * round, 1_000).await;
+        assert_eq!(taken, HashMap::from([("202".to_owned(), 1_000)]));
+    }
+    let before = calls(&sale);
+    let worker = sale.spawn("worker", &[("SECKILL_WORKERS", "1")]);
+    sale.until_quiet().await;
+    let after = calls(&sale);
+    drop(worker);
+    assert_eq!(sale.psql_number("select count(*) from orders"), 10_000);
+    assert_eq!(sale.psql_number("select count(distinct xmin::text) from orders"), 10, "transactions");
+    assert_eq!(grew(&before, &after, "xack"), 10);
+    // One for each batch, the first look at its own entries, and the empty-handed ones while all was recorded.
+    let reads = grew(&before, &after, "xreadgroup");
+    assert!((11..100).contains(&reads), "{reads} reads of the stream");
+}
