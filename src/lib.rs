@@ -29,6 +29,8 @@ pub mod worker;
 pub mod data_dir;
 pub mod embedded;
 
+pub mod bench;
+
 pub mod cli;
 
 pub mod app;

@@ -1,0 +1,1 @@
+//! What people do instead, each written as well as it can be: how many units are sold in a second.
