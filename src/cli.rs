@@ -11,6 +11,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{CredentialSettings, HttpSettings, LogSettings, StoreSettings, WorkerSettings};
 
+mod bench;
 pub mod claim;
 mod client;
 mod coupon;
@@ -70,6 +71,11 @@ pub enum OneShot {
     Reconcile(reconcile::ReconcileArgs),
     /// Check both stores for what operators get wrong; exit status 1 where something is red
     Doctor(doctor::DoctorArgs),
+    /// Measure this machine, and what people do instead, on stores of its own
+    Bench(bench::BenchArgs),
+    /// The fixed answers that `bench` compares with
+    #[command(hide = true)]
+    BenchNoop,
     /// Run redis-cli against the Redis in use
     #[command(disable_help_flag = true)]
     RedisCli(tool::ToolArgs),
@@ -125,6 +131,8 @@ pub async fn run(command: OneShot) -> anyhow::Result<()> {
         OneShot::Dead(command) => dead::run(command).await,
         OneShot::Reconcile(args) => reconcile::run(args).await,
         OneShot::Doctor(args) => Box::pin(doctor::run(args)).await,
+        OneShot::Bench(args) => Box::pin(bench::run(args)).await,
+        OneShot::BenchNoop => crate::bench::noop::run().await,
         OneShot::RedisCli(args) => redis_cli::run(args).await,
         OneShot::Psql(args) => psql::run(args).await,
         OneShot::Healthcheck(http) => healthcheck::run(&http).await,

@@ -52,6 +52,13 @@ pub async fn info(redis: &Redis) -> Result<Option<Info>, RedisError> {
     }
 }
 
+/// How often a command ran since Redis started, calls from scripts included; the name in small letters.
+pub async fn calls(redis: &Redis, command: &str) -> Result<u64, RedisError> {
+    let stats = text(&redis.call("INFO", vec!["commandstats".into()]).await?).unwrap_or_default();
+    let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    Ok(line.and_then(|line| line.split(',').next()?.parse().ok()).unwrap_or(0))
+}
+
 pub struct Info(String);
 
 impl Info {

@@ -1,0 +1,147 @@
+//! The load: keep-alive connections that send one request after the other, as fast as answers come or by a
+//! schedule that waits for nobody.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use hdrhistogram::Histogram;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use super::Rate;
+use super::requests::Requests;
+
+/// Slower answers count as this slow.
+const SLOWEST_US: u64 = 60_000_000;
+const DIGITS: u8 = 3;
+const MAX_HEADERS: usize = 32;
+
+#[derive(Clone, Copy)]
+pub struct Load {
+    pub address: SocketAddr,
+    pub connections: usize,
+    /// No request is sent after this.
+    pub lasts: Duration,
+    /// Requests a second; without it each answer brings the next request.
+    pub pace: Option<f64>,
+}
+
+/// What was answered, by HTTP status.
+pub struct Answers {
+    /// µs from the moment at which the request was due to the last byte of its answer.
+    pub latency: BTreeMap<u16, Histogram<u64>>,
+    pub elapsed: Duration,
+}
+
+impl Answers {
+    pub fn count(&self, status: u16) -> u64 {
+        self.latency.get(&status).map_or(0, Histogram::len)
+    }
+
+    pub fn rate(&self, status: u16) -> Rate {
+        Rate { operations: self.count(status), elapsed: self.elapsed }
+    }
+
+    /// In ms.
+    #[expect(clippy::cast_precision_loss, reason = "no latency has fifteen digits")]
+    pub fn quantile_ms(&self, status: u16, quantile: f64) -> f64 {
+        self.latency.get(&status).map_or(0.0, |all| all.value_at_quantile(quantile) as f64 / 1_000.0)
+    }
+
+    /// # Errors
+    /// Where any other status was answered: then the figure is not about what it says.
+    pub fn only(self, statuses: &[u16]) -> anyhow::Result<Self> {
+        let others: Vec<(u16, u64)> = self
+            .latency
+            .iter()
+            .filter(|(status, _)| !statuses.contains(status))
+            .map(|(status, all)| (*status, all.len()))
+            .collect();
+        ensure!(others.is_empty(), "expected only {statuses:?}, and got {others:?}");
+        Ok(self)
+    }
+}
+
+/// Sends requests until there are no more or the time is over, and waits for every answer.
+pub async fn run(load: Load, requests: Arc<Requests>) -> anyhow::Result<Answers> {
+    let mut streams = Vec::with_capacity(load.connections);
+    for _ in 0..load.connections {
+        let stream = TcpStream::connect(load.address).await.context("the server takes no connection")?;
+        stream.set_nodelay(true)?;
+        streams.push(stream);
+    }
+    let started = Instant::now();
+    let mut clients = JoinSet::new();
+    for stream in streams {
+        clients.spawn(client(stream, load, started, requests.clone()));
+    }
+    let mut latency: BTreeMap<u16, Histogram<u64>> = BTreeMap::new();
+    while let Some(client) = clients.join_next().await {
+        for (status, seen) in client?? {
+            match latency.get_mut(&status) {
+                Some(all) => all.add(seen)?,
+                None => drop(latency.insert(status, seen)),
+            }
+        }
+    }
+    Ok(Answers { latency, elapsed: started.elapsed() })
+}
+
+async fn client(
+    mut stream: TcpStream,
+    load: Load,
+    started: Instant,
+    requests: Arc<Requests>,
+) -> anyhow::Result<BTreeMap<u16, Histogram<u64>>> {
+    let mut latency = BTreeMap::new();
+    let mut received = Vec::with_capacity(4_096);
+    while let Some((number, request)) = requests.take() {
+        let due = match load.pace {
+            #[expect(clippy::cast_precision_loss, reason = "no run has so many requests")]
+            Some(pace) => started + Duration::from_secs_f64(number as f64 / pace),
+            None => Instant::now(),
+        };
+        if due.duration_since(started) >= load.lasts {
+            break;
+        }
+        tokio::time::sleep_until(due.into()).await;
+        stream.write_all(request).await?;
+        let status = answer(&mut stream, &mut received).await?;
+        let histogram = match latency.entry(status) {
+            std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::btree_map::Entry::Vacant(new) => {
+                new.insert(Histogram::new_with_bounds(1, SLOWEST_US, DIGITS)?)
+            }
+        };
+        histogram.saturating_record(u64::try_from(due.elapsed().as_micros())?);
+    }
+    Ok(latency)
+}
+
+/// Reads one whole answer; its status.
+async fn answer(stream: &mut TcpStream, received: &mut Vec<u8>) -> anyhow::Result<u16> {
+    loop {
+        if let Some((status, length)) = whole_answer(received)? {
+            received.drain(..length);
+            return Ok(status);
+        }
+        if stream.read_buf(received).await? == 0 {
+            bail!("the server closed a connection");
+        }
+    }
+}
+
+fn whole_answer(received: &[u8]) -> anyhow::Result<Option<(u16, usize)>> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut response = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(head) = response.parse(received)? else { return Ok(None) };
+    let status = response.code.context("an answer without a status")?;
+    let length = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
+    let length = length.context("an answer without a length")?;
+    let body: usize = std::str::from_utf8(length.value)?.trim().parse()?;
+    Ok((received.len() >= head + body).then_some((status, head + body)))
+}

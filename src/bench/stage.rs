@@ -1,0 +1,177 @@
+//! What is measured: stores of the bench's own, and servers of this program on them, each in its own process.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value as Json, json};
+use sqlx::{Connection, PgConnection};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::config::StoreAddresses;
+use crate::data_dir::DataDir;
+use crate::embedded::Embedded;
+use crate::postgres::Postgres;
+use crate::redis::keys::GROUP;
+use crate::redis::{Redis, RedisServer, info, stream};
+
+pub const PREFIX: &str = "seckill";
+pub const SCHEMA: &str = "seckill";
+const ADMIN_TOKEN: &str = "the-bench-is-its-own-admin";
+const POLL: Duration = Duration::from_millis(5);
+const PATIENCE: Duration = Duration::from_mins(2);
+
+pub struct Stage {
+    embedded: Embedded,
+    pub addresses: StoreAddresses,
+    pub redis: Redis,
+    pub jwt_secret: String,
+}
+
+/// A process of this program's that says where it listens.
+pub struct Server {
+    child: Child,
+    pub address: SocketAddr,
+}
+
+impl Stage {
+    pub async fn set(dir: &DataDir) -> anyhow::Result<Self> {
+        let embedded = Embedded::start(dir).await?;
+        // For the alternative with two phases; Postgres reads it at its start.
+        let mut postgres = connect(&embedded.addresses()).await?;
+        sqlx::query("alter system set max_prepared_transactions = 100").execute(&mut postgres).await?;
+        postgres.close().await?;
+        embedded.stop().await?;
+        let embedded = Embedded::start(dir).await?;
+        let addresses = embedded.addresses();
+        let redis = RedisServer::new(&addresses, PREFIX)?.connect().await?;
+        Ok(Self { embedded, addresses, redis, jwt_secret: dir.secret(crate::data_dir::JWT_SECRET)? })
+    }
+
+    /// Empty stores, and a server on them with so many workers.
+    pub async fn serve(&self, workers: usize) -> anyhow::Result<Server> {
+        self.redis.call("FLUSHALL", Vec::new()).await?;
+        let mut postgres = connect(&self.addresses).await?;
+        sqlx::query("drop schema if exists seckill cascade").execute(&mut postgres).await?;
+        postgres.close().await?;
+        let server = self.start(&["serve"], workers).await?;
+        until("the server takes claims", async || {
+            let answer = http().get(format!("http://{}/readyz", server.address)).send().await;
+            Ok(answer.is_ok_and(|answer| answer.status().is_success()).then_some(()))
+        })
+        .await?;
+        Ok(server)
+    }
+
+    /// Workers without HTTP.
+    pub fn work(&self) -> anyhow::Result<Child> {
+        self.command(&["worker"], 1)?.stderr(Stdio::null()).spawn().context("a worker does not start")
+    }
+
+    pub async fn start(&self, args: &[&str], workers: usize) -> anyhow::Result<Server> {
+        let mut child = self.command(args, workers)?.stderr(Stdio::piped()).spawn()?;
+        let mut lines = BufReader::new(child.stderr.take().context("a piped stderr")?).lines();
+        let address = loop {
+            let line = lines.next_line().await?.context("the server ended at once")?;
+            if let Some(address) = line.strip_prefix("listening on http://") {
+                break address.parse()?;
+            }
+        };
+        // What it says later, people see beside the bench's own lines.
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                tracing::warn!("server: {line}");
+            }
+        });
+        Ok(Server { child, address })
+    }
+
+    fn command(&self, args: &[&str], workers: usize) -> anyhow::Result<Command> {
+        let mut command = Command::new(std::env::current_exe()?);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("SECKILL_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .args(args)
+            .env("REDIS_URL", &self.addresses.redis_url)
+            .env("DATABASE_URL", &self.addresses.database_url)
+            .env("SECKILL_LISTEN", "127.0.0.1:0")
+            .env("SECKILL_WORKERS", workers.to_string())
+            .env("SECKILL_ADMIN_TOKEN", ADMIN_TOKEN)
+            .env("SECKILL_JWT_SECRET", &self.jwt_secret)
+            .env("SECKILL_LOG", "error")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .kill_on_drop(true);
+        Ok(command)
+    }
+
+    /// Events that nobody has recorded and acknowledged yet.
+    pub async fn backlog(&self) -> anyhow::Result<u64> {
+        let groups = stream::groups(&self.redis).await?;
+        let group = groups.iter().find(|group| group.name == GROUP).context("the stream has no group")?;
+        Ok(u64::try_from(group.pending + info::unread(&self.redis, group).await?)?)
+    }
+
+    pub async fn until_recorded(&self) -> anyhow::Result<()> {
+        until("everything is recorded", async || Ok((self.backlog().await? == 0).then_some(()))).await
+    }
+
+    pub async fn count(&self, sql: &'static str) -> anyhow::Result<i64> {
+        let mut postgres = connect(&self.addresses).await?;
+        let count = sqlx::query_scalar(sql).fetch_one(&mut postgres).await?;
+        postgres.close().await?;
+        Ok(count)
+    }
+
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.embedded.stop().await
+    }
+}
+
+impl Server {
+    pub async fn create(&self, coupon: &str, total: u64) -> anyhow::Result<()> {
+        let body: Json = json!({"id": coupon, "total": total});
+        let request = http().post(format!("http://{}/v1/admin/coupons", self.address));
+        let answer = request.bearer_auth(ADMIN_TOKEN).json(&body).send().await?;
+        ensure!(answer.status().is_success(), "creating coupon {coupon}: {}", answer.text().await?);
+        Ok(())
+    }
+
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        let pid = self.child.id().context("the server has ended by itself")?;
+        kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
+        self.child.wait().await?;
+        Ok(())
+    }
+}
+
+fn http() -> reqwest::Client {
+    reqwest::Client::new()
+}
+
+pub async fn connect(addresses: &StoreAddresses) -> anyhow::Result<PgConnection> {
+    Ok(Postgres::new(&addresses.database_url, SCHEMA)?.dedicated().await?)
+}
+
+/// What the condition gives in the end.
+pub async fn until<T>(
+    what: &str,
+    condition: impl AsyncFn() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    let patient = async {
+        loop {
+            if let Some(value) = condition().await? {
+                return Ok(value);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, patient).await.with_context(|| format!("waited in vain until {what}"))?
+}

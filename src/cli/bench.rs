@@ -1,0 +1,46 @@
+//! `seckill bench`: a table, and JSON beside it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+
+use super::output::print_line;
+use super::token::mint_token;
+use crate::bench::{self, Options};
+use crate::config::CredentialSettings;
+
+/// Longer than any run.
+const TOKEN_LIFETIME: Duration = Duration::from_hours(24);
+
+#[derive(Args)]
+pub struct BenchArgs {
+    /// Three seconds a scenario, one run of each
+    #[arg(long)]
+    quick: bool,
+
+    /// Also write every figure to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// Where the bench's own stores live [default: a new folder, removed at the end]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
+    let own = || std::env::temp_dir().join(format!("seckill-bench-{}", std::process::id()));
+    let options = Options { data_dir: args.data_dir.unwrap_or_else(own), quick: args.quick };
+    let settings =
+        CredentialSettings { admin_token: None, jwt_secret: None, jwt_audience: None, jwt_issuer: None };
+    let mint =
+        |secret: &str, user: &str| mint_token(secret.as_bytes(), &user.parse()?, TOKEN_LIFETIME, &settings);
+    let report = bench::run(&options, mint).await?;
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string_pretty(&report)?;
+        fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    print_line(&report.table())
+}
