@@ -145,3 +145,20 @@ fn whole_answer(received: &[u8]) -> anyhow::Result<Option<(u16, usize)>> {
     let body: usize = std::str::from_utf8(length.value)?.trim().parse()?;
     Ok((received.len() >= head + body).then_some((status, head + body)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::whole_answer;
+
+    #[test]
+    fn an_answer_is_taken_whole_and_the_next_one_left() {
+        let one = b"HTTP/1.1 202 Accepted\r\ncontent-length: 5\r\n\r\nhello";
+        let mut received = one.to_vec();
+        received.extend_from_slice(b"HTTP/1.1 409 Conflict\r\n");
+        assert_eq!(whole_answer(&received).ok().flatten(), Some((202, one.len())));
+        for length in 0..one.len() {
+            assert!(matches!(whole_answer(&one[..length]), Ok(None)), "{length} bytes");
+        }
+        assert!(whole_answer(b"HTTP/1.1 200 OK\r\n\r\n").is_err(), "nobody could tell where it ends");
+    }
+}

@@ -74,3 +74,22 @@ fn number(value: f64) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::number;
+
+    #[test]
+    fn numbers_are_as_long_as_they_are_worth_reading() {
+        let shown = [
+            (0.716, "0.72"),
+            (99.9, "99.90"),
+            (100.4, "100"),
+            (26_385.2, "26,385"),
+            (1_234_567.0, "1,234,567"),
+        ];
+        for (value, text) in shown {
+            assert_eq!(number(value), text);
+        }
+    }
+}

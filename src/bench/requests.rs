@@ -72,3 +72,28 @@ impl Requests {
         Some((number, &self.bytes[start..end]))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Users;
+
+    #[test]
+    fn every_request_is_handed_out_once_or_for_ever() -> anyhow::Result<()> {
+        let users = Users::new(3, |user| Ok(format!("token-of-{user}")))?;
+        let claims = users.claims(1..3, |_| "tea");
+        let texts: Vec<String> = std::iter::from_fn(|| claims.take())
+            .map(|(_, bytes)| String::from_utf8_lossy(bytes).into_owned())
+            .collect();
+        assert_eq!(texts.len(), 2);
+        for (text, user) in texts.iter().zip(["user-1", "user-2"]) {
+            assert!(text.starts_with("POST /v1/coupons/tea/claims HTTP/1.1\r\n"), "{text}");
+            assert!(text.contains(&format!("Bearer token-of-{user}\r\n")), "{text}");
+            assert!(text.ends_with("\r\n\r\n"), "{text}");
+        }
+        let endless = users.claims(0..3, |_| "tea").endless();
+        let numbers: Vec<usize> =
+            std::iter::from_fn(|| endless.take()).map(|(number, _)| number).take(7).collect();
+        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6]);
+        Ok(())
+    }
+}
