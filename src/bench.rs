@@ -3,6 +3,8 @@
 //! this process, over loopback.
 
 pub mod alternatives;
+mod comparison;
+mod disk;
 mod load;
 pub mod noop;
 mod rate;
@@ -18,7 +20,9 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::data_dir::DataDir;
+pub use disk::fdatasync;
 pub use rate::Rate;
+pub use redis_cpu::redis_cpu;
 pub use report::Report;
 use requests::Users;
 use scenarios::Bench;
@@ -40,7 +44,7 @@ pub async fn run(
 ) -> anyhow::Result<Report> {
     let lasts = Duration::from_secs(if options.quick { 3 } else { 10 });
     let backlog = if options.quick { 50_000 } else { 1_000_000 };
-    let progress = ProgressBar::new(8);
+    let progress = ProgressBar::new(14);
     progress.set_style(ProgressStyle::with_template("{elapsed_precise} {bar:24} {pos}/{len} {msg}")?);
     progress.enable_steady_tick(Duration::from_millis(200));
     progress.set_message("starting the stores");
@@ -54,7 +58,9 @@ pub async fn run(
     let mut report =
         Report { seckill: env!("CARGO_PKG_VERSION"), cores, quick: options.quick, figures: Vec::new() };
     let started = Instant::now();
-    let bench = Bench { stage: &stage, users: &users, lasts, backlog };
+    let round = comparison::round(options.quick);
+    let data_dir = options.data_dir.as_path();
+    let bench = Bench { stage: &stage, users: &users, data_dir, lasts, round, backlog };
     let measured = measure(&bench, &mut report, &progress).await;
     report.add("run", "took", started.elapsed().as_secs_f64(), "s");
     progress.finish_and_clear();
@@ -76,5 +82,6 @@ async fn measure(bench: &Bench<'_>, report: &mut Report, progress: &ProgressBar)
         };
     }
     scenarios!(noop, claim, sold_out, repeat, mixed, end_to_end, window, drain);
+    scenarios!(per_request, optimistic_lock, lua_then_lock, row_per_unit, two_phase, bare_insert);
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! What the program is asked to do, scenario by scenario. Each begins with empty stores.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,9 +16,9 @@ use crate::redis::claim::{BatchOutcome, claim_batch};
 use crate::redis::health::calls;
 use crate::redis::stream;
 
-const COUPON: &str = "coffee";
+pub const COUPON: &str = "coffee";
 const CONNECTIONS: usize = 64;
-const PLENTY: u64 = 1_000_000_000;
+pub const PLENTY: u64 = 1_000_000_000;
 /// One request in so many waits until its order is recorded.
 const WAITING_SHARE: usize = 20;
 const DRAIN_BATCH: usize = 256;
@@ -25,7 +26,10 @@ const DRAIN_BATCH: usize = 256;
 pub struct Bench<'a> {
     pub stage: &'a Stage,
     pub users: &'a Users,
+    pub data_dir: &'a Path,
     pub lasts: Duration,
+    /// One of an alternative.
+    pub round: Duration,
     /// Events of the backlog that workers drain.
     pub backlog: usize,
 }
@@ -61,7 +65,7 @@ impl Bench<'_> {
         note(report, "claim", &answers, 202);
         report.ratio("claim", RATE, ("noop", RATE));
         let accepted = answers.count(202);
-        report.add("claim", "Redis CPU per accepted claim", micros(cpu) / count(accepted), "µs");
+        report.add("claim", REDIS_CPU, micros(cpu) / count(accepted), "µs");
         report.add("claim", "claims in one EVALSHA", count(accepted) / count(scripts), "");
         Ok(())
     }
@@ -205,6 +209,7 @@ impl Bench<'_> {
 
 /// What every scenario's rate is called.
 pub const RATE: &str = "a second";
+pub const REDIS_CPU: &str = "Redis CPU per accepted claim";
 
 fn note(report: &mut Report, scenario: &'static str, answers: &Answers, status: u16) {
     report.rate(scenario, RATE, answers.rate(status));

@@ -8,6 +8,7 @@ mod api_claims;
 mod api_coupons;
 mod api_http;
 mod api_restock;
+mod bench_alternatives;
 mod claims;
 mod cli;
 mod compensation;

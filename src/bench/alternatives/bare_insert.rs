@@ -1,0 +1,52 @@
+//! The least that recording can cost, by which draining the stream is judged: a worker's batches, inserted by a
+//! bare loop on one connection with the stock in the same transaction. No stream, no fence, no acknowledgement.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use sqlx::Connection;
+use tokio::time::Instant;
+
+use super::Figure;
+use super::crowd::new_claim;
+use super::shop::{Shop, insert_orders};
+use crate::bench::Rate;
+use crate::config::{RECORD_BATCH_MAX_EVENTS, StoreAddresses};
+use crate::model::{Claim, CouponId};
+use crate::postgres::PgConnection;
+
+/// Rows inserted, in batches of as many as a worker's; making them up is not in the time.
+///
+/// # Errors
+/// When Postgres fails, or stock and orders do not add up.
+pub async fn bare_insert(stores: &StoreAddresses, run_for: Duration) -> Result<Figure> {
+    let mut shop = Shop::open(&stores.database_url).await?;
+    insert_batch(&mut shop.keeper, &batch(&shop.coupon)).await?;
+    let mut rate = Rate::default();
+    while rate.elapsed < run_for {
+        let claims = batch(&shop.coupon);
+        let started = Instant::now();
+        insert_batch(&mut shop.keeper, &claims).await?;
+        rate.elapsed += started.elapsed();
+        rate.operations += claims.len() as u64;
+    }
+    let before = i64::try_from(RECORD_BATCH_MAX_EVENTS)?;
+    shop.must_add_up(before + i64::try_from(rate.operations)?).await?;
+    Ok(Figure { name: "bare insert", clients: 1, rate })
+}
+
+fn batch(coupon: &CouponId) -> Vec<Claim> {
+    (0..RECORD_BATCH_MAX_EVENTS).map(|_| new_claim(coupon)).collect()
+}
+
+async fn insert_batch(connection: &mut PgConnection, claims: &[Claim]) -> Result<()> {
+    let mut transaction = connection.begin().await?;
+    insert_orders(&mut transaction, claims).await?;
+    sqlx::query("update coupons set stock = stock - $1 where id = $2")
+        .bind(i64::try_from(claims.len())?)
+        .bind(claims.first().map(|claim| claim.coupon.as_str()))
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! The two databases, in the cluster of the bench.
+
+use anyhow::{Context, Result, ensure};
+use sqlx::AssertSqlSafe;
+use url::Url;
+
+use super::{finish, recovery};
+use crate::bench::alternatives::shop;
+use crate::config::StoreAddresses;
+use crate::postgres::PgConnection;
+
+const STOCK: &str = "bench_stock";
+const ORDERS: &str = "bench_orders";
+/// Two for each of the most clients.
+const PREPARED_MIN: i32 = 64;
+
+pub struct Databases {
+    pub stock_url: String,
+    pub orders_url: String,
+}
+
+impl Databases {
+    /// Makes both anew.
+    ///
+    /// # Errors
+    /// When Postgres does not let us, or allows too few prepared transactions.
+    pub async fn create(stores: &StoreAddresses) -> Result<Self> {
+        let mut connection = shop::connect(&stores.database_url).await?;
+        let setting = "select current_setting('max_prepared_transactions')::int";
+        let allowed: i32 = sqlx::query_scalar(setting).fetch_one(&mut connection).await?;
+        ensure!(
+            allowed >= PREPARED_MIN,
+            "two-phase commit needs max_prepared_transactions={PREPARED_MIN} or more, and it is {allowed}"
+        );
+        Ok(Self {
+            stock_url: create(&mut connection, &stores.database_url, STOCK).await?,
+            orders_url: create(&mut connection, &stores.database_url, ORDERS).await?,
+        })
+    }
+}
+
+/// Answers the database's address.
+async fn create(connection: &mut PgConnection, url: &str, name: &str) -> Result<String> {
+    let mut address = Url::parse(url).context("DATABASE_URL is not a URL")?;
+    address.set_path(name);
+    let address = String::from(address);
+    let exists: bool = sqlx::query_scalar("select exists (select 1 from pg_database where datname = $1)")
+        .bind(name)
+        .fetch_one(&mut *connection)
+        .await?;
+    if exists {
+        // A bench that was killed may have left some, and then the database cannot be dropped.
+        let mut inside = shop::connect(&address).await?;
+        for gid in recovery::prepared(&mut inside).await? {
+            finish(&mut inside, "rollback prepared", &gid).await?;
+        }
+    }
+    for sql in [format!("drop database if exists {name} with (force)"), format!("create database {name}")] {
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *connection).await?;
+    }
+    Ok(address)
+}

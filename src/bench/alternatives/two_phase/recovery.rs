@@ -1,0 +1,46 @@
+//! What becomes of transactions that a dead coordinator has left prepared. Both databases can be asked.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+
+use super::{ORDERS, STOCK, finish, gid};
+use crate::postgres::PgConnection;
+
+/// Ends every transaction in doubt in both databases: it is committed where both had prepared it, or where the
+/// stock's deduction is committed already; the order is always prepared first and committed last.
+///
+/// # Errors
+/// When Postgres fails; it can be done again.
+pub async fn recover(stock: &mut PgConnection, orders: &mut PgConnection) -> Result<()> {
+    let in_stock = orders_of(&prepared(stock).await?);
+    let in_orders = orders_of(&prepared(orders).await?);
+    for order in in_stock.union(&in_orders) {
+        let is_sold =
+            in_stock.contains(order) && in_orders.contains(order) || is_deducted(stock, order).await?;
+        let how = if is_sold { "commit prepared" } else { "rollback prepared" };
+        // The deduction first: should this stop half-way, it tells the next recovery.
+        if in_stock.contains(order) {
+            finish(stock, how, &gid(STOCK, order)).await?;
+        }
+        if in_orders.contains(order) {
+            finish(orders, how, &gid(ORDERS, order)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Names of the transactions that are prepared in this connection's database.
+pub async fn prepared(connection: &mut PgConnection) -> Result<Vec<String>> {
+    let sql = "select gid from pg_prepared_xacts where database = current_database()";
+    Ok(sqlx::query_scalar(sql).fetch_all(connection).await?)
+}
+
+fn orders_of(gids: &[String]) -> BTreeSet<String> {
+    gids.iter().filter_map(|gid| gid.split_once(':')).map(|(_, order)| order.to_owned()).collect()
+}
+
+async fn is_deducted(stock: &mut PgConnection, order: &str) -> Result<bool> {
+    let sql = "select exists (select 1 from deductions where order_id = $1::uuid)";
+    Ok(sqlx::query_scalar(sql).bind(order).fetch_one(stock).await?)
+}

@@ -1,0 +1,134 @@
+//! What people do instead, on real stores: each sells, never a unit twice nor two to one user. How fast is
+//! `seckill bench`'s to say.
+
+use std::process::Command;
+use std::time::Duration;
+
+use seckill::bench::{Rate, alternatives, fdatasync, redis_cpu};
+use seckill::config::StoreAddresses;
+use seckill::embedded::Embedded;
+use seckill::redis::{Redis, RedisServer, stream};
+
+use crate::harness::Sale;
+
+const ROUND: Duration = Duration::from_millis(200);
+
+async fn stores_of(sale: &Sale) -> StoreAddresses {
+    Embedded::join(&sale.data_dir()).await.unwrap()
+}
+
+async fn redis_of(sale: &Sale) -> Redis {
+    RedisServer::new(&stores_of(sale).await, "seckill").unwrap().connect().await.unwrap()
+}
+
+fn assert_sold<'f>(figures: impl IntoIterator<Item = &'f alternatives::Figure>) {
+    for figure in figures {
+        assert!(figure.rate.operations > 0 && figure.rate.elapsed >= ROUND, "{figure:?}");
+    }
+}
+
+/// The same as `Sale::psql` in another database of its Postgres.
+fn psql_in(sale: &Sale, database: &str, sql: &str) -> String {
+    let mut psql = Command::new("psql");
+    psql.arg("-h").arg(sale.data_dir().join("postgres")).args(["-U", "seckill", "-d", database]);
+    let output = psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql]).output().unwrap();
+    assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
+
+fn number_in(sale: &Sale, database: &str, sql: &str) -> i64 {
+    psql_in(sale, database, sql).parse().unwrap()
+}
+
+/// The last round's tables as they were left: all units went, each to another user.
+fn assert_sold_out(sale: &Sale, stock: &str, orders: &str) {
+    let [left, total] = ["stock", "total"]
+        .map(|column| number_in(sale, stock, &format!("select {column} from bench.coupons")));
+    let rows = number_in(sale, orders, "select count(*) from bench.orders");
+    let users = number_in(sale, orders, "select count(distinct user_id) from bench.orders");
+    assert_eq!((left, rows, users), (0, total, total), "units left, orders, users who have one");
+}
+
+#[tokio::test]
+async fn one_claim_in_each_script_call_is_accepted_and_has_its_cost() {
+    let sale = Sale::start().await;
+    sale.create("mug", 1_000_000).await;
+    let redis = redis_of(&sale).await;
+    let ready = stream::marker(&redis).await.unwrap().unwrap();
+    let before = redis_cpu(&redis).await.unwrap();
+    let mug = "mug".parse().unwrap();
+    let fenced = alternatives::per_request(&redis, "ready:0-0", &mug, ROUND).await;
+    assert!(fenced.unwrap_err().to_string().contains("Fenced"));
+
+    let sold = alternatives::per_request(&redis, &ready, &mug, ROUND).await.unwrap();
+    assert_sold([&sold.figure]);
+    assert!(sold.redis_cpu_per_claim > Duration::ZERO && redis_cpu(&redis).await.unwrap() > before);
+    sale.assert_in_agreement("mug").await;
+}
+
+#[tokio::test]
+async fn the_conditional_update_sells_each_unit_once() {
+    let sale = Sale::start().await;
+    let figures = alternatives::optimistic_lock(&stores_of(&sale).await, ROUND).await.unwrap();
+    assert_sold(&figures);
+    assert_eq!(figures.iter().map(|figure| figure.clients).collect::<Vec<_>>(), [1, 4, 16, 50, 50]);
+    assert_sold_out(&sale, "seckill", "seckill");
+}
+
+#[tokio::test]
+async fn lua_then_the_conditional_update_sells_each_unit_once_in_both_stores() {
+    let sale = Sale::start().await;
+    assert_sold(&alternatives::lua_then_lock(&stores_of(&sale).await, ROUND).await.unwrap());
+    assert_sold_out(&sale, "seckill", "seckill");
+    assert_eq!(sale.redis_cli(&["--scan", "--pattern", "bench:*"]), "", "keys left behind");
+}
+
+#[tokio::test]
+async fn a_row_for_each_unit_is_sold_once_and_bare_inserts_take_their_stock() {
+    let sale = Sale::start().await;
+    let stores = stores_of(&sale).await;
+    assert_sold(&alternatives::row_per_unit(&stores, ROUND).await.unwrap());
+    let users = "select count(*) - count(distinct user_id) from bench.units where order_id is not null";
+    assert_eq!(sale.psql_number(users), 0, "users with a second unit");
+
+    let inserted = alternatives::bare_insert(&stores, ROUND).await.unwrap();
+    assert_sold([&inserted]);
+    assert_eq!(inserted.rate.operations % 1_000, 0, "whole batches");
+    let missing = "select total - stock - (select count(*) from bench.orders) from bench.coupons";
+    assert_eq!(sale.psql_number(missing), 0, "units that are neither left nor sold");
+}
+
+#[tokio::test]
+async fn two_phase_commit_sells_each_unit_once_and_leaves_nothing_in_doubt() {
+    let mut sale = Sale::start().await;
+    sale.psql("alter system set max_prepared_transactions = 100");
+    sale.stop();
+    sale.start_server().await;
+    // As a bench that was killed would leave it: no database with this in it can be dropped.
+    sale.psql("create database bench_stock");
+    psql_in(&sale, "bench_stock", "begin; create table left_over (); prepare transaction 'left'");
+    assert_sold(&alternatives::two_phase(&stores_of(&sale).await, ROUND).await.unwrap());
+    assert_sold_out(&sale, "bench_stock", "bench_orders");
+    assert_eq!(sale.psql_number("select count(*) from pg_prepared_xacts"), 0);
+}
+
+#[tokio::test]
+async fn a_flush_takes_some_time_and_leaves_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(fdatasync(dir.path()).await.unwrap() > Duration::ZERO);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    let error = fdatasync(&dir.path().join("absent")).await.unwrap_err();
+    assert!(error.to_string().starts_with("cannot write"), "{error}");
+}
+
+#[test]
+fn the_fastest_round_is_found() {
+    let round = |operations| alternatives::Figure {
+        name: "",
+        clients: 1,
+        rate: Rate { operations, elapsed: Duration::from_secs(1) },
+    };
+    let figures = [round(2), round(5), round(3)];
+    assert_eq!(alternatives::fastest(&figures).unwrap().rate.operations, 5);
+    assert!(alternatives::fastest([]).is_none());
+}
