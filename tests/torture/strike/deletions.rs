@@ -156,6 +156,8 @@ impl Director {
             return if hoard.is_finished() { Err("it did not last".into()) } else { Ok(()) };
         }
         let stores = self.stage.stores.clone();
+        // A hoard fills the append-only file, of which a trace needs the beginning.
+        stores.redis_cli(&["CONFIG", "SET", "auto-aof-rewrite-percentage", "0"]).await?;
         let ids = stores.redis_cli(&["EVAL", START_HOARD, "1", STREAM, HOARDED_EVENTS]).await?;
         let (first, last) = ids.split_once(' ').ok_or("there is no stream")?;
         let (first, last) = (first.to_owned(), last.to_owned());
