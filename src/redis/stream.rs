@@ -13,6 +13,7 @@ use super::{Redis, RedisError, array, integer, script_args, text};
 use crate::config;
 
 const DELETED: &str = include_str!("../../lua/deleted.lua");
+const RECLAIM: &str = include_str!("../../lua/reclaim.lua");
 
 /// One entry as it lies in the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,29 +65,29 @@ async fn read(
     decode_entries(array(entries, "XREADGROUP entries")?)
 }
 
-/// One page of entries that were idle for `min_idle` and are now this consumer's, and the cursor from
-/// which to go on; `0-0` means that the end was reached. An empty page is not the end.
+/// One page of entries that were idle for `min_idle` and are now this consumer's, and from where to go on; `None`
+/// means that the end was reached. An empty page is not the end. What was deleted stays in the pending list.
 pub async fn reclaim(
     redis: &Redis,
     consumer: &str,
     min_idle: Duration,
-    cursor: &str,
-) -> Result<(Entries, String), RedisError> {
-    let args = vec![
-        (&*redis.keys.orders).into(),
+    from: &str,
+) -> Result<(Entries, Option<String>), RedisError> {
+    let min_idle_ms = i64::try_from(min_idle.as_millis()).unwrap_or(i64::MAX);
+    let more: [Value; 5] = [
         GROUP.into(),
         consumer.into(),
-        i64::try_from(min_idle.as_millis()).unwrap_or(i64::MAX).into(),
-        cursor.into(),
-        "COUNT".into(),
+        min_idle_ms.into(),
+        from.into(),
         page(config::RECORD_BATCH_MAX_EVENTS),
     ];
-    let mut reply = array(redis.call("XAUTOCLAIM", args).await?, "XAUTOCLAIM")?.into_iter();
-    let cursor = reply.next().as_ref().and_then(text).unwrap_or_else(|| "0-0".into());
-    let mut entries = decode_entries(array(reply.next().unwrap_or(Value::Null), "XAUTOCLAIM entries")?)?;
-    let deleted = array(reply.next().unwrap_or(Value::Null), "XAUTOCLAIM deleted")?;
+    let args = script_args(RECLAIM, [&*redis.keys.orders], more);
+    let mut reply = array(redis.call("EVAL", args).await?, "reclaim")?.into_iter();
+    let last = reply.next().as_ref().and_then(text).filter(|last| !last.is_empty());
+    let deleted = array(reply.next().unwrap_or(Value::Null), "reclaim: deleted")?;
+    let mut entries = decode_entries(array(reply.next().unwrap_or(Value::Null), "reclaim: entries")?)?;
     entries.deleted.extend(deleted.iter().filter_map(text));
-    Ok((entries, cursor))
+    Ok((entries, last.map(|last| format!("({last}"))))
 }
 
 /// Acknowledges what a rebuild has made good; answers how many were pending until then. Recorded entries go by

@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 use super::record::{Ended, record};
 use super::{Context, Link, leave, pause, report_deleted};
 use crate::config;
-use crate::metrics;
 use crate::redis::{RedisError, stream};
 
 pub async fn run(context: Arc<Context>, consumer: String, reclaim_after: Duration, stop: CancellationToken) {
@@ -37,14 +36,14 @@ async fn round(
     reclaim_after: Duration,
     stop: &CancellationToken,
 ) -> Result<usize, RedisError> {
-    let mut cursor = "0-0".to_owned();
+    let mut from = "-".to_owned();
     let mut recorded = 0;
     loop {
         let Some((redis, epoch)) = link.epoch(stop).await? else { return Ok(recorded) };
         if stop.is_cancelled() {
             return Ok(recorded);
         }
-        let (page, next) = match stream::reclaim(&redis, consumer, reclaim_after, &cursor).await {
+        let (page, next) = match stream::reclaim(&redis, consumer, reclaim_after, &from).await {
             Err(error @ (RedisError::NoGroup(_) | RedisError::WrongType(_))) => {
                 context.fence.redis_failed(&epoch, &error);
                 return Ok(recorded);
@@ -52,8 +51,6 @@ async fn round(
             page => page?,
         };
         if !page.deleted.is_empty() {
-            // Redis has just forgotten these ids; the claims hash still knows their orders.
-            metrics::DELETED_ENTRIES.add(page.deleted.len() as u64);
             report_deleted(context, &redis, page.deleted.len()).await?;
         }
         if !page.entries.is_empty() {
@@ -66,9 +63,7 @@ async fn round(
                 }
             }
         }
-        if next == "0-0" {
-            return Ok(recorded);
-        }
-        cursor = next;
+        let Some(next) = next else { return Ok(recorded) };
+        from = next;
     }
 }

@@ -207,7 +207,7 @@ async fn a_deleted_entry_is_held_against_the_epoch_in_which_it_is_found() {
         sale.redis_cli(&group).lines().find(|line| line.contains('-') && line.len() < 25).unwrap().to_owned();
     let proxy = Proxy::before(&sale.redis_socket());
     // It looks for what others left, and is held between the marker and the entries.
-    let trap = proxy.hold(&["XAUTOCLAIM"]);
+    let trap = proxy.hold(&["Takes over pending entries"]);
     let _worker = sale.spawn_by_address("worker", &[&proxy], &[ONE_WORKER, QUICK_RECLAIM]);
     trap.until_taken().await;
     let before = sale.epoch();

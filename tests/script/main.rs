@@ -8,6 +8,7 @@ mod harness;
 mod history;
 mod memory;
 mod model;
+mod reclaim;
 mod replay;
 mod state;
 mod trim;

@@ -79,8 +79,8 @@ pub enum Rule {
     RepeatAsksPostgres,
     /// Pending entries that somebody deleted are a loss.
     DeletedEntriesAreALoss,
-    /// What a worker finds lost is lost in the epoch in force when it is found.
-    LossOfTheEpochInForce,
+    /// A deleted entry stays in the pending list until a rebuild has made it good.
+    DeletedEntriesStay,
     /// The group is made at the stream's beginning.
     GroupAtZero,
 }

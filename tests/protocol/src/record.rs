@@ -33,7 +33,7 @@ pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
     }
 }
 
-/// XREADGROUP of a new entry, or XAUTOCLAIM of any pending one.
+/// XREADGROUP of a new entry, or `lua/reclaim.lua` of any pending one.
 fn read(state: &State, scope: &Scope, worker: usize, epoch: Epoch, steps: &mut Steps) {
     let Some(stream) = state.redis.stream.filter(|stream| stream.has_group) else {
         return steps.take("a worker finds no group", |next| {
@@ -65,7 +65,9 @@ fn read(state: &State, scope: &Scope, worker: usize, epoch: Epoch, steps: &mut S
                 true
             }),
             Place::Deleted(_) => steps.take("a worker finds a deleted entry", |next| {
-                if let Some(stream) = &mut next.redis.stream {
+                if !scope.has(Rule::DeletedEntriesStay)
+                    && let Some(stream) = &mut next.redis.stream
+                {
                     stream.entries[index] = Entry::default();
                     stream.sort();
                 }
@@ -73,7 +75,7 @@ fn read(state: &State, scope: &Scope, worker: usize, epoch: Epoch, steps: &mut S
                 if scope.has(Rule::DeletedEntriesAreALoss) {
                     // The epoch in force now: the one that was read before may be over.
                     let now = next.redis.marker.epoch();
-                    note_loss(next, if scope.has(Rule::LossOfTheEpochInForce) { now } else { epoch }, false);
+                    note_loss(next, now, false);
                 }
                 true
             }),

@@ -238,7 +238,7 @@ fn a_pending_entry_that_was_deleted_is_forgotten() {
     let faults = &[PendingDeleted, WorkerKilled];
     let scope = Scope { faults, max_faults: 2, ..Scope::small() };
     let (_, path) = breaks(&[DeletedEntriesAreALoss], &scope);
-    passes(&path, &["PendingDeleted", "a worker finds a deleted entry"]);
+    passes(&path, &["PendingDeleted", "WorkerKilled"]);
 }
 
 #[test]
@@ -250,12 +250,9 @@ fn a_group_made_at_the_end_skips_what_only_the_stream_still_knows() {
 }
 
 #[test]
-fn a_deleted_entry_found_after_a_rebuild_is_held_against_the_epoch_before_it() {
-    let faults = &[MarkerDeleted, WorkerKilled, PendingDeleted];
-    let scope = Scope { claims: [1, 0], workers: 2, faults, max_faults: 3, ..Scope::small() };
-    let (_, path) = breaks(&[LossOfTheEpochInForce], &scope);
-    passes(
-        &path,
-        &["a worker reads the marker", "a rebuild sets the ready marker", "a worker finds a deleted entry"],
-    );
+fn whoever_finds_a_deleted_entry_dies_and_it_is_forgotten() {
+    let faults = &[PendingDeleted, WorkerKilled, ServerKilled];
+    let scope = Scope { claims: [1, 0], faults, max_faults: 3, ..Scope::small() };
+    let (_, path) = breaks(&[DeletedEntriesStay], &scope);
+    passes(&path, &["PendingDeleted", "a worker finds a deleted entry", "ServerKilled"]);
 }

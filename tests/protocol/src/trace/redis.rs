@@ -26,8 +26,14 @@ pub fn allows(effects: &[Effect], stores: &Stores, memory: &Memory) -> Result<&'
     if !group.acknowledged.is_empty() {
         return acknowledge(&group, stores, memory);
     }
-    if group.is_only(group.delivered) {
-        return Ok("a worker reads entries");
+    if group.is_only(group.delivered.len()) {
+        let is_gone = |id: &&EntryId| stores.redis.entry(**id).is_some_and(|entry| entry.is_deleted);
+        return match group.delivered.iter().find(is_gone) {
+            Some((ms, number)) => {
+                Err(format!("entry {ms}-{number} was deleted, and a reader had it forgotten"))
+            }
+            None => Ok("a worker reads entries"),
+        };
     }
     match &stores.redis.marker {
         None => Err("there is no marker".into()),
@@ -52,7 +58,7 @@ struct Group<'a> {
     moved: i64,
     sent: Vec<(EntryId, Option<&'a Event>)>,
     acknowledged: Vec<EntryId>,
-    delivered: usize,
+    delivered: Vec<EntryId>,
     trimmed: Option<EntryId>,
     consumer: Option<&'a str>,
     begins_at_start: Option<bool>,
@@ -87,7 +93,7 @@ impl<'a> Group<'a> {
                 }
                 Effect::Sent { entry, event } => group.sent.push((*entry, event.as_ref())),
                 Effect::Acknowledged { entry } => group.acknowledged.push(*entry),
-                Effect::Delivered { .. } => group.delivered += 1,
+                Effect::Delivered { entry, .. } => group.delivered.push(*entry),
                 Effect::Trimmed { below } => group.trimmed = Some(*below),
                 Effect::ConsumerGone { consumer } => group.consumer = Some(consumer),
                 Effect::GroupMade { at_start } => group.begins_at_start = Some(*at_start),

@@ -39,8 +39,6 @@ pub struct Memory {
     pub short: BTreeMap<String, usize>,
     /// By coupon and user: after which commit he last had a live order.
     pub had: BTreeMap<(String, String), usize>,
-    /// Pending entries that were found deleted, until the next rebuild.
-    pub missed: BTreeSet<EntryId>,
     /// Orders whose claim was accepted.
     pub accepted: BTreeSet<String>,
     /// Of these, those that a hand left in neither store.
@@ -91,7 +89,6 @@ impl Replay {
         }
         if let Some(Effect::Marked { is_ready: true, epoch }) = effects.iter().find(|effect| is_ready(effect))
         {
-            self.memory.missed.clear();
             for (_, entry) in self.stores.redis.unacknowledged() {
                 let order = entry.event.as_ref().map(|event| &event.order);
                 if let Some(sent) = order.and_then(|order| self.memory.sent.get_mut(order)) {
@@ -121,11 +118,6 @@ impl Replay {
             Effect::Defined { coupon, version, .. } => {
                 let highest = memory.published.entry(coupon.clone()).or_default();
                 *highest = version.unwrap_or(0).max(*highest);
-            }
-            Effect::Delivered { entry, .. }
-                if self.stores.redis.entry(*entry).is_some_and(|entry| entry.is_deleted) =>
-            {
-                memory.missed.insert(*entry);
             }
             _ => {}
         }
@@ -200,9 +192,6 @@ impl Replay {
         }
         if let Some(order) = postgres.outbox.first() {
             return Err(format!("the unit of order {order} is in the outbox"));
-        }
-        if let Some(id) = self.memory.missed.first() {
-            return Err(format!("entry {}-{} was deleted, and nobody made it good", id.0, id.1));
         }
         for (coupon, row) in &postgres.coupons {
             let hash = redis.coupons.get(coupon).copied().unwrap_or_default();
