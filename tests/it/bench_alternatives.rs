@@ -7,7 +7,7 @@ use std::time::Duration;
 use seckill::bench::{Rate, alternatives, fdatasync, redis_cpu};
 use seckill::config::StoreAddresses;
 use seckill::embedded::Embedded;
-use seckill::redis::{Redis, RedisServer, stream};
+use seckill::redis::{RedisServer, stream};
 
 use crate::harness::Sale;
 
@@ -15,10 +15,6 @@ const ROUND: Duration = Duration::from_millis(200);
 
 async fn stores_of(sale: &Sale) -> StoreAddresses {
     Embedded::join(&sale.data_dir()).await.unwrap()
-}
-
-async fn redis_of(sale: &Sale) -> Redis {
-    RedisServer::new(&stores_of(sale).await, "seckill").unwrap().connect().await.unwrap()
 }
 
 fn assert_sold<'f>(figures: impl IntoIterator<Item = &'f alternatives::Figure>) {
@@ -53,14 +49,15 @@ fn assert_sold_out(sale: &Sale, stock: &str, orders: &str) {
 async fn one_claim_in_each_script_call_is_accepted_and_has_its_cost() {
     let sale = Sale::start().await;
     sale.create("mug", 1_000_000).await;
-    let redis = redis_of(&sale).await;
+    let server = RedisServer::new(&stores_of(&sale).await, "seckill").unwrap();
+    let redis = server.connect().await.unwrap();
     let ready = stream::marker(&redis).await.unwrap().unwrap();
     let before = redis_cpu(&redis).await.unwrap();
     let mug = "mug".parse().unwrap();
-    let fenced = alternatives::per_request(&redis, "ready:0-0", &mug, ROUND).await;
+    let fenced = alternatives::per_request(&server, "ready:0-0", &mug, ROUND).await;
     assert!(fenced.unwrap_err().to_string().contains("Fenced"));
 
-    let sold = alternatives::per_request(&redis, &ready, &mug, ROUND).await.unwrap();
+    let sold = alternatives::per_request(&server, &ready, &mug, ROUND).await.unwrap();
     assert_sold([&sold.figure]);
     assert!(sold.redis_cpu_per_claim > Duration::ZERO && redis_cpu(&redis).await.unwrap() > before);
     sale.assert_in_agreement("mug").await;

@@ -32,8 +32,9 @@ const TABLE: &str = r#"
     ) with (fillfactor = 50);
     create index units_free on units (coupon_id, id) where order_id is null"#;
 const FILL: &str = "insert into units (id, coupon_id) select n, $1 from generate_series(1, $2) n";
-/// One statement, not select, update and commit: one round trip instead of four, twice the rate on one
-/// connection. The search starts behind `$2`: dead entries of sold units would be walked over each time.
+/// One statement, not begin, select, update and commit: one round trip instead of four, a third more with 24
+/// clients. The search starts behind `$2`, which doubles the rate: else it walks over the dead entries of all
+/// units sold so far.
 const SELL: &str = "
     with free as (
         select id from units where coupon_id = $1 and id > $2 and order_id is null
