@@ -11,16 +11,17 @@ use super::alternatives::{
 use super::disk::fdatasync;
 use super::report::Report;
 use super::scenarios::{Bench, COUPON, PLENTY, RATE, REDIS_CPU};
-use crate::redis::stream;
+use super::stage::PREFIX;
+use crate::redis::{RedisServer, stream};
 
 impl Bench<'_> {
     /// The claim script as the program runs it, one claim at a time.
     pub async fn per_request(&self, report: &mut Report) -> anyhow::Result<()> {
         let server = self.stage.serve(0).await?;
         server.create(COUPON, PLENTY).await?;
-        let redis = &self.stage.redis;
-        let marker = stream::marker(redis).await?.context("there is no marker")?;
-        let measured = per_request(redis, &marker, &COUPON.parse()?, self.round).await?;
+        let redis = RedisServer::new(&self.stage.addresses, PREFIX)?;
+        let marker = stream::marker(&self.stage.redis).await?.context("there is no marker")?;
+        let measured = per_request(&redis, &marker, &COUPON.parse()?, self.round).await?;
         server.stop().await?;
         note(report, "per-request", &[measured.figure]);
         report.add("per-request", REDIS_CPU, measured.redis_cpu_per_claim.as_secs_f64() * 1e6, "µs");
