@@ -3,7 +3,8 @@
 -- that a sum that held goes on holding if the rebuild dies after any chunk. Never makes the coupon hash.
 --
 -- KEYS  epoch marker, order stream, coupon hash, claims hash
--- ARGV  `building:<epoch>`, then pairs of field and value; an empty value deletes the field
+-- ARGV  `building:<epoch>`, number of fields to delete, these, then pairs of field and value to set;
+--       no more than Lua can unpack: 7,000
 --
 -- Reply
 --   CODE done   0
@@ -11,14 +12,10 @@
 
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 1 end
 if redis.call('TYPE', KEYS[2]).ok ~= 'stream' then return 1 end
+local set = 3 + tonumber(ARGV[2])
 local moved = 0
-for a = 2, #ARGV, 2 do
-  if ARGV[a + 1] == '' then
-    moved = moved + redis.call('HDEL', KEYS[4], ARGV[a])
-  else
-    moved = moved - redis.call('HSET', KEYS[4], ARGV[a], ARGV[a + 1])
-  end
-end
+if set > 3 then moved = redis.call('HDEL', KEYS[4], unpack(ARGV, 3, set - 1)) end
+if #ARGV >= set then moved = moved - redis.call('HSET', KEYS[4], unpack(ARGV, set)) end
 local stock = redis.call('HGET', KEYS[3], 'stock')
 if stock and string.match(stock, '^%-?%d+$') then redis.call('HINCRBY', KEYS[3], 'stock', moved) end
 return 0

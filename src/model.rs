@@ -1,6 +1,7 @@
 //! The words of the program as types: ids that are valid by construction, a claim and its outcome,
 //! a coupon's definition, an order. No input or output here.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -16,7 +17,7 @@ pub struct CouponId(String);
 
 /// 1 to 128 bytes of UTF-8 without control characters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub struct UserId(String);
+pub struct UserId(Box<str>);
 
 /// A UUIDv7, minted before the script runs, so that a script that is sent twice claims once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -47,6 +48,12 @@ impl UserId {
     }
 }
 
+impl Borrow<str> for UserId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl FromStr for CouponId {
     type Err = InvalidId;
 
@@ -65,7 +72,7 @@ impl FromStr for UserId {
     fn from_str(text: &str) -> Result<Self, InvalidId> {
         let valid =
             (1..=config::USER_ID_MAX_BYTES).contains(&text.len()) && !text.chars().any(char::is_control);
-        if valid { Ok(Self(text.to_owned())) } else { Err(InvalidId::User) }
+        if valid { Ok(Self(text.into())) } else { Err(InvalidId::User) }
     }
 }
 

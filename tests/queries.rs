@@ -553,12 +553,11 @@ async fn a_rebuild_waits_for_a_recording_transaction_and_then_fences_it_off() {
         async move {
             let mut session = rebuild_session(&postgres).await;
             session.start_epoch("2-beef", "run", "replid", false).await.unwrap();
-            let recorded: Vec<OrderId> = {
-                let mut decision = session.decide().await.unwrap();
-                let found = decision.live_orders(&"coffee".parse().unwrap()).await.unwrap();
-                decision.commit().await.unwrap();
-                found.into_values().collect()
-            };
+            let mut recorded: Vec<OrderId> = Vec::new();
+            let mut decision = session.decide().await.unwrap();
+            let coffee = "coffee".parse().unwrap();
+            decision.visit_live_orders(&coffee, |_, order| recorded.push(order)).await.unwrap();
+            decision.commit().await.unwrap();
             session.close().await.unwrap();
             recorded
         }

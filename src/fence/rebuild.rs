@@ -184,7 +184,7 @@ async fn decide_and_apply(
         let events = events.remove(id).unwrap_or_default();
         let mut plan = decide_coupon(&mut decision, epoch, id, hash, &events, is_believed).await?;
         report.claims += plan.held;
-        report.changed += plan.changes.len();
+        report.changed += plan.delete.len() + plan.set.len();
         report.resent += plan.resend.len();
         report.rejected += plan.rejected;
         report.cancelled.append(&mut plan.cancelled);
@@ -236,10 +236,11 @@ async fn apply_plan(
     plan: &Plan,
 ) -> anyhow::Result<()> {
     // Several on their way at once, on one connection: Redis applies one while the next is being written.
-    let chunks = plan.changes.chunks(config::REBUILD_CHUNK_FIELDS);
-    let chunks =
-        chunks.map(|chunk| redis_rebuild::apply_chunk(redis, building, &definition.id, chunk).boxed());
-    let chunks: Vec<_> = chunks.collect();
+    let apply =
+        |delete, set| redis_rebuild::apply_chunk(redis, building, &definition.id, delete, set).boxed();
+    let deletions = plan.delete.chunks(config::REBUILD_CHUNK_FIELDS).map(|delete| apply(delete, &[]));
+    let claims = plan.set.chunks(config::REBUILD_CHUNK_FIELDS).map(|set| apply(&[], set));
+    let chunks: Vec<_> = deletions.chain(claims).collect();
     let mut applied = futures_util::stream::iter(chunks).buffered(config::REBUILD_CHUNKS_IN_FLIGHT);
     while let Some(is_newest) = applied.next().await {
         if !is_newest? {

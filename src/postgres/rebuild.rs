@@ -1,7 +1,7 @@
 //! What a rebuild does to Postgres, all of it on the one session that holds the rebuild's lock: if that
 //! session dies, so does the rebuild.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use futures_util::TryStreamExt;
 use sqlx::{Connection, PgConnection, PgTransaction, Row};
@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::dead_letters::{self, Ended, Letter};
 use super::{Postgres, PostgresError, coupons, fence};
 use crate::config;
-use crate::model::{CouponId, Definition, OrderEvent, OrderId, UserId};
+use crate::model::{CouponId, Definition, OrderEvent, OrderId};
 
 /// The session of the process that rebuilds.
 pub struct RebuildSession {
@@ -102,26 +102,23 @@ impl Decision<'_> {
         coupons::all_definitions(&mut self.transaction).await
     }
 
-    /// The coupon's live orders by user.
-    pub async fn live_orders(
+    /// Shows the coupon's live orders, at most one of each user.
+    pub async fn visit_live_orders(
         &mut self,
         coupon: &CouponId,
-    ) -> Result<HashMap<UserId, OrderId>, PostgresError> {
+        mut visit: impl FnMut(&str, OrderId),
+    ) -> Result<(), PostgresError> {
         // One by one: a million rows at once would be several times as large as what is kept of them.
         let mut rows = sqlx::query(
-            "select user_id, id from orders where coupon_id = $1 and status in ('reserved', 'confirmed')",
+            "select user_id, id from orders
+             where coupon_id = $1 and slot = 1 and status in ('reserved', 'confirmed')",
         )
         .bind(coupon.as_str())
         .fetch(&mut *self.transaction);
-        let mut live = HashMap::new();
         while let Some(row) = rows.try_next().await? {
-            let user: String = row.try_get("user_id")?;
-            // A row that the API could not have made holds its unit in Postgres only.
-            if let Ok(user) = user.parse() {
-                live.insert(user, OrderId(row.try_get("id")?));
-            }
+            visit(row.try_get(0)?, OrderId(row.try_get(1)?));
         }
-        Ok(live)
+        Ok(())
     }
 
     /// Those of the given orders that have a row, dead or alive.

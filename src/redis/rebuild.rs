@@ -1,7 +1,7 @@
 //! What a rebuild does to Redis: the scripts that demand its `building:<epoch>` marker, and the reading
 //! of claims hashes. They go as EVAL, so that they need no cache. When to call what is `fence/rebuild`'s affair.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use fred::types::Value;
@@ -56,18 +56,50 @@ pub async fn remove_wrong_types(
     Ok(Some(removed))
 }
 
-/// A claims hash, field by field, as it stands.
-pub async fn claims_hash(redis: &Redis, coupon: &CouponId) -> Result<HashMap<Bytes, Bytes>, RedisError> {
-    let mut fields = HashMap::new();
-    let mut cursor = "0".to_owned();
-    loop {
-        let (page, next) = info::scan_claims(redis, coupon, &cursor).await?;
-        fields.extend(page);
-        if next == "0" {
-            return Ok(fields);
-        }
-        cursor = next;
+/// A claims hash as it stands.
+#[derive(Default)]
+pub struct ClaimsHash {
+    pub claims: HashMap<UserId, OrderId>,
+    /// Fields that are no claim of ours: each would hold a unit that nobody owns.
+    pub strangers: HashSet<Bytes>,
+}
+
+impl ClaimsHash {
+    /// Fields, each of which holds a unit.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.claims.len() + self.strangers.len()
     }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn take_in(&mut self, page: Vec<(Bytes, Bytes)>) {
+        for (field, value) in page {
+            match info::read_claim(&field, &value) {
+                Some((user, order)) => drop(self.claims.insert(user, order)),
+                // A copy: the field itself would keep its whole page in memory.
+                None => drop(self.strangers.insert(Bytes::copy_from_slice(&field))),
+            }
+        }
+    }
+}
+
+/// Reads a claims hash whole, in pages.
+pub async fn claims_hash(redis: &Redis, coupon: &CouponId) -> Result<ClaimsHash, RedisError> {
+    let mut hash = ClaimsHash::default();
+    let (mut page, mut cursor) = info::scan_claims(redis, coupon, "0").await?;
+    while cursor != "0" {
+        // The next page is under way while this one is read.
+        let (next, ()) = tokio::join!(info::scan_claims(redis, coupon, &cursor), async {
+            hash.take_in(std::mem::take(&mut page));
+        });
+        (page, cursor) = next?;
+    }
+    hash.take_in(page);
+    Ok(hash)
 }
 
 /// `stock`, `total` and all other fields of a coupon's hash, for comparing; empty where it is absent.
@@ -76,18 +108,20 @@ pub async fn coupon_hash(redis: &Redis, coupon: &CouponId) -> Result<HashMap<Str
     Ok(fields.chunks_exact(2).filter_map(|pair| Some((text(&pair[0])?, text(&pair[1])?))).collect())
 }
 
-/// Applies differences to a claims hash: `Some` sets a field, `None` deletes it. `false`: no longer the newest.
+/// Deletes fields of a claims hash and sets others, together at most `REBUILD_CHUNK_FIELDS`. `false`: no longer
+/// the newest.
 pub async fn apply_chunk(
     redis: &Redis,
     building: &str,
     coupon: &CouponId,
-    changes: &[(Bytes, Option<OrderId>)],
+    delete: &[Bytes],
+    set: &[(UserId, OrderId)],
 ) -> Result<bool, RedisError> {
     let mut args = script_args(CHUNK, redis.coupon_keys(coupon), [building]);
-    for (field, order) in changes {
-        args.push(Value::Bytes(field.clone()));
-        args.push(order.map(|order| order.to_string()).unwrap_or_default().into());
-    }
+    args.reserve(1 + delete.len() + 2 * set.len());
+    args.push(i64::try_from(delete.len()).unwrap_or(i64::MAX).into());
+    args.extend(delete.iter().cloned().map(Value::Bytes));
+    args.extend(set.iter().flat_map(|(user, order)| [user.as_str().into(), order.to_string().into()]));
     succeeded(redis, args, [rebuild_code::DONE, rebuild_code::FENCED], "rebuild_chunk").await
 }
 

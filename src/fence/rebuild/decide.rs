@@ -9,13 +9,15 @@ use super::NEWER;
 use crate::model::{CouponId, OrderEvent, OrderId, UserId};
 use crate::postgres::dead_letters::{Ended, Letter, encode_fields};
 use crate::postgres::rebuild::Decision;
-use crate::redis::info::{read_claim, read_order};
+use crate::redis::rebuild::ClaimsHash;
 
 /// One coupon's differences.
 #[derive(Default)]
 pub struct Plan {
-    /// Fields of the claims hash to set or delete.
-    pub changes: Vec<(Bytes, Option<OrderId>)>,
+    /// Fields of the claims hash to delete.
+    pub delete: Vec<Bytes>,
+    /// Claims to put into it.
+    pub set: Vec<(UserId, OrderId)>,
     /// Kept orders that have neither row nor entry.
     pub resend: Vec<(UserId, OrderId)>,
     /// Units held once the changes are applied.
@@ -34,46 +36,20 @@ pub async fn decide_coupon(
     decision: &mut Decision<'_>,
     epoch: &str,
     coupon: &CouponId,
-    hash: HashMap<Bytes, Bytes>,
+    hash: ClaimsHash,
     events: &[(String, OrderEvent)],
     redis_is_believed: bool,
 ) -> anyhow::Result<Plan> {
-    let mut plan = Plan::default();
-    let mut live = decision.live_orders(coupon).await?;
-    if redis_is_believed {
-        let holds = |user: &UserId, order: &OrderId| {
-            hash.get(user.as_str().as_bytes()).and_then(|value| read_order(value)) == Some(*order)
-        };
-        plan.cancelled =
-            live.iter().filter(|(user, order)| !holds(user, order)).map(|(_, &order)| order).collect();
-        live.retain(|user, order| holds(user, order));
-        decision.cancel(coupon, &plan.cancelled).await?;
-    }
-    plan.held = live.len();
-    let mut claims: HashMap<UserId, OrderId> = HashMap::new();
-    let mut settled = 0;
-    for (field, value) in hash {
-        match read_claim(&field, &value) {
-            Some((user, order)) if live.get(&user) == Some(&order) => {
-                settled += usize::from(claims.insert(user, order).is_none());
-            }
-            Some((user, order)) => {
-                claims.insert(user, order);
-            }
-            // No field of ours: it would hold a unit that nobody owns.
-            None => plan.changes.push((field, None)),
-        }
-    }
-    let suspects: Vec<OrderId> = events
-        .iter()
-        .map(|(_, event)| event.order)
-        .chain(claims.iter().filter(|(user, order)| live.get(user) != Some(order)).map(|(_, &order)| order))
-        .collect();
+    let mut plan = Plan { delete: hash.strangers.into_iter().collect(), ..Plan::default() };
+    let LiveOrders { live, claims } =
+        live_orders(decision, coupon, hash.claims, events, redis_is_believed, &mut plan).await?;
+    let suspects: Vec<OrderId> =
+        events.iter().map(|(_, event)| event.order).chain(claims.values().copied()).collect();
     let with_row = decision.with_row(&suspects).await?;
     let entries: HashSet<OrderId> = events.iter().map(|(_, event)| event.order).collect();
 
     let mut kept: HashMap<UserId, OrderId> = HashMap::new();
-    for (user, &order) in claims.iter().filter(|(user, _)| !live.contains_key(user)) {
+    for (user, &order) in claims.iter().filter(|(user, _)| !live.contains_key(*user)) {
         if !with_row.contains(&order) {
             kept.insert(user.clone(), order);
         }
@@ -89,16 +65,58 @@ pub async fn decide_coupon(
     .await?;
 
     plan.held += kept.len();
-    for (user, order) in live.iter().filter(|_| settled < live.len()).chain(&kept) {
-        if claims.get(user) != Some(order) {
-            plan.changes.push((Bytes::copy_from_slice(user.as_str().as_bytes()), Some(*order)));
-        }
-    }
-    for user in claims.keys().filter(|user| !live.contains_key(user) && !kept.contains_key(user)) {
-        plan.changes.push((Bytes::copy_from_slice(user.as_str().as_bytes()), None));
-    }
+    let added = kept.iter().filter(|(user, order)| claims.get(*user) != Some(*order));
+    plan.set.extend(added.map(|(user, &order)| (user.clone(), order)));
+    let dead = claims.keys().filter(|user| !live.contains_key(*user) && !kept.contains_key(*user));
+    plan.delete.extend(dead.map(|user| Bytes::copy_from_slice(user.as_str().as_bytes())));
     plan.resend = kept.into_iter().filter(|(_, order)| !entries.contains(order)).collect();
     Ok(plan)
+}
+
+/// What is left to decide about once every live order has met its claim.
+struct LiveOrders {
+    /// Live orders of the users of whom there is a claim or an event left.
+    live: HashMap<UserId, OrderId>,
+    /// Claims that are no live order's.
+    claims: HashMap<UserId, OrderId>,
+}
+
+/// Counts the live orders as held and plans claims for those that have none; a claim is forgotten as soon as
+/// it has met its order, for there may be millions.
+async fn live_orders(
+    decision: &mut Decision<'_>,
+    coupon: &CouponId,
+    mut claims: HashMap<UserId, OrderId>,
+    events: &[(String, OrderEvent)],
+    redis_is_believed: bool,
+    plan: &mut Plan,
+) -> anyhow::Result<LiveOrders> {
+    let with_event: HashSet<&str> = events.iter().map(|(_, event)| event.user.as_str()).collect();
+    let mut live = HashMap::new();
+    decision
+        .visit_live_orders(coupon, |name, order| {
+            // A row that the API could not have made holds its unit in Postgres only.
+            let Ok(user) = name.parse::<UserId>() else { return };
+            let claim = claims.get(name).copied();
+            if redis_is_believed && claim != Some(order) {
+                plan.cancelled.push(order);
+                return;
+            }
+            plan.held += 1;
+            if claim == Some(order) {
+                claims.remove(name);
+            } else {
+                plan.set.push((user.clone(), order));
+            }
+            if (claim.is_some() && claim != Some(order)) || with_event.contains(name) {
+                live.insert(user, order);
+            }
+        })
+        .await?;
+    if !plan.cancelled.is_empty() {
+        decision.cancel(coupon, &plan.cancelled).await?;
+    }
+    Ok(LiveOrders { live, claims })
 }
 
 /// Claims and events without a row that lost to another order of their user end as `rejected`.
