@@ -22,7 +22,7 @@
 --   CODE paused         4
 --   CODE not_started    5
 --   CODE sold_out       6
--- A key of a wrong type raises WRONGTYPE before the first write.
+-- A key of a wrong type raises WRONGTYPE before the first write. Lua unpacks at most 8,000 values: 3,900 claims.
 
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -62,36 +62,50 @@ end
 local reply = { 0, now_ms }
 arg = 3
 for i, coupon in ipairs(coupons) do
-  local id = ARGV[arg]
-  local last = arg + 2 + 2 * ARGV[arg + 2]
+  local id, claims = ARGV[arg], tonumber(ARGV[arg + 2])
+  local users, orders = {}, {}
+  for n = 1, claims do
+    users[n], orders[n] = ARGV[arg + 1 + 2 * n], ARGV[arg + 2 + 2 * n]
+  end
+  arg = arg + 3 + 2 * claims
   local closed = (coupon.unknown and 2)
     or (coupon.ends_at_ms > 0 and now_ms >= coupon.ends_at_ms and 3)
     or (coupon.paused and 4)
     or (now_ms < coupon.starts_at_ms and 5)
-  local taken = 0
-  local slot = #reply + 1
-  reply[slot], reply[slot + 1] = coupon.stock, coupon.starts_at_ms
-  for a = arg + 3, last, 2 do
-    local user, order = ARGV[a], ARGV[a + 1]
-    local held = not coupon.unknown and redis.call('HGET', coupon.claims_key, user)
+  local held = coupon.unknown and {} or redis.call('HMGET', coupon.claims_key, unpack(users))
+  -- Orders of this batch by user, and what goes into the claims hash.
+  local mine, fields = {}, {}
+  local left = coupon.stock
+  local last = #reply + 2
+  local left_at = last - 1
+  reply[last] = coupon.starts_at_ms
+  for n = 1, claims do
+    local user = users[n]
+    local order = held[n] or mine[user]
     local code, value = 0, 0
-    if held then
-      code, value = 1, held
+    if order then
+      code, value = 1, order
     elseif closed then
       code = closed
-    elseif coupon.stock - taken <= 0 then
+    elseif left <= 0 then
       code = 6
     else
-      redis.call('HSET', coupon.claims_key, user, order)
-      redis.call('XADD', KEYS[2], 'NOMKSTREAM', '*', 'order', order, 'coupon', id, 'user', user)
-      taken = taken + 1
-      value = coupon.stock - taken
+      left = left - 1
+      value = left
+      mine[user] = orders[n]
+      fields[#fields + 1] = user
+      fields[#fields + 1] = orders[n]
     end
-    reply[#reply + 1] = code
-    reply[#reply + 1] = value
+    reply[last + 1], reply[last + 2] = code, value
+    last = last + 2
   end
-  if taken > 0 then redis.call('HINCRBY', KEYS[2 * i + 1], 'stock', -taken) end
-  reply[slot] = coupon.stock - taken
-  arg = last + 1
+  reply[left_at] = left
+  if #fields > 0 then
+    redis.call('HSET', coupon.claims_key, unpack(fields))
+    redis.call('HINCRBY', KEYS[2 * i + 1], 'stock', left - coupon.stock)
+    for f = 1, #fields, 2 do
+      redis.call('XADD', KEYS[2], 'NOMKSTREAM', '*', 'order', fields[f + 1], 'coupon', id, 'user', fields[f])
+    end
+  end
 end
 return reply

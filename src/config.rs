@@ -241,8 +241,6 @@ pub const JWT_LEEWAY_SECONDS: u64 = 60;
 pub const GATE_BATCH_MAX_CLAIMS: usize = 256;
 /// Claims that wait for a place in a batch; one more is answered 503.
 pub const GATE_QUEUE_MAX_CLAIMS: usize = 16_384;
-/// EVALSHAs under way at once.
-pub const GATE_MAX_IN_FLIGHT: usize = 4;
 /// From the claim's arrival to the moment after which the script refuses it, by Redis's clock.
 pub const CLAIM_DEADLINE: Duration = Duration::from_secs(2);
 /// Largest `Prefer: wait=N`.

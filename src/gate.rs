@@ -1,11 +1,11 @@
-//! The gate: claims that wait together travel in one EVALSHA. Whatever waits when a place is free goes;
+//! The gate: claims that wait together travel in one EVALSHA. Whatever waits when the last one is answered goes;
 //! nothing is delayed to fill a batch. It owns the queue's bound, the deadline and the batch; what a
 //! claim means is the script's affair, whether claims are accepted at all the fence's.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::catalogue::Catalogue;
 use crate::config;
@@ -99,19 +99,20 @@ impl Shared {
     }
 }
 
+/// One batch under way at a time: what waits meanwhile makes the next one large, which costs Redis and us less
+/// than several small ones side by side.
 async fn run(mut queue: mpsc::Receiver<Waiting>, shared: Arc<Shared>) {
-    let places = Arc::new(Semaphore::new(config::GATE_MAX_IN_FLIGHT));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         let mut batch = Vec::new();
         if queue.recv_many(&mut batch, config::GATE_BATCH_MAX_CLAIMS).await == 0 {
             return;
         }
-        tokio::spawn(send(batch, shared.clone(), place));
+        // A task of its own: should it ever panic, the gate goes on.
+        drop(tokio::spawn(send(batch, shared.clone())).await);
     }
 }
 
-async fn send(mut batch: Vec<Waiting>, shared: Arc<Shared>, _place: OwnedSemaphorePermit) {
+async fn send(mut batch: Vec<Waiting>, shared: Arc<Shared>) {
     let session = match shared.fence.session() {
         Ok(_) if shared.backlog_is_full() => return refuse(batch, &Unavailable::BacklogFull),
         Ok(session) => session,
