@@ -92,7 +92,7 @@ impl<'a> Link<'a> {
             None => self.redis.insert(self.context.server.connect_blocking().await?).clone(),
         };
         let marker = stream::marker(&redis).await?;
-        let epoch = marker.as_deref().and_then(|marker| marker.strip_prefix("ready:")).map(str::to_owned);
+        let epoch = marker.as_deref().and_then(script::ready_epoch).map(str::to_owned);
         if epoch.is_none() {
             pause(config::FENCE_RETRY, stop).await;
         }

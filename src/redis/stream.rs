@@ -36,8 +36,13 @@ pub async fn marker(redis: &Redis) -> Result<Option<String>, RedisError> {
     Ok(text(&redis.call("GET", vec![(&*redis.keys.epoch).into()]).await?))
 }
 
-/// Waits up to `REDIS_BLOCK` for entries that nobody has read yet.
+/// Entries that nobody has read yet.
 pub async fn read_new(redis: &Redis, consumer: &str) -> Result<Entries, RedisError> {
+    read(redis, consumer, None, ">").await
+}
+
+/// The same, and waits up to `REDIS_BLOCK` for the first.
+pub async fn wait_for_new(redis: &Redis, consumer: &str) -> Result<Entries, RedisError> {
     let block = i64::try_from(config::REDIS_BLOCK.as_millis()).unwrap_or(i64::MAX);
     read(redis, consumer, Some(block), ">").await
 }

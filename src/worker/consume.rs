@@ -1,37 +1,43 @@
 //! One consumer: reads new entries and records them. After any failure it starts from its own pending
 //! entries, so that nothing it was handed is forgotten. Entries of others are `reclaim`'s affair.
+//!
+//! While a backlog lasts, Redis and Postgres work at the same time: beside the recording of one batch the batch
+//! before it is acknowledged and the one after it is read.
 
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::record::{Ended, record};
+use super::record::{Ended, Handed, Unacknowledged, acknowledge, record};
 use super::{Context, Link, backoff, leave, pause, report_deleted};
-use crate::redis::{RedisError, stream};
+use crate::config;
+use crate::redis::{Redis, RedisError, script, stream};
 
-pub async fn run(context: Arc<Context>, consumer: String, stop: CancellationToken) {
-    let mut link = Link::new(&context);
+pub async fn run(context: Arc<Context>, name: String, stop: CancellationToken) {
+    let link = Link::new(&context);
+    let mut consumer =
+        Consumer { context: &context, name: &name, link, reads_own: true, ahead: None, unacknowledged: None };
     let mut delays = backoff();
-    let mut read_own_first = true;
-    while !stop.is_cancelled() {
-        match turn(&context, &mut link, &consumer, read_own_first, &stop).await {
-            Ok(Turn::Empty) => read_own_first = false,
+    while !stop.is_cancelled() || consumer.ahead.is_some() {
+        let turn = consumer.turn(&stop).await;
+        match turn {
+            Ok(Turn::Empty) => consumer.reads_own = false,
             Ok(Turn::Recorded) => delays = backoff(),
-            Ok(Turn::Again) => read_own_first = true,
+            Ok(Turn::Again) => consumer.start_over(),
             Ok(Turn::Failed(why)) => {
-                tracing::warn!(consumer, "recording has to wait: {why}");
-                read_own_first = true;
+                tracing::warn!(consumer = name, "recording has to wait: {why}");
+                consumer.start_over();
                 pause(delays.next().unwrap_or_default(), &stop).await;
             }
             Err(error) => {
-                tracing::warn!(consumer, "consumer {consumer}: {error}");
-                link.broken();
-                read_own_first = true;
+                tracing::warn!(consumer = name, "consumer {name}: {error}");
+                consumer.link.broken();
+                consumer.start_over();
                 pause(delays.next().unwrap_or_default(), &stop).await;
             }
         }
     }
-    leave(&context, &consumer).await;
+    leave(&context, &name).await;
 }
 
 enum Turn {
@@ -44,39 +50,93 @@ enum Turn {
     Failed(String),
 }
 
-async fn turn(
-    context: &Context,
-    link: &mut Link<'_>,
-    consumer: &str,
-    read_own_first: bool,
-    stop: &CancellationToken,
-) -> Result<Turn, RedisError> {
-    let Some((redis, epoch)) = link.epoch(stop).await? else { return Ok(Turn::Again) };
-    if stop.is_cancelled() {
-        return Ok(Turn::Again);
+struct Consumer<'a> {
+    context: &'a Context,
+    name: &'a str,
+    link: Link<'a>,
+    /// Its own pending entries come first, until there are none.
+    reads_own: bool,
+    /// What was read while the batch before was recorded, and the connection that read it.
+    ahead: Option<(Redis, Handed)>,
+    /// What is acknowledged while the batch after is recorded.
+    unacknowledged: Option<Unacknowledged>,
+}
+
+impl Consumer<'_> {
+    /// Forgets what is in hand: it is all in the list of pending entries.
+    fn start_over(&mut self) {
+        self.reads_own = true;
+        self.ahead = None;
+        self.unacknowledged = None;
     }
-    let read = if read_own_first {
-        stream::read_pending(&redis, consumer, "0").await
-    } else {
-        stream::read_new(&redis, consumer).await
-    };
-    let read = match read {
-        Err(error @ (RedisError::NoGroup(_) | RedisError::WrongType(_))) => {
-            context.fence.redis_failed(&epoch, &error);
-            return Ok(Turn::Again);
+
+    async fn turn(&mut self, stop: &CancellationToken) -> Result<Turn, RedisError> {
+        let (redis, handed) = match self.ahead.take() {
+            Some(ahead) => ahead,
+            None => match self.read(stop).await? {
+                Some(read) => read,
+                None => return Ok(Turn::Again),
+            },
+        };
+        if handed.entries.is_empty() {
+            return Ok(Turn::Empty);
         }
-        read => read?,
+        let is_full = handed.entries.len() == config::RECORD_BATCH_MAX_EVENTS;
+        let reads_ahead = is_full && !self.reads_own && !stop.is_cancelled();
+        let (context, name, before) = (self.context, self.name, self.unacknowledged.take());
+        let beside = async {
+            match &before {
+                Some(before) if !acknowledge(context, &redis, before).await? => Ok(None),
+                _ if reads_ahead => read_ahead(&redis, name).await,
+                _ => Ok(None),
+            }
+        };
+        let (ended, ahead) = tokio::join!(record(&mut self.link, &redis, &handed), beside);
+        let ahead = ahead?;
+        match ended? {
+            Ended::All(ended) if ahead.is_some() => {
+                self.unacknowledged = Some(ended);
+                self.ahead = ahead.map(|ahead| (redis, ahead));
+                Ok(Turn::Recorded)
+            }
+            Ended::All(ended) if acknowledge(context, &redis, &ended).await? => Ok(Turn::Recorded),
+            Ended::All(_) | Ended::Fenced => Ok(Turn::Again),
+            Ended::Failed(why) => Ok(Turn::Failed(why)),
+        }
+    }
+
+    /// Waits for entries, under the marker that stands before them; `None` while there is no agreement.
+    async fn read(&mut self, stop: &CancellationToken) -> Result<Option<(Redis, Handed)>, RedisError> {
+        let Some((redis, epoch)) = self.link.epoch(stop).await? else { return Ok(None) };
+        if stop.is_cancelled() {
+            return Ok(None);
+        }
+        let read = if self.reads_own {
+            stream::read_pending(&redis, self.name, "0").await
+        } else {
+            stream::wait_for_new(&redis, self.name).await
+        };
+        let read = match read {
+            Err(error @ (RedisError::NoGroup(_) | RedisError::WrongType(_))) => {
+                self.context.fence.redis_failed(&epoch, &error);
+                return Ok(None);
+            }
+            read => read?,
+        };
+        if !read.deleted.is_empty() {
+            report_deleted(self.context, &redis, read.deleted.len()).await?;
+            return Ok(None);
+        }
+        Ok(Some((redis, Handed { epoch, entries: read.entries })))
+    }
+}
+
+/// The next entries, if there are any and claims are accepted.
+async fn read_ahead(redis: &Redis, consumer: &str) -> Result<Option<Handed>, RedisError> {
+    let marker = stream::marker(redis).await?;
+    let Some(epoch) = marker.as_deref().and_then(script::ready_epoch).map(str::to_owned) else {
+        return Ok(None);
     };
-    if !read.deleted.is_empty() {
-        report_deleted(context, &redis, read.deleted.len()).await?;
-        return Ok(Turn::Again);
-    }
-    if read.entries.is_empty() {
-        return Ok(Turn::Empty);
-    }
-    Ok(match record(link, &redis, &epoch, &read.entries).await? {
-        Ended::All => Turn::Recorded,
-        Ended::Fenced => Turn::Again,
-        Ended::Failed(why) => Turn::Failed(why),
-    })
+    let entries = stream::read_new(redis, consumer).await?.entries;
+    Ok((!entries.is_empty()).then_some(Handed { epoch, entries }))
 }

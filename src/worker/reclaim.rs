@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::record::{Ended, record};
+use super::record::{Ended, Handed, acknowledge, record};
 use super::{Context, Link, leave, pause, report_deleted};
 use crate::config;
 use crate::redis::{RedisError, stream};
@@ -54,9 +54,12 @@ async fn round(
             report_deleted(context, &redis, page.deleted.len()).await?;
         }
         if !page.entries.is_empty() {
-            match record(link, &redis, &epoch, &page.entries).await? {
-                Ended::All => recorded += page.entries.len(),
-                Ended::Fenced => return Ok(recorded),
+            let handed = Handed { epoch, entries: page.entries };
+            match record(link, &redis, &handed).await? {
+                Ended::All(ended) if acknowledge(context, &redis, &ended).await? => {
+                    recorded += handed.entries.len();
+                }
+                Ended::All(_) | Ended::Fenced => return Ok(recorded),
                 Ended::Failed(why) => {
                     tracing::warn!(consumer, "recording reclaimed entries has to wait: {why}");
                     return Ok(recorded);

@@ -12,11 +12,25 @@ use crate::redis::script::{self, ready_marker};
 use crate::redis::stream::{self, Entry};
 use crate::redis::{Redis, RedisError, info};
 
+/// Entries of one read, and the epoch of the marker that was read before them: under no other may they be recorded.
+pub struct Handed {
+    pub epoch: String,
+    pub entries: Vec<Entry>,
+}
+
+/// Entries that have ended in Postgres, and how far its WAL was durable then.
+#[derive(Debug)]
+pub struct Unacknowledged {
+    epoch: String,
+    lsn: String,
+    ids: Vec<String>,
+}
+
 /// How a batch ended.
 #[derive(Debug)]
 pub enum Ended {
-    /// Every entry is recorded or dead, and acknowledged.
-    All,
+    /// Every entry is recorded or dead, and may be acknowledged.
+    All(Unacknowledged),
     /// The agreement changed; nothing is to be acknowledged.
     Fenced,
     /// Postgres cannot serve now: the entries stay pending, for as long as it takes.
@@ -36,13 +50,10 @@ struct Readable<'a> {
     event: OrderEvent,
 }
 
-pub async fn record(
-    link: &mut Link<'_>,
-    redis: &Redis,
-    epoch: &str,
-    entries: &[Entry],
-) -> Result<Ended, RedisError> {
+/// Ends a batch in Postgres.
+pub async fn record(link: &mut Link<'_>, redis: &Redis, handed: &Handed) -> Result<Ended, RedisError> {
     let context = link.context;
+    let Handed { epoch, entries } = handed;
     let postgres = match link.postgres(redis, epoch).await {
         Ok(postgres) => postgres,
         Err(error) => return Ok(Ended::Failed(error.to_string())),
@@ -65,13 +76,21 @@ pub async fn record(
             return Ok(Ended::Failed(error.to_string()));
         }
     };
-    let ids: Vec<String> = entries.iter().map(|entry| entry.id.clone()).collect();
-    match script::acknowledge(redis, &ready_marker(epoch), &lsn, &ids).await {
-        Ok(Some(_)) => Ok(Ended::All),
-        Ok(None) => Ok(Ended::Fenced),
+    let ids = entries.iter().map(|entry| entry.id.clone()).collect();
+    Ok(Ended::All(Unacknowledged { epoch: epoch.clone(), lsn, ids }))
+}
+
+/// Acknowledges what has ended; `false` where the agreement has changed.
+pub async fn acknowledge(
+    context: &Context,
+    redis: &Redis,
+    ended: &Unacknowledged,
+) -> Result<bool, RedisError> {
+    match script::acknowledge(redis, &ready_marker(&ended.epoch), &ended.lsn, &ended.ids).await {
+        Ok(acknowledged) => Ok(acknowledged.is_some()),
         Err(error @ (RedisError::WrongType(_) | RedisError::NoScript)) => {
-            context.fence.redis_failed(epoch, &error);
-            Ok(Ended::Fenced)
+            context.fence.redis_failed(&ended.epoch, &error);
+            Ok(false)
         }
         Err(error) => Err(error),
     }
