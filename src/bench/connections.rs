@@ -11,6 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::load::{answer, connect};
+use super::report::number;
 use super::round::Round;
 use super::scenarios::{Bench, CONNECTIONS, COUPON, PLENTY, count};
 use super::stage::{Server, until};
@@ -37,7 +38,7 @@ impl Bench<'_> {
         server.create(COUPON, PLENTY).await?;
         let own = self.sizes(&server).await?;
         server.stop().await?;
-        let open = self.plan.connections;
+        let open = number(count(self.plan.connections as u64));
         for (name, sizes) in [("warp alone", &bare), ("the program", &own)] {
             round.add("connections", format!("{name}, a silent one"), sizes.silent, "bytes");
             round.add("connections", format!("{name}, {open} that have claimed"), sizes.process / MIB, "MiB");

@@ -79,7 +79,7 @@ impl Report {
 }
 
 /// Three digits that say something, thousands apart.
-fn number(value: f64) -> String {
+pub fn number(value: f64) -> String {
     if value.abs() < 100.0 {
         return format!("{value:.2}");
     }
