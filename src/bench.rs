@@ -57,7 +57,7 @@ pub async fn run(
     progress.set_style(ProgressStyle::with_template("{elapsed_precise} {spinner} {msg}")?);
     progress.enable_steady_tick(Duration::from_millis(200));
     progress.set_message("starting the stores");
-    connections::allow_many_files()?;
+    connections::allow_files_for(plan.connections.max(fairness::USERS))?;
     let was_there = options.data_dir.exists();
     let stage = Stage::set(&DataDir::open(Some(&options.data_dir))?).await?;
     let count = usize::try_from(USERS_PER_SECOND * plan.lasts.as_secs())?;

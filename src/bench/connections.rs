@@ -20,6 +20,8 @@ const MIB: f64 = 1024.0 * 1024.0;
 /// Memory has settled when two looks so far apart see the same, but for what any server's housekeeping moves.
 const SETTLING: Duration = Duration::from_millis(300);
 const SETTLED_WITHIN_BYTES: u64 = 64 * 1024;
+/// What a process has open beside its connections, generously.
+const OTHER_FILES: u64 = 256;
 
 /// Memory in bytes.
 struct Sizes {
@@ -51,10 +53,11 @@ impl Bench<'_> {
     async fn sizes(&self, server: &Server) -> anyhow::Result<Sizes> {
         let pid = server.pid()?;
         let open = self.plan.connections;
-        let (memory, files) = (settled(pid).await?, open_files(pid)?);
+        let memory = settled(pid).await?;
         let mut streams = connect(server.address, open).await?;
-        until("the server has accepted every connection", async || {
-            Ok((open_files(pid)? >= files + open).then_some(()))
+        // But for the last few, for which it has time while its memory settles.
+        until("the server has accepted the connections", async || {
+            Ok((open_files(pid)? >= open).then_some(()))
         })
         .await?;
         let silent = count(settled(pid).await?.saturating_sub(memory)) / count(open as u64);
@@ -102,8 +105,16 @@ fn open_files(pid: Pid) -> anyhow::Result<usize> {
 }
 
 /// As many as the system lets us have, here and in the servers that are started from here.
-pub fn allow_many_files() -> anyhow::Result<()> {
+///
+/// # Errors
+/// When that is fewer than so many connections need: better now than minutes later.
+pub fn allow_files_for(connections: usize) -> anyhow::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let needed = connections as u64 + OTHER_FILES;
+    ensure!(
+        hard >= needed,
+        "{connections} connections need {needed} open files, and this system allows {hard}: raise the hard limit (ulimit -Hn)"
+    );
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit of open files")
 }
 
