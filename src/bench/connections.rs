@@ -10,8 +10,8 @@ use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::load::{answer, connect};
-use super::report::number;
+use super::load::{answer, connect_all};
+use super::report::whole;
 use super::round::Round;
 use super::scenarios::{Bench, CONNECTIONS, COUPON, PLENTY, count};
 use super::stage::{Server, until};
@@ -20,6 +20,9 @@ const MIB: f64 = 1024.0 * 1024.0;
 /// Memory has settled when two looks so far apart see the same, but for what any server's housekeeping moves.
 const SETTLING: Duration = Duration::from_millis(300);
 const SETTLED_WITHIN_BYTES: u64 = 64 * 1024;
+/// Connections that wait to be accepted at a time: the system drops those beyond its queue, and they are tried again
+/// only a second later.
+const UNACCEPTED: usize = 500;
 /// What a process has open beside its connections, generously.
 const OTHER_FILES: u64 = 256;
 
@@ -40,7 +43,7 @@ impl Bench<'_> {
         server.create(COUPON, PLENTY).await?;
         let own = self.sizes(&server).await?;
         server.stop().await?;
-        let open = number(count(self.plan.connections as u64));
+        let open = whole(self.plan.connections);
         for (name, sizes) in [("warp alone", &bare), ("the program", &own)] {
             round.add("connections", format!("{name}, a silent one"), sizes.silent, "bytes");
             round.add("connections", format!("{name}, {open} that have claimed"), sizes.process / MIB, "MiB");
@@ -54,12 +57,14 @@ impl Bench<'_> {
         let pid = server.pid()?;
         let open = self.plan.connections;
         let memory = settled(pid).await?;
-        let mut streams = connect(server.address, open).await?;
-        // But for the last few, for which it has time while its memory settles.
-        until("the server has accepted the connections", async || {
-            Ok((open_files(pid)? >= open).then_some(()))
-        })
-        .await?;
+        let mut streams = Vec::with_capacity(open);
+        while streams.len() < open {
+            let more = (open - streams.len()).min(UNACCEPTED);
+            streams.append(&mut connect_all(server.address, more).await?);
+            // But for the last few, for which it has time while its memory settles.
+            let accepted = async || Ok((open_files(pid)? >= streams.len()).then_some(()));
+            until("the server has accepted the connections", accepted).await?;
+        }
         let silent = count(settled(pid).await?.saturating_sub(memory)) / count(open as u64);
         // Few at a time: it is about connections that are open, not about requests that are under way.
         for (chunk, streams) in streams.chunks_mut(CONNECTIONS).enumerate() {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
-use super::report;
+use super::report::whole;
 use super::round::Round;
 use super::scenarios::{Bench, CONNECTIONS, COUPON};
 use race::{Attempt, race};
@@ -70,7 +70,7 @@ impl Bench<'_> {
 
 fn note_lateness(round: &mut Round, connections: usize, attempts: &[Attempt]) {
     let lateness = lateness(attempts);
-    let connections = report::number(number(connections));
+    let connections = whole(connections);
     for (name, share) in [("p99 lateness", 0.99), ("largest lateness", 1.0)] {
         let what = format!("{name}, {connections} connections");
         round.add("fairness", what, quantile(&lateness, share).as_secs_f64() * 1e3, "ms");

@@ -68,7 +68,7 @@ impl Answers {
 
 /// Sends requests until there are no more or the time is over, and waits for every answer.
 pub async fn run(load: Load, requests: Arc<Requests>) -> anyhow::Result<Answers> {
-    let streams = connect(load.address, load.connections).await?;
+    let streams = connect_all(load.address, load.connections).await?;
     let started = Instant::now();
     let mut clients = JoinSet::new();
     for stream in streams {
@@ -87,14 +87,18 @@ pub async fn run(load: Load, requests: Arc<Requests>) -> anyhow::Result<Answers>
 }
 
 /// Connections that say nothing yet.
-pub async fn connect(address: SocketAddr, connections: usize) -> anyhow::Result<Vec<TcpStream>> {
+pub async fn connect_all(address: SocketAddr, connections: usize) -> anyhow::Result<Vec<TcpStream>> {
     let mut streams = Vec::with_capacity(connections);
     for _ in 0..connections {
-        let stream = TcpStream::connect(address).await.context("the server takes no connection")?;
-        stream.set_nodelay(true)?;
-        streams.push(stream);
+        streams.push(connect(address).await?);
     }
     Ok(streams)
+}
+
+pub async fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await.context("the server takes no connection")?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 async fn client(

@@ -79,14 +79,19 @@ impl Report {
 }
 
 /// Three digits that say something, thousands apart.
-pub fn number(value: f64) -> String {
-    if value.abs() < 100.0 {
-        return format!("{value:.2}");
-    }
-    let digits = format!("{value:.0}");
+fn number(value: f64) -> String {
+    if value.abs() < 100.0 { format!("{value:.2}") } else { thousands_apart(&format!("{value:.0}")) }
+}
+
+/// A count in a figure's name.
+pub fn whole(count: usize) -> String {
+    thousands_apart(&count.to_string())
+}
+
+fn thousands_apart(digits: &str) -> String {
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -119,6 +124,7 @@ mod tests {
         for (value, text) in shown {
             assert_eq!(number(value), text);
         }
+        assert_eq!([64, 999, 1_000, 5_000_000].map(whole), ["64", "999", "1,000", "5,000,000"]);
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use super::Rate;
 use super::fill::fill;
-use super::report::number;
+use super::report::whole;
 use super::round::Round;
-use super::scenarios::{Bench, COUPON, PLENTY, RATE, count};
+use super::scenarios::{Bench, COUPON, PLENTY, RATE};
 use super::stage::{SCHEMA, connect, until};
 use crate::postgres::Postgres;
 
@@ -30,7 +30,7 @@ impl Bench<'_> {
         let claims = self.users.claims(0..self.users.count(), |user| &ids[user % ids.len()]);
         let many = self.drive(&server, claims).await?.only(&[202])?.rate(202);
         server.stop().await?;
-        note(round, "coupons", &format!("{} coupons", shown(ids.len())), many, ONE_COUPON);
+        note(round, "coupons", &format!("{} coupons", whole(ids.len())), many, ONE_COUPON);
         Ok(())
     }
 
@@ -70,7 +70,7 @@ impl Bench<'_> {
         let claims = self.users.claims(half..all, |_| COUPON);
         let with = self.drive(&server, claims).await?.only(&[202])?.rate(202);
         server.stop().await?;
-        note(round, "loaded", &format!("{} claims before", shown(loaded)), with, NO_CLAIMS);
+        note(round, "loaded", &format!("{} claims before", whole(loaded)), with, NO_CLAIMS);
         Ok(())
     }
 }
@@ -79,8 +79,4 @@ fn note(round: &mut Round, scenario: &'static str, name: &str, rate: Rate, to: &
     let what = format!("{RATE}, {name}");
     round.rate(scenario, &what, rate);
     round.ratio(scenario, &what, (scenario, to));
-}
-
-fn shown(number_of: usize) -> String {
-    number(count(number_of as u64))
 }

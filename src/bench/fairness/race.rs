@@ -32,8 +32,8 @@ pub async fn race(
 ) -> anyhow::Result<Vec<Attempt>> {
     let start = Arc::new(Barrier::new(requests.len()));
     let mut runners = JoinSet::new();
-    let streams = connect(address, requests.len()).await?;
-    for (connection, (stream, requests)) in streams.into_iter().zip(requests).enumerate() {
+    for (connection, requests) in requests.into_iter().enumerate() {
+        let stream = greet(address).await?;
         let requests = if pipeliner == Some(connection) { vec![requests] } else { one_by_one(requests) };
         runners.spawn(run(stream, connection, requests, start.clone()));
     }
@@ -42,6 +42,15 @@ pub async fn race(
         attempts.extend(runner??);
     }
     Ok(attempts)
+}
+
+/// A connection that the server has accepted: the race is not about whom it accepts first.
+async fn greet(address: SocketAddr) -> anyhow::Result<TcpStream> {
+    let mut stream = connect(address).await?;
+    stream.write_all(GREETING).await?;
+    let status = answer(&mut stream, &mut Vec::new()).await?;
+    ensure!(status == 200, "the server greets with {status}");
+    Ok(stream)
 }
 
 fn one_by_one(requests: Vec<String>) -> Vec<Vec<String>> {
@@ -55,13 +64,8 @@ async fn run(
     requests: Vec<Vec<String>>,
     start: Arc<Barrier>,
 ) -> anyhow::Result<Vec<Attempt>> {
-    let mut received = Vec::with_capacity(4_096);
-    // The race is not about whom the server accepts first.
-    stream.write_all(GREETING).await?;
-    let status = answer(&mut stream, &mut received).await?;
-    ensure!(status == 200, "the server greets with {status}");
+    let (mut received, mut attempts) = (Vec::new(), Vec::new());
     start.wait().await;
-    let mut attempts = Vec::new();
     for together in requests {
         let bytes = together.concat();
         let sent = Instant::now();
