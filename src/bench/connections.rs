@@ -22,7 +22,7 @@ const SETTLING: Duration = Duration::from_millis(300);
 const SETTLED_WITHIN_BYTES: u64 = 64 * 1024;
 /// Connections that wait to be accepted at a time: the system drops those beyond its queue, and they are tried again
 /// only a second later.
-const UNACCEPTED: usize = 500;
+const UNACCEPTED: usize = 100;
 /// What a process has open beside its connections, generously.
 const OTHER_FILES: u64 = 256;
 
