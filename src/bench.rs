@@ -4,13 +4,20 @@
 
 pub mod alternatives;
 mod comparison;
+mod connections;
 mod disk;
+mod fairness;
+mod fill;
 mod load;
+mod memory;
 pub mod noop;
+mod plan;
 mod rate;
 mod redis_cpu;
 mod report;
 mod requests;
+mod round;
+mod scale;
 mod scenarios;
 mod stage;
 
@@ -21,10 +28,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::data_dir::DataDir;
 pub use disk::fdatasync;
+use plan::Plan;
 pub use rate::Rate;
 pub use redis_cpu::redis_cpu;
 pub use report::Report;
 use requests::Users;
+use round::Round;
 use scenarios::Bench;
 use stage::Stage;
 
@@ -42,46 +51,62 @@ pub async fn run(
     options: &Options,
     mint: impl Fn(&str, &str) -> anyhow::Result<String>,
 ) -> anyhow::Result<Report> {
-    let lasts = Duration::from_secs(if options.quick { 3 } else { 10 });
-    let backlog = if options.quick { 50_000 } else { 1_000_000 };
-    let progress = ProgressBar::new(14);
-    progress.set_style(ProgressStyle::with_template("{elapsed_precise} {bar:24} {pos}/{len} {msg}")?);
+    let started = Instant::now();
+    let plan = if options.quick { Plan::quick() } else { Plan::full() };
+    let progress = ProgressBar::new_spinner();
+    progress.set_style(ProgressStyle::with_template("{elapsed_precise} {spinner} {msg}")?);
     progress.enable_steady_tick(Duration::from_millis(200));
     progress.set_message("starting the stores");
+    connections::allow_files_for(plan.connections.max(fairness::USERS))?;
     let was_there = options.data_dir.exists();
     let stage = Stage::set(&DataDir::open(Some(&options.data_dir))?).await?;
-    let count = usize::try_from(USERS_PER_SECOND * lasts.as_secs())?;
+    let count = usize::try_from(USERS_PER_SECOND * plan.lasts.as_secs())?;
     progress.set_message("signing tokens");
     let users = Users::new(count, |user| mint(&stage.jwt_secret, user))?;
 
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let mut report =
-        Report { seckill: env!("CARGO_PKG_VERSION"), cores, quick: options.quick, figures: Vec::new() };
-    let started = Instant::now();
-    let round = comparison::round(options.quick);
-    let data_dir = options.data_dir.as_path();
-    let bench = Bench { stage: &stage, users: &users, data_dir, lasts, round, backlog };
-    let measured = measure(&bench, &mut report, &progress).await;
-    report.add("run", "took", started.elapsed().as_secs_f64(), "s");
+    let bench = Bench { stage: &stage, users: &users, data_dir: &options.data_dir, plan };
+    let measured = measure(&bench, &progress).await;
     progress.finish_and_clear();
     stage.stop().await?;
     if !was_there {
         std::fs::remove_dir_all(&options.data_dir)?;
     }
-    measured.map(|()| report)
+    let mut rounds = measured?;
+    if let Some(last) = rounds.last_mut() {
+        last.add("run", "took", started.elapsed().as_secs_f64(), "s");
+    }
+    Ok(Report {
+        seckill: env!("CARGO_PKG_VERSION"),
+        cores: std::thread::available_parallelism().map_or(0, usize::from),
+        quick: options.quick,
+        figures: report::figures(rounds),
+    })
 }
 
-async fn measure(bench: &Bench<'_>, report: &mut Report, progress: &ProgressBar) -> anyhow::Result<()> {
-    macro_rules! scenarios {
-        ($($name:ident),+) => {
-            $(
-                progress.set_message(stringify!($name));
-                bench.$name(report).await?;
-                progress.inc(1);
-            )+
-        };
+/// Whole rounds, one after the other: a machine that grows slower does so for both sides of a ratio.
+async fn measure(bench: &Bench<'_>, progress: &ProgressBar) -> anyhow::Result<Vec<Round>> {
+    let mut rounds = Vec::new();
+    for number in 1..=bench.plan.rounds {
+        let mut round = Round::default();
+        macro_rules! scenarios {
+            ($($name:ident),+) => {
+                $(
+                    let name = stringify!($name);
+                    progress.set_message(format!("round {number} of {}: {name}", bench.plan.rounds));
+                    let began = Instant::now();
+                    bench.$name(&mut round).await?;
+                    tracing::debug!("{name} took {:?}", began.elapsed());
+                )+
+            };
+        }
+        scenarios!(noop, claim, sold_out, repeat, mixed, fairness, pipelining, end_to_end, window);
+        scenarios!(coupons, connections, memory);
+        if number == 1 {
+            // Their set-up is too long for every round.
+            scenarios!(loaded, drain);
+        }
+        scenarios!(per_request, optimistic_lock, lua_then_lock, row_per_unit, two_phase, bare_insert);
+        rounds.push(round);
     }
-    scenarios!(noop, claim, sold_out, repeat, mixed, end_to_end, window, drain);
-    scenarios!(per_request, optimistic_lock, lua_then_lock, row_per_unit, two_phase, bare_insert);
-    Ok(())
+    Ok(rounds)
 }

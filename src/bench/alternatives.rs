@@ -19,6 +19,7 @@ pub use row_per_unit::row_per_unit;
 pub use two_phase::two_phase;
 
 use super::Rate;
+use crate::config::StoreAddresses;
 
 /// One round of an alternative.
 #[derive(Clone, Copy, Debug)]
@@ -34,4 +35,14 @@ pub struct Figure {
 #[must_use]
 pub fn fastest<'f>(figures: impl IntoIterator<Item = &'f Figure>) -> Option<&'f Figure> {
     figures.into_iter().max_by(|a, b| a.rate.per_second().total_cmp(&b.rate.per_second()))
+}
+
+/// Takes away what the alternatives have left in Postgres: their last round, for whoever wants to look at it.
+///
+/// # Errors
+/// When Postgres does not let us.
+pub async fn clear(stores: &StoreAddresses) -> anyhow::Result<()> {
+    let mut connection = shop::connect(&stores.database_url).await?;
+    shop::drop_schema(&mut connection).await?;
+    two_phase::drop_both(&mut connection).await
 }

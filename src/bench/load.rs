@@ -68,12 +68,7 @@ impl Answers {
 
 /// Sends requests until there are no more or the time is over, and waits for every answer.
 pub async fn run(load: Load, requests: Arc<Requests>) -> anyhow::Result<Answers> {
-    let mut streams = Vec::with_capacity(load.connections);
-    for _ in 0..load.connections {
-        let stream = TcpStream::connect(load.address).await.context("the server takes no connection")?;
-        stream.set_nodelay(true)?;
-        streams.push(stream);
-    }
+    let streams = connect_all(load.address, load.connections).await?;
     let started = Instant::now();
     let mut clients = JoinSet::new();
     for stream in streams {
@@ -89,6 +84,21 @@ pub async fn run(load: Load, requests: Arc<Requests>) -> anyhow::Result<Answers>
         }
     }
     Ok(Answers { latency, elapsed: started.elapsed() })
+}
+
+/// Connections that say nothing yet.
+pub async fn connect_all(address: SocketAddr, connections: usize) -> anyhow::Result<Vec<TcpStream>> {
+    let mut streams = Vec::with_capacity(connections);
+    for _ in 0..connections {
+        streams.push(connect(address).await?);
+    }
+    Ok(streams)
+}
+
+pub async fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await.context("the server takes no connection")?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 async fn client(
@@ -122,8 +132,8 @@ async fn client(
     Ok(latency)
 }
 
-/// Reads one whole answer; its status.
-async fn answer(stream: &mut TcpStream, received: &mut Vec<u8>) -> anyhow::Result<u16> {
+/// Reads one whole answer; its status. What came behind it stays in `received`.
+pub async fn answer(stream: &mut TcpStream, received: &mut Vec<u8>) -> anyhow::Result<u16> {
     loop {
         if let Some((status, length)) = whole_answer(received)? {
             received.drain(..length);

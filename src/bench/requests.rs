@@ -44,17 +44,19 @@ impl Users {
     ) -> Requests {
         let (mut bytes, mut ends) = (Vec::new(), Vec::new());
         for user in users {
-            let (coupon, token, more) = (coupon(user), &self.tokens[user], headers(user));
-            bytes.extend_from_slice(
-                format!(
-                    "POST /v1/coupons/{coupon}/claims HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {token}\r\n{more}\
-                     content-length: 0\r\n\r\n"
-                )
-                .as_bytes(),
-            );
+            bytes.extend_from_slice(self.claim(user, coupon(user), headers(user)).as_bytes());
             ends.push(bytes.len());
         }
         Requests { bytes, ends, next: AtomicUsize::new(0), is_endless: false }
+    }
+
+    /// One claim by itself; `headers` are whole lines.
+    pub fn claim(&self, user: usize, coupon: &str, headers: &str) -> String {
+        let token = &self.tokens[user];
+        format!(
+            "POST /v1/coupons/{coupon}/claims HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {token}\r\n{headers}\
+             content-length: 0\r\n\r\n"
+        )
     }
 }
 

@@ -6,54 +6,49 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
+use super::fill::fill;
 use super::load::{self, Answers, Load};
+use super::plan::Plan;
 use super::redis_cpu::redis_cpu;
-use super::report::Report;
 use super::requests::{Requests, Users};
+use super::round::Round;
 use super::stage::{Server, Stage, until};
-use crate::model::{Claim, CouponId, OrderId};
-use crate::redis::claim::{BatchOutcome, claim_batch};
 use crate::redis::health::calls;
-use crate::redis::stream;
 
 pub const COUPON: &str = "coffee";
-const CONNECTIONS: usize = 64;
+pub const CONNECTIONS: usize = 64;
 pub const PLENTY: u64 = 1_000_000_000;
 /// One request in so many waits until its order is recorded.
 const WAITING_SHARE: usize = 20;
-const DRAIN_BATCH: usize = 256;
 
 pub struct Bench<'a> {
     pub stage: &'a Stage,
     pub users: &'a Users,
     pub data_dir: &'a Path,
-    pub lasts: Duration,
-    /// One of an alternative.
-    pub round: Duration,
-    /// Events of the backlog that workers drain.
-    pub backlog: usize,
+    pub plan: Plan,
 }
 
 impl Bench<'_> {
-    async fn drive(&self, server: &Server, requests: Requests) -> anyhow::Result<Answers> {
-        let load = Load { address: server.address, connections: CONNECTIONS, lasts: self.lasts, pace: None };
+    pub(super) async fn drive(&self, server: &Server, requests: Requests) -> anyhow::Result<Answers> {
+        let load =
+            Load { address: server.address, connections: CONNECTIONS, lasts: self.plan.lasts, pace: None };
         load::run(load, Arc::new(requests)).await
     }
 
-    fn everybody(&self) -> Requests {
+    pub(super) fn everybody(&self) -> Requests {
         self.users.claims(0..self.users.count(), |_| COUPON)
     }
 
-    pub async fn noop(&self, report: &mut Report) -> anyhow::Result<()> {
-        let server = self.stage.start(&["bench-noop"], 0).await?;
+    pub async fn noop(&self, round: &mut Round) -> anyhow::Result<()> {
+        let server = self.stage.start_noop().await?;
         let answers = self.drive(&server, self.everybody().endless()).await?.only(&[202])?;
         server.stop().await?;
-        note(report, "noop", &answers, 202);
+        note(round, "noop", &answers, 202);
         Ok(())
     }
 
     /// Accepted claims, and nobody who records them.
-    pub async fn claim(&self, report: &mut Report) -> anyhow::Result<()> {
+    pub async fn claim(&self, round: &mut Round) -> anyhow::Result<()> {
         let server = self.stage.serve(0).await?;
         server.create(COUPON, PLENTY).await?;
         let (cpu, scripts) =
@@ -62,28 +57,28 @@ impl Bench<'_> {
         let cpu = redis_cpu(&self.stage.redis).await?.saturating_sub(cpu);
         let scripts = calls(&self.stage.redis, "evalsha").await? - scripts;
         server.stop().await?;
-        note(report, "claim", &answers, 202);
-        report.ratio("claim", RATE, ("noop", RATE));
+        note(round, "claim", &answers, 202);
+        round.ratio("claim", RATE, ("noop", RATE));
         let accepted = answers.count(202);
-        report.add("claim", REDIS_CPU, micros(cpu) / count(accepted), "µs");
-        report.add("claim", "claims in one EVALSHA", count(accepted) / count(scripts), "");
+        round.add("claim", REDIS_CPU, micros(cpu) / count(accepted), "µs");
+        round.add("claim", "claims in one EVALSHA", count(accepted) / count(scripts), "");
         Ok(())
     }
 
-    pub async fn sold_out(&self, report: &mut Report) -> anyhow::Result<()> {
+    pub async fn sold_out(&self, round: &mut Round) -> anyhow::Result<()> {
         let server = self.stage.serve(0).await?;
         server.create(COUPON, 1).await?;
         self.drive(&server, self.users.claims([0], |_| COUPON)).await?.only(&[202])?;
         let late = self.users.claims(1..self.users.count(), |_| COUPON).endless();
         let answers = self.drive(&server, late).await?.only(&[409])?;
         server.stop().await?;
-        note(report, "sold-out", &answers, 409);
-        report.ratio("sold-out", RATE, ("noop", RATE));
+        note(round, "sold-out", &answers, 409);
+        round.ratio("sold-out", RATE, ("noop", RATE));
         Ok(())
     }
 
     /// The same thousand holders again and again.
-    pub async fn repeat(&self, report: &mut Report) -> anyhow::Result<()> {
+    pub async fn repeat(&self, round: &mut Round) -> anyhow::Result<()> {
         let server = self.stage.serve(1).await?;
         server.create(COUPON, PLENTY).await?;
         let holders = 0..self.users.count().min(1_000);
@@ -92,13 +87,13 @@ impl Bench<'_> {
         let again = self.users.claims(holders, |_| COUPON).endless();
         let answers = self.drive(&server, again).await?.only(&[200])?;
         server.stop().await?;
-        note(report, "repeat", &answers, 200);
-        report.ratio("repeat", RATE, ("noop", RATE));
+        note(round, "repeat", &answers, 200);
+        round.ratio("repeat", RATE, ("noop", RATE));
         Ok(())
     }
 
     /// Fifty coupons; one claim in twenty comes in time.
-    pub async fn mixed(&self, report: &mut Report) -> anyhow::Result<()> {
+    pub async fn mixed(&self, round: &mut Round) -> anyhow::Result<()> {
         let server = self.stage.serve(1).await?;
         let coupons: Vec<String> = (0..50).map(|number| format!("coupon-{number:02}")).collect();
         for (number, coupon) in coupons.iter().enumerate() {
@@ -116,14 +111,14 @@ impl Bench<'_> {
         server.stop().await?;
         let both =
             super::Rate { operations: answers.count(202) + answers.count(409), elapsed: answers.elapsed };
-        report.rate("mixed", RATE, both);
-        report.ratio("mixed", RATE, ("noop", RATE));
-        report.add("mixed", "p99 of claims in time", answers.quantile_ms(202, 0.99), "ms");
+        round.rate("mixed", RATE, both);
+        round.ratio("mixed", RATE, ("noop", RATE));
+        round.add("mixed", "p99 of claims in time", answers.quantile_ms(202, 0.99), "ms");
         Ok(())
     }
 
     /// Claims until all of them are rows.
-    pub async fn end_to_end(&self, report: &mut Report) -> anyhow::Result<()> {
+    pub async fn end_to_end(&self, round: &mut Round) -> anyhow::Result<()> {
         let server = self.stage.serve(1).await?;
         server.create(COUPON, PLENTY).await?;
         let started = Instant::now();
@@ -133,15 +128,15 @@ impl Bench<'_> {
         let rows = self.stage.count("select count(*) from orders").await?;
         ensure!(u64::try_from(rows)? == answers.count(202), "{rows} rows of {} claims", answers.count(202));
         server.stop().await?;
-        report.rate("end-to-end", RATE, super::Rate { operations: answers.count(202), elapsed });
-        report.rate("end-to-end", "claims while they came", answers.rate(202));
+        round.rate("end-to-end", RATE, super::Rate { operations: answers.count(202), elapsed });
+        round.rate("end-to-end", "claims while they came", answers.rate(202));
         Ok(())
     }
 
     /// At half the end-to-end rate, by a schedule that waits for nobody: how long a claim takes, and how long it
     /// is until a claim's order is recorded, as whoever asks with `Prefer: wait` sees it.
-    pub async fn window(&self, report: &mut Report) -> anyhow::Result<()> {
-        let pace = report.value("end-to-end", RATE).context("the window is measured after end-to-end")? / 2.0;
+    pub async fn window(&self, round: &mut Round) -> anyhow::Result<()> {
+        let pace = round.value("end-to-end", RATE).context("the window is measured after end-to-end")? / 2.0;
         let server = self.stage.serve(1).await?;
         server.create(COUPON, PLENTY).await?;
         let waits = |user: usize| if user.is_multiple_of(WAITING_SHARE) { "prefer: wait=10\r\n" } else { "" };
@@ -149,25 +144,25 @@ impl Bench<'_> {
         let load = Load {
             address: server.address,
             connections: 4 * CONNECTIONS,
-            lasts: self.lasts,
+            lasts: self.plan.lasts,
             pace: Some(pace),
         };
         let answers = load::run(load, Arc::new(requests)).await?.only(&[201, 202])?;
         server.stop().await?;
-        report.add("window", "claims a second, scheduled", pace, "/s");
+        round.add("window", "claims a second, scheduled", pace, "/s");
         for (name, status) in [("claim", 202), ("claim → recorded", 201)] {
             for (quantile, text) in [(0.5, "p50"), (0.99, "p99")] {
-                report.add("window", format!("{name} {text}"), answers.quantile_ms(status, quantile), "ms");
+                round.add("window", format!("{name} {text}"), answers.quantile_ms(status, quantile), "ms");
             }
         }
         Ok(())
     }
 
     /// One worker process on a backlog.
-    pub async fn drain(&self, report: &mut Report) -> anyhow::Result<()> {
+    pub async fn drain(&self, round: &mut Round) -> anyhow::Result<()> {
         let server = self.stage.serve(0).await?;
         server.create(COUPON, PLENTY).await?;
-        self.fill(self.backlog).await?;
+        fill(self.stage, COUPON, 0..self.plan.backlog).await?;
         server.stop().await?;
         let backlog = self.stage.backlog().await?;
         let mut worker = self.stage.work()?;
@@ -177,32 +172,10 @@ impl Bench<'_> {
         });
         let (left, began) = began.await?;
         self.stage.until_recorded().await?;
-        report.rate("drain", RATE, super::Rate { operations: left, elapsed: began.elapsed() });
+        round.rate("drain", RATE, super::Rate { operations: left, elapsed: began.elapsed() });
         worker.kill().await?;
         let rows = self.stage.count("select count(*) from orders").await?;
         ensure!(u64::try_from(rows)? == backlog, "{rows} rows of {backlog} events");
-        Ok(())
-    }
-
-    /// Claims without HTTP before them.
-    async fn fill(&self, claims: usize) -> anyhow::Result<()> {
-        let redis = &self.stage.redis;
-        let marker = stream::marker(redis).await?.context("there is no marker")?;
-        let coupon: CouponId = COUPON.parse()?;
-        for first in (0..claims).step_by(DRAIN_BATCH) {
-            let batch: Vec<Claim> = (first..claims.min(first + DRAIN_BATCH))
-                .map(|user| {
-                    let user = format!("user-{user}").parse()?;
-                    Ok(Claim { coupon: coupon.clone(), user, order: OrderId::mint() })
-                })
-                .collect::<anyhow::Result<_>>()?;
-            let reply = claim_batch(redis, &marker, i64::MAX, &batch, |_| true).await?;
-            ensure!(
-                matches!(reply.outcome, BatchOutcome::Done(_)),
-                "claims are refused: {:?}",
-                reply.outcome
-            );
-        }
         Ok(())
     }
 }
@@ -211,14 +184,14 @@ impl Bench<'_> {
 pub const RATE: &str = "a second";
 pub const REDIS_CPU: &str = "Redis CPU per accepted claim";
 
-fn note(report: &mut Report, scenario: &'static str, answers: &Answers, status: u16) {
-    report.rate(scenario, RATE, answers.rate(status));
-    report.add(scenario, "p50", answers.quantile_ms(status, 0.5), "ms");
-    report.add(scenario, "p99", answers.quantile_ms(status, 0.99), "ms");
+fn note(round: &mut Round, scenario: &'static str, answers: &Answers, status: u16) {
+    round.rate(scenario, RATE, answers.rate(status));
+    round.add(scenario, "p50", answers.quantile_ms(status, 0.5), "ms");
+    round.add(scenario, "p99", answers.quantile_ms(status, 0.99), "ms");
 }
 
 #[expect(clippy::cast_precision_loss, reason = "no run counts that far")]
-fn count(operations: u64) -> f64 {
+pub fn count(operations: u64) -> f64 {
     operations as f64
 }
 

@@ -17,13 +17,15 @@ use crate::data_dir::DataDir;
 use crate::embedded::Embedded;
 use crate::postgres::Postgres;
 use crate::redis::keys::GROUP;
-use crate::redis::{Redis, RedisServer, info, stream};
+use crate::redis::{Redis, RedisServer, health, info, stream};
 
 pub const PREFIX: &str = "seckill";
 pub const SCHEMA: &str = "seckill";
 const ADMIN_TOKEN: &str = "the-bench-is-its-own-admin";
 const POLL: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_mins(2);
+/// A million events are a minute's work for a worker that has the machine for itself.
+const RECORDING_PATIENCE: Duration = Duration::from_mins(10);
 
 pub struct Stage {
     embedded: Embedded,
@@ -54,11 +56,28 @@ impl Stage {
 
     /// Empty stores, and a server on them with so many workers.
     pub async fn serve(&self, workers: usize) -> anyhow::Result<Server> {
-        self.redis.call("FLUSHALL", Vec::new()).await?;
+        self.empty().await?;
+        self.open(workers, &[]).await
+    }
+
+    pub async fn empty(&self) -> anyhow::Result<()> {
+        // Millions of claims take Redis longer to free than a command may take.
+        self.redis.call("FLUSHALL", vec!["ASYNC".into()]).await?;
+        until("Redis has freed its memory", async || {
+            Ok((self.redis_number("lazyfree_pending_objects").await? == 0).then_some(()))
+        })
+        .await?;
         let mut postgres = connect(&self.addresses).await?;
         sqlx::query("drop schema if exists seckill cascade").execute(&mut postgres).await?;
         postgres.close().await?;
-        let server = self.start(&["serve"], workers).await?;
+        Ok(())
+    }
+
+    /// A server on the stores as they are, with settings beside the bench's own.
+    pub async fn open(&self, workers: usize, settings: &[(&str, &str)]) -> anyhow::Result<Server> {
+        let mut command = self.command(&["serve"], workers)?;
+        command.envs(settings.iter().copied());
+        let server = start(command).await?;
         until("the server takes claims", async || {
             let answer = http().get(format!("http://{}/readyz", server.address)).send().await;
             Ok(answer.is_ok_and(|answer| answer.status().is_success()).then_some(()))
@@ -72,22 +91,9 @@ impl Stage {
         self.command(&["worker"], 1)?.stderr(Stdio::null()).spawn().context("a worker does not start")
     }
 
-    pub async fn start(&self, args: &[&str], workers: usize) -> anyhow::Result<Server> {
-        let mut child = self.command(args, workers)?.stderr(Stdio::piped()).spawn()?;
-        let mut lines = BufReader::new(child.stderr.take().context("a piped stderr")?).lines();
-        let address = loop {
-            let line = lines.next_line().await?.context("the server ended at once")?;
-            if let Some(address) = line.strip_prefix("listening on http://") {
-                break address.parse()?;
-            }
-        };
-        // What it says later, people see beside the bench's own lines.
-        tokio::spawn(async move {
-            while let Ok(Some(line)) = lines.next_line().await {
-                tracing::warn!("server: {line}");
-            }
-        });
-        Ok(Server { child, address })
+    /// The server of fixed answers.
+    pub async fn start_noop(&self) -> anyhow::Result<Server> {
+        start(self.command(&["bench-noop"], 0)?).await
     }
 
     fn command(&self, args: &[&str], workers: usize) -> anyhow::Result<Command> {
@@ -120,7 +126,14 @@ impl Stage {
     }
 
     pub async fn until_recorded(&self) -> anyhow::Result<()> {
-        until("everything is recorded", async || Ok((self.backlog().await? == 0).then_some(()))).await
+        let recorded = async || Ok((self.backlog().await? == 0).then_some(()));
+        until_within(RECORDING_PATIENCE, "everything is recorded", recorded).await
+    }
+
+    /// One line of what INFO tells of Redis.
+    pub async fn redis_number(&self, name: &str) -> anyhow::Result<u64> {
+        let info = health::info(&self.redis).await?.context("this Redis does not allow INFO")?;
+        info.number(name).with_context(|| format!("INFO tells no {name}"))
     }
 
     pub async fn count(&self, sql: &'static str) -> anyhow::Result<i64> {
@@ -144,12 +157,34 @@ impl Server {
         Ok(())
     }
 
-    pub async fn stop(mut self) -> anyhow::Result<()> {
+    pub fn pid(&self) -> anyhow::Result<Pid> {
         let pid = self.child.id().context("the server has ended by itself")?;
-        kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
+        Ok(Pid::from_raw(i32::try_from(pid)?))
+    }
+
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        kill(self.pid()?, Signal::SIGTERM)?;
         self.child.wait().await?;
         Ok(())
     }
+}
+
+async fn start(mut command: Command) -> anyhow::Result<Server> {
+    let mut child = command.stderr(Stdio::piped()).spawn()?;
+    let mut lines = BufReader::new(child.stderr.take().context("a piped stderr")?).lines();
+    let address = loop {
+        let line = lines.next_line().await?.context("the server ended at once")?;
+        if let Some(address) = line.strip_prefix("listening on http://") {
+            break address.parse()?;
+        }
+    };
+    // What it says later, people see beside the bench's own lines.
+    tokio::spawn(async move {
+        while let Ok(Some(line)) = lines.next_line().await {
+            tracing::warn!("server: {line}");
+        }
+    });
+    Ok(Server { child, address })
 }
 
 fn http() -> reqwest::Client {
@@ -165,6 +200,14 @@ pub async fn until<T>(
     what: &str,
     condition: impl AsyncFn() -> anyhow::Result<Option<T>>,
 ) -> anyhow::Result<T> {
+    until_within(PATIENCE, what, condition).await
+}
+
+async fn until_within<T>(
+    patience: Duration,
+    what: &str,
+    condition: impl AsyncFn() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
     let patient = async {
         loop {
             if let Some(value) = condition().await? {
@@ -173,5 +216,5 @@ pub async fn until<T>(
             tokio::time::sleep(POLL).await;
         }
     };
-    tokio::time::timeout(PATIENCE, patient).await.with_context(|| format!("waited in vain until {what}"))?
+    tokio::time::timeout(patience, patient).await.with_context(|| format!("waited in vain until {what}"))?
 }

@@ -17,7 +17,7 @@ const TOKEN_LIFETIME: Duration = Duration::from_hours(24);
 
 #[derive(Args)]
 pub struct BenchArgs {
-    /// Three seconds a scenario, one run of each
+    /// One short round instead of three: whether all of it works, rather than how fast
     #[arg(long)]
     quick: bool,
 

@@ -93,6 +93,11 @@ async fn a_row_for_each_unit_is_sold_once_and_bare_inserts_take_their_stock() {
     assert_eq!(inserted.rate.operations % 1_000, 0, "whole batches");
     let missing = "select total - stock - (select count(*) from bench.orders) from bench.coupons";
     assert_eq!(sale.psql_number(missing), 0, "units that are neither left nor sold");
+
+    let left = "select count(*) from pg_namespace where nspname = 'bench'";
+    assert_eq!(sale.psql_number(left), 1);
+    alternatives::clear(&stores).await.unwrap();
+    assert_eq!(sale.psql_number(left), 0, "a schema left behind");
 }
 
 #[tokio::test]
@@ -107,6 +112,11 @@ async fn two_phase_commit_sells_each_unit_once_and_leaves_nothing_in_doubt() {
     assert_sold(&alternatives::two_phase(&stores_of(&sale).await, ROUND).await.unwrap());
     assert_sold_out(&sale, "bench_stock", "bench_orders");
     assert_eq!(sale.psql_number("select count(*) from pg_prepared_xacts"), 0);
+
+    let left = "select count(*) from pg_database where datname like 'bench%'";
+    assert_eq!(sale.psql_number(left), 2);
+    alternatives::clear(&stores_of(&sale).await).await.unwrap();
+    assert_eq!(sale.psql_number(left), 0, "databases left behind");
 }
 
 #[tokio::test]

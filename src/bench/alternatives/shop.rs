@@ -38,7 +38,7 @@ impl Shop {
         let postgres = Postgres::new(database_url, SCHEMA)?;
         let mut keeper = session(&postgres).await?;
         until_others_have_left(&mut keeper).await?;
-        sqlx::raw_sql("drop schema if exists bench cascade").execute(&mut keeper).await?;
+        drop_schema(&mut keeper).await?;
         postgres.prepare().await?;
         let coupon: CouponId = "bench".parse()?;
         sqlx::query("insert into coupons (id, title, total, stock) values ($1, '', $2, $2)")
@@ -81,6 +81,12 @@ impl Shop {
         );
         Ok(())
     }
+}
+
+/// What a shop has made in its database.
+pub async fn drop_schema(connection: &mut PgConnection) -> Result<()> {
+    sqlx::raw_sql("drop schema if exists bench cascade").execute(connection).await?;
+    Ok(())
 }
 
 /// A connection for whoever has no shop yet.

@@ -17,6 +17,7 @@ use crate::config::{StoreAddresses, TOTAL_MAX_UNITS};
 use crate::model::Claim;
 use crate::postgres::PgConnection;
 use databases::Databases;
+pub use databases::drop_both;
 use recovery::recover;
 
 /// Each has two connections and at most two prepared transactions.

@@ -55,8 +55,20 @@ async fn create(connection: &mut PgConnection, url: &str, name: &str) -> Result<
             finish(&mut inside, "rollback prepared", &gid).await?;
         }
     }
-    for sql in [format!("drop database if exists {name} with (force)"), format!("create database {name}")] {
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *connection).await?;
-    }
+    drop_database(connection, name).await?;
+    sqlx::raw_sql(AssertSqlSafe(format!("create database {name}"))).execute(&mut *connection).await?;
     Ok(address)
+}
+
+/// # Errors
+/// When Postgres does not let us, as where a transaction in one of them is in doubt.
+pub async fn drop_both(connection: &mut PgConnection) -> Result<()> {
+    drop_database(connection, STOCK).await?;
+    drop_database(connection, ORDERS).await
+}
+
+async fn drop_database(connection: &mut PgConnection, name: &str) -> Result<()> {
+    let sql = format!("drop database if exists {name} with (force)");
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await?;
+    Ok(())
 }

@@ -1,0 +1,55 @@
+//! Claims without HTTP before them: what a scenario needs to be there before its clock starts.
+
+use std::ops::Range;
+
+use anyhow::{Context, ensure};
+use tokio::task::JoinSet;
+
+use super::stage::{PREFIX, Stage};
+use crate::model::{Claim, CouponId, OrderId};
+use crate::redis::claim::{BatchOutcome, claim_batch};
+use crate::redis::{Redis, RedisServer, stream};
+
+const BATCH_CLAIMS: usize = 256;
+/// Redis takes 16 KiB of a connection between two flushes, which is less than a batch.
+const CONNECTIONS: usize = 4;
+
+/// Lets these users claim a unit each.
+///
+/// # Errors
+/// When a batch is refused.
+pub async fn fill(stage: &Stage, coupon: &str, users: Range<usize>) -> anyhow::Result<()> {
+    let marker = stream::marker(&stage.redis).await?.context("there is no marker")?;
+    let coupon: CouponId = coupon.parse()?;
+    let server = RedisServer::new(&stage.addresses, PREFIX)?;
+    let share = users.len().div_ceil(CONNECTIONS).max(1);
+    let mut connections = JoinSet::new();
+    for first in users.clone().step_by(share) {
+        let (redis, marker, coupon) = (server.connect().await?, marker.clone(), coupon.clone());
+        let share = first..users.end.min(first + share);
+        connections.spawn(async move { claim_all(&redis, &marker, &coupon, share).await });
+    }
+    while let Some(done) = connections.join_next().await {
+        done??;
+    }
+    Ok(())
+}
+
+async fn claim_all(
+    redis: &Redis,
+    marker: &str,
+    coupon: &CouponId,
+    users: Range<usize>,
+) -> anyhow::Result<()> {
+    for first in users.clone().step_by(BATCH_CLAIMS) {
+        let batch: Vec<Claim> = (first..users.end.min(first + BATCH_CLAIMS))
+            .map(|user| {
+                let user = format!("user-{user}").parse()?;
+                Ok(Claim { coupon: coupon.clone(), user, order: OrderId::mint() })
+            })
+            .collect::<anyhow::Result<_>>()?;
+        let reply = claim_batch(redis, marker, i64::MAX, &batch, |_| true).await?;
+        ensure!(matches!(reply.outcome, BatchOutcome::Done(_)), "claims are refused: {:?}", reply.outcome);
+    }
+    Ok(())
+}

@@ -1,0 +1,50 @@
+//! How much of everything is measured: a full run says how far its figures spread, a quick one that all of it works.
+
+use std::time::Duration;
+
+pub struct Plan {
+    /// Every scenario is run so often, but for the two whose set-up takes a minute.
+    pub rounds: usize,
+    /// How long the load of a scenario lasts.
+    pub lasts: Duration,
+    /// How long each number of clients of an alternative buys.
+    pub alternative_lasts: Duration,
+    /// Events of the backlog that a worker drains.
+    pub backlog: usize,
+    /// Coupons on sale at once.
+    pub coupons: usize,
+    /// Claims that a coupon has before it is measured once more.
+    pub loaded_claims: usize,
+    /// Keep-alive connections that are open at once.
+    pub connections: usize,
+    /// Claims whose remains in Redis are measured.
+    pub recorded_claims: usize,
+}
+
+impl Plan {
+    pub const fn full() -> Self {
+        Self {
+            rounds: 3,
+            lasts: Duration::from_secs(5),
+            alternative_lasts: Duration::from_secs(2),
+            backlog: 1_000_000,
+            coupons: 10_000,
+            loaded_claims: 5_000_000,
+            connections: 10_000,
+            recorded_claims: 100_000,
+        }
+    }
+
+    pub const fn quick() -> Self {
+        Self {
+            rounds: 1,
+            lasts: Duration::from_secs(2),
+            alternative_lasts: Duration::from_millis(500),
+            backlog: 50_000,
+            coupons: 1_000,
+            loaded_claims: 200_000,
+            connections: 2_000,
+            recorded_claims: 20_000,
+        }
+    }
+}

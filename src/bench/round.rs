@@ -1,0 +1,38 @@
+//! What one round has measured, in the order in which it was. Ratios are made here, so that both sides of each are
+//! of the same round.
+
+use super::Rate;
+
+#[derive(Default)]
+pub struct Round {
+    pub measurements: Vec<Measurement>,
+}
+
+pub struct Measurement {
+    pub scenario: &'static str,
+    pub what: String,
+    pub value: f64,
+    pub unit: &'static str,
+}
+
+impl Round {
+    pub fn add(&mut self, scenario: &'static str, what: impl Into<String>, value: f64, unit: &'static str) {
+        self.measurements.push(Measurement { scenario, what: what.into(), value, unit });
+    }
+
+    pub fn rate(&mut self, scenario: &'static str, what: impl Into<String>, rate: Rate) {
+        self.add(scenario, what, rate.per_second(), "/s");
+    }
+
+    pub fn value(&self, scenario: &str, what: &str) -> Option<f64> {
+        let measured = self.measurements.iter().find(|m| m.scenario == scenario && m.what == what);
+        measured.map(|measurement| measurement.value)
+    }
+
+    /// How one figure stands to another, where both were measured.
+    pub fn ratio(&mut self, scenario: &'static str, what: &str, to: (&str, &str)) {
+        if let (Some(value), Some(of)) = (self.value(scenario, what), self.value(to.0, to.1)) {
+            self.add(scenario, format!("{what} ÷ {} {}", to.0, to.1), value / of, "");
+        }
+    }
+}
