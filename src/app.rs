@@ -71,7 +71,8 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     let external = args.stores.external_addresses()?;
     check_settings(&args, external.as_ref())?;
     let stop = stop_signal()?;
-    let (listener, address) = bind(args.http.listen, log_format).await?;
+    let (listener, address) = bind(args.http.listen, log_format)?;
+    server::allow_files();
 
     // HTTP first: from here /livez and /readyz answer, whatever the stores do.
     let front = Arc::new(Front::default());
@@ -215,9 +216,8 @@ async fn wait_for_postgres(
     }
 }
 
-async fn bind(address: SocketAddr, log_format: LogFormat) -> anyhow::Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(address)
-        .await
+fn bind(address: SocketAddr, log_format: LogFormat) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = server::listen(address)
         .with_context(|| format!("cannot listen on {address}: choose another with SECKILL_LISTEN"))?;
     let address = listener.local_addr()?;
     // The first line, whatever the log filter: scripts wait for it.

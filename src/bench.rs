@@ -24,6 +24,7 @@ mod stage;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::data_dir::DataDir;
@@ -44,6 +45,48 @@ pub struct Options {
     /// Where the stores live; made, and removed at the end where it was not there before.
     pub data_dir: PathBuf,
     pub quick: bool,
+    /// Of `SCENARIOS`; all where there is none.
+    pub only: Vec<String>,
+}
+
+/// Those whose set-up takes a minute in a full run.
+const ONCE: [&str; 2] = ["loaded", "drain"];
+
+macro_rules! scenarios {
+    ($($name:literal => $scenario:ident),+ $(,)?) => {
+        /// All scenarios, in the order in which they run.
+        pub const SCENARIOS: [&str; [$($name),+].len()] = [$($name),+];
+
+        async fn run_one(bench: &Bench<'_>, name: &str, round: &mut Round) -> anyhow::Result<()> {
+            match name {
+                $($name => Box::pin(bench.$scenario(round)).await,)+
+                _ => bail!("there is no scenario {name}"),
+            }
+        }
+    };
+}
+
+scenarios! {
+    "noop" => noop,
+    "claim" => claim,
+    "sold-out" => sold_out,
+    "repeat" => repeat,
+    "mixed" => mixed,
+    "fairness" => fairness,
+    "pipelining" => pipelining,
+    "end-to-end" => end_to_end,
+    "window" => window,
+    "coupons" => coupons,
+    "connections" => connections,
+    "memory" => memory,
+    "loaded" => loaded,
+    "drain" => drain,
+    "per-request" => per_request,
+    "optimistic-lock" => optimistic_lock,
+    "lua-then-lock" => lua_then_lock,
+    "row-per-unit" => row_per_unit,
+    "two-phase" => two_phase,
+    "bare-insert" => bare_insert,
 }
 
 /// Measures everything; `mint` signs a token for a user with the secret given.
@@ -65,7 +108,7 @@ pub async fn run(
     let users = Users::new(count, |user| mint(&stage.jwt_secret, user))?;
 
     let bench = Bench { stage: &stage, users: &users, data_dir: &options.data_dir, plan };
-    let measured = measure(&bench, &progress).await;
+    let measured = measure(&bench, &options.only, &progress).await;
     progress.finish_and_clear();
     stage.stop().await?;
     if !was_there {
@@ -84,28 +127,21 @@ pub async fn run(
 }
 
 /// Whole rounds, one after the other: a machine that grows slower does so for both sides of a ratio.
-async fn measure(bench: &Bench<'_>, progress: &ProgressBar) -> anyhow::Result<Vec<Round>> {
+async fn measure(bench: &Bench<'_>, only: &[String], progress: &ProgressBar) -> anyhow::Result<Vec<Round>> {
     let mut rounds = Vec::new();
     for number in 1..=bench.plan.rounds {
         let mut round = Round::default();
-        macro_rules! scenarios {
-            ($($name:ident),+) => {
-                $(
-                    let name = stringify!($name);
-                    progress.set_message(format!("round {number} of {}: {name}", bench.plan.rounds));
-                    let began = Instant::now();
-                    bench.$name(&mut round).await?;
-                    tracing::debug!("{name} took {:?}", began.elapsed());
-                )+
-            };
+        for name in SCENARIOS {
+            // The set-up of some is too long for every round.
+            let is_wanted = only.is_empty() || only.iter().any(|one| one == name);
+            if !is_wanted || number > 1 && ONCE.contains(&name) {
+                continue;
+            }
+            progress.set_message(format!("round {number} of {}: {name}", bench.plan.rounds));
+            let began = Instant::now();
+            run_one(bench, name, &mut round).await.with_context(|| format!("scenario {name}"))?;
+            tracing::debug!("{name} took {:?}", began.elapsed());
         }
-        scenarios!(noop, claim, sold_out, repeat, mixed, fairness, pipelining, end_to_end, window);
-        scenarios!(coupons, connections, memory);
-        if number == 1 {
-            // Their set-up is too long for every round.
-            scenarios!(loaded, drain);
-        }
-        scenarios!(per_request, optimistic_lock, lua_then_lock, row_per_unit, two_phase, bare_insert);
         rounds.push(round);
     }
     Ok(rounds)

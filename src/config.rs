@@ -234,6 +234,9 @@ pub const PAGE_DEFAULT_ROWS: i64 = 50;
 pub const PAGE_MAX_ROWS: i64 = 200;
 pub const JWT_SECRET_MIN_BYTES: usize = 32;
 pub const JWT_LEEWAY_SECONDS: u64 = 60;
+/// Tokens whose verification is remembered, and how long one may be for that: together at most 16 MB.
+pub const VERIFIED_TOKENS_MAX: usize = 16_384;
+pub const VERIFIED_TOKEN_MAX_BYTES: usize = 1_024;
 
 // ---- claims ----
 
@@ -267,6 +270,8 @@ pub const SCAN_PAGE: usize = 1_000;
 
 // ---- workers ----
 
+/// From one batch of a worker to the next while there is no backlog: a commit, however small, costs a flush.
+pub const RECORD_INTERVAL: Duration = Duration::from_millis(10);
 /// Order events in one transaction.
 pub const RECORD_BATCH_MAX_EVENTS: usize = 1_000;
 pub const RECLAIM_AFTER_DEFAULT: &str = "5s";
@@ -348,6 +353,10 @@ pub const POSTGRES_POOL_CONNECTIONS: u32 = 8;
 // ---- HTTP ----
 
 pub const HTTP_MAX_CONNECTIONS: usize = 20_000;
+/// Connections that the system keeps until they are accepted.
+pub const HTTP_LISTEN_QUEUE: u32 = 4_096;
+/// Files that are open beside connections of clients, generously.
+pub const OTHER_OPEN_FILES: u64 = 512;
 /// Time for a request's head, and for an idle connection to be reused.
 pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_mins(1);
 pub const HTTP_BODY_TIMEOUT: Duration = Duration::from_secs(5);

@@ -26,7 +26,7 @@ impl Plan {
         Self {
             rounds: 3,
             lasts: Duration::from_secs(5),
-            alternative_lasts: Duration::from_secs(2),
+            alternative_lasts: Duration::from_secs(3),
             backlog: 1_000_000,
             coupons: 10_000,
             loaded_claims: 5_000_000,
@@ -38,7 +38,7 @@ impl Plan {
     pub const fn quick() -> Self {
         Self {
             rounds: 1,
-            lasts: Duration::from_secs(2),
+            lasts: Duration::from_secs(3),
             alternative_lasts: Duration::from_millis(500),
             backlog: 50_000,
             coupons: 1_000,

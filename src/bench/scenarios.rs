@@ -16,7 +16,8 @@ use super::stage::{Server, Stage, until};
 use crate::redis::health::calls;
 
 pub const COUPON: &str = "coffee";
-pub const CONNECTIONS: usize = 64;
+/// Enough that nobody waits for the load: with few, processors sleep and wake for every answer.
+pub const CONNECTIONS: usize = 256;
 pub const PLENTY: u64 = 1_000_000_000;
 /// One request in so many waits until its order is recorded.
 const WAITING_SHARE: usize = 20;
@@ -143,7 +144,7 @@ impl Bench<'_> {
         let requests = self.users.claims_with(0..self.users.count(), |_| COUPON, waits);
         let load = Load {
             address: server.address,
-            connections: 4 * CONNECTIONS,
+            connections: CONNECTIONS,
             lasts: self.plan.lasts,
             pace: Some(pace),
         };

@@ -17,6 +17,10 @@ const TOKEN_LIFETIME: Duration = Duration::from_hours(24);
 
 #[derive(Args)]
 pub struct BenchArgs {
+    /// Only these scenarios; a ratio is left out where its other side was not measured
+    #[arg(value_name = "SCENARIO", value_parser = bench::SCENARIOS)]
+    only: Vec<String>,
+
     /// One short round instead of three: whether all of it works, rather than how fast
     #[arg(long)]
     quick: bool,
@@ -32,7 +36,7 @@ pub struct BenchArgs {
 
 pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
     let own = || std::env::temp_dir().join(format!("seckill-bench-{}", std::process::id()));
-    let options = Options { data_dir: args.data_dir.unwrap_or_else(own), quick: args.quick };
+    let options = Options { data_dir: args.data_dir.unwrap_or_else(own), quick: args.quick, only: args.only };
     let settings =
         CredentialSettings { admin_token: None, jwt_secret: None, jwt_audience: None, jwt_issuer: None };
     let mint =

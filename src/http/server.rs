@@ -2,6 +2,8 @@
 //! answer. warp's own server has none of these.
 
 use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +14,8 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +25,32 @@ use crate::config;
 const ACCEPT_RETRY: Duration = Duration::from_millis(20);
 /// What is on its way when the server is told to stop has this long to arrive.
 const LAST_CALL: Duration = Duration::from_millis(20);
+
+/// With room for everybody who connects in the second in which a sale opens: beyond it the system drops
+/// connections, which are tried again a second later.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(config::HTTP_LISTEN_QUEUE)
+}
+
+/// A connection is an open file, and the usual limit is 1,024 of them.
+pub fn allow_files() {
+    let needed = config::HTTP_MAX_CONNECTIONS as u64 + config::OTHER_OPEN_FILES;
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        let files = soft.max(needed.min(hard));
+        setrlimit(Resource::RLIMIT_NOFILE, files, hard).map(|()| files)
+    });
+    match raised {
+        Ok(files) if files >= needed => {}
+        Ok(files) => tracing::warn!(
+            "this system allows {files} open files, and {} connections need {needed}: raise the hard limit (ulimit -Hn)",
+            config::HTTP_MAX_CONNECTIONS
+        ),
+        Err(error) => tracing::warn!("the limit of open files stays as it is: {error}"),
+    }
+}
 
 /// Serves until `stop`, then answers what is under way, at most for `SHUTDOWN_GRACE`.
 pub async fn serve(listener: TcpListener, front: Arc<Front>, stop: CancellationToken) {
@@ -81,16 +110,17 @@ async fn connection<S>(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!("TCP_NODELAY: {error}");
     }
-    // Buffers only for connections that speak.
+    // Buffers only for connections that speak: a new socket counts as readable until somebody has tried.
+    let mut byte = [0];
     tokio::select! {
-        readable = tokio::time::timeout(config::HTTP_HEADER_TIMEOUT, stream.readable()) => {
-            if !matches!(readable, Ok(Ok(()))) {
+        peeked = tokio::time::timeout(config::HTTP_HEADER_TIMEOUT, stream.peek(&mut byte)) => {
+            if !matches!(peeked, Ok(Ok(1))) {
                 return;
             }
         }
         () = stop.cancelled() => {
             // A request may have arrived that nobody has looked at.
-            if !matches!(tokio::time::timeout(LAST_CALL, stream.readable()).await, Ok(Ok(()))) {
+            if !matches!(tokio::time::timeout(LAST_CALL, stream.peek(&mut byte)).await, Ok(Ok(1))) {
                 return;
             }
         }

@@ -5,6 +5,7 @@
 //! before it is acknowledged and the one after it is read.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
@@ -15,8 +16,15 @@ use crate::redis::{Redis, RedisError, script, stream};
 
 pub async fn run(context: Arc<Context>, name: String, stop: CancellationToken) {
     let link = Link::new(&context);
-    let mut consumer =
-        Consumer { context: &context, name: &name, link, reads_own: true, ahead: None, unacknowledged: None };
+    let mut consumer = Consumer {
+        context: &context,
+        name: &name,
+        link,
+        reads_own: true,
+        began: None,
+        ahead: None,
+        unacknowledged: None,
+    };
     let mut delays = backoff();
     while !stop.is_cancelled() || consumer.ahead.is_some() {
         let turn = consumer.turn(&stop).await;
@@ -56,6 +64,8 @@ struct Consumer<'a> {
     link: Link<'a>,
     /// Its own pending entries come first, until there are none.
     reads_own: bool,
+    /// When the last batch was read.
+    began: Option<Instant>,
     /// What was read while the batch before was recorded, and the connection that read it.
     ahead: Option<(Redis, Handed)>,
     /// What is acknowledged while the batch after is recorded.
@@ -81,6 +91,7 @@ impl Consumer<'_> {
         if handed.entries.is_empty() {
             return Ok(Turn::Empty);
         }
+        self.began = Some(Instant::now());
         let is_full = handed.entries.len() == config::RECORD_BATCH_MAX_EVENTS;
         let reads_ahead = is_full && !self.reads_own && !stop.is_cancelled();
         let (context, name, before) = (self.context, self.name, self.unacknowledged.take());
@@ -107,6 +118,10 @@ impl Consumer<'_> {
 
     /// Waits for entries, under the marker that stands before them; `None` while there is no agreement.
     async fn read(&mut self, stop: &CancellationToken) -> Result<Option<(Redis, Handed)>, RedisError> {
+        if let Some(began) = self.began {
+            // Under load a commit is shared by whatever comes meanwhile; the first event after a pause waits for nobody.
+            tokio::time::sleep_until((began + config::RECORD_INTERVAL).into()).await;
+        }
         let Some((redis, epoch)) = self.link.epoch(stop).await? else { return Ok(None) };
         if stop.is_cancelled() {
             return Ok(None);
