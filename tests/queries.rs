@@ -354,6 +354,34 @@ async fn an_event_twice_in_one_batch_is_one_order_and_one_unit() {
 }
 
 #[tokio::test]
+async fn events_taken_for_new_are_recorded_like_any_others_where_they_are_not() {
+    let database = Database::new("taken_for_new").await;
+    let coffee = database.create("coffee", 3).await;
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|user| event(&coffee, user));
+    let rival = event(&coffee, "alice");
+    let mut connection = database.connection().await;
+    let mut done =
+        async |events: &[&OrderEvent]| match orders::record_new(&mut connection, EPOCH, events).await {
+            Ok(Recorded::Done { orders, conflicting }) => {
+                (orders.into_iter().map(|order| order.id).collect::<Vec<_>>(), conflicting)
+            }
+            other => panic!("{other:?}"),
+        };
+    assert_eq!(done(&[&alice]).await, (vec![alice.order], vec![]));
+    assert_eq!(done(&[&alice, &bob]).await, (vec![bob.order], vec![]), "one of them again");
+    assert_eq!(done(&[&alice, &bob]).await, (vec![], vec![]), "both again");
+    assert_eq!(done(&[&rival, &carol]).await, (vec![carol.order], vec![rival.order]));
+    assert_eq!((database.orders().await, database.stock(&coffee).await), (3, 0));
+
+    let late = event(&coffee, "dave");
+    for (epoch, expected) in [("2-beef", "Fenced"), (EPOCH, "StockShort")] {
+        let refused = orders::record_new(&mut connection, epoch, &[&late]).await.unwrap();
+        assert!(format!("{refused:?}").starts_with(expected), "{refused:?}");
+    }
+    assert_eq!(database.orders().await, 3);
+}
+
+#[tokio::test]
 async fn a_users_second_order_is_named_as_conflicting_and_the_rest_is_recorded() {
     let database = Database::new("conflicting").await;
     let coffee = database.create("coffee", 5).await;

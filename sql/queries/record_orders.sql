@@ -19,9 +19,9 @@ inserted as (
     cross join fence_up
     order by e.id -- one order of row locks for all workers, or they deadlock
     on conflict do nothing
-    returning id, coupon_id, user_id, status, claimed_at, recorded_at
+    returning id, status, recorded_at
 )
 select not exists (select 1 from fence_up) as fenced,
-       i.id, i.coupon_id, i.user_id, i.status, i.claimed_at, i.recorded_at
+       i.id, i.status, i.recorded_at
 from (select) as always
 left join inserted i on true

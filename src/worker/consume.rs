@@ -142,7 +142,7 @@ impl Consumer<'_> {
             report_deleted(self.context, &redis, read.deleted.len()).await?;
             return Ok(None);
         }
-        Ok(Some((redis, Handed { epoch, entries: read.entries })))
+        Ok(Some((redis, Handed { epoch, entries: read.entries, are_new: !self.reads_own })))
     }
 }
 
@@ -153,5 +153,5 @@ async fn read_ahead(redis: &Redis, consumer: &str) -> Result<Option<Handed>, Red
         return Ok(None);
     };
     let entries = stream::read_new(redis, consumer).await?.entries;
-    Ok((!entries.is_empty()).then_some(Handed { epoch, entries }))
+    Ok((!entries.is_empty()).then_some(Handed { epoch, entries, are_new: true }))
 }

@@ -54,7 +54,7 @@ async fn round(
             report_deleted(context, &redis, page.deleted.len()).await?;
         }
         if !page.entries.is_empty() {
-            let handed = Handed { epoch, entries: page.entries };
+            let handed = Handed { epoch, entries: page.entries, are_new: false };
             match record(link, &redis, &handed).await? {
                 Ended::All(ended) if acknowledge(context, &redis, &ended).await? => {
                     recorded += handed.entries.len();

@@ -16,6 +16,8 @@ use crate::redis::{Redis, RedisError, info};
 pub struct Handed {
     pub epoch: String,
     pub entries: Vec<Entry>,
+    /// They were never delivered before, and are not expected to be recorded already.
+    pub are_new: bool,
 }
 
 /// Entries that have ended in Postgres, and how far its WAL was durable then.
@@ -53,12 +55,12 @@ struct Readable<'a> {
 /// Ends a batch in Postgres.
 pub async fn record(link: &mut Link<'_>, redis: &Redis, handed: &Handed) -> Result<Ended, RedisError> {
     let context = link.context;
-    let Handed { epoch, entries } = handed;
+    let Handed { epoch, entries, are_new } = handed;
     let postgres = match link.postgres(redis, epoch).await {
         Ok(postgres) => postgres,
         Err(error) => return Ok(Ended::Failed(error.to_string())),
     };
-    let mut batch = Batch { context, redis, postgres: &mut *postgres, epoch };
+    let mut batch = Batch { context, redis, postgres: &mut *postgres, epoch, are_new: *are_new };
     let ended = tokio::time::timeout(config::RECORD_TIMEOUT, batch.end(entries)).await;
     match ended.unwrap_or_else(|_| Err(Halt::Failed("the batch took too long".into()))) {
         Ok(()) => {}
@@ -101,6 +103,7 @@ struct Batch<'a> {
     redis: &'a Redis,
     postgres: &'a mut PgConnection,
     epoch: &'a str,
+    are_new: bool,
 }
 
 impl Batch<'_> {
@@ -137,7 +140,12 @@ impl Batch<'_> {
     /// Records a part in one transaction; answers why Postgres refuses it, if one event is at fault.
     async fn record_part(&mut self, part: &[Readable<'_>]) -> Result<Option<String>, Halt> {
         let events: Vec<&OrderEvent> = part.iter().map(|readable| &readable.event).collect();
-        match orders::record(self.postgres, self.epoch, &events).await {
+        let recorded = if self.are_new {
+            orders::record_new(self.postgres, self.epoch, &events).await
+        } else {
+            orders::record(self.postgres, self.epoch, &events).await
+        };
+        match recorded {
             Ok(Recorded::Done { orders, conflicting }) => {
                 self.announce(&orders);
                 self.reject_conflicting(part, &conflicting).await?;
