@@ -76,6 +76,7 @@ scenarios! {
     "pipelining" => pipelining,
     "end-to-end" => end_to_end,
     "window" => window,
+    "sustained" => sustained,
     "coupons" => coupons,
     "connections" => connections,
     "memory" => memory,

@@ -163,4 +163,34 @@ mod tests {
         let full = report(vec![round([3.0]), round([200.0]), round([1.0])]).table();
         assert!(full.contains("1.00 – 200"), "{full}");
     }
+
+    /// A report read back; the process ends before its leaked names matter.
+    fn read(json: &str) -> Report {
+        let json: serde_json::Value = serde_json::from_str(json).unwrap();
+        let text = |value: &serde_json::Value| -> &'static str { value.as_str().unwrap().to_owned().leak() };
+        let figure = |figure: &serde_json::Value| {
+            let number = |name: &str| figure[name].as_f64().unwrap();
+            Figure {
+                scenario: text(&figure["scenario"]),
+                what: text(&figure["what"]).to_owned(),
+                value: number("value"),
+                low: number("low"),
+                high: number("high"),
+                rounds: usize::try_from(figure["rounds"].as_u64().unwrap()).unwrap(),
+                unit: text(&figure["unit"]),
+            }
+        };
+        let figures = json["figures"].as_array().unwrap().iter().map(figure).collect();
+        Report { seckill: text(&json["seckill"]), cores: 0, quick: json["quick"].as_bool().unwrap(), figures }
+    }
+
+    #[test]
+    fn the_page_shows_the_run_whose_json_lies_beside_it() {
+        let report = read(include_str!("../../docs/benchmarks.json"));
+        assert!(!report.quick && report.figures.len() >= 80, "{} figures", report.figures.len());
+        let page = include_str!("../../docs/BENCHMARKS.md");
+        for line in report.table().lines() {
+            assert!(page.contains(line.trim_end()), "docs/BENCHMARKS.md does not show {line:?}");
+        }
+    }
 }

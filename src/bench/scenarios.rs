@@ -19,6 +19,9 @@ pub const COUPON: &str = "coffee";
 /// Enough that nobody waits for the load: with few, processors sleep and wake for every answer.
 pub const CONNECTIONS: usize = 256;
 pub const PLENTY: u64 = 1_000_000_000;
+/// Of the end-to-end rate.
+const SUSTAINED_SHARE: f64 = 0.8;
+const BACKLOG_LOOKS: Duration = Duration::from_millis(50);
 /// One request in so many waits until its order is recorded.
 const WAITING_SHARE: usize = 20;
 
@@ -156,6 +159,33 @@ impl Bench<'_> {
                 round.add("window", format!("{name} {text}"), answers.quantile_ms(status, quantile), "ms");
             }
         }
+        Ok(())
+    }
+
+    /// At four fifths of the end-to-end rate: whether the workers keep up.
+    pub async fn sustained(&self, round: &mut Round) -> anyhow::Result<()> {
+        let most = round.value("end-to-end", RATE).context("sustained is measured after end-to-end")?;
+        let pace = most * SUSTAINED_SHARE;
+        let server = self.stage.serve(1).await?;
+        server.create(COUPON, PLENTY).await?;
+        let load = Load {
+            address: server.address,
+            connections: CONNECTIONS,
+            lasts: self.plan.lasts,
+            pace: Some(pace),
+        };
+        let mut answers = std::pin::pin!(load::run(load, Arc::new(self.everybody())));
+        let mut backlog = 0;
+        let answers = loop {
+            tokio::select! {
+                answers = &mut answers => break answers?.only(&[202])?,
+                () = tokio::time::sleep(BACKLOG_LOOKS) => backlog = backlog.max(self.stage.backlog().await?),
+            }
+        };
+        server.stop().await?;
+        round.add("sustained", "claims a second, scheduled", pace, "/s");
+        round.add("sustained", "claim p99", answers.quantile_ms(202, 0.99), "ms");
+        round.add("sustained", "largest backlog, in seconds of claims", count(backlog) / pace, "s");
         Ok(())
     }
 

@@ -2,8 +2,10 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
 
+use super::request::json;
 use crate::config;
 use crate::fence::publish::PublishError;
 use crate::gate::Unavailable;
@@ -79,6 +81,19 @@ pub struct Problem {
     allow: Option<&'static str>,
 }
 
+/// As it is sent.
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    code: &'static str,
+    request_id: &'a str,
+    #[serde(flatten)]
+    members: &'a Map<String, Value>,
+}
+
 impl Problem {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self { code, detail: detail.into(), members: Map::new(), allow: None }
@@ -110,22 +125,20 @@ impl Problem {
 
     pub fn render(self, request_id: &str) -> Response<Bytes> {
         let (status, word, title) = self.code.parts();
-        let mut body = json!({
-            "type": format!("urn:seckill:problem:{word}"),
-            "title": title,
-            "status": status.as_u16(),
-            "detail": self.detail,
-            "code": word,
-            "request_id": request_id,
-        });
-        if let Some(object) = body.as_object_mut() {
-            object.extend(self.members);
-        }
-        let mut response = Response::new(Bytes::from(body.to_string()));
-        *response.status_mut() = status;
+        let mut response = json(
+            status,
+            &Body {
+                r#type: format!("urn:seckill:problem:{word}"),
+                title,
+                status: status.as_u16(),
+                detail: &self.detail,
+                code: word,
+                request_id,
+                members: &self.members,
+            },
+        );
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         match self.code {
             Code::Unauthorized => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
