@@ -2,6 +2,7 @@
 //! every error; one file for each kind of resource. No handler asks Redis about stock but through the gate.
 
 mod admin;
+mod answer;
 mod auth;
 mod claims;
 mod coupons;

@@ -10,10 +10,11 @@ use serde_json::json as value;
 use time::OffsetDateTime;
 
 use super::Api;
+use super::answer::{List, json};
 use super::claims::{coupon_id, unknown_coupon};
 use super::coupons::CouponView;
 use super::problem::{Code, Problem};
-use super::request::{List, Page, Request, json};
+use super::request::{Page, Request};
 use crate::config;
 use crate::fence::publish::publish;
 use crate::model::{CouponId, Definition};

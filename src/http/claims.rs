@@ -8,9 +8,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use super::answer::{List, json};
 use super::auth::Caller;
 use super::problem::{Code, Problem};
-use super::request::{List, Request, json};
+use super::request::Request;
 use super::{Api, repeats, snapshots};
 use crate::config;
 use crate::model::{Claim, ClaimOutcome, CouponId, InvalidId, Order, OrderId, OrderStatus, UserId};

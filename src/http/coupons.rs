@@ -8,9 +8,10 @@ use futures_util::future::try_join_all;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
+use super::answer::{List, json};
 use super::claims::{coupon_id, unknown_coupon};
 use super::problem::Problem;
-use super::request::{List, Page, Request, json};
+use super::request::{Page, Request};
 use super::{Api, snapshots};
 use crate::config;
 use crate::model::{CouponId, CouponSnapshot, CouponState};

@@ -10,9 +10,10 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::answer::{List, json};
 use super::claims::{OrderView, make_claim};
 use super::problem::{Code, Problem};
-use super::request::{List, Page, Request, json};
+use super::request::{Page, Request};
 use super::{Api, repeats};
 use crate::config;
 use crate::model::{CouponId, OrderId, UserId};

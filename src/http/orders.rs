@@ -10,9 +10,10 @@ use serde::de::IntoDeserializer;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 
 use super::Api;
+use super::answer::{List, json};
 use super::claims::OrderView;
 use super::problem::Problem;
-use super::request::{List, Page, Request, json};
+use super::request::{Page, Request};
 use crate::model::{OrderId, OrderStatus};
 use crate::postgres::orders::{self, OrderFilter};
 

@@ -5,7 +5,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::request::json;
+use super::answer::json;
 use crate::config;
 use crate::fence::publish::PublishError;
 use crate::gate::Unavailable;

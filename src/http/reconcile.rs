@@ -7,8 +7,9 @@ use http::{Response, StatusCode};
 use serde::Deserialize;
 
 use super::Api;
+use super::answer::json;
 use super::problem::{Code, Problem};
-use super::request::{Request, json};
+use super::request::Request;
 use crate::reconcile::Reconciler;
 
 #[derive(Deserialize)]

@@ -1,13 +1,12 @@
-//! A request as the handlers see it, and the answers they give. Bodies are read with a limit and a
-//! deadline of their own: `Content-Length` may lie and a client may stall.
+//! A request as the handlers see it. Bodies are read with a limit and a deadline of their own: `Content-Length`
+//! may lie and a client may stall.
 
 use std::collections::HashMap;
 use std::pin::Pin;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
-use serde::Serialize;
+use http::{HeaderMap, HeaderValue, Method, header};
 use serde::de::DeserializeOwned;
 
 use super::problem::{Code, Problem};
@@ -157,37 +156,4 @@ impl<T: std::str::FromStr<Err: std::fmt::Display>> Page<T> {
         rows.truncate(limit);
         rows.last().map(|row| key(row).to_string())
     }
-}
-
-#[expect(clippy::option_option, reason = "a whole list has no `next`, a last page has null")]
-#[derive(Serialize)]
-pub struct List<T> {
-    pub items: Vec<T>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub next: Option<Option<String>>,
-}
-
-impl<T: Serialize> List<T> {
-    /// A list that is whole by nature.
-    pub fn whole(items: Vec<T>) -> Self {
-        Self { items, next: None }
-    }
-
-    pub fn page(items: Vec<T>, next: Option<String>) -> Self {
-        Self { items, next: Some(next) }
-    }
-}
-
-/// A JSON answer that nobody may keep.
-pub fn json(status: StatusCode, body: &impl Serialize) -> Response<Bytes> {
-    let body = serde_json::to_vec(body).unwrap_or_else(|error| {
-        tracing::error!("an answer could not be written: {error}");
-        b"null".to_vec()
-    });
-    let mut response = Response::new(Bytes::from(body));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }

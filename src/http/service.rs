@@ -8,8 +8,9 @@ use serde_json::{Value, json as value};
 use time::format_description::well_known::Rfc3339;
 
 use super::Api;
+use super::answer::json;
 use super::problem::Problem;
-use super::request::{Request, json};
+use super::request::Request;
 use crate::fence::Session;
 use crate::postgres::{self, PostgresError, outbox};
 use crate::redis::info;

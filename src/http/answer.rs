@@ -1,0 +1,38 @@
+//! The answers that handlers give: JSON that nobody may keep, and lists.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use serde::Serialize;
+
+#[expect(clippy::option_option, reason = "a whole list has no `next`, a last page has null")]
+#[derive(Serialize)]
+pub struct List<T> {
+    pub items: Vec<T>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<Option<String>>,
+}
+
+impl<T: Serialize> List<T> {
+    /// A list that is whole by nature.
+    pub fn whole(items: Vec<T>) -> Self {
+        Self { items, next: None }
+    }
+
+    pub fn page(items: Vec<T>, next: Option<String>) -> Self {
+        Self { items, next: Some(next) }
+    }
+}
+
+/// A JSON answer that nobody may keep.
+pub fn json(status: StatusCode, body: &impl Serialize) -> Response<Bytes> {
+    let body = serde_json::to_vec(body).unwrap_or_else(|error| {
+        tracing::error!("an answer could not be written: {error}");
+        b"null".to_vec()
+    });
+    let mut response = Response::new(Bytes::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
