@@ -72,13 +72,12 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     check_settings(&args, external.as_ref())?;
     let stop = stop_signal()?;
     let (listener, address) = bind(args.http.listen, log_format)?;
-    server::allow_files();
 
     // HTTP first: from here /livez and /readyz answer, whatever the stores do.
     let front = Arc::new(Front::default());
     front.waits_for("the stores are starting");
     let http_stop = CancellationToken::new();
-    let http = tokio::spawn(server::serve(listener, front.clone(), http_stop.clone()));
+    let http = tokio::spawn(server::serve(listener, front.clone(), server::places(), http_stop.clone()));
 
     let (credentials, stores) = if external.is_some() {
         (required_credentials(&args.credentials)?, None)

@@ -356,7 +356,9 @@ pub const HTTP_MAX_CONNECTIONS: usize = 20_000;
 /// Connections that the system keeps until they are accepted.
 pub const HTTP_LISTEN_QUEUE: u32 = 4_096;
 /// Files that are open beside connections of clients, generously.
-pub const OTHER_OPEN_FILES: u64 = 512;
+pub const OTHER_OPEN_FILES: usize = 512;
+/// Fewer than these are worth a warning.
+pub const HTTP_FEW_CONNECTIONS: usize = 10_000;
 /// Time for a request's head, and for an idle connection to be reused.
 pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_mins(1);
 pub const HTTP_BODY_TIMEOUT: Duration = Duration::from_secs(5);

@@ -35,28 +35,34 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(config::HTTP_LISTEN_QUEUE)
 }
 
-/// A connection is an open file, and the usual limit is 1,024 of them.
-pub fn allow_files() {
-    let needed = config::HTTP_MAX_CONNECTIONS as u64 + config::OTHER_OPEN_FILES;
+/// How many connections may be open at once: each is an open file, of which the usual limit is 1,024. It is raised
+/// as far as the system allows.
+#[must_use]
+pub fn places() -> usize {
+    let wanted = (config::HTTP_MAX_CONNECTIONS + config::OTHER_OPEN_FILES) as u64;
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
-        let files = soft.max(needed.min(hard));
+        let files = soft.max(wanted.min(hard));
         setrlimit(Resource::RLIMIT_NOFILE, files, hard).map(|()| files)
     });
-    match raised {
-        Ok(files) if files >= needed => {}
-        Ok(files) => tracing::warn!(
-            "this system allows {files} open files, and {} connections need {needed}: raise the hard limit (ulimit -Hn)",
-            config::HTTP_MAX_CONNECTIONS
-        ),
-        Err(error) => tracing::warn!("the limit of open files stays as it is: {error}"),
+    let files = raised.unwrap_or_else(|error| {
+        tracing::warn!("the limit of open files is not known: {error}");
+        wanted
+    });
+    let places = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(config::OTHER_OPEN_FILES);
+    let places = places.clamp(1, config::HTTP_MAX_CONNECTIONS);
+    if places < config::HTTP_FEW_CONNECTIONS {
+        tracing::warn!(
+            "{files} open files leave room for {places} connections: raise the hard limit (ulimit -Hn)"
+        );
     }
+    places
 }
 
 /// Serves until `stop`, then answers what is under way, at most for `SHUTDOWN_GRACE`.
-pub async fn serve(listener: TcpListener, front: Arc<Front>, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, front: Arc<Front>, places: usize, stop: CancellationToken) {
     let service = TowerToHyperService::new(warp::service(routes::service(front)));
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(config::HTTP_MAX_CONNECTIONS));
+    let places = Arc::new(Semaphore::new(places));
     {
         let mut accepting = std::pin::pin!(async {
             loop {
