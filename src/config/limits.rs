@@ -1,0 +1,190 @@
+//! Every limit of the program, with its unit in its name.
+
+use std::time::Duration;
+
+// ---- identifiers and fields, as the HTTP documentation states them ----
+
+pub const COUPON_ID_MAX_BYTES: usize = 63;
+pub const USER_ID_MAX_BYTES: usize = 128;
+pub const TITLE_MAX_CHARS: usize = 200;
+pub const TOTAL_MAX_UNITS: i64 = 1_000_000_000;
+pub const RESERVE_MAX_SECONDS: i64 = 2_592_000;
+pub const PER_USER_LIMIT_MAX: i64 = 16;
+pub const IDEMPOTENCY_KEY_MAX_BYTES: usize = 64;
+pub const PAGE_DEFAULT_ROWS: i64 = 50;
+pub const PAGE_MAX_ROWS: i64 = 200;
+pub const JWT_SECRET_MIN_BYTES: usize = 32;
+pub const JWT_LEEWAY_SECONDS: u64 = 60;
+/// Tokens whose verification is remembered, and how long one may be for that: together at most 16 MB.
+pub const VERIFIED_TOKENS_MAX: usize = 16_384;
+pub const VERIFIED_TOKEN_MAX_BYTES: usize = 1_024;
+
+// ---- claims ----
+
+/// Claims in one EVALSHA.
+pub const GATE_BATCH_MAX_CLAIMS: usize = 256;
+/// Claims that wait for a place in a batch; one more is answered 503.
+pub const GATE_QUEUE_MAX_CLAIMS: usize = 16_384;
+/// From the claim's arrival to the moment after which the script refuses it, by Redis's clock.
+pub const CLAIM_DEADLINE: Duration = Duration::from_secs(2);
+/// Largest `Prefer: wait=N`.
+pub const PREFER_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Orders somebody waits for at once; one more is answered without waiting.
+pub const WAITING_ORDERS_MAX: usize = 20_000;
+/// How often Postgres is asked, once for all waiting orders, for what other processes recorded.
+pub const WAITING_ORDERS_POLL: Duration = Duration::from_millis(50);
+/// `Retry-After` of a 503.
+pub const RETRY_AFTER_SECONDS: u64 = 1;
+
+// ---- Redis ----
+
+pub const REDIS_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub const REDIS_COMMAND_TIMEOUT: Duration = Duration::from_millis(2_500);
+/// A blocking read returns empty-handed after this long.
+pub const REDIS_BLOCK: Duration = Duration::from_secs(1);
+/// Fields moved by one rebuild script, so that no script blocks Redis for long.
+pub const REBUILD_CHUNK_FIELDS: usize = 1_000;
+/// Such scripts under way at once.
+pub const REBUILD_CHUNKS_IN_FLIGHT: usize = 8;
+/// `COUNT` of HSCAN, SCAN, XRANGE and XPENDING pages.
+pub const SCAN_PAGE: usize = 1_000;
+
+// ---- workers ----
+
+/// From one batch of a worker to the next while there is no backlog: a commit, however small, costs a flush.
+pub const RECORD_INTERVAL: Duration = Duration::from_millis(10);
+/// Order events in one transaction.
+pub const RECORD_BATCH_MAX_EVENTS: usize = 1_000;
+pub const RECLAIM_AFTER_DEFAULT: &str = "5s";
+pub const MAX_BACKLOG_DEFAULT_EVENTS: u64 = 1_000_000;
+pub const RECLAIM_AFTER_MIN: Duration = Duration::from_millis(100);
+pub const RECLAIM_AFTER_MAX: Duration = Duration::from_hours(1);
+/// First and longest pause after a transient error.
+pub const BACKOFF_MIN: Duration = Duration::from_millis(50);
+pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// After this long a batch's connections are thrown away and it is done again: a server that vanished
+/// without a word would hold it for ever. Above any statement's own time-out.
+pub const RECORD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a worker that is told to stop may go on with its batch; above any statement's own time-out.
+pub const WORKER_STOP_GRACE: Duration = Duration::from_secs(6);
+/// A consumer that holds nothing and was not seen for this long is removed.
+pub const CONSUMER_GONE_AFTER: Duration = Duration::from_mins(1);
+/// Acknowledged entries that stay in the stream for people with redis-cli.
+pub const STREAM_TAIL_ENTRIES: u64 = 1_000;
+pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
+
+// ---- fence ----
+
+pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Pause before the next attempt to join or rebuild.
+pub const FENCE_RETRY: Duration = Duration::from_millis(100);
+/// After this long a rebuild is given up and begun again.
+pub const REBUILD_TIMEOUT: Duration = Duration::from_mins(2);
+/// How long a rebuild waits for open worker transactions; above their own statement time-out.
+pub const REBUILD_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
+// ---- reconcile ----
+
+/// Coupons whose sums one script looks at.
+pub const SUMS_MAX_COUPONS: usize = 200;
+/// Pending entries that one script looks at.
+pub const DELETED_PAGE_ENTRIES: usize = 200;
+/// Pause after each page of claims, so that live claims do not feel the comparison.
+pub const RECONCILE_PACE: Duration = Duration::from_millis(10);
+/// How often sums and the pending list are looked at, and how often everything is compared.
+pub const CHECK_INTERVAL: Duration = Duration::from_mins(1);
+pub const RECONCILE_INTERVAL: Duration = Duration::from_hours(1);
+/// How many of each kind of difference a report names.
+pub const REPORT_MAX_NAMES: usize = 100;
+/// The same for a line of the log.
+pub const LOG_MAX_NAMES: usize = 10;
+
+// ---- doctor ----
+
+/// Time for one question to Postgres.
+pub const DOCTOR_PATIENCE: Duration = Duration::from_secs(6);
+/// Pause before workers are looked for once more.
+pub const DOCTOR_SECOND_LOOK: Duration = Duration::from_secs(1);
+/// A consumer that holds entries and was not seen for this long is gone; above a batch.
+pub const DOCTOR_CONSUMER_IDLE: Duration = Duration::from_secs(10);
+/// Age of the oldest unrecorded event.
+pub const DOCTOR_BACKLOG_YELLOW: Duration = Duration::from_secs(10);
+pub const DOCTOR_BACKLOG_RED: Duration = Duration::from_mins(1);
+/// Age of what is repeated once a second until it is done.
+pub const DOCTOR_OUTBOX_YELLOW_SECONDS: i64 = 10;
+pub const DOCTOR_CLOCK_YELLOW_MS: i64 = 1_000;
+pub const DOCTOR_CLOCK_RED_MS: i64 = 30_000;
+/// `#!lua` headers and XAUTOCLAIM's list of deleted ids.
+pub const REDIS_MIN_MAJOR: u32 = 7;
+pub const REDIS_MEMORY_YELLOW_PERCENT: u64 = 75;
+pub const REDIS_MEMORY_RED_PERCENT: u64 = 90;
+/// The oldest that the schema's functions with a SQL body run on.
+pub const POSTGRES_MIN_MAJOR: i32 = 14;
+pub const POSTGRES_CONNECTIONS_YELLOW_PERCENT: i64 = 80;
+
+// ---- Postgres ----
+
+pub const POSTGRES_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub const POSTGRES_STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+pub const POSTGRES_LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// A stopped worker must not hold the fence's lock for ever.
+pub const POSTGRES_IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(1);
+pub const POSTGRES_POOL_CONNECTIONS: u32 = 8;
+
+// ---- HTTP ----
+
+pub const HTTP_MAX_CONNECTIONS: usize = 20_000;
+/// Connections that the system keeps until they are accepted.
+pub const HTTP_LISTEN_QUEUE: u32 = 4_096;
+/// Files that are open beside connections of clients, generously.
+pub const OTHER_OPEN_FILES: usize = 512;
+/// Fewer than these are worth a warning.
+pub const HTTP_FEW_CONNECTIONS: usize = 10_000;
+/// Time for a request's head, and for an idle connection to be reused.
+pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_mins(1);
+pub const HTTP_BODY_TIMEOUT: Duration = Duration::from_secs(5);
+pub const HTTP_BODY_MAX_BYTES: usize = 16 * 1024;
+/// How much of a dead letter's field the API shows.
+pub const DEAD_FIELD_SHOWN_BYTES: usize = 1_024;
+pub const HTTP_HEAD_MAX_BYTES: usize = 16 * 1024;
+/// How long a stopping server waits for requests that are under way.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(15);
+/// Age at which a coupon's snapshot is read again; with the read itself it stays under 100 ms.
+pub const SNAPSHOT_MAX_AGE: Duration = Duration::from_millis(80);
+/// How long a list waits for Postgres before it shows what was last read.
+pub const CATALOGUE_PATIENCE: Duration = Duration::from_millis(250);
+/// Coupons whose snapshots are kept in memory.
+pub const SNAPSHOT_CACHE_MAX_COUPONS: u64 = 10_000;
+
+// ---- data directory and embedded stores ----
+
+/// Bytes of chance in a generated secret; the file holds them as hex.
+pub const GENERATED_SECRET_BYTES: usize = 32;
+/// How long a start waits for a data directory whose program is just ending.
+pub const DATA_DIR_PATIENCE: Duration = Duration::from_millis(500);
+/// `sun_path` is 108 bytes with its final NUL.
+pub const SOCKET_PATH_MAX_BYTES: usize = 107;
+/// Pause between two looks at a store that starts or stops.
+pub const STORE_POLL: Duration = Duration::from_millis(10);
+/// Time for one readiness question, so that a stopped store does not hang the asker.
+pub const STORE_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a store that takes long to start is mentioned in the log.
+pub const STORE_STARTING_NOTICE: Duration = Duration::from_secs(10);
+/// Time for a clean stop, and then for each harsher signal.
+pub const STORE_STOP_TIMEOUT: Duration = Duration::from_secs(10);
+pub const STORE_KILL_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time for processes whose store was killed to notice it themselves.
+pub const STORE_ORPHANS_TIMEOUT: Duration = Duration::from_millis(200);
+pub const STORE_RESTART_MIN: Duration = Duration::from_millis(100);
+pub const STORE_RESTART_MAX: Duration = Duration::from_secs(2);
+/// A store that ran this long starts its restart delays anew.
+pub const STORE_RAN_WELL_AFTER: Duration = Duration::from_secs(10);
+/// A store's log beyond this is put aside at its start, and emptied while it runs.
+pub const STORE_LOG_MAX_BYTES: u64 = 16 * 1024 * 1024;
+pub const STORE_LOG_CHECK_INTERVAL: Duration = Duration::from_mins(1);
+/// Lines of a store's log that accompany the news of its death.
+pub const STORE_LOG_TAIL_LINES: usize = 6;
+pub const STORE_LOG_TAIL_BYTES: u64 = 4_096;
+/// How long `worker`, `psql` and `redis-cli` wait for stores that are just starting.
+pub const STORE_JOIN_TIMEOUT: Duration = Duration::from_secs(30);
+pub const STORE_JOIN_POLL: Duration = Duration::from_millis(100);
