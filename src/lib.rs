@@ -11,6 +11,7 @@
 pub mod config;
 pub mod metrics;
 pub mod model;
+pub mod open_files;
 
 pub mod postgres;
 pub mod redis;

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use futures_util::future::try_join_all;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -15,6 +14,8 @@ use super::report::whole;
 use super::round::Round;
 use super::scenarios::{Bench, CONNECTIONS, COUPON, PLENTY, count};
 use super::stage::{Server, until};
+use crate::config::OTHER_OPEN_FILES;
+use crate::open_files;
 
 const MIB: f64 = 1024.0 * 1024.0;
 /// Memory has settled when two looks so far apart see the same, but for what any server's housekeeping moves.
@@ -23,9 +24,6 @@ const SETTLED_WITHIN_BYTES: u64 = 64 * 1024;
 /// Connections that wait to be accepted at a time: the system drops those beyond its queue, and they are tried again
 /// only a second later.
 const UNACCEPTED: usize = 100;
-/// What a process has open beside its connections, generously.
-const OTHER_FILES: u64 = 256;
-
 /// Memory in bytes.
 struct Sizes {
     /// Of a connection that has sent nothing.
@@ -109,18 +107,18 @@ fn open_files(pid: Pid) -> anyhow::Result<usize> {
     Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
 }
 
-/// As many as the system lets us have, here and in the servers that are started from here.
+/// Here and in the servers that are started from here.
 ///
 /// # Errors
-/// When that is fewer than so many connections need: better now than minutes later.
+/// When the system allows fewer files than so many connections need: better now than minutes later.
 pub fn allow_files_for(connections: usize) -> anyhow::Result<()> {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let needed = connections as u64 + OTHER_FILES;
+    let needed = (connections + OTHER_OPEN_FILES) as u64;
+    let allowed = open_files::allow(needed).context("cannot raise the limit of open files")?;
     ensure!(
-        hard >= needed,
-        "{connections} connections need {needed} open files, and this system allows {hard}: raise the hard limit (ulimit -Hn)"
+        allowed >= needed,
+        "{connections} connections need {needed} open files, and this system allows {allowed}: raise the hard limit (ulimit -Hn)"
     );
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit of open files")
+    Ok(())
 }
 
 #[cfg(test)]

@@ -14,13 +14,12 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::{Front, routes};
-use crate::config;
+use crate::{config, open_files};
 
 const ACCEPT_RETRY: Duration = Duration::from_millis(20);
 /// What is on its way when the server is told to stop has this long to arrive.
@@ -40,11 +39,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 #[must_use]
 pub fn places() -> usize {
     let wanted = (config::HTTP_MAX_CONNECTIONS + config::OTHER_OPEN_FILES) as u64;
-    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
-        let files = soft.max(wanted.min(hard));
-        setrlimit(Resource::RLIMIT_NOFILE, files, hard).map(|()| files)
-    });
-    let files = raised.unwrap_or_else(|error| {
+    let files = open_files::allow(wanted).unwrap_or_else(|error| {
         tracing::warn!("the limit of open files is not known: {error}");
         wanted
     });
