@@ -1,6 +1,5 @@
 //! Orders: recording events in batches, and reading them back.
 
-use sqlx::error::DatabaseError;
 use sqlx::postgres::PgRow;
 use sqlx::{Connection, FromRow, PgConnection, PgExecutor, PgPool, Row};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -42,10 +41,7 @@ pub async fn record(
     epoch: &str,
     events: &[&OrderEvent],
 ) -> Result<Recorded, PostgresError> {
-    match record_by(RECORD, connection, epoch, events).await? {
-        Attempt::Ended(recorded) => Ok(recorded),
-        Attempt::Conflict(why) => Err(why),
-    }
+    record_by(RECORD, connection, epoch, events).await
 }
 
 /// The same, at less cost where none of the events was recorded before and none has a rival.
@@ -54,16 +50,11 @@ pub async fn record_new(
     epoch: &str,
     events: &[&OrderEvent],
 ) -> Result<Recorded, PostgresError> {
-    match record_by(&RECORD_NEW, connection, epoch, events).await? {
-        Attempt::Ended(recorded) => Ok(recorded),
-        Attempt::Conflict(_) => record(connection, epoch, events).await,
+    match record_by(&RECORD_NEW, connection, epoch, events).await {
+        // Whether it is more than a conflict, the careful statement tells.
+        Err(PostgresError::Row(_)) => record(connection, epoch, events).await,
+        recorded => recorded,
     }
-}
-
-enum Attempt {
-    Ended(Recorded),
-    /// A unique index refused the batch, which wrote nothing.
-    Conflict(PostgresError),
 }
 
 async fn record_by(
@@ -71,16 +62,16 @@ async fn record_by(
     connection: &mut PgConnection,
     epoch: &str,
     events: &[&OrderEvent],
-) -> Result<Attempt, PostgresError> {
+) -> Result<Recorded, PostgresError> {
     let mut transaction = connection.begin().await?;
-    let attempt = record_in(&mut transaction, statement, epoch, events).await?;
-    match attempt {
-        Attempt::Ended(Recorded::Done { .. }) => transaction.commit().await?,
+    let recorded = record_in(&mut transaction, statement, epoch, events).await?;
+    match recorded {
+        Recorded::Done { .. } => transaction.commit().await?,
         // Not left to the transaction's drop, which tells Postgres only with the next statement: until then
         // the fence's lock and the rows' would be held.
         _ => transaction.rollback().await?,
     }
-    Ok(attempt)
+    Ok(recorded)
 }
 
 async fn record_in(
@@ -88,9 +79,9 @@ async fn record_in(
     statement: &'static str,
     epoch: &str,
     events: &[&OrderEvent],
-) -> Result<Attempt, PostgresError> {
+) -> Result<Recorded, PostgresError> {
     fence::lock_shared(transaction).await?;
-    let inserted = sqlx::query(statement)
+    let rows = sqlx::query(statement)
         .bind(PARTITION)
         .bind(epoch)
         .bind(events.iter().map(|e| e.order.0).collect::<Vec<Uuid>>())
@@ -98,25 +89,19 @@ async fn record_in(
         .bind(events.iter().map(|e| e.user.as_str()).collect::<Vec<&str>>())
         .bind(events.iter().map(|e| e.claimed_at()).collect::<Vec<OffsetDateTime>>())
         .fetch_all(&mut *transaction)
-        .await;
-    let rows = match inserted {
-        Err(error) if error.as_database_error().is_some_and(DatabaseError::is_unique_violation) => {
-            return Ok(Attempt::Conflict(error.into()));
-        }
-        inserted => inserted?,
-    };
+        .await?;
     if rows.first().is_none_or(|row| row.try_get("fenced").unwrap_or(true)) {
-        return Ok(Attempt::Ended(Recorded::Fenced));
+        return Ok(Recorded::Fenced);
     }
     let orders = inserted_orders(&rows, events)?;
     let conflicting = match explain_missing(transaction, events, &orders).await? {
-        Missing::UnknownCoupon(coupon) => return Ok(Attempt::Ended(Recorded::UnknownCoupon(coupon))),
+        Missing::UnknownCoupon(coupon) => return Ok(Recorded::UnknownCoupon(coupon)),
         Missing::Conflicting(orders) => orders,
     };
     if let Some(coupon) = take_stock(transaction, &orders).await? {
-        return Ok(Attempt::Ended(Recorded::StockShort(coupon)));
+        return Ok(Recorded::StockShort(coupon));
     }
-    Ok(Attempt::Ended(Recorded::Done { orders, conflicting }))
+    Ok(Recorded::Done { orders, conflicting })
 }
 
 /// What the statement answered about the events that it inserted.
