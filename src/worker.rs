@@ -91,8 +91,7 @@ impl<'a> Link<'a> {
             Some(redis) => redis.clone(),
             None => self.redis.insert(self.context.server.connect_blocking().await?).clone(),
         };
-        let marker = stream::marker(&redis).await?;
-        let epoch = marker.as_deref().and_then(script::ready_epoch).map(str::to_owned);
+        let epoch = stream::ready_epoch(&redis).await?;
         if epoch.is_none() {
             pause(config::FENCE_RETRY, stop).await;
         }

@@ -34,9 +34,11 @@ pub struct Bench<'a> {
 
 impl Bench<'_> {
     pub(super) async fn drive(&self, server: &Server, requests: Requests) -> anyhow::Result<Answers> {
-        let load =
-            Load { address: server.address, connections: CONNECTIONS, lasts: self.plan.lasts, pace: None };
-        load::run(load, Arc::new(requests)).await
+        load::run(self.load(server, None), Arc::new(requests)).await
+    }
+
+    const fn load(&self, server: &Server, pace: Option<f64>) -> Load {
+        Load { address: server.address, connections: CONNECTIONS, lasts: self.plan.lasts, pace }
     }
 
     pub(super) fn everybody(&self) -> Requests {
@@ -145,12 +147,7 @@ impl Bench<'_> {
         server.create(COUPON, PLENTY).await?;
         let waits = |user: usize| if user.is_multiple_of(WAITING_SHARE) { "prefer: wait=10\r\n" } else { "" };
         let requests = self.users.claims_with(0..self.users.count(), |_| COUPON, waits);
-        let load = Load {
-            address: server.address,
-            connections: CONNECTIONS,
-            lasts: self.plan.lasts,
-            pace: Some(pace),
-        };
+        let load = self.load(&server, Some(pace));
         let answers = load::run(load, Arc::new(requests)).await?.only(&[201, 202])?;
         server.stop().await?;
         round.add("window", "claims a second, scheduled", pace, "/s");
@@ -168,12 +165,7 @@ impl Bench<'_> {
         let pace = most * SUSTAINED_SHARE;
         let server = self.stage.serve(1).await?;
         server.create(COUPON, PLENTY).await?;
-        let load = Load {
-            address: server.address,
-            connections: CONNECTIONS,
-            lasts: self.plan.lasts,
-            pace: Some(pace),
-        };
+        let load = self.load(&server, Some(pace));
         let mut answers = std::pin::pin!(load::run(load, Arc::new(self.everybody())));
         let mut backlog = 0;
         let answers = loop {

@@ -165,7 +165,7 @@ async fn decide_and_apply(
         let hash = redis_rebuild::claims_hash(redis, id).await?;
         // What cancels live orders must be the hash that stood beside them: neither a flushed one nor half of one.
         let is_believed =
-            postgres_lost && is_whole(&redis_rebuild::coupon_hash(redis, id).await?, hash.len());
+            postgres_lost && is_whole(&redis_rebuild::coupon_hash(redis, id).await?, hash.held());
         hashes.push((hash, is_believed));
     }
     let mut events: HashMap<CouponId, Vec<(String, OrderEvent)>> = HashMap::new();

@@ -1,12 +1,13 @@
 //! Who asks: a user by an HS256 token whose `sub` is the user, or the admin by the one admin token.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use anyhow::ensure;
 use http::{HeaderMap, header};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use quick_cache::sync::Cache;
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
-use time::OffsetDateTime;
 
 use super::problem::{Code, Problem};
 use crate::config::{self, CredentialSettings};
@@ -84,10 +85,9 @@ impl Auth {
     }
 
     fn is_alive(&self, verified: &Verified) -> bool {
-        let now = OffsetDateTime::now_utc().unix_timestamp();
-        let now = u32::try_from(now).map_or(f64::INFINITY, f64::from);
-        let leeway = u32::try_from(self.validation.leeway).map_or(0.0, f64::from);
-        verified.expires_at >= now - leeway
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::MAX);
+        let leeway = Duration::from_secs(self.validation.leeway);
+        verified.expires_at + leeway.as_secs_f64() >= now.as_secs_f64()
     }
 
     pub fn admin(&self, headers: &HeaderMap) -> Result<(), Problem> {

@@ -52,8 +52,7 @@ impl Body {
         if self.length.is_some_and(|length| length > most as u64) {
             return Err(too_large());
         }
-        // Boxed: most claims have no body, and each would carry room for reading one.
-        let read = Box::pin(async {
+        let read = async {
             let mut body = BytesMut::new();
             while let Some(chunk) = chunks.next().await {
                 let chunk = chunk.map_err(|_| Problem::bad_request("the body broke off"))?;
@@ -63,7 +62,8 @@ impl Body {
                 body.extend_from_slice(&chunk);
             }
             Ok(body.freeze())
-        });
+        };
+        // Boxed: most claims have no body, and each would carry room for reading one.
         Box::pin(tokio::time::timeout(config::HTTP_BODY_TIMEOUT, read))
             .await
             .unwrap_or_else(|_| Err(Problem::new(Code::RequestTimeout, "the body did not arrive in time")))

@@ -65,15 +65,10 @@ pub struct ClaimsHash {
 }
 
 impl ClaimsHash {
-    /// Fields, each of which holds a unit.
+    /// Units that its fields hold.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn held(&self) -> usize {
         self.claims.len() + self.strangers.len()
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     fn take_in(&mut self, page: Vec<(Bytes, Bytes)>) {

@@ -258,12 +258,6 @@ pub fn marker_epoch(marker: &str) -> Option<&str> {
     marker.split_once(':').map(|(_, epoch)| epoch)
 }
 
-/// The epoch of a marker under which claims are accepted.
-#[must_use]
-pub fn ready_epoch(marker: &str) -> Option<&str> {
-    marker.strip_prefix("ready:")
-}
-
 /// The marker under which claims of this epoch are accepted.
 #[must_use]
 pub fn ready_marker(epoch: &str) -> Arc<str> {

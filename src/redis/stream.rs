@@ -36,6 +36,12 @@ pub async fn marker(redis: &Redis) -> Result<Option<String>, RedisError> {
     Ok(text(&redis.call("GET", vec![(&*redis.keys.epoch).into()]).await?))
 }
 
+/// The epoch in which claims are accepted; `None` while they are not.
+pub async fn ready_epoch(redis: &Redis) -> Result<Option<String>, RedisError> {
+    let marker = marker(redis).await?;
+    Ok(marker.as_deref().and_then(|marker| marker.strip_prefix("ready:")).map(str::to_owned))
+}
+
 /// Entries that nobody has read yet.
 pub async fn read_new(redis: &Redis, consumer: &str) -> Result<Entries, RedisError> {
     read(redis, consumer, None, ">").await

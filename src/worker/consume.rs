@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::record::{Ended, Handed, Unacknowledged, acknowledge, record};
 use super::{Context, Link, backoff, leave, pause, report_deleted};
 use crate::config;
-use crate::redis::{Redis, RedisError, script, stream};
+use crate::redis::{Redis, RedisError, stream};
 
 pub async fn run(context: Arc<Context>, name: String, stop: CancellationToken) {
     let link = Link::new(&context);
@@ -148,10 +148,7 @@ impl Consumer<'_> {
 
 /// The next entries, if there are any and claims are accepted.
 async fn read_ahead(redis: &Redis, consumer: &str) -> Result<Option<Handed>, RedisError> {
-    let marker = stream::marker(redis).await?;
-    let Some(epoch) = marker.as_deref().and_then(script::ready_epoch).map(str::to_owned) else {
-        return Ok(None);
-    };
+    let Some(epoch) = stream::ready_epoch(redis).await? else { return Ok(None) };
     let entries = stream::read_new(redis, consumer).await?.entries;
     Ok((!entries.is_empty()).then_some(Handed { epoch, entries, are_new: true }))
 }
