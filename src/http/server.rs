@@ -141,6 +141,9 @@ async fn connection<S>(
             .timer(TokioTimer::new())
             .header_read_timeout(config::HTTP_HEADER_TIMEOUT)
             .max_buf_size(config::HTTP_HEAD_MAX_BYTES)
+            // Else hyper reads while a claim waits, into 8 KiB made anew each time; who hung up is noticed later.
+            .half_close(true)
+            .writev(false)
             .serve_connection(TokioIo::new(stream), with_peer);
         if let Err(error) = watcher.watch(connection).await {
             tracing::debug!("connection of {peer}: {error}");
