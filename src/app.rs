@@ -93,7 +93,7 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
         let Some(core) = Core::start(&args.stores, &addresses, &stop, tell).await? else {
             return Ok(());
         };
-        let gate = Gate::start(core.fence.clone(), core.catalogue.clone(), args.http.max_backlog);
+        let gate = Gate::new(core.fence.clone(), core.catalogue.clone(), args.http.max_backlog);
         let parts =
             (core.recorded.clone(), core.catalogue.clone(), core.fence.clone(), core.postgres.clone());
         let (recorded, catalogue, fence, postgres) = parts;

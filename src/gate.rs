@@ -1,11 +1,13 @@
 //! The gate: claims that wait together travel in one EVALSHA. Whatever waits when the last one is answered goes;
-//! nothing is delayed to fill a batch. It owns the queue's bound, the deadline and the batch; what a
+//! nothing is delayed to fill a batch. It owns the line, the deadline and the batch; what a
 //! claim means is the script's affair, whether claims are accepted at all the fence's.
 
-use std::sync::Arc;
+mod line;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::catalogue::Catalogue;
 use crate::config;
@@ -13,11 +15,11 @@ use crate::fence::{Fence, MARKER_CHANGED, Session};
 use crate::metrics;
 use crate::model::{Claim, ClaimOutcome};
 use crate::redis::claim::{self, BatchOutcome};
+use line::{Joined, Line};
 
-/// A cheap handle; clones share one queue. The task ends when the last one is dropped.
+/// A cheap handle; clones share one queue.
 #[derive(Clone)]
 pub struct Gate {
-    queue: mpsc::Sender<Waiting>,
     shared: Arc<Shared>,
 }
 
@@ -56,13 +58,10 @@ impl Unavailable {
 }
 
 impl Gate {
-    /// Starts the gate's task.
     #[must_use]
-    pub fn start(fence: Fence, catalogue: Catalogue, max_backlog: u64) -> Self {
-        let (queue, waiting) = mpsc::channel(config::GATE_QUEUE_MAX_CLAIMS);
-        let shared = Arc::new(Shared { fence, catalogue, max_backlog });
-        tokio::spawn(run(waiting, shared.clone()));
-        Self { queue, shared }
+    pub fn new(fence: Fence, catalogue: Catalogue, max_backlog: u64) -> Self {
+        let line = Mutex::default();
+        Self { shared: Arc::new(Shared { fence, catalogue, max_backlog, line }) }
     }
 
     /// The session, or why no claims are taken.
@@ -79,10 +78,15 @@ impl Gate {
     pub async fn claim(&self, claim: Claim) -> Result<ClaimOutcome, Unavailable> {
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting { claim, deadline: Instant::now() + config::CLAIM_DEADLINE, answer };
-        self.queue.try_send(waiting).map_err(|_| {
-            metrics::CLAIMS.add(Unavailable::QueueFull.outcome(), 1);
-            Unavailable::QueueFull
-        })?;
+        let joined = self.shared.line().join(waiting);
+        match joined {
+            Joined::Waits => {}
+            Joined::NeedsCarrier => drop(tokio::spawn(carry(self.shared.clone()))),
+            Joined::Full => {
+                metrics::CLAIMS.add(Unavailable::QueueFull.outcome(), 1);
+                return Err(Unavailable::QueueFull);
+            }
+        }
         answered.await.unwrap_or_else(|_| Err(Unavailable::NoAnswer("the program is stopping".into())))
     }
 }
@@ -91,22 +95,23 @@ struct Shared {
     fence: Fence,
     catalogue: Catalogue,
     max_backlog: u64,
+    line: Mutex<Line<Waiting>>,
 }
 
 impl Shared {
     fn backlog_is_full(&self) -> bool {
         self.fence.backlog() > self.max_backlog
     }
+
+    fn line(&self) -> MutexGuard<'_, Line<Waiting>> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// One batch under way at a time: what waits meanwhile makes the next one large, which costs Redis and us less
-/// than several small ones side by side.
-async fn run(mut queue: mpsc::Receiver<Waiting>, shared: Arc<Shared>) {
+/// Takes claims to Redis until it finds too few that wait.
+async fn carry(shared: Arc<Shared>) {
     loop {
-        let mut batch = Vec::new();
-        if queue.recv_many(&mut batch, config::GATE_BATCH_MAX_CLAIMS).await == 0 {
-            return;
-        }
+        let Some(batch) = shared.line().next_batch() else { return };
         // A task of its own: should it ever panic, the gate goes on.
         drop(tokio::spawn(send(batch, shared.clone())).await);
     }

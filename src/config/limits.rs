@@ -23,6 +23,10 @@ pub const VERIFIED_TOKEN_MAX_BYTES: usize = 1_024;
 
 /// Claims in one EVALSHA.
 pub const GATE_BATCH_MAX_CLAIMS: usize = 256;
+/// EVALSHAs of claims under way at once.
+pub const GATE_MAX_CARRIERS: usize = 2;
+/// Fewer claims than this wait for the batch that is under way.
+pub const GATE_SECOND_BATCH_MIN_CLAIMS: usize = 8;
 /// Claims that wait for a place in a batch; one more is answered 503.
 pub const GATE_QUEUE_MAX_CLAIMS: usize = 16_384;
 /// From the claim's arrival to the moment after which the script refuses it, by Redis's clock.
