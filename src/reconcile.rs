@@ -3,19 +3,20 @@
 //! what is found nowhere is lost, not late. It never writes a stock and never adopts an order; what it must
 //! not repair takes the fence down.
 
-use std::collections::{HashMap, HashSet};
+mod pass;
+
 use std::time::SystemTime;
 
 use serde::Serialize;
 
 use crate::config;
-use crate::fence::position::{self, EffectError};
-use crate::fence::release::release;
+use crate::fence::position::EffectError;
 use crate::fence::{Fence, FenceState, MARKER_CHANGED, Session, deleted};
 use crate::metrics;
-use crate::model::{CouponId, OrderEvent, OrderId, UserId};
-use crate::postgres::{Postgres, PostgresError, coupons, orders, outbox};
-use crate::redis::{RedisError, info, script, stream};
+use crate::model::{CouponId, OrderId};
+use crate::postgres::{Postgres, PostgresError, coupons};
+use crate::redis::{RedisError, info, stream};
+use pass::Pass;
 
 /// What a comparison found. Lists name at most `REPORT_MAX_NAMES`; counts are whole.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -82,17 +83,20 @@ impl Reconciler {
         let session = self.fence.session().map_err(|reason| ReconcileError::Fenced(reason.to_string()))?;
         // Before the claims are read: whatever was lost with them is then found.
         let gone = stream::deleted_entries(&session.redis).await?;
-        let mut found = Comparison { deleted_entries: gone.len(), ..Comparison::default() };
+        let found = Comparison { deleted_entries: gone.len(), ..Comparison::default() };
+        let mut pass = Pass::new(self, &session, fix, found);
         let mut after = None;
         loop {
             let page = coupons::page(&self.postgres.pool, after.as_ref(), config::PAGE_MAX_ROWS).await?;
             let Some(last) = page.last().map(|row| row.definition.id.clone()) else { break };
             for row in page.iter().filter(|row| row.published_version > 0) {
-                let mut coupon = Coupon { reconciler: self, session: &session, id: &row.definition.id, fix };
-                coupon.compare(&mut found).await?;
+                pass.coupon(&row.definition.id).await?;
+                tokio::time::sleep(config::RECONCILE_COUPON_PACE).await;
             }
+            pass.look_for_events().await?;
             after = Some(last);
         }
+        let found = pass.found;
         // Another epoch may have begun: what was read in two of them is no difference.
         if stream::marker(&session.redis).await?.as_deref() != Some(&*session.ready) {
             return Err(self.fenced(&session));
@@ -188,176 +192,4 @@ fn log(found: &Comparison) {
         found.fixed,
         found.named,
     );
-}
-
-/// One coupon under comparison.
-struct Coupon<'a> {
-    reconciler: &'a Reconciler,
-    session: &'a Session,
-    id: &'a CouponId,
-    fix: bool,
-}
-
-impl Coupon<'_> {
-    async fn compare(&mut self, found: &mut Comparison) -> Result<(), ReconcileError> {
-        found.coupons += 1;
-        if info::first_wrong_sum(&self.session.redis, std::slice::from_ref(self.id)).await?.is_some() {
-            found.stock_drift += 1;
-            self.name(found, "stock_drift", None);
-            self.fence_off(found, "stock + claims is not its total in Redis");
-            return Ok(());
-        }
-        self.compare_claims(found).await?;
-        self.compare_orders(found).await?;
-        if coupons::stock_drifts(&self.reconciler.postgres.pool, self.id).await? {
-            found.stock_drift += 1;
-            self.name(found, "stock_drift", None);
-            tracing::error!(coupon = %self.id, "coupon {}: Postgres's stock is not total - live orders", self.id);
-        }
-        Ok(())
-    }
-
-    /// Claims without a live order: in flight, lost, or to be returned.
-    async fn compare_claims(&self, found: &mut Comparison) -> Result<(), ReconcileError> {
-        let mut cursor = "0".to_owned();
-        let mut without_row: HashMap<OrderId, UserId> = HashMap::new();
-        loop {
-            let (page, next) = info::scan_claims(&self.session.redis, self.id, &cursor).await?;
-            let mut claims: HashMap<OrderId, UserId> = HashMap::with_capacity(page.len());
-            for (field, value) in page {
-                match info::read_claim(&field, &value) {
-                    Some((user, order)) => drop(claims.insert(order, user)),
-                    None => self.fence_off(found, "the claims hash holds something else than claims"),
-                }
-            }
-            found.claims += claims.len();
-            self.settle(&mut claims, found).await?;
-            without_row.extend(claims);
-            if next == "0" {
-                break;
-            }
-            cursor = next;
-            tokio::time::sleep(config::RECONCILE_PACE).await;
-        }
-        // Once for all pages: a walk is as long as the backlog.
-        if !without_row.is_empty() {
-            self.look_for_events(without_row, found).await?;
-        }
-        Ok(())
-    }
-
-    /// Takes out the claims that have a row, and returns the units of those whose order has ended.
-    async fn settle(
-        &self,
-        claims: &mut HashMap<OrderId, UserId>,
-        found: &mut Comparison,
-    ) -> Result<(), ReconcileError> {
-        let pool = &self.reconciler.postgres.pool;
-        let ids: Vec<OrderId> = claims.keys().copied().collect();
-        let statuses = orders::statuses(pool, &ids).await?;
-        let ended: Vec<OrderId> =
-            statuses.iter().filter(|(_, status)| status.has_ended()).map(|(&order, _)| order).collect();
-        let waiting = outbox::waiting(pool, &ended).await?;
-        let Reconciler { fence, postgres } = self.reconciler;
-        // Once for all of them, as their ends have been read: each lies before this position.
-        if self.fix && ended.len() > waiting.len() {
-            position::note(fence, self.session, postgres).await?;
-        }
-        for (&order, status) in &statuses {
-            let Some(user) = claims.remove(&order) else { continue };
-            if !status.has_ended() {
-                continue;
-            }
-            if waiting.contains(&order) {
-                found.in_flight += 1;
-                continue;
-            }
-            found.missed_releases += 1;
-            self.name(found, "missed_release", Some(order));
-            if self.fix {
-                release(fence, self.session, self.id, user.as_str(), order).await?;
-                found.fixed += 1;
-            }
-        }
-        Ok(())
-    }
-
-    /// Claims without a row: those without an unacknowledged entry either, and still without a row, are lost.
-    async fn look_for_events(
-        &self,
-        mut claims: HashMap<OrderId, UserId>,
-        found: &mut Comparison,
-    ) -> Result<(), ReconcileError> {
-        let before = claims.len();
-        stream::visit_unacknowledged(&self.session.redis, |entry| {
-            if let Ok(event) = OrderEvent::read(&entry.fields) {
-                claims.remove(&event.order);
-            }
-        })
-        .await?;
-        found.in_flight += before - claims.len();
-        self.settle(&mut claims, found).await?;
-        if claims.is_empty() {
-            return Ok(());
-        }
-        let lost: Vec<(UserId, OrderId)> = claims.into_iter().map(|(order, user)| (user, order)).collect();
-        found.lost_events += lost.len();
-        for (_, order) in &lost {
-            self.name(found, "lost_event", Some(*order));
-        }
-        if self.fix {
-            for lost in lost.chunks(config::SCAN_PAGE) {
-                let added = script::readd(&self.session.redis, &self.session.ready, self.id, lost).await?;
-                let Some(added) = added else { return Err(self.reconciler.fenced(self.session)) };
-                found.fixed += usize::try_from(added).unwrap_or(0);
-            }
-        }
-        Ok(())
-    }
-
-    /// Live orders that the claims hash does not hold, also on a second look.
-    async fn compare_orders(&self, found: &mut Comparison) -> Result<(), ReconcileError> {
-        let pool = &self.reconciler.postgres.pool;
-        let page_rows = i64::try_from(config::SCAN_PAGE).unwrap_or(i64::MAX);
-        let mut after = None;
-        loop {
-            let page = orders::live_page(pool, self.id, after.as_ref(), page_rows).await?;
-            let Some(last) = page.last().map(|order| order.user.clone()) else { return Ok(()) };
-            let users: Vec<&UserId> = page.iter().map(|order| &order.user).collect();
-            let held = info::held_by_each(&self.session.redis, self.id, &users).await?;
-            let unheld = page.iter().zip(&held).filter(|(order, held)| **held != Some(order.id));
-            let unheld: Vec<OrderId> = unheld.map(|(order, _)| order.id).collect();
-            // Whoever was released meanwhile is no longer live.
-            let again: HashSet<OrderId> = orders::statuses(pool, &unheld)
-                .await?
-                .into_iter()
-                .filter(|(_, status)| !status.has_ended())
-                .map(|(order, _)| order)
-                .collect();
-            found.missing_claims += again.len();
-            for order in &again {
-                self.name(found, "missing_claim", Some(*order));
-            }
-            if !again.is_empty() {
-                self.fence_off(found, "live orders are missing from its claims");
-                return Ok(());
-            }
-            after = Some(last);
-            tokio::time::sleep(config::RECONCILE_PACE).await;
-        }
-    }
-
-    fn name(&self, found: &mut Comparison, kind: &'static str, order: Option<OrderId>) {
-        if found.named.len() < config::REPORT_MAX_NAMES {
-            found.named.push(Difference { kind, coupon: self.id.clone(), order });
-        }
-    }
-
-    /// What must not be repaired beside live claims.
-    fn fence_off(&self, found: &mut Comparison, what: &str) {
-        if self.fix {
-            found.fenced = true;
-            self.reconciler.fence.lost(&self.session.epoch, &format!("coupon {}: {what}", self.id));
-        }
-    }
 }

@@ -93,7 +93,9 @@ pub const REBUILD_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 pub const SUMS_MAX_COUPONS: usize = 200;
 /// Pending entries that one script looks at.
 pub const DELETED_PAGE_ENTRIES: usize = 200;
-/// Pause after each page of claims, so that live claims do not feel the comparison.
+/// Pause after each coupon, and
+pub const RECONCILE_COUPON_PACE: Duration = Duration::from_millis(2);
+/// after each page of claims, so that live claims do not feel the comparison.
 pub const RECONCILE_PACE: Duration = Duration::from_millis(10);
 /// How often sums and the pending list are looked at, and how often everything is compared.
 pub const CHECK_INTERVAL: Duration = Duration::from_mins(1);

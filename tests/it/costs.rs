@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use reqwest::Method;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
@@ -120,4 +122,26 @@ async fn ten_thousand_events_cost_ten_transactions() {
     // One for each batch, the first look at its own entries, and the empty-handed ones while all was recorded.
     let reads = grew(&before, &after, "xreadgroup");
     assert!((11..100).contains(&reads), "{reads} reads of the stream");
+}
+
+#[tokio::test]
+async fn a_comparison_walks_the_stream_once_for_many_coupons() {
+    let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
+    for number in 0..20 {
+        let coupon = format!("coupon-{number}");
+        sale.create(&coupon, 1).await;
+        assert_eq!(sale.claim(&coupon, "alice").await.status, 202);
+    }
+    // Two of their events are lost, of different coupons.
+    let stream = "seckill:{0}:orders";
+    let newest = sale.redis_cli(&["XREVRANGE", stream, "+", "-", "COUNT", "2"]);
+    let ids: Vec<&str> = newest.lines().filter(|line| line.starts_with('1') && line.len() < 25).collect();
+    assert_eq!(sale.redis_cli(&["XDEL", stream, ids[0], ids[1]]).trim(), "2");
+    let before = calls(&sale);
+    let answer = sale.admin(Method::POST, "/v1/admin/reconcile", Some(json!({"fix": true}))).await;
+    let pages = grew(&before, &calls(&sale), "xrange");
+    let found = ["claims", "in_flight", "lost_events", "fixed"].map(|name| answer.body[name].as_u64());
+    assert_eq!(found, [20, 18, 2, 2].map(Some), "{}", answer.text);
+    assert_eq!(sale.redis_cli(&["XLEN", stream]).trim(), "20");
+    assert!(pages < 10, "{pages} pages of the stream were read");
 }

@@ -1,0 +1,195 @@
+//! One comparison under way, coupon by coupon.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Comparison, Difference, ReconcileError, Reconciler};
+use crate::config;
+use crate::fence::Session;
+use crate::fence::position;
+use crate::fence::release::release;
+use crate::model::{CouponId, OrderEvent, OrderId, UserId};
+use crate::postgres::{coupons, orders, outbox};
+use crate::redis::{info, script, stream};
+
+pub struct Pass<'a> {
+    reconciler: &'a Reconciler,
+    session: &'a Session,
+    fix: bool,
+    pub found: Comparison,
+    /// Claims that had no row when they were read.
+    without_row: HashMap<OrderId, Holder>,
+}
+
+struct Holder {
+    coupon: CouponId,
+    user: UserId,
+}
+
+impl<'a> Pass<'a> {
+    pub fn new(reconciler: &'a Reconciler, session: &'a Session, fix: bool, found: Comparison) -> Self {
+        Self { reconciler, session, fix, found, without_row: HashMap::new() }
+    }
+
+    /// Compares one coupon; of claims without a row only `look_for_events` can tell.
+    pub async fn coupon(&mut self, id: &CouponId) -> Result<(), ReconcileError> {
+        self.found.coupons += 1;
+        if info::first_wrong_sum(&self.session.redis, std::slice::from_ref(id)).await?.is_some() {
+            self.found.stock_drift += 1;
+            self.name("stock_drift", id, None);
+            self.fence_off(id, "stock + claims is not its total in Redis");
+            return Ok(());
+        }
+        self.claims(id).await?;
+        self.orders(id).await?;
+        if coupons::stock_drifts(&self.reconciler.postgres.pool, id).await? {
+            self.found.stock_drift += 1;
+            self.name("stock_drift", id, None);
+            tracing::error!(coupon = %id, "coupon {id}: Postgres's stock is not total - live orders");
+        }
+        Ok(())
+    }
+
+    /// Claims whose order has ended are to be returned; those without any may be in flight or lost.
+    async fn claims(&mut self, id: &CouponId) -> Result<(), ReconcileError> {
+        let mut cursor = "0".to_owned();
+        loop {
+            let (page, next) = info::scan_claims(&self.session.redis, id, &cursor).await?;
+            let mut claims: HashMap<OrderId, Holder> = HashMap::with_capacity(page.len());
+            for (field, value) in page {
+                match info::read_claim(&field, &value) {
+                    Some((user, order)) => drop(claims.insert(order, Holder { coupon: id.clone(), user })),
+                    None => self.fence_off(id, "the claims hash holds something else than claims"),
+                }
+            }
+            self.found.claims += claims.len();
+            self.settle(&mut claims).await?;
+            self.without_row.extend(claims);
+            if next == "0" {
+                return Ok(());
+            }
+            cursor = next;
+            tokio::time::sleep(config::RECONCILE_PACE).await;
+        }
+    }
+
+    /// Takes out the claims that have a row, and returns the units of those whose order has ended.
+    async fn settle(&mut self, claims: &mut HashMap<OrderId, Holder>) -> Result<(), ReconcileError> {
+        let pool = &self.reconciler.postgres.pool;
+        let ids: Vec<OrderId> = claims.keys().copied().collect();
+        let statuses = orders::statuses(pool, &ids).await?;
+        let ended: Vec<OrderId> =
+            statuses.iter().filter(|(_, status)| status.has_ended()).map(|(&order, _)| order).collect();
+        let waiting = outbox::waiting(pool, &ended).await?;
+        let Reconciler { fence, postgres } = self.reconciler;
+        // Once for all of them, as their ends have been read: each lies before this position.
+        if self.fix && ended.len() > waiting.len() {
+            position::note(fence, self.session, postgres).await?;
+        }
+        for (&order, status) in &statuses {
+            let Some(Holder { coupon, user }) = claims.remove(&order) else { continue };
+            if !status.has_ended() {
+                continue;
+            }
+            if waiting.contains(&order) {
+                self.found.in_flight += 1;
+                continue;
+            }
+            self.found.missed_releases += 1;
+            self.name("missed_release", &coupon, Some(order));
+            if self.fix {
+                release(fence, self.session, &coupon, user.as_str(), order).await?;
+                self.found.fixed += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Claims without a row: those without an unacknowledged entry either, and still without a row, are lost.
+    /// For many coupons at once: a walk is as long as the backlog.
+    pub async fn look_for_events(&mut self) -> Result<(), ReconcileError> {
+        let mut claims = std::mem::take(&mut self.without_row);
+        if claims.is_empty() {
+            return Ok(());
+        }
+        let before = claims.len();
+        stream::visit_unacknowledged(&self.session.redis, |entry| {
+            if let Ok(event) = OrderEvent::read(&entry.fields) {
+                claims.remove(&event.order);
+            }
+        })
+        .await?;
+        self.found.in_flight += before - claims.len();
+        self.settle(&mut claims).await?;
+        self.found.lost_events += claims.len();
+        let mut lost: HashMap<CouponId, Vec<(UserId, OrderId)>> = HashMap::new();
+        for (order, Holder { coupon, user }) in claims {
+            self.name("lost_event", &coupon, Some(order));
+            lost.entry(coupon).or_default().push((user, order));
+        }
+        if self.fix {
+            for (coupon, lost) in &lost {
+                self.send_again(coupon, lost).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn send_again(
+        &mut self,
+        coupon: &CouponId,
+        lost: &[(UserId, OrderId)],
+    ) -> Result<(), ReconcileError> {
+        for lost in lost.chunks(config::SCAN_PAGE) {
+            let added = script::readd(&self.session.redis, &self.session.ready, coupon, lost).await?;
+            let Some(added) = added else { return Err(self.reconciler.fenced(self.session)) };
+            self.found.fixed += usize::try_from(added).unwrap_or(0);
+        }
+        Ok(())
+    }
+
+    /// Live orders that the claims hash does not hold, also on a second look.
+    async fn orders(&mut self, id: &CouponId) -> Result<(), ReconcileError> {
+        let pool = &self.reconciler.postgres.pool;
+        let page_rows = i64::try_from(config::SCAN_PAGE).unwrap_or(i64::MAX);
+        let mut after = None;
+        loop {
+            let page = orders::live_page(pool, id, after.as_ref(), page_rows).await?;
+            let Some(last) = page.last().map(|order| order.user.clone()) else { return Ok(()) };
+            let users: Vec<&UserId> = page.iter().map(|order| &order.user).collect();
+            let held = info::held_by_each(&self.session.redis, id, &users).await?;
+            let unheld = page.iter().zip(&held).filter(|(order, held)| **held != Some(order.id));
+            let unheld: Vec<OrderId> = unheld.map(|(order, _)| order.id).collect();
+            // Whoever was released meanwhile is no longer live.
+            let again: HashSet<OrderId> = orders::statuses(pool, &unheld)
+                .await?
+                .into_iter()
+                .filter(|(_, status)| !status.has_ended())
+                .map(|(order, _)| order)
+                .collect();
+            self.found.missing_claims += again.len();
+            for order in &again {
+                self.name("missing_claim", id, Some(*order));
+            }
+            if !again.is_empty() {
+                self.fence_off(id, "live orders are missing from its claims");
+                return Ok(());
+            }
+            after = Some(last);
+            tokio::time::sleep(config::RECONCILE_PACE).await;
+        }
+    }
+
+    fn name(&mut self, kind: &'static str, coupon: &CouponId, order: Option<OrderId>) {
+        if self.found.named.len() < config::REPORT_MAX_NAMES {
+            self.found.named.push(Difference { kind, coupon: coupon.clone(), order });
+        }
+    }
+
+    /// What must not be repaired beside live claims.
+    fn fence_off(&mut self, coupon: &CouponId, what: &str) {
+        if self.fix {
+            self.found.fenced = true;
+            self.reconciler.fence.lost(&self.session.epoch, &format!("coupon {coupon}: {what}"));
+        }
+    }
+}
