@@ -33,7 +33,7 @@ if redis.call('TYPE', KEYS[2]).ok ~= 'stream' then return { 3, now_ms, 0 } end
 
 -- A whole number in its one spelling, or nil: HINCRBY would refuse any other after the first write.
 local function whole(text)
-  return text and (text == '0' or text:find('^-?[1-9]%d*$')) and tonumber(text) or nil
+  return text and #text <= 15 and (text == '0' or text:find('^-?[1-9]%d*$')) and tonumber(text) or nil
 end
 
 local coupons = {}

@@ -93,9 +93,9 @@ impl Reconciler {
                 pass.coupon(&row.definition.id).await?;
                 tokio::time::sleep(config::RECONCILE_COUPON_PACE).await;
             }
-            pass.look_for_events().await?;
             after = Some(last);
         }
+        pass.look_for_events().await?;
         let found = pass.found;
         // Another epoch may have begun: what was read in two of them is no difference.
         if stream::marker(&session.redis).await?.as_deref() != Some(&*session.ready) {

@@ -93,6 +93,8 @@ pub const REBUILD_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 pub const SUMS_MAX_COUPONS: usize = 200;
 /// Pending entries that one script looks at.
 pub const DELETED_PAGE_ENTRIES: usize = 200;
+/// Claims without a row that are remembered until the stream is walked for them.
+pub const RECONCILE_MAX_WITHOUT_ROW: usize = 100_000;
 /// Pause after each coupon, and
 pub const RECONCILE_COUPON_PACE: Duration = Duration::from_millis(2);
 /// after each page of claims, so that live claims do not feel the comparison.

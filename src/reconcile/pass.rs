@@ -30,7 +30,7 @@ impl<'a> Pass<'a> {
         Self { reconciler, session, fix, found, without_row: HashMap::new() }
     }
 
-    /// Compares one coupon; of claims without a row only `look_for_events` can tell.
+    /// Compares one coupon; of claims without a row `look_for_events` tells later.
     pub async fn coupon(&mut self, id: &CouponId) -> Result<(), ReconcileError> {
         self.found.coupons += 1;
         if info::first_wrong_sum(&self.session.redis, std::slice::from_ref(id)).await?.is_some() {
@@ -40,6 +40,9 @@ impl<'a> Pass<'a> {
             return Ok(());
         }
         self.claims(id).await?;
+        if self.without_row.len() >= config::RECONCILE_MAX_WITHOUT_ROW {
+            self.look_for_events().await?;
+        }
         self.orders(id).await?;
         if coupons::stock_drifts(&self.reconciler.postgres.pool, id).await? {
             self.found.stock_drift += 1;
@@ -92,6 +95,10 @@ impl<'a> Pass<'a> {
             }
             if waiting.contains(&order) {
                 self.found.in_flight += 1;
+                continue;
+            }
+            // It may have gone back since the claim was read.
+            if info::held_by(&self.session.redis, &coupon, &user).await? != Some(order) {
                 continue;
             }
             self.found.missed_releases += 1;
