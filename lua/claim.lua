@@ -11,12 +11,13 @@
 --   coupon id, 1 if Postgres says it was published else 0, number of claims n, then n times: user, order
 --
 -- Reply: { status, now_ms, detail… }
---   STATUS done   0  then for each coupon: stock left, starts_at_ms (0 if none), then n times: code, value
+--   STATUS done   0  then an array with the order that the user holds already for each code held, and for each coupon:
+--                    stock left, starts_at_ms (0 if none), a string of n codes
 --   STATUS fenced 1  the marker is another one; nothing was written
 --   STATUS late   2  the deadline has passed; nothing was written
 --   STATUS lost   3  then the number of the coupon that does not add up, 0 for the stream; nothing was written
---   CODE accepted       0  value: stock left just after
---   CODE held           1  value: the order that the user holds already
+--   CODE accepted       0
+--   CODE held           1
 --   CODE unknown_coupon 2
 --   CODE ended          3
 --   CODE paused         4
@@ -57,7 +58,8 @@ for i = 1, (#KEYS - 2) / 2 do
   arg = arg + 3 + 2 * ARGV[arg + 2]
 end
 
-local reply = { 0, now_ms }
+local repeated = {}
+local reply = { 0, now_ms, repeated }
 arg = 3
 for i, coupon in ipairs(coupons) do
   local id, claims = ARGV[arg], tonumber(ARGV[arg + 2])
@@ -66,38 +68,35 @@ for i, coupon in ipairs(coupons) do
     users[n], orders[n] = ARGV[arg + 1 + 2 * n], ARGV[arg + 2 + 2 * n]
   end
   arg = arg + 3 + 2 * claims
-  local closed = (coupon.unknown and 2)
-    or (coupon.ends_at_ms > 0 and now_ms >= coupon.ends_at_ms and 3)
-    or (coupon.paused and 4)
-    or (now_ms < coupon.starts_at_ms and 5)
+  local closed = (coupon.unknown and '2')
+    or (coupon.ends_at_ms > 0 and now_ms >= coupon.ends_at_ms and '3')
+    or (coupon.paused and '4')
+    or (now_ms < coupon.starts_at_ms and '5')
   local held = coupon.unknown and {} or redis.call('HMGET', coupon.claims_key, unpack(users))
   -- Orders of this batch by user, and what goes into the claims hash.
   local mine, fields = {}, {}
   local left = coupon.stock
-  local last = #reply + 2
-  local left_at = last - 1
-  reply[last] = coupon.starts_at_ms
+  local codes = {}
   for n = 1, claims do
     local user = users[n]
     local order = held[n] or mine[user]
-    local code, value = 0, 0
     if order then
-      code, value = 1, order
+      codes[n] = '1'
+      repeated[#repeated + 1] = order
     elseif closed then
-      code = closed
+      codes[n] = closed
     elseif left <= 0 then
-      code = 6
+      codes[n] = '6'
     else
+      codes[n] = '0'
       left = left - 1
-      value = left
       mine[user] = orders[n]
       fields[#fields + 1] = user
       fields[#fields + 1] = orders[n]
     end
-    reply[last + 1], reply[last + 2] = code, value
-    last = last + 2
   end
-  reply[left_at] = left
+  local last = #reply
+  reply[last + 1], reply[last + 2], reply[last + 3] = left, coupon.starts_at_ms, table.concat(codes)
   if #fields > 0 then
     redis.call('HSET', coupon.claims_key, unpack(fields))
     redis.call('HINCRBY', KEYS[2 * i + 1], 'stock', left - coupon.stock)

@@ -4,6 +4,7 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
@@ -13,11 +14,11 @@ use crate::config;
 
 /// `[A-Za-z0-9][A-Za-z0-9_-]{0,62}`
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub struct CouponId(String);
+pub struct CouponId(Arc<str>);
 
 /// 1 to 128 bytes of UTF-8 without control characters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub struct UserId(Box<str>);
+pub struct UserId(Arc<str>);
 
 /// A UUIDv7, minted before the script runs, so that a script that is sent twice claims once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -62,7 +63,7 @@ impl FromStr for CouponId {
         let valid = bytes.first().is_some_and(u8::is_ascii_alphanumeric)
             && bytes.len() <= config::COUPON_ID_MAX_BYTES
             && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
-        if valid { Ok(Self(text.to_owned())) } else { Err(InvalidId::Coupon) }
+        if valid { Ok(Self(text.into())) } else { Err(InvalidId::Coupon) }
     }
 }
 

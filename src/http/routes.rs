@@ -136,7 +136,7 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
         .filter(|id| (1..=64).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic));
     theirs.cloned().unwrap_or_else(|| {
         let mut text = [0; uuid::fmt::Simple::LENGTH];
-        let text = uuid::Uuid::now_v7().simple().encode_lower(&mut text);
+        let text = uuid::Uuid::new_v4().simple().encode_lower(&mut text);
         HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("none"))
     })
 }

@@ -1,6 +1,7 @@
 //! The claim script: a batch of claims as its arguments, and the one decoding of its reply.
 
 use std::collections::HashMap;
+use std::slice::Iter;
 
 use fred::types::Value;
 
@@ -14,13 +15,13 @@ pub mod claim_code {
     pub const STATUS_FENCED: i64 = 1;
     pub const STATUS_LATE: i64 = 2;
     pub const STATUS_LOST: i64 = 3;
-    pub const ACCEPTED: i64 = 0;
-    pub const HELD: i64 = 1;
-    pub const UNKNOWN_COUPON: i64 = 2;
-    pub const ENDED: i64 = 3;
-    pub const PAUSED: i64 = 4;
-    pub const NOT_STARTED: i64 = 5;
-    pub const SOLD_OUT: i64 = 6;
+    pub const ACCEPTED: u8 = b'0';
+    pub const HELD: u8 = b'1';
+    pub const UNKNOWN_COUPON: u8 = b'2';
+    pub const ENDED: u8 = b'3';
+    pub const PAUSED: u8 = b'4';
+    pub const NOT_STARTED: u8 = b'5';
+    pub const SOLD_OUT: u8 = b'6';
 }
 
 /// What the script made of a whole batch.
@@ -109,26 +110,19 @@ fn decode_claims(
     claims: usize,
 ) -> Result<BatchReply, RedisError> {
     let mut values = reply.iter();
-    let mut next = || values.next().ok_or_else(|| RedisError::Reply("claim: the reply is too short".into()));
-    let status = integer(next()?, "claim status")?;
-    let now_ms = integer(next()?, "claim time")?;
+    let status = integer(next(&mut values)?, "claim status")?;
+    let now_ms = integer(next(&mut values)?, "claim time")?;
     let outcome = match status {
-        claim_code::STATUS_DONE => {
-            let mut outcomes = vec![ClaimOutcome::UnknownCoupon; claims];
-            for (_, members) in groups {
-                let stock = integer(next()?, "stock left")?;
-                let starts_at_ms = integer(next()?, "start")?;
-                for &member in members {
-                    let code = integer(next()?, "claim code")?;
-                    outcomes[member] = decode_claim(code, next()?, stock, starts_at_ms, now_ms)?;
-                }
-            }
-            BatchOutcome::Done(outcomes)
-        }
+        claim_code::STATUS_DONE => BatchOutcome::Done(decode_outcomes(
+            &mut values,
+            groups,
+            vec![ClaimOutcome::Ended; claims],
+            now_ms,
+        )?),
         claim_code::STATUS_FENCED => BatchOutcome::Fenced,
         claim_code::STATUS_LATE => BatchOutcome::Late,
         claim_code::STATUS_LOST => {
-            let number = usize::try_from(integer(next()?, "lost coupon")?).unwrap_or(0);
+            let number = usize::try_from(integer(next(&mut values)?, "lost coupon")?).unwrap_or(0);
             BatchOutcome::Lost(match number.checked_sub(1).and_then(|i| groups.get(i)) {
                 Some((coupon, _)) => format!("coupon {coupon}: stock + claims is not its total in Redis"),
                 None => "the order stream is gone from Redis".into(),
@@ -139,23 +133,47 @@ fn decode_claims(
     Ok(BatchReply { outcome, now_ms })
 }
 
-fn decode_claim(
-    code: i64,
-    value: &Value,
-    stock: i64,
-    starts_at_ms: i64,
+/// Puts every claim's outcome into its place.
+fn decode_outcomes(
+    values: &mut Iter<'_, Value>,
+    groups: &[(&CouponId, Vec<usize>)],
+    mut outcomes: Vec<ClaimOutcome>,
     now_ms: i64,
-) -> Result<ClaimOutcome, RedisError> {
-    Ok(match code {
-        claim_code::ACCEPTED => ClaimOutcome::Accepted { stock: integer(value, "stock")?.max(0) },
-        claim_code::HELD => ClaimOutcome::Held { order: held_order(value)?, stock: stock.max(0) },
-        claim_code::UNKNOWN_COUPON => ClaimOutcome::UnknownCoupon,
-        claim_code::ENDED => ClaimOutcome::Ended,
-        claim_code::PAUSED => ClaimOutcome::Paused,
-        claim_code::NOT_STARTED => ClaimOutcome::NotStarted { starts_at_ms, now_ms },
-        claim_code::SOLD_OUT => ClaimOutcome::SoldOut,
-        other => return Err(RedisError::Reply(format!("claim: unknown code {other}"))),
-    })
+) -> Result<Vec<ClaimOutcome>, RedisError> {
+    let Value::Array(held) = next(values)? else { return Err(broken()) };
+    let mut held = held.iter();
+    for (_, members) in groups {
+        let left = integer(next(values)?, "stock left")?.max(0);
+        let starts_at_ms = integer(next(values)?, "start")?;
+        let codes =
+            next(values)?.as_bytes().filter(|codes| codes.len() == members.len()).ok_or_else(broken)?;
+        // The units went one by one, in the order of the claims.
+        let mut stock = left + codes.iter().map(|&code| i64::from(code == claim_code::ACCEPTED)).sum::<i64>();
+        for (&member, &code) in members.iter().zip(codes) {
+            outcomes[member] = match code {
+                claim_code::ACCEPTED => {
+                    stock -= 1;
+                    ClaimOutcome::Accepted { stock }
+                }
+                claim_code::HELD => ClaimOutcome::Held { order: held_order(next(&mut held)?)?, stock: left },
+                claim_code::UNKNOWN_COUPON => ClaimOutcome::UnknownCoupon,
+                claim_code::ENDED => ClaimOutcome::Ended,
+                claim_code::PAUSED => ClaimOutcome::Paused,
+                claim_code::NOT_STARTED => ClaimOutcome::NotStarted { starts_at_ms, now_ms },
+                claim_code::SOLD_OUT => ClaimOutcome::SoldOut,
+                _ => return Err(broken()),
+            };
+        }
+    }
+    Ok(outcomes)
+}
+
+fn next<'a>(values: &mut Iter<'a, Value>) -> Result<&'a Value, RedisError> {
+    values.next().ok_or_else(broken)
+}
+
+fn broken() -> RedisError {
+    RedisError::Reply("claim: the reply is not as expected".into())
 }
 
 /// The order in a value of the claims hash, `<order>` or `<order> <key>`.

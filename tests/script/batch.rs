@@ -83,6 +83,23 @@ fn a_batch_of_mixed_coupons_is_answered_in_the_order_of_the_batch() {
 }
 
 #[test]
+fn numbers_that_redis_cannot_count_with_are_refused_before_anything_is_written() {
+    let mut redis = TestRedis::start();
+    let (coffee, tea) = (coupon(0), coupon(1));
+    redis.publish(&tea, 1);
+    // As numbers of Lua they add up; HINCRBY would refuse the second coupon after the first was written.
+    for number in ["99999999999999999999", "1e3", "0x10", "007", "10.0", ""] {
+        redis.raw.call(&["HSET", &redis.redis.keys.coupon(&coffee), "stock", number, "total", number]);
+        let before = redis.dump();
+        let claims = [claim(&tea, "alice"), claim(&coffee, "alice")];
+        let reply = claim::claim_batch(&redis.redis, READY, NEVER_MS, &claims, |_| true);
+        let outcome = redis.runtime.block_on(reply).unwrap().outcome;
+        assert!(matches!(outcome, BatchOutcome::Lost(_)), "{number}: {outcome:?}");
+        assert_eq!(redis.dump(), before, "{number}");
+    }
+}
+
+#[test]
 fn a_total_below_what_is_held_sells_nothing_until_units_come_back() {
     let mut redis = TestRedis::start();
     let coffee = coupon(0);

@@ -65,8 +65,10 @@ fn codes_of_decoder(module: &str) -> Option<Codes> {
             .trim()
             .strip_prefix("pub const ")
             .and_then(|rest| rest.strip_suffix(';'))
-            .and_then(|rest| rest.split_once(": i64 = "))
+            .and_then(|rest| rest.split_once(": i64 = ").or_else(|| rest.split_once(": u8 = ")))
             .unwrap_or_else(|| panic!("{module} holds constants only: {line}"));
+        // One of many codes in a string is a digit, `b'1'`.
+        let number = number.trim_start_matches("b'").trim_end_matches('\'');
         (name.to_owned(), number.parse().unwrap())
     });
     Some(codes.collect())
