@@ -23,13 +23,17 @@ impl<T: Serialize> List<T> {
     }
 }
 
+/// As much as the answer to a claim has.
+const USUAL_BYTES: usize = 256;
+
 /// A JSON answer that nobody may keep.
 pub fn json(status: StatusCode, body: &impl Serialize) -> Response<Bytes> {
-    let body = serde_json::to_vec(body).unwrap_or_else(|error| {
+    let mut text = Vec::with_capacity(USUAL_BYTES);
+    if let Err(error) = serde_json::to_writer(&mut text, body) {
         tracing::error!("an answer could not be written: {error}");
-        b"null".to_vec()
-    });
-    let mut response = Response::new(Bytes::from(body));
+        text = b"null".to_vec();
+    }
+    let mut response = Response::new(Bytes::from(text));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -123,7 +123,7 @@ fn order_answer(status: StatusCode, order: Order, stock: i64) -> Answer {
     }
     let location = format!("/v1/coupons/{}/claims/{}", order.coupon, order.id);
     let mut response = json(status, &OrderView { stock: Some(stock), ..order.into() });
-    if let Ok(location) = HeaderValue::from_str(&location) {
+    if let Ok(location) = HeaderValue::from_maybe_shared(Bytes::from(location)) {
         response.headers_mut().insert(header::LOCATION, location);
     }
     Ok(response)

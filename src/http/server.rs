@@ -10,13 +10,12 @@ use std::time::Duration;
 use anyhow::Context;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tower_service::Service;
 
 use super::{Front, routes};
 use crate::{config, open_files};
@@ -55,7 +54,7 @@ pub fn places() -> usize {
 
 /// Serves until `stop`, then answers what is under way, at most for `SHUTDOWN_GRACE`.
 pub async fn serve(listener: TcpListener, front: Arc<Front>, places: usize, stop: CancellationToken) {
-    let service = TowerToHyperService::new(warp::service(routes::service(front)));
+    let service = warp::service(routes::service(front));
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(places));
     {
@@ -98,14 +97,16 @@ async fn accept(
 
 async fn connection<S>(
     stream: TcpStream,
-    service: TowerToHyperService<S>,
+    service: S,
     watcher: Watcher,
     _place: OwnedSemaphorePermit,
     stop: CancellationToken,
 ) where
-    TowerToHyperService<S>:
-        Service<http::Request<Incoming>, Response = warp::reply::Response, Error = Infallible, Future: Send>,
-    S: Send + 'static,
+    S: Service<http::Request<Incoming>, Response = warp::reply::Response, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
 {
     let Ok(peer) = stream.peer_addr() else { return };
     if let Err(error) = stream.set_nodelay(true) {
@@ -135,7 +136,7 @@ async fn connection<S>(
                 *request.uri_mut() = http::Uri::from_static("*");
             }
             // Boxed: hyper keeps room for it on each connection, also between requests.
-            Box::pin(service.call(request))
+            Box::pin(service.clone().call(request))
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
