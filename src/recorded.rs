@@ -50,6 +50,16 @@ impl Recorded {
         Some(receiver)
     }
 
+    /// Those of the orders for which somebody waits.
+    #[must_use]
+    pub fn waited_for(&self, orders: &[OrderId]) -> Vec<OrderId> {
+        let waiting = lock(&self.waiting);
+        if waiting.is_empty() {
+            return Vec::new();
+        }
+        orders.iter().copied().filter(|order| waiting.contains_key(order)).collect()
+    }
+
     /// Tells those who wait.
     pub fn announce(&self, orders: &[Order]) {
         announce(&self.waiting, orders);

@@ -129,9 +129,7 @@ impl Database {
     /// Records in the current epoch and expects that something was written.
     async fn done(&self, events: &[&OrderEvent]) -> (Vec<OrderId>, Vec<OrderId>) {
         match self.record(EPOCH, events).await {
-            Recorded::Done { orders, conflicting } => {
-                (orders.into_iter().map(|order| order.id).collect(), conflicting)
-            }
+            Recorded::Done { inserted, conflicting } => (inserted, conflicting),
             other => panic!("{other:?}"),
         }
     }
@@ -362,9 +360,7 @@ async fn events_taken_for_new_are_recorded_like_any_others_where_they_are_not() 
     let mut connection = database.connection().await;
     let mut done =
         async |events: &[&OrderEvent]| match orders::record_new(&mut connection, EPOCH, events).await {
-            Ok(Recorded::Done { orders, conflicting }) => {
-                (orders.into_iter().map(|order| order.id).collect::<Vec<_>>(), conflicting)
-            }
+            Ok(Recorded::Done { inserted, conflicting }) => (inserted, conflicting),
             other => panic!("{other:?}"),
         };
     assert_eq!(done(&[&alice]).await, (vec![alice.order], vec![]));
@@ -540,9 +536,9 @@ async fn batches_in_opposite_orders_never_deadlock() {
             orders::record(&mut theirs, EPOCH, &backwards)
         );
         let inserted = |outcome: Result<Recorded, PostgresError>| match outcome {
-            Ok(Recorded::Done { orders, conflicting }) => {
+            Ok(Recorded::Done { inserted, conflicting }) => {
                 assert!(conflicting.is_empty(), "round {round}: {conflicting:?}");
-                orders.len()
+                inserted.len()
             }
             other => panic!("round {round}: {other:?}"),
         };
@@ -602,7 +598,7 @@ async fn a_rebuild_waits_for_a_recording_transaction_and_then_fences_it_off() {
 
     held.commit().await.unwrap();
     let recorded = recording.await.unwrap().unwrap();
-    assert!(matches!(&recorded, Recorded::Done { orders, .. } if orders.len() == 1), "{recorded:?}");
+    assert!(matches!(&recorded, Recorded::Done { inserted, .. } if inserted.len() == 1), "{recorded:?}");
     assert_eq!(rebuild.await.unwrap(), [claim.order], "the rebuild sees what it waited for");
 
     let after = database.record(EPOCH, &[&late]).await;

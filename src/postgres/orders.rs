@@ -23,7 +23,7 @@ const EXPLAIN_MISSING: &str = include_str!("../../sql/queries/explain_missing.sq
 pub enum Recorded {
     Done {
         /// Orders inserted by this transaction.
-        orders: Vec<Order>,
+        inserted: Vec<OrderId>,
         /// Events that another live order of the same user keeps out: to be ended one by one.
         conflicting: Vec<OrderId>,
     },
@@ -81,47 +81,30 @@ async fn record_in(
     events: &[&OrderEvent],
 ) -> Result<Recorded, PostgresError> {
     fence::lock_shared(transaction).await?;
-    let rows = sqlx::query(statement)
+    let (fenced, only): (bool, Option<Vec<Uuid>>) = sqlx::query_as(statement)
         .bind(PARTITION)
         .bind(epoch)
         .bind(events.iter().map(|e| e.order.0).collect::<Vec<Uuid>>())
         .bind(events.iter().map(|e| e.coupon.as_str()).collect::<Vec<&str>>())
         .bind(events.iter().map(|e| e.user.as_str()).collect::<Vec<&str>>())
         .bind(events.iter().map(|e| e.claimed_at()).collect::<Vec<OffsetDateTime>>())
-        .fetch_all(&mut *transaction)
+        .fetch_one(&mut *transaction)
         .await?;
-    if rows.first().is_none_or(|row| row.try_get("fenced").unwrap_or(true)) {
+    if fenced {
         return Ok(Recorded::Fenced);
     }
-    let orders = inserted_orders(&rows, events)?;
-    let conflicting = match explain_missing(transaction, events, &orders).await? {
+    let mut only: Option<HashSet<Uuid>> = only.map(|ids| ids.into_iter().collect());
+    // An event may stand in the batch twice, and was inserted once.
+    let (inserted, missing): (Vec<&OrderEvent>, Vec<&OrderEvent>) =
+        events.iter().partition(|event| only.as_mut().is_none_or(|only| only.remove(&event.order.0)));
+    let conflicting = match explain_missing(transaction, &missing).await? {
         Missing::UnknownCoupon(coupon) => return Ok(Recorded::UnknownCoupon(coupon)),
         Missing::Conflicting(orders) => orders,
     };
-    if let Some(coupon) = take_stock(transaction, &orders).await? {
+    if let Some(coupon) = take_stock(transaction, &inserted).await? {
         return Ok(Recorded::StockShort(coupon));
     }
-    Ok(Recorded::Done { orders, conflicting })
-}
-
-/// What the statement answered about the events that it inserted.
-fn inserted_orders(rows: &[PgRow], events: &[&OrderEvent]) -> Result<Vec<Order>, PostgresError> {
-    let events: HashMap<Uuid, &OrderEvent> = events.iter().map(|&event| (event.order.0, event)).collect();
-    let mut orders = Vec::with_capacity(rows.len());
-    for row in rows {
-        let Some(event) = row.try_get::<Option<Uuid>, _>("id")?.and_then(|id| events.get(&id)) else {
-            continue;
-        };
-        orders.push(Order {
-            id: event.order,
-            coupon: event.coupon.clone(),
-            user: event.user.clone(),
-            status: read_status(row)?,
-            claimed_at: event.claimed_at(),
-            recorded_at: Some(row.try_get("recorded_at")?),
-        });
-    }
-    Ok(orders)
+    Ok(Recorded::Done { inserted: inserted.iter().map(|event| event.order).collect(), conflicting })
 }
 
 enum Missing {
@@ -132,12 +115,10 @@ enum Missing {
 /// `on conflict do nothing` hides two cases: the same order again (fine), and another live order.
 async fn explain_missing(
     connection: &mut PgConnection,
-    events: &[&OrderEvent],
-    inserted: &[Order],
+    missing: &[&OrderEvent],
 ) -> Result<Missing, PostgresError> {
-    let inserted: HashSet<OrderId> = inserted.iter().map(|order| order.id).collect();
     let missing: HashMap<OrderId, &CouponId> =
-        events.iter().filter(|e| !inserted.contains(&e.order)).map(|e| (e.order, &e.coupon)).collect();
+        missing.iter().map(|event| (event.order, &event.coupon)).collect();
     if missing.is_empty() {
         return Ok(Missing::Conflicting(Vec::new()));
     }
@@ -163,14 +144,14 @@ async fn explain_missing(
 /// Takes the inserted orders' units; answers a coupon that has too few.
 async fn take_stock(
     connection: &mut PgConnection,
-    inserted: &[Order],
+    inserted: &[&OrderEvent],
 ) -> Result<Option<CouponId>, PostgresError> {
     if inserted.is_empty() {
         return Ok(None);
     }
     let mut units: BTreeMap<&CouponId, i64> = BTreeMap::new();
-    for order in inserted {
-        *units.entry(&order.coupon).or_default() += 1;
+    for event in inserted {
+        *units.entry(&event.coupon).or_default() += 1;
     }
     let taken: Vec<String> = sqlx::query_scalar(TAKE_STOCK)
         .bind(units.keys().map(|coupon| coupon.as_str()).collect::<Vec<&str>>())
@@ -187,10 +168,10 @@ pub async fn get(executor: impl PgExecutor<'_>, id: OrderId) -> Result<Option<Or
 }
 
 /// Those of the given orders that are recorded.
-pub async fn get_many(pool: &PgPool, ids: &[OrderId]) -> Result<Vec<Order>, PostgresError> {
+pub async fn get_many(executor: impl PgExecutor<'_>, ids: &[OrderId]) -> Result<Vec<Order>, PostgresError> {
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     let rows = sqlx::query_as::<_, OrderRow>("select * from orders where id = any($1)").bind(ids);
-    Ok(rows.fetch_all(pool).await?.into_iter().map(|row| row.0).collect())
+    Ok(rows.fetch_all(executor).await?.into_iter().map(|row| row.0).collect())
 }
 
 /// The state of those of the given orders that are recorded.

@@ -146,8 +146,8 @@ impl Batch<'_> {
             orders::record(self.postgres, self.epoch, &events).await
         };
         match recorded {
-            Ok(Recorded::Done { orders, conflicting }) => {
-                self.announce(&orders);
+            Ok(Recorded::Done { inserted, conflicting }) => {
+                self.announce(&inserted).await;
                 self.reject_conflicting(part, &conflicting).await?;
                 Ok(None)
             }
@@ -170,9 +170,18 @@ impl Batch<'_> {
     }
 
     /// Tells those who wait for these orders, which were just written.
-    fn announce(&self, orders: &[Order]) {
-        metrics::ORDERS_RECORDED.add(orders.len() as u64);
-        self.context.recorded.announce(orders);
+    async fn announce(&mut self, inserted: &[OrderId]) {
+        metrics::ORDERS_RECORDED.add(inserted.len() as u64);
+        let recorded = &self.context.recorded;
+        let waited_for = recorded.waited_for(inserted);
+        if waited_for.is_empty() {
+            return;
+        }
+        match orders::get_many(&mut *self.postgres, &waited_for).await {
+            Ok(orders) => recorded.announce(&orders),
+            // The poll for other processes' orders finds them, too.
+            Err(error) => tracing::debug!("orders that are waited for: {error}"),
+        }
     }
 
     /// The rest of their batch is recorded; these are tried once more alone, for their rival may have been
@@ -184,8 +193,8 @@ impl Batch<'_> {
     ) -> Result<(), Halt> {
         for readable in part.iter().filter(|readable| conflicting.contains(&readable.event.order)) {
             match orders::record(self.postgres, self.epoch, &[&readable.event]).await.map_err(halt)? {
-                Recorded::Done { orders, conflicting } if conflicting.is_empty() => {
-                    self.announce(&orders);
+                Recorded::Done { inserted, conflicting } if conflicting.is_empty() => {
+                    self.announce(&inserted).await;
                 }
                 Recorded::Fenced => return Err(Halt::Fenced),
                 _ => self.reject(readable, "the user has another live order of this coupon").await?,
