@@ -77,6 +77,7 @@ scenarios! {
     "end-to-end" => end_to_end,
     "window" => window,
     "sustained" => sustained,
+    "workers" => workers,
     "coupons" => coupons,
     "connections" => connections,
     "memory" => memory,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
+use super::Rate;
 use super::fill::fill;
 use super::load::{self, Answers, Load};
 use super::plan::Plan;
@@ -115,8 +116,7 @@ impl Bench<'_> {
         });
         let answers = self.drive(&server, all).await?.only(&[202, 409])?;
         server.stop().await?;
-        let both =
-            super::Rate { operations: answers.count(202) + answers.count(409), elapsed: answers.elapsed };
+        let both = Rate { operations: answers.count(202) + answers.count(409), elapsed: answers.elapsed };
         round.rate("mixed", RATE, both);
         round.ratio("mixed", RATE, ("noop", RATE));
         round.add("mixed", "p99 of claims in time", answers.quantile_ms(202, 0.99), "ms");
@@ -125,7 +125,26 @@ impl Bench<'_> {
 
     /// Claims until all of them are rows.
     pub async fn end_to_end(&self, round: &mut Round) -> anyhow::Result<()> {
-        let server = self.stage.serve(1).await?;
+        let (claimed, recorded) = self.claim_and_record(1).await?;
+        round.rate("end-to-end", RATE, recorded);
+        round.rate("end-to-end", "claims while they came", claimed);
+        Ok(())
+    }
+
+    /// The same with more workers than one.
+    pub async fn workers(&self, round: &mut Round) -> anyhow::Result<()> {
+        for workers in [2, 4] {
+            let (_, recorded) = self.claim_and_record(workers).await?;
+            let what = format!("{RATE}, {workers} workers");
+            round.rate("workers", &what, recorded);
+            round.ratio("workers", &what, ("end-to-end", RATE));
+        }
+        Ok(())
+    }
+
+    /// Claims as fast as they are answered, and until all of them are rows.
+    async fn claim_and_record(&self, workers: usize) -> anyhow::Result<(Rate, Rate)> {
+        let server = self.stage.serve(workers).await?;
         server.create(COUPON, PLENTY).await?;
         let started = Instant::now();
         let answers = self.drive(&server, self.everybody()).await?.only(&[202])?;
@@ -134,9 +153,7 @@ impl Bench<'_> {
         let rows = self.stage.count("select count(*) from orders").await?;
         ensure!(u64::try_from(rows)? == answers.count(202), "{rows} rows of {} claims", answers.count(202));
         server.stop().await?;
-        round.rate("end-to-end", RATE, super::Rate { operations: answers.count(202), elapsed });
-        round.rate("end-to-end", "claims while they came", answers.rate(202));
-        Ok(())
+        Ok((answers.rate(202), Rate { operations: answers.count(202), elapsed }))
     }
 
     /// At half the end-to-end rate, by a schedule that waits for nobody: how long a claim takes, and how long it
@@ -195,7 +212,7 @@ impl Bench<'_> {
         });
         let (left, began) = began.await?;
         self.stage.until_recorded().await?;
-        round.rate("drain", RATE, super::Rate { operations: left, elapsed: began.elapsed() });
+        round.rate("drain", RATE, Rate { operations: left, elapsed: began.elapsed() });
         worker.kill().await?;
         let rows = self.stage.count("select count(*) from orders").await?;
         ensure!(u64::try_from(rows)? == backlog, "{rows} rows of {backlog} events");
