@@ -16,9 +16,7 @@ if redis.call('TYPE', KEYS[2]).ok ~= 'stream' then return 3 end
 
 -- A whole number in its one spelling, or nil: HINCRBY would refuse any other after the first write.
 local function whole(text)
-  local number = tonumber(text or 'x')
-  if number and number % 1 == 0 and string.format('%d', number) == text then return number end
-  return nil
+  return text and #text <= 15 and (text == '0' or text:find('^-?[1-9]%d*$')) and tonumber(text) or nil
 end
 
 local hash = redis.call('HMGET', KEYS[3], 'stock', 'total')

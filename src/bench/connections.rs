@@ -24,6 +24,7 @@ const SETTLED_WITHIN_BYTES: u64 = 64 * 1024;
 /// Connections that wait to be accepted at a time: the system drops those beyond its queue, and they are tried again
 /// only a second later.
 const UNACCEPTED: usize = 100;
+
 /// Memory in bytes.
 struct Sizes {
     /// Of a connection that has sent nothing.
