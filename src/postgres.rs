@@ -25,6 +25,11 @@ use crate::config;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./sql/migrations");
 
+/// Every statement of a session looks up by index what it was given. Left to itself, Postgres keeps the plan it made
+/// when a table was still empty, and reads all of it ever after. `jit` would compile whatever has no index to use.
+const BY_INDEX: [(&str, &str); 4] =
+    [("enable_seqscan", "off"), ("enable_hashjoin", "off"), ("enable_mergejoin", "off"), ("jit", "off")];
+
 /// A pool for requests and looks. Workers and rebuilds have connections of their own, so that a flood of
 /// requests never keeps them waiting, and one that gives no answer can be thrown away.
 #[derive(Clone)]
@@ -69,7 +74,7 @@ impl Postgres {
             ("idle_in_transaction_session_timeout", ms(config::POSTGRES_IDLE_IN_TRANSACTION_TIMEOUT)),
         ]);
         let reading = options.clone().options([("default_transaction_read_only", "on")]);
-        let options = options.options([("synchronous_commit", "on")]);
+        let options = options.options([("synchronous_commit", "on")]).options(BY_INDEX);
         let pool = PgPoolOptions::new()
             .max_connections(config::POSTGRES_POOL_CONNECTIONS)
             .acquire_timeout(config::POSTGRES_CONNECT_TIMEOUT)

@@ -377,6 +377,37 @@ async fn events_taken_for_new_are_recorded_like_any_others_where_they_are_not() 
     assert_eq!(database.orders().await, 3);
 }
 
+/// How often the tables that workers use were read whole, index builds among them.
+async fn whole_reads(session: &mut PgConnection) -> i64 {
+    sqlx::query("select pg_stat_force_next_flush()").execute(&mut *session).await.unwrap();
+    sqlx::query_scalar(
+        "select sum(seq_scan)::bigint from pg_stat_user_tables
+         where schemaname = current_schema and relname in ('orders', 'coupons', 'fence')",
+    )
+    .fetch_one(session)
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn what_was_planned_for_empty_tables_goes_on_by_index() {
+    let database = Database::new("by_index").await;
+    let mut session = database.postgres.dedicated().await.unwrap();
+    let tea = database.create("tea", 10_000).await;
+    let before = whole_reads(&mut session).await;
+    for batch in 0..30 {
+        let events: Vec<OrderEvent> =
+            (0..100).map(|number| event(&tea, &format!("user-{batch}-{number}"))).collect();
+        let events: Vec<&OrderEvent> = events.iter().collect();
+        let ids: Vec<OrderId> = events.iter().map(|event| event.order).collect();
+        orders::record_new(&mut session, EPOCH, &events).await.unwrap();
+        orders::record(&mut session, EPOCH, &events).await.unwrap();
+        assert_eq!(orders::get_many(&mut session, &ids).await.unwrap().len(), events.len());
+    }
+    assert_eq!(whole_reads(&mut session).await, before, "tables were read whole");
+    session.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_users_second_order_is_named_as_conflicting_and_the_rest_is_recorded() {
     let database = Database::new("conflicting").await;

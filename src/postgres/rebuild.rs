@@ -22,9 +22,11 @@ impl RebuildSession {
     pub async fn open(postgres: &Postgres) -> Result<Option<Self>, PostgresError> {
         let mut connection = postgres.dedicated().await?;
         let lock = config::REBUILD_LOCK_TIMEOUT.as_millis();
-        // A rebuild of a million claims is longer than any other work, and reads Redis in between.
+        // A rebuild of a million claims is longer than any other work, and reads Redis in between. Its session is new
+        // and plans for what is there.
         let settings = format!(
-            "set statement_timeout = '60s'; set lock_timeout = '{lock}ms'; set idle_in_transaction_session_timeout = '60s'"
+            "set statement_timeout = '60s'; set lock_timeout = '{lock}ms'; \
+             set idle_in_transaction_session_timeout = '60s'; set enable_seqscan = on"
         );
         sqlx::raw_sql(sqlx::AssertSqlSafe(settings)).execute(&mut connection).await?;
         Ok(fence::try_lock_rebuild(&mut connection).await?.then_some(Self { connection }))
