@@ -204,11 +204,11 @@ pub async fn acknowledge(
     redis: &Redis,
     ready: &str,
     lsn: &str,
-    ids: &[String],
+    ids: impl Iterator<Item = &str>,
 ) -> Result<Option<i64>, RedisError> {
     let keys = [&*redis.keys.epoch, &*redis.keys.orders, &*redis.keys.postgres_lsn];
     let mut args = script_args(ACKNOWLEDGE.sha1(), keys, [ready, lsn, GROUP]);
-    args.extend(ids.iter().map(|id| Value::from(id.as_str())));
+    args.extend(ids.map(Value::from));
     let acknowledged = integer(&redis.call("EVALSHA", args).await?, "acknowledge")?;
     Ok((acknowledged >= 0).then_some(acknowledged))
 }

@@ -88,11 +88,11 @@ impl Consumer<'_> {
                 None => return Ok(Turn::Again),
             },
         };
-        if handed.entries.is_empty() {
+        if handed.is_empty() {
             return Ok(Turn::Empty);
         }
         self.began = Some(Instant::now());
-        let is_full = handed.entries.len() == config::RECORD_BATCH_MAX_EVENTS;
+        let is_full = handed.len() == config::RECORD_BATCH_MAX_EVENTS;
         let reads_ahead = is_full && !self.reads_own && !stop.is_cancelled();
         let (context, name, before) = (self.context, self.name, self.unacknowledged.take());
         let beside = async {
@@ -102,7 +102,7 @@ impl Consumer<'_> {
                 _ => Ok(None),
             }
         };
-        let (ended, ahead) = tokio::join!(record(&mut self.link, &redis, &handed), beside);
+        let (ended, ahead) = tokio::join!(record(&mut self.link, &redis, handed), beside);
         let ahead = ahead?;
         match ended? {
             Ended::All(ended) if ahead.is_some() => {
@@ -142,7 +142,7 @@ impl Consumer<'_> {
             report_deleted(self.context, &redis, read.deleted.len()).await?;
             return Ok(None);
         }
-        Ok(Some((redis, Handed { epoch, entries: read.entries, are_new: !self.reads_own })))
+        Ok(Some((redis, Handed::new(epoch, read.entries, !self.reads_own))))
     }
 }
 
@@ -150,5 +150,5 @@ impl Consumer<'_> {
 async fn read_ahead(redis: &Redis, consumer: &str) -> Result<Option<Handed>, RedisError> {
     let Some(epoch) = stream::ready_epoch(redis).await? else { return Ok(None) };
     let entries = stream::read_new(redis, consumer).await?.entries;
-    Ok((!entries.is_empty()).then_some(Handed { epoch, entries, are_new: true }))
+    Ok((!entries.is_empty()).then(|| Handed::new(epoch, entries, true)))
 }

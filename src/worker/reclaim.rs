@@ -54,10 +54,11 @@ async fn round(
             report_deleted(context, &redis, page.deleted.len()).await?;
         }
         if !page.entries.is_empty() {
-            let handed = Handed { epoch, entries: page.entries, are_new: false };
-            match record(link, &redis, &handed).await? {
+            let handed = Handed::new(epoch, page.entries, false);
+            let entries = handed.len();
+            match record(link, &redis, handed).await? {
                 Ended::All(ended) if acknowledge(context, &redis, &ended).await? => {
-                    recorded += handed.entries.len();
+                    recorded += entries;
                 }
                 Ended::All(_) | Ended::Fenced => return Ok(recorded),
                 Ended::Failed(why) => {

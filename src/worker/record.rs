@@ -4,7 +4,7 @@
 use super::{Context, Link};
 use crate::config;
 use crate::metrics;
-use crate::model::{Order, OrderEvent, OrderId};
+use crate::model::{Order, OrderEvent, OrderId, UnreadableEvent};
 use crate::postgres::dead_letters::{self, Letter, encode_fields};
 use crate::postgres::orders::{self, Recorded};
 use crate::postgres::{self, PgConnection, PostgresError};
@@ -13,19 +13,42 @@ use crate::redis::stream::{self, Entry};
 use crate::redis::{Redis, RedisError, info};
 
 /// Entries of one read, and the epoch of the marker that was read before them: under no other may they be recorded.
+#[derive(Debug)]
 pub struct Handed {
-    pub epoch: String,
-    pub entries: Vec<Entry>,
+    epoch: String,
     /// They were never delivered before, and are not expected to be recorded already.
-    pub are_new: bool,
+    are_new: bool,
+    readable: Vec<Readable>,
+    unreadable: Vec<(Entry, UnreadableEvent)>,
+}
+
+impl Handed {
+    pub fn new(epoch: String, entries: Vec<Entry>, are_new: bool) -> Self {
+        let mut readable = Vec::with_capacity(entries.len());
+        let mut unreadable = Vec::new();
+        for entry in entries {
+            match OrderEvent::read(&entry.fields) {
+                Ok(event) => readable.push(Readable { entry, event }),
+                Err(why) => unreadable.push((entry, why)),
+            }
+        }
+        Self { epoch, are_new, readable, unreadable }
+    }
+
+    pub const fn len(&self) -> usize {
+        self.readable.len() + self.unreadable.len()
+    }
+
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// Entries that have ended in Postgres, and how far its WAL was durable then.
 #[derive(Debug)]
 pub struct Unacknowledged {
-    epoch: String,
+    handed: Handed,
     lsn: String,
-    ids: Vec<String>,
 }
 
 /// How a batch ended.
@@ -47,21 +70,22 @@ enum Halt {
 }
 
 /// An entry that can be read, beside what it says.
-struct Readable<'a> {
-    entry: &'a Entry,
+#[derive(Debug)]
+struct Readable {
+    entry: Entry,
     event: OrderEvent,
 }
 
 /// Ends a batch in Postgres.
-pub async fn record(link: &mut Link<'_>, redis: &Redis, handed: &Handed) -> Result<Ended, RedisError> {
+pub async fn record(link: &mut Link<'_>, redis: &Redis, handed: Handed) -> Result<Ended, RedisError> {
     let context = link.context;
-    let Handed { epoch, entries, are_new } = handed;
-    let postgres = match link.postgres(redis, epoch).await {
+    let postgres = match link.postgres(redis, &handed.epoch).await {
         Ok(postgres) => postgres,
         Err(error) => return Ok(Ended::Failed(error.to_string())),
     };
-    let mut batch = Batch { context, redis, postgres: &mut *postgres, epoch, are_new: *are_new };
-    let ended = tokio::time::timeout(config::RECORD_TIMEOUT, batch.end(entries)).await;
+    let mut batch =
+        Batch { context, redis, postgres: &mut *postgres, epoch: &handed.epoch, are_new: handed.are_new };
+    let ended = tokio::time::timeout(config::RECORD_TIMEOUT, batch.end(&handed)).await;
     match ended.unwrap_or_else(|_| Err(Halt::Failed("the batch took too long".into()))) {
         Ok(()) => {}
         Err(Halt::Fenced) => return Ok(Ended::Fenced),
@@ -71,15 +95,13 @@ pub async fn record(link: &mut Link<'_>, redis: &Redis, handed: &Handed) -> Resu
         }
         Err(Halt::Redis(error)) => return Err(error),
     }
-    let lsn = match postgres::fence::durable_lsn(postgres).await {
-        Ok(lsn) => lsn,
+    match postgres::fence::durable_lsn(postgres).await {
+        Ok(lsn) => Ok(Ended::All(Unacknowledged { handed, lsn })),
         Err(error) => {
             link.broken();
-            return Ok(Ended::Failed(error.to_string()));
+            Ok(Ended::Failed(error.to_string()))
         }
-    };
-    let ids = entries.iter().map(|entry| entry.id.clone()).collect();
-    Ok(Ended::All(Unacknowledged { epoch: epoch.clone(), lsn, ids }))
+    }
 }
 
 /// Acknowledges what has ended; `false` where the agreement has changed.
@@ -88,10 +110,13 @@ pub async fn acknowledge(
     redis: &Redis,
     ended: &Unacknowledged,
 ) -> Result<bool, RedisError> {
-    match script::acknowledge(redis, &ready_marker(&ended.epoch), &ended.lsn, &ended.ids).await {
+    let Handed { epoch, readable, unreadable, .. } = &ended.handed;
+    let entries = readable.iter().map(|readable| &readable.entry);
+    let ids = entries.chain(unreadable.iter().map(|(entry, _)| entry)).map(|entry| entry.id.as_str());
+    match script::acknowledge(redis, &ready_marker(epoch), &ended.lsn, ids).await {
         Ok(acknowledged) => Ok(acknowledged.is_some()),
         Err(error @ (RedisError::WrongType(_) | RedisError::NoScript)) => {
-            context.fence.redis_failed(&ended.epoch, &error);
+            context.fence.redis_failed(epoch, &error);
             Ok(false)
         }
         Err(error) => Err(error),
@@ -107,16 +132,8 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    async fn end(&mut self, entries: &[Entry]) -> Result<(), Halt> {
-        let mut readable = Vec::with_capacity(entries.len());
-        let mut unreadable = Vec::new();
-        for entry in entries {
-            match OrderEvent::read(&entry.fields) {
-                Ok(event) => readable.push(Readable { entry, event }),
-                Err(why) => unreadable.push((entry, why)),
-            }
-        }
-        let mut parts = vec![readable.as_slice()];
+    async fn end(&mut self, handed: &Handed) -> Result<(), Halt> {
+        let mut parts = vec![handed.readable.as_slice()];
         while let Some(part) = parts.pop() {
             if part.is_empty() {
                 continue;
@@ -131,14 +148,14 @@ impl Batch<'_> {
             }
         }
         // Last, for each takes a transaction of its own: nobody's order waits for them.
-        for (entry, why) in unreadable {
+        for (entry, why) in &handed.unreadable {
             self.keep_unreadable(entry, why.order, &why.reason).await?;
         }
         Ok(())
     }
 
     /// Records a part in one transaction; answers why Postgres refuses it, if one event is at fault.
-    async fn record_part(&mut self, part: &[Readable<'_>]) -> Result<Option<String>, Halt> {
+    async fn record_part(&mut self, part: &[Readable]) -> Result<Option<String>, Halt> {
         let events: Vec<&OrderEvent> = part.iter().map(|readable| &readable.event).collect();
         let recorded = if self.are_new {
             orders::record_new(self.postgres, self.epoch, &events).await
@@ -186,11 +203,7 @@ impl Batch<'_> {
 
     /// The rest of their batch is recorded; these are tried once more alone, for their rival may have been
     /// a transaction that did not last.
-    async fn reject_conflicting(
-        &mut self,
-        part: &[Readable<'_>],
-        conflicting: &[OrderId],
-    ) -> Result<(), Halt> {
+    async fn reject_conflicting(&mut self, part: &[Readable], conflicting: &[OrderId]) -> Result<(), Halt> {
         for readable in part.iter().filter(|readable| conflicting.contains(&readable.event.order)) {
             match orders::record(self.postgres, self.epoch, &[&readable.event]).await.map_err(halt)? {
                 Recorded::Done { inserted, conflicting } if conflicting.is_empty() => {
@@ -203,14 +216,14 @@ impl Batch<'_> {
         Ok(())
     }
 
-    async fn reject(&mut self, readable: &Readable<'_>, why: &str) -> Result<(), Halt> {
+    async fn reject(&mut self, readable: &Readable, why: &str) -> Result<(), Halt> {
         let event = &readable.event;
-        let letter = self.letter(readable.entry, why).await?;
+        let letter = self.letter(&readable.entry, why).await?;
         match dead_letters::reject(self.postgres, self.epoch, event, &letter).await {
             Ok(dead_letters::Ended::Done) => {}
             Ok(dead_letters::Ended::Fenced) => return Err(Halt::Fenced),
             Err(PostgresError::Row(why)) => {
-                return self.keep_unreadable(readable.entry, Some(event.order), &why).await;
+                return self.keep_unreadable(&readable.entry, Some(event.order), &why).await;
             }
             Err(error) => return Err(halt(error)),
         }

@@ -18,7 +18,10 @@ fn entries_are_acknowledged_with_the_highest_position_and_only_in_force() {
     }
     redis.raw.call(&["XREADGROUP", "GROUP", GROUP, "reader", "STREAMS", &orders, ">"]);
     let acknowledge = |redis: &TestRedis, marker: &str, lsn: &str, ids: &[String]| {
-        redis.runtime.block_on(script::acknowledge(&redis.redis, marker, lsn, ids)).unwrap()
+        redis
+            .runtime
+            .block_on(script::acknowledge(&redis.redis, marker, lsn, ids.iter().map(String::as_str)))
+            .unwrap()
     };
     let noted = |lsn: &str| Reply::Bulk(Some(lsn.to_owned()));
     let look = |redis: &mut TestRedis| {
