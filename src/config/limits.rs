@@ -94,11 +94,11 @@ pub const SUMS_MAX_COUPONS: usize = 200;
 /// Pending entries that one script looks at.
 pub const DELETED_PAGE_ENTRIES: usize = 200;
 /// Claims without a row that are remembered until the stream is walked for them.
-pub const RECONCILE_MAX_WITHOUT_ROW: usize = 100_000;
-/// Pause after each coupon, and
-pub const RECONCILE_COUPON_PACE: Duration = Duration::from_millis(2);
-/// after each page of claims, so that live claims do not feel the comparison.
-pub const RECONCILE_PACE: Duration = Duration::from_millis(10);
+pub const RECONCILE_MAX_WITHOUT_ROW: usize = 250_000;
+/// For each ms of a comparison's work so many of rest, within bounds, so that live claims do not feel it.
+pub const RECONCILE_REST_PER_WORK: u32 = 4;
+pub const RECONCILE_REST_MIN: Duration = Duration::from_millis(2);
+pub const RECONCILE_REST_MAX: Duration = Duration::from_millis(100);
 /// How often sums and the pending list are looked at, and how often everything is compared.
 pub const CHECK_INTERVAL: Duration = Duration::from_mins(1);
 pub const RECONCILE_INTERVAL: Duration = Duration::from_hours(1);

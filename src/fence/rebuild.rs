@@ -169,13 +169,16 @@ async fn decide_and_apply(
         hashes.push((hash, is_believed));
     }
     let mut events: HashMap<CouponId, Vec<(String, OrderEvent)>> = HashMap::new();
-    let gone = stream::visit_unacknowledged(redis, |entry| {
-        // Unreadable ones are the workers' affair.
-        if let Ok(event) = OrderEvent::read(&entry.fields) {
-            events.entry(event.coupon.clone()).or_default().push((entry.id, event));
+    let mut walk = stream::Walk::start(redis).await?;
+    while let Some(page) = walk.next_page().await? {
+        for entry in page {
+            // Unreadable ones are the workers' affair.
+            if let Ok(event) = OrderEvent::read(&entry.fields) {
+                events.entry(event.coupon.clone()).or_default().push((entry.id, event));
+            }
         }
-    })
-    .await?;
+    }
+    let gone = walk.gone();
 
     // 5. Who keeps what, in one transaction of the lock's own session.
     let mut report = Report { epoch: epoch.to_owned(), coupons: ids.len(), adopted, ..Report::default() };

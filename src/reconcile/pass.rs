@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::pace::Pace;
 use super::{Comparison, Difference, ReconcileError, Reconciler};
 use crate::config;
 use crate::fence::Session;
@@ -18,6 +19,7 @@ pub struct Pass<'a> {
     pub found: Comparison,
     /// Claims that had no row when they were read.
     without_row: HashMap<OrderId, Holder>,
+    pace: Pace,
 }
 
 struct Holder {
@@ -27,7 +29,7 @@ struct Holder {
 
 impl<'a> Pass<'a> {
     pub fn new(reconciler: &'a Reconciler, session: &'a Session, fix: bool, found: Comparison) -> Self {
-        Self { reconciler, session, fix, found, without_row: HashMap::new() }
+        Self { reconciler, session, fix, found, without_row: HashMap::new(), pace: Pace::default() }
     }
 
     /// Compares one coupon; of claims without a row `look_for_events` tells later.
@@ -40,6 +42,9 @@ impl<'a> Pass<'a> {
             return Ok(());
         }
         self.claims(id).await?;
+        if self.found.fenced {
+            return Ok(());
+        }
         if self.without_row.len() >= config::RECONCILE_MAX_WITHOUT_ROW {
             self.look_for_events().await?;
         }
@@ -48,6 +53,9 @@ impl<'a> Pass<'a> {
             self.found.stock_drift += 1;
             self.name("stock_drift", id, None);
             tracing::error!(coupon = %id, "coupon {id}: Postgres's stock is not total - live orders");
+        }
+        if !self.found.fenced {
+            self.pace.rest().await;
         }
         Ok(())
     }
@@ -64,6 +72,9 @@ impl<'a> Pass<'a> {
                     None => self.fence_off(id, "the claims hash holds something else than claims"),
                 }
             }
+            if self.found.fenced {
+                return Ok(());
+            }
             self.found.claims += claims.len();
             self.settle(&mut claims).await?;
             self.without_row.extend(claims);
@@ -71,7 +82,7 @@ impl<'a> Pass<'a> {
                 return Ok(());
             }
             cursor = next;
-            tokio::time::sleep(config::RECONCILE_PACE).await;
+            self.pace.rest().await;
         }
     }
 
@@ -119,12 +130,13 @@ impl<'a> Pass<'a> {
             return Ok(());
         }
         let before = claims.len();
-        stream::visit_unacknowledged(&self.session.redis, |entry| {
-            if let Ok(event) = OrderEvent::read(&entry.fields) {
+        let mut walk = stream::Walk::start(&self.session.redis).await?;
+        while let Some(page) = walk.next_page().await? {
+            for event in page.iter().filter_map(|entry| OrderEvent::read(&entry.fields).ok()) {
                 claims.remove(&event.order);
             }
-        })
-        .await?;
+            self.pace.rest().await;
+        }
         self.found.in_flight += before - claims.len();
         self.settle(&mut claims).await?;
         self.found.lost_events += claims.len();
@@ -182,7 +194,7 @@ impl<'a> Pass<'a> {
                 return Ok(());
             }
             after = Some(last);
-            tokio::time::sleep(config::RECONCILE_PACE).await;
+            self.pace.rest().await;
         }
     }
 

@@ -146,46 +146,62 @@ pub async fn pending_ids(redis: &Redis, from: &str) -> Result<Vec<String>, Redis
         .collect()
 }
 
-/// Visits every entry that the group has not acknowledged, pending ones first, each group in its order;
-/// answers the pending ids whose entries are gone. Beside live workers an entry may be visited that is
-/// acknowledged meanwhile, and such an id may be one that was acknowledged and trimmed; none is missed.
-pub async fn visit_unacknowledged(
-    redis: &Redis,
-    mut visit: impl FnMut(Entry),
-) -> Result<Vec<String>, RedisError> {
-    let groups = groups(redis).await?;
-    let group = groups.iter().find(|group| group.name == GROUP);
-    let last_delivered =
-        &group.ok_or_else(|| RedisError::NoGroup("it is not there".into()))?.last_delivered_id;
-    let mut pending: HashSet<String> = HashSet::new();
-    let mut first_pending = None;
-    let mut from = "-".to_owned();
-    loop {
-        let page = pending_ids(redis, &from).await?;
-        let Some(last) = page.last().cloned() else { break };
-        first_pending.get_or_insert_with(|| page[0].clone());
-        pending.extend(page);
-        from = format!("({last}");
-    }
-    let undelivered = format!("({last_delivered}");
-    let mut from = first_pending.unwrap_or_else(|| undelivered.clone());
-    while from != undelivered {
-        let page = range(redis, &from, last_delivered).await?;
-        let Some(last) = page.last().map(|entry| entry.id.clone()) else { break };
-        page.into_iter().filter(|entry| pending.remove(&entry.id)).for_each(&mut visit);
-        from = format!("({last}");
-    }
-    let mut from = undelivered;
-    loop {
-        let page = range(redis, &from, "+").await?;
-        let Some(last) = page.last().map(|entry| entry.id.clone()) else { break };
-        for entry in page {
-            pending.remove(&entry.id);
-            visit(entry);
+/// A walk over every entry that the group has not acknowledged, page by page: pending ones first, each group in its
+/// order. Beside live workers an entry may be met that is acknowledged meanwhile; none is missed.
+pub struct Walk<'a> {
+    redis: &'a Redis,
+    /// Ids of pending entries that were not met yet.
+    pending: HashSet<String>,
+    from: String,
+    last_delivered: String,
+    is_past_delivered: bool,
+}
+
+impl<'a> Walk<'a> {
+    pub async fn start(redis: &'a Redis) -> Result<Self, RedisError> {
+        let groups = groups(redis).await?;
+        let group = groups.into_iter().find(|group| group.name == GROUP);
+        let group = group.ok_or_else(|| RedisError::NoGroup("it is not there".into()))?;
+        let mut pending: HashSet<String> = HashSet::new();
+        let mut first_pending = None;
+        let mut from = "-".to_owned();
+        loop {
+            let page = pending_ids(redis, &from).await?;
+            let Some(last) = page.last().cloned() else { break };
+            first_pending.get_or_insert_with(|| page[0].clone());
+            pending.extend(page);
+            from = format!("({last}");
         }
-        from = format!("({last}");
+        let last_delivered = group.last_delivered_id;
+        let is_past_delivered = first_pending.is_none();
+        let from = first_pending.unwrap_or_else(|| format!("({last_delivered}"));
+        Ok(Self { redis, pending, from, last_delivered, is_past_delivered })
     }
-    Ok(pending.into_iter().collect())
+
+    /// The next entries, perhaps none of a page; `None` at the end.
+    pub async fn next_page(&mut self) -> Result<Option<Vec<Entry>>, RedisError> {
+        let to = if self.is_past_delivered { "+" } else { &self.last_delivered };
+        let mut page = range(self.redis, &self.from, to).await?;
+        match page.last() {
+            Some(last) => self.from = format!("({}", last.id),
+            None if self.is_past_delivered => return Ok(None),
+            None => {
+                self.is_past_delivered = true;
+                self.from = format!("({}", self.last_delivered);
+                return Ok(Some(Vec::new()));
+            }
+        }
+        let pending = &mut self.pending;
+        let is_past_delivered = self.is_past_delivered;
+        page.retain(|entry| pending.remove(&entry.id) || is_past_delivered);
+        Ok(Some(page))
+    }
+
+    /// At the end, the pending ids whose entries are gone; beside live workers such an id may be one that was
+    /// acknowledged and trimmed.
+    pub fn gone(self) -> Vec<String> {
+        self.pending.into_iter().collect()
+    }
 }
 
 /// The ids in the pending entries list whose entries somebody deleted or trimmed. Each page is looked at in one
