@@ -5,7 +5,7 @@ use super::fill::fill;
 use super::report::whole;
 use super::round::Round;
 use super::scenarios::{Bench, COUPON, PLENTY, RATE};
-use super::stage::{SCHEMA, connect, until};
+use super::stage::{SCHEMA, connect};
 use crate::postgres::Postgres;
 
 /// Beyond what is loaded: no scenario here has a worker.
@@ -61,12 +61,7 @@ impl Bench<'_> {
 
         let loaded = self.plan.loaded_claims;
         fill(self.stage, COUPON, all..all + loaded).await?;
-        until("Redis has rewritten its log", async || {
-            let under_way = self.stage.redis_number("aof_rewrite_in_progress").await?
-                + self.stage.redis_number("aof_rewrite_scheduled").await?;
-            Ok((under_way == 0).then_some(()))
-        })
-        .await?;
+        self.stage.until_log_rewritten().await?;
         let claims = self.users.claims(half..all, |_| COUPON);
         let with = self.drive(&server, claims).await?.only(&[202])?.rate(202);
         server.stop().await?;

@@ -60,6 +60,8 @@ impl Stage {
         self.open(workers, &[]).await
     }
 
+    /// Empty stores, and a disk that is done with whatever was in them: files that are removed, and what is still to be
+    /// written, would hold up the flushes of the next scenario.
     pub async fn empty(&self) -> anyhow::Result<()> {
         // Millions of claims take Redis longer to free than a command may take.
         self.redis.call("FLUSHALL", vec!["ASYNC".into()]).await?;
@@ -67,10 +69,25 @@ impl Stage {
             Ok((self.redis_number("lazyfree_pending_objects").await? == 0).then_some(()))
         })
         .await?;
+        self.until_log_rewritten().await?;
+        self.redis.call("BGREWRITEAOF", vec![]).await?;
+        self.until_log_rewritten().await?;
         let mut postgres = connect(&self.addresses).await?;
-        sqlx::query("drop schema if exists seckill cascade").execute(&mut postgres).await?;
+        for statement in ["set statement_timeout = 0", "drop schema if exists seckill cascade", "checkpoint"]
+        {
+            sqlx::query(statement).execute(&mut postgres).await?;
+        }
         postgres.close().await?;
-        Ok(())
+        Ok(tokio::task::spawn_blocking(nix::unistd::sync).await?)
+    }
+
+    pub async fn until_log_rewritten(&self) -> anyhow::Result<()> {
+        until("Redis has rewritten its log", async || {
+            let under_way = self.redis_number("aof_rewrite_in_progress").await?
+                + self.redis_number("aof_rewrite_scheduled").await?;
+            Ok((under_way == 0).then_some(()))
+        })
+        .await
     }
 
     /// A server on the stores as they are, with settings beside the bench's own.
