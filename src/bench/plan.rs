@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 pub struct Plan {
-    /// Every scenario is run so often, but for the two whose set-up takes a minute.
+    /// Every scenario is run so often, but for the one whose set-up takes a minute.
     pub rounds: usize,
     /// How long the load of a scenario lasts.
     pub lasts: Duration,
