@@ -153,8 +153,8 @@ pub struct Walk<'a> {
     /// Ids of pending entries that were not met yet.
     pending: HashSet<String>,
     from: String,
-    last_delivered: String,
-    is_past_delivered: bool,
+    /// Where entries end that were delivered, and count only while they are pending; `None` once it is passed.
+    last_delivered: Option<String>,
 }
 
 impl<'a> Walk<'a> {
@@ -172,28 +172,24 @@ impl<'a> Walk<'a> {
             pending.extend(page);
             from = format!("({last}");
         }
-        let last_delivered = group.last_delivered_id;
-        let is_past_delivered = first_pending.is_none();
-        let from = first_pending.unwrap_or_else(|| format!("({last_delivered}"));
-        Ok(Self { redis, pending, from, last_delivered, is_past_delivered })
+        let (from, last_delivered) = match first_pending {
+            Some(first) => (first, Some(group.last_delivered_id)),
+            None => (format!("({}", group.last_delivered_id), None),
+        };
+        Ok(Self { redis, pending, from, last_delivered })
     }
 
     /// The next entries, perhaps none of a page; `None` at the end.
     pub async fn next_page(&mut self) -> Result<Option<Vec<Entry>>, RedisError> {
-        let to = if self.is_past_delivered { "+" } else { &self.last_delivered };
+        let to = self.last_delivered.as_deref().unwrap_or("+");
         let mut page = range(self.redis, &self.from, to).await?;
-        match page.last() {
-            Some(last) => self.from = format!("({}", last.id),
-            None if self.is_past_delivered => return Ok(None),
-            None => {
-                self.is_past_delivered = true;
-                self.from = format!("({}", self.last_delivered);
-                return Ok(Some(Vec::new()));
-            }
-        }
-        let pending = &mut self.pending;
-        let is_past_delivered = self.is_past_delivered;
-        page.retain(|entry| pending.remove(&entry.id) || is_past_delivered);
+        let Some(last) = page.last() else {
+            let Some(passed) = self.last_delivered.take() else { return Ok(None) };
+            self.from = format!("({passed}");
+            return Ok(Some(page));
+        };
+        self.from = format!("({}", last.id);
+        page.retain(|entry| self.pending.remove(&entry.id) || self.last_delivered.is_none());
         Ok(Some(page))
     }
 
