@@ -83,9 +83,8 @@ pub async fn record(link: &mut Link<'_>, redis: &Redis, handed: Handed) -> Resul
         Ok(postgres) => postgres,
         Err(error) => return Ok(Ended::Failed(error.to_string())),
     };
-    let mut batch =
-        Batch { context, redis, postgres: &mut *postgres, epoch: &handed.epoch, are_new: handed.are_new };
-    let ended = tokio::time::timeout(config::RECORD_TIMEOUT, batch.end(&handed)).await;
+    let mut batch = Batch { context, redis, postgres: &mut *postgres, handed: &handed };
+    let ended = tokio::time::timeout(config::RECORD_TIMEOUT, batch.end()).await;
     match ended.unwrap_or_else(|_| Err(Halt::Failed("the batch took too long".into()))) {
         Ok(()) => {}
         Err(Halt::Fenced) => return Ok(Ended::Fenced),
@@ -127,13 +126,12 @@ struct Batch<'a> {
     context: &'a Context,
     redis: &'a Redis,
     postgres: &'a mut PgConnection,
-    epoch: &'a str,
-    are_new: bool,
+    handed: &'a Handed,
 }
 
 impl Batch<'_> {
-    async fn end(&mut self, handed: &Handed) -> Result<(), Halt> {
-        let mut parts = vec![handed.readable.as_slice()];
+    async fn end(&mut self) -> Result<(), Halt> {
+        let mut parts = vec![self.handed.readable.as_slice()];
         while let Some(part) = parts.pop() {
             if part.is_empty() {
                 continue;
@@ -148,7 +146,7 @@ impl Batch<'_> {
             }
         }
         // Last, for each takes a transaction of its own: nobody's order waits for them.
-        for (entry, why) in &handed.unreadable {
+        for (entry, why) in &self.handed.unreadable {
             self.keep_unreadable(entry, why.order, &why.reason).await?;
         }
         Ok(())
@@ -157,10 +155,10 @@ impl Batch<'_> {
     /// Records a part in one transaction; answers why Postgres refuses it, if one event is at fault.
     async fn record_part(&mut self, part: &[Readable]) -> Result<Option<String>, Halt> {
         let events: Vec<&OrderEvent> = part.iter().map(|readable| &readable.event).collect();
-        let recorded = if self.are_new {
-            orders::record_new(self.postgres, self.epoch, &events).await
+        let recorded = if self.handed.are_new {
+            orders::record_new(self.postgres, &self.handed.epoch, &events).await
         } else {
-            orders::record(self.postgres, self.epoch, &events).await
+            orders::record(self.postgres, &self.handed.epoch, &events).await
         };
         match recorded {
             Ok(Recorded::Done { inserted, conflicting }) => {
@@ -176,7 +174,7 @@ impl Batch<'_> {
                 if info::coupon(self.redis, &coupon).await.map_err(Halt::Redis)?.is_some() {
                     // Not a bad event but a lost database.
                     let what = format!("Postgres does not know coupon {coupon}, which Redis sells");
-                    self.context.fence.lost(self.epoch, &what);
+                    self.context.fence.lost(&self.handed.epoch, &what);
                     return Err(Halt::Fenced);
                 }
                 Ok(Some(format!("no coupon {coupon} is known")))
@@ -205,7 +203,7 @@ impl Batch<'_> {
     /// a transaction that did not last.
     async fn reject_conflicting(&mut self, part: &[Readable], conflicting: &[OrderId]) -> Result<(), Halt> {
         for readable in part.iter().filter(|readable| conflicting.contains(&readable.event.order)) {
-            match orders::record(self.postgres, self.epoch, &[&readable.event]).await.map_err(halt)? {
+            match orders::record(self.postgres, &self.handed.epoch, &[&readable.event]).await.map_err(halt)? {
                 Recorded::Done { inserted, conflicting } if conflicting.is_empty() => {
                     self.announce(&inserted).await;
                 }
@@ -219,7 +217,7 @@ impl Batch<'_> {
     async fn reject(&mut self, readable: &Readable, why: &str) -> Result<(), Halt> {
         let event = &readable.event;
         let letter = self.letter(&readable.entry, why).await?;
-        match dead_letters::reject(self.postgres, self.epoch, event, &letter).await {
+        match dead_letters::reject(self.postgres, &self.handed.epoch, event, &letter).await {
             Ok(dead_letters::Ended::Done) => {}
             Ok(dead_letters::Ended::Fenced) => return Err(Halt::Fenced),
             Err(PostgresError::Row(why)) => {
@@ -244,7 +242,7 @@ impl Batch<'_> {
         why: &str,
     ) -> Result<(), Halt> {
         let letter = self.letter(entry, why).await?;
-        match dead_letters::keep_unreadable(self.postgres, self.epoch, order, &letter).await {
+        match dead_letters::keep_unreadable(self.postgres, &self.handed.epoch, order, &letter).await {
             Ok(dead_letters::Ended::Done) => {
                 metrics::DEAD_LETTERS.add(1);
                 tracing::warn!(entry = entry.id, "entry {} is a dead letter: {why}", entry.id);
