@@ -97,6 +97,7 @@ impl Reconciler {
                     count(&pass.found);
                     return Ok(pass.found);
                 }
+                pass.pace.rest().await;
             }
             after = Some(last);
         }
