@@ -98,11 +98,14 @@ impl Postgres {
     /// leaks its advisory lock.
     async fn migrate(&self) -> Result<(), PostgresError> {
         let mut connection = self.dedicated().await?;
-        // A second process that makes the same schema would fail on its catalogue's unique index.
+        // A second process that makes the same schema would fail on its catalogue's unique index. It waits for as
+        // long as a statement may take: another one's migration is more than a lock that should be free by now.
+        sqlx::query("set lock_timeout = 0").execute(&mut connection).await?;
         sqlx::query("select pg_advisory_lock(hashtextextended($1 || '/schema', 0))")
             .bind(&self.schema)
             .execute(&mut connection)
             .await?;
+        sqlx::query("reset lock_timeout").execute(&mut connection).await?;
         let create = format!("create schema if not exists {}", self.schema);
         sqlx::query(AssertSqlSafe(create)).execute(&mut connection).await?;
         MIGRATIONS.run_direct(None, &mut connection, false).await.map_err(|error| match error {

@@ -243,6 +243,28 @@ async fn processes_that_start_together_migrate_once() {
     }
 }
 
+/// A first migration on a slow disk takes longer than any other lock may be waited for.
+#[tokio::test]
+async fn a_migration_waits_for_another_one_longer_than_for_a_lock() {
+    let database = Database::bare("slow_migration");
+    let other = Database::new("beside_slow_migration").await;
+    let lock = |function: &str| format!("select {function}(hashtextextended('slow_migration/schema', 0))");
+    let mut migrating = other.postgres.dedicated().await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(lock("pg_advisory_lock"))).execute(&mut migrating).await.unwrap();
+
+    let waits = async {
+        let too_long = "select count(*) from pg_stat_activity where wait_event = 'advisory'
+            and query like '%/schema%' and now() - query_start > interval '2.2 s'";
+        while other.number(too_long).await == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        sqlx::raw_sql(AssertSqlSafe(lock("pg_advisory_unlock"))).execute(&mut migrating).await.unwrap();
+    };
+    let (prepared, waited) = tokio::join!(database.postgres.prepare(), tokio::time::timeout(PATIENCE, waits));
+    prepared.unwrap();
+    waited.unwrap();
+}
+
 // ---- constraints ----
 
 #[tokio::test]
