@@ -105,6 +105,7 @@ async fn both_stores_answer_with_their_settings_and_stop_without_a_trace() {
     assert_eq!(config("appendonly"), "appendonly\nyes");
     assert_eq!(config("appendfsync"), "appendfsync\nalways");
     assert_eq!(config("maxmemory-policy"), "maxmemory-policy\nnoeviction");
+    assert_eq!(config("hash-max-listpack-entries"), "hash-max-listpack-entries\n32");
     assert_eq!(config("save"), "save");
     assert_eq!(config("port"), "port\n0");
     assert_eq!(config("databases"), "databases\n1");

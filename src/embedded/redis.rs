@@ -48,6 +48,8 @@ impl Redis {
             // Rewriting the log holds every claim up for a moment; at the default of 64 MB it comes after 200,000 of them.
             ["--auto-aof-rewrite-min-size", "256mb"],
             ["--maxmemory-policy", "noeviction"],
+            // Smaller hashes are looked through from their beginning: the holders of a hundred units for every claim.
+            ["--hash-max-listpack-entries", "32"],
             ["--aof-load-truncated", "yes"],
             ["--save", ""],
             // The arguments stay readable in /proc; a forked child is named after the socket.

@@ -103,6 +103,16 @@ async fn a_claim_that_comes_too_late_costs_one_look_and_writes_nothing() {
     assert!(looks <= 2 * scripts, "{looks} looks at the coupon and its holders in {scripts} batches");
 }
 
+#[tokio::test]
+async fn a_hundred_holders_are_not_looked_through_for_every_claim() {
+    let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
+    sale.create("coffee", 100).await;
+    crowd(&sale, "coffee", 0, 100).await;
+    let encoding = |key: &str| sale.redis_cli(&["OBJECT", "ENCODING", key]).trim().to_owned();
+    assert_eq!(encoding("seckill:{0}:claims:coffee"), "hashtable");
+    assert_eq!(encoding("seckill:{0}:coupon:coffee"), "listpack");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_events_cost_ten_transactions() {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
