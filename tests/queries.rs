@@ -12,10 +12,10 @@ use seckill::data_dir::DataDir;
 use seckill::embedded::Embedded;
 use seckill::model::{CouponId, Definition, OrderEvent, OrderId, OrderStatus, UserId};
 use seckill::postgres::dead_letters::{self, Ended, Letter};
-use seckill::postgres::orders::{self, Recorded};
+use seckill::postgres::orders::{self, OrderFilter, Recorded};
 use seckill::postgres::rebuild::RebuildSession;
 use seckill::postgres::{PgConnection, Postgres, PostgresError, coupons};
-use sqlx::{AssertSqlSafe, Connection, Row};
+use sqlx::{AssertSqlSafe, Connection, PgPool, Row};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -428,6 +428,62 @@ async fn what_was_planned_for_empty_tables_goes_on_by_index() {
     }
     assert_eq!(whole_reads(&mut session).await, before, "tables were read whole");
     session.close().await.unwrap();
+}
+
+/// Rows and entries of indexes of `orders` that were read.
+async fn entries_read(pool: &PgPool) -> i64 {
+    // Each session tells what it counted when it is asked to, or a second later.
+    let mut sessions = Vec::new();
+    while sessions.len() < pool.size() as usize {
+        let mut session = pool.acquire().await.unwrap();
+        sqlx::query("select pg_stat_force_next_flush()").execute(&mut *session).await.unwrap();
+        sessions.push(session);
+    }
+    sqlx::query_scalar(
+        "select (seq_tup_read + (select sum(idx_tup_read) from pg_stat_user_indexes i where i.relid = t.relid))::bigint
+         from pg_stat_user_tables t where schemaname = current_schema and relname = 'orders'",
+    )
+    .fetch_one(&mut *sessions[0])
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn lists_and_counts_of_orders_go_by_index() {
+    let database = Database::new("lists").await;
+    let pool = &database.postgres.pool;
+    let (coffee, tea) = (database.create("coffee", 10).await, database.create("tea", 10).await);
+    let ended = event(&coffee, "alice");
+    database.done(&[&ended, &event(&coffee, "bob")]).await;
+    database.execute("update orders set status = 'cancelled' where user_id = 'alice'").await.unwrap();
+    database.execute("update coupons set stock = stock + 1 where id = 'coffee'").await.unwrap();
+    let live = [event(&coffee, "alice"), event(&tea, "alice")];
+    database.done(&live.each_ref()).await;
+    let crowd = database.create("crowd", 2_000).await;
+    let events: Vec<OrderEvent> = (0..2_000).map(|number| event(&crowd, &format!("user-{number}"))).collect();
+    database.done(&events.iter().collect::<Vec<_>>()).await;
+    let mut newest_first = [ended.order, live[0].order, live[1].order];
+    newest_first.sort_by(|one, other| other.cmp(one));
+
+    let before = entries_read(pool).await;
+    let of_alice = OrderFilter { user: Some("alice".parse().unwrap()), ..OrderFilter::default() };
+    let ids = async |filter: &OrderFilter, after, limit| -> Vec<OrderId> {
+        let page = orders::list(pool, filter, after, limit).await.unwrap();
+        page.into_iter().map(|order| order.id).collect()
+    };
+    assert_eq!(ids(&of_alice, None, 2).await, newest_first[..2]);
+    assert_eq!(ids(&of_alice, Some(newest_first[1]), 2).await, newest_first[2..]);
+    let cancelled = OrderFilter { status: Some(OrderStatus::Cancelled), ..of_alice.clone() };
+    assert_eq!(ids(&cancelled, None, 2).await, [ended.order]);
+    let of_tea = OrderFilter { coupon: Some(tea.clone()), ..OrderFilter::default() };
+    assert_eq!(ids(&of_tea, None, 2).await, [live[1].order]);
+    let page = orders::live_page(pool, &coffee, None, 1).await.unwrap();
+    let rest = orders::live_page(pool, &coffee, Some(page[0].id), 5).await.unwrap();
+    assert_eq!([&page[..], &rest].map(|page| page[0].user.as_str()), ["bob", "alice"]);
+    assert_eq!((page.len(), rest.len()), (1, 1));
+    assert!(!coupons::stock_drifts(pool, &coffee).await.unwrap());
+    let read = entries_read(pool).await - before;
+    assert!((1..100).contains(&read), "{read} rows and entries of indexes were read");
 }
 
 #[tokio::test]

@@ -185,19 +185,19 @@ pub async fn statuses(
     rows.iter().map(|row| Ok((OrderId(row.try_get("id")?), read_status(row)?))).collect()
 }
 
-/// One page of a coupon's live orders after `after`, in the order of their users.
+/// One page of a coupon's live orders after `after`, oldest first.
 pub async fn live_page(
     pool: &PgPool,
     coupon: &CouponId,
-    after: Option<&UserId>,
+    after: Option<OrderId>,
     limit: i64,
 ) -> Result<Vec<Order>, PostgresError> {
     let rows = sqlx::query_as::<_, OrderRow>(
-        "select * from orders where coupon_id = $1 and user_id > $2 and status in ('reserved', 'confirmed')
-         order by user_id limit $3",
+        "select * from orders where coupon_id = $1 and id > $2 and status in ('reserved', 'confirmed')
+         order by id limit $3",
     )
     .bind(coupon.as_str())
-    .bind(after.map_or("", UserId::as_str))
+    .bind(after.map_or(Uuid::nil(), |order| order.0))
     .bind(limit)
     .fetch_all(pool)
     .await?;
@@ -219,20 +219,31 @@ pub async fn list(
     after: Option<OrderId>,
     limit: i64,
 ) -> Result<Vec<Order>, PostgresError> {
-    let mut query = sqlx::QueryBuilder::new("select * from orders where true");
-    if let Some(coupon) = &filter.coupon {
-        query.push(" and coupon_id = ").push_bind(coupon.as_str());
+    // A user's orders are in two indexes, of the live and of the ended ones.
+    let parts: &[&str] = match &filter.user {
+        Some(_) => &["status in ('reserved', 'confirmed')", "status not in ('reserved', 'confirmed')"],
+        None => &["true"],
+    };
+    let mut query = sqlx::QueryBuilder::new("select * from (");
+    for (number, part) in parts.iter().enumerate() {
+        query
+            .push(if number == 0 { "" } else { " union all " })
+            .push("select * from orders where ")
+            .push(part);
+        if let Some(coupon) = &filter.coupon {
+            query.push(" and coupon_id = ").push_bind(coupon.as_str());
+        }
+        if let Some(user) = &filter.user {
+            query.push(" and user_id = ").push_bind(user.as_str());
+        }
+        if let Some(status) = filter.status {
+            query.push(" and status = ").push_bind(status_word(status));
+        }
+        if let Some(after) = after {
+            query.push(" and id < ").push_bind(after.0);
+        }
     }
-    if let Some(user) = &filter.user {
-        query.push(" and user_id = ").push_bind(user.as_str());
-    }
-    if let Some(status) = filter.status {
-        query.push(" and status = ").push_bind(status_word(status));
-    }
-    if let Some(after) = after {
-        query.push(" and id < ").push_bind(after.0);
-    }
-    query.push(" order by id desc limit ").push_bind(limit);
+    query.push(") listed order by id desc limit ").push_bind(limit);
     let rows = query.build_query_as::<OrderRow>().fetch_all(pool).await?;
     Ok(rows.into_iter().map(|row| row.0).collect())
 }

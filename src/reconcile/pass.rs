@@ -169,8 +169,8 @@ impl<'a> Pass<'a> {
         let page_rows = i64::try_from(config::SCAN_PAGE).unwrap_or(i64::MAX);
         let mut after = None;
         loop {
-            let page = orders::live_page(pool, id, after.as_ref(), page_rows).await?;
-            let Some(last) = page.last().map(|order| order.user.clone()) else { return Ok(()) };
+            let page = orders::live_page(pool, id, after, page_rows).await?;
+            let Some(last) = page.last().map(|order| order.id) else { return Ok(()) };
             let users: Vec<&UserId> = page.iter().map(|order| &order.user).collect();
             let held = info::held_by_each(&self.session.redis, id, &users).await?;
             let unheld = page.iter().zip(&held).filter(|(order, held)| **held != Some(order.id));
