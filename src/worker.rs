@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::consume::Shift;
 use crate::config::{self, WorkerSettings};
 use crate::fence::{Fence, FenceState};
 use crate::postgres::{self, PgConnection, Postgres, PostgresError};
@@ -36,10 +37,14 @@ pub async fn run(context: Context, settings: WorkerSettings, stop: CancellationT
     let context = Arc::new(context);
     let process = process_name();
     let mut roles = JoinSet::new();
+    let backlog = Arc::new(Notify::new());
     for number in 1..=settings.workers {
-        roles.spawn(consume::run(context.clone(), format!("{process}-{number}"), stop.clone()));
+        let (name, shift) = (format!("{process}-{number}"), Shift::Always(backlog.clone()));
+        roles.spawn(consume::run(context.clone(), name, shift, stop.clone()));
     }
     if settings.workers > 0 {
+        let (name, shift) = (format!("{process}-backlog"), Shift::Backlog(backlog));
+        roles.spawn(consume::run(context.clone(), name, shift, stop.clone()));
         let consumer = format!("{process}-reclaim");
         roles.spawn(reclaim::run(context.clone(), consumer, settings.reclaim_after, stop.clone()));
         roles.spawn(housekeeping::run(context, settings.stream_keep, stop.clone()));

@@ -2,11 +2,13 @@
 //! entries, so that nothing it was handed is forgotten. Entries of others are `reclaim`'s affair.
 //!
 //! While a backlog lasts, Redis and Postgres work at the same time: beside the recording of one batch the batch
-//! before it is acknowledged and the one after it is read.
+//! before it is acknowledged and the one after it is read. A second consumer then takes every other batch, so that
+//! Postgres inserts one while it flushes the other; with fewer events it would only make smaller batches.
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::record::{Ended, Handed, Unacknowledged, acknowledge, record};
@@ -14,13 +16,23 @@ use super::{Context, Link, backoff, leave, pause, report_deleted};
 use crate::config;
 use crate::redis::{Redis, RedisError, stream};
 
-pub async fn run(context: Arc<Context>, name: String, stop: CancellationToken) {
+/// When a consumer reads.
+pub enum Shift {
+    /// Always; tells of a backlog.
+    Always(Arc<Notify>),
+    /// When it is told of a backlog, for as long as batches are full.
+    Backlog(Arc<Notify>),
+}
+
+pub async fn run(context: Arc<Context>, name: String, shift: Shift, stop: CancellationToken) {
     let link = Link::new(&context);
     let mut consumer = Consumer {
         context: &context,
         name: &name,
+        // Nobody was handed anything under this name, and a look would make it a consumer of the group.
+        reads_own: matches!(shift, Shift::Always(_)),
+        shift,
         link,
-        reads_own: true,
         began: None,
         ahead: None,
         unacknowledged: None,
@@ -61,6 +73,7 @@ enum Turn {
 struct Consumer<'a> {
     context: &'a Context,
     name: &'a str,
+    shift: Shift,
     link: Link<'a>,
     /// Its own pending entries come first, until there are none.
     reads_own: bool,
@@ -92,8 +105,7 @@ impl Consumer<'_> {
             return Ok(Turn::Empty);
         }
         self.began = Some(Instant::now());
-        let is_full = handed.len() == config::RECORD_BATCH_MAX_EVENTS;
-        let reads_ahead = is_full && !self.reads_own && !stop.is_cancelled();
+        let reads_ahead = handed.is_full() && !self.reads_own && !stop.is_cancelled();
         let (context, name, before) = (self.context, self.name, self.unacknowledged.take());
         let beside = async {
             match &before {
@@ -104,6 +116,11 @@ impl Consumer<'_> {
         };
         let (ended, ahead) = tokio::join!(record(&mut self.link, &redis, handed), beside);
         let ahead = ahead?;
+        if let (Shift::Always(backlog), Some(ahead)) = (&self.shift, &ahead)
+            && ahead.is_full()
+        {
+            backlog.notify_one();
+        }
         match ended? {
             Ended::All(ended) if ahead.is_some() => {
                 self.unacknowledged = Some(ended);
@@ -122,6 +139,12 @@ impl Consumer<'_> {
             // Under load a commit is shared by whatever comes meanwhile; the first event after a pause waits for nobody.
             tokio::time::sleep_until((began + config::RECORD_INTERVAL).into()).await;
         }
+        if let (Shift::Backlog(backlog), false) = (&self.shift, self.reads_own) {
+            tokio::select! {
+                () = backlog.notified() => {}
+                () = stop.cancelled() => return Ok(None),
+            }
+        }
         let Some((redis, epoch)) = self.link.epoch(stop).await? else { return Ok(None) };
         if stop.is_cancelled() {
             return Ok(None);
@@ -129,7 +152,10 @@ impl Consumer<'_> {
         let read = if self.reads_own {
             stream::read_pending(&redis, self.name, "0").await
         } else {
-            stream::wait_for_new(&redis, self.name).await
+            match self.shift {
+                Shift::Always(_) => stream::wait_for_new(&redis, self.name).await,
+                Shift::Backlog(_) => stream::read_new(&redis, self.name).await,
+            }
         };
         let read = match read {
             Err(error @ (RedisError::NoGroup(_) | RedisError::WrongType(_))) => {

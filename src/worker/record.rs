@@ -42,6 +42,11 @@ impl Handed {
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// As many as are read at once: more may wait.
+    pub const fn is_full(&self) -> bool {
+        self.len() >= config::RECORD_BATCH_MAX_EVENTS
+    }
 }
 
 /// Entries that have ended in Postgres, and how far its WAL was durable then.

@@ -125,6 +125,7 @@ async fn ten_thousand_events_cost_ten_transactions() {
     let worker = sale.spawn("worker", &[("SECKILL_WORKERS", "1")]);
     sale.until_quiet().await;
     let after = calls(&sale);
+    assert!(has_backlog_consumer(&sale), "one consumer recorded all of it");
     drop(worker);
     assert_eq!(sale.psql_number("select count(*) from orders"), 10_000);
     assert_eq!(sale.psql_number("select count(distinct xmin::text) from orders"), 10, "transactions");
@@ -132,6 +133,20 @@ async fn ten_thousand_events_cost_ten_transactions() {
     // One for each batch, the first look at its own entries, and the empty-handed ones while all was recorded.
     let reads = grew(&before, &after, "xreadgroup");
     assert!((11..100).contains(&reads), "{reads} reads of the stream");
+}
+
+/// Whether the consumer has read that helps with a backlog.
+fn has_backlog_consumer(sale: &Sale) -> bool {
+    sale.redis_cli(&["XINFO", "CONSUMERS", "seckill:{0}:orders", "order-writers"]).contains("-backlog")
+}
+
+#[tokio::test]
+async fn fewer_events_than_a_batch_have_one_consumer() {
+    let sale = Sale::start().await;
+    sale.create("coffee", 1_000).await;
+    assert_eq!(crowd(&sale, "coffee", 0, 900).await, HashMap::from([("202".to_owned(), 900)]));
+    sale.until_quiet().await;
+    assert!(!has_backlog_consumer(&sale));
 }
 
 #[tokio::test]
