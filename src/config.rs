@@ -123,7 +123,7 @@ pub struct CredentialSettings {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Workers")]
 pub struct WorkerSettings {
-    /// Consumers in this process; 0 for HTTP alone
+    /// Consumers in this process, and one more while there is a backlog; 0 for HTTP alone
     #[arg(long, env = "SECKILL_WORKERS", default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=64))]
     pub workers: u16,
 
