@@ -73,7 +73,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// A hundred units are gone, whose holders are looked through for each who comes too late.
+    /// A hundred units are gone; whether they hold one is looked up for each who comes too late.
     pub async fn sold_out(&self, round: &mut Round) -> anyhow::Result<()> {
         let server = self.stage.serve(0).await?;
         server.create(COUPON, FEW as u64).await?;

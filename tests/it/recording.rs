@@ -11,7 +11,7 @@ const ORDERS: &str = "seckill:{0}:orders";
 const NO_WORKERS: (&str, &str) = ("SECKILL_WORKERS", "0");
 const ONE_WORKER: (&str, &str) = ("SECKILL_WORKERS", "1");
 
-fn consumers(sale: &Sale) -> Vec<String> {
+pub fn consumers(sale: &Sale) -> Vec<String> {
     let info = sale.redis_cli(&["XINFO", "CONSUMERS", ORDERS, "order-writers"]);
     let lines: Vec<&str> = info.lines().collect();
     lines.windows(2).filter(|pair| pair[0] == "name").map(|pair| pair[1].to_owned()).collect()
