@@ -108,42 +108,69 @@ impl Shared {
     }
 }
 
-/// Takes claims to Redis until it finds too few that wait.
+/// Takes claims to Redis until it finds too few that wait. The next batch is on its way before the last one's
+/// claims are answered: whoever is woken by an answer has work to do, and Redis would wait for all of them.
 async fn carry(shared: Arc<Shared>) {
+    let mut ended: Option<Ended> = None;
     loop {
-        let Some(batch) = shared.line().next_batch() else { return };
+        let Some(batch) = shared.line().next_batch() else { break };
         // A task of its own: should it ever panic, the gate goes on.
-        drop(tokio::spawn(send(batch, shared.clone())).await);
+        let on_its_way = tokio::spawn(send(batch, shared.clone()));
+        if let Some(ended) = ended.take() {
+            ended.tell();
+        }
+        ended = on_its_way.await.ok();
+    }
+    if let Some(ended) = ended {
+        ended.tell();
     }
 }
 
-async fn send(mut batch: Vec<Waiting>, shared: Arc<Shared>) {
-    let session = match shared.fence.session() {
-        Ok(_) if shared.backlog_is_full() => return refuse(batch, &Unavailable::BacklogFull),
-        Ok(session) => session,
-        Err(reason) => return refuse(batch, &Unavailable::FenceDown(reason)),
-    };
-    let now = Instant::now();
-    let late: Vec<Waiting> = batch.extract_if(.., |waiting| waiting.deadline <= now).collect();
-    refuse(late, &Unavailable::Late);
-    let Some(deadline) = batch.iter().map(|waiting| waiting.deadline).min() else { return };
+/// What became of a batch, and who waits to hear it.
+struct Ended {
+    answers: Vec<oneshot::Sender<Result<ClaimOutcome, Unavailable>>>,
+    /// One outcome for each.
+    outcomes: Result<Vec<ClaimOutcome>, Unavailable>,
+}
 
-    let (claims, answers): (Vec<Claim>, Vec<_>) = batch.into_iter().map(|w| (w.claim, w.answer)).unzip();
-    match claim_batch(&shared, &session, deadline, &claims).await {
-        Ok(outcomes) => {
-            count(&outcomes);
-            for (answer, outcome) in answers.into_iter().zip(outcomes) {
-                // Whoever asked may be gone; the claim stands and a repeat finds it.
-                drop(answer.send(Ok(outcome)));
+impl Ended {
+    /// Whoever asked may be gone; the claim stands and a repeat finds it.
+    fn tell(self) {
+        match self.outcomes {
+            Ok(outcomes) => {
+                for (answer, outcome) in self.answers.into_iter().zip(outcomes) {
+                    drop(answer.send(Ok(outcome)));
+                }
             }
-        }
-        Err(unavailable) => {
-            metrics::CLAIMS.add(unavailable.outcome(), answers.len() as u64);
-            for answer in answers {
-                drop(answer.send(Err(unavailable.clone())));
+            Err(unavailable) => {
+                for answer in self.answers {
+                    drop(answer.send(Err(unavailable.clone())));
+                }
             }
         }
     }
+}
+
+async fn send(mut batch: Vec<Waiting>, shared: Arc<Shared>) -> Ended {
+    let now = Instant::now();
+    let late: Vec<Waiting> = batch.extract_if(.., |waiting| waiting.deadline <= now).collect();
+    refuse(late, Unavailable::Late).tell();
+    let session = match shared.fence.session() {
+        Ok(_) if shared.backlog_is_full() => return refuse(batch, Unavailable::BacklogFull),
+        Ok(session) => session,
+        Err(reason) => return refuse(batch, Unavailable::FenceDown(reason)),
+    };
+    let Some(deadline) = batch.iter().map(|waiting| waiting.deadline).min() else {
+        return refuse(batch, Unavailable::Late);
+    };
+
+    let (claims, answers): (Vec<Claim>, Vec<_>) = batch.into_iter().map(|w| (w.claim, w.answer)).unzip();
+    let outcomes = claim_batch(&shared, &session, deadline, &claims).await;
+    match &outcomes {
+        Ok(outcomes) => count(outcomes),
+        Err(unavailable) => metrics::CLAIMS.add(unavailable.outcome(), answers.len() as u64),
+    }
+    Ended { answers, outcomes }
 }
 
 async fn claim_batch(
@@ -197,9 +224,7 @@ fn count(outcomes: &[ClaimOutcome]) {
     }
 }
 
-fn refuse(batch: Vec<Waiting>, why: &Unavailable) {
+fn refuse(batch: Vec<Waiting>, why: Unavailable) -> Ended {
     metrics::CLAIMS.add(why.outcome(), batch.len() as u64);
-    for waiting in batch {
-        drop(waiting.answer.send(Err(why.clone())));
-    }
+    Ended { answers: batch.into_iter().map(|waiting| waiting.answer).collect(), outcomes: Err(why) }
 }
