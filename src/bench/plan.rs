@@ -9,6 +9,8 @@ pub struct Plan {
     pub lasts: Duration,
     /// How long each number of clients of an alternative buys.
     pub alternative_lasts: Duration,
+    /// Numbers of workers that are compared with one.
+    pub workers: &'static [usize],
     /// Events of the backlog that a worker drains.
     pub backlog: usize,
     /// Coupons on sale at once.
@@ -27,6 +29,7 @@ impl Plan {
             rounds: 3,
             lasts: Duration::from_secs(5),
             alternative_lasts: Duration::from_secs(3),
+            workers: &[2, 4],
             backlog: 1_000_000,
             coupons: 10_000,
             loaded_claims: 5_000_000,
@@ -39,7 +42,8 @@ impl Plan {
         Self {
             rounds: 1,
             lasts: Duration::from_secs(3),
-            alternative_lasts: Duration::from_millis(500),
+            alternative_lasts: Duration::from_millis(400),
+            workers: &[2],
             backlog: 50_000,
             coupons: 1_000,
             loaded_claims: 200_000,

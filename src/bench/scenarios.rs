@@ -135,7 +135,7 @@ impl Bench<'_> {
 
     /// The same with more workers than one.
     pub async fn workers(&self, round: &mut Round) -> anyhow::Result<()> {
-        for workers in [2, 4] {
+        for &workers in self.plan.workers {
             let (_, recorded) = self.claim_and_record(workers).await?;
             let what = format!("{RATE}, {workers} workers");
             round.rate("workers", &what, recorded);
