@@ -113,16 +113,14 @@ impl Shared {
 async fn carry(shared: Arc<Shared>) {
     let mut ended: Option<Ended> = None;
     loop {
-        let Some(batch) = shared.line().next_batch() else { break };
+        let batch = shared.line().next_batch();
         // A task of its own: should it ever panic, the gate goes on.
-        let on_its_way = tokio::spawn(send(batch, shared.clone()));
+        let on_its_way = batch.map(|batch| tokio::spawn(send(batch, shared.clone())));
         if let Some(ended) = ended.take() {
             ended.tell();
         }
+        let Some(on_its_way) = on_its_way else { return };
         ended = on_its_way.await.ok();
-    }
-    if let Some(ended) = ended {
-        ended.tell();
     }
 }
 
@@ -134,15 +132,17 @@ struct Ended {
 }
 
 impl Ended {
-    /// Whoever asked may be gone; the claim stands and a repeat finds it.
     fn tell(self) {
         match self.outcomes {
             Ok(outcomes) => {
+                count(&outcomes);
                 for (answer, outcome) in self.answers.into_iter().zip(outcomes) {
+                    // Whoever asked may be gone; the claim stands and a repeat finds it.
                     drop(answer.send(Ok(outcome)));
                 }
             }
             Err(unavailable) => {
+                metrics::CLAIMS.add(unavailable.outcome(), self.answers.len() as u64);
                 for answer in self.answers {
                     drop(answer.send(Err(unavailable.clone())));
                 }
@@ -152,24 +152,19 @@ impl Ended {
 }
 
 async fn send(mut batch: Vec<Waiting>, shared: Arc<Shared>) -> Ended {
-    let now = Instant::now();
-    let late: Vec<Waiting> = batch.extract_if(.., |waiting| waiting.deadline <= now).collect();
-    refuse(late, Unavailable::Late).tell();
     let session = match shared.fence.session() {
         Ok(_) if shared.backlog_is_full() => return refuse(batch, Unavailable::BacklogFull),
         Ok(session) => session,
         Err(reason) => return refuse(batch, Unavailable::FenceDown(reason)),
     };
-    let Some(deadline) = batch.iter().map(|waiting| waiting.deadline).min() else {
-        return refuse(batch, Unavailable::Late);
-    };
+    let now = Instant::now();
+    let late: Vec<Waiting> = batch.extract_if(.., |waiting| waiting.deadline <= now).collect();
+    let late = refuse(late, Unavailable::Late);
+    let Some(deadline) = batch.iter().map(|waiting| waiting.deadline).min() else { return late };
+    late.tell();
 
     let (claims, answers): (Vec<Claim>, Vec<_>) = batch.into_iter().map(|w| (w.claim, w.answer)).unzip();
     let outcomes = claim_batch(&shared, &session, deadline, &claims).await;
-    match &outcomes {
-        Ok(outcomes) => count(outcomes),
-        Err(unavailable) => metrics::CLAIMS.add(unavailable.outcome(), answers.len() as u64),
-    }
     Ended { answers, outcomes }
 }
 
@@ -225,6 +220,5 @@ fn count(outcomes: &[ClaimOutcome]) {
 }
 
 fn refuse(batch: Vec<Waiting>, why: Unavailable) -> Ended {
-    metrics::CLAIMS.add(why.outcome(), batch.len() as u64);
     Ended { answers: batch.into_iter().map(|waiting| waiting.answer).collect(), outcomes: Err(why) }
 }
