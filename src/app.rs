@@ -10,8 +10,8 @@ use anyhow::{Context, bail};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalogue::Catalogue;
@@ -27,9 +27,10 @@ use crate::postgres::{Postgres, PostgresError};
 use crate::reconcile::Reconciler;
 use crate::recorded::Recorded;
 use crate::redis::RedisServer;
+use crate::stop::Stop;
 use crate::worker;
 
-/// HTTP and workers in one process, until SIGTERM or SIGINT.
+/// HTTP and workers in one process, until SIGTERM, SIGINT or SIGHUP.
 pub async fn serve(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> {
     run_server(args, log_format, false).await
 }
@@ -53,24 +54,30 @@ pub async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
             "SECKILL_WORKERS=0 leaves a worker process nothing to do: give it 1 or more".into()
         ));
     }
-    let stop = stop_signal()?;
+    let stop = Stop::on_signals()?;
     let addresses = match args.stores.external_addresses()? {
         Some(addresses) => addresses,
-        None => Embedded::join(&DataDir::locate(args.stores.data_dir.as_deref())).await?,
+        None => {
+            let data_dir = DataDir::locate(args.stores.data_dir.as_deref());
+            let Some(joined) = stop.unless_ordered(Embedded::join(&data_dir)).await else { return Ok(()) };
+            joined?
+        }
     };
     let Some(core) = Core::start(&args.stores, &addresses, &stop, |_| {}).await? else {
         return Ok(());
     };
     tracing::info!("{} workers are at work", args.workers.workers);
-    core.run_workers(args.workers, stop).await.context("the workers' task ended badly")?;
-    core.stop().await;
+    let workers = core.run_workers(args.workers, stop.token().clone());
+    workers.await.context("the workers' task ended badly")?;
+    core.stop(&stop).await;
     Ok(())
 }
 
 async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> anyhow::Result<()> {
+    // Before anything is started: from here on a signal ends what was.
+    let stop = Stop::on_signals()?;
     let external = args.stores.external_addresses()?;
     check_settings(&args, external.as_ref())?;
-    let stop = stop_signal()?;
     let (listener, address) = bind(args.http.listen, log_format)?;
 
     // HTTP first: from here /livez and /readyz answer, whatever the stores do.
@@ -78,51 +85,88 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     front.waits_for("the stores are starting");
     let http_stop = CancellationToken::new();
     let http = tokio::spawn(server::serve(listener, front.clone(), server::places(), http_stop.clone()));
+    let http = Http { address, front, task: http, stop: http_stop };
 
     let (credentials, stores) = if external.is_some() {
         (required_credentials(&args.credentials)?, None)
     } else {
         let dir = DataDir::open(args.stores.data_dir.as_deref())?;
         let credentials = generated_credentials(&args.credentials, &dir)?;
-        (credentials, Some(Embedded::start(&dir).await?))
+        let Some(stores) = Embedded::start_unless(&dir, stop.token()).await? else { return Ok(()) };
+        (credentials, Some(stores))
     };
     let addresses = external.or_else(|| stores.as_ref().map(Embedded::addresses));
     let addresses = addresses.context("there are stores, embedded or external")?;
-    let outcome = async {
-        let tell = |what: &str| front.waits_for(what);
-        let Some(core) = Core::start(&args.stores, &addresses, &stop, tell).await? else {
-            return Ok(());
-        };
-        let gate = Gate::new(core.fence.clone(), core.catalogue.clone(), args.http.max_backlog);
-        let parts =
-            (core.recorded.clone(), core.catalogue.clone(), core.fence.clone(), core.postgres.clone());
-        let (recorded, catalogue, fence, postgres) = parts;
-        let shared = Api::new(gate.clone(), recorded, catalogue, fence, postgres, &credentials)?;
-        front.open(shared)?;
-        let worker_stop = CancellationToken::new();
-        let workers = core.run_workers(args.workers.clone(), worker_stop.clone());
-        if is_demo {
-            let text = demo::open(&core, &gate, &args, address, &credentials, &stop).await?;
-            println!("{text}");
-        }
-        drop(gate);
-        stop.cancelled().await;
-
-        // First those who make work, then those who do it; what is accepted meanwhile is in the stream.
-        tracing::info!("stopping: answering what is under way");
-        http_stop.cancel();
-        http.await.context("the HTTP task ended badly")?;
-        worker_stop.cancel();
-        workers.await.context("the workers' task ended badly")?;
-        core.stop().await;
-        Ok(())
-    }
-    .await;
+    let outcome = sell(&args, is_demo, http, &addresses, &credentials, &stop).await;
     // Last, also after a failure: everything above needs them.
     if let Some(stores) = stores {
-        stores.stop().await?;
+        stores.stop_by(stop.by(config::STOP_STORES_BY)).await?;
     }
     outcome
+}
+
+/// The listener's task and what it shows.
+struct Http {
+    address: SocketAddr,
+    front: Arc<Front>,
+    task: JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+/// Claims, recording and all else on stores that run, until the stop.
+async fn sell(
+    args: &ServeArgs,
+    is_demo: bool,
+    http: Http,
+    addresses: &StoreAddresses,
+    credentials: &CredentialSettings,
+    stop: &Stop,
+) -> anyhow::Result<()> {
+    let tell = |what: &str| http.front.waits_for(what);
+    let Some(core) = Core::start(&args.stores, addresses, stop, tell).await? else { return Ok(()) };
+    let gate = Gate::new(core.fence.clone(), core.catalogue.clone(), args.http.max_backlog);
+    let parts = (core.recorded.clone(), core.catalogue.clone(), core.fence.clone(), core.postgres.clone());
+    let (recorded, catalogue, fence, postgres) = parts;
+    let shared = Api::new(gate.clone(), recorded, catalogue, fence, postgres, credentials)?;
+    http.front.open(shared)?;
+    let worker_stop = CancellationToken::new();
+    let workers = core.run_workers(args.workers.clone(), worker_stop.clone());
+    if is_demo {
+        let opening = demo::open(&core, &gate, args, http.address, credentials);
+        if let Some(text) = stop.unless_ordered(opening).await {
+            println!("{}", text?);
+        }
+    }
+    drop(gate);
+    stop.token().cancelled().await;
+
+    // First those who make work, then those who do it; what is accepted until then is in the stream.
+    http.stop.cancel();
+    let let_go = async {
+        tokio::time::sleep_until(stop.by(config::STOP_WAITS_BY)).await;
+        core.recorded.let_go();
+        std::future::pending().await
+    };
+    tokio::select! {
+        answered = end_by(stop.by(config::STOP_ANSWERS_BY), http.task, "requests") => answered?,
+        () = let_go => {}
+    }
+    worker_stop.cancel();
+    end_by(stop.by(config::STOP_WORKERS_BY), workers, "workers").await?;
+    core.stop(stop).await;
+    Ok(())
+}
+
+/// Waits for a task that was told to end; what does not end in time is left behind.
+async fn end_by(deadline: Instant, mut task: JoinHandle<()>, what: &str) -> anyhow::Result<()> {
+    match tokio::time::timeout_at(deadline, &mut task).await {
+        Ok(ended) => ended.with_context(|| format!("the task of the {what} ended badly")),
+        Err(_) => {
+            tracing::warn!("stopping although some {what} are still under way");
+            task.abort();
+            Ok(())
+        }
+    }
 }
 
 /// What a process with or without HTTP has in common.
@@ -143,7 +187,7 @@ impl Core {
     async fn start(
         stores: &StoreSettings,
         addresses: &StoreAddresses,
-        stop: &CancellationToken,
+        stop: &Stop,
         tell: impl Fn(&str),
     ) -> anyhow::Result<Option<Self>> {
         metrics::install()?;
@@ -178,26 +222,26 @@ impl Core {
         tokio::spawn(worker::run(context, settings, stop))
     }
 
-    async fn stop(self) {
+    async fn stop(self, stop: &Stop) {
         self.reconciling.abort();
         self.fence_stop.cancel();
         if let Err(error) = self.fence_task.await {
             tracing::error!("the fence's task ended badly: {error}");
         }
-        self.postgres.close().await;
+        let closed = tokio::time::timeout_at(stop.by(config::STOP_CONNECTIONS_BY), self.postgres.close());
+        if closed.await.is_err() {
+            tracing::debug!("connections to Postgres are dropped without a goodbye");
+        }
     }
 }
 
 /// Retries what will pass; `false` when told to stop meanwhile.
-async fn wait_for_postgres(
-    postgres: &Postgres,
-    stop: &CancellationToken,
-    tell: impl Fn(&str),
-) -> anyhow::Result<bool> {
+async fn wait_for_postgres(postgres: &Postgres, stop: &Stop, tell: impl Fn(&str)) -> anyhow::Result<bool> {
     let mut told = false;
     loop {
-        // To its end even when told to stop: a migration is not to be dropped half-way.
-        match postgres.prepare().await {
+        // On connections of its own, and each migration in one transaction: a stop may drop it half-way.
+        let Some(prepared) = stop.unless_ordered(postgres.prepare()).await else { return Ok(false) };
+        match prepared {
             Ok(()) => return Ok(true),
             Err(PostgresError::Transient(why)) => {
                 tell(&format!("waiting for Postgres: {why}"));
@@ -208,9 +252,8 @@ async fn wait_for_postgres(
             }
             Err(error) => return Err(error.into()),
         }
-        tokio::select! {
-            () = tokio::time::sleep(config::BACKOFF_MAX) => {}
-            () = stop.cancelled() => return Ok(false),
+        if stop.unless_ordered(tokio::time::sleep(config::BACKOFF_MAX)).await.is_none() {
+            return Ok(false);
         }
     }
 }
@@ -279,20 +322,4 @@ fn generated_credentials(settings: &CredentialSettings, dir: &DataDir) -> anyhow
         credentials.jwt_secret = Some(dir.secret(JWT_SECRET)?);
     }
     Ok(credentials)
-}
-
-/// Cancelled by the first SIGTERM or SIGINT.
-fn stop_signal() -> anyhow::Result<CancellationToken> {
-    let stop = CancellationToken::new();
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let signalled = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        signalled.cancel();
-    });
-    Ok(stop)
 }

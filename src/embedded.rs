@@ -42,7 +42,17 @@ impl Embedded {
     /// # Errors
     /// When another process runs stores there, a program is not installed, or a store does not start.
     pub async fn start(dir: &DataDir) -> Result<Self> {
-        let lock = lock_patiently(dir).await?;
+        let started = Self::start_unless(dir, &CancellationToken::new()).await?;
+        started.context("nothing stopped the stores' start")
+    }
+
+    /// The same; `None` when told to stop before both answer. Then, and after an error, no process is left.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start).
+    pub async fn start_unless(dir: &DataDir, stop: &CancellationToken) -> Result<Option<Self>> {
+        let Some(lock) = stop.run_until_cancelled(lock_patiently(dir)).await else { return Ok(None) };
+        let lock = lock?;
         let programs = Programs::find(postgres::version_in_use(dir.path())?)?;
         let redis_folder = StoreFolder::prepare(dir.path().join(redis::FOLDER), Account::for_redis()?)?;
         let postgres_folder =
@@ -52,11 +62,31 @@ impl Embedded {
         let redis = Redis::new(programs.redis_server.clone(), redis_folder, sockets.redis.clone());
         let name = format!("seckill-{:016x}", sockets::path_hash(dir.path()));
         let postgres = Postgres::new(&programs, postgres_folder, sockets.postgres.clone(), name);
-        let (redis, postgres) = tokio::try_join!(Supervised::start(redis), async {
-            postgres.initialise().await.context("Postgres could not be initialised")?;
-            Supervised::start(postgres).await
-        })?;
-        Ok(Self { addresses: sockets.addresses(), redis, postgres, sockets, _lock: lock })
+        // One that fails stops the other.
+        let both = stop.child_token();
+        let (redis, postgres) = tokio::join!(
+            async { Supervised::start(redis, &both).await.inspect_err(|_| both.cancel()) },
+            async {
+                let initialised =
+                    postgres.initialise(&both).await.context("Postgres could not be initialised");
+                let started = match initialised {
+                    Ok(()) => Supervised::start(postgres, &both).await,
+                    Err(error) => Err(error),
+                };
+                started.inspect_err(|_| both.cancel())
+            }
+        );
+        match (redis, postgres) {
+            (Ok(Some(redis)), Ok(Some(postgres))) => {
+                Ok(Some(Self { addresses: sockets.addresses(), redis, postgres, sockets, _lock: lock }))
+            }
+            (redis, postgres) => {
+                let by = Instant::now() + config::STORES_STOP_WITHIN;
+                let ended = tokio::join!(end(redis, by), end(postgres, by));
+                sockets.remove();
+                both_of(ended).map(|()| None)
+            }
+        }
     }
 
     pub fn addresses(&self) -> StoreAddresses {
@@ -100,13 +130,33 @@ impl Embedded {
     /// # Errors
     /// When a store did not stop cleanly; what was acknowledged is safe all the same.
     pub async fn stop(self) -> Result<()> {
+        self.stop_by(Instant::now() + config::STORES_STOP_WITHIN).await
+    }
+
+    /// The same, with signals that grow harsher as the deadline comes.
+    ///
+    /// # Errors
+    /// As for [`stop`](Self::stop).
+    pub async fn stop_by(self, deadline: Instant) -> Result<()> {
         let Self { redis, postgres, sockets, _lock, .. } = self;
-        let (redis, postgres) = tokio::join!(redis.stop(), postgres.stop());
+        let ended = tokio::join!(redis.stop_by(deadline), postgres.stop_by(deadline));
         sockets.remove();
-        match (redis, postgres) {
-            (Err(redis), Err(postgres)) => Err(anyhow!("{redis:#}; {postgres:#}")),
-            (redis, postgres) => redis.and(postgres),
-        }
+        both_of(ended)
+    }
+}
+
+/// Stops what was started, or answers why it was not.
+async fn end(started: Result<Option<Supervised>>, deadline: Instant) -> Result<()> {
+    match started? {
+        Some(store) => store.stop_by(deadline).await,
+        None => Ok(()),
+    }
+}
+
+fn both_of((redis, postgres): (Result<()>, Result<()>)) -> Result<()> {
+    match (redis, postgres) {
+        (Err(redis), Err(postgres)) => Err(anyhow!("{redis:#}; {postgres:#}")),
+        (redis, postgres) => redis.and(postgres),
     }
 }
 

@@ -12,6 +12,7 @@ pub mod config;
 pub mod metrics;
 pub mod model;
 pub mod open_files;
+pub mod stop;
 
 pub mod postgres;
 pub mod redis;

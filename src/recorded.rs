@@ -2,6 +2,7 @@
 //! announce what they commit; for other processes' workers one query asks for all who wait, however many.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
@@ -14,6 +15,8 @@ use crate::postgres::{Postgres, orders};
 #[derive(Clone)]
 pub struct Recorded {
     waiting: Arc<Mutex<HashMap<OrderId, Vec<oneshot::Sender<Order>>>>>,
+    /// Set when the program stops: nothing is waited for any more.
+    has_let_go: Arc<AtomicBool>,
     lookups: mpsc::Sender<Lookup>,
 }
 
@@ -31,7 +34,7 @@ impl Recorded {
     #[must_use]
     pub fn start(postgres: Postgres) -> Self {
         let (lookups, queue) = mpsc::channel(config::WAITING_ORDERS_MAX);
-        let recorded = Self { waiting: Arc::default(), lookups };
+        let recorded = Self { waiting: Arc::default(), has_let_go: Arc::default(), lookups };
         tokio::spawn(answer_lookups(queue, postgres.clone()));
         tokio::spawn(poll(Arc::downgrade(&recorded.waiting), postgres));
         recorded
@@ -42,12 +45,19 @@ impl Recorded {
     #[must_use]
     pub fn wait(&self, order: OrderId) -> Option<oneshot::Receiver<Order>> {
         let mut waiting = lock(&self.waiting);
-        if waiting.len() >= config::WAITING_ORDERS_MAX {
+        if waiting.len() >= config::WAITING_ORDERS_MAX || self.has_let_go.load(Ordering::Relaxed) {
             return None;
         }
         let (sender, receiver) = oneshot::channel();
         waiting.entry(order).or_default().push(sender);
         Some(receiver)
+    }
+
+    /// Ends every wait, without a row, and refuses new ones.
+    pub fn let_go(&self) {
+        let mut waiting = lock(&self.waiting);
+        self.has_let_go.store(true, Ordering::Relaxed);
+        waiting.clear();
     }
 
     /// Those of the orders for which somebody waits.

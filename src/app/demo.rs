@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use time::OffsetDateTime;
-use tokio_util::sync::CancellationToken;
 
 use super::Core;
 use crate::cli::ServeArgs;
@@ -29,13 +28,9 @@ pub async fn open(
     args: &ServeArgs,
     address: SocketAddr,
     credentials: &CredentialSettings,
-    stop: &CancellationToken,
 ) -> anyhow::Result<String> {
     let mut states = core.fence.subscribe();
-    tokio::select! {
-        _ = states.wait_for(|state| matches!(state, FenceState::Up(_))) => {}
-        () = stop.cancelled() => return Ok(String::new()),
-    }
+    states.wait_for(|state| matches!(state, FenceState::Up(_))).await?;
     let session = core.fence.session().map_err(|reason| anyhow::anyhow!("claims are not taken: {reason}"))?;
     let opens = OffsetDateTime::now_utc() + OPENS_AFTER;
     offer(core, &session, sample("coffee", "A free coffee", 100, None)?).await?;

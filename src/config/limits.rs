@@ -44,8 +44,8 @@ pub const RETRY_AFTER_SECONDS: u64 = 1;
 
 pub const REDIS_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 pub const REDIS_COMMAND_TIMEOUT: Duration = Duration::from_millis(2_500);
-/// A blocking read returns empty-handed after this long.
-pub const REDIS_BLOCK: Duration = Duration::from_secs(1);
+/// A blocking read returns empty-handed after this long; an idle worker takes so long to stop.
+pub const REDIS_BLOCK: Duration = Duration::from_millis(250);
 /// Fields moved by one rebuild script, so that no script blocks Redis for long.
 pub const REBUILD_CHUNK_FIELDS: usize = 1_000;
 /// Such scripts under way at once.
@@ -69,8 +69,8 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// After this long a batch's connections are thrown away and it is done again: a server that vanished
 /// without a word would hold it for ever. Above any statement's own time-out.
 pub const RECORD_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a worker that is told to stop may go on with its batch; above any statement's own time-out.
-pub const WORKER_STOP_GRACE: Duration = Duration::from_secs(6);
+/// How long a worker that is told to stop may go on with its batch; another worker takes over what is left.
+pub const WORKER_STOP_GRACE: Duration = Duration::from_secs(4);
 /// A consumer that holds nothing and was not seen for this long is removed.
 pub const CONSUMER_GONE_AFTER: Duration = Duration::from_mins(1);
 /// Acknowledged entries that stay in the stream for people with redis-cli.
@@ -164,6 +164,21 @@ pub const CATALOGUE_PATIENCE: Duration = Duration::from_millis(250);
 /// Coupons whose snapshots are kept in memory.
 pub const SNAPSHOT_CACHE_MAX_COUPONS: u64 = 10_000;
 
+// ---- stopping: each counted from the signal, the whole within 8 s ----
+
+/// Then claims stop waiting for their recording and are answered as accepted.
+pub const STOP_WAITS_BY: Duration = Duration::from_millis(1_500);
+/// Then requests that are still under way are cut.
+pub const STOP_ANSWERS_BY: Duration = Duration::from_secs(3);
+/// Then workers leave their batch to others.
+pub const STOP_WORKERS_BY: Duration = Duration::from_millis(4_500);
+/// Then connections to the stores are dropped without a goodbye.
+pub const STOP_CONNECTIONS_BY: Duration = Duration::from_secs(5);
+/// Then no process of an embedded store is left, after the last, harshest signal.
+pub const STOP_STORES_BY: Duration = Duration::from_millis(7_000);
+/// Then the process ends whatever is under way.
+pub const STOP_AT_LAST: Duration = Duration::from_millis(7_600);
+
 // ---- data directory and embedded stores ----
 
 /// Bytes of chance in a generated secret; the file holds them as hex.
@@ -178,9 +193,13 @@ pub const STORE_POLL: Duration = Duration::from_millis(10);
 pub const STORE_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a store that takes long to start is mentioned in the log.
 pub const STORE_STARTING_NOTICE: Duration = Duration::from_secs(10);
-/// Time for a clean stop, and then for each harsher signal.
+/// At a start: time for a clean stop of what an earlier program left, and then for each harsher signal.
 pub const STORE_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 pub const STORE_KILL_TIMEOUT: Duration = Duration::from_secs(3);
+/// At a stop: time for each of the two harsher signals before the deadline.
+pub const STORE_LAST_SIGNAL_TIMEOUT: Duration = Duration::from_millis(500);
+/// Time for all of a stop that has no deadline of its own.
+pub const STORES_STOP_WITHIN: Duration = Duration::from_secs(6);
 /// Time for processes whose store was killed to notice it themselves.
 pub const STORE_ORPHANS_TIMEOUT: Duration = Duration::from_millis(200);
 pub const STORE_RESTART_MIN: Duration = Duration::from_millis(100);

@@ -10,15 +10,14 @@ use std::io::ErrorKind;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tokio::process::Command;
 
 use super::log_file::LogFile;
 use super::supervise::Store;
-use super::takeover::{Role, has_option, is_program, with_arguments};
+use super::takeover::{Process, Role};
 use super::{Programs, StoreFolder};
 pub(super) use greet::is_ready;
 
@@ -29,6 +28,8 @@ pub(super) const USER: &str = "seckill";
 pub(super) const DATABASE: &str = "seckill";
 /// The cluster, in the store's folder; beside it are the socket and the log.
 const CLUSTER: &str = "cluster";
+/// Postgres's own lock file, in the cluster.
+const LOCK: &str = "postmaster.pid";
 
 pub(super) struct Postgres {
     bin: PathBuf,
@@ -134,39 +135,55 @@ impl Store for Postgres {
         Signal::SIGQUIT
     }
 
-    fn role_of(&self, args: &[&[u8]]) -> Option<Role> {
-        let folder = self.folder.path.as_os_str().as_bytes();
-        let is_main =
-            is_program(args, "postgres") && has_option(args, "-D", self.cluster().as_os_str().as_bytes());
-        let is_initdb = is_program(args, "initdb") && args.iter().any(|arg| arg.starts_with(folder));
-        if is_main || is_initdb {
-            return Some(Role::Main);
+    fn role_of(&self, process: &Process) -> Option<Role> {
+        if process.title().starts_with(format!("postgres: {}:", self.name).as_bytes()) {
+            return Some(Role::Child);
         }
-        let is_child = args.first()?.starts_with(format!("postgres: {}:", self.name).as_bytes());
-        is_child.then_some(Role::Child)
+        // `initdb` tells its own servers their cluster by environment.
+        let named = process.value_of("-D").or_else(|| process.folder());
+        let is_ours = named.is_some_and(|path| path.starts_with(&self.folder.path));
+        if !is_ours {
+            return None;
+        }
+        let is_boot = process.is_program("postgres") && process.has_argument("--boot");
+        let is_main = process.is_program("postgres") || process.is_program("initdb");
+        match (is_boot, is_main) {
+            (true, _) => Some(Role::Child),
+            (false, true) => Some(Role::Main),
+            (false, false) => None,
+        }
     }
 
-    /// Postgres takes a lock file for valid when its pid lives again as anything else of its user.
+    /// Postgres takes a lock file for valid when its pid lives again as any other process: of an empty or garbled
+    /// one it makes nothing at all. No process of this cluster is left here, so each lock file is stale.
     fn clear_remains(&self) -> Result<()> {
         let socket = self.socket_dir.join(SOCKET);
         let mut socket_lock = socket.clone().into_os_string();
         socket_lock.push(".lock");
         remove_if_present(&socket)?;
         remove_if_present(Path::new(&socket_lock))?;
-        let lock = self.cluster().join("postmaster.pid");
-        let pid = fs::read_to_string(&lock).ok().and_then(|text| text.lines().next()?.trim().parse().ok());
-        if let Some(pid) = pid.map(Pid::from_raw)
-            && kill(pid, None) != Err(Errno::ESRCH)
-            && !with_arguments(pid, |args| is_program(args, "postgres"))
-        {
-            remove_if_present(&lock)?;
+        let lock = self.cluster().join(LOCK);
+        let pid = fs::read(&lock).ok().and_then(|text| {
+            let text = String::from_utf8_lossy(&text);
+            text.lines().next()?.trim().parse().ok().map(Pid::from_raw)
+        });
+        if let Some(pid) = pid {
+            let process = Process::look(pid);
+            let is_hidden = process.folder().is_none() && process.value_of("-D").is_none();
+            if process.is_program("postgres") && is_hidden {
+                bail!(
+                    "process {pid} is a Postgres that {} names, and this user may not see where it works: \
+                     stop it, or remove that file if it is another server's",
+                    lock.display()
+                );
+            }
         }
-        Ok(())
+        remove_if_present(&lock)
     }
 
     async fn is_ready(&self) -> Result<bool> {
         // Asked first, as each connection refused by a starting server is a line in its log.
-        let status = fs::read_to_string(self.cluster().join("postmaster.pid")).unwrap_or_default();
+        let status = fs::read_to_string(self.cluster().join(LOCK)).unwrap_or_default();
         if status.lines().nth(7).map(str::trim) != Some("ready") {
             return Ok(false);
         }

@@ -15,7 +15,7 @@ use tokio::process::Command;
 use super::StoreFolder;
 use super::log_file::LogFile;
 use super::supervise::Store;
-use super::takeover::{Role, has_option, is_program};
+use super::takeover::{Process, Role};
 
 pub(super) const FOLDER: &str = "redis";
 pub(super) const SOCKET: &str = "redis.sock";
@@ -96,13 +96,11 @@ impl Store for Redis {
         Signal::SIGKILL
     }
 
-    fn role_of(&self, args: &[&[u8]]) -> Option<Role> {
-        if is_program(args, "redis-server")
-            && has_option(args, "--dir", self.folder.path.as_os_str().as_bytes())
-        {
+    fn role_of(&self, process: &Process) -> Option<Role> {
+        if process.is_program("redis-server") && process.value_of("--dir") == Some(&self.folder.path) {
             return Some(Role::Main);
         }
-        let title = args.first()?;
+        let title = process.title();
         let is_child = title.starts_with(b"redis-") && title.ends_with(self.socket.as_os_str().as_bytes());
         is_child.then_some(Role::Child)
     }

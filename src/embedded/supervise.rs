@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -16,7 +17,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::log_file::LogFile;
-use super::takeover::{self, Role};
+use super::takeover::{self, Patience, Process, Role};
 use super::{CancellationToken, StoreFolder};
 use crate::config;
 
@@ -30,8 +31,8 @@ pub(super) trait Store: Send + Sync + 'static {
     fn stop_signal(&self) -> Signal;
     /// The signal when that took too long.
     fn quit_signal(&self) -> Signal;
-    /// Whether a process with these arguments is this very store.
-    fn role_of(&self, args: &[&[u8]]) -> Option<Role>;
+    /// Whether a process is this very store's.
+    fn role_of(&self, process: &Process) -> Option<Role>;
     /// Called before each start, when no process of the store is left.
     fn clear_remains(&self) -> Result<()>;
     /// `false` while it starts; an error when waiting is no use.
@@ -41,19 +42,31 @@ pub(super) trait Store: Send + Sync + 'static {
 /// A store and the task that keeps it running.
 pub(super) struct Supervised {
     stop: CancellationToken,
+    /// Set before `stop` is cancelled.
+    deadline: Arc<OnceLock<Instant>>,
     task: JoinHandle<Result<()>>,
 }
 
 impl Supervised {
-    /// Returns once the store answers.
-    pub async fn start<S: Store>(store: S) -> Result<Self> {
-        let running = bring_up(&store).await?;
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(keep_running(store, running, stop.clone()));
-        Ok(Self { stop, task })
+    /// Returns once the store answers; `None` when told to stop before. Then, and after an error, no process of
+    /// the store is left.
+    pub async fn start<S: Store>(store: S, stop: &CancellationToken) -> Result<Option<Self>> {
+        let started = stop.run_until_cancelled(bring_up(&store)).await;
+        let Some(Ok(running)) = started else {
+            let by = Instant::now() + config::STORES_STOP_WITHIN;
+            let cleared = takeover::clear(&store, None, Patience::until(by)).await;
+            return match started {
+                Some(Err(error)) => Err(error),
+                _ => cleared.map(|_| None),
+            };
+        };
+        let (stop, deadline) = (CancellationToken::new(), Arc::new(OnceLock::new()));
+        let task = tokio::spawn(keep_running(store, running, stop.clone(), deadline.clone()));
+        Ok(Some(Self { stop, deadline, task }))
     }
 
-    pub async fn stop(mut self) -> Result<()> {
+    pub async fn stop_by(mut self, deadline: Instant) -> Result<()> {
+        self.deadline.get_or_init(|| deadline);
         self.stop.cancel();
         (&mut self.task).await.context("the task that supervises a store failed")?
     }
@@ -87,12 +100,21 @@ impl Drop for Running {
     }
 }
 
-async fn keep_running<S: Store>(store: S, mut running: Running, stop: CancellationToken) -> Result<()> {
+async fn keep_running<S: Store>(
+    store: S,
+    mut running: Running,
+    stop: CancellationToken,
+    deadline: Arc<OnceLock<Instant>>,
+) -> Result<()> {
+    let patience = || {
+        let default = Instant::now() + config::STORES_STOP_WITHIN;
+        Patience::until(deadline.get().copied().unwrap_or(default))
+    };
     let mut delays = restart_delays();
     loop {
         let started = Instant::now();
         let Some(status) = stop.run_until_cancelled(watch(&store, &mut running)).await else {
-            return stop_running(&store, running).await;
+            return stop_running(&store, running, patience()).await;
         };
         drop(running);
         error!(
@@ -107,7 +129,7 @@ async fn keep_running<S: Store>(store: S, mut running: Running, stop: Cancellati
         }
         match stop.run_until_cancelled(restart(&store, &mut delays)).await {
             Some(restarted) => running = restarted,
-            None => return takeover::clear(&store, None).await.map(drop),
+            None => return takeover::clear(&store, None, patience()).await.map(drop),
         }
     }
 }
@@ -150,7 +172,7 @@ fn restart_delays() -> impl Iterator<Item = Duration> + Send {
 
 /// One attempt: clears what is left of an earlier run, starts the store, waits until it answers.
 async fn bring_up<S: Store>(store: &S) -> Result<Running> {
-    let alive = takeover::clear(store, None).await?;
+    let alive = takeover::take_over(store).await?;
     store.clear_remains()?;
     let log = store.log().open().with_context(|| format!("cannot open {}", store.log().path().display()))?;
     let mut command = store.command();
@@ -197,8 +219,8 @@ async fn until_ready<S: Store>(store: &S) -> Result<()> {
     }
 }
 
-async fn stop_running<S: Store>(store: &S, mut running: Running) -> Result<()> {
-    takeover::clear(store, running.pid()).await?;
+async fn stop_running<S: Store>(store: &S, mut running: Running, patience: Patience) -> Result<()> {
+    takeover::clear(store, running.pid(), patience).await?;
     let status = running.child.wait().await.with_context(|| format!("cannot wait for {}", store.name()))?;
     if !status.success() {
         bail!("{} did not stop cleanly ({status}). {}", store.name(), last_words(store));

@@ -1,37 +1,50 @@
 //! The first start: makes the cluster with its database, whole and on disk, or not at all.
 
 use std::fs::{self, File};
+use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail};
+use command_fds::{CommandFdExt, FdMapping};
+
 use nix::unistd::syncfs;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use super::{CLUSTER, DATABASE, Postgres, USER};
-use crate::embedded::takeover;
+use crate::embedded::{CancellationToken, takeover};
+
+/// Where each process of the first start has the lock, `initdb`'s own children too: their stdin is taken.
+const LOCK_FD: RawFd = 3;
 
 impl Postgres {
-    /// Makes the cluster and its database under another name first: there is a whole one or none.
-    pub(in crate::embedded) async fn initialise(&self) -> Result<()> {
+    /// Makes the cluster and its database under another name first: there is a whole one or none. Told to stop,
+    /// it ends without either.
+    pub(in crate::embedded) async fn initialise(&self, stop: &CancellationToken) -> Result<()> {
         if self.cluster().join("PG_VERSION").exists() {
             return Ok(());
         }
-        let alive = takeover::clear(self, None).await?;
+        stop.run_until_cancelled(self.make_cluster()).await.unwrap_or(Ok(()))
+    }
+
+    async fn make_cluster(&self) -> Result<()> {
+        let alive = takeover::take_over(self).await?;
         self.remove_half_made()?;
         let new = self.folder.path.join(format!("{CLUSTER}.new-{}", std::process::id()));
-        self.run("initdb", &alive, |command| {
-            command.arg("--no-sync").arg("-D").arg(&new);
-            command.args(["--username", USER, "--encoding=UTF8", "--locale=C.UTF-8"]);
-            // The same order as C.UTF-8's, but compared as bytes and never changed by a new libc.
-            command.arg("--lc-collate=C");
-            // Safe: only the owner of the 0700 folder, and root, can reach the socket; no TCP.
-            command.arg("--auth=trust");
-        })
-        .await?;
-        self.create_database(&new).await?;
+        let mut initdb = self.folder.account.command(&self.bin.join("initdb"), &self.folder.path);
+        initdb.arg("--no-sync").arg("-D").arg(&new);
+        initdb.args(["--username", USER, "--encoding=UTF8", "--locale=C.UTF-8"]);
+        // The same order as C.UTF-8's, but compared as bytes and never changed by a new libc.
+        initdb.arg("--lc-collate=C");
+        // Safe: only the owner of the 0700 folder, and root, can reach the socket; no TCP.
+        initdb.arg("--auth=trust");
+        let (status, said) = run(initdb, &alive, b"").await?;
+        if !status.success() {
+            bail!("initdb failed ({status}): {said}");
+        }
+        self.create_database(&new, &alive).await?;
         sync_filesystem(&new).await?;
         fs::rename(&new, self.cluster()).context("cannot put the new cluster in its place")?;
         File::open(&self.folder.path)
@@ -39,34 +52,15 @@ impl Postgres {
             .context("cannot sync the new cluster")
     }
 
-    async fn create_database(&self, cluster: &Path) -> Result<()> {
-        let mut command = self.folder.account.command(&self.bin.join("postgres"), &self.folder.path);
-        command.arg("--single").arg("-F").arg("-D").arg(cluster).args([
-            "-c",
-            "log_checkpoints=off",
-            "postgres",
-        ]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().context("cannot run postgres")?;
-        let mut stdin = child.stdin.take().context("postgres has no stdin")?;
-        let written = stdin.write_all(format!("create database {DATABASE};\n").as_bytes()).await;
-        drop(stdin);
-        let output = child.wait_with_output().await.context("cannot wait for postgres")?;
-        let errors = String::from_utf8_lossy(&output.stderr);
+    async fn create_database(&self, cluster: &Path, alive: &File) -> Result<()> {
+        let mut postgres = self.folder.account.command(&self.bin.join("postgres"), &self.folder.path);
+        postgres.arg("--single").arg("-F").arg("-D").arg(cluster);
+        postgres.args(["-c", "log_checkpoints=off", "postgres"]);
+        let statement = format!("create database {DATABASE};\n");
+        let (status, said) = run(postgres, alive, statement.as_bytes()).await?;
         // A single-user server goes on after an error and ends with success.
-        if !output.status.success() || errors.contains("ERROR") || errors.contains("FATAL") {
-            bail!("postgres could not create the database ({}): {}", output.status, errors.trim());
-        }
-        written.context("postgres did not read its commands")
-    }
-
-    async fn run(&self, program: &str, alive: &File, arguments: impl FnOnce(&mut Command)) -> Result<()> {
-        let mut command = self.folder.account.command(&self.bin.join(program), &self.folder.path);
-        arguments(&mut command);
-        command.stdin(Stdio::from(alive.try_clone().context("cannot share the lock")?)).kill_on_drop(true);
-        let output = command.output().await.with_context(|| format!("cannot run {program}"))?;
-        if !output.status.success() {
-            bail!("{program} failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        if !status.success() || said.contains("ERROR") || said.contains("FATAL") {
+            bail!("postgres could not create the database ({status}): {said}");
         }
         Ok(())
     }
@@ -82,6 +76,26 @@ impl Postgres {
         }
         Ok(())
     }
+}
+
+/// How the program ended and what it said on stderr. It holds the lock for as long as any of its processes lives.
+async fn run(mut command: Command, alive: &File, input: &[u8]) -> Result<(ExitStatus, String)> {
+    let program = command.as_std().get_program().display().to_string();
+    let lock = alive.try_clone().context("cannot share the lock")?;
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.fd_mappings(vec![FdMapping { parent_fd: lock.into(), child_fd: LOCK_FD }])?;
+    let mut child = command.spawn().with_context(|| format!("cannot run {program}"))?;
+    // Else our own copy of the lock would outlive its processes.
+    drop(command);
+    let mut stdin = child.stdin.take().with_context(|| format!("{program} has no stdin"))?;
+    let written = stdin.write_all(input).await;
+    drop(stdin);
+    let output = child.wait_with_output().await.with_context(|| format!("cannot wait for {program}"))?;
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if output.status.success() {
+        written.with_context(|| format!("{program} did not read its commands"))?;
+    }
+    Ok((output.status, said))
 }
 
 /// One flush instead of initdb's thousand, each of which waits its turn on a busy disk.
