@@ -85,12 +85,17 @@ impl Sale {
 
     /// Starts a server with more environment and waits until it takes claims.
     pub async fn start_with(environment: &[(&str, &str)]) -> Self {
+        let mut sale = Self::without_server(environment);
+        sale.start_server().await;
+        sale
+    }
+
+    /// A data directory that does not exist yet.
+    pub fn without_server(environment: &[(&str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("seckill-").tempdir_in("/tmp").unwrap();
         open_to_stores(&dir);
         let environment = environment.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
-        let mut sale = Self { server: None, url: String::new(), client: client(), environment, dir };
-        sale.start_server().await;
-        sale
+        Self { server: None, url: String::new(), client: client(), environment, dir }
     }
 
     /// Starts the server again after it was killed or stopped.

@@ -1,13 +1,20 @@
-//! SIGTERM in the middle of a sale: what was accepted is answered and recorded, and nothing is left running.
+//! SIGTERM, SIGINT and SIGHUP in every phase: what was accepted is answered and recorded, the program ends in time,
+//! and nothing is left running.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
-use crate::harness::{Sale, until};
+use crate::harness::{Process, Sale, signal, signal_all, until};
+
+/// Each of them ends the program and its stores within this time, whatever it does.
+const SIGNALS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+const PROMISED: Duration = Duration::from_secs(8);
+const PROMISED_WHEN_IDLE: Duration = Duration::from_secs(1);
 
 /// What one connection with one claim came to.
 enum Fate {
@@ -102,4 +109,169 @@ fn processes_of(dir: &Path) -> Vec<String> {
         (works_there || command.contains(dir.to_str().unwrap())).then_some(command)
     });
     of_dir.collect()
+}
+
+/// The processes of a store that work with files below `dir`, the server first.
+fn pids_of(dir: &Path, program: &str) -> Vec<i32> {
+    let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+    let is_ours = |process: &Path| {
+        let command = std::fs::read(process.join("cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).into_owned();
+        let works_there = std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(dir));
+        works_there && command.split([' ', ':', '\0']).next().unwrap().ends_with(program)
+    };
+    let ours = processes.filter(|process| is_ours(process));
+    ours.map(|process| process.file_name().unwrap().to_str().unwrap().parse().unwrap()).collect()
+}
+
+/// Sends the signal and waits for the end, which comes in time and leaves no process.
+async fn end(process: &mut Process, signal: Signal, dir: &Path, phase: &str) {
+    let began = Instant::now();
+    process.signal(signal);
+    let status = until("the program has ended", || std::future::ready(process.ended())).await;
+    let took = began.elapsed();
+    assert!(took < PROMISED, "{signal} {phase}: took {took:?}\n{}", process.log());
+    assert!(status.code().is_some(), "{signal} {phase}: {status}\n{}", process.log());
+    assert_eq!(processes_of(dir), Vec::<String>::new(), "{signal} {phase}");
+}
+
+#[tokio::test]
+async fn an_idle_program_stops_within_a_second() {
+    let mut sale = Sale::start().await;
+    sale.create("coffee", 10).await;
+    for signal in SIGNALS {
+        // The promise is the program's; a machine that is busy with others gets a second try.
+        let mut took = Duration::MAX;
+        for _ in 0..3 {
+            if took < PROMISED_WHEN_IDLE {
+                break;
+            }
+            sale.until_ready().await;
+            let dir = sale.data_dir();
+            let began = Instant::now();
+            end(sale.server(), signal, &dir, "when idle").await;
+            took = began.elapsed();
+            sale.start_server().await;
+        }
+        assert!(took < PROMISED_WHEN_IDLE, "{signal}: took {took:?}");
+    }
+    sale.assert_in_agreement("coffee").await;
+}
+
+#[tokio::test]
+async fn a_signal_at_any_point_of_the_first_start_ends_it_and_the_next_start_succeeds() {
+    let points = [
+        ("the lock is there", "lock"),
+        ("initdb is at work", "postgres/cluster.new-*/base"),
+        ("the cluster is filled", "postgres/cluster.new-*/pg_hba.conf"),
+        ("the cluster is there", "postgres/cluster/PG_VERSION"),
+        ("Postgres starts", "postgres/cluster/postmaster.pid"),
+    ];
+    for (number, (phase, file)) in points.into_iter().enumerate() {
+        let mut sale = Sale::without_server(&[]);
+        let mut server = sale.spawn("serve", &[]);
+        until(phase, async || is_there(&sale.data_dir(), file).then_some(())).await;
+        end(&mut server, SIGNALS[number % SIGNALS.len()], &sale.data_dir(), phase).await;
+        sale.start_server().await;
+    }
+}
+
+/// Whether a file is there; a `*` at the end of a folder's name stands for anything.
+fn is_there(dir: &Path, file: &str) -> bool {
+    let Some((folder, rest)) = file.split_once("*/") else { return dir.join(file).exists() };
+    let (folder, prefix) = folder.rsplit_once('/').unwrap();
+    let entries = std::fs::read_dir(dir.join(folder)).into_iter().flatten().flatten();
+    let mut folders = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
+    folders.any(|folder| folder.path().join(rest).exists())
+}
+
+#[tokio::test]
+async fn a_signal_while_a_store_hangs_at_its_start_ends_the_program_and_who_joins_it() {
+    let mut sale = Sale::start().await;
+    sale.create("coffee", 10).await;
+    assert_eq!(sale.claim("coffee", "alice").await.status, 202);
+    assert!(sale.stop().success());
+    let dir = sale.data_dir();
+    for (number, program) in ["redis-server", "postgres"].into_iter().cycle().take(3).enumerate() {
+        let mut server = sale.spawn("serve", &[]);
+        let store = until("the store starts", async || pids_of(&dir, program).first().copied()).await;
+        signal(store, Signal::SIGSTOP);
+        let mut worker = sale.spawn("worker", &[]);
+        let joining = async || (worker.log().is_empty() && holds_socket(worker.pid())).then_some(());
+        until("the worker waits for the stores", joining).await;
+        let began = Instant::now();
+        worker.signal(SIGNALS[number]);
+        until("the worker has ended", || std::future::ready(worker.ended())).await;
+        assert!(began.elapsed() < PROMISED, "{} at a join: took {:?}", SIGNALS[number], began.elapsed());
+        end(&mut server, SIGNALS[number], &dir, &format!("while {program} hangs at its start")).await;
+    }
+    sale.start_server().await;
+    sale.assert_in_agreement("coffee").await;
+}
+
+/// Whether a process has got as far as to handle signals: its runtime then has its pair of sockets.
+fn holds_socket(pid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or_default();
+    u64::from_str_radix(caught.trim(), 16).is_ok_and(|mask| mask & (1 << (Signal::SIGTERM as u64 - 1)) != 0)
+}
+
+#[tokio::test]
+async fn a_signal_while_a_store_hangs_in_mid_run_ends_the_program() {
+    let mut sale = Sale::start().await;
+    sale.create("coffee", 100).await;
+    let dir = sale.data_dir();
+    let mut orders = Vec::new();
+    for (number, phase) in
+        ["Redis is stopped", "Redis is busy", "Redis loads", "Postgres is stopped"].iter().enumerate()
+    {
+        let claim = sale.claim("coffee", &format!("user-{number}")).await;
+        orders.push(claim.body["order"].as_str().unwrap().to_owned());
+        let _busy = hang(&sale, phase).await;
+        end(sale.server(), SIGNALS[number % SIGNALS.len()], &dir, phase).await;
+        sale.start_server().await;
+        sale.assert_in_agreement("coffee").await;
+    }
+    orders.sort();
+    sale.assert_recorded(&orders);
+}
+
+/// Brings the store into the state; what is answered keeps it there.
+async fn hang(sale: &Sale, phase: &str) -> Option<UnixStream> {
+    match phase {
+        "Redis is stopped" => signal(sale.redis_pid(), Signal::SIGSTOP),
+        "Redis is busy" => {
+            let mut redis = UnixStream::connect(sale.redis_socket()).await.unwrap();
+            redis.write_all(b"EVAL \"while true do end\" 0\r\n").await.unwrap();
+            until("Redis hangs", async || (sale.get("/readyz").await.status == 503).then_some(())).await;
+            return Some(redis);
+        }
+        "Redis loads" => {
+            for part in 0..100 {
+                let fill = "for i = 1, 10000 do redis.call('SET', ARGV[1] .. i, i) end";
+                sale.redis_raw(&[b"EVAL", fill.as_bytes(), b"0", format!("{part}-").as_bytes()]);
+            }
+            signal(sale.redis_pid(), Signal::SIGKILL);
+            until("Redis loads", async || sale.get("/readyz").await.text.contains("LOADING").then_some(()))
+                .await;
+        }
+        _ => signal_all(&pids_of(&sale.data_dir(), "postgres"), Signal::SIGSTOP),
+    }
+    None
+}
+
+#[tokio::test]
+async fn more_signals_during_a_stop_change_nothing() {
+    let mut sale = Sale::start().await;
+    sale.create("coffee", 10).await;
+    let dir = sale.data_dir();
+    let _busy = hang(&sale, "Redis is busy").await;
+    sale.signal_server(Signal::SIGTERM);
+    sale.server().until_it_says("SIGTERM: stopping").await;
+    for signal in [Signal::SIGHUP, Signal::SIGTERM] {
+        sale.signal_server(signal);
+    }
+    end(sale.server(), Signal::SIGINT, &dir, "during a stop").await;
+    sale.start_server().await;
+    sale.assert_in_agreement("coffee").await;
 }
