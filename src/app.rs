@@ -55,13 +55,12 @@ pub async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
         ));
     }
     let stop = Stop::on_signals()?;
-    let addresses = match args.stores.external_addresses()? {
-        Some(addresses) => addresses,
-        None => {
-            let data_dir = DataDir::locate(args.stores.data_dir.as_deref());
-            let Some(joined) = stop.unless_ordered(Embedded::join(&data_dir)).await else { return Ok(()) };
-            joined?
-        }
+    let addresses = if let Some(addresses) = args.stores.external_addresses()? {
+        addresses
+    } else {
+        let data_dir = DataDir::locate(args.stores.data_dir.as_deref());
+        let Some(joined) = stop.unless_ordered(Embedded::join(&data_dir)).await else { return Ok(()) };
+        joined?
     };
     let Some(core) = Core::start(&args.stores, &addresses, &stop, |_| {}).await? else {
         return Ok(());
@@ -145,7 +144,7 @@ async fn sell(
     let let_go = async {
         tokio::time::sleep_until(stop.by(config::STOP_WAITS_BY)).await;
         core.recorded.let_go();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         answered = end_by(stop.by(config::STOP_ANSWERS_BY), http.task, "requests") => answered?,
@@ -159,14 +158,12 @@ async fn sell(
 
 /// Waits for a task that was told to end; what does not end in time is left behind.
 async fn end_by(deadline: Instant, mut task: JoinHandle<()>, what: &str) -> anyhow::Result<()> {
-    match tokio::time::timeout_at(deadline, &mut task).await {
-        Ok(ended) => ended.with_context(|| format!("the task of the {what} ended badly")),
-        Err(_) => {
-            tracing::warn!("stopping although some {what} are still under way");
-            task.abort();
-            Ok(())
-        }
+    if let Ok(ended) = tokio::time::timeout_at(deadline, &mut task).await {
+        return ended.with_context(|| format!("the task of the {what} ended badly"));
     }
+    tracing::warn!("stopping although some {what} are still under way");
+    task.abort();
+    Ok(())
 }
 
 /// What a process with or without HTTP has in common.
