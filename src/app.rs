@@ -91,12 +91,13 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     } else {
         let dir = DataDir::open(args.stores.data_dir.as_deref())?;
         let credentials = generated_credentials(&args.credentials, &dir)?;
-        let Some(stores) = Embedded::start_unless(&dir, stop.token()).await? else { return Ok(()) };
+        let starting = Box::pin(Embedded::start_unless(&dir, stop.token()));
+        let Some(stores) = starting.await? else { return Ok(()) };
         (credentials, Some(stores))
     };
     let addresses = external.or_else(|| stores.as_ref().map(Embedded::addresses));
     let addresses = addresses.context("there are stores, embedded or external")?;
-    let outcome = sell(&args, is_demo, http, &addresses, &credentials, &stop).await;
+    let outcome = Box::pin(sell(&args, is_demo, http, &addresses, &credentials, &stop)).await;
     // Last, also after a failure: everything above needs them.
     if let Some(stores) = stores {
         stores.stop_by(stop.by(config::STOP_STORES_BY)).await?;

@@ -308,6 +308,124 @@ async fn a_program_killed_during_its_first_start_leaves_nothing_half_made() {
     stores.stop().await.unwrap();
 }
 
+/// Kills the program at chance moments of its first start and starts again at once.
+async fn kill_first_starts(times: u32) {
+    let parent = reachable_tempdir();
+    let began = Instant::now();
+    Embedded::start(&data_dir(&parent, "whole")).await.unwrap().stop().await.unwrap();
+    let whole = began.elapsed();
+    let mut failed = Vec::new();
+    for number in 0..times {
+        let dir = data_dir(&parent, &format!("data-{number}"));
+        // Spread over the whole start, each by chance within its part.
+        let moment = whole.mul_f64((f64::from(number) + rand::random::<f64>()) / f64::from(times));
+        let mut child = Command::new(env!("CARGO_BIN_EXE_seckill"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(dir.path())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(moment);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        match Embedded::start(&dir).await {
+            Ok(stores) => {
+                assert_eq!(psql(&stores.addresses(), "select 1").unwrap(), "1");
+                stores.stop().await.unwrap();
+            }
+            Err(error) => failed.push(format!("{moment:?}: {error:#}")),
+        }
+        assert_eq!(processes_of(&dir), Vec::<String>::new(), "killed after {moment:?}");
+        fs::remove_dir_all(dir.path()).unwrap();
+    }
+    assert!(failed.is_empty(), "{} of {times} starts failed: {failed:#?}", failed.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_killed_at_chance_moments_of_its_first_start_starts_again_at_once() {
+    kill_first_starts(8).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn a_program_killed_at_a_hundred_moments_of_its_first_start_starts_again_at_once() {
+    kill_first_starts(100).await;
+}
+
+/// A process that does nothing, under a server's name and user.
+fn bystander(arguments: &[&str]) -> Child {
+    use std::os::unix::process::CommandExt;
+    let mut command = Command::new("sh");
+    command.arg0("/usr/lib/postgresql/15/bin/postgres").args(["-c", "read line", "x"]).args(arguments);
+    command.current_dir("/tmp").stdin(Stdio::piped());
+    if Uid::effective().is_root() {
+        command.uid(nix::unistd::User::from_name("postgres").unwrap().unwrap().uid.as_raw());
+    }
+    let child = command.spawn().unwrap();
+    until("the other process runs", || {
+        fs::read(format!("/proc/{}/cmdline", child.id())).ok()?.starts_with(b"/usr/lib").then_some(())
+    });
+    child
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_file_that_names_a_process_of_others_or_nothing_does_not_stop_postgres() {
+    let parent = reachable_tempdir();
+    let dir = data_dir(&parent, "data");
+    Embedded::start(&dir).await.unwrap().stop().await.unwrap();
+    let folder = dir.path().join("postgres");
+    let lock = folder.join("cluster/postmaster.pid");
+    let owner = fs::metadata(&folder).unwrap();
+    // The second as Debian starts its own cluster.
+    let mut others = [bystander(&[]), bystander(&["-D", "/var/lib/postgresql/15/main"])];
+    let lines = |pid: &str| format!("{pid}\n{}\n1\n5432\n\n\n", folder.join("cluster").display());
+    let mut contents: Vec<Vec<u8>> =
+        [&b""[..], b"\n", b"garbage\n", b"-1\n", b"0\n", b"99999999999999999999\n", b"\xff\xfe\0"]
+            .map(<[u8]>::to_vec)
+            .into();
+    contents.extend(["1", "2", "4194304"].map(|pid| lines(pid).into_bytes()));
+    contents.extend(
+        [std::process::id(), others[0].id(), others[1].id()].map(|pid| lines(&pid.to_string()).into_bytes()),
+    );
+    for content in contents {
+        for path in [&lock, &folder.join(".s.PGSQL.5432.lock")] {
+            fs::write(path, &content).unwrap();
+            std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid())).unwrap();
+        }
+        let shown = String::from_utf8_lossy(&content).into_owned();
+        let stores = Embedded::start(&dir).await.unwrap_or_else(|error| panic!("{shown:?}: {error:#}"));
+        assert_eq!(psql(&stores.addresses(), "select 1").unwrap(), "1", "{shown:?}");
+        stores.stop().await.unwrap();
+    }
+    for other in &mut others {
+        assert_eq!(other.try_wait().unwrap(), None, "a process of others is left alone");
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stores_are_never_doubled_although_their_lock_file_was_deleted() {
+    let parent = reachable_tempdir();
+    let dir = data_dir(&parent, "data");
+    let mut child = start_child_program(dir.path());
+    wait_until_ready(&mut child);
+    let addresses = Embedded::join(dir.path()).await.unwrap();
+    redis_cli(&addresses, &["set", "kept", "yes"]).unwrap();
+    let (redis, postmaster) = (redis_pid(&addresses).unwrap(), postmaster_pid(&dir).unwrap());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    for file in ["redis/alive.lock", "postgres/alive.lock", "postgres/cluster/postmaster.pid"] {
+        fs::remove_file(dir.path().join(file)).unwrap();
+    }
+    let stores = Embedded::start(&dir).await.unwrap();
+    assert_ne!(redis_pid(&addresses), Some(redis));
+    assert_ne!(postmaster_pid(&dir), Some(postmaster));
+    assert_eq!(processes_of(&dir).len(), 2, "{:?}", processes_of(&dir));
+    assert_eq!(redis_cli(&addresses, &["get", "kept"]).unwrap(), "yes");
+    stores.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stale_lock_file_of_a_reused_pid_does_not_stop_postgres() {
     let parent = reachable_tempdir();
