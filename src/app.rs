@@ -23,6 +23,7 @@ use crate::fence::Fence;
 use crate::gate::Gate;
 use crate::http::{Api, Front, server};
 use crate::metrics;
+use crate::open_files;
 use crate::postgres::{Postgres, PostgresError};
 use crate::reconcile::Reconciler;
 use crate::recorded::Recorded;
@@ -77,13 +78,14 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     let stop = Stop::on_signals()?;
     let external = args.stores.external_addresses()?;
     check_settings(&args, external.as_ref())?;
+    let places = open_files::for_connections()?;
     let (listener, address) = bind(args.http.listen, log_format)?;
 
     // HTTP first: from here /livez and /readyz answer, whatever the stores do.
     let front = Arc::new(Front::default());
     front.waits_for("the stores are starting");
     let http_stop = CancellationToken::new();
-    let http = tokio::spawn(server::serve(listener, front.clone(), server::places(), http_stop.clone()));
+    let http = tokio::spawn(server::serve(listener, front.clone(), places, http_stop.clone()));
     let http = Http { address, front, task: http, stop: http_stop };
 
     let (credentials, stores) = if external.is_some() {

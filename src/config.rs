@@ -26,7 +26,8 @@ pub struct StoreSettings {
     #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true, value_parser = NonEmpty::new())]
     pub redis_url: Option<String>,
 
-    /// postgres:// address of a session connection (not a transaction pooler)
+    /// postgres:// address of a session connection (not a transaction pooler); what it leaves out, PGPASSWORD,
+    /// PGPASSFILE, PGSSLMODE, PGSSLROOTCERT, PGSSLCERT and PGSSLKEY may say, and no other variable of libpq's
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true, value_parser = NonEmpty::new())]
     pub database_url: Option<String>,
 

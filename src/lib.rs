@@ -9,6 +9,7 @@
 //! see each other.
 
 pub mod config;
+pub mod environment;
 pub mod metrics;
 pub mod model;
 pub mod open_files;

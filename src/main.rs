@@ -4,9 +4,9 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::anyhow;
-use seckill::app;
-use seckill::cli::{self, Cli, Command, WrongUsage};
+use seckill::cli::{self, Cli, Command, OneShot, WrongUsage};
 use seckill::config::{LogFormat, LogSettings};
+use seckill::{app, environment};
 use tracing_subscriber::EnvFilter;
 
 /// Holds less memory than the system's allocator after a burst of connections.
@@ -22,6 +22,10 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
+    // psql and redis-cli are a person's own tools: each takes out only what would lead it elsewhere.
+    if !matches!(cli.command, Command::OneShot(OneShot::Psql(_) | OneShot::RedisCli(_))) {
+        environment::settle()?;
+    }
     log_to_stderr(&cli.logs)?;
     rustls::crypto::ring::default_provider()
         .install_default()

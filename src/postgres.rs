@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::Context;
 use sqlx::migrate::Migrator;
 pub use sqlx::postgres::PgConnection;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, Connection};
 
 use crate::config;
@@ -65,6 +65,11 @@ impl Postgres {
         let is_ours = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
         anyhow::ensure!(is_ours, "DATABASE_URL must start with postgres://");
         let options: PgConnectOptions = url.parse().context("DATABASE_URL is no valid address")?;
+        // As libpq does: no TLS on a Unix socket, whatever `sslmode` says.
+        let options = match options.get_socket() {
+            Some(_) => options.ssl_mode(PgSslMode::Disable),
+            None => options,
+        };
         let ms = |timeout: Duration| format!("{}ms", timeout.as_millis());
         let options = options.application_name("seckill").statement_cache_capacity(256).options([
             ("search_path", schema.to_owned()),

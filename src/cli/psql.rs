@@ -2,8 +2,8 @@
 //! and the schema as its search path. Passwords go by environment, since every user can read arguments.
 
 use std::env;
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::Command;
 
 use anyhow::{Context, anyhow, ensure};
@@ -12,21 +12,53 @@ use url::Url;
 
 use super::tool::{self, ToolArgs};
 
+/// libpq's variables that say which server, database and user is meant.
+const PLACES: [&str; 10] = [
+    "PGHOST",
+    "PGHOSTADDR",
+    "PGPORT",
+    "PGDATABASE",
+    "PGUSER",
+    "PGSERVICE",
+    "PGSERVICEFILE",
+    "PGSYSCONFDIR",
+    "PGTARGETSESSIONATTRS",
+    "PGLOADBALANCEHOSTS",
+];
+
 pub async fn run(args: ToolArgs) -> anyhow::Result<()> {
+    let is_embedded = args.stores.external_addresses()?.is_none();
     let addresses = tool::addresses(&args.stores).await?;
-    let inherited_options = env::var_os("PGOPTIONS").unwrap_or_default();
-    let mut command = psql(&addresses.database_url, &args.stores.db_schema, inherited_options)?;
+    let inherited = env::vars_os().map(|(name, _)| name).filter(|name| leads_elsewhere(name, is_embedded));
+    let inherited: Vec<OsString> = inherited.collect();
+    let inherited_options = env::var_os("PGOPTIONS").filter(|_| !is_embedded).unwrap_or_default();
+    let mut command = psql(&addresses.database_url, &args.stores.db_schema, inherited_options, &inherited)?;
     command.args(&args.args);
     Err(tool::exec(command, "postgresql-client"))
 }
 
-fn psql(address: &str, schema: &str, inherited_options: OsString) -> anyhow::Result<Command> {
+/// Whether a variable of libpq's would lead psql to another place than the address. The embedded store's address says
+/// everything; one of the operator's leaves to libpq what is no place, such as a password or a time-out.
+fn leads_elsewhere(name: &OsStr, is_embedded: bool) -> bool {
+    let name = name.as_bytes();
+    name.starts_with(b"PG") && (is_embedded || PLACES.iter().any(|place| place.as_bytes() == name))
+}
+
+fn psql(
+    address: &str,
+    schema: &str,
+    inherited_options: OsString,
+    unwanted: &[OsString],
+) -> anyhow::Result<Command> {
     // The address itself stays out of the errors: it may hold a password.
     let mut url = Url::parse(address)
         .context("DATABASE_URL is no valid address (in a password, `/` is written %2F and `@` %40)")?;
     ensure!(matches!(url.scheme(), "postgres" | "postgresql"), "DATABASE_URL must start with postgres://");
 
     let mut command = Command::new("psql");
+    for name in unwanted {
+        command.env_remove(name);
+    }
     if let Some(password) = take_password(&mut url)? {
         command.env("PGPASSWORD", password);
     }
@@ -112,7 +144,7 @@ mod tests {
         #[case] connection: &str,
         #[case] password: Option<&str>,
     ) {
-        let command = psql(address, "seckill", OsString::new()).unwrap();
+        let command = psql(address, "seckill", OsString::new(), &[]).unwrap();
         let arguments: Vec<_> = command.get_args().collect();
         assert_eq!(arguments, [format!("--dbname={connection}").as_str()]);
         assert_eq!(env_of(&command, "PGPASSWORD").as_deref(), password);
@@ -121,11 +153,11 @@ mod tests {
 
     #[test]
     fn the_search_path_comes_after_options_that_are_there_already() {
-        let command = psql("postgres://db/sale", "shop", "-c geqo=off".into()).unwrap();
+        let command = psql("postgres://db/sale", "shop", "-c geqo=off".into(), &[]).unwrap();
         assert_eq!(env_of(&command, "PGOPTIONS").as_deref(), Some("-c geqo=off -c search_path=shop"));
 
         let command =
-            psql("postgres://db/sale?options=-c%20geqo%3Doff&x=1", "shop", OsString::new()).unwrap();
+            psql("postgres://db/sale?options=-c%20geqo%3Doff&x=1", "shop", OsString::new(), &[]).unwrap();
         assert_eq!(
             command.get_args().collect::<Vec<_>>(),
             ["--dbname=postgres://db/sale?options=-c%20geqo%3Doff%20-c%20search_path%3Dshop&x=1"]
@@ -137,7 +169,7 @@ mod tests {
     #[case("postgres://shop:sec/ret@db/sale")]
     #[case("mysql://shop:secret@db/sale")]
     fn an_unusable_address_is_refused_without_its_password(#[case] address: &str) {
-        let error = format!("{:#}", psql(address, "seckill", OsString::new()).unwrap_err());
+        let error = format!("{:#}", psql(address, "seckill", OsString::new(), &[]).unwrap_err());
         assert!(!error.contains("sec"), "{error}");
     }
 }

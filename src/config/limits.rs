@@ -146,6 +146,8 @@ pub const HTTP_MAX_CONNECTIONS: usize = 20_000;
 pub const HTTP_LISTEN_QUEUE: u32 = 4_096;
 /// Files that are open beside connections of clients, generously.
 pub const OTHER_OPEN_FILES: usize = 512;
+/// A server with room for fewer is of no use.
+pub const HTTP_MIN_CONNECTIONS: usize = 256;
 /// Fewer than these are worth a warning.
 pub const HTTP_FEW_CONNECTIONS: usize = 10_000;
 /// Time for a request's head, and for an idle connection to be reused.

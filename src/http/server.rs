@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::{Front, routes};
-use crate::{config, open_files};
+use crate::config;
 
 const ACCEPT_RETRY: Duration = Duration::from_millis(20);
 /// What is on its way when the server is told to stop has this long to arrive.
@@ -31,25 +31,6 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(config::HTTP_LISTEN_QUEUE)
-}
-
-/// How many connections may be open at once: each is an open file, of which the usual limit is 1,024. It is raised
-/// as far as the system allows.
-#[must_use]
-pub fn places() -> usize {
-    let wanted = (config::HTTP_MAX_CONNECTIONS + config::OTHER_OPEN_FILES) as u64;
-    let files = open_files::allow(wanted).unwrap_or_else(|error| {
-        tracing::warn!("the limit of open files is not known: {error}");
-        wanted
-    });
-    let places = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(config::OTHER_OPEN_FILES);
-    let places = places.clamp(1, config::HTTP_MAX_CONNECTIONS);
-    if places < config::HTTP_FEW_CONNECTIONS {
-        tracing::warn!(
-            "{files} open files leave room for {places} connections: raise the hard limit (ulimit -Hn)"
-        );
-    }
-    places
 }
 
 /// Serves until `stop`, then answers what is under way, at most for `SHUTDOWN_GRACE`.

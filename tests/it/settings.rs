@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use crate::harness::{Sale, until};
+use crate::own_stores::OwnStore;
 
 /// The program in an environment without any setting but these; how it ended and what it said.
 fn run(dir: &std::path::Path, args: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
@@ -13,6 +14,121 @@ fn run(dir: &std::path::Path, args: &[&str], environment: &[(&str, &str)]) -> (O
     // Whatever starts although it should not is ended, and shows as another status.
     let output = command.args(args).envs(environment.iter().copied()).output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// Every variable that libpq, the servers and the clients of the stores read, each with a value that breaks or
+/// misleads a connection.
+const OF_OTHER_PROGRAMS: [(&str, &str); 45] = [
+    ("PGHOST", "/nonexistent"),
+    ("PGHOSTADDR", "192.0.2.1"),
+    ("PGPORT", "6543"),
+    ("PGDATABASE", "elsewhere"),
+    ("PGUSER", "mallory"),
+    ("PGPASSWORD", "wrong"),
+    ("PGPASSFILE", "/nonexistent"),
+    ("PGCHANNELBINDING", "require"),
+    ("PGSERVICE", "elsewhere"),
+    ("PGSERVICEFILE", "/nonexistent"),
+    ("PGSYSCONFDIR", "/nonexistent"),
+    ("PGOPTIONS", "-c no_such_setting=1"),
+    ("PGAPPNAME", "mallory"),
+    ("PGSSLMODE", "verify-full"),
+    ("PGREQUIRESSL", "1"),
+    ("PGSSLCOMPRESSION", "1"),
+    ("PGSSLCERT", "/nonexistent"),
+    ("PGSSLKEY", "/nonexistent"),
+    ("PGSSLROOTCERT", "/nonexistent"),
+    ("PGSSLCERTMODE", "require"),
+    ("PGSSLNEGOTIATION", "direct"),
+    ("PGSSLCRL", "/nonexistent"),
+    ("PGSSLCRLDIR", "/nonexistent"),
+    ("PGSSLSNI", "0"),
+    ("PGREQUIREAUTH", "scram-sha-256"),
+    ("PGREQUIREPEER", "mallory"),
+    ("PGSSLMINPROTOCOLVERSION", "TLSv1.3"),
+    ("PGSSLMAXPROTOCOLVERSION", "TLSv1"),
+    ("PGGSSENCMODE", "require"),
+    ("PGKRBSRVNAME", "mallory"),
+    ("PGGSSLIB", "gssapi"),
+    ("PGCONNECT_TIMEOUT", "garbage"),
+    ("PGCLIENTENCODING", "SQL_ASCII"),
+    ("PGDATESTYLE", "garbage"),
+    ("PGTZ", "garbage"),
+    ("PGGEQO", "garbage"),
+    ("PGLOCALEDIR", "/nonexistent"),
+    ("PGTARGETSESSIONATTRS", "standby"),
+    ("PGLOADBALANCEHOSTS", "random"),
+    ("PGDATA", "/nonexistent"),
+    ("REDISCLI_AUTH", "wrong"),
+    ("REDISCLI_CLUSTER_YES", "1"),
+    ("REDIS_HOST", "192.0.2.1"),
+    ("REDIS_PORT", "1"),
+    ("REDIS_PASSWORD", "wrong"),
+];
+
+#[tokio::test]
+async fn variables_of_other_programs_change_nothing_on_embedded_stores() {
+    let sale = Sale::start_with(&OF_OTHER_PROGRAMS).await;
+    sale.create("coffee", 10).await;
+    let claim = sale.claim_with("coffee", "alice", &[("prefer", "wait=10")]).await;
+    assert_eq!(claim.status, 201, "{}", claim.text);
+    // psql and redis-cli with the same environment.
+    sale.assert_in_agreement("coffee").await;
+    let others =
+        "select count(*) from pg_stat_activity where application_name not in ('', 'seckill', 'psql')";
+    assert_eq!(sale.psql(others), "0");
+    let worker = sale.spawn("worker", &[]);
+    worker.until_it_says("workers are at work").await;
+    let doctor = sale.command().args(["doctor", "--json"]).output().unwrap();
+    assert!(doctor.status.success(), "{}", String::from_utf8_lossy(&doctor.stdout));
+
+    for pid in std::iter::once(sale.redis_pid()).chain(sale.postgres_pids()) {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+        let names = environment.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+        let inherited: Vec<_> =
+            names.filter(|name| name.starts_with("PG") || name.starts_with("REDIS")).collect();
+        // What a server sets for its own children.
+        assert!(
+            inherited
+                .iter()
+                .all(|name| name.starts_with("PGLOCALEDIR=") || name.starts_with("PGSYSCONFDIR=")),
+            "{inherited:?}"
+        );
+    }
+    assert!(worker.stop().success());
+}
+
+#[tokio::test]
+async fn an_address_alone_says_where_external_stores_are_and_libpq_only_how_to_get_in() {
+    let sale = Sale::start().await;
+    let replica = sale.spawn_by_address("serve", &[], &OF_OTHER_PROGRAMS);
+    replica.url_when_up().await;
+    assert!(replica.stop().success());
+
+    let own = OwnStore::postgres(&[]).await;
+    own.psql("alter role seckill password 'secret'").unwrap();
+    let hba = own.dir.path().join("cluster/pg_hba.conf");
+    std::fs::write(&hba, "local all all scram-sha-256\n").unwrap();
+    own.psql("select pg_reload_conf()").unwrap();
+    let redis = format!("redis+unix://{}", sale.redis_socket().display());
+    let doctor = |password: &str| {
+        let mut doctor = sale.command();
+        doctor.args(["doctor", "--json"]).env("REDIS_URL", &redis).env("DATABASE_URL", own.url("postgres"));
+        doctor.env("PGPASSWORD", password).env("PGPORT", "6543").env("PGUSER", "mallory");
+        String::from_utf8(doctor.output().unwrap().stdout).unwrap()
+    };
+    until("the password is asked for", async || {
+        doctor("wrong").contains("password authentication failed for user \\\"seckill").then_some(())
+    })
+    .await;
+    let found = doctor("secret");
+    assert!(found.contains("postgres-version"), "{found}");
+    let mut psql = sale.command();
+    psql.args(["psql", "-X", "-A", "-t", "-c", "select current_user"]);
+    psql.env("REDIS_URL", &redis).env("DATABASE_URL", own.url("postgres"));
+    psql.env("PGPASSWORD", "secret").env("PGPORT", "6543").env("PGUSER", "mallory").env("PGSERVICE", "x");
+    let psql = psql.output().unwrap();
+    assert_eq!(psql.stdout, b"seckill\n", "{}", String::from_utf8_lossy(&psql.stderr));
 }
 
 /// Arguments, environment, exit status, a part of what is said.
@@ -91,6 +207,35 @@ fn the_first_line_says_where_the_server_listens_whatever_the_filter() {
     let line: serde_json::Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
     let message = line["fields"]["message"].as_str().unwrap();
     assert!(message.starts_with("listening on http://127.0.0.1:") && line["timestamp"].is_string(), "{json}");
+}
+
+#[test]
+fn a_limit_of_open_files_that_leaves_no_room_is_refused_and_one_that_leaves_little_is_told_of() {
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    // A directory that is no fit place ends the server once it listens.
+    let place = dir.path().join("file");
+    std::fs::write(&place, "").unwrap();
+    let start = |files: u64| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {files} && exec timeout 60 \"$0\" serve")]);
+        shell.arg(env!("CARGO_BIN_EXE_seckill")).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
+        shell.env("SECKILL_LISTEN", "127.0.0.1:0").env("SECKILL_DATA_DIR", &place);
+        String::from_utf8(shell.output().unwrap().stderr).unwrap()
+    };
+    for files in [20, 64, 256, 512, 767] {
+        let said = start(files);
+        assert!(!said.contains("listening"), "{files}: {said}");
+        for part in [&format!("{files} open files"), "at least 768", "ulimit -n 20512", "LimitNOFILE=20512"] {
+            assert!(said.contains(part), "{files}: {said}");
+        }
+    }
+    for (files, places) in [(768, 256), (1_024, 512), (10_511, 9_999)] {
+        let said = start(files);
+        assert!(said.contains("listening"), "{files}: {said}");
+        let told = format!("{files} open files leave room for {places} connections");
+        assert!(said.contains(&told) && said.contains("ulimit -n 20512"), "{files}: {said}");
+    }
+    assert!(!start(10_512).contains("open files"));
 }
 
 #[tokio::test]
