@@ -14,6 +14,7 @@ use crate::config;
 use crate::fence::{Fence, MARKER_CHANGED, Session};
 use crate::metrics;
 use crate::model::{Claim, ClaimOutcome};
+use crate::redis::RedisError;
 use crate::redis::claim::{self, BatchOutcome};
 use line::{Joined, Line};
 
@@ -40,6 +41,9 @@ pub enum Unavailable {
     BacklogFull,
     #[error("the claim waited too long and was not made")]
     Late,
+    /// Redis refused the whole batch before it ran.
+    #[error("nothing was claimed: {0}")]
+    Refused(String),
     #[error("whether the claim was made is not known: {0}")]
     NoAnswer(String),
 }
@@ -52,7 +56,18 @@ impl Unavailable {
             Self::QueueFull => "queue-full",
             Self::BacklogFull => "backlog-full",
             Self::Late => "late",
+            Self::Refused(_) => "refused",
             Self::NoAnswer(_) => "no-answer",
+        }
+    }
+}
+
+impl From<&RedisError> for Unavailable {
+    fn from(error: &RedisError) -> Self {
+        if error.wrote_nothing() {
+            Self::Refused(error.to_string())
+        } else {
+            Self::NoAnswer(error.to_string())
         }
     }
 }
@@ -179,7 +194,7 @@ async fn claim_batch(
     let reply = claim::claim_batch(&session.redis, &session.ready, deadline_ms, claims, is_published).await;
     let reply = reply.map_err(|error| {
         shared.fence.redis_failed(&session.epoch, &error);
-        Unavailable::NoAnswer(error.to_string())
+        Unavailable::from(&error)
     })?;
     session.clock.learn(reply.now_ms, Instant::now());
     match reply.outcome {

@@ -60,6 +60,7 @@ pub static CLAIMS: CounterBy = CounterBy {
         "queue-full",
         "backlog-full",
         "late",
+        "refused",
         "no-answer",
     ],
 };

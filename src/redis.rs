@@ -72,6 +72,20 @@ impl RedisError {
         let words = ["OOM", "NOREPLICAS", "MISCONF"];
         matches!(self, Self::Busy(details) if words.iter().any(|word| details.starts_with(word)))
     }
+
+    /// Whether the command is known to have written nothing: Redis refused it whole, before it ran. A script that
+    /// fails half-way says where it stood.
+    #[must_use]
+    pub fn wrote_nothing(&self) -> bool {
+        match self {
+            Self::NoScript => true,
+            Self::Busy(details)
+            | Self::NoGroup(details)
+            | Self::WrongType(details)
+            | Self::Refused(details) => !details.contains("user_script"),
+            Self::Unknown(_) | Self::Reply(_) => false,
+        }
+    }
 }
 
 impl RedisServer {
@@ -229,6 +243,19 @@ pub(crate) fn text(value: &Value) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_that_was_refused_before_it_ran_has_written_nothing() {
+        let oom = "OOM command not allowed when used memory > 'maxmemory'.".to_owned();
+        let half_way = "ERR the ID is too small script: 5f1c, on @user_script:83.".to_owned();
+        assert!(RedisError::Busy(oom.clone()).wrote_nothing());
+        assert!(RedisError::NoScript.wrote_nothing());
+        assert!(RedisError::Refused("NOPERM no permission".into()).wrote_nothing());
+        assert!(!RedisError::Busy(format!("{oom} script: 5f1c, on @user_script:83.")).wrote_nothing());
+        assert!(!RedisError::Refused(half_way).wrote_nothing());
+        assert!(!RedisError::Unknown("timed out".into()).wrote_nothing());
+        assert!(!RedisError::Reply("a map".into()).wrote_nothing());
+    }
 
     #[test]
     fn errors_are_told_in_words() {
