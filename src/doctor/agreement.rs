@@ -117,7 +117,7 @@ async fn add_found(redis: &Redis, coupons: &mut BTreeSet<CouponId>) -> Result<()
     }
 }
 
-/// How far each store's clock is from this machine's, in ms: a sale opens by Redis's, tokens end by ours.
+/// How far each store's clock is from this machine's, in ms.
 async fn clocks(redis: Option<&Redis>, postgres: Option<&mut PgConnection>) -> Option<Finding> {
     let mut found = Vec::new();
     if let Some(redis) = redis {
@@ -135,25 +135,60 @@ async fn clocks(redis: Option<&Redis>, postgres: Option<&mut PgConnection>) -> O
     judge_clocks(&found)
 }
 
-/// `None` where no store tells its time.
+/// What a wrong clock does: sales open by Redis's, reservations end by Postgres's, tokens are judged by the
+/// server's. `None` where no store tells its time.
 fn judge_clocks(ahead_ms: &[(&str, i64)]) -> Option<Finding> {
     let check = "clocks";
     let (store, worst) = ahead_ms.iter().max_by_key(|(_, ms)| ms.abs())?;
+    let least = config::DOCTOR_CLOCK_YELLOW_MS;
     // The stores' from each other as well: one may be ahead and one behind.
     let spread = ahead_ms.iter().map(|(_, ms)| ms).max().zip(ahead_ms.iter().map(|(_, ms)| ms).min());
-    let difference = spread.map_or(0, |(most, least)| (most - least).abs()).max(worst.abs());
-    let direction = if *worst < 0 { "behind" } else { "ahead of" };
-    let what = format!("{store}'s is {} ms {direction} this machine's", worst.abs());
-    let what_to_do = "let every machine run a time service such as chrony";
-    Some(if difference < config::DOCTOR_CLOCK_YELLOW_MS {
+    let spread = spread.map_or(0, |(most, least)| most - least);
+    let difference = spread.max(worst.abs());
+    if difference < least {
         let stores = ahead_ms.iter().map(|(store, _)| *store).collect::<Vec<_>>().join(", ");
-        let least = config::DOCTOR_CLOCK_YELLOW_MS;
-        Finding::green(check, format!("{stores} and this machine differ by less than {least} ms"))
-    } else if difference < config::DOCTOR_CLOCK_RED_MS {
+        return Some(Finding::green(
+            check,
+            format!("{stores} and this machine differ by less than {least} ms"),
+        ));
+    }
+    // Where the stores agree with each other, it is this machine that is wrong.
+    let is_ours = ahead_ms.len() > 1 && spread < least;
+    let what = if is_ours {
+        let stores = ahead_ms.iter().map(|(store, _)| format!("{store}'s")).collect::<Vec<_>>().join(" and ");
+        let direction = if *worst < 0 { "ahead of" } else { "behind" };
+        format!("this machine's clock is {} ms {direction} {stores}{}", worst.abs(), tokens(-worst))
+    } else {
+        let direction = if *worst < 0 { "behind" } else { "ahead of" };
+        let opening = match (*store, *worst < 0) {
+            ("Redis", true) => "; sales open and end late by that much",
+            ("Redis", false) => "; sales open and end early by that much",
+            _ => "",
+        };
+        format!("{store}'s is {} ms {direction} this machine's{opening}{}", worst.abs(), tokens(-worst))
+    };
+    let what_to_do = "let every machine run a time service such as chrony: sales open by Redis's clock, user \
+                      tokens are judged by the clock of the machine that runs the server";
+    Some(if difference < config::DOCTOR_CLOCK_RED_MS {
         Finding::yellow(check, what, what_to_do)
     } else {
         Finding::red(check, what, what_to_do)
     })
+}
+
+/// What a server on this machine makes of user tokens while its clock is so far ahead of the others'.
+fn tokens(ahead_ms: i64) -> String {
+    let leeway = config::JWT_LEEWAY_SECONDS;
+    let beyond = ahead_ms.unsigned_abs() / 1_000;
+    if beyond <= leeway {
+        return String::new();
+    }
+    let beyond = beyond - leeway;
+    if ahead_ms > 0 {
+        format!("; a server on this machine refuses user tokens as expired {beyond} s before they are")
+    } else {
+        format!("; a server on this machine takes user tokens for {beyond} s after they have expired")
+    }
 }
 
 fn now_ms() -> i64 {
@@ -176,6 +211,13 @@ mod tests {
     #[case(&[("Redis", 1_000), ("Postgres", 0)], Level::Yellow, "Redis's is 1000 ms ahead of")]
     #[case(&[("Redis", 600), ("Postgres", -700)], Level::Yellow, "Postgres's is 700 ms behind")]
     #[case(&[("Redis", 0), ("Postgres", -30_000)], Level::Red, "Postgres's is 30000 ms behind")]
+    #[case(&[("Redis", 5_000)], Level::Yellow, "sales open and end early")]
+    #[case(&[("Redis", -5_000)], Level::Yellow, "sales open and end late")]
+    #[case(&[("Redis", -600_000), ("Postgres", -600_010)], Level::Red, "this machine's clock is 600010 ms ahead of Redis's and Postgres's")]
+    #[case(&[("Redis", -600_000), ("Postgres", -600_010)], Level::Red, "refuses user tokens as expired 540 s before they are")]
+    #[case(&[("Redis", 600_000), ("Postgres", 600_010)], Level::Red, "this machine's clock is 600010 ms behind")]
+    #[case(&[("Redis", 600_000), ("Postgres", 600_010)], Level::Red, "takes user tokens for 540 s after")]
+    #[case(&[("Redis", 2_000), ("Postgres", 2_010)], Level::Yellow, "this machine's clock is 2010 ms behind")]
     fn clocks_are_judged_by_the_largest_difference_between_any_two(
         #[case] ahead_ms: &[(&str, i64)],
         #[case] level: Level,
