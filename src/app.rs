@@ -38,7 +38,7 @@ pub async fn serve(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()>
 
 /// `serve` with sample coupons and a token to try them with, on loopback only.
 pub async fn demo(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> {
-    if !args.http.listen.ip().is_loopback() {
+    if !config::is_loopback(args.http.listen.ip()) {
         let address = args.http.listen;
         bail!(WrongUsage(format!(
             "demo prints a valid token and so listens on loopback only, not on {address}: \

@@ -146,7 +146,8 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(if error.is::<WrongUsage>() { 2 } else { 1 })
 }
 
-/// clap names the flag alone, which is no help to somebody who never wrote one.
+/// clap names the flag alone, which is no help to a user who set a variable, and shows a wrong value, which may
+/// be a secret.
 fn name_the_variable(mut error: clap::Error, command: &clap::Command) -> clap::Error {
     let context = |kind| error.get(kind).map(ToString::to_string);
     let Some(argument) = context(ContextKind::InvalidArg) else { return error };
@@ -156,6 +157,13 @@ fn name_the_variable(mut error: clap::Error, command: &clap::Command) -> clap::E
         flag.as_deref() == argument.split(' ').next()
             && setting.get_env().and_then(env::var_os).is_some_and(|text| text.to_string_lossy() == value)
     };
+    let is_secret = |setting: &&clap::Arg| {
+        setting.is_hide_env_values_set()
+            && setting.get_long().is_some_and(|flag| argument.split(' ').next() == Some(&format!("--{flag}")))
+    };
+    if !value.is_empty() && settings(command).into_iter().any(|setting| is_secret(&setting)) {
+        error.insert(ContextKind::InvalidValue, ContextValue::String("(not shown)".to_owned()));
+    }
     if let Some(variable) = settings(command).into_iter().find(is_meant).and_then(clap::Arg::get_env) {
         let variable = variable.display();
         let tip = if value.is_empty() {

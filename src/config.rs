@@ -1,6 +1,9 @@
 //! Every setting with its flag, environment variable and default; what nobody can set is in `config/limits.rs`.
 //! Reading secrets from disk is `data_dir`'s work, not this file's.
 
+mod address;
+mod credential;
+mod duration;
 mod limits;
 
 use std::ffi::OsString;
@@ -9,9 +12,13 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use address::{is_loopback, parse_listen};
 use anyhow::Context;
 use clap::Args;
 use clap::builder::{NonEmptyStringValueParser as NonEmpty, TypedValueParser};
+pub use credential::Credential;
+use credential::{parse_admin_token, parse_jwt_audience, parse_jwt_issuer, parse_jwt_secret};
+pub use duration::parse_duration;
 pub use limits::*;
 
 /// Where the stores are and how their contents are named.
@@ -104,19 +111,19 @@ impl StoreAddresses {
 #[command(next_help_heading = "Credentials")]
 pub struct CredentialSettings {
     /// Bearer token of the admin API [default: generated into <data>/admin-token]
-    #[arg(long, env = "SECKILL_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true, value_parser = NonEmpty::new())]
+    #[arg(long, env = "SECKILL_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true, value_parser = parse_admin_token)]
     pub admin_token: Option<String>,
 
     /// HS256 secret of user tokens, at least 32 bytes [default: generated into <data>/jwt-secret]
-    #[arg(long, env = "SECKILL_JWT_SECRET", value_name = "SECRET", hide_env_values = true, value_parser = NonEmpty::new())]
+    #[arg(long, env = "SECKILL_JWT_SECRET", value_name = "SECRET", hide_env_values = true, value_parser = parse_jwt_secret)]
     pub jwt_secret: Option<String>,
 
     /// Required `aud` of user tokens [default: not looked at]
-    #[arg(long, env = "SECKILL_JWT_AUDIENCE", value_name = "AUD", value_parser = NonEmpty::new())]
+    #[arg(long, env = "SECKILL_JWT_AUDIENCE", value_name = "AUD", value_parser = parse_jwt_audience)]
     pub jwt_audience: Option<String>,
 
     /// Required `iss` of user tokens [default: not looked at]
-    #[arg(long, env = "SECKILL_JWT_ISSUER", value_name = "ISS", value_parser = NonEmpty::new())]
+    #[arg(long, env = "SECKILL_JWT_ISSUER", value_name = "ISS", value_parser = parse_jwt_issuer)]
     pub jwt_issuer: Option<String>,
 }
 
@@ -141,8 +148,8 @@ pub struct WorkerSettings {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "HTTP")]
 pub struct HttpSettings {
-    /// HTTP address; port 0 picks a free one
-    #[arg(long, env = "SECKILL_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDR")]
+    /// HTTP address, such as 127.0.0.1:8080 or [::]:8080; port 0 picks a free one
+    #[arg(long, env = "SECKILL_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDR", value_parser = parse_listen)]
     pub listen: SocketAddr,
 
     /// Unrecorded order events beyond which claims get 503
@@ -190,7 +197,7 @@ pub struct ServerSettings {
     pub url: String,
 
     /// Bearer token of the admin API [default: read from <data>/admin-token]
-    #[arg(long, env = "SECKILL_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true, value_parser = NonEmpty::new())]
+    #[arg(long, env = "SECKILL_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true, value_parser = parse_admin_token)]
     pub admin_token: Option<String>,
 
     /// Where the server keeps its generated secrets [default: ./data]
@@ -199,9 +206,9 @@ pub struct ServerSettings {
 }
 
 fn parse_reclaim_after(text: &str) -> Result<Duration, String> {
-    let duration = humantime::parse_duration(text).map_err(|e| e.to_string())?;
+    let duration = parse_duration(text)?;
     if duration < RECLAIM_AFTER_MIN || duration > RECLAIM_AFTER_MAX {
-        return Err("must be between 100ms and 1h".into());
+        return Err("must be between 100ms and 1h, such as 5s".into());
     }
     Ok(duration)
 }

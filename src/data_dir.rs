@@ -8,11 +8,11 @@ use std::io::{ErrorKind, Read, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::unistd::Uid;
 use tracing::{info, warn};
 
-use crate::config;
+use crate::config::{self, Credential};
 
 pub const ADMIN_TOKEN: &str = "admin-token";
 pub const JWT_SECRET: &str = "jwt-secret";
@@ -145,14 +145,14 @@ impl DataDirLock {
     }
 }
 
-/// The text of `<data_dir>/<name>` without its final newline; generates nothing.
+/// The text of `<data_dir>/<name>` without its final line end; generates nothing.
 ///
 /// # Errors
-/// When it is missing, empty or another user's; the text says what to do.
+/// When it is missing, another user's, or no fit credential; the text says what to do.
 pub fn read_secret(data_dir: &Path, name: &str) -> Result<String> {
     let path = data_dir.join(name);
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
         Err(e) if e.kind() == ErrorKind::NotFound => bail!(
             "there is no {}: run `seckill serve` first, or name its data directory with SECKILL_DATA_DIR, or set {}",
             path.display(),
@@ -168,14 +168,19 @@ pub fn read_secret(data_dir: &Path, name: &str) -> Result<String> {
             });
         }
     };
-    let secret = text.strip_suffix('\n').unwrap_or(&text);
-    if secret.trim().is_empty() {
-        bail!("{} is empty: put the secret in, or delete the file to have one generated", path.display());
-    }
+    let kind = if name == ADMIN_TOKEN { Credential::AdminToken } else { Credential::JwtSecret };
+    let shown = path.display().to_string();
+    let secret = match std::str::from_utf8(&bytes) {
+        Ok(text) => kind.read(&shown, text),
+        Err(_) => Err(format!("{shown} is not UTF-8 text")),
+    };
+    let secret = secret.map_err(|wrong| {
+        anyhow!("{wrong}: put one line of text in, or delete the file to have one generated")
+    })?;
     if fs::metadata(&path).is_ok_and(|meta| meta.mode() & 0o077 != 0) {
         warn!("other users may read the secret in {0}: chmod 600 {0}", path.display());
     }
-    Ok(secret.to_owned())
+    Ok(secret)
 }
 
 fn setting_of(name: &str) -> String {

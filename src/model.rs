@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use crate::config;
@@ -33,6 +34,18 @@ pub enum InvalidId {
     User,
     #[error("an order id is a UUID")]
     Order,
+}
+
+/// Why a text is no point in time; the sentence shows how one is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "not an RFC 3339 time with its offset: write 2026-11-11T20:00:00+01:00, or 2026-11-11T19:00:00Z for UTC"
+)]
+pub struct InvalidTime;
+
+/// Reads an RFC 3339 time, which always names its offset from UTC.
+pub fn parse_time(text: &str) -> Result<OffsetDateTime, InvalidTime> {
+    OffsetDateTime::parse(text, &Rfc3339).map_err(|_| InvalidTime)
 }
 
 impl CouponId {

@@ -14,8 +14,8 @@ use url::{Host, Url};
 
 use super::WrongUsage;
 use super::output::{plain, print_line};
-use crate::config::{PAGE_MAX_ROWS, ServerSettings};
-use crate::data_dir::{DataDir, read_secret};
+use crate::config::{PAGE_MAX_ROWS, ServerSettings, is_loopback};
+use crate::data_dir::{ADMIN_TOKEN, DataDir, read_secret};
 
 /// From the first byte sent to the last byte of the answer.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -248,8 +248,8 @@ fn parse_base(text: &str) -> anyhow::Result<Url> {
 
 fn network_of(url: &Url) -> Network {
     let loopback = match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Ipv4(address)) => is_loopback(address.into()),
+        Some(Host::Ipv6(address)) => is_loopback(address.into()),
         Some(Host::Domain(name)) => name == "localhost",
         None => false,
     };
@@ -260,14 +260,12 @@ fn network_of(url: &Url) -> Network {
 fn admin_token(settings: &ServerSettings) -> anyhow::Result<Result<HeaderValue, String>> {
     let token = match &settings.admin_token {
         Some(token) => token.clone(),
-        None => match read_secret(&DataDir::locate(settings.data_dir.as_deref()), "admin-token") {
+        None => match read_secret(&DataDir::locate(settings.data_dir.as_deref()), ADMIN_TOKEN) {
             Ok(token) => token,
             Err(why) => return Ok(Err(format!("{why:#}"))),
         },
     };
-    let mut header = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| {
-        WrongUsage("the admin token holds characters that no HTTP header can carry".to_owned())
-    })?;
+    let mut header = HeaderValue::try_from(format!("Bearer {token}"))?;
     header.set_sensitive(true);
     Ok(Ok(header))
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::output::print_line;
 use super::values::parse_token_lifetime;
 use crate::config::{CredentialSettings, JWT_SECRET_MIN_BYTES};
-use crate::data_dir::{DataDir, read_secret};
+use crate::data_dir::{DataDir, JWT_SECRET, read_secret};
 use crate::model::UserId;
 
 #[derive(Args)]
@@ -78,5 +78,5 @@ fn secret(args: &TokenArgs) -> anyhow::Result<String> {
     if let Some(secret) = &args.credentials.jwt_secret {
         return Ok(secret.clone());
     }
-    read_secret(&DataDir::locate(args.data_dir.as_deref()), "jwt-secret")
+    read_secret(&DataDir::locate(args.data_dir.as_deref()), JWT_SECRET)
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::config;
+use crate::{config, model};
 
-/// Longer ones say that somebody mistook the unit.
-const TOKEN_LIFETIME_MAX: Duration = Duration::from_hours(10 * 8_766);
+/// Longer ones say that the unit was mistaken.
+const TOKEN_LIFETIME_MAX: Duration = Duration::from_hours(3_650 * 24);
 
 /// A point in time, or `none` to clear it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,9 +18,7 @@ pub enum TimeOrNone {
 }
 
 pub fn parse_time(text: &str) -> Result<OffsetDateTime, String> {
-    OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
-        "not an RFC 3339 time: write 2026-11-11T20:00:00+01:00, or 2026-11-11T19:00:00Z for UTC".to_owned()
-    })
+    model::parse_time(text).map_err(|error| error.to_string())
 }
 
 pub fn parse_time_or_none(text: &str) -> Result<TimeOrNone, String> {
@@ -40,7 +38,7 @@ pub fn parse_reserve_seconds(text: &str) -> Result<i64, String> {
     if (1..=config::RESERVE_MAX_SECONDS).contains(&seconds) {
         Ok(seconds)
     } else {
-        Err("must be between 1s and 30days".to_owned())
+        Err("must be between 1s and 30d".to_owned())
     }
 }
 
@@ -55,15 +53,14 @@ pub fn parse_wait(text: &str) -> Result<Duration, String> {
 pub fn parse_token_lifetime(text: &str) -> Result<Duration, String> {
     let lifetime = parse_whole_seconds(text)?;
     if lifetime.is_zero() || lifetime > TOKEN_LIFETIME_MAX {
-        return Err("must be between 1s and 10years".to_owned());
+        return Err("must be between 1s and 3650d".to_owned());
     }
     Ok(lifetime)
 }
 
 /// A duration without a fraction of a second, which JSON and tokens cannot carry.
 pub fn parse_whole_seconds(text: &str) -> Result<Duration, String> {
-    let duration = humantime::parse_duration(text)
-        .map_err(|error| format!("{error}; write a duration such as 15m, 4s or 1h30m"))?;
+    let duration = config::parse_duration(text)?;
     if duration.subsec_nanos() != 0 {
         return Err("must be whole seconds, such as 15m, 4s or 1h30m".to_owned());
     }

@@ -26,6 +26,14 @@ use crate::harness::{JWT_SECRET, Sandbox};
 #[case("coupon list --url http://admin:secret@localhost:8080")]
 #[case("token --user alice --ttl 0s")]
 #[case("token --user alice --ttl 1500ms")]
+#[case("token --user alice --ttl 5M")]
+#[case("token --user alice --ttl 1month")]
+#[case("token --user alice --ttl 1y")]
+#[case("token --user alice --ttl 15")]
+#[case("token --user alice --ttl 4000d")]
+#[case("coupon create coffee --total 1 --reserve-for 15M")]
+#[case("claim coffee --user alice --wait 1M")]
+#[case("serve --reclaim-after 5M")]
 #[case("token")]
 #[case("--log =nonsense= coupon list")]
 #[case("serve --workers 65")]
@@ -40,6 +48,19 @@ fn wrong_usage_exits_with_2(#[case] line: &str) {
 fn a_wrong_time_is_answered_with_a_right_one() {
     let run = Sandbox::new().run(&["coupon", "edit", "coffee", "--starts-at", "11.11.2026"]);
     assert!(run.stderr.contains("2026-11-11T20:00:00+01:00"), "{run:?}");
+}
+
+#[rstest]
+#[case("token --user alice --ttl 5M")]
+#[case("token --user alice --ttl 5")]
+#[case("token --user alice --ttl soon")]
+#[case("coupon create coffee --total 1 --reserve-for 15M")]
+#[case("claim coffee --user alice --wait 1M")]
+#[case("worker --reclaim-after 5M")]
+#[case("doctor --reclaim-after 5M")]
+fn a_duration_that_may_be_meant_otherwise_is_answered_with_one(#[case] line: &str) {
+    let run = Sandbox::new().run(&line.split(' ').collect::<Vec<_>>());
+    assert!(run.status == 2 && run.stderr.contains("write a duration such as 15m, 4s or 1h30m"), "{run:?}");
 }
 
 #[rstest]

@@ -185,6 +185,140 @@ fn settings_that_contradict_each_other_are_refused_with_the_way_out() {
 }
 
 #[test]
+fn a_credential_that_cannot_be_presented_is_refused_by_its_name_and_never_shown() {
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    let long = "0123456789abcdef0123456789abcdef";
+    let unfit = ["\n", " ", "s3cret ", " s3cret", "s3cret\n\n", "s3cret\r", "s3\tcret", "\u{a0}s3cret"];
+    for variable in
+        ["SECKILL_ADMIN_TOKEN", "SECKILL_JWT_SECRET", "SECKILL_JWT_AUDIENCE", "SECKILL_JWT_ISSUER"]
+    {
+        let flag = format!("--{}", variable["SECKILL_".len()..].to_lowercase().replace('_', "-"));
+        for text in unfit {
+            let text = text.replace("s3cret", &format!("s3cret{long}"));
+            let by_variable =
+                run(dir.path(), &["serve"], &[(variable, &text), ("SECKILL_LISTEN", "127.0.0.1:0")]);
+            let by_flag = run(dir.path(), &["serve", "--listen", "127.0.0.1:0", &flag, &text], &[]);
+            for (ended, said) in [by_variable, by_flag] {
+                assert_eq!(ended, Some(2), "{variable} {text:?}: {said}");
+                assert!(
+                    said.contains(variable) && !said.contains("listening"),
+                    "{variable} {text:?}: {said}"
+                );
+                assert!(
+                    variable.contains("JWT_A") || variable.contains("JWT_I") || !said.contains("s3cret"),
+                    "{said}"
+                );
+            }
+        }
+    }
+    let (ended, said) = run(dir.path(), &["serve", "--admin-token", "schl\u{fc}ssel"], &[]);
+    assert!(ended == Some(2) && said.contains("ASCII") && !said.contains("schl"), "{said}");
+    let (ended, said) = run(dir.path(), &["coupon", "list"], &[("SECKILL_ADMIN_TOKEN", " s3cret")]);
+    assert!(ended == Some(2) && said.contains("SECKILL_ADMIN_TOKEN") && !said.contains("s3cret"), "{said}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was made");
+
+    // The same in files, by their paths.
+    let run_with = |name: &str, bytes: &[u8], args: &[&str]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let settings =
+            [("SECKILL_DATA_DIR", dir.path().to_str().unwrap()), ("SECKILL_LISTEN", "127.0.0.1:0")];
+        let ended = run(dir.path(), args, &settings);
+        std::fs::remove_file(path).unwrap();
+        ended
+    };
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
+    for name in ["admin-token", "jwt-secret"] {
+        for text in unfit.map(str::as_bytes).into_iter().chain([b"".as_slice(), b"s3cret\xff"]) {
+            let (ended, said) = run_with(name, text, &["serve"]);
+            assert_eq!(ended, Some(1), "{name} {text:?}: {said}");
+            assert!(
+                said.contains(&format!("/{name} ")) && !said.contains("s3cret"),
+                "{name} {text:?}: {said}"
+            );
+        }
+    }
+    let (ended, said) = run_with("jwt-secret", b"0123456789abcdef0123456789abcde\n", &["serve"]);
+    assert!(ended == Some(1) && said.contains("31 bytes"), "{said}");
+    let (ended, said) =
+        run_with("jwt-secret", b"0123456789abcdef0123456789abcde \n", &["token", "--user", "a"]);
+    assert!(ended == Some(1) && said.contains("/jwt-secret starts or ends with a blank"), "{said}");
+}
+
+#[tokio::test]
+async fn a_credential_loses_one_final_line_end_wherever_it_comes_from() {
+    let secret = "a secret of at least thirty-two bytes";
+    let minted = |sale: &Sale, secret: &str| {
+        let output =
+            sale.command().env("SECKILL_JWT_SECRET", secret).args(["token", "--user", "alice"]).output();
+        String::from_utf8(output.unwrap().stdout).unwrap().trim_end().to_owned()
+    };
+    // Variables with the line ends of a file that was read into them, and the secret itself elsewhere.
+    let sale = Sale::start_with(&[
+        ("SECKILL_ADMIN_TOKEN", "let me in\r\n"),
+        ("SECKILL_JWT_SECRET", &format!("{secret}\n")),
+    ])
+    .await;
+    let authorization = [("authorization", "Bearer let me in")];
+    assert_eq!(sale.send(reqwest::Method::GET, "/v1/admin/coupons", &authorization, None).await.status, 200);
+    assert_eq!(sale.get_as(&minted(&sale, secret), "/v1/orders").await.status, 200);
+    let listed = sale.command().args(["coupon", "list"]).output().unwrap();
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    drop(sale);
+
+    // Files as another system wrote them.
+    let mut sale = Sale::start().await;
+    sale.stop();
+    std::fs::write(sale.data_dir().join("admin-token"), "let-me-in\r\n").unwrap();
+    std::fs::write(sale.data_dir().join("jwt-secret"), secret).unwrap();
+    sale.start_server().await;
+    let authorization = [("authorization", "Bearer let-me-in")];
+    assert_eq!(sale.send(reqwest::Method::GET, "/v1/admin/coupons", &authorization, None).await.status, 200);
+    assert_eq!(sale.get_as(&minted(&sale, secret), "/v1/orders").await.status, 200);
+    let listed = sale.command().args(["coupon", "list"]).output().unwrap();
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+}
+
+#[test]
+fn an_address_to_listen_on_is_understood_or_answered_with_one() {
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    // A directory that is no fit place ends the server right after it listens.
+    let place = dir.path().join("file");
+    std::fs::write(&place, "").unwrap();
+    let place = place.to_str().unwrap();
+    for (listen, line) in [
+        ("localhost:0", "listening on http://127.0.0.1:"),
+        ("[::1]:0", "listening on http://[::1]:"),
+        ("127.0.0.1:0", "listening on http://127.0.0.1:"),
+    ] {
+        let (ended, said) =
+            run(dir.path(), &["serve"], &[("SECKILL_LISTEN", listen), ("SECKILL_DATA_DIR", place)]);
+        assert!(ended == Some(1) && said.starts_with(line), "{listen}: {said}");
+    }
+    for (listen, example) in [
+        (":8080", "0.0.0.0:8080"),
+        ("8080", "127.0.0.1:8080"),
+        ("localhost", "localhost:8080"),
+        ("shop.example:9000", "127.0.0.1:9000"),
+        ("127.0.0.1:99999", "127.0.0.1:8080"),
+    ] {
+        for said in [
+            run(dir.path(), &["serve"], &[("SECKILL_LISTEN", listen)]),
+            run(dir.path(), &["serve", "--listen", listen], &[]),
+        ] {
+            assert!(said.0 == Some(2) && said.1.contains(example), "{listen}: {said:?}");
+        }
+    }
+    for listen in ["[::ffff:10.0.0.1]:0", "[::]:0", "0.0.0.0:0"] {
+        let (ended, said) = run(dir.path(), &["demo", "--listen", listen], &[("SECKILL_DATA_DIR", place)]);
+        assert!(ended == Some(2) && said.contains("loopback"), "{listen}: {said}");
+    }
+    let (ended, said) =
+        run(dir.path(), &["demo", "--listen", "[::ffff:127.0.0.1]:0"], &[("SECKILL_DATA_DIR", place)]);
+    assert!(ended == Some(1) && said.starts_with("listening on http://[::ffff:127.0.0.1]:"), "{said}");
+}
+
+#[test]
 fn the_first_line_says_where_the_server_listens_whatever_the_filter() {
     let dir = tempfile::tempdir_in("/tmp").unwrap();
     // A directory that is no fit place ends the server right after that line.

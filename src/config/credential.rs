@@ -1,0 +1,113 @@
+//! The one rule for credentials, from variables, flags and files alike: one final line end is removed, and what
+//! cannot be presented is refused with its name. An error never repeats the credential.
+
+/// What a credential is for, which decides what may be in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// Travels in an `Authorization` header.
+    AdminToken,
+    /// The bytes of the text are a key: any script may be in it.
+    JwtSecret,
+    /// `aud` or `iss` of a token.
+    JwtClaim,
+}
+
+impl Credential {
+    /// The credential in `text`, which `name` is said to hold.
+    ///
+    /// # Errors
+    /// When the text is empty, or holds what is most likely a slip or cannot be sent in a header.
+    pub fn read(self, name: &str, text: &str) -> Result<String, String> {
+        let line = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
+        let what = if line.is_empty() {
+            "is empty"
+        } else if line.chars().all(char::is_whitespace) {
+            "holds nothing but blanks"
+        } else if line.chars().any(char::is_control) {
+            "holds a control character, such as a tab or a second line end"
+        } else if line.starts_with(char::is_whitespace) || line.ends_with(char::is_whitespace) {
+            "starts or ends with a blank"
+        } else if self == Self::AdminToken && !line.is_ascii() {
+            "holds a character outside ASCII, which no HTTP header carries"
+        } else {
+            return Ok(line.to_owned());
+        };
+        Err(format!("{name} {what}"))
+    }
+}
+
+pub(super) fn parse_admin_token(text: &str) -> Result<String, String> {
+    Credential::AdminToken.read("SECKILL_ADMIN_TOKEN", text)
+}
+
+pub(super) fn parse_jwt_secret(text: &str) -> Result<String, String> {
+    Credential::JwtSecret.read("SECKILL_JWT_SECRET", text)
+}
+
+pub(super) fn parse_jwt_audience(text: &str) -> Result<String, String> {
+    Credential::JwtClaim.read("SECKILL_JWT_AUDIENCE", text)
+}
+
+pub(super) fn parse_jwt_issuer(text: &str) -> Result<String, String> {
+    Credential::JwtClaim.read("SECKILL_JWT_ISSUER", text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Credential::{self, AdminToken, JwtClaim, JwtSecret};
+
+    const KINDS: [Credential; 3] = [AdminToken, JwtSecret, JwtClaim];
+
+    #[test]
+    fn one_final_line_end_is_removed_and_nothing_else() {
+        for kind in KINDS {
+            for (text, kept) in [
+                ("secret", "secret"),
+                ("secret\n", "secret"),
+                ("secret\r\n", "secret"),
+                ("two words", "two words"),
+                ("a+b/c=", "a+b/c="),
+            ] {
+                assert_eq!(kind.read("X", text).as_deref(), Ok(kept), "{kind:?} {text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_presented_is_refused_by_its_name_and_never_repeated() {
+        for (text, what) in [
+            ("", "empty"),
+            ("\n", "empty"),
+            ("\r\n", "empty"),
+            (" \t", "blanks"),
+            (" secret", "blank"),
+            ("secret ", "blank"),
+            ("secret \n", "blank"),
+            ("\u{a0}secret", "blank"),
+            ("secret\n\n", "control"),
+            ("secret\r\r\n", "control"),
+            ("secret\r", "control"),
+            ("\nsecret", "control"),
+            ("sec\tret", "control"),
+            ("sec\nret", "control"),
+            ("sec\0ret", "control"),
+            ("sec\u{7f}ret", "control"),
+            ("sec\u{85}ret", "control"),
+        ] {
+            for kind in KINDS {
+                let refused = kind.read("THE_NAME", text).unwrap_err();
+                assert!(refused.starts_with("THE_NAME ") && refused.contains(what), "{text:?}: {refused}");
+                assert!(!refused.contains("secret"), "{refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_travels_in_a_header_must_be_ascii() {
+        for text in ["schlüssel", "鍵", "key\u{200b}"] {
+            assert!(AdminToken.read("X", text).unwrap_err().contains("ASCII"), "{text}");
+            assert_eq!(JwtSecret.read("X", text).as_deref(), Ok(text));
+            assert_eq!(JwtClaim.read("X", text).as_deref(), Ok(text));
+        }
+    }
+}
