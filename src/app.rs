@@ -129,7 +129,8 @@ async fn sell(
     let gate = Gate::new(core.fence.clone(), core.catalogue.clone(), args.http.max_backlog);
     let parts = (core.recorded.clone(), core.catalogue.clone(), core.fence.clone(), core.postgres.clone());
     let (recorded, catalogue, fence, postgres) = parts;
-    let shared = Api::new(gate.clone(), recorded, catalogue, fence, postgres, credentials)?;
+    let redis = core.server.clone();
+    let shared = Api::new(gate.clone(), recorded, catalogue, fence, redis, postgres, credentials)?;
     http.front.open(shared)?;
     let worker_stop = CancellationToken::new();
     let workers = core.run_workers(args.workers.clone(), worker_stop.clone());

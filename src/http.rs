@@ -4,10 +4,13 @@
 mod admin;
 mod answer;
 mod auth;
+mod body;
 mod claims;
 mod coupons;
 mod dead;
+mod head;
 mod orders;
+mod prefer;
 pub mod problem;
 mod reconcile;
 mod repeats;
@@ -16,6 +19,8 @@ mod routes;
 pub mod server;
 mod service;
 mod snapshots;
+mod socket;
+mod token;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -27,6 +32,7 @@ use crate::fence::{Fence, Session};
 use crate::gate::Gate;
 use crate::postgres::Postgres;
 use crate::recorded::Recorded;
+use crate::redis::RedisServer;
 use auth::Auth;
 use problem::{Code, Problem};
 use snapshots::Snapshots;
@@ -37,6 +43,8 @@ pub struct Api {
     recorded: Recorded,
     catalogue: Catalogue,
     fence: Fence,
+    /// Where Redis is, for questions while the fence has no connection.
+    redis: RedisServer,
     postgres: Postgres,
     snapshots: Snapshots,
     auth: Auth,
@@ -80,12 +88,13 @@ impl Api {
         recorded: Recorded,
         catalogue: Catalogue,
         fence: Fence,
+        redis: RedisServer,
         postgres: Postgres,
         credentials: &CredentialSettings,
     ) -> anyhow::Result<Arc<Self>> {
         let auth = Auth::new(credentials)?;
         let snapshots = Snapshots::new(fence.clone());
-        Ok(Arc::new(Self { gate, recorded, catalogue, fence, postgres, snapshots, auth }))
+        Ok(Arc::new(Self { gate, recorded, catalogue, fence, redis, postgres, snapshots, auth }))
     }
 
     fn session(&self) -> Result<Arc<Session>, Problem> {

@@ -150,15 +150,21 @@ pub const OTHER_OPEN_FILES: usize = 512;
 pub const HTTP_MIN_CONNECTIONS: usize = 256;
 /// Fewer than these are worth a warning.
 pub const HTTP_FEW_CONNECTIONS: usize = 10_000;
-/// Time for a request's head, and for an idle connection to be reused.
-pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long a connection may be idle before it is closed.
+pub const HTTP_IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+/// From the first bytes of a request's head to its last one.
+pub const HTTP_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// From the moment a client stops taking an answer to the answer's last byte, however slowly it reads.
+pub const HTTP_WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const HTTP_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 pub const HTTP_BODY_MAX_BYTES: usize = 16 * 1024;
 /// How much of a dead letter's field the API shows.
 pub const DEAD_FIELD_SHOWN_BYTES: usize = 1_024;
 pub const HTTP_HEAD_MAX_BYTES: usize = 16 * 1024;
 /// How long a stopping server waits for requests that are under way.
-pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(15);
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
+/// The same for a client that has not sent its head or does not take its answer.
+pub const SHUTDOWN_CLIENT_PATIENCE: Duration = Duration::from_millis(300);
 /// Age at which a coupon's snapshot is read again; with the read itself it stays under 100 ms.
 pub const SNAPSHOT_MAX_AGE: Duration = Duration::from_millis(80);
 /// How long a list waits for Postgres before it shows what was last read.

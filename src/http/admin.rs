@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 
 use super::Api;
 use super::answer::{List, json};
+use super::body::Rfc3339;
 use super::claims::{coupon_id, unknown_coupon};
 use super::coupons::CouponView;
 use super::problem::{Code, Problem};
@@ -36,10 +37,8 @@ struct NewCoupon {
     id: CouponId,
     total: i64,
     title: Option<String>,
-    #[serde(default, with = "time::serde::rfc3339::option")]
-    starts_at: Option<OffsetDateTime>,
-    #[serde(default, with = "time::serde::rfc3339::option")]
-    ends_at: Option<OffsetDateTime>,
+    starts_at: Option<Rfc3339>,
+    ends_at: Option<Rfc3339>,
     per_user_limit: Option<i64>,
     reserve_seconds: Option<i64>,
     unlisted: Option<bool>,
@@ -61,9 +60,6 @@ struct CouponPatch {
     #[serde(default, deserialize_with = "present")]
     paused: Option<Option<bool>>,
 }
-
-#[derive(Deserialize)]
-struct Rfc3339(#[serde(with = "time::serde::rfc3339")] OffsetDateTime);
 
 fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
@@ -255,8 +251,8 @@ fn define(new: NewCoupon) -> Result<Definition, Problem> {
         title: new.title.unwrap_or_else(|| new.id.to_string()),
         id: new.id,
         total: new.total,
-        starts_at: new.starts_at.map(whole_ms).transpose()?,
-        ends_at: new.ends_at.map(whole_ms).transpose()?,
+        starts_at: new.starts_at.map(|time| whole_ms(time.0)).transpose()?,
+        ends_at: new.ends_at.map(|time| whole_ms(time.0)).transpose()?,
         paused: false,
         per_user_limit: 1,
         reserve_seconds: reserve.and_then(|seconds| i32::try_from(seconds).ok()),
@@ -330,10 +326,12 @@ fn whole_ms(time: OffsetDateTime) -> Result<OffsetDateTime, Problem> {
 }
 
 fn check_if_match(headers: &HeaderMap, version: i64) -> Result<(), Problem> {
-    let Some(expected) = headers.get(header::IF_MATCH) else { return Ok(()) };
+    if !headers.contains_key(header::IF_MATCH) {
+        return Ok(());
+    }
     let current = format!("\"v{version}\"");
-    let expected = expected.to_str().unwrap_or_default();
-    if expected.split(',').any(|tag| matches!(tag.trim(), t if t == "*" || t == current)) {
+    let lines = headers.get_all(header::IF_MATCH).iter().filter_map(|line| line.to_str().ok());
+    if lines.flat_map(|line| line.split(',')).any(|tag| matches!(tag.trim(), t if t == "*" || t == current)) {
         return Ok(());
     }
     Err(Problem::new(Code::PreconditionFailed, format!("the coupon is at {current} now: read it again")))

@@ -10,8 +10,9 @@ use time::OffsetDateTime;
 
 use super::answer::{List, json};
 use super::auth::Caller;
+use super::prefer::preferred_wait;
 use super::problem::{Code, Problem};
-use super::request::Request;
+use super::request::{Request, segment};
 use super::{Api, repeats, snapshots};
 use crate::config;
 use crate::model::{Claim, ClaimOutcome, CouponId, InvalidId, Order, OrderId, OrderStatus, UserId};
@@ -20,7 +21,6 @@ use crate::redis::info;
 
 type Answer = Result<Response<Bytes>, Problem>;
 
-const PREFER: HeaderName = HeaderName::from_static("prefer");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// How long the admin waits for an order that may be on its way.
@@ -178,7 +178,7 @@ pub async fn held(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
 pub async fn status(api: Arc<Api>, coupon: &str, order: &str, request: Request) -> Answer {
     let caller = api.auth.caller(&request.headers)?;
     let coupon = coupon_id(coupon)?;
-    let order: OrderId = order.parse().map_err(|e: InvalidId| Problem::bad_request(e.to_string()))?;
+    let order = order_id(order)?;
     let may_see = |row: &Order| row.coupon == coupon && may_see(&caller, &row.user);
 
     if let Some(row) = orders::get(&api.postgres.pool, order).await? {
@@ -229,7 +229,11 @@ pub fn on_its_way(order: OrderId, coupon: CouponId, user: UserId) -> Order {
 }
 
 pub fn coupon_id(text: &str) -> Result<CouponId, Problem> {
-    text.parse().map_err(|error: InvalidId| Problem::bad_request(error.to_string()))
+    segment(text)?.parse().map_err(|error: InvalidId| Problem::bad_request(error.to_string()))
+}
+
+fn order_id(text: &str) -> Result<OrderId, Problem> {
+    segment(text)?.parse().map_err(|error: InvalidId| Problem::bad_request(error.to_string()))
 }
 
 pub fn unknown_coupon(coupon: &CouponId) -> Problem {
@@ -254,15 +258,4 @@ fn check_idempotency_key(headers: &HeaderMap) -> Result<(), Problem> {
             "Idempotency-Key is 1 to {most} visible ASCII characters, once"
         ))),
     }
-}
-
-/// `Prefer: wait=N`; a preference that cannot be read is no preference (RFC 7240).
-pub fn preferred_wait(headers: &HeaderMap) -> Duration {
-    let preferences = headers.get_all(&PREFER).iter().filter_map(|value| value.to_str().ok());
-    preferences
-        .flat_map(|value| value.split(','))
-        .filter_map(|preference| preference.split(';').next()?.trim().split_once('='))
-        .find(|(name, _)| name.trim().eq_ignore_ascii_case("wait"))
-        .and_then(|(_, seconds)| seconds.trim().trim_matches('"').parse::<u64>().ok())
-        .map_or(Duration::ZERO, |seconds| Duration::from_secs(seconds).min(config::PREFER_WAIT_MAX))
 }

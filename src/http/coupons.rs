@@ -86,9 +86,12 @@ fn etag<'a>(snapshots: impl IntoIterator<Item = &'a CouponSnapshot>, next: Optio
 
 /// An answer that caches may keep for a second, or 304.
 fn public(headers: &HeaderMap, tag: &str, answer: impl FnOnce() -> Response<Bytes>) -> Response<Bytes> {
-    let asked = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let lines = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|line| line.to_str().ok());
     let opaque = |tag: &str| tag.strip_prefix("W/").unwrap_or(tag).to_owned();
-    let fresh = asked.split(',').map(str::trim).any(|asked| asked == "*" || opaque(asked) == opaque(tag));
+    let fresh = lines
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .any(|asked| asked == "*" || opaque(asked) == opaque(tag));
     let mut response = if fresh { Response::new(Bytes::new()) } else { answer() };
     if fresh {
         *response.status_mut() = StatusCode::NOT_MODIFIED;

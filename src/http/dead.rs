@@ -1,6 +1,7 @@
 //! Dead letters as the admin sees them, and what can be done with one: claim anew for its user, or mark
 //! it as dealt with.
 
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use uuid::Uuid;
 use super::answer::{List, json};
 use super::claims::{OrderView, make_claim};
 use super::problem::{Code, Problem};
-use super::request::{Page, Request};
+use super::request::{Page, Request, segment};
 use super::{Api, repeats};
 use crate::config;
 use crate::model::{CouponId, OrderId, UserId};
@@ -46,8 +47,8 @@ struct FieldView {
 /// `GET /v1/admin/dead`
 pub async fn list(api: Arc<Api>, request: Request) -> Answer {
     api.auth.admin(&request.headers)?;
-    let page: Page<i64> = Page::read(&request.query_fields())?;
-    let mut letters = dead_letters::list(&api.postgres.pool, page.after, page.rows()).await?;
+    let page: Page<LetterId> = Page::read(&request.query_fields())?;
+    let mut letters = dead_letters::list(&api.postgres.pool, page.after.map(|id| id.0), page.rows()).await?;
     let next = page.cut(&mut letters, |letter| letter.id);
     let items = letters.into_iter().map(|letter| view(letter, false)).collect();
     Ok(json(StatusCode::OK, &List::page(items, next)))
@@ -92,9 +93,20 @@ pub async fn discard(api: Arc<Api>, id: &str, mut request: Request) -> Answer {
 }
 
 async fn find(api: &Api, id: &str) -> Result<DeadLetter, Problem> {
-    let none = || Problem::new(Code::NotFound, format!("there is no dead letter {id}"));
-    let number = id.parse().map_err(|_| Problem::bad_request("a dead letter's id is a number"))?;
-    dead_letters::get(&api.postgres.pool, number).await?.ok_or_else(none)
+    let id: LetterId = segment(id)?.parse().map_err(|wrong: &str| Problem::bad_request(wrong))?;
+    let none = || Problem::new(Code::NotFound, format!("there is no dead letter {}", id.0));
+    dead_letters::get(&api.postgres.pool, id.0).await?.ok_or_else(none)
+}
+
+#[derive(Clone, Copy)]
+struct LetterId(i64);
+
+impl FromStr for LetterId {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self).map_err(|_| "a dead letter's id is a number")
+    }
 }
 
 fn claimant(letter: &DeadLetter) -> Option<(CouponId, UserId)> {

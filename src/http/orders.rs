@@ -54,6 +54,8 @@ fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(
 }
 
 fn parse_status(word: &str) -> Result<OrderStatus, Problem> {
-    let word: StrDeserializer<'_, ValueError> = word.into_deserializer();
-    OrderStatus::deserialize(word).map_err(|error| Problem::bad_request(format!("status: {error}")))
+    let known: StrDeserializer<'_, ValueError> = word.into_deserializer();
+    OrderStatus::deserialize(known).map_err(|_| {
+        Problem::bad_request("status is accepted, reserved, confirmed, cancelled, expired or rejected")
+    })
 }

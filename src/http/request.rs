@@ -1,21 +1,33 @@
 //! A request as the handlers see it. Bodies are read with a limit and a deadline of their own: `Content-Length`
 //! may lie and a client may stall.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::pin::Pin;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
-use http::{HeaderMap, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderValue, Method, Version, header};
+use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 
+use super::body;
 use super::problem::{Code, Problem};
 use crate::config;
 
 type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send>>;
 
+/// How a request came, noted by the server in its extensions.
+#[derive(Clone, Copy)]
+pub struct Arrival {
+    pub peer: SocketAddr,
+    pub version: Version,
+}
+
 pub struct Request {
     pub method: Method,
+    pub version: Version,
     pub path: String,
     pub query: String,
     pub headers: HeaderMap,
@@ -78,7 +90,7 @@ impl Request {
             return Err(Problem::bad_request("a JSON body is needed"));
         }
         self.expect_json()?;
-        parse_json(&body)
+        body::parse(&body)
     }
 
     /// A body that may be absent, but if it is there must be a JSON object.
@@ -88,7 +100,7 @@ impl Request {
             return Ok(());
         }
         self.expect_json()?;
-        parse_json::<serde_json::Map<String, serde_json::Value>>(&body).map(drop)
+        body::parse::<serde_json::Map<String, serde_json::Value>>(&body).map(drop)
     }
 
     fn expect_json(&self) -> Result<(), Problem> {
@@ -108,13 +120,18 @@ impl Request {
     }
 }
 
-fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    // serde would take an array for a struct's fields in their order.
-    if !body.trim_ascii_start().starts_with(b"{") {
-        return Err(Problem::bad_request("the body must be a JSON object"));
+/// An id in a path, its percent signs decoded: `%2F` is a character of it, not another segment. Every other part of
+/// an address has one spelling, so that a rule of a proxy about `/v1/admin` means all of it.
+pub fn segment(text: &str) -> Result<Cow<'_, str>, Problem> {
+    let is_escape = |rest: &str| {
+        let digits = rest.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    if !text.split('%').skip(1).all(is_escape) {
+        return Err(Problem::bad_request("a percent sign in the address is not followed by two digits"));
     }
-    serde_json::from_slice(body)
-        .map_err(|error| Problem::bad_request(format!("the body is not as expected: {error}")))
+    let decoded = percent_decode_str(text).decode_utf8();
+    decoded.map_err(|_| Problem::bad_request("the address is not UTF-8"))
 }
 
 /// `limit` and `after` of a list.
@@ -127,11 +144,14 @@ impl<T: std::str::FromStr<Err: std::fmt::Display>> Page<T> {
     pub fn read(fields: &HashMap<String, String>) -> Result<Self, Problem> {
         let limit = match fields.get("limit") {
             None => config::PAGE_DEFAULT_ROWS,
-            Some(text) => text
-                .parse()
-                .ok()
-                .filter(|limit| (1..=config::PAGE_MAX_ROWS).contains(limit))
-                .ok_or_else(|| Problem::bad_request(format!("limit is 1 to {}", config::PAGE_MAX_ROWS)))?,
+            Some(text) => {
+                text.parse().ok().filter(|limit| (1..=config::PAGE_MAX_ROWS).contains(limit)).ok_or_else(
+                    || {
+                        let most = config::PAGE_MAX_ROWS;
+                        Problem::bad_request(format!("limit is a whole number from 1 to {most}"))
+                    },
+                )?
+            }
         };
         let after = match fields.get("after") {
             None => None,
@@ -155,5 +175,28 @@ impl<T: std::str::FromStr<Err: std::fmt::Display>> Page<T> {
         }
         rows.truncate(limit);
         rows.last().map(|row| key(row).to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_in_a_path_is_decoded_once() {
+        for (text, id) in [
+            ("coffee", "coffee"),
+            ("%63offee", "coffee"),
+            ("%63%6F%66%66%65%65", "coffee"),
+            ("a%2Fb", "a/b"),
+            ("%2563", "%63"),
+            ("%E4%BD%A0", "\u{4f60}"),
+            ("a+b", "a+b"),
+        ] {
+            assert_eq!(segment(text).unwrap(), id, "{text}");
+        }
+        for text in ["%", "%6", "a%", "%zz", "%6g", "%+1", "%FF", "%C3", "100%"] {
+            assert!(segment(text).is_err(), "{text}");
+        }
     }
 }

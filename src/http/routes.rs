@@ -3,20 +3,21 @@
 
 use std::convert::Infallible;
 use std::future::ready;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Version};
 use warp::Filter;
 
+use super::prefer::preferred_wait;
 use super::problem::{Code, Problem};
-use super::request::{Body, Request};
+use super::request::{Arrival, Body, Request};
 use super::{
-    Api, DETACHED_TIMEOUT, Front, admin, claims, coupons, dead, detached, orders, reconcile, service,
+    Api, DETACHED_TIMEOUT, Front, admin, claims, coupons, dead, detached, head, orders, reconcile, service,
 };
+use crate::config;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -93,19 +94,20 @@ fn filter(
         .and(warp::path::full())
         .and(query)
         .and(warp::header::headers_cloned())
-        .and(warp::ext::optional::<SocketAddr>())
+        .and(warp::ext::optional::<Arrival>())
         .and(warp::body::stream())
         .then(
             move |method,
                   path: warp::path::FullPath,
                   query,
                   headers: HeaderMap,
-                  peer: Option<SocketAddr>,
+                  arrival: Option<Arrival>,
                   chunks| {
                 let body = Body::new(&headers, chunks);
-                let from_loopback = peer.is_some_and(|peer| peer.ip().is_loopback());
+                let from_loopback = arrival.is_some_and(|arrival| config::is_loopback(arrival.peer.ip()));
+                let version = arrival.map_or(Version::HTTP_11, |arrival| arrival.version);
                 let path = path.as_str().to_owned();
-                answer(front.clone(), Request { method, path, query, headers, from_loopback, body })
+                answer(front.clone(), Request { method, version, path, query, headers, from_loopback, body })
             },
         )
 }
@@ -114,13 +116,14 @@ async fn answer(front: Arc<Front>, request: Request) -> Response<Bytes> {
     let id = request_id(&request.headers);
     // A claim and an ordered rebuild touch no Postgres here; all other work must outlive its client.
     let is_claim = request.method == Method::POST && request.path.starts_with("/v1/coupons/");
-    let answer = match front.api() {
+    let answer = match head::check(&request).and_then(|()| front.api()) {
+        Err(problem) if problem.code == Code::BadRequest => Err(problem),
         Err(_) if request.path == "/livez" => Ok(service::livez()),
         Err(problem) => Err(problem),
         Ok(api) if is_claim => route(api, request).await,
         Ok(api) if request.path == "/v1/admin/reconcile" => Box::pin(route(api, request)).await,
         Ok(api) => {
-            let patience = DETACHED_TIMEOUT + claims::preferred_wait(&request.headers);
+            let patience = DETACHED_TIMEOUT + preferred_wait(&request.headers);
             Box::pin(detached(patience, route(api, request))).await
         }
     };
@@ -131,10 +134,11 @@ async fn answer(front: Arc<Front>, request: Request) -> Response<Bytes> {
 
 /// The client's own id where it is fit to be echoed, else a new one.
 fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let theirs = headers
-        .get(&REQUEST_ID)
-        .filter(|id| (1..=64).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic));
-    theirs.cloned().unwrap_or_else(|| {
+    let mut theirs = headers.get_all(&REQUEST_ID).iter();
+    let theirs = theirs.next().filter(|_| theirs.next().is_none());
+    let is_fit =
+        |id: &&HeaderValue| (1..=64).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
+    theirs.filter(is_fit).cloned().unwrap_or_else(|| {
         let mut text = [0; uuid::fmt::Simple::LENGTH];
         let text = uuid::Uuid::new_v4().simple().encode_lower(&mut text);
         HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("none"))

@@ -17,6 +17,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
+use super::request::Arrival;
+use super::socket::{Pace, PacedStream};
 use super::{Front, routes};
 use crate::config;
 
@@ -96,7 +98,7 @@ async fn connection<S>(
     // Buffers only for connections that speak: a new socket counts as readable until somebody has tried.
     let mut byte = [0];
     tokio::select! {
-        peeked = tokio::time::timeout(config::HTTP_HEADER_TIMEOUT, stream.peek(&mut byte)) => {
+        peeked = tokio::time::timeout(config::HTTP_IDLE_TIMEOUT, stream.peek(&mut byte)) => {
             if !matches!(peeked, Ok(Ok(1))) {
                 return;
             }
@@ -110,23 +112,30 @@ async fn connection<S>(
     }
     // Boxed: a connection that says nothing then costs no more than its socket.
     Box::pin(async move {
-        let with_peer = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
-            request.extensions_mut().insert(peer);
+        let pace = Arc::new(Pace::default());
+        let of_requests = pace.clone();
+        let with_arrival = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
+            let arrival = Arrival { peer, version: request.version() };
+            request.extensions_mut().insert(arrival);
             if request.uri().path_and_query().is_none() {
                 // CONNECT names a host alone, at which warp would panic: an address that does not exist.
                 *request.uri_mut() = http::Uri::from_static("*");
             }
+            let (pace, mut service) = (of_requests.clone(), service.clone());
             // Boxed: hyper keeps room for it on each connection, also between requests.
-            Box::pin(service.clone().call(request))
+            Box::pin(async move {
+                let _answering = pace.begin().await;
+                service.call(request).await
+            })
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(config::HTTP_HEADER_TIMEOUT)
+            .header_read_timeout(config::HTTP_IDLE_TIMEOUT)
             .max_buf_size(config::HTTP_HEAD_MAX_BYTES)
             // Else hyper reads while a claim waits, into 8 KiB made anew each time; who hung up is noticed later.
             .half_close(true)
             .writev(false)
-            .serve_connection(TokioIo::new(stream), with_peer);
+            .serve_connection(TokioIo::new(PacedStream::new(stream, pace, stop)), with_arrival);
         if let Err(error) = watcher.watch(connection).await {
             tracing::debug!("connection of {peer}: {error}");
         }

@@ -11,9 +11,8 @@ use super::Api;
 use super::answer::json;
 use super::problem::Problem;
 use super::request::Request;
-use crate::fence::Session;
 use crate::postgres::{self, PostgresError, outbox};
-use crate::redis::info;
+use crate::redis::{RedisError, RedisServer, info};
 use crate::{config, metrics};
 
 /// `GET /livez`: this process answers.
@@ -27,7 +26,7 @@ pub async fn readyz(api: Arc<Api>, request: Request) -> Result<Response<Bytes>, 
     if verbose {
         admit(&api, &request)?;
     }
-    let stores = if verbose { Some(stores(&api, &api.fence.taking_claims()).await) } else { None };
+    let stores = if verbose { Some(stores(&api).await) } else { None };
     match api.gate.taking_claims() {
         Ok(session) => {
             let mut body = value!({"status": "ready"});
@@ -71,14 +70,21 @@ fn admit(api: &Api, request: &Request) -> Result<(), Problem> {
     if request.from_loopback { Ok(()) } else { api.auth.admin(&request.headers) }
 }
 
-/// Each store: `ok`, or why not.
-async fn stores(api: &Api, session: &Result<Arc<Session>, Arc<str>>) -> Value {
-    let redis = match session {
-        Ok(session) => info::now_ms(&session.redis).await.map(drop).map_err(|error| error.to_string()),
-        Err(reason) => Err(reason.to_string()),
+/// Each store by itself: `ok`, or why not; and the fence, which compares the two.
+async fn stores(api: &Api) -> Value {
+    let session = api.fence.session();
+    let redis = match &session {
+        Ok(session) => info::now_ms(&session.redis).await.map(drop),
+        // Without a session there is no connection; a new one tells of Redis itself.
+        Err(_) => ask_anew(&api.redis).await,
     };
+    // A Redis that answers may still refuse to write.
+    let refusal = session.is_ok().then(|| api.fence.taking_claims().err()).flatten();
+    let redis =
+        redis.map_err(|error| error.to_string()).and(refusal.map_or(Ok(()), |why| Err(why.to_string())));
+    let fence = session.map(drop).map_err(|reason| reason.to_string());
     let pool = api.postgres.pool.clone();
-    let mut postgres = promptly(async move { postgres::fence::read(&pool).await }).await.map(drop);
+    let mut postgres = promptly(async move { postgres::fence::read(&pool).await }).await;
     if let Err(error) = &mut postgres {
         // The pool hides why it gets no connection; a new one tells.
         let server = api.postgres.clone();
@@ -86,16 +92,25 @@ async fn stores(api: &Api, session: &Result<Arc<Session>, Arc<str>>) -> Value {
             *error = why;
         }
     }
+    let lost = "it has lost commits that Redis still knows";
     let word = |result: Result<(), String>| result.err().unwrap_or_else(|| "ok".into());
+    let postgres = postgres.map_err(|error| error.to_string());
+    let is_away = postgres.is_err();
     let mut stores = value!({
         "redis": word(redis),
-        "postgres": word(postgres.as_ref().copied().map_err(ToString::to_string)),
+        "postgres": word(postgres.and_then(|row| if row.postgres_lost { Err(lost.into()) } else { Ok(()) })),
+        "fence": word(fence),
         "backlog": api.fence.backlog(),
     });
-    if let (Err(_), Some(away)) = (postgres, api.fence.postgres_away()) {
+    if let (true, Some(away)) = (is_away, api.fence.postgres_away()) {
         stores["postgres_away_since"] = away.since.format(&Rfc3339).unwrap_or_default().into();
     }
     stores
+}
+
+async fn ask_anew(server: &RedisServer) -> Result<(), RedisError> {
+    let redis = server.connect().await?;
+    info::now_ms(&redis).await.map(drop)
 }
 
 /// A question to Postgres for which nobody waits long; it is asked to its end all the same.

@@ -2,6 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -158,4 +160,62 @@ async fn audience_and_issuer_count_where_they_are_set() {
     let output = sale.command().args(["token", "--user", "alice"]).output().unwrap();
     let own = String::from_utf8(output.stdout).unwrap();
     assert_eq!(ask(&sale, &format!("Bearer {}", own.trim_end())).await.status, 200, "{own}");
+}
+
+/// A token of any header and payload, well signed.
+fn signed(header: &str, payload: &Value) -> String {
+    let part = |json: &str| URL_SAFE_NO_PAD.encode(json);
+    let message = format!("{}.{}", part(header), part(&payload.to_string()));
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
+    format!("{message}.{signature}")
+}
+
+#[tokio::test]
+async fn a_token_that_asks_for_an_extension_is_refused_however_often_it_comes() {
+    let sale = Sale::start_with(&[("SECKILL_JWT_SECRET", SECRET)]).await;
+    let payload = json!({"sub": "alice", "exp": now() + 600});
+    for (header, why) in [
+        (r#"{"alg":"HS256","crit":["exp"]}"#, "crit"),
+        (r#"{"alg":"HS256","crit":["b64"],"b64":false}"#, "crit"),
+        (r#"{"alg":"HS256","crit":[]}"#, "crit"),
+        (r#"{"alg":"HS256","b64":false}"#, "b64"),
+        (r#"{"alg":"none"}"#, "HS256"),
+        (r#"{"alg":"hs256"}"#, "HS256"),
+        (r#"{"alg":"HS256","alg":"HS256"}"#, "once"),
+    ] {
+        let token = format!("Bearer {}", signed(header, &payload));
+        for _ in 0..2 {
+            let answer = ask(&sale, &token).await;
+            answer.assert_problem(401, "unauthorized");
+            assert!(answer.body["detail"].as_str().unwrap().contains(why), "{header}: {}", answer.text);
+        }
+    }
+    let harmless =
+        signed(r#"{"alg":"HS256","typ":"at+jwt","x5u":"http://127.0.0.1:1/","b64":true}"#, &payload);
+    for _ in 0..2 {
+        assert_eq!(ask(&sale, &format!("Bearer {harmless}")).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_token_out_of_time_is_refused_with_both_times() {
+    let sale = Sale::start_with(&[("SECKILL_JWT_SECRET", SECRET)]).await;
+    for (claims, words) in [
+        (json!({"sub": "alice", "exp": 1_700_000_000}), "the token expired at 2023-11-14T22:13:20Z"),
+        (
+            json!({"sub": "alice", "exp": 4_100_000_000_i64, "nbf": 4_000_000_000_i64}),
+            "from 2096-10-02T07:06:40Z on",
+        ),
+    ] {
+        let answer = ask(&sale, &format!("Bearer {}", token(&claims))).await;
+        answer.assert_problem(401, "unauthorized");
+        let detail = answer.body["detail"].as_str().unwrap();
+        let clock = detail.split("this server's clock says ").nth(1).unwrap_or_else(|| panic!("{detail}"));
+        let clock = time::OffsetDateTime::parse(
+            clock.split(',').next().unwrap(),
+            &time::format_description::well_known::Rfc3339,
+        );
+        assert!((clock.unwrap().unix_timestamp() - now()).abs() < 60 && detail.contains(words), "{detail}");
+    }
 }

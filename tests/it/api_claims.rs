@@ -5,10 +5,11 @@ use std::convert::Infallible;
 use bytes::Bytes;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
+use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Sale, until};
+use crate::harness::{Answer, Sale, signal, until};
 
 /// Creates a coupon with more than a total.
 async fn create(sale: &Sale, id: &str, more: Value) {
@@ -79,8 +80,7 @@ async fn a_claim_is_accepted_repeated_and_refused_as_its_coupon_stands() {
 async fn a_wait_ends_by_its_limit_and_a_preference_that_cannot_be_read_is_none() {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
     create(&sale, "coffee", json!({"total": 100})).await;
-    let garbage =
-        ["wait", "wait=", "wait=x", "wait=-1", "wait=1.5", "waiting=3", "wait=99999999999999999999"];
+    let garbage = ["wait", "wait=", "wait=x", "wait=-1", "wait=1.5", "waiting=3", "wait=x, wait=10"];
     for (n, garbage) in garbage.iter().enumerate() {
         let answer = sale.claim_with("coffee", &format!("user-{n}"), &[("prefer", garbage)]).await;
         assert_eq!(answer.status, 202, "{garbage}: {}", answer.text);
@@ -92,11 +92,16 @@ async fn a_wait_ends_by_its_limit_and_a_preference_that_cannot_be_read_is_none()
     let authorization = format!("Bearer {}", sale.admin_token());
     let headers = [("authorization", authorization.as_str()), ("prefer", "wait=3600")];
     let path = "/v1/admin/coupons/coffee/claims";
+    let since = std::time::Instant::now();
     let (own, on_behalf) = tokio::join!(
-        sale.claim_with("coffee", "bob", &[("prefer", "wait=3600")]),
+        sale.claim_with("coffee", "bob", &[("prefer", "wait=99999999999999999999")]),
         sale.send(Method::POST, path, &headers, Some(json!({"user": "carol"})))
     );
     assert_eq!((own.status, on_behalf.status), (202, 202), "{} {}", own.text, on_behalf.text);
+    assert!(
+        since.elapsed() >= std::time::Duration::from_secs(10),
+        "more than the largest wait is the largest"
+    );
 
     let hers = sale.get_as(&sale.token("alice"), waited.header("location")).await;
     assert_eq!((hers.status, &hers.body["status"]), (200, &json!("accepted")), "{}", hers.text);
@@ -306,4 +311,41 @@ async fn ids_outside_their_alphabet_never_become_a_key() {
         keys.lines().filter(|key| key.contains(":coupon:") || key.contains(":claims:")).collect();
     coupons.sort_unstable();
     assert_eq!(coupons, [format!("seckill:{{0}}:claims:{fit}"), format!("seckill:{{0}}:coupon:{fit}")]);
+}
+
+#[tokio::test]
+async fn only_a_claim_whose_outcome_is_open_is_said_to_be_not_known() {
+    let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
+    create(&sale, "coffee", json!({})).await;
+    let counted = async |outcome: &str| {
+        let name = format!("seckill_claims_total{{outcome=\"{outcome}\"}} ");
+        let text = sale.get("/metrics").await.text;
+        text.lines().find_map(|line| line.strip_prefix(&*name)).unwrap().to_owned()
+    };
+    let detail = |answer: &Answer| {
+        answer.assert_problem(503, "unavailable");
+        answer.body["detail"].as_str().unwrap().to_owned()
+    };
+    // Refused whole: full memory, short of replicas, no script.
+    for (setting, refused, restored) in [("maxmemory", "1", "0"), ("min-replicas-to-write", "3", "0")] {
+        sale.redis_cli(&["CONFIG", "SET", setting, refused]);
+        let told = detail(&sale.claim("coffee", "alice").await);
+        assert!(told.contains("nothing was claimed") && !told.contains("not known"), "{setting}: {told}");
+        sale.redis_cli(&["CONFIG", "SET", setting, restored]);
+    }
+    assert_eq!((counted("refused").await, counted("no-answer").await), ("2".into(), "0".into()));
+    sale.redis_cli(&["SCRIPT", "FLUSH"]);
+    let told = sale.claim("coffee", "alice").await;
+    assert!(!told.text.contains("not known"), "{}", told.text);
+    sale.until_ready().await;
+    assert_eq!(sale.redis_stock("coffee"), 5, "nothing was claimed");
+
+    // Without an answer it is open.
+    let redis = sale.redis_pid();
+    signal(redis, Signal::SIGSTOP);
+    let told = detail(&sale.claim("coffee", "alice").await);
+    assert!(told.contains("whether the claim was made is not known"), "{told}");
+    signal(redis, Signal::SIGCONT);
+    assert_eq!(counted("no-answer").await, "1");
+    sale.until_ready().await;
 }

@@ -1,9 +1,11 @@
 //! HTTP itself: addresses and methods, request ids, and what arrives on the socket that is no fair request.
 
+use nix::sys::signal::Signal;
 use reqwest::Method;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Sale, until};
+use crate::harness::{Sale, signal, until};
 
 /// Every address with the methods that it answers.
 const ROUTES: &[(&str, &str)] = &[
@@ -71,6 +73,11 @@ async fn every_address_knows_its_methods_and_no_other_address_exists() {
         "/livez/",
         "/readyz/x",
         "/%6civez",
+        "/v1/%63oupons",
+        "/v1/%61dmin/coupons",
+        "/v1/coupons/coffee/%63laims",
+        "/v1%2Fcoupons",
+        "/v1/coupons%2Fcoffee",
         "/.env",
         "/v1/coupons/coffee/stock",
     ] {
@@ -80,7 +87,11 @@ async fn every_address_knows_its_methods_and_no_other_address_exists() {
     }
     assert_eq!(sale.get("/livez").await.body["status"], "ok");
     assert_eq!(sale.get("/readyz").await.body["status"], "ready");
-    assert_eq!(sale.get("/readyz?verbose").await.body["stores"]["postgres"], "ok");
+    let stores = &sale.get("/readyz?verbose").await.body["stores"];
+    assert_eq!(
+        (&stores["redis"], &stores["postgres"], &stores["fence"]),
+        (&"ok".into(), &"ok".into(), &"ok".into())
+    );
 }
 
 #[tokio::test]
@@ -268,4 +279,179 @@ async fn transactions_of(sale: &Sale, work: impl AsyncFn()) -> i64 {
     let after = count();
     sale.until_ready().await;
     after - before
+}
+
+#[tokio::test]
+async fn a_head_that_two_readers_would_read_differently_is_refused() {
+    let sale = Sale::start().await;
+    sale.create("coffee", 5).await;
+    let token = sale.token("alice");
+    let refused = async |head: &str, word: &str| {
+        let answer = sale.raw(format!("{head}Connection: close\r\n\r\n").as_bytes()).await;
+        assert_eq!(statuses(&answer), ["400"], "{head:?}: {answer}");
+        assert!(
+            answer.contains("urn:seckill:problem:bad-request") && answer.contains(word),
+            "{head:?}: {answer}"
+        );
+        assert!(answer.contains("x-request-id: "), "{head:?}: {answer}");
+    };
+    for path in ["/v1/coupons", "/livez", "/readyz", "/nowhere"] {
+        refused(&format!("GET {path} HTTP/1.1\r\n"), "Host").await;
+        refused(&format!("GET {path} HTTP/1.1\r\nHost: a\r\nHost: b\r\n"), "Host").await;
+        refused(&format!("GET {path} HTTP/1.1\r\nHost: a\r\nHost: a\r\n"), "Host").await;
+        refused(&format!("GET {path} HTTP/1.0\r\nHost: a\r\nHost: b\r\n"), "Host").await;
+        for host in ["a b", "a/b", "user@a", "a:port", "a:99999", "a,b:", "[::1", "\u{e9}"] {
+            refused(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n"), "Host").await;
+        }
+    }
+    let claim =
+        format!("POST /v1/coupons/coffee/claims HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n");
+    refused(&format!("{claim}Authorization: Bearer {token}\r\n"), "Authorization").await;
+    refused(&format!("{claim}Authorization: Basic YTpi\r\n"), "Authorization").await;
+    let json = "Content-Type: application/json\r\n";
+    refused(&format!("{claim}{json}Content-Type: text/plain\r\n"), "Content-Type").await;
+    refused(&format!("{claim}Idempotency-Key: a\r\nIdempotency-Key: a\r\n"), "Idempotency-Key").await;
+    refused("GET /v1/coupons?after=%FF HTTP/1.1\r\nHost: a\r\n", "UTF-8").await;
+    refused("GET /v1/coupons/%zz HTTP/1.1\r\nHost: a\r\n", "percent sign").await;
+    refused("GET /v1/coupons/%FF HTTP/1.1\r\nHost: a\r\n", "UTF-8").await;
+    assert_eq!(sale.redis_stock("coffee"), 5, "nothing of it was a claim");
+
+    // What one reader alone can read is let pass, and of two lengths no byte becomes a second request.
+    for fit in [
+        "GET /livez HTTP/1.0\r\n\r\n",
+        "GET /livez HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n",
+        "GET /livez HTTP/1.1\r\nHost: [::1]:8080\r\nConnection: close\r\n\r\n",
+        "GET http://other.example/livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    ] {
+        assert_eq!(statuses(&sale.raw(fit.as_bytes()).await), ["200"], "{fit:?}");
+    }
+    let smuggled = "GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n";
+    let two_lengths = format!(
+        "{claim}{json}Content-Length: {}\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n{smuggled}",
+        12 + smuggled.len()
+    );
+    assert_eq!(statuses(&sale.raw(two_lengths.as_bytes()).await), ["202"]);
+    let two_ids =
+        "GET /livez HTTP/1.1\r\nHost: a\r\nX-Request-Id: a\r\nX-Request-Id: b\r\nConnection: close\r\n\r\n";
+    let answer = sale.raw(two_ids.as_bytes()).await;
+    assert!(!answer.contains("x-request-id: a\r") && !answer.contains("x-request-id: b\r"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_id_in_an_address_may_be_written_with_percent_signs() {
+    let sale = Sale::start().await;
+    sale.create("coffee", 5).await;
+    let plain = sale.claim("coffee", "alice").await;
+    let token = sale.token("alice");
+    assert_eq!(sale.get("/v1/coupons/%63offee").await.body["id"], "coffee");
+    let headers = [("authorization", &*format!("Bearer {token}"))];
+    let again = sale.send(Method::POST, "/v1/coupons/%63%6Fffee/claims", &headers, None).await;
+    assert_eq!((again.status, &again.body["order"]), (200, &plain.body["order"]), "{}", again.text);
+    let order = plain.body["order"].as_str().unwrap();
+    let path = format!("/v1/coupons/coffe%65/claims/%{:x}{}", order.as_bytes()[0], &order[1..]);
+    assert_eq!(sale.get_as(&token, &path).await.body["order"], order);
+    assert_eq!(sale.admin(Method::GET, "/v1/admin/coupons/%63offee", None).await.body["id"], "coffee");
+    assert_eq!(sale.admin(Method::GET, "/v1/admin/dead/%37", None).await.status, 404);
+    // Decoded once, and never another segment.
+    sale.get("/v1/coupons/%2563offee").await.assert_problem(400, "bad-request");
+    sale.get("/v1/coupons/coffee%2Fclaims").await.assert_problem(400, "bad-request");
+}
+
+#[tokio::test]
+async fn a_query_that_cannot_be_read_is_refused_in_words_about_its_field() {
+    let sale = Sale::start().await;
+    for (path, words) in [
+        ("/v1/coupons?limit=x", "limit is a whole number from 1 to 200"),
+        ("/v1/coupons?limit=201", "limit is a whole number from 1 to 200"),
+        ("/v1/coupons?limit=99999999999999999999", "limit is a whole number from 1 to 200"),
+        ("/v1/coupons?after=a%20b", "after: a coupon id is 1 to 63"),
+        ("/v1/admin/orders?after=x", "after: an order id is a UUID"),
+        ("/v1/admin/orders?status=x", "status is accepted, reserved, confirmed"),
+        ("/v1/admin/orders?coupon=-", "coupon: a coupon id is 1 to 63"),
+        ("/v1/admin/orders?user=", "user: a user id is 1 to 128 bytes"),
+        ("/v1/admin/dead?after=x", "after: a dead letter's id is a number"),
+        ("/v1/admin/dead/x", "a dead letter's id is a number"),
+        ("/v1/admin/dead/99999999999999999999", "a dead letter's id is a number"),
+    ] {
+        let answer = sale.admin(Method::GET, path, None).await;
+        answer.assert_problem(400, "bad-request");
+        assert!(answer.body["detail"].as_str().unwrap().contains(words), "{path}: {}", answer.text);
+    }
+    for (body, words) in [
+        (json!({"id": "tea", "total": "ten"}), "total must be a whole number, not string"),
+        (json!({"id": "tea", "total": 1.5}), "total must be a whole number, not floating point"),
+        (json!({"id": "tea"}), "total is missing"),
+        (
+            json!({"id": "tea", "total": 1, "starts_at": "2026-12-24T10:00:00"}),
+            "starts_at: not an RFC 3339 time with its offset: write 2026-11-11T20:00:00+01:00",
+        ),
+        (json!({"id": "tea", "total": 1, "ends_at": "tomorrow"}), "ends_at: not an RFC 3339 time"),
+        (json!({"id": "tea", "total": 1, "ends_at": 5}), "ends_at must be text, not integer"),
+        (json!({"id": "tea", "total": 1, "unlisted": "no"}), "unlisted must be true or false"),
+        (json!({"id": "tea", "total": 1, "colour": "red"}), "the field colour is not known"),
+    ] {
+        let answer = sale.admin(Method::POST, "/v1/admin/coupons", Some(body.clone())).await;
+        answer.assert_problem(400, "bad-request");
+        assert!(answer.body["detail"].as_str().unwrap().contains(words), "{body}: {}", answer.text);
+    }
+    sale.create("coffee", 5).await;
+    for (body, words) in [
+        (json!({"starts_at": "2026-12-24 10:00"}), "starts_at: not an RFC 3339 time"),
+        (json!({"paused": 1}), "paused must be true or false"),
+        (json!({"total": "5"}), "total must be a whole number"),
+    ] {
+        let answer = sale.admin(Method::PATCH, "/v1/admin/coupons/coffee", Some(body.clone())).await;
+        answer.assert_problem(400, "bad-request");
+        assert!(answer.body["detail"].as_str().unwrap().contains(words), "{body}: {}", answer.text);
+    }
+}
+
+#[tokio::test]
+async fn a_mapped_loopback_client_of_a_server_on_every_address_is_on_loopback() {
+    let sale = Sale::start_with(&[("SECKILL_LISTEN", "[::]:0")]).await;
+    let port = sale.url.rsplit(':').next().unwrap();
+    for host in ["127.0.0.1", "[::1]"] {
+        for path in ["metrics", "readyz?verbose"] {
+            let answer = sale.client.get(format!("http://{host}:{port}/{path}")).send().await.unwrap();
+            assert_eq!(answer.status().as_u16(), 200, "{host} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn readiness_tells_of_each_store_what_is_about_that_store() {
+    let sale = Sale::start().await;
+    sale.create("coffee", 5).await;
+    let told = async |state: &str, is: &dyn Fn(&serde_json::Value) -> bool| {
+        until(state, async || {
+            let answer = sale.get("/readyz?verbose").await;
+            is(&answer.body["stores"]).then_some(answer)
+        })
+        .await
+    };
+    // As a restored Postgres leaves it; only a person ends it.
+    sale.psql("update fence set postgres_lost = true");
+    let lost = told("the loss is told", &|stores| stores["fence"] != "ok").await;
+    lost.assert_problem(503, "unavailable");
+    let stores = &lost.body["stores"];
+    assert!(stores["fence"].as_str().unwrap().contains("Postgres has lost commits"), "{}", lost.text);
+    assert_eq!(stores["redis"], "ok", "{}", lost.text);
+    assert_eq!(stores["postgres"], "it has lost commits that Redis still knows", "{}", lost.text);
+    sale.psql("update fence set postgres_lost = false");
+    sale.until_ready().await;
+
+    sale.redis_cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let full = told("full memory is told", &|stores| stores["redis"] != "ok").await;
+    let stores = &full.body["stores"];
+    assert!(stores["redis"].as_str().unwrap().contains("OOM"), "{}", full.text);
+    assert_eq!((&stores["fence"], &stores["postgres"]), (&"ok".into(), &"ok".into()), "{}", full.text);
+    sale.redis_cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    sale.until_ready().await;
+
+    let redis = sale.redis_pid();
+    signal(redis, Signal::SIGSTOP);
+    let away = told("Redis is away", &|stores| stores["redis"] != "ok" && stores["fence"] != "ok").await;
+    assert_eq!(away.body["stores"]["postgres"], "ok", "{}", away.text);
+    signal(redis, Signal::SIGCONT);
+    sale.until_ready().await;
 }

@@ -30,4 +30,5 @@ mod rebuild_races;
 mod recording;
 mod settings;
 mod shutdown;
+mod slow_clients;
 mod store_trouble;

@@ -1,0 +1,148 @@
+//! JSON bodies, and what is wrong with one in words about its fields: which one, and what it must be. Reading the
+//! bytes is `request`'s work.
+
+use serde::de::{Error as _, IgnoredAny};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use time::OffsetDateTime;
+
+use super::problem::Problem;
+use crate::model;
+
+/// A point in time in a body.
+#[derive(Clone, Copy, Debug)]
+pub struct Rfc3339(pub OffsetDateTime);
+
+impl<'de> Deserialize<'de> for Rfc3339 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        model::parse_time(&text).map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// A JSON object as `T`; unknown fields are `T`'s to refuse.
+pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    // serde would take an array for a struct's fields in their order.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(Problem::bad_request("the body must be a JSON object"));
+    }
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let parsed = serde_path_to_error::deserialize(&mut deserializer);
+    let parsed = parsed.map_err(|error| (error.path().to_string(), error.into_inner()));
+    let ended = parsed.and_then(|parsed| match deserializer.end() {
+        Ok(()) => Ok(parsed),
+        Err(error) => Err((String::new(), error)),
+    });
+    ended.map_err(|(field, error)| {
+        if error.is_data() && serde_json::from_slice::<IgnoredAny>(body).is_ok() {
+            let place = format!(" at line {} column {}", error.line(), error.column());
+            let message = error.to_string();
+            Problem::bad_request(in_words(&field, message.strip_suffix(&place).unwrap_or(&message)))
+        } else {
+            Problem::bad_request(format!(
+                "the body is not JSON: see line {}, column {}",
+                error.line(),
+                error.column()
+            ))
+        }
+    })
+}
+
+/// serde's message about a field, in words for people who never met serde.
+fn in_words(field: &str, message: &str) -> String {
+    let name = |prefix: &str| message.strip_prefix(prefix).and_then(|rest| rest.split('`').nth(1));
+    if let Some(missing) = name("missing field ") {
+        return format!("{missing} is missing");
+    }
+    if let Some(twice) = name("duplicate field ") {
+        return format!("{twice} is given twice");
+    }
+    if let Some(unknown) = name("unknown field ") {
+        let known: Vec<&str> = message.split('`').skip(3).step_by(2).collect();
+        return format!("the field {unknown} is not known; known are {}", known.join(", "));
+    }
+    for prefix in ["invalid type: ", "invalid value: "] {
+        let parts = message.strip_prefix(prefix).and_then(|rest| rest.rsplit_once(", expected "));
+        if let Some((found, expected)) = parts {
+            return format!("{field} must be {}, not {}", expectation(expected), finding(found));
+        }
+    }
+    if field.is_empty() || field == "." { message.to_owned() } else { format!("{field}: {message}") }
+}
+
+fn expectation(expected: &str) -> &str {
+    match expected {
+        "i64" | "u64" | "i32" | "u32" | "i16" | "u16" | "u8" => "a whole number",
+        "a boolean" => "true or false",
+        "a string" => "text",
+        "a sequence" => "a list",
+        "a map" => "an object",
+        other => other,
+    }
+}
+
+fn finding(found: &str) -> &str {
+    match found {
+        "map" => "an object",
+        "sequence" => "a list",
+        "unit value" => "null",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[expect(dead_code, reason = "only its reading is looked at")]
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Sample {
+        total: i64,
+        title: Option<String>,
+        paused: Option<bool>,
+        starts_at: Option<Rfc3339>,
+        id: Option<crate::model::CouponId>,
+    }
+
+    fn refusal(body: &str) -> String {
+        let problem = parse::<Sample>(body.as_bytes()).unwrap_err();
+        let answer = problem.render("id");
+        let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
+        body["detail"].as_str().unwrap().to_owned()
+    }
+
+    #[rstest::rstest]
+    #[case("{}", "total is missing")]
+    #[case(r#"{"total": null}"#, "total must be a whole number, not null")]
+    #[case(r#"{"total": "ten"}"#, r#"total must be a whole number, not string "ten""#)]
+    #[case(r#"{"total": 1.5}"#, "total must be a whole number, not floating point `1.5`")]
+    #[case(r#"{"total": 1e30}"#, "total must be a whole number, not floating point")]
+    #[case(r#"{"total": 99999999999999999999}"#, "total must be a whole number, not floating point")]
+    #[case(r#"{"total": 18446744073709551615}"#, "total must be a whole number, not integer")]
+    #[case(r#"{"total": {}}"#, "total must be a whole number, not an object")]
+    #[case(r#"{"total": [1]}"#, "total must be a whole number, not a list")]
+    #[case(r#"{"total": true}"#, "total must be a whole number, not boolean `true`")]
+    #[case(r#"{"total": 1, "total": 2}"#, "total is given twice")]
+    #[case(r#"{"total": 1, "title": 5}"#, "title must be text, not integer `5`")]
+    #[case(r#"{"total": 1, "paused": "yes"}"#, r#"paused must be true or false, not string "yes""#)]
+    #[case(r#"{"total": 1, "colour": 2}"#, "the field colour is not known; known are total, title, paused")]
+    #[case(r#"{"total": 1, "id": "a b"}"#, "id: a coupon id is 1 to 63")]
+    #[case(
+        r#"{"total": 1, "starts_at": "2026-12-24T10:00:00"}"#,
+        "starts_at: not an RFC 3339 time with its offset: write 2026-"
+    )]
+    #[case(r#"{"total": 1, "starts_at": "tomorrow"}"#, "starts_at: not an RFC 3339 time")]
+    #[case(r#"{"total": 1, "starts_at": 1798106400}"#, "starts_at must be text, not integer")]
+    #[case("[1]", "must be a JSON object")]
+    #[case("{", "the body is not JSON: see line 1, column")]
+    #[case("{}x", "the body is not JSON: see line 1, column")]
+    #[case("{\"total\": 1} {}", "the body is not JSON: see line 1, column")]
+    #[case(r#"{"total": "ten","#, "the body is not JSON: see line 1, column")]
+    fn a_wrong_body_is_answered_in_words_about_its_field(#[case] body: &str, #[case] words: &str) {
+        let detail = refusal(body);
+        assert!(detail.contains(words), "{body}: {detail}");
+        for parsers_word in ["invalid type", "at line", "expected", "i64", "missing field"] {
+            assert!(!detail.contains(parsers_word), "{body}: {detail}");
+        }
+    }
+}

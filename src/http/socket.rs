@@ -1,0 +1,155 @@
+//! The socket of one connection with the time-outs that hyper has not: a head that was begun, and an answer that
+//! its client does not take. What a connection costs while its client keeps pace is two flags: timers are set only
+//! once the socket has nothing to read or takes no more.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::config;
+
+/// What a connection's socket and its requests know of each other. All of it runs in one task.
+#[derive(Default)]
+pub struct Pace {
+    /// A request's head is complete and its answer is not.
+    is_answering: AtomicBool,
+    /// Bytes of a head have come since the last one was complete.
+    head_has_begun: AtomicBool,
+    /// The client does not take what was written.
+    is_blocked: AtomicBool,
+    drained: Notify,
+}
+
+/// Ends with the answer, or with the connection.
+pub struct Answering<'a>(&'a Pace);
+
+impl Pace {
+    /// A head is complete. Before it is answered the answers before it must be taken: else a client that sends
+    /// requests and reads nothing would fill memory.
+    pub async fn begin(&self) -> Answering<'_> {
+        self.head_has_begun.store(false, Relaxed);
+        self.is_answering.store(true, Relaxed);
+        let answering = Answering(self);
+        while self.is_blocked.load(Relaxed) {
+            self.drained.notified().await;
+        }
+        answering
+    }
+}
+
+impl Drop for Answering<'_> {
+    fn drop(&mut self) {
+        self.0.is_answering.store(false, Relaxed);
+    }
+}
+
+pub struct PacedStream {
+    stream: TcpStream,
+    pace: Arc<Pace>,
+    head: Patience,
+    answer: Patience,
+    stop: CancellationToken,
+}
+
+impl PacedStream {
+    pub fn new(stream: TcpStream, pace: Arc<Pace>, stop: CancellationToken) -> Self {
+        let head = Patience::new(config::HTTP_HEAD_TIMEOUT, "the request's head was not complete in time");
+        let answer = Patience::new(config::HTTP_WRITE_TIMEOUT, "the client does not take its answer");
+        Self { stream, pace, head, answer, stop }
+    }
+
+    fn written(&mut self, outcome: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if outcome.is_pending() {
+            self.pace.is_blocked.store(true, Relaxed);
+            return self.answer.poll(cx, &self.stop).map(Err);
+        }
+        outcome
+    }
+}
+
+impl AsyncRead for PacedStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let had = buffer.filled().len();
+        let outcome = Pin::new(&mut this.stream).poll_read(cx, buffer);
+        // Bytes of a body have a deadline of their own.
+        if this.pace.is_answering.load(Relaxed) {
+            return outcome;
+        }
+        if buffer.filled().len() > had && !this.pace.head_has_begun.swap(true, Relaxed) {
+            this.head.end();
+        }
+        if outcome.is_ready() {
+            return outcome;
+        }
+        if this.pace.head_has_begun.load(Relaxed) {
+            return this.head.poll(cx, &this.stop).map(Err);
+        }
+        this.head.end();
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for PacedStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.written(outcome, cx)
+    }
+
+    /// hyper flushes the socket once nothing is left in its own buffer.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        if self.pace.is_blocked.swap(false, Relaxed) {
+            self.answer.end();
+            self.pace.drained.notify_one();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// How long a client may keep the server waiting for one thing, from its first delay on.
+struct Patience {
+    limit: Duration,
+    /// What has not happened when it ends.
+    what: &'static str,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    const fn new(limit: Duration, what: &'static str) -> Self {
+        Self { limit, what, timer: None }
+    }
+
+    /// Ready with the error when the time is over. A stopping server has less of it.
+    fn poll(&mut self, cx: &mut Context<'_>, stop: &CancellationToken) -> Poll<io::Error> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.limit)));
+        if stop.is_cancelled() {
+            let last = Instant::now() + config::SHUTDOWN_CLIENT_PATIENCE;
+            if timer.deadline() > last {
+                timer.as_mut().reset(last);
+            }
+        }
+        timer.as_mut().poll(cx).map(|()| io::Error::new(io::ErrorKind::TimedOut, self.what))
+    }
+
+    fn end(&mut self) {
+        self.timer = None;
+    }
+}

@@ -1,0 +1,216 @@
+//! Clients that hold a connection and do not keep pace: each is let go of in bounded time, costs bounded memory and
+//! delays no stop.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use nix::sys::signal::Signal;
+use reqwest::Method;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::harness::{Sale, until};
+
+/// Far above the limits of ten seconds, below the minute that an idle connection has.
+const BOUND: Duration = Duration::from_secs(40);
+const LIST: &str = "GET /v1/coupons?limit=200 HTTP/1.1\r\nHost: x\r\n\r\n";
+/// Growth of the server while a client asks for 400 MB and reads nothing of it.
+const MEMORY_MAX_KB: i64 = 60_000;
+
+/// Coupons whose list is 60 kB.
+async fn fill_list(sale: &Sale) {
+    for n in 0..100 {
+        let body = json!({"id": format!("coupon-{n}"), "total": 5, "title": "t".repeat(200)});
+        let answer = sale.admin(Method::POST, "/v1/admin/coupons", Some(body)).await;
+        assert_eq!(answer.status, 201, "{}", answer.text);
+    }
+}
+
+fn address(sale: &Sale) -> SocketAddr {
+    sale.url.strip_prefix("http://").unwrap().parse().unwrap()
+}
+
+/// A connection whose kernel keeps little for a client that does not read.
+async fn connect_small(sale: &Sale) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    socket.connect(address(sale)).await.unwrap()
+}
+
+/// Sends requests until the server takes no more of them, and reads nothing.
+async fn flood(stream: &mut TcpStream, requests: usize) {
+    let bytes = LIST.repeat(requests);
+    let sending = stream.write_all(bytes.as_bytes());
+    if let Ok(sent) = tokio::time::timeout(Duration::from_secs(2), sending).await {
+        sent.unwrap();
+    }
+}
+
+/// Whether the server still holds its end of a connection: a socket that it has closed has no inode.
+fn is_held(sale: &Sale, stream: &TcpStream) -> bool {
+    let (ours, theirs) = (stream.local_addr().unwrap().port(), address(sale).port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let port = |address: &str| u16::from_str_radix(address.rsplit(':').next().unwrap(), 16).unwrap();
+    table.lines().skip(1).any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        port(fields[1]) == theirs && port(fields[2]) == ours && fields[9] != "0"
+    })
+}
+
+async fn until_let_go(sale: &Sale, what: &str, stream: &TcpStream) -> Duration {
+    let since = Instant::now();
+    until(what, async || (!is_held(sale, stream)).then_some(())).await;
+    since.elapsed()
+}
+
+fn resident_kb(pid: i32) -> i64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_does_not_keep_pace_is_let_go_of_and_an_idle_one_is_not() {
+    let sale = Sale::start().await;
+    fill_list(&sale).await;
+    let mut idle = sale.connect().await;
+    idle.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    assert!(idle.read(&mut [0; 1_024]).await.unwrap() > 0);
+
+    let never_reads = async {
+        let mut stream = connect_small(&sale).await;
+        flood(&mut stream, 2_000).await;
+        until_let_go(&sale, "a client that never reads is let go of", &stream).await
+    };
+    let half_closed = async {
+        let mut stream = connect_small(&sale).await;
+        flood(&mut stream, 200).await;
+        stream.shutdown().await.unwrap();
+        until_let_go(&sale, "a half-closed client that never reads is let go of", &stream).await
+    };
+    let sips = async {
+        let mut stream = connect_small(&sale).await;
+        flood(&mut stream, 2_000).await;
+        let since = Instant::now();
+        until("a client that reads a byte at a time is let go of", async || {
+            // What is left in its own kernel may still be read after that; now and then there is nothing.
+            drop(stream.try_read(&mut [0]));
+            (!is_held(&sale, &stream)).then_some(())
+        })
+        .await;
+        since.elapsed()
+    };
+    let slow_head = async {
+        let mut stream = sale.connect().await;
+        stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nX: ").await.unwrap();
+        let since = Instant::now();
+        until("a head that comes byte by byte is given up", async || {
+            // The server may have closed it since.
+            drop(stream.try_write(b"x"));
+            (!is_held(&sale, &stream)).then_some(())
+        })
+        .await;
+        since.elapsed()
+    };
+    let silent_head = async {
+        let mut stream = sale.connect().await;
+        // The second head on a connection is no other than the first.
+        stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        assert!(stream.read(&mut [0; 1_024]).await.unwrap() > 0);
+        stream.write_all(b"GET /livez HT").await.unwrap();
+        until_let_go(&sale, "a head that stops half-way is given up", &stream).await
+    };
+    let slow_body = async {
+        let mut stream = sale.connect().await;
+        let token = sale.token("alice");
+        let head = format!(
+            "POST /v1/coupons/coupon-0/claims HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
+             Content-Type: application/json\r\nContent-Length: 10000\r\n\r\n{{"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let since = Instant::now();
+        until("a body that comes byte by byte is given up", async || {
+            drop(stream.try_write(b" "));
+            (!is_held(&sale, &stream)).then_some(())
+        })
+        .await;
+        since.elapsed()
+    };
+    let slow = [never_reads.boxed_local(), half_closed.boxed_local(), sips.boxed_local()];
+    let unfinished = [slow_head.boxed_local(), silent_head.boxed_local(), slow_body.boxed_local()];
+    let took = join_all(slow.into_iter().chain(unfinished)).await;
+    assert!(took.iter().all(|took| *took < BOUND), "{took:?}");
+    // Longer idle than any of them was slow.
+    assert!(is_held(&sale, &idle), "an idle connection keeps its minute");
+    idle.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    assert!(idle.read(&mut [0; 1_024]).await.unwrap() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_are_not_taken_do_not_pile_up() {
+    let mut sale = Sale::start().await;
+    fill_list(&sale).await;
+    let pid = sale.server().pid();
+    sale.get("/v1/coupons?limit=200").await;
+    let before = resident_kb(pid);
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        let mut stream = connect_small(&sale).await;
+        flood(&mut stream, 2_000).await;
+        streams.push(stream);
+    }
+    let grew = resident_kb(pid) - before;
+    assert!(grew < MEMORY_MAX_KB, "{grew} kB");
+    // Who reads gets all that it asked for, each answer whole.
+    let mut stream = sale.connect().await;
+    let (mut reading, mut writing) = stream.split();
+    let requests = LIST.repeat(199) + &LIST.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+    let write = async { writing.write_all(requests.as_bytes()).await.unwrap() };
+    let read = async {
+        let mut text = String::new();
+        reading.read_to_string(&mut text).await.unwrap();
+        text
+    };
+    let ((), text) = tokio::join!(write, read);
+    assert_eq!(text.matches("HTTP/1.1 200 OK").count(), 200);
+    assert_eq!(text.matches("\"next\":null}").count(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_waits_for_no_client_that_does_not_keep_pace() {
+    let mut sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
+    fill_list(&sale).await;
+    let mut never_reads = connect_small(&sale).await;
+    flood(&mut never_reads, 2_000).await;
+    let mut half_a_head = sale.connect().await;
+    half_a_head.write_all(b"GET /livez HT").await.unwrap();
+    let mut idle = sale.connect().await;
+    idle.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    assert!(idle.read(&mut [0; 1_024]).await.unwrap() > 0);
+    // No worker records it: the claim waits for as long as it may.
+    let mut waits = sale.connect().await;
+    let token = sale.token("alice");
+    let claim = format!(
+        "POST /v1/coupons/coupon-0/claims HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nPrefer: wait=10\r\n\r\n"
+    );
+    waits.write_all(claim.as_bytes()).await.unwrap();
+    until("the claim is made", async || (sale.redis_stock("coupon-0") == 4).then_some(())).await;
+
+    sale.signal_server(Signal::SIGTERM);
+    let mut answer = String::new();
+    let since = Instant::now();
+    waits.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
+    for (what, stream) in [("never reads", &never_reads), ("half a head", &half_a_head), ("idle", &idle)] {
+        until_let_go(&sale, what, stream).await;
+    }
+    let took = since.elapsed();
+    // A clean end: nobody was cut off by the grace's end.
+    let status = until("the server has ended", || std::future::ready(sale.server().ended())).await;
+    assert!(status.success(), "{status}");
+    assert!(!sale.log().contains("still under way"), "{}", sale.log());
+    assert!(took < Duration::from_secs(8), "{took:?}");
+}
