@@ -11,6 +11,7 @@ pub mod fence;
 pub mod health;
 pub mod orders;
 pub mod outbox;
+mod pool;
 pub mod rebuild;
 
 use std::time::Duration;
@@ -18,8 +19,10 @@ use std::time::Duration;
 use anyhow::Context;
 use sqlx::migrate::Migrator;
 pub use sqlx::postgres::PgConnection;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, Connection};
+
+pub use pool::Pool;
 
 use crate::config;
 
@@ -38,7 +41,7 @@ pub struct Postgres {
     /// The same for looking: it cannot write, and has the server's own `synchronous_commit`.
     reading: PgConnectOptions,
     schema: String,
-    pub pool: PgPool,
+    pub pool: Pool,
 }
 
 /// What went wrong with a statement, by what it means for the caller.
@@ -84,7 +87,7 @@ impl Postgres {
             .max_connections(config::POSTGRES_POOL_CONNECTIONS)
             .acquire_timeout(config::POSTGRES_CONNECT_TIMEOUT)
             .connect_lazy_with(options.clone());
-        Ok(Self { pool, schema: schema.to_owned(), options, reading })
+        Ok(Self { pool: pool.into(), schema: schema.to_owned(), options, reading })
     }
 
     /// What must be so before anything else: a session connection and this program's schema.
@@ -180,6 +183,10 @@ impl From<sqlx::Error> for PostgresError {
         };
         let code = database.code().unwrap_or_default();
         let text = format!("{} ({code})", database.message());
+        // Its connection is thrown away, and the next one prepares its own.
+        if pool::is_stale(&error) {
+            return Self::Transient(format!("a table has changed under a prepared statement: {text}"));
+        }
         match code.get(..2).unwrap_or_default() {
             "08" | "25" | "28" | "40" | "53" | "55" | "57" | "58" => Self::Transient(text),
             "22" | "23" | "54" => Self::Row(text),

@@ -747,3 +747,29 @@ async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+#[tokio::test]
+async fn a_statement_that_its_session_has_lost_is_prepared_anew() {
+    let database = Database::new("lost_statements").await;
+    let pool = &database.postgres.pool;
+    let coffee = database.create("coffee", 10).await;
+    for loss in ["deallocate all", "discard all", "alter table coupons alter column title type varchar(300)"]
+    {
+        coupons::get(pool, &coffee).await.unwrap().unwrap();
+        let mut sessions = Vec::new();
+        while sessions.len() < pool.size() as usize {
+            let mut session = pool.acquire().await.unwrap();
+            sqlx::raw_sql(loss).execute(&mut *session).await.unwrap();
+            sessions.push(session);
+        }
+        drop(sessions);
+        coupons::get(pool, &coffee).await.unwrap().unwrap();
+    }
+
+    // A session outside the pool is thrown away by its owner, as after any error that passes.
+    let mut session = database.connection().await;
+    orders::get_many(&mut session, &[]).await.unwrap();
+    sqlx::raw_sql("deallocate all").execute(&mut session).await.unwrap();
+    let stale = orders::get_many(&mut session, &[]).await.unwrap_err();
+    assert!(matches!(stale, PostgresError::Transient(_)), "{stale}");
+}

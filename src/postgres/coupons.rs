@@ -1,15 +1,30 @@
 //! Coupon definitions: Postgres owns them, Redis has copies.
 
 use sqlx::postgres::PgRow;
-use sqlx::{FromRow, PgConnection, PgExecutor, PgPool, Row};
+use sqlx::{FromRow, PgConnection, PgExecutor, Row};
 use time::OffsetDateTime;
 
-use super::PostgresError;
 use super::fence::PARTITION;
+use super::{Pool, PostgresError};
 use crate::model::{CouponId, Definition};
 
-const COLUMNS: &str =
-    "id, title, total, starts_at, ends_at, paused, per_user_limit, reserve_seconds, unlisted, version";
+/// Reads coupons: each column by its name and as the type that is decoded, whatever type a later schema gives it.
+/// A time beyond what this program can name (`infinity` is one) is the nearest that it can.
+macro_rules! select_coupons {
+    ($rest:literal) => {
+        concat!(
+            "select id::text, title::text, total::bigint,
+                case when starts_at is not null then least(greatest(starts_at::timestamptz,
+                    '1970-01-01 00:00:01+00'), '9999-12-31 23:59:59+00') end as starts_at,
+                case when ends_at is not null then least(greatest(ends_at::timestamptz,
+                    '1970-01-01 00:00:01+00'), '9999-12-31 23:59:59+00') end as ends_at,
+                paused::boolean, per_user_limit::smallint, reserve_seconds::integer, unlisted::boolean,
+                version::bigint, published_version::bigint, stock::bigint, changed_at::timestamptz
+             from coupons ",
+            $rest
+        )
+    };
+}
 
 /// A definition, and what Postgres knows besides.
 #[derive(Clone, Debug)]
@@ -54,7 +69,7 @@ pub(super) fn definition(row: &PgRow) -> Result<Definition, sqlx::Error> {
 }
 
 /// Inserts a new coupon; `false` where the id is taken.
-pub async fn insert(pool: &PgPool, new: &Definition) -> Result<bool, PostgresError> {
+pub async fn insert(pool: &Pool, new: &Definition) -> Result<bool, PostgresError> {
     let done = sqlx::query(
         "insert into coupons (id, title, total, stock, starts_at, ends_at, paused, per_user_limit, reserve_seconds, unlisted)
          values ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9) on conflict (id) do nothing",
@@ -94,18 +109,18 @@ pub(super) async fn adopt(connection: &mut PgConnection, known: &Definition) -> 
     Ok(())
 }
 
-pub async fn get(pool: &PgPool, id: &CouponId) -> Result<Option<CouponRow>, PostgresError> {
-    let query = sqlx::query_as("select * from coupons where id = $1").bind(id.as_str());
+pub async fn get(pool: &Pool, id: &CouponId) -> Result<Option<CouponRow>, PostgresError> {
+    let query = sqlx::query_as(select_coupons!("where id = $1")).bind(id.as_str());
     Ok(query.fetch_optional(pool).await?)
 }
 
 /// One page of coupons after `after`, in the order of their ids.
 pub async fn page(
-    pool: &PgPool,
+    pool: &Pool,
     after: Option<&CouponId>,
     limit: i64,
 ) -> Result<Vec<CouponRow>, PostgresError> {
-    let query = sqlx::query_as("select * from coupons where id > $1 order by id limit $2");
+    let query = sqlx::query_as(select_coupons!("where id > $1 order by id limit $2"));
     Ok(query.bind(after.map_or("", CouponId::as_str)).bind(limit).fetch_all(pool).await?)
 }
 
@@ -119,7 +134,7 @@ pub enum Edited {
 }
 
 /// Replaces the definition of version `edited.version` by the next one; stock moves with the total.
-pub async fn edit(pool: &PgPool, edited: &Definition) -> Result<Edited, PostgresError> {
+pub async fn edit(pool: &Pool, edited: &Definition) -> Result<Edited, PostgresError> {
     let result = sqlx::query(
         "update coupons set title = $3, stock = stock + ($4 - total), total = $4, starts_at = $5, ends_at = $6,
             paused = $7, version = version + 1, changed_at = clock_timestamp()
@@ -169,19 +184,19 @@ pub async fn mark_published(
 
 /// Coupons of which Redis may not have the last version, a first publication left to its own request
 /// for `grace_seconds`.
-pub async fn unpublished(pool: &PgPool, grace_seconds: f64) -> Result<Vec<CouponRow>, PostgresError> {
-    Ok(sqlx::query_as(
-        "select * from coupons where published_version < version
+pub async fn unpublished(pool: &Pool, grace_seconds: f64) -> Result<Vec<CouponRow>, PostgresError> {
+    Ok(sqlx::query_as(select_coupons!(
+        "where published_version < version
             and (published_version > 0 or changed_at < clock_timestamp() - make_interval(secs => $1))
-         order by id limit 1000",
-    )
+         order by id limit 1000"
+    ))
     .bind(grace_seconds)
     .fetch_all(pool)
     .await?)
 }
 
 /// Whether a coupon's stock is not its total less its live orders, all at one moment.
-pub async fn stock_drifts(pool: &PgPool, id: &CouponId) -> Result<bool, PostgresError> {
+pub async fn stock_drifts(pool: &Pool, id: &CouponId) -> Result<bool, PostgresError> {
     Ok(sqlx::query_scalar(
         "select stock <> total - (select count(*) from orders
             where coupon_id = $1 and status in ('reserved', 'confirmed')) from coupons where id = $1",
@@ -193,21 +208,20 @@ pub async fn stock_drifts(pool: &PgPool, id: &CouponId) -> Result<bool, Postgres
 
 /// Coupons changed at or after `since`; all of them for `None`.
 pub async fn changed_since(
-    pool: &PgPool,
+    pool: &Pool,
     since: Option<OffsetDateTime>,
 ) -> Result<Vec<CouponRow>, PostgresError> {
     let query = match since {
         Some(since) => {
-            sqlx::query_as("select * from coupons where changed_at >= $1 order by changed_at").bind(since)
+            sqlx::query_as(select_coupons!("where changed_at >= $1 order by changed_at")).bind(since)
         }
-        None => sqlx::query_as("select * from coupons order by changed_at"),
+        None => sqlx::query_as(select_coupons!("order by changed_at")),
     };
     Ok(query.fetch_all(pool).await?)
 }
 
 /// All definitions, in the order of their ids.
 pub(super) async fn all_definitions(connection: &mut PgConnection) -> Result<Vec<Definition>, PostgresError> {
-    let query = format!("select {COLUMNS} from coupons order by id");
-    let rows = sqlx::query(sqlx::AssertSqlSafe(query)).fetch_all(connection).await?;
+    let rows = sqlx::query(select_coupons!("order by id")).fetch_all(connection).await?;
     Ok(rows.iter().map(definition).collect::<Result<_, _>>()?)
 }

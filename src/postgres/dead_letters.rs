@@ -1,16 +1,27 @@
 //! Order events that can never be recorded: kept as dead letters, their orders as `rejected`, their
 //! units in the outbox, all in one transaction.
 
-use sqlx::{Connection, FromRow, PgConnection, PgPool, Row};
+use sqlx::{Connection, FromRow, PgConnection, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::PostgresError;
 use super::fence::{self, PARTITION};
+use super::{Pool, PostgresError};
 use crate::model::{OrderEvent, OrderId};
 
 const REJECT: &str = include_str!("../../sql/queries/reject_order.sql");
 const ALONE: &str = include_str!("../../sql/queries/dead_letter_alone.sql");
+
+/// Reads letters: each column by its name and as the type that is decoded, whatever type a later schema gives it.
+macro_rules! select_letters {
+    ($rest:literal) => {
+        concat!(
+            "select id::bigint, entry_id::text, order_id::uuid, fields::bytea, error::text, deliveries::bigint,
+                died_at::timestamptz, seen_at::timestamptz, replaced_by::uuid from dead_letters ",
+            $rest
+        )
+    };
+}
 
 /// What is kept of an event that died.
 #[derive(Clone, Debug)]
@@ -109,17 +120,17 @@ pub struct DeadLetter {
 }
 
 /// One page of letters older than `before`, newest first.
-pub async fn list(pool: &PgPool, before: Option<i64>, limit: i64) -> Result<Vec<DeadLetter>, PostgresError> {
-    let query = sqlx::query_as("select * from dead_letters where id < $1 order by id desc limit $2");
+pub async fn list(pool: &Pool, before: Option<i64>, limit: i64) -> Result<Vec<DeadLetter>, PostgresError> {
+    let query = sqlx::query_as(select_letters!("where id < $1 order by id desc limit $2"));
     Ok(query.bind(before.unwrap_or(i64::MAX)).bind(limit).fetch_all(pool).await?)
 }
 
-pub async fn get(pool: &PgPool, id: i64) -> Result<Option<DeadLetter>, PostgresError> {
-    Ok(sqlx::query_as("select * from dead_letters where id = $1").bind(id).fetch_optional(pool).await?)
+pub async fn get(pool: &Pool, id: i64) -> Result<Option<DeadLetter>, PostgresError> {
+    Ok(sqlx::query_as(select_letters!("where id = $1")).bind(id).fetch_optional(pool).await?)
 }
 
 /// Notes that somebody has dealt with the letter; `false` where there is none of that id.
-pub async fn mark_seen(pool: &PgPool, id: i64) -> Result<bool, PostgresError> {
+pub async fn mark_seen(pool: &Pool, id: i64) -> Result<bool, PostgresError> {
     let done =
         sqlx::query("update dead_letters set seen_at = coalesce(seen_at, clock_timestamp()) where id = $1")
             .bind(id)
@@ -129,7 +140,7 @@ pub async fn mark_seen(pool: &PgPool, id: i64) -> Result<bool, PostgresError> {
 }
 
 /// Notes the order of the claim that a replay made; the first one stands.
-pub async fn mark_replaced(pool: &PgPool, id: i64, order: OrderId) -> Result<(), PostgresError> {
+pub async fn mark_replaced(pool: &Pool, id: i64, order: OrderId) -> Result<(), PostgresError> {
     sqlx::query(
         "update dead_letters set replaced_by = coalesce(replaced_by, $2),
             seen_at = coalesce(seen_at, clock_timestamp()) where id = $1",
@@ -142,9 +153,9 @@ pub async fn mark_replaced(pool: &PgPool, id: i64, order: OrderId) -> Result<(),
 }
 
 /// The order that a replay of this rejected order made.
-pub async fn replacement(pool: &PgPool, order: OrderId) -> Result<Option<OrderId>, PostgresError> {
+pub async fn replacement(pool: &Pool, order: OrderId) -> Result<Option<OrderId>, PostgresError> {
     let replaced_by: Option<Option<Uuid>> = sqlx::query_scalar(
-        "select replaced_by from dead_letters where order_id = $1 and replaced_by is not null limit 1",
+        "select replaced_by::uuid from dead_letters where order_id = $1 and replaced_by is not null limit 1",
     )
     .bind(order.0)
     .fetch_optional(pool)

@@ -1,8 +1,8 @@
 //! The fence row: the epoch of the present agreement and the servers it was made between.
 
-use sqlx::{FromRow, PgConnection, PgExecutor, PgPool};
+use sqlx::{FromRow, PgConnection, PgExecutor};
 
-use super::PostgresError;
+use super::{Pool, PostgresError};
 
 /// The one partition of now.
 pub const PARTITION: i32 = 0;
@@ -21,10 +21,10 @@ pub struct FenceRow {
     pub lsn: Option<String>,
 }
 
-const READ: &str = "select epoch, postgres_identity, redis_run_id, redis_replid, postgres_lost,
-    postgres_identity() as this_postgres, durable_lsn() as lsn from fence where partition = $1";
+const READ: &str = "select epoch::text, postgres_identity::text, redis_run_id::text, redis_replid::text,
+    postgres_lost::boolean, postgres_identity() as this_postgres, durable_lsn() as lsn from fence where partition = $1";
 
-pub async fn read(pool: &PgPool) -> Result<FenceRow, PostgresError> {
+pub async fn read(pool: &Pool) -> Result<FenceRow, PostgresError> {
     Ok(sqlx::query_as(READ).bind(PARTITION).fetch_one(pool).await?)
 }
 

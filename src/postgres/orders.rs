@@ -1,14 +1,14 @@
 //! Orders: recording events in batches, and reading them back.
 
 use sqlx::postgres::PgRow;
-use sqlx::{Connection, FromRow, PgConnection, PgExecutor, PgPool, Row};
+use sqlx::{Connection, FromRow, PgConnection, PgExecutor, Row};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::LazyLock;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::PostgresError;
 use super::fence::{self, PARTITION};
+use super::{Pool, PostgresError};
 use crate::model::{CouponId, Order, OrderEvent, OrderId, OrderStatus, UserId};
 
 const RECORD: &str = include_str!("../../sql/queries/record_orders.sql");
@@ -17,6 +17,17 @@ const TAKE_STOCK: &str = include_str!("../../sql/queries/take_stock.sql");
 /// meets its like.
 static RECORD_NEW: LazyLock<String> = LazyLock::new(|| RECORD.replace("on conflict do nothing", ""));
 const EXPLAIN_MISSING: &str = include_str!("../../sql/queries/explain_missing.sql");
+
+/// Reads orders: each column by its name and as the type that is decoded, whatever type a later schema gives it.
+macro_rules! select_orders {
+    ($rest:literal) => {
+        concat!(
+            "select id::uuid, coupon_id::text, user_id::text, status::text, claimed_at::timestamptz,
+                recorded_at::timestamptz from orders ",
+            $rest
+        )
+    };
+}
 
 /// What became of a batch; only `Done` wrote anything.
 #[derive(Debug)]
@@ -163,39 +174,37 @@ async fn take_stock(
 }
 
 pub async fn get(executor: impl PgExecutor<'_>, id: OrderId) -> Result<Option<Order>, PostgresError> {
-    let row = sqlx::query_as::<_, OrderRow>("select * from orders where id = $1").bind(id.0);
+    let row = sqlx::query_as::<_, OrderRow>(select_orders!("where id = $1")).bind(id.0);
     Ok(row.fetch_optional(executor).await?.map(|row| row.0))
 }
 
 /// Those of the given orders that are recorded.
 pub async fn get_many(executor: impl PgExecutor<'_>, ids: &[OrderId]) -> Result<Vec<Order>, PostgresError> {
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
-    let rows = sqlx::query_as::<_, OrderRow>("select * from orders where id = any($1)").bind(ids);
+    let rows = sqlx::query_as::<_, OrderRow>(select_orders!("where id = any($1)")).bind(ids);
     Ok(rows.fetch_all(executor).await?.into_iter().map(|row| row.0).collect())
 }
 
 /// The state of those of the given orders that are recorded.
-pub async fn statuses(
-    pool: &PgPool,
-    ids: &[OrderId],
-) -> Result<HashMap<OrderId, OrderStatus>, PostgresError> {
+pub async fn statuses(pool: &Pool, ids: &[OrderId]) -> Result<HashMap<OrderId, OrderStatus>, PostgresError> {
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
-    let rows =
-        sqlx::query("select id, status from orders where id = any($1)").bind(ids).fetch_all(pool).await?;
+    let rows = sqlx::query("select id::uuid, status::text from orders where id = any($1)")
+        .bind(ids)
+        .fetch_all(pool)
+        .await?;
     rows.iter().map(|row| Ok((OrderId(row.try_get("id")?), read_status(row)?))).collect()
 }
 
 /// One page of a coupon's live orders after `after`, oldest first.
 pub async fn live_page(
-    pool: &PgPool,
+    pool: &Pool,
     coupon: &CouponId,
     after: Option<OrderId>,
     limit: i64,
 ) -> Result<Vec<Order>, PostgresError> {
-    let rows = sqlx::query_as::<_, OrderRow>(
-        "select * from orders where coupon_id = $1 and id > $2 and status in ('reserved', 'confirmed')
-         order by id limit $3",
-    )
+    let rows = sqlx::query_as::<_, OrderRow>(select_orders!(
+        "where coupon_id = $1 and id > $2 and status in ('reserved', 'confirmed') order by id limit $3"
+    ))
     .bind(coupon.as_str())
     .bind(after.map_or(Uuid::nil(), |order| order.0))
     .bind(limit)
@@ -214,7 +223,7 @@ pub struct OrderFilter {
 
 /// One page of recorded orders, newest first, older than `after`.
 pub async fn list(
-    pool: &PgPool,
+    pool: &Pool,
     filter: &OrderFilter,
     after: Option<OrderId>,
     limit: i64,
@@ -224,12 +233,10 @@ pub async fn list(
         Some(_) => &["status in ('reserved', 'confirmed')", "status not in ('reserved', 'confirmed')"],
         None => &["true"],
     };
-    let mut query = sqlx::QueryBuilder::new("select * from (");
+    let mut query =
+        sqlx::QueryBuilder::new("select id, coupon_id, user_id, status, claimed_at, recorded_at from (");
     for (number, part) in parts.iter().enumerate() {
-        query
-            .push(if number == 0 { "" } else { " union all " })
-            .push("select * from orders where ")
-            .push(part);
+        query.push(if number == 0 { "" } else { " union all " }).push(select_orders!("where ")).push(part);
         if let Some(coupon) = &filter.coupon {
             query.push(" and coupon_id = ").push_bind(coupon.as_str());
         }

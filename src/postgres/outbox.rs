@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
-use sqlx::{PgPool, Row};
+use sqlx::Row;
 use uuid::Uuid;
 
-use super::PostgresError;
+use super::{Pool, PostgresError};
 use crate::model::{CouponId, OrderId};
 
 #[derive(Clone, Debug)]
@@ -25,9 +25,10 @@ impl OutboxRow {
 }
 
 /// One page of rows, oldest first.
-pub async fn oldest(pool: &PgPool) -> Result<Vec<OutboxRow>, PostgresError> {
+pub async fn oldest(pool: &Pool) -> Result<Vec<OutboxRow>, PostgresError> {
     let rows = sqlx::query(
-        "select order_id, coupon_id, user_id, slot from outbox order by created_at, order_id limit 1000",
+        "select order_id::uuid, coupon_id::text, user_id::text, slot::smallint from outbox
+         order by created_at, order_id limit 1000",
     )
     .fetch_all(pool)
     .await?;
@@ -47,25 +48,25 @@ pub async fn oldest(pool: &PgPool) -> Result<Vec<OutboxRow>, PostgresError> {
 }
 
 /// Units that wait.
-pub async fn count(pool: &PgPool) -> Result<u64, PostgresError> {
+pub async fn count(pool: &Pool) -> Result<u64, PostgresError> {
     let rows: i64 = sqlx::query_scalar("select count(*) from outbox").fetch_one(pool).await?;
     Ok(u64::try_from(rows).unwrap_or(0))
 }
 
 /// Those of the given orders whose unit waits here.
-pub async fn waiting(pool: &PgPool, orders: &[OrderId]) -> Result<HashSet<OrderId>, PostgresError> {
+pub async fn waiting(pool: &Pool, orders: &[OrderId]) -> Result<HashSet<OrderId>, PostgresError> {
     if orders.is_empty() {
         return Ok(HashSet::new());
     }
     let ids: Vec<Uuid> = orders.iter().map(|order| order.0).collect();
-    let rows: Vec<Uuid> = sqlx::query_scalar("select order_id from outbox where order_id = any($1)")
+    let rows: Vec<Uuid> = sqlx::query_scalar("select order_id::uuid from outbox where order_id = any($1)")
         .bind(ids)
         .fetch_all(pool)
         .await?;
     Ok(rows.into_iter().map(OrderId).collect())
 }
 
-pub async fn remove(pool: &PgPool, order: OrderId) -> Result<(), PostgresError> {
+pub async fn remove(pool: &Pool, order: OrderId) -> Result<(), PostgresError> {
     sqlx::query("delete from outbox where order_id = $1").bind(order.0).execute(pool).await?;
     Ok(())
 }

@@ -28,6 +28,7 @@ mod own_stores;
 mod proxy;
 mod rebuild_races;
 mod recording;
+mod schema_changes;
 mod settings;
 mod shutdown;
 mod slow_clients;

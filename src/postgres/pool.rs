@@ -1,0 +1,125 @@
+//! The pool of requests and looks: one statement at a time, on whichever connection is free. A statement that was
+//! prepared before a table changed is prepared anew and run once more; here alone, for every statement of the pool.
+//! A connection outside the pool is thrown away instead, by its owner.
+
+use std::ops::Deref;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt, TryStreamExt};
+use sqlx::postgres::{PgArguments, PgDatabaseError, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
+use sqlx::{Connection, Describe, Either, Error, Execute, Executor, PgConnection, PgPool, Postgres, SqlStr};
+
+/// Clones share the same connections.
+#[derive(Clone, Debug)]
+pub struct Pool(PgPool);
+
+impl From<PgPool> for Pool {
+    fn from(pool: PgPool) -> Self {
+        Self(pool)
+    }
+}
+
+/// All that one statement answers.
+type Answer = Vec<Either<PgQueryResult, PgRow>>;
+
+/// A statement that can be sent twice.
+struct Statement {
+    sql: SqlStr,
+    arguments: Option<PgArguments>,
+}
+
+/// For connections and transactions of a caller's own, which are not tried again.
+impl Deref for Pool {
+    type Target = PgPool;
+
+    fn deref(&self) -> &PgPool {
+        &self.0
+    }
+}
+
+impl Pool {
+    async fn run(self, statement: Result<Statement, Error>) -> Result<Answer, Error> {
+        let statement = statement?;
+        let mut connection = self.0.acquire().await?;
+        match statement.run(&mut connection).await {
+            // It failed whole, outside any transaction: nothing was written.
+            Err(error) if is_stale(&error) => {
+                tracing::debug!("prepares its statements anew: {error}");
+                connection.clear_cached_statements().await?;
+                statement.run(&mut connection).await
+            }
+            answer => answer,
+        }
+    }
+}
+
+impl Statement {
+    fn of<'q>(mut query: impl Execute<'q, Postgres>) -> Result<Self, Error> {
+        let arguments = query.take_arguments().map_err(Error::Encode)?;
+        Ok(Self { sql: query.sql(), arguments })
+    }
+
+    async fn run(&self, connection: &mut PgConnection) -> Result<Answer, Error> {
+        connection.fetch_many((self.sql.clone(), self.arguments.clone())).try_collect().await
+    }
+}
+
+impl<'p> Executor<'p> for &Pool {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Result<Either<PgQueryResult, PgRow>, Error>>
+    where
+        'p: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let answer = self.clone().run(Statement::of(query));
+        let items = async move { answer.await.map(|items| stream::iter(items.into_iter().map(Ok))) };
+        stream::once(items).try_flatten().boxed()
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, Error>>
+    where
+        'p: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let answer = self.clone().run(Statement::of(query));
+        Box::pin(async move { Ok(answer.await?.into_iter().find_map(Either::right)) })
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [PgTypeInfo],
+    ) -> BoxFuture<'e, Result<PgStatement, Error>>
+    where
+        'p: 'e,
+    {
+        let pool = self.0.clone();
+        Box::pin(async move { pool.acquire().await?.prepare_with(sql, parameters).await })
+    }
+
+    // Hidden in sqlx's docs, and demanded with the feature that `migrate!` needs.
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Postgres>, Error>>
+    where
+        'p: 'e,
+    {
+        let pool = self.0.clone();
+        Box::pin(async move { pool.acquire().await?.describe(sql).await })
+    }
+}
+
+/// Whether a prepared statement no longer fits: its table has another shape now, or the session lost it.
+pub(super) fn is_stale(error: &Error) -> bool {
+    let Error::Database(error) = error else { return false };
+    let routine = error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::routine);
+    match error.code().as_deref() {
+        // "cached plan must not change result type", in whatever language the server speaks
+        Some("0A000") => routine == Some("RevalidateCachedQuery"),
+        // The session has no statement of that name (a pooler reset it), or has one of it already.
+        Some("26000" | "42P05") => true,
+        // A type or table was dropped and made again under the statement; never translated.
+        Some("XX000") => error.message().starts_with("cache lookup failed"),
+        _ => false,
+    }
+}
