@@ -3,6 +3,7 @@
 //! findings are shown is `cli`'s affair; one check is one small function in the files below.
 
 mod agreement;
+mod definitions;
 mod postgres;
 mod redis;
 

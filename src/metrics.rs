@@ -93,7 +93,7 @@ pub static ORDERS_RECORDED: Counter =
 pub static UNITS_RETURNED: Counter =
     Counter { name: "seckill_units_returned_total", help: "Units that went back to stock in Redis" };
 
-const DRIFT_KINDS: &[&str] = &["lost_event", "missing_claim", "missed_release", "stock_drift"];
+const DRIFT_KINDS: &[&str] = &["lost_event", "missing_claim", "missed_release", "stock_drift", "definition"];
 const GAUGES: [&Gauge; 7] = [
     &FENCE_UP,
     &FENCE_EPOCH,

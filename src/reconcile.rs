@@ -3,6 +3,7 @@
 //! what is found nowhere is lost, not late. It never writes a stock and never adopts an order; what it must
 //! not repair takes the fence down.
 
+mod definitions;
 mod pace;
 mod pass;
 
@@ -16,6 +17,7 @@ use crate::fence::{Fence, FenceState, MARKER_CHANGED, Session, deleted};
 use crate::metrics;
 use crate::model::{CouponId, OrderId};
 use crate::postgres::{Postgres, PostgresError, coupons};
+use crate::redis::definitions::FieldDifference;
 use crate::redis::{RedisError, info, stream};
 use pass::Pass;
 
@@ -36,6 +38,8 @@ pub struct Comparison {
     pub deleted_entries: usize,
     /// Coupons whose stock does not add up, in Redis or in Postgres.
     pub stock_drift: usize,
+    /// Coupons whose definition is not in force in Redis as Postgres has it.
+    pub definition_drift: usize,
     /// Differences repaired beside live claims.
     pub fixed: usize,
     /// Whether the fence was taken down for what could not be.
@@ -49,6 +53,9 @@ pub struct Difference {
     pub coupon: CouponId,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub order: Option<OrderId>,
+    /// Of a definition.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<FieldDifference>,
 }
 
 impl From<EffectError> for ReconcileError {
@@ -78,6 +85,14 @@ pub struct Reconciler {
     pub postgres: Postgres,
 }
 
+/// What is due.
+#[derive(Clone, Copy)]
+enum Look {
+    Definitions,
+    Sums,
+    Everything,
+}
+
 impl Reconciler {
     /// Compares everything once and, with `fix`, repairs.
     pub async fn compare(&self, fix: bool) -> Result<Comparison, ReconcileError> {
@@ -91,7 +106,7 @@ impl Reconciler {
             let page = coupons::page(&self.postgres.pool, after.as_ref(), config::PAGE_MAX_ROWS).await?;
             let Some(last) = page.last().map(|row| row.definition.id.clone()) else { break };
             for row in page.iter().filter(|row| row.published_version > 0) {
-                pass.coupon(&row.definition.id).await?;
+                pass.coupon(row).await?;
                 if pass.found.fenced {
                     // The rest is the rebuild's.
                     count(&pass.found);
@@ -144,24 +159,35 @@ impl Reconciler {
         }
     }
 
-    /// Sums and the pending entries list every minute, everything at start and hourly. May be dropped at any moment.
+    /// Definitions every ten seconds, sums and the pending entries list every minute, everything at start and hourly. May be dropped at any moment.
     pub async fn run(self) {
         let mut checks = tokio::time::interval(config::CHECK_INTERVAL);
         let mut comparisons = tokio::time::interval(config::RECONCILE_INTERVAL);
+        let mut definitions = tokio::time::interval(config::DEFINITIONS_INTERVAL);
+        // Beside thousands of coupons a look takes its time, and is not made up for.
+        definitions.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut states = self.fence.subscribe();
         loop {
-            let is_whole = tokio::select! {
-                _ = checks.tick() => false,
-                _ = comparisons.tick() => true,
+            let look = tokio::select! {
+                _ = definitions.tick() => Look::Definitions,
+                _ = checks.tick() => Look::Sums,
+                _ = comparisons.tick() => Look::Everything,
             };
             if states.wait_for(|state| matches!(state, FenceState::Up(_))).await.is_err() {
                 return; // the fence is gone with the program
             }
-            let outcome =
-                if is_whole { self.compare(true).await.map(|found| log(&found)) } else { self.check().await };
+            let outcome = match look {
+                Look::Definitions => self.check_definitions().await,
+                Look::Sums => self.check().await,
+                Look::Everything => self.compare(true).await.map(|found| log(&found)),
+            };
             if let Err(error) = outcome {
-                tracing::warn!("reconcile: {error}");
-                if is_whole {
+                match look {
+                    // The next look is soon, and what keeps it away has a line of its own.
+                    Look::Definitions => tracing::debug!("reconcile: {error}"),
+                    Look::Sums | Look::Everything => tracing::warn!("reconcile: {error}"),
+                }
+                if matches!(look, Look::Everything) {
                     comparisons.reset_after(config::CHECK_INTERVAL);
                 }
             }
@@ -175,6 +201,7 @@ fn count(found: &Comparison) {
         ("missing_claim", found.missing_claims),
         ("missed_release", found.missed_releases),
         ("stock_drift", found.stock_drift),
+        ("definition", found.definition_drift),
     ] {
         metrics::DRIFT.set_count(kind, differences as u64);
         metrics::DRIFT_TOTAL.add(kind, differences as u64);
@@ -184,7 +211,11 @@ fn count(found: &Comparison) {
 }
 
 fn log(found: &Comparison) {
-    let differences = found.lost_events + found.missed_releases + found.missing_claims + found.stock_drift;
+    let differences = found.lost_events
+        + found.missed_releases
+        + found.missing_claims
+        + found.stock_drift
+        + found.definition_drift;
     if differences == 0 {
         return tracing::debug!(claims = found.claims, "reconcile: {} claims agree", found.claims);
     }
@@ -193,6 +224,7 @@ fn log(found: &Comparison) {
         missed_releases = found.missed_releases,
         missing_claims = found.missing_claims,
         stock_drift = found.stock_drift,
+        definition_drift = found.definition_drift,
         fixed = found.fixed,
         "reconcile: {differences} differences, {} repaired: {:?}",
         found.fixed,

@@ -6,6 +6,7 @@
 //! new one and looks first.
 
 pub mod claim;
+pub mod definitions;
 pub mod health;
 pub mod info;
 pub mod keys;

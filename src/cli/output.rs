@@ -19,13 +19,24 @@ pub fn plain(text: &str) -> String {
     text.trim_end().chars().map(visible).collect()
 }
 
-/// A field for people: text as it is, `-` where the field is missing or null.
+/// A field for people: text as it is, `-` where the field is missing or null, differences between the stores in words.
 pub fn field(body: &Value, name: &str) -> String {
     match &body[name] {
         Value::Null => "-".to_owned(),
         Value::String(text) => plain(text),
+        Value::Array(differences)
+            if differences.iter().any(|difference| difference["postgres"].is_string()) =>
+        {
+            differences.iter().map(difference).collect::<Vec<_>>().join("; ")
+        }
         other => other.to_string(),
     }
+}
+
+/// A field of a coupon that the two stores have otherwise: `total: 10 in Postgres, 110 in Redis`.
+fn difference(difference: &Value) -> String {
+    let [name, postgres, redis] = ["field", "postgres", "redis"].map(|name| field(difference, name));
+    format!("{name}: {postgres} in Postgres, {redis} in Redis")
 }
 
 /// Left-aligned columns, the last one ragged.

@@ -46,12 +46,15 @@ fn compared(found: &Value) -> String {
         row("missing_claims", "live orders that Redis does not hold"),
         row("deleted_entries", "deleted or trimmed before they were acknowledged"),
         row("stock_drift", "coupons whose stock does not add up"),
+        row("definition_drift", "coupons that are not in force as Postgres has them"),
         row("fixed", "repaired"),
         row("fenced", "claims were stopped for a rebuild"),
     ]);
     let named = found["named"].as_array().into_iter().flatten().map(|difference| {
-        let [kind, coupon, order] = ["kind", "coupon", "order"].map(|name| field(difference, name));
-        format!("{kind}  {coupon}  {order}")
+        let [kind, coupon] = ["kind", "coupon"].map(|name| field(difference, name));
+        let name = if difference["fields"].is_array() { "fields" } else { "order" };
+        let what = field(difference, name);
+        format!("{kind}  {coupon}  {what}")
     });
     std::iter::once(counts).chain(named).collect::<Vec<_>>().join("\n")
 }

@@ -91,6 +91,8 @@ pub const REBUILD_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Coupons whose sums one script looks at.
 pub const SUMS_MAX_COUPONS: usize = 200;
+/// Coupons whose definitions one script reads.
+pub const DEFINITIONS_MAX_COUPONS: usize = 100;
 /// Pending entries that one script looks at.
 pub const DELETED_PAGE_ENTRIES: usize = 200;
 /// Claims without a row that are remembered until the stream is walked for them.
@@ -99,6 +101,8 @@ pub const RECONCILE_MAX_WITHOUT_ROW: usize = 250_000;
 pub const RECONCILE_REST_PER_WORK: u32 = 4;
 pub const RECONCILE_REST_MIN: Duration = Duration::from_millis(2);
 pub const RECONCILE_REST_MAX: Duration = Duration::from_millis(100);
+/// How often definitions are compared: an edit by hand lasts no longer in Redis.
+pub const DEFINITIONS_INTERVAL: Duration = Duration::from_secs(10);
 /// How often sums and the pending list are looked at, and how often everything is compared.
 pub const CHECK_INTERVAL: Duration = Duration::from_mins(1);
 pub const RECONCILE_INTERVAL: Duration = Duration::from_hours(1);

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Finding, ask, counted};
+use super::{Finding, ask, counted, definitions};
 use crate::config;
 use crate::fence::look;
 use crate::model::CouponId;
@@ -22,6 +22,9 @@ pub async fn examine(redis: Option<&Redis>, postgres: Option<PgConnection>) -> V
     }
     if let Some(redis) = redis {
         findings.push(sums(redis, postgres.as_mut()).await);
+    }
+    if let (Some(redis), Some(postgres)) = (redis, &mut postgres) {
+        findings.push(definitions::examine(redis, postgres).await);
     }
     findings.extend(clocks(redis, postgres.as_mut()).await);
     findings

@@ -1,5 +1,7 @@
 //! Rule 6: a coupon's definition reaches Redis as a difference, over a lower version only, and is
-//! repeated until Redis has Postgres's version.
+//! repeated until Redis has Postgres's version. Whether Redis has it is in `in_force`.
+
+pub mod in_force;
 
 use super::position::{self, EffectError};
 use super::{Fence, Session};
@@ -13,7 +15,7 @@ const FIRST_PUBLICATION_GRACE_SECONDS: f64 = 2.0;
 /// The definition is saved, but not in force yet.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-pub struct PublishError(#[from] EffectError);
+pub struct PublishError(#[from] pub EffectError);
 
 /// Brings one definition into force and notes it in Postgres. `just_inserted` only from the request
 /// that inserted the row: it alone may make the hash, and it tries once.

@@ -17,9 +17,11 @@ use super::coupons::CouponView;
 use super::problem::{Code, Problem};
 use super::request::{Page, Request};
 use crate::config;
+use crate::fence::publish::in_force::{self, Brought};
 use crate::fence::publish::publish;
 use crate::model::{CouponId, Definition};
 use crate::postgres::coupons::{self, CouponRow, Edited};
+use crate::redis::definitions::{self, FieldDifference, KeptDefinition};
 use crate::redis::keys::GROUP;
 use crate::redis::{info, stream};
 
@@ -72,6 +74,9 @@ struct AdminCouponView {
     paused: bool,
     unlisted: bool,
     version: i64,
+    /// What Redis has otherwise than Postgres: an edit on its way, or one by hand.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    not_in_force: Vec<FieldDifference>,
 }
 
 /// `POST /v1/admin/coupons`
@@ -92,10 +97,10 @@ pub async fn create_coupon(api: Arc<Api>, mut request: Request) -> Answer {
                 format!("another coupon {} exists: edit it with PATCH, or choose another id", definition.id);
             return Err(Problem::new(Code::CouponExists, detail));
         }
-        wait_until_in_force(&api, &definition.id).await?;
     }
+    let row = in_force(&api, &definition.id).await?;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    let mut response = show(&api, &definition.id, status).await?;
+    let mut response = show(&api, row, status).await?;
     let location = format!("/v1/coupons/{}", definition.id);
     if let Ok(location) = HeaderValue::from_str(&location) {
         response.headers_mut().insert(header::LOCATION, location);
@@ -106,7 +111,9 @@ pub async fn create_coupon(api: Arc<Api>, mut request: Request) -> Answer {
 /// `GET /v1/admin/coupons/{coupon}`
 pub async fn show_coupon(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
     api.auth.admin(&request.headers)?;
-    show(&api, &coupon_id(coupon)?, StatusCode::OK).await
+    let id = coupon_id(coupon)?;
+    let row = coupons::get(&api.postgres.pool, &id).await?.ok_or_else(|| unknown_coupon(&id))?;
+    show(&api, row, StatusCode::OK).await
 }
 
 /// `GET /v1/admin/coupons`, with the unlisted ones
@@ -115,9 +122,12 @@ pub async fn list_coupons(api: Arc<Api>, request: Request) -> Answer {
     let page: Page<CouponId> = Page::read(&request.query_fields())?;
     let mut rows = coupons::page(&api.postgres.pool, page.after.as_ref(), page.rows()).await?;
     let next = page.cut(&mut rows, |row| row.definition.id.clone());
+    let session = api.session()?;
+    let ids: Vec<CouponId> = rows.iter().map(|row| row.definition.id.clone()).collect();
+    let kept = definitions::read(&session.redis, &ids).await?;
     let mut items = Vec::with_capacity(rows.len());
-    for row in rows {
-        items.extend(view(&api, row).await?);
+    for (row, kept) in rows.into_iter().zip(kept) {
+        items.extend(view(&api, row, kept).await?);
     }
     Ok(json(StatusCode::OK, &List::page(items, next)))
 }
@@ -133,12 +143,11 @@ pub async fn edit_coupon(api: Arc<Api>, coupon: &str, mut request: Request) -> A
         check_if_match(&request.headers, row.definition.version)?;
         let edited = apply(&patch, &row.definition)?;
         if edited == row.definition {
-            wait_until_in_force(&api, &id).await?;
-            return show(&api, &id, StatusCode::OK).await;
+            return show(&api, in_force(&api, &id).await?, StatusCode::OK).await;
         }
         // Only the request that inserted a coupon may make it in Redis: until then there is nothing to edit.
         if row.published_version == 0 {
-            wait_until_in_force(&api, &id).await?;
+            in_force(&api, &id).await?;
             continue;
         }
         let session = api.session()?;
@@ -152,7 +161,7 @@ pub async fn edit_coupon(api: Arc<Api>, coupon: &str, mut request: Request) -> A
                 let edited = Definition { version: edited.version + 1, ..edited };
                 publish(&api.fence, &session, &api.postgres, false, &edited).await?;
                 tracing::info!(coupon = %id, version = edited.version, "edited coupon {id}");
-                return show(&api, &id, StatusCode::OK).await;
+                return show(&api, in_force(&api, &id).await?, StatusCode::OK).await;
             }
             Edited::TotalTooLow => return Err(total_too_low(&id, row.definition.total - row.stock)),
             Edited::Stale => {}
@@ -196,43 +205,51 @@ pub async fn stream(api: &Api, request: Request) -> Answer {
     ))
 }
 
-async fn show(api: &Api, id: &CouponId, status: StatusCode) -> Answer {
-    let row = coupons::get(&api.postgres.pool, id).await?.ok_or_else(|| unknown_coupon(id))?;
-    let etag = format!("\"v{}\"", row.definition.version);
-    let view = view(api, row).await?.ok_or_else(|| {
+async fn show(api: &Api, row: CouponRow, status: StatusCode) -> Answer {
+    let id = row.definition.id.clone();
+    let kept = definitions::read_one(&api.session()?.redis, &id).await?;
+    let view = view(api, row, kept).await?.ok_or_else(|| {
         Problem::unavailable(format!("coupon {id} is not in force yet: ask again in a moment"))
     })?;
     let mut response = json(status, &view);
-    if let Ok(etag) = HeaderValue::from_str(&etag) {
+    if let Ok(etag) = HeaderValue::from_str(&format!("\"v{}\"", view.version)) {
         response.headers_mut().insert(header::ETAG, etag);
     }
     Ok(response)
 }
 
-/// The definition as Postgres has it, stock and clock as Redis has them.
-async fn view(api: &Api, row: CouponRow) -> Result<Option<AdminCouponView>, Problem> {
+/// The definition and stock as Redis has them, and where that is not what Postgres has. `kept` was read after `row`.
+async fn view(
+    api: &Api,
+    row: CouponRow,
+    kept: Option<KeptDefinition>,
+) -> Result<Option<AdminCouponView>, Problem> {
+    let session = api.session()?;
+    let stands = in_force::stands(&session.redis, &api.postgres, row, kept).await;
+    let (row, standing) = stands.map_err(|error| Problem::unavailable(error.to_string()))?;
     let snapshot = api.snapshots.read(&row.definition.id).await?;
     Ok(snapshot.map(|snapshot| AdminCouponView {
         coupon: CouponView::from(&*snapshot),
         paused: row.definition.paused,
         unlisted: row.definition.unlisted,
         version: row.definition.version,
+        not_in_force: standing.differences(),
     }))
 }
 
-/// A 200 means in force in Redis: whoever made this version is waited for.
-async fn wait_until_in_force(api: &Api, id: &CouponId) -> Result<(), Problem> {
+/// A 200 or 201 means in force: read back from Redis in every field, whoever made this version.
+async fn in_force(api: &Api, id: &CouponId) -> Result<CouponRow, Problem> {
     let deadline = Instant::now() + IN_FORCE_TIMEOUT;
-    loop {
-        let row = coupons::get(&api.postgres.pool, id).await?.ok_or_else(|| unknown_coupon(id))?;
-        if row.published_version >= row.definition.version {
-            return Ok(());
+    while Instant::now() < deadline {
+        let session = api.session()?;
+        match in_force::bring(&api.fence, &session, &api.postgres, id).await? {
+            Brought::InForce(row) => return Ok(*row),
+            Brought::Unknown => return Err(unknown_coupon(id)),
+            Brought::NotMade => tokio::time::sleep(IN_FORCE_POLL).await,
+            Brought::Overtaken => {}
         }
-        if Instant::now() >= deadline {
-            return Err(Problem::unavailable("saved, but not in force yet: send it again"));
-        }
-        tokio::time::sleep(IN_FORCE_POLL).await;
     }
+    Err(Problem::unavailable("saved, but not in force yet: send it again"))
 }
 
 fn define(new: NewCoupon) -> Result<Definition, Problem> {

@@ -109,19 +109,19 @@ pub(super) async fn adopt(connection: &mut PgConnection, known: &Definition) -> 
     Ok(())
 }
 
-pub async fn get(pool: &Pool, id: &CouponId) -> Result<Option<CouponRow>, PostgresError> {
+pub async fn get(executor: impl PgExecutor<'_>, id: &CouponId) -> Result<Option<CouponRow>, PostgresError> {
     let query = sqlx::query_as(select_coupons!("where id = $1")).bind(id.as_str());
-    Ok(query.fetch_optional(pool).await?)
+    Ok(query.fetch_optional(executor).await?)
 }
 
 /// One page of coupons after `after`, in the order of their ids.
 pub async fn page(
-    pool: &Pool,
+    executor: impl PgExecutor<'_>,
     after: Option<&CouponId>,
     limit: i64,
 ) -> Result<Vec<CouponRow>, PostgresError> {
     let query = sqlx::query_as(select_coupons!("where id > $1 order by id limit $2"));
-    Ok(query.bind(after.map_or("", CouponId::as_str)).bind(limit).fetch_all(pool).await?)
+    Ok(query.bind(after.map_or("", CouponId::as_str)).bind(limit).fetch_all(executor).await?)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +157,17 @@ pub async fn edit(pool: &Pool, edited: &Definition) -> Result<Edited, PostgresEr
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Gives the definition of this version the next one, and its content as it is; `None` where another edit came between.
+pub async fn renew(pool: &Pool, id: &CouponId, version: i64) -> Result<Option<CouponRow>, PostgresError> {
+    // Above what is noted as published, or the new version would count as published before it is.
+    let renewed = sqlx::query(
+        "update coupons set version = greatest(version, published_version) + 1, changed_at = clock_timestamp()
+         where id = $1 and version = $2",
+    );
+    let renewed = renewed.bind(id.as_str()).bind(version).execute(pool).await?;
+    if renewed.rows_affected() == 1 { get(pool, id).await } else { Ok(None) }
 }
 
 /// Notes that Redis has these versions. Only in the epoch in which it took them, and only versions that this

@@ -1,4 +1,4 @@
-//! One comparison under way, coupon by coupon.
+//! One comparison under way, coupon by coupon. Definitions are in `definitions`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,13 +9,15 @@ use crate::fence::Session;
 use crate::fence::position;
 use crate::fence::release::release;
 use crate::model::{CouponId, OrderEvent, OrderId, UserId};
-use crate::postgres::{coupons, orders, outbox};
+use crate::postgres::coupons::{self, CouponRow};
+use crate::postgres::{orders, outbox};
+use crate::redis::definitions::{self, FieldDifference, KeptDefinition};
 use crate::redis::{info, script, stream};
 
 pub struct Pass<'a> {
-    reconciler: &'a Reconciler,
-    session: &'a Session,
-    fix: bool,
+    pub(super) reconciler: &'a Reconciler,
+    pub(super) session: &'a Session,
+    pub(super) fix: bool,
     pub found: Comparison,
     /// Claims that had no row when they were read.
     without_row: HashMap<OrderId, Holder>,
@@ -33,12 +35,18 @@ impl<'a> Pass<'a> {
     }
 
     /// Compares one coupon; of claims without a row `look_for_events` tells later.
-    pub async fn coupon(&mut self, id: &CouponId) -> Result<(), ReconcileError> {
+    pub async fn coupon(&mut self, row: &CouponRow) -> Result<(), ReconcileError> {
+        let id = &row.definition.id;
         self.found.coupons += 1;
-        if info::first_wrong_sum(&self.session.redis, std::slice::from_ref(id)).await?.is_some() {
+        let kept = definitions::read_one(&self.session.redis, id).await?;
+        if !kept.as_ref().is_some_and(KeptDefinition::adds_up) {
             self.found.stock_drift += 1;
             self.name("stock_drift", id, None);
             self.fence_off(id, "stock + claims is not its total in Redis");
+            return Ok(());
+        }
+        self.definition(row, kept).await?;
+        if self.found.fenced {
             return Ok(());
         }
         self.claims(id).await?;
@@ -196,8 +204,16 @@ impl<'a> Pass<'a> {
     }
 
     fn name(&mut self, kind: &'static str, coupon: &CouponId, order: Option<OrderId>) {
+        self.name_whole(Difference { kind, coupon: coupon.clone(), order, fields: Vec::new() });
+    }
+
+    pub(super) fn name_definition(&mut self, coupon: &CouponId, fields: Vec<FieldDifference>) {
+        self.name_whole(Difference { kind: "definition", coupon: coupon.clone(), order: None, fields });
+    }
+
+    fn name_whole(&mut self, difference: Difference) {
         if self.found.named.len() < config::REPORT_MAX_NAMES {
-            self.found.named.push(Difference { kind, coupon: coupon.clone(), order });
+            self.found.named.push(difference);
         }
     }
 

@@ -416,3 +416,41 @@ async fn entries_that_nobody_takes_over_and_deleted_ones_are_told_by_age_and_con
     assert_eq!(answer.status, 200, "{}", answer.text);
     diagnose(&sale).assert("deleted-entries", "green", "").assert("backlog", "green", "");
 }
+
+#[tokio::test]
+async fn a_coupon_that_differs_between_the_stores_is_red_with_its_field_and_the_way_out() {
+    let sale = Sale::start().await;
+    sale.create("coffee", 10).await;
+    diagnose(&sale).assert("definitions", "green", "for 1 coupon");
+    let by_hand = "set session_replication_role = replica; update coupons set";
+    for (damage, what, way_out) in [
+        (
+            &["HSET", COUPON, "total", "110", "stock", "110"][..],
+            "coffee: total: 10 in Postgres, 110 in",
+            "--fix",
+        ),
+        (&["HSET", COUPON, "title", "Tea"], "title: coffee in Postgres, Tea in Redis", "--fix"),
+        (&["HDEL", COUPON, "paused"], "paused: 0 in Postgres, nothing in Redis", "--fix"),
+        (&["HSET", COUPON, "version", "0"], "version: ", "--fix"),
+    ] {
+        let found = diagnose_damaged(&sale, || drop(sale.redis_cli(damage)));
+        found.assert_only(&[("definitions", "red")]).assert("definitions", "red", what);
+        assert!(found.find("definitions")["do"].as_str().unwrap().contains(way_out));
+        let fixed =
+            sale.admin(reqwest::Method::POST, "/v1/admin/reconcile", Some(json!({"fix": true}))).await;
+        assert_eq!(fixed.status, 200, "{}", fixed.text);
+        diagnose(&sale).assert_only(&[]);
+    }
+    for edit in ["paused = true", "total = 12, stock = 12", "published_version = 99"] {
+        let edit = format!("{by_hand} {edit}");
+        let found = diagnose_damaged(&sale, || drop(sale.psql(&edit)));
+        found.assert_only(&[("definitions", "red")]);
+        let fixed =
+            sale.admin(reqwest::Method::POST, "/v1/admin/reconcile", Some(json!({"fix": true}))).await;
+        assert_eq!(fixed.status, 200, "{}", fixed.text);
+        diagnose(&sale).assert_only(&[]);
+    }
+    let lost = diagnose_damaged(&sale, || drop(sale.redis_cli(&["HSET", COUPON, "version", "500"])));
+    lost.assert_only(&[("definitions", "red")]);
+    assert!(lost.find("definitions")["do"].as_str().unwrap().contains("--rebuild"));
+}

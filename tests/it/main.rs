@@ -17,6 +17,7 @@ mod counterexamples;
 mod crash;
 mod cut_points;
 mod data_loss;
+mod definitions;
 mod deleted_entries;
 mod doctor;
 mod harness;

@@ -1,0 +1,335 @@
+//! Definitions edited by hand in either store: no answer calls in force what is not, and the comparison finds every
+//! field and brings Postgres's into force beside live claims.
+
+use futures_util::future::join_all;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Sale, until};
+
+const HASH: &str = "seckill:{0}:coupon:coffee";
+const COFFEE: &str = "/v1/admin/coupons/coffee";
+
+/// Each takes one field of the hash away from what Postgres has, and leaves the sum as it was.
+const EDITS_OF_REDIS: [(&str, &[&str]); 19] = [
+    ("total", &["HSET", HASH, "total", "110", "stock", "109"]),
+    ("total", &["HSET", HASH, "total", "5", "stock", "4"]),
+    ("version", &["HSET", HASH, "version", "0"]),
+    ("version", &["HSET", HASH, "version", "-7"]),
+    ("version", &["HSET", HASH, "version", "x"]),
+    ("version", &["HDEL", HASH, "version"]),
+    ("title", &["HSET", HASH, "title", "Tea"]),
+    ("title", &["HDEL", HASH, "title"]),
+    ("starts_at_ms", &["HSET", HASH, "starts_at_ms", "1"]),
+    ("starts_at_ms", &["HDEL", HASH, "starts_at_ms"]),
+    ("ends_at_ms", &["HSET", HASH, "ends_at_ms", "1"]),
+    ("ends_at_ms", &["HSET", HASH, "ends_at_ms", ""]),
+    ("paused", &["HSET", HASH, "paused", "1"]),
+    ("paused", &["HDEL", HASH, "paused"]),
+    ("per_user_limit", &["HSET", HASH, "per_user_limit", "2"]),
+    ("reserve_seconds", &["HSET", HASH, "reserve_seconds", "5"]),
+    ("reserve_seconds", &["HDEL", HASH, "reserve_seconds"]),
+    ("unlisted", &["HSET", HASH, "unlisted", "0"]),
+    ("unlisted", &["HSET", HASH, "unlisted", "yes"]),
+];
+
+/// The same from Postgres's side, at the same version.
+const EDITS_OF_POSTGRES: [(&str, &str); 9] = [
+    ("total", "total = 12, stock = stock + 2"),
+    ("title", "title = 'Milk'"),
+    ("starts_at_ms", "starts_at = '2001-01-01T00:00:00.1234Z'"),
+    ("starts_at_ms", "starts_at = null"),
+    ("ends_at_ms", "ends_at = 'infinity'"),
+    ("paused", "paused = true"),
+    ("reserve_seconds", "reserve_seconds = 77"),
+    ("unlisted", "unlisted = false"),
+    ("published_version", "published_version = version + 3"),
+];
+
+async fn sale() -> Sale {
+    let sale = Sale::start().await;
+    let coffee = json!({
+        "id": "coffee", "total": 10, "title": "Coffee", "starts_at": "2000-01-01T00:00:00Z",
+        "ends_at": "2999-01-01T00:00:00.5Z", "reserve_seconds": 900, "unlisted": true
+    });
+    let made = sale.admin(Method::POST, "/v1/admin/coupons", Some(coffee)).await;
+    assert_eq!(made.status, 201, "{}", made.text);
+    assert_eq!(sale.claim("coffee", "alice").await.status, 202);
+    sale.until_quiet().await;
+    sale
+}
+
+async fn reconcile(sale: &Sale, fix: bool) -> Value {
+    let answer = sale.admin(Method::POST, "/v1/admin/reconcile", Some(json!({"fix": fix}))).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    answer.body
+}
+
+async fn patch(sale: &Sale, body: Value) -> Answer {
+    sale.admin(Method::PATCH, COFFEE, Some(body)).await
+}
+
+/// Edits a row as an older program or a restore would: no trigger notices.
+fn edit_row(sale: &Sale, what: &str) {
+    sale.psql(&format!(
+        "set session_replication_role = replica; update coupons set {what} where id = 'coffee'"
+    ));
+}
+
+/// The hash has, field by field, what Postgres has.
+fn assert_in_force(sale: &Sale) {
+    let of_postgres = sale.psql(
+        "select total, version, title, coalesce(trunc(extract(epoch from starts_at) * 1000)::bigint, 0),
+            case when ends_at = 'infinity' then 253402300799000
+                 else coalesce(trunc(extract(epoch from ends_at) * 1000)::bigint, 0) end,
+            paused::int, per_user_limit, coalesce(reserve_seconds, 0), unlisted::int, stock from coupons",
+    );
+    let fields = [
+        "total",
+        "version",
+        "title",
+        "starts_at_ms",
+        "ends_at_ms",
+        "paused",
+        "per_user_limit",
+        "reserve_seconds",
+        "unlisted",
+        "stock",
+    ];
+    let of_redis = sale.redis_cli(&[&["HMGET", HASH], &fields[..]].concat());
+    assert_eq!(of_redis.lines().collect::<Vec<_>>(), of_postgres.split('|').collect::<Vec<_>>());
+    assert_eq!(sale.psql("select published_version - version from coupons"), "0");
+}
+
+#[tokio::test]
+async fn every_field_edited_by_hand_in_redis_is_named_and_brought_into_force_beside_claims() {
+    let sale = sale().await;
+    let (epoch, mut seen) = (sale.epoch(), 0);
+    for (field, edit) in EDITS_OF_REDIS {
+        sale.redis_cli(edit);
+        // A look every ten seconds may have been there before.
+        let found = reconcile(&sale, false).await;
+        if found["definition_drift"] == 1 {
+            seen += 1;
+            let named = &found["named"][0];
+            assert_eq!(
+                (&named["kind"], &named["coupon"]),
+                (&json!("definition"), &json!("coffee")),
+                "{found}"
+            );
+            assert_eq!(named["fields"][0]["field"], field, "{found}");
+            assert_eq!(found["fixed"], 0, "{found}");
+        }
+        let fixed = reconcile(&sale, true).await;
+        assert_eq!(fixed["definition_drift"], fixed["fixed"], "{edit:?}: {fixed}");
+        assert_eq!(
+            (&fixed["fenced"], &fixed["stock_drift"]),
+            (&json!(false), &json!(0)),
+            "{edit:?}: {fixed}"
+        );
+        assert_in_force(&sale);
+        let again = reconcile(&sale, true).await;
+        assert_eq!(
+            (&again["definition_drift"], &again["named"]),
+            (&json!(0), &json!([])),
+            "{edit:?}: {again}"
+        );
+    }
+    assert!(seen > EDITS_OF_REDIS.len() / 2, "{seen} were seen before the look that repairs");
+    assert_eq!(sale.epoch(), epoch, "claims went on");
+    sale.assert_in_agreement("coffee").await;
+}
+
+#[tokio::test]
+async fn every_column_edited_by_hand_at_the_same_version_is_brought_into_force_beside_claims() {
+    let sale = sale().await;
+    let (epoch, mut seen) = (sale.epoch(), 0);
+    for (field, edit) in EDITS_OF_POSTGRES {
+        edit_row(&sale, edit);
+        let found = reconcile(&sale, false).await;
+        if found["definition_drift"] == 1 {
+            seen += 1;
+            assert_eq!(found["named"][0]["fields"][0]["field"], field, "{found}");
+        }
+        let fixed = reconcile(&sale, true).await;
+        assert_eq!(fixed["definition_drift"], fixed["fixed"], "{edit}: {fixed}");
+        assert_in_force(&sale);
+    }
+    assert!(seen > EDITS_OF_POSTGRES.len() / 2, "{seen} were seen before the look that repairs");
+    assert_eq!(sale.epoch(), epoch, "claims went on");
+    sale.assert_in_agreement("coffee").await;
+}
+
+#[tokio::test]
+async fn an_answer_of_200_means_that_redis_was_read_back_in_every_field() {
+    let sale = sale().await;
+    let identical = json!({
+        "id": "coffee", "total": 10, "title": "Coffee", "starts_at": "2000-01-01T00:00:00Z",
+        "ends_at": "2999-01-01T00:00:00.5Z", "reserve_seconds": 900, "unlisted": true
+    });
+    for (field, edit) in EDITS_OF_REDIS {
+        sale.redis_cli(edit);
+        let shown = sale.admin(Method::GET, COFFEE, None).await;
+        assert_eq!(shown.status, 200, "{}", shown.text);
+        if let Some(named) = shown.body["not_in_force"].as_array() {
+            assert_eq!(named[0]["field"], field, "{edit:?}: {}", shown.text);
+        }
+        let answers = [
+            patch(&sale, json!({})).await,
+            patch(&sale, json!({"paused": false})).await,
+            sale.admin(Method::POST, "/v1/admin/coupons", Some(identical.clone())).await,
+            sale.admin(Method::GET, COFFEE, None).await,
+        ];
+        for answer in answers {
+            assert_eq!(
+                (answer.status, &answer.body["state"]),
+                (200, &json!("open")),
+                "{edit:?}: {}",
+                answer.text
+            );
+            assert!(answer.body["not_in_force"].is_null(), "{edit:?}: {}", answer.text);
+        }
+        assert_in_force(&sale);
+    }
+    // Paused by hand in Postgres alone: the repeat of a pause pauses.
+    edit_row(&sale, "paused = true");
+    let paused = patch(&sale, json!({"paused": true})).await;
+    assert_eq!((paused.status, &paused.body["state"]), (200, &json!("paused")), "{}", paused.text);
+    sale.claim("coffee", "bob").await.assert_problem(409, "paused");
+    edit_row(&sale, "paused = false");
+    let resumed = sale.command().args(["coupon", "resume", "coffee"]).output().unwrap();
+    let said = String::from_utf8(resumed.stdout).unwrap();
+    assert!(resumed.status.success() && said.starts_with("coffee resumed: open"), "{said}");
+    assert_in_force(&sale);
+    sale.assert_in_agreement("coffee").await;
+}
+
+#[tokio::test]
+async fn units_sold_over_a_total_edited_in_redis_end_as_rejected_and_no_more_are_sold() {
+    let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
+    sale.create("coffee", 10).await;
+    sale.redis_cli(&["HSET", HASH, "total", "110", "stock", "110"]);
+    let mut accepted = 0;
+    for user in 0..10 {
+        accepted += usize::from(sale.claim("coffee", &format!("user-{user}")).await.status == 202);
+    }
+    let fixed = reconcile(&sale, true).await;
+    assert_eq!(fixed["definition_drift"], fixed["fixed"], "{fixed}");
+    assert_eq!(accepted, 10);
+    sale.claim("coffee", "late").await.assert_problem(409, "sold-out");
+    assert_in_force_once_recorded(&sale).await;
+}
+
+async fn assert_in_force_once_recorded(sale: &Sale) {
+    let _worker = sale.spawn("worker", &[("SECKILL_WORKERS", "1")]);
+    sale.assert_in_agreement("coffee").await;
+    assert_in_force(sale);
+    assert_eq!(sale.psql("select status, count(*) from orders group by status"), "confirmed|10");
+}
+
+#[tokio::test]
+async fn an_edit_by_hand_is_in_force_without_anything_being_asked_for() {
+    let sale = sale().await;
+    sale.create("tea", 5).await;
+    sale.redis_cli(&["HSET", HASH, "paused", "1"]);
+    edit_row(&sale, "title = 'Milk'");
+    until("the hash is as Postgres has it", async || {
+        let seen = sale.redis_cli(&["HMGET", HASH, "paused", "title"]);
+        (seen == "0\nMilk").then_some(())
+    })
+    .await;
+    let metrics = sale.get("/metrics").await.text;
+    assert!(!metrics.contains("seckill_reconcile_drift_total{kind=\"definition\"} 0"), "{metrics}");
+    // A coupon that is gone from Redis without a trace is noticed too, though nobody claims.
+    let epoch = sale.epoch();
+    sale.redis_cli(&["DEL", "seckill:{0}:coupon:tea"]);
+    until("the coupon is back", async || {
+        (sale.epoch() != epoch && sale.get("/v1/coupons/tea").await.status == 200).then_some(())
+    })
+    .await;
+    sale.assert_in_agreement("tea").await;
+}
+
+#[tokio::test]
+async fn an_edit_by_psql_is_a_version_of_its_own_and_its_stock_moves_with_its_total() {
+    let sale = sale().await;
+    let edits = [
+        ("total = 20", "20|19|2"),
+        ("total = 5", "5|4|3"),
+        ("total = 30, stock = 29, paused = true", "30|29|4"),
+        ("paused = true", "30|29|4"),
+        ("title = 'Milk', version = 9", "30|29|9"),
+        ("ends_at = 'infinity', starts_at = '-infinity', paused = false", "30|29|10"),
+    ];
+    for (edit, expected) in edits {
+        sale.psql(&format!("update coupons set {edit}"));
+        assert_eq!(sale.psql("select total, stock, version from coupons"), expected, "{edit}");
+    }
+    until("it is in force", async || (sale.redis_cli(&["HGET", HASH, "version"]) == "10").then_some(()))
+        .await;
+    let shown = sale.admin(Method::GET, COFFEE, None).await;
+    assert_eq!((&shown.body["state"], shown.header("etag")), (&json!("open"), "\"v10\""), "{}", shown.text);
+    let found = reconcile(&sale, true).await;
+    assert_eq!((&found["definition_drift"], &found["stock_drift"]), (&json!(0), &json!(0)), "{found}");
+    // Fewer than are held is refused by Postgres itself.
+    assert_eq!(sale.claim("coffee", "bob").await.status, 202);
+    sale.until_quiet().await;
+    let too_low = "update coupons set total = 1";
+    let refused = sale.command().args(["psql", "-v", "ON_ERROR_STOP=1", "-c", too_low]).output().unwrap();
+    let why = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && why.contains("coupons_stock_range"), "{why}");
+    sale.assert_in_agreement("coffee").await;
+}
+
+#[tokio::test]
+async fn a_version_that_only_redis_has_is_an_edit_that_postgres_has_lost_and_waits_for_a_person() {
+    for ask in ["edit", "reconcile"] {
+        let sale = sale().await;
+        sale.redis_cli(&["HSET", HASH, "version", "5", "paused", "1"]);
+        if ask == "edit" {
+            patch(&sale, json!({"paused": false})).await.assert_problem(503, "unavailable");
+        } else {
+            reconcile(&sale, true).await;
+        }
+        until("claims wait for a person", async || {
+            let ready = sale.get("/readyz").await;
+            (ready.status == 503 && ready.text.contains("seckill reconcile --rebuild")).then_some(())
+        })
+        .await;
+        sale.claim("coffee", "bob").await.assert_problem(503, "unavailable");
+        assert_eq!(sale.psql("select postgres_lost from fence"), "t");
+        let rebuilt = sale.admin(Method::POST, "/v1/admin/reconcile", Some(json!({"rebuild": true}))).await;
+        assert_eq!(rebuilt.status, 200, "{}", rebuilt.text);
+        sale.until_ready().await;
+        assert_in_force(&sale);
+        sale.assert_in_agreement("coffee").await;
+    }
+}
+
+#[tokio::test]
+async fn comparing_beside_edits_takes_none_of_them_for_a_difference() {
+    let sale = sale().await;
+    let epoch = sale.epoch();
+    let edits = async {
+        for round in 0..15 {
+            let edits = (0..8).map(|n| patch(&sale, json!({"title": format!("Coffee {round} {n}")})));
+            for answer in join_all(edits).await {
+                assert_eq!(answer.status, 200, "{}", answer.text);
+            }
+        }
+    };
+    let compared = async {
+        let mut found = Vec::new();
+        for _ in 0..60 {
+            found.push(reconcile(&sale, true).await);
+        }
+        found
+    };
+    let ((), found) = tokio::join!(edits, compared);
+    for found in found {
+        assert_eq!((&found["definition_drift"], &found["fixed"]), (&json!(0), &json!(0)), "{found}");
+    }
+    assert_eq!(sale.psql("select version from coupons"), "121", "one for each edit and none besides");
+    assert_eq!(sale.epoch(), epoch);
+    assert_in_force(&sale);
+}
