@@ -1,6 +1,6 @@
 //! Rule 8: compares Redis with Postgres beside live claims, and repairs what may be repaired beside them. It
 //! reads the claims hash, then unacknowledged entries, then Postgres, the direction in which an event moves:
-//! what is found nowhere is lost, not late. It never writes a stock and never adopts an order; what it must
+//! what is found nowhere is lost, not late. It never writes a stock in Redis and never adopts an order; what it must
 //! not repair takes the fence down.
 
 mod definitions;
@@ -85,6 +85,22 @@ pub struct Reconciler {
     pub postgres: Postgres,
 }
 
+/// How far a comparison repairs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Nothing,
+    /// What may be repaired beside live claims without a person.
+    ByItself,
+    /// Also what a person may have meant: a stock in Postgres that was edited.
+    Ordered,
+}
+
+impl Extent {
+    const fn repairs(self) -> bool {
+        !matches!(self, Self::Nothing)
+    }
+}
+
 /// What is due.
 #[derive(Clone, Copy)]
 enum Look {
@@ -94,13 +110,17 @@ enum Look {
 }
 
 impl Reconciler {
-    /// Compares everything once and, with `fix`, repairs.
+    /// Compares everything once for a person and, with `fix`, repairs.
     pub async fn compare(&self, fix: bool) -> Result<Comparison, ReconcileError> {
+        self.compare_to(if fix { Extent::Ordered } else { Extent::Nothing }).await
+    }
+
+    async fn compare_to(&self, extent: Extent) -> Result<Comparison, ReconcileError> {
         let session = self.fence.session().map_err(|reason| ReconcileError::Fenced(reason.to_string()))?;
         // Before the claims are read: whatever was lost with them is then found.
         let gone = stream::deleted_entries(&session.redis).await?;
         let found = Comparison { deleted_entries: gone.len(), ..Comparison::default() };
-        let mut pass = Pass::new(self, &session, fix, found);
+        let mut pass = Pass::new(self, &session, extent, found);
         let mut after = None;
         loop {
             let page = coupons::page(&self.postgres.pool, after.as_ref(), config::PAGE_MAX_ROWS).await?;
@@ -123,7 +143,7 @@ impl Reconciler {
             return Err(self.fenced(&session));
         }
         count(&found);
-        if fix {
+        if extent.repairs() {
             deleted::settle(&session.redis, &gone).await?;
         }
         Ok(found)
@@ -139,7 +159,7 @@ impl Reconciler {
         let session = self.fence.session().map_err(|reason| ReconcileError::Fenced(reason.to_string()))?;
         self.check_sums(&session).await?;
         if !stream::deleted_entries(&session.redis).await?.is_empty() {
-            log(&self.compare(true).await?);
+            log(&self.compare_to(Extent::ByItself).await?);
         }
         Ok(())
     }
@@ -179,7 +199,7 @@ impl Reconciler {
             let outcome = match look {
                 Look::Definitions => self.check_definitions().await,
                 Look::Sums => self.check().await,
-                Look::Everything => self.compare(true).await.map(|found| log(&found)),
+                Look::Everything => self.compare_to(Extent::ByItself).await.map(|found| log(&found)),
             };
             if let Err(error) = outcome {
                 match look {

@@ -204,7 +204,7 @@ fn stock((coupons, wrong): (i64, Option<String>)) -> Finding {
         Some(coupon) => Finding::red(
             check,
             format!("coupon {coupon}: stock is not total less live orders in Postgres"),
-            "somebody edited orders or stock by hand: set coupons.stock to total less live orders",
+            "orders or stock were edited by hand: `seckill reconcile --fix` recounts the stock",
         ),
     }
 }

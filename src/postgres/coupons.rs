@@ -217,6 +217,28 @@ pub async fn stock_drifts(pool: &Pool, id: &CouponId) -> Result<bool, PostgresEr
     .await?)
 }
 
+/// Sets a coupon's stock to its total less its live orders; `false` where that is so, or more orders live than its
+/// total. Whatever moves orders moves this row in the same transaction: under its lock the count cannot change.
+pub async fn recount_stock(pool: &Pool, id: &CouponId) -> Result<bool, PostgresError> {
+    let mut transaction = pool.begin().await?;
+    sqlx::query("select from coupons where id = $1 for no key update")
+        .bind(id.as_str())
+        .execute(&mut *transaction)
+        .await?;
+    // A later statement, which sees what was committed before the lock was given.
+    let recounted = sqlx::query(
+        "update coupons c set stock = c.total - live.orders
+         from (select count(*) as orders from orders
+            where coupon_id = $1 and status in ('reserved', 'confirmed')) live
+         where c.id = $1 and c.stock <> c.total - live.orders and live.orders <= c.total",
+    )
+    .bind(id.as_str())
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(recounted.rows_affected() == 1)
+}
+
 /// Coupons changed at or after `since`; all of them for `None`.
 pub async fn changed_since(
     pool: &Pool,

@@ -2,7 +2,7 @@
 //! the whole comparison, and alone every ten seconds, at a cost that does not grow with claims.
 
 use super::pass::Pass;
-use super::{Comparison, ReconcileError, Reconciler};
+use super::{Comparison, Extent, ReconcileError, Reconciler};
 use crate::config;
 use crate::fence::position::EffectError;
 use crate::fence::publish::PublishError;
@@ -19,7 +19,7 @@ impl Reconciler {
     /// Compares definitions alone, and repairs.
     pub(super) async fn check_definitions(&self) -> Result<(), ReconcileError> {
         let session = self.fence.session().map_err(|reason| ReconcileError::Fenced(reason.to_string()))?;
-        let mut pass = Pass::new(self, &session, true, Comparison::default());
+        let mut pass = Pass::new(self, &session, Extent::ByItself, Comparison::default());
         let mut after = None;
         loop {
             let page = coupons::page(&self.postgres.pool, after.as_ref(), config::PAGE_MAX_ROWS).await?;
@@ -61,7 +61,7 @@ impl Pass<'_> {
         }
         self.found.definition_drift += 1;
         self.name_definition(id, standing.differences());
-        if self.fix { self.bring_into_force(id).await } else { Ok(()) }
+        if self.extent.repairs() { self.bring_into_force(id).await } else { Ok(()) }
     }
 
     async fn bring_into_force(&mut self, id: &CouponId) -> Result<(), ReconcileError> {

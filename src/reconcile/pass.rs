@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::pace::Pace;
-use super::{Comparison, Difference, ReconcileError, Reconciler};
+use super::{Comparison, Difference, Extent, ReconcileError, Reconciler};
 use crate::config;
 use crate::fence::Session;
 use crate::fence::position;
@@ -17,7 +17,7 @@ use crate::redis::{info, script, stream};
 pub struct Pass<'a> {
     pub(super) reconciler: &'a Reconciler,
     pub(super) session: &'a Session,
-    pub(super) fix: bool,
+    pub(super) extent: Extent,
     pub found: Comparison,
     /// Claims that had no row when they were read.
     without_row: HashMap<OrderId, Holder>,
@@ -30,8 +30,8 @@ struct Holder {
 }
 
 impl<'a> Pass<'a> {
-    pub fn new(reconciler: &'a Reconciler, session: &'a Session, fix: bool, found: Comparison) -> Self {
-        Self { reconciler, session, fix, found, without_row: HashMap::new(), pace: Pace::default() }
+    pub fn new(reconciler: &'a Reconciler, session: &'a Session, extent: Extent, found: Comparison) -> Self {
+        Self { reconciler, session, extent, found, without_row: HashMap::new(), pace: Pace::default() }
     }
 
     /// Compares one coupon; of claims without a row `look_for_events` tells later.
@@ -57,11 +57,26 @@ impl<'a> Pass<'a> {
             self.look_for_events().await?;
         }
         self.orders(id).await?;
-        if coupons::stock_drifts(&self.reconciler.postgres.pool, id).await? {
-            self.found.stock_drift += 1;
-            self.name("stock_drift", id, None);
-            tracing::error!(coupon = %id, "coupon {id}: Postgres's stock is not total - live orders");
+        self.stock(id).await
+    }
+
+    /// Postgres's own stock; only a person has it recounted.
+    async fn stock(&mut self, id: &CouponId) -> Result<(), ReconcileError> {
+        let pool = &self.reconciler.postgres.pool;
+        if !coupons::stock_drifts(pool, id).await? {
+            return Ok(());
         }
+        self.found.stock_drift += 1;
+        self.name("stock_drift", id, None);
+        if self.extent == Extent::Ordered && coupons::recount_stock(pool, id).await? {
+            self.found.fixed += 1;
+            tracing::warn!(coupon = %id, "coupon {id}: its stock in Postgres was recounted on a person's order");
+            return Ok(());
+        }
+        tracing::error!(
+            coupon = %id,
+            "coupon {id}: its stock in Postgres is not total less live orders; `seckill reconcile --fix` recounts it"
+        );
         Ok(())
     }
 
@@ -101,7 +116,7 @@ impl<'a> Pass<'a> {
         let waiting = outbox::waiting(pool, &ended).await?;
         let Reconciler { fence, postgres } = self.reconciler;
         // Once for all of them, as their ends have been read: each lies before this position.
-        if self.fix && ended.len() > waiting.len() {
+        if self.extent.repairs() && ended.len() > waiting.len() {
             position::note(fence, self.session, postgres).await?;
         }
         for (&order, status) in &statuses {
@@ -119,7 +134,7 @@ impl<'a> Pass<'a> {
             }
             self.found.missed_releases += 1;
             self.name("missed_release", &coupon, Some(order));
-            if self.fix {
+            if self.extent.repairs() {
                 release(fence, self.session, &coupon, user.as_str(), order).await?;
                 self.found.fixed += 1;
             }
@@ -150,7 +165,7 @@ impl<'a> Pass<'a> {
             self.name("lost_event", &coupon, Some(order));
             lost.entry(coupon).or_default().push((user, order));
         }
-        if self.fix {
+        if self.extent.repairs() {
             for (coupon, lost) in &lost {
                 self.send_again(coupon, lost).await?;
             }
@@ -219,7 +234,7 @@ impl<'a> Pass<'a> {
 
     /// What must not be repaired beside live claims.
     fn fence_off(&mut self, coupon: &CouponId, what: &str) {
-        if self.fix {
+        if self.extent.repairs() {
             self.found.fenced = true;
             self.reconciler.fence.lost(&self.session.epoch, &format!("coupon {coupon}: {what}"));
         }

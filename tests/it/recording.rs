@@ -244,3 +244,38 @@ async fn comparing_beside_live_claims_finds_no_difference_and_changes_nothing() 
     sale.assert_recorded(&orders);
     assert_eq!(sale.epoch(), epoch);
 }
+
+async fn reconcile(sale: &Sale, fix: bool) -> crate::harness::Answer {
+    let body = serde_json::json!({"fix": fix});
+    sale.admin(reqwest::Method::POST, "/v1/admin/reconcile", Some(body)).await
+}
+
+#[tokio::test]
+async fn a_stock_edited_in_postgres_is_recounted_on_a_persons_order_beside_claims() {
+    let sale = Sale::start().await;
+    sale.create("coffee", 1_000).await;
+    let mut orders = buy(&sale, 0..100).await;
+    sale.until_quiet().await;
+    for (round, edit) in ["stock - 300", "stock + 90", "0 + 750"].iter().enumerate() {
+        sale.psql(&format!("update coupons set stock = {edit}"));
+        let told = reconcile(&sale, false).await;
+        assert_eq!((&told.body["stock_drift"], &told.body["fixed"]), (&1.into(), &0.into()), "{}", told.text);
+        let users = 100 * (round + 1)..100 * (round + 2);
+        let (fixed, more) = tokio::join!(reconcile(&sale, true), buy(&sale, users));
+        assert_eq!(
+            (&fixed.body["stock_drift"], &fixed.body["fixed"]),
+            (&1.into(), &1.into()),
+            "{}",
+            fixed.text
+        );
+        orders.extend(more);
+        sale.assert_in_agreement("coffee").await;
+        sale.assert_recorded(&orders);
+    }
+    // More orders than units: nothing that a count could mend.
+    sale.psql("set session_replication_role = replica; update coupons set total = 300, stock = 0");
+    let told = reconcile(&sale, true).await;
+    assert_eq!((told.status, &told.body["stock_drift"]), (200, &1.into()), "{}", told.text);
+    assert_eq!(sale.psql("select total, stock from coupons"), "300|0");
+    sale.claim("coffee", "late").await.assert_problem(409, "sold-out");
+}
