@@ -8,13 +8,14 @@ mod postgres;
 mod redis;
 
 use std::future::Future;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::config;
 use crate::postgres::{Postgres, PostgresError};
 use crate::redis::{RedisError, RedisServer};
+use crate::{config, disk};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -70,6 +71,7 @@ pub async fn examine(server: &RedisServer, postgres: &Postgres, limits: &Limits)
     let (mut findings, redis) = redis;
     let (of_postgres, postgres) = postgres;
     findings.extend(of_postgres);
+    findings.extend(room(server.store_folder()));
     findings.extend(agreement::examine(redis.as_ref(), postgres).await);
     findings
 }
@@ -82,16 +84,49 @@ async fn ask<T>(question: impl Future<Output = Result<T, PostgresError>>) -> Res
     }
 }
 
-fn redis_is_away(error: &RedisError) -> Finding {
-    let what_to_do =
-        "see that it runs, has finished loading, and that REDIS_URL leads to it with the right password";
+fn redis_is_away(server: &RedisServer, error: &RedisError) -> Finding {
+    let what_to_do = match server.store_folder() {
+        Some(folder) => what_helps_a_store(folder, "redis.log", &error.to_string()),
+        None => {
+            "see that it runs, has finished loading, and that REDIS_URL leads to it with the right password"
+                .to_owned()
+        }
+    };
     Finding::red("redis", error.to_string(), what_to_do)
 }
 
-fn postgres_is_away(error: &PostgresError) -> Finding {
-    let what_to_do =
-        "see that it runs, has connections left, and that DATABASE_URL leads to it with the right password";
+fn postgres_is_away(postgres: &Postgres, error: &PostgresError) -> Finding {
+    let what_to_do = match postgres.store_folder() {
+        Some(folder) => what_helps_a_store(folder, "postgres.log", &error.to_string()),
+        None => "see that it runs, has connections left, and that DATABASE_URL leads to it with the right password"
+            .to_owned(),
+    };
     Finding::red("postgres", error.to_string(), what_to_do)
+}
+
+/// An embedded store has no password: what keeps it away is in its log, or is the disk that it has no room on.
+fn what_helps_a_store(folder: &Path, log: &str, error: &str) -> String {
+    if disk::is_cause_of(error) {
+        return format!("make room on the disk of {}: the store goes on by itself", folder.display());
+    }
+    format!("see why in {} and in what `seckill serve` logs", folder.join(log).display())
+}
+
+/// Room for the embedded stores; no finding for servers of the operator's own.
+fn room(folder: Option<&Path>) -> Option<Finding> {
+    let check = "disk";
+    let folder = folder?;
+    let room = disk::room(folder)?;
+    if let Some(shortage) = disk::shortage(folder) {
+        return Some(Finding::red(check, shortage, "make room: the stores go on by themselves"));
+    }
+    let (free, total) = (room.free_bytes / 1_000_000, room.total_bytes / 1_000_000);
+    let what = format!("{free} of {total} MB are free for the embedded stores");
+    Some(if room.free_bytes < config::DOCTOR_ROOM_YELLOW_BYTES {
+        Finding::yellow(check, what, "make room: without it claims are refused")
+    } else {
+        Finding::green(check, what)
+    })
 }
 
 /// `1 entry`, `2 entries`.

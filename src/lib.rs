@@ -9,6 +9,7 @@
 //! see each other.
 
 pub mod config;
+pub mod disk;
 pub mod environment;
 pub mod metrics;
 pub mod model;

@@ -14,6 +14,7 @@ pub mod outbox;
 mod pool;
 pub mod rebuild;
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -24,7 +25,7 @@ use sqlx::{AssertSqlSafe, Connection};
 
 pub use pool::Pool;
 
-use crate::config;
+use crate::{config, disk};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./sql/migrations");
 
@@ -145,6 +146,12 @@ impl Postgres {
         connect_with(&self.options).await
     }
 
+    /// That of an embedded store, whose disk and log may tell why it gives no answer.
+    #[must_use]
+    pub fn store_folder(&self) -> Option<&Path> {
+        store_folder(&self.options)
+    }
+
     #[must_use]
     pub fn schema(&self) -> &str {
         &self.schema
@@ -160,10 +167,21 @@ impl Postgres {
 
 async fn connect_with(options: &PgConnectOptions) -> Result<PgConnection, PostgresError> {
     let connecting = PgConnection::connect_with(options);
-    match tokio::time::timeout(config::POSTGRES_CONNECT_TIMEOUT, connecting).await {
-        Ok(connection) => Ok(connection?),
-        Err(_) => Err(PostgresError::Transient("connecting took too long".into())),
-    }
+    let why = match tokio::time::timeout(config::POSTGRES_CONNECT_TIMEOUT, connecting).await {
+        Ok(Ok(connection)) => return Ok(connection),
+        Ok(Err(error)) => error.into(),
+        Err(_) => PostgresError::Transient("connecting took too long".into()),
+    };
+    Err(match (why, store_folder(options).and_then(disk::shortage)) {
+        (PostgresError::Transient(why), Some(shortage)) => {
+            PostgresError::Transient(format!("{why}; {shortage}"))
+        }
+        (why, _) => why,
+    })
+}
+
+fn store_folder(options: &PgConnectOptions) -> Option<&Path> {
+    options.get_socket().map(PathBuf::as_path).filter(|folder| disk::is_store(folder))
 }
 
 /// The one place where an error of Postgres is classified, by its SQLSTATE's class

@@ -14,6 +14,7 @@ pub mod rebuild;
 pub mod script;
 pub mod stream;
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -25,6 +26,7 @@ use fred::types::{CustomCommand, Value};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, StoreAddresses};
+use crate::disk;
 use crate::model::CouponId;
 use keys::Keys;
 
@@ -32,6 +34,8 @@ use keys::Keys;
 #[derive(Clone)]
 pub struct RedisServer {
     config: Config,
+    /// Of its Unix socket.
+    folder: Option<PathBuf>,
     pub keys: Keys,
 }
 
@@ -103,12 +107,20 @@ impl RedisServer {
             _ => anyhow::bail!("REDIS_URL must start with redis://, rediss:// or redis+unix://"),
         }
         let mut config = Config::from_url(url).context("REDIS_URL is no valid address")?;
-        if let Some(path) = addresses.redis_socket()? {
+        let socket = addresses.redis_socket()?;
+        let folder = socket.as_ref().and_then(|path| path.parent()).map(Path::to_owned);
+        if let Some(path) = socket {
             // fred takes the path as it stands in the address, percent signs and all.
             config.server = ServerConfig::new_unix_socket(path);
         }
         config.fail_fast = true;
-        Ok(Self { config, keys: Keys::new(prefix) })
+        Ok(Self { config, folder, keys: Keys::new(prefix) })
+    }
+
+    /// That of an embedded store, whose disk and log may tell why it gives no answer.
+    #[must_use]
+    pub fn store_folder(&self) -> Option<&Path> {
+        self.folder.as_deref().filter(|folder| disk::is_store(folder))
     }
 
     /// # Errors
@@ -129,6 +141,14 @@ impl RedisServer {
     }
 
     async fn connect_with_timeout(&self, command_timeout: Duration) -> Result<Redis, RedisError> {
+        let connected = self.try_to_connect(command_timeout).await;
+        connected.map_err(|error| match (error, self.store_folder().and_then(disk::shortage)) {
+            (RedisError::Unknown(why), Some(shortage)) => RedisError::Unknown(format!("{why}; {shortage}")),
+            (error, _) => error,
+        })
+    }
+
+    async fn try_to_connect(&self, command_timeout: Duration) -> Result<Redis, RedisError> {
         let performance =
             PerformanceConfig { default_command_timeout: command_timeout, ..PerformanceConfig::default() };
         let connection = ConnectionConfig {

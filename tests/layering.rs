@@ -23,7 +23,8 @@ const STRANGERS: [(&str, &[&str]); 7] = [
 ];
 
 /// Modules about the machine: they use nothing but these.
-const MACHINE: [(&str, &[&str]); 2] = [("data_dir", &["config"]), ("embedded", &["config", "data_dir"])];
+const MACHINE: [(&str, &[&str]); 2] =
+    [("data_dir", &["config"]), ("embedded", &["config", "data_dir", "disk"])];
 
 struct Source {
     /// Relative to `src`.

@@ -126,6 +126,8 @@ pub const DOCTOR_BACKLOG_RED: Duration = Duration::from_mins(1);
 pub const DOCTOR_OUTBOX_YELLOW_SECONDS: i64 = 10;
 pub const DOCTOR_CLOCK_YELLOW_MS: i64 = 1_000;
 pub const DOCTOR_CLOCK_RED_MS: i64 = 30_000;
+/// Room on the disk of the embedded stores: a few million claims.
+pub const DOCTOR_ROOM_YELLOW_BYTES: u64 = 1_000_000_000;
 /// `#!lua` headers and XAUTOCLAIM's list of deleted ids.
 pub const REDIS_MIN_MAJOR: u32 = 7;
 pub const REDIS_MEMORY_YELLOW_PERCENT: u64 = 75;
@@ -218,6 +220,14 @@ pub const STORE_RESTART_MIN: Duration = Duration::from_millis(100);
 pub const STORE_RESTART_MAX: Duration = Duration::from_secs(2);
 /// A store that ran this long starts its restart delays anew.
 pub const STORE_RAN_WELL_AFTER: Duration = Duration::from_secs(10);
+/// A disk with less room than this is called full; Postgres wants 16 MB at once, and gives them back when it gets less.
+pub const DISK_FULL_BELOW_BYTES: u64 = 32_000_000;
+/// Redis ends at the first write that finds no room: it is started again only with so much.
+pub const REDIS_LEAST_ROOM_BYTES: u64 = 1_000_000;
+/// How often a disk is looked at for that room.
+pub const DISK_POLL: Duration = Duration::from_millis(500);
+/// How often a failure that goes on is told again.
+pub const STORE_FAILING_NOTICE: Duration = Duration::from_secs(30);
 /// A store's log beyond this is put aside at its start, and emptied while it runs.
 pub const STORE_LOG_MAX_BYTES: u64 = 16 * 1024 * 1024;
 pub const STORE_LOG_CHECK_INTERVAL: Duration = Duration::from_mins(1);

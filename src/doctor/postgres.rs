@@ -9,12 +9,12 @@ use crate::postgres::{PgConnection, Postgres, PostgresError};
 pub async fn examine(postgres: &Postgres) -> (Vec<Finding>, Option<PgConnection>) {
     let mut connection = match health::connect(postgres).await {
         Ok(connection) => connection,
-        Err(error) => return (vec![postgres_is_away(&error)], None),
+        Err(error) => return (vec![postgres_is_away(postgres, &error)], None),
     };
     match check(postgres, &mut connection).await {
         Ok((findings, true)) => (findings, Some(connection)),
         Ok((findings, false)) => (findings, None),
-        Err(error) => (vec![postgres_is_away(&error)], None),
+        Err(error) => (vec![postgres_is_away(postgres, &error)], None),
     }
 }
 

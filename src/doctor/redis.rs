@@ -11,11 +11,11 @@ use crate::redis::{Redis, RedisError, RedisServer, info};
 pub async fn examine(server: &RedisServer, limits: &Limits) -> (Vec<Finding>, Option<Redis>) {
     let redis = match server.connect().await {
         Ok(redis) => redis,
-        Err(error) => return (vec![redis_is_away(&error)], None),
+        Err(error) => return (vec![redis_is_away(server, &error)], None),
     };
     match check(&redis, limits).await {
         Ok(findings) => (findings, Some(redis)),
-        Err(error) => (vec![redis_is_away(&error)], None),
+        Err(error) => (vec![redis_is_away(server, &error)], None),
     }
 }
 

@@ -4,19 +4,22 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::libc::O_NOFOLLOW;
 
 use crate::config;
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct LogFile {
     path: PathBuf,
+    /// Where the present run of the store begins in the file.
+    run_begins: AtomicU64,
 }
 
 impl LogFile {
     pub fn new(path: PathBuf) -> Self {
-        Self { path }
+        Self { path, run_begins: AtomicU64::new(0) }
     }
 
     pub fn path(&self) -> &Path {
@@ -30,31 +33,30 @@ impl LogFile {
             aside.push(".1");
             fs::rename(&self.path, aside)?;
         }
-        options().append(true).create(true).mode(0o600).open(&self.path)
+        let file = options().append(true).create(true).mode(0o600).open(&self.path)?;
+        self.run_begins.store(file.metadata()?.len(), Ordering::Relaxed);
+        Ok(file)
     }
 
     /// For a store that runs and appends: empties a log that has grown too large.
     pub fn bound(&self) -> io::Result<()> {
         if self.size() > config::STORE_LOG_MAX_BYTES {
             options().write(true).open(&self.path)?.set_len(0)?;
+            self.run_begins.store(0, Ordering::Relaxed);
         }
         Ok(())
     }
 
-    /// The last few lines, on one line.
-    pub fn tail(&self) -> String {
-        self.read_tail().unwrap_or_else(|e| format!("(unreadable: {e})"))
-    }
-
-    fn read_tail(&self) -> io::Result<String> {
+    /// The last lines that the present run of the store wrote; none where it could not.
+    pub fn tail(&self) -> io::Result<Vec<String>> {
         let mut file = options().read(true).open(&self.path)?;
-        let start = file.metadata()?.len().saturating_sub(config::STORE_LOG_TAIL_BYTES);
+        let begins = self.run_begins.load(Ordering::Relaxed);
+        let start = file.metadata()?.len().saturating_sub(config::STORE_LOG_TAIL_BYTES).max(begins);
         file.seek(SeekFrom::Start(start))?;
         let mut bytes = Vec::new();
         file.take(config::STORE_LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
         let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-        Ok(lines[lines.len().saturating_sub(config::STORE_LOG_TAIL_LINES)..].join(" | "))
+        Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
     }
 
     fn size(&self) -> u64 {

@@ -1,5 +1,7 @@
 //! Redis as an embedded store: its settings and how to tell that it is ready.
 
+mod damage;
+
 use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
@@ -16,6 +18,7 @@ use super::StoreFolder;
 use super::log_file::LogFile;
 use super::supervise::Store;
 use super::takeover::{Process, Role};
+use crate::config;
 
 pub(super) const FOLDER: &str = "redis";
 pub(super) const SOCKET: &str = "redis.sock";
@@ -103,6 +106,14 @@ impl Store for Redis {
         let title = process.title();
         let is_child = title.starts_with(b"redis-") && title.ends_with(self.socket.as_os_str().as_bytes());
         is_child.then_some(Role::Child)
+    }
+
+    fn advice(&self, said: &[String]) -> Option<String> {
+        damage::advice(&self.folder.path, said)
+    }
+
+    fn least_room_bytes(&self) -> u64 {
+        config::REDIS_LEAST_ROOM_BYTES
     }
 
     /// Redis replaces a stale socket itself, but keeps the half-written files of killed children.

@@ -19,7 +19,7 @@ use tracing::{error, info, warn};
 use super::log_file::LogFile;
 use super::takeover::{self, Patience, Process, Role};
 use super::{CancellationToken, StoreFolder};
-use crate::config;
+use crate::{config, disk};
 
 pub(super) trait Store: Send + Sync + 'static {
     fn name(&self) -> &'static str;
@@ -33,6 +33,14 @@ pub(super) trait Store: Send + Sync + 'static {
     fn quit_signal(&self) -> Signal;
     /// Whether a process is this very store's.
     fn role_of(&self, process: &Process) -> Option<Role>;
+    /// What to do about an end that these lines of its log tell of.
+    fn advice(&self, _said: &[String]) -> Option<String> {
+        None
+    }
+    /// With less on its disk, a start is in vain.
+    fn least_room_bytes(&self) -> u64 {
+        0
+    }
     /// Called before each start, when no process of the store is left.
     fn clear_remains(&self) -> Result<()>;
     /// `false` while it starts; an error when waiting is no use.
@@ -117,13 +125,8 @@ async fn keep_running<S: Store>(
             return stop_running(&store, running, patience()).await;
         };
         drop(running);
-        error!(
-            store.name = store.name(),
-            "{} died ({}); starting it again. {}",
-            store.name(),
-            describe(status),
-            last_words(&store)
-        );
+        let (name, why) = (store.name(), why(&store));
+        error!(store.name = name, "{name} died ({}) and is started again: {why}", describe(status));
         if started.elapsed() >= config::STORE_RAN_WELL_AFTER {
             delays = restart_delays();
         }
@@ -150,15 +153,44 @@ async fn watch<S: Store>(store: &S, running: &mut Running) -> std::io::Result<Ex
 }
 
 async fn restart<S: Store>(store: &S, delays: &mut (impl Iterator<Item = Duration> + Send)) -> Running {
+    let name = store.name();
+    let mut told: Option<(String, Instant)> = None;
     loop {
         sleep(delays.next().unwrap_or(config::STORE_RESTART_MAX)).await;
-        match bring_up(store).await {
+        until_room(store).await;
+        let why = match bring_up(store).await {
             Ok(running) => {
-                info!(store.name = store.name(), "{} is back", store.name());
+                info!(store.name = name, "{name} is back");
                 return running;
             }
-            Err(e) => error!(store.name = store.name(), "{e:#}"),
+            Err(e) => format!("{e:#}"),
+        };
+        // Each attempt fails in the same way until a person helps.
+        let is_new = told.as_ref().is_none_or(|(last, at)| {
+            causes(last) != causes(&why) || at.elapsed() >= config::STORE_FAILING_NOTICE
+        });
+        if is_new {
+            error!(store.name = name, "{why}");
+            told = Some((why, Instant::now()));
         }
+    }
+}
+
+/// A failure's text without the lines of the log, which name the time.
+fn causes(why: &str) -> &str {
+    why.split(LAST_LINES).next().unwrap_or_default()
+}
+
+async fn until_room<S: Store>(store: &S) {
+    let folder = &store.folder().path;
+    let is_short = || disk::room(folder).is_some_and(|room| room.free_bytes < store.least_room_bytes());
+    if !is_short() {
+        return;
+    }
+    let (name, shortage) = (store.name(), disk::shortage(folder).unwrap_or_default());
+    error!(store.name = name, "{shortage}: {name} is started again as soon as there is room");
+    while is_short() {
+        sleep(config::DISK_POLL).await;
     }
 }
 
@@ -188,7 +220,7 @@ async fn bring_up<S: Store>(store: &S) -> Result<Running> {
     let ready = tokio::select! {
         ready = until_ready(store) => ready,
         status = running.child.wait() => {
-            bail!("{} ended while starting ({}). {}", store.name(), describe(status), last_words(store));
+            bail!("{} ended while starting ({}): {}", store.name(), describe(status), why(store));
         }
     };
     ready.map(|()| running)
@@ -208,10 +240,10 @@ async fn until_ready<S: Store>(store: &S) -> Result<()> {
         if started.elapsed() >= notice {
             warn!(
                 store.name = store.name(),
-                "{} is still starting after {} s. {}",
+                "{} is still starting after {} s: {}",
                 store.name(),
                 started.elapsed().as_secs(),
-                last_words(store)
+                why(store)
             );
             notice += config::STORE_STARTING_NOTICE;
         }
@@ -223,7 +255,7 @@ async fn stop_running<S: Store>(store: &S, mut running: Running, patience: Patie
     takeover::clear(store, running.pid(), patience).await?;
     let status = running.child.wait().await.with_context(|| format!("cannot wait for {}", store.name()))?;
     if !status.success() {
-        bail!("{} did not stop cleanly ({status}). {}", store.name(), last_words(store));
+        bail!("{} did not stop cleanly ({status}): {}", store.name(), why(store));
     }
     Ok(())
 }
@@ -232,6 +264,24 @@ fn describe(status: std::io::Result<ExitStatus>) -> String {
     status.map_or_else(|e| e.to_string(), |status| status.to_string())
 }
 
-fn last_words<S: Store>(store: &S) -> String {
-    format!("Last lines of {}: {}", store.log().path().display(), store.log().tail())
+const LAST_LINES: &str = "last lines of ";
+
+/// Why a store ended or does not start, what helps first; then the last that this run of it has logged.
+fn why<S: Store>(store: &S) -> String {
+    let path = store.log().path().display();
+    let said = store.log().tail();
+    let lines = said.as_deref().unwrap_or_default();
+    let mut parts = Vec::new();
+    parts.extend(store.advice(lines).map(|advice| format!("{advice}; ")));
+    let shortage = disk::shortage_behind(&lines.concat(), &store.folder().path);
+    parts.extend(shortage.map(|shortage| format!("{shortage}; ")));
+    parts.push(match &said {
+        Err(e) => format!("{LAST_LINES}{path} cannot be read: {e}"),
+        Ok(lines) if lines.is_empty() => format!("it wrote nothing to {path}"),
+        Ok(lines) => {
+            let last = lines.len().saturating_sub(config::STORE_LOG_TAIL_LINES);
+            format!("{LAST_LINES}{path}: {}", lines[last..].join(" | "))
+        }
+    });
+    parts.concat()
 }

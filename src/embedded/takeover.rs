@@ -19,9 +19,7 @@ use tracing::warn;
 
 use super::supervise::Store;
 use crate::config;
-
-/// Locked for as long as any process of the store lives: each has it open as its stdin.
-const ALIVE: &str = "alive.lock";
+use crate::disk::STORE_LOCK;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
@@ -92,7 +90,7 @@ pub(super) async fn clear<S: Store>(store: &S, known: Option<Pid>, patience: Pat
         "{} still runs on {}: find its process with `fuser {}` and stop it",
         store.name(),
         store.folder().path.display(),
-        store.folder().path.join(ALIVE).display()
+        store.folder().path.join(STORE_LOCK).display()
     )
 }
 
@@ -137,7 +135,7 @@ fn send<S: Store>(store: &S, pid: Pid, signal: Signal) -> Result<()> {
 }
 
 fn try_take<S: Store>(store: &S) -> Result<Option<File>> {
-    let path = store.folder().path.join(ALIVE);
+    let path = store.folder().path.join(STORE_LOCK);
     let file = OpenOptions::new()
         .read(true)
         .write(true)

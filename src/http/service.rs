@@ -13,7 +13,7 @@ use super::problem::Problem;
 use super::request::Request;
 use crate::postgres::{self, PostgresError, outbox};
 use crate::redis::{RedisError, RedisServer, info};
-use crate::{config, metrics};
+use crate::{config, disk, metrics};
 
 /// `GET /livez`: this process answers.
 pub fn livez() -> Response<Bytes> {
@@ -104,6 +104,10 @@ async fn stores(api: &Api) -> Value {
     });
     if let (true, Some(away)) = (is_away, api.fence.postgres_away()) {
         stores["postgres_away_since"] = away.since.format(&Rfc3339).unwrap_or_default().into();
+    }
+    // A Postgres without room still reads.
+    if let Some(shortage) = api.postgres.store_folder().and_then(disk::shortage) {
+        stores["disk"] = shortage.into();
     }
     stores
 }

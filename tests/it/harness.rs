@@ -107,6 +107,11 @@ impl Sale {
     /// The same without waiting until claims are taken.
     pub async fn start_server_unready(&mut self) {
         let process = self.spawn("serve", &[]);
+        self.serve_by(process).await;
+    }
+
+    /// Takes a process that was spawned for the sale's server.
+    pub async fn serve_by(&mut self, process: Process) {
         self.url = until("the server listens", async || {
             let log = process.log();
             let (line, _) = log.split_once('\n')?;
@@ -122,10 +127,15 @@ impl Sale {
 
     /// A second process on the same stores: `worker`, say.
     pub fn spawn(&self, command: &str, environment: &[(&str, &str)]) -> Process {
-        let number = std::fs::read_dir(self.dir.path()).unwrap().count();
-        let stderr = self.dir.path().join(format!("stderr-{number}-{command}"));
         let mut child = self.command();
         child.arg(command).envs(environment.iter().copied());
+        self.spawn_as(command, child)
+    }
+
+    /// A command of any kind that becomes a process of the program.
+    pub fn spawn_as(&self, name: &str, mut child: Command) -> Process {
+        let number = std::fs::read_dir(self.dir.path()).unwrap().count();
+        let stderr = self.dir.path().join(format!("stderr-{number}-{name}"));
         child.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&stderr).unwrap());
         Process { child: child.spawn().unwrap(), stderr }
     }

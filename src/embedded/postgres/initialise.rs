@@ -14,6 +14,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use super::{CLUSTER, DATABASE, Postgres, USER};
+use crate::disk;
 use crate::embedded::{CancellationToken, takeover};
 
 /// Where each process of the first start has the lock, `initdb`'s own children too: their stdin is taken.
@@ -26,7 +27,11 @@ impl Postgres {
         if self.cluster().join("PG_VERSION").exists() {
             return Ok(());
         }
-        stop.run_until_cancelled(self.make_cluster()).await.unwrap_or(Ok(()))
+        let made = stop.run_until_cancelled(self.make_cluster()).await.unwrap_or(Ok(()));
+        made.map_err(|error| match disk::shortage_behind(&format!("{error:#}"), &self.folder.path) {
+            Some(shortage) => error.context(shortage),
+            None => error,
+        })
     }
 
     async fn make_cluster(&self) -> Result<()> {
