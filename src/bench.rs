@@ -24,10 +24,12 @@ mod stage;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::config;
 use crate::data_dir::DataDir;
+use crate::stop::Stop;
 pub use disk::fdatasync;
 use plan::Plan;
 pub use rate::Rate;
@@ -40,6 +42,8 @@ use stage::Stage;
 
 /// More than a run of any length here can use up.
 const USERS_PER_SECOND: u64 = 60_000;
+
+const STOPPED: &str = "a signal stopped the bench";
 
 pub struct Options {
     /// Where the stores live; made, and removed at the end where it was not there before.
@@ -104,15 +108,8 @@ pub async fn run(
     progress.set_message("starting the stores");
     connections::allow_files_for(plan.connections.max(fairness::USERS))?;
     let was_there = options.data_dir.exists();
-    let stage = Stage::set(&DataDir::open(Some(&options.data_dir))?).await?;
-    let count = usize::try_from(USERS_PER_SECOND * plan.lasts.as_secs())?;
-    progress.set_message("signing tokens");
-    let users = Users::new(count, |user| mint(&stage.jwt_secret, user))?;
-
-    let bench = Bench { stage: &stage, users: &users, data_dir: &options.data_dir, plan };
-    let measured = measure(&bench, &options.only, &progress).await;
+    let measured = on_stage(options, plan, &progress, mint).await;
     progress.finish_and_clear();
-    stage.stop().await?;
     if !was_there {
         std::fs::remove_dir_all(&options.data_dir)?;
     }
@@ -126,6 +123,33 @@ pub async fn run(
         quick: options.quick,
         figures: report::figures(rounds),
     })
+}
+
+/// Starts the stores, measures, and stops them, also after a failure or a signal.
+async fn on_stage(
+    options: &Options,
+    plan: Plan,
+    progress: &ProgressBar,
+    mint: impl Fn(&str, &str) -> anyhow::Result<String>,
+) -> anyhow::Result<Vec<Round>> {
+    let stop = Stop::on_signals()?;
+    let stage = Stage::set(&DataDir::open(Some(&options.data_dir))?, stop.token()).await?;
+    let work = async {
+        let count = usize::try_from(USERS_PER_SECOND * plan.lasts.as_secs())?;
+        progress.set_message("signing tokens");
+        let users = Users::new(count, |user| {
+            ensure!(!stop.token().is_cancelled(), STOPPED);
+            mint(&stage.jwt_secret, user)
+        })?;
+        let bench = Bench { stage: &stage, users: &users, data_dir: &options.data_dir, plan };
+        measure(&bench, &options.only, progress).await
+    };
+    // Dropped half-way, it kills the servers that it started.
+    let measured = stop.unless_ordered(work).await.unwrap_or_else(|| Err(anyhow!(STOPPED)));
+    let stopped = stage.stop_by(stop.by(config::STOP_STORES_BY)).await;
+    let rounds = measured?;
+    stopped?;
+    Ok(rounds)
 }
 
 /// Whole rounds, one after the other: a machine that grows slower does so for both sides of a ratio.

@@ -11,6 +11,8 @@ use serde_json::{Value as Json, json};
 use sqlx::{Connection, PgConnection};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::StoreAddresses;
 use crate::data_dir::DataDir;
@@ -41,14 +43,19 @@ pub struct Server {
 }
 
 impl Stage {
-    pub async fn set(dir: &DataDir) -> anyhow::Result<Self> {
-        let embedded = Embedded::start(dir).await?;
+    /// Told to stop, it fails and leaves no process.
+    pub async fn set(dir: &DataDir, stop: &CancellationToken) -> anyhow::Result<Self> {
+        let start = async || {
+            let started = Embedded::start_unless(dir, stop).await?;
+            started.context("a signal stopped the start of the stores")
+        };
+        let embedded = start().await?;
         // For the alternative with two phases; Postgres reads it at its start.
         let mut postgres = connect(&embedded.addresses()).await?;
         sqlx::query("alter system set max_prepared_transactions = 100").execute(&mut postgres).await?;
         postgres.close().await?;
         embedded.stop().await?;
-        let embedded = Embedded::start(dir).await?;
+        let embedded = start().await?;
         let addresses = embedded.addresses();
         let redis = RedisServer::new(&addresses, PREFIX)?.connect().await?;
         Ok(Self { embedded, addresses, redis, jwt_secret: dir.secret(crate::data_dir::JWT_SECRET)? })
@@ -160,8 +167,8 @@ impl Stage {
         Ok(count)
     }
 
-    pub async fn stop(self) -> anyhow::Result<()> {
-        self.embedded.stop().await
+    pub async fn stop_by(self, deadline: Instant) -> anyhow::Result<()> {
+        self.embedded.stop_by(deadline).await
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) fn advice(folder: &Path, said: &[String]) -> Option<String> {
 fn is_last_file(manifest: &Path, told: &str) -> bool {
     let Some((_, named)) = told.split_once(BAD_FORMAT) else { return false };
     let text = fs::read_to_string(manifest).unwrap_or_default();
-    let last = text.lines().filter_map(|line| line.strip_prefix("file ")?.split(' ').next()).last();
+    let last = text.lines().filter_map(|line| line.strip_prefix("file ")?.split(' ').next()).next_back();
     last.is_some_and(|last| named.split(':').next() == Some(last))
 }
 
