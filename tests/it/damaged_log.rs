@@ -16,24 +16,24 @@ struct Damage {
     name: &'static str,
     /// The end of the damaged file's name.
     file: &'static str,
-    damage: fn(&Path),
+    apply: fn(&Path),
     /// The command that is advised first.
     command: &'static str,
 }
 
 const DAMAGES: [Damage; 9] = [
-    Damage { name: "base gone", file: BASE, damage: remove, command: "mv " },
-    Damage { name: "base cut", file: BASE, damage: cut, command: "mv " },
-    Damage { name: "base garbled", file: BASE, damage: garble_middle, command: "mv " },
-    Damage { name: "base garbled at its beginning", file: BASE, damage: garble_beginning, command: "mv " },
-    Damage { name: "manifest empty", file: MANIFEST, damage: empty, command: "mv " },
-    Damage { name: "manifest garbled", file: MANIFEST, damage: garble_beginning, command: "mv " },
-    Damage { name: "log gone", file: INCREMENT, damage: remove, command: "mv " },
-    Damage { name: "log garbled", file: INCREMENT, damage: garble_middle, command: "redis-check-aof --fix " },
+    Damage { name: "base gone", file: BASE, apply: remove, command: "mv " },
+    Damage { name: "base cut", file: BASE, apply: cut, command: "mv " },
+    Damage { name: "base garbled", file: BASE, apply: garble_middle, command: "mv " },
+    Damage { name: "base garbled at its beginning", file: BASE, apply: garble_beginning, command: "mv " },
+    Damage { name: "manifest empty", file: MANIFEST, apply: empty, command: "mv " },
+    Damage { name: "manifest garbled", file: MANIFEST, apply: garble_beginning, command: "mv " },
+    Damage { name: "log gone", file: INCREMENT, apply: remove, command: "mv " },
+    Damage { name: "log garbled", file: INCREMENT, apply: garble_middle, command: "redis-check-aof --fix " },
     Damage {
         name: "log garbled at its beginning",
         file: INCREMENT,
-        damage: garble_beginning,
+        apply: garble_beginning,
         command: "redis-check-aof --fix ",
     },
 ];
@@ -100,7 +100,7 @@ async fn a_log_that_redis_cannot_load_is_mended_by_the_command_that_the_start_pr
         let folder = sale.data_dir().join("redis/appendonlydir");
         let files = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
         let mut named = files.filter(|file| file.to_str().unwrap().ends_with(damage.file));
-        (damage.damage)(&named.next().unwrap());
+        (damage.apply)(&named.next().unwrap());
 
         let mut failed = sale.spawn("serve", &[]);
         let status = failed.wait();
