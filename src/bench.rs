@@ -24,7 +24,7 @@ mod stage;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{anyhow, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::config;
@@ -34,7 +34,7 @@ pub use disk::fdatasync;
 use plan::Plan;
 pub use rate::Rate;
 pub use redis_cpu::redis_cpu;
-pub use report::Report;
+pub use report::{LeftOut, Report};
 use requests::Users;
 use round::Round;
 use scenarios::Bench;
@@ -52,6 +52,11 @@ pub struct Options {
     /// Of `SCENARIOS`; all where there is none.
     pub only: Vec<String>,
 }
+
+/// Why a scenario cannot be measured on this machine, though the others can.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Lacking(String);
 
 /// Its set-up takes a minute in a full run.
 const ONCE: &str = "loaded";
@@ -79,6 +84,7 @@ scenarios! {
     "fairness" => fairness,
     "pipelining" => pipelining,
     "end-to-end" => end_to_end,
+    "few-connections" => few_connections,
     "window" => window,
     "sustained" => sustained,
     "workers" => workers,
@@ -89,6 +95,7 @@ scenarios! {
     "drain" => drain,
     "bare-insert" => bare_insert,
     "per-request" => per_request,
+    "client-check" => client_check,
     "optimistic-lock" => optimistic_lock,
     "lua-then-lock" => lua_then_lock,
     "row-per-unit" => row_per_unit,
@@ -113,7 +120,10 @@ pub async fn run(
     if !was_there {
         std::fs::remove_dir_all(&options.data_dir)?;
     }
-    let mut rounds = measured?;
+    let (mut rounds, left_out) = measured?;
+    if let ([], Some(first)) = (&*report::figures(&rounds), left_out.first()) {
+        bail!("scenario {} cannot be measured here: {}", first.scenario, first.why);
+    }
     if let Some(last) = rounds.last_mut() {
         last.add("run", "took", started.elapsed().as_secs_f64(), "s");
     }
@@ -121,7 +131,8 @@ pub async fn run(
         seckill: env!("CARGO_PKG_VERSION"),
         cores: std::thread::available_parallelism().map_or(0, usize::from),
         quick: options.quick,
-        figures: report::figures(rounds),
+        figures: report::figures(&rounds),
+        left_out,
     })
 }
 
@@ -131,7 +142,7 @@ async fn on_stage(
     plan: Plan,
     progress: &ProgressBar,
     mint: impl Fn(&str, &str) -> anyhow::Result<String>,
-) -> anyhow::Result<Vec<Round>> {
+) -> anyhow::Result<(Vec<Round>, Vec<LeftOut>)> {
     let stop = Stop::on_signals()?;
     let stage = Stage::set(&DataDir::open(Some(&options.data_dir))?, stop.token()).await?;
     let work = async {
@@ -147,27 +158,37 @@ async fn on_stage(
     // Dropped half-way, it kills the servers that it started.
     let measured = stop.unless_ordered(work).await.unwrap_or_else(|| Err(anyhow!(STOPPED)));
     let stopped = stage.stop_by(stop.by(config::STOP_STORES_BY)).await;
-    let rounds = measured?;
+    let measured = measured?;
     stopped?;
-    Ok(rounds)
+    Ok(measured)
 }
 
 /// Whole rounds, one after the other: a machine that grows slower does so for both sides of a ratio.
-async fn measure(bench: &Bench<'_>, only: &[String], progress: &ProgressBar) -> anyhow::Result<Vec<Round>> {
-    let mut rounds = Vec::new();
+async fn measure(
+    bench: &Bench<'_>,
+    only: &[String],
+    progress: &ProgressBar,
+) -> anyhow::Result<(Vec<Round>, Vec<LeftOut>)> {
+    let (mut rounds, mut left_out) = (Vec::new(), Vec::<LeftOut>::new());
     for number in 1..=bench.plan.rounds {
         let mut round = Round::default();
         for name in SCENARIOS {
             let is_wanted = only.is_empty() || only.iter().any(|one| one == name);
-            if !is_wanted || number > 1 && name == ONCE {
+            let is_left_out = left_out.iter().any(|out| out.scenario == name);
+            if !is_wanted || is_left_out || number > 1 && name == ONCE {
                 continue;
             }
             progress.set_message(format!("round {number} of {}: {name}", bench.plan.rounds));
             let began = Instant::now();
-            run_one(bench, name, &mut round).await.with_context(|| format!("scenario {name}"))?;
-            tracing::debug!("{name} took {:?}", began.elapsed());
+            match run_one(bench, name, &mut round).await {
+                Ok(()) => tracing::debug!("{name} took {:?}", began.elapsed()),
+                Err(error) if error.is::<Lacking>() => {
+                    left_out.push(LeftOut { scenario: name, why: error.to_string() });
+                }
+                Err(error) => return Err(error.context(format!("scenario {name}"))),
+            }
         }
         rounds.push(round);
     }
-    Ok(rounds)
+    Ok((rounds, left_out))
 }

@@ -22,6 +22,7 @@ use crate::data_dir::{DataDir, DataDirLock};
 use account::{Account, StoreFolder};
 use postgres::Postgres;
 use programs::Programs;
+pub use programs::pgbench;
 use redis::Redis;
 use sockets::Sockets;
 use supervise::Supervised;

@@ -31,7 +31,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./sql/migrations");
 
 /// Every statement of a session looks up by index what it was given. Left to itself, Postgres keeps the plan it made
 /// when a table was still empty, and reads all of it ever after. `jit` would compile whatever has no index to use.
-const BY_INDEX: [(&str, &str); 4] =
+pub const BY_INDEX: [(&str, &str); 4] =
     [("enable_seqscan", "off"), ("enable_hashjoin", "off"), ("enable_mergejoin", "off"), ("jit", "off")];
 
 /// A pool for requests and looks. Workers and rebuilds have connections of their own, so that a flood of

@@ -9,6 +9,14 @@ pub struct Plan {
     pub lasts: Duration,
     /// How long each number of clients of an alternative buys.
     pub alternative_lasts: Duration,
+    /// The same where pgbench drives them, which counts in whole seconds.
+    pub pgbench_lasts: Duration,
+    /// Numbers of clients of an alternative.
+    pub clients: &'static [usize],
+    /// The same of two-phase commit, each of which has two connections.
+    pub two_phase_clients: &'static [usize],
+    /// Numbers of clients by which ours are compared with pgbench's.
+    pub checked_clients: &'static [usize],
     /// Numbers of workers that are compared with one.
     pub workers: &'static [usize],
     /// Events of the backlog that a worker drains.
@@ -28,7 +36,11 @@ impl Plan {
         Self {
             rounds: 3,
             lasts: Duration::from_secs(5),
-            alternative_lasts: Duration::from_secs(3),
+            alternative_lasts: Duration::from_secs(2),
+            pgbench_lasts: Duration::from_secs(2),
+            clients: &[1, 4, 8, 64],
+            two_phase_clients: &[1, 4, 8, 32],
+            checked_clients: &[1, 8],
             workers: &[2, 4],
             backlog: 1_000_000,
             coupons: 10_000,
@@ -41,8 +53,12 @@ impl Plan {
     pub const fn quick() -> Self {
         Self {
             rounds: 1,
-            lasts: Duration::from_secs(3),
+            lasts: Duration::from_secs(2),
             alternative_lasts: Duration::from_millis(400),
+            pgbench_lasts: Duration::from_secs(1),
+            clients: &[4, 64],
+            two_phase_clients: &[4, 32],
+            checked_clients: &[8],
             workers: &[2],
             backlog: 50_000,
             coupons: 1_000,

@@ -20,7 +20,9 @@ pub const COUPON: &str = "coffee";
 /// Enough that nobody waits for the load: with few, processors sleep and wake for every answer.
 pub const CONNECTIONS: usize = 256;
 pub const PLENTY: u64 = 1_000_000_000;
-const FEW: usize = 100;
+const FEW_UNITS: usize = 100;
+pub const FEW: &str = "few-connections";
+pub const FEW_CONNECTIONS: [usize; 3] = [1, 8, 64];
 /// Of the end-to-end rate.
 const SUSTAINED_SHARE: f64 = 0.8;
 const BACKLOG_LOOKS: Duration = Duration::from_millis(50);
@@ -36,7 +38,16 @@ pub struct Bench<'a> {
 
 impl Bench<'_> {
     pub(super) async fn drive(&self, server: &Server, requests: Requests) -> anyhow::Result<Answers> {
-        load::run(self.load(server, None), Arc::new(requests)).await
+        self.drive_over(server, CONNECTIONS, requests).await
+    }
+
+    async fn drive_over(
+        &self,
+        server: &Server,
+        connections: usize,
+        requests: Requests,
+    ) -> anyhow::Result<Answers> {
+        load::run(Load { connections, ..self.load(server, None) }, Arc::new(requests)).await
     }
 
     const fn load(&self, server: &Server, pace: Option<f64>) -> Load {
@@ -76,9 +87,9 @@ impl Bench<'_> {
     /// A hundred units are gone; whether they hold one is looked up for each who comes too late.
     pub async fn sold_out(&self, round: &mut Round) -> anyhow::Result<()> {
         let server = self.stage.serve(0).await?;
-        server.create(COUPON, FEW as u64).await?;
-        self.drive(&server, self.users.claims(0..FEW, |_| COUPON)).await?.only(&[202])?;
-        let late = self.users.claims(FEW..self.users.count(), |_| COUPON).endless();
+        server.create(COUPON, FEW_UNITS as u64).await?;
+        self.drive(&server, self.users.claims(0..FEW_UNITS, |_| COUPON)).await?.only(&[202])?;
+        let late = self.users.claims(FEW_UNITS..self.users.count(), |_| COUPON).endless();
         let answers = self.drive(&server, late).await?.only(&[409])?;
         server.stop().await?;
         note(round, "sold-out", &answers, 409);
@@ -127,16 +138,27 @@ impl Bench<'_> {
 
     /// Claims until all of them are rows.
     pub async fn end_to_end(&self, round: &mut Round) -> anyhow::Result<()> {
-        let (claimed, recorded) = self.claim_and_record(1).await?;
+        let (answers, recorded) = self.claim_and_record(1, CONNECTIONS).await?;
         round.rate("end-to-end", RATE, recorded);
-        round.rate("end-to-end", "claims while they came", claimed);
+        round.rate("end-to-end", "claims while they came", answers.rate(202));
+        round.add("end-to-end", P50, answers.quantile_ms(202, 0.5), "ms");
+        Ok(())
+    }
+
+    /// The same over connections so few that the cores wait for wake-ups and the disk.
+    pub async fn few_connections(&self, round: &mut Round) -> anyhow::Result<()> {
+        for connections in FEW_CONNECTIONS {
+            let (answers, recorded) = self.claim_and_record(1, connections).await?;
+            round.rate(FEW, rate_over(connections), recorded);
+            round.add(FEW, over(P50, connections), answers.quantile_ms(202, 0.5), "ms");
+        }
         Ok(())
     }
 
     /// The same with more workers than one.
     pub async fn workers(&self, round: &mut Round) -> anyhow::Result<()> {
         for &workers in self.plan.workers {
-            let (_, recorded) = self.claim_and_record(workers).await?;
+            let (_, recorded) = self.claim_and_record(workers, CONNECTIONS).await?;
             let what = format!("{RATE}, {workers} workers");
             round.rate("workers", &what, recorded);
             round.ratio("workers", &what, ("end-to-end", RATE));
@@ -145,17 +167,18 @@ impl Bench<'_> {
     }
 
     /// Claims as fast as they are answered, and until all of them are rows.
-    async fn claim_and_record(&self, workers: usize) -> anyhow::Result<(Rate, Rate)> {
+    async fn claim_and_record(&self, workers: usize, connections: usize) -> anyhow::Result<(Answers, Rate)> {
         let server = self.stage.serve(workers).await?;
         server.create(COUPON, PLENTY).await?;
         let started = Instant::now();
-        let answers = self.drive(&server, self.everybody()).await?.only(&[202])?;
+        let answers = self.drive_over(&server, connections, self.everybody()).await?.only(&[202])?;
         self.stage.until_recorded().await?;
         let elapsed = started.elapsed();
         let rows = self.stage.count("select count(*) from orders").await?;
         ensure!(u64::try_from(rows)? == answers.count(202), "{rows} rows of {} claims", answers.count(202));
         server.stop().await?;
-        Ok((answers.rate(202), Rate { operations: answers.count(202), elapsed }))
+        let recorded = Rate { operations: answers.count(202), elapsed };
+        Ok((answers, recorded))
     }
 
     /// At half the end-to-end rate, by a schedule that waits for nobody: how long a claim takes, and how long it
@@ -224,7 +247,17 @@ impl Bench<'_> {
 
 /// What every scenario's rate is called.
 pub const RATE: &str = "a second";
+pub const P50: &str = "claim p50";
 pub const REDIS_CPU: &str = "Redis CPU per accepted claim";
+
+/// What the end-to-end rate over so many connections is called.
+pub fn rate_over(connections: usize) -> String {
+    over(RATE, connections)
+}
+
+pub fn over(what: &str, connections: usize) -> String {
+    format!("{what}, {connections} connection{}", if connections == 1 { "" } else { "s" })
+}
 
 fn note(round: &mut Round, scenario: &'static str, answers: &Answers, status: u16) {
     round.rate(scenario, RATE, answers.rate(status));

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use nix::unistd::{AccessFlags, access};
 
 const POSTGRES_VERSIONS: &str = "/usr/lib/postgresql";
@@ -42,6 +42,24 @@ impl Programs {
             (None, None) => bail!(missing(false, true)),
         }
     }
+}
+
+/// Postgres's load program, which Debian keeps beside the server; of several the newest.
+///
+/// # Errors
+/// When this machine has none: which package brings it.
+pub fn pgbench() -> Result<PathBuf> {
+    choose_pgbench(postgres_versions(), search_path())
+}
+
+fn choose_pgbench(installed: Vec<(u32, PathBuf)>, search_path: Vec<PathBuf>) -> Result<PathBuf> {
+    let beside = installed.into_iter().map(|(version, bin)| (version, bin.join("pgbench")));
+    let newest = beside.filter(|(_, program)| is_program(program)).max_by_key(|(version, _)| *version);
+    let on_path = || search_path.into_iter().map(|dir| dir.join("pgbench")).find(|p| is_program(p));
+    newest.map(|(_, program)| program).or_else(on_path).context(
+        "`pgbench` is neither on PATH nor in /usr/lib/postgresql/*/bin. \
+         Install it with `apt-get install --no-install-recommends postgresql`",
+    )
 }
 
 /// Every installed Postgres as its major version and folder, those on PATH last: `max_by_key` keeps
@@ -92,4 +110,31 @@ fn missing(redis: bool, postgres: bool) -> String {
         "cannot run embedded stores: {what}. Install them with `apt-get install --no-install-recommends {packages}`, \
          or set REDIS_URL and DATABASE_URL to use servers of your own"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_newest_pgbench_is_chosen_or_the_package_that_brings_one_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = |name: &str, mode| {
+            let bin = dir.path().join(name);
+            fs::create_dir(&bin).unwrap();
+            fs::write(bin.join("pgbench"), "").unwrap();
+            fs::set_permissions(bin.join("pgbench"), Permissions::from_mode(mode)).unwrap();
+            bin
+        };
+        let (old, new, newest) = (folder("14", 0o755), folder("15", 0o755), folder("17", 0o644));
+        let installed = vec![(14, old), (17, newest), (15, new.clone())];
+        assert_eq!(choose_pgbench(installed, vec![]).unwrap(), new.join("pgbench"));
+        assert_eq!(choose_pgbench(vec![], vec![new.clone()]).unwrap(), new.join("pgbench"));
+
+        let error = choose_pgbench(vec![(16, dir.path().to_owned())], vec![]).unwrap_err().to_string();
+        assert!(error.contains("apt-get install --no-install-recommends postgresql"), "{error}");
+    }
 }

@@ -4,7 +4,8 @@
 use std::process::Command;
 use std::time::Duration;
 
-use seckill::bench::{Rate, alternatives, fdatasync, redis_cpu};
+use seckill::bench::alternatives::{self, Pgbench};
+use seckill::bench::{Rate, fdatasync, redis_cpu};
 use seckill::config::StoreAddresses;
 use seckill::embedded::Embedded;
 use seckill::redis::{RedisServer, stream};
@@ -12,9 +13,15 @@ use seckill::redis::{RedisServer, stream};
 use crate::harness::Sale;
 
 const ROUND: Duration = Duration::from_millis(200);
+/// What pgbench can measure at least.
+const PGBENCH_ROUND: Duration = Duration::from_secs(1);
 
 async fn stores_of(sale: &Sale) -> StoreAddresses {
     Embedded::join(&sale.data_dir()).await.unwrap()
+}
+
+fn pgbench(sale: &Sale, stores: &StoreAddresses) -> Pgbench {
+    Pgbench::find(&sale.data_dir(), stores).unwrap()
 }
 
 fn assert_sold<'f>(figures: impl IntoIterator<Item = &'f alternatives::Figure>) {
@@ -63,30 +70,114 @@ async fn one_claim_in_each_script_call_is_accepted_and_has_its_cost() {
     sale.assert_in_agreement("mug").await;
 }
 
+/// What the clients of a figure may have wanted, and which figures there are.
+fn names_and_clients(figures: &[alternatives::Figure]) -> Vec<(&str, usize)> {
+    figures.iter().map(|figure| (figure.name, figure.clients)).collect()
+}
+
 #[tokio::test]
-async fn the_conditional_update_sells_each_unit_once() {
+async fn the_conditional_update_driven_by_pgbench_sells_its_stock_and_no_unit_more() {
     let sale = Sale::start().await;
-    let figures = alternatives::optimistic_lock(&stores_of(&sale).await, ROUND).await.unwrap();
+    let stores = stores_of(&sale).await;
+    let pgbench = pgbench(&sale, &stores);
+    let figures = alternatives::optimistic_lock(&stores, &pgbench, &[1, 8], PGBENCH_ROUND).await.unwrap();
     assert_sold(&figures);
-    assert_eq!(figures.iter().map(|figure| figure.clients).collect::<Vec<_>>(), [1, 4, 16, 50, 50]);
+    let names = ["one statement", "order first"].map(|kind| format!("optimistic lock, {kind}"));
+    let mut expected: Vec<_> = names.iter().flat_map(|name| [(&**name, 1), (&**name, 8)]).collect();
+    expected.push(("optimistic lock, transaction", 8));
+    assert_eq!(names_and_clients(&figures), expected);
     assert_sold_out(&sale, "seckill", "seckill");
+    // The last round's figure is what lies in the database, but for the hundred units of its end.
+    let rows = sale.psql_number("select count(*) from bench.orders");
+    assert_eq!(figures.last().unwrap().rate.operations, u64::try_from(rows).unwrap() - 100);
+    let scripts = std::fs::read_dir(sale.data_dir()).unwrap().filter(|entry| {
+        entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "sql")
+    });
+    assert_eq!(scripts.count(), 0, "scripts left behind");
+}
+
+/// Lets Postgres do this to the tables of the bench as soon as they are made.
+fn meddle(sale: &Sale, sql: &str) {
+    sale.psql(&format!(
+        "create function public.meddle() returns event_trigger language plpgsql as $$ begin
+             if to_regclass('bench.orders_ended_of_user') is not null then {sql}; end if;
+         end $$;
+         create event trigger meddle on ddl_command_end when tag in ('CREATE INDEX')
+             execute function public.meddle()"
+    ));
+}
+
+async fn error_of_a_round(sale: &Sale) -> String {
+    let stores = stores_of(sale).await;
+    let pgbench = pgbench(sale, &stores);
+    let error = alternatives::optimistic_lock(&stores, &pgbench, &[2], PGBENCH_ROUND).await.unwrap_err();
+    format!("{error:#}")
+}
+
+#[tokio::test]
+async fn a_database_that_sells_twice_to_a_user_counts_for_nothing() {
+    let sale = Sale::start().await;
+    meddle(&sale, "drop index if exists bench.orders_one_live_per_slot");
+    assert_eq!(error_of_a_round(&sale).await, "one_statement.sql: a user's second order was not refused");
+}
+
+#[tokio::test]
+async fn a_database_that_turns_a_buyer_away_counts_for_nothing() {
+    let sale = Sale::start().await;
+    meddle(&sale, "alter table bench.orders add check (user_id > 'x')");
+    let error = error_of_a_round(&sale).await;
+    assert!(error.starts_with("one_statement.sql: a new user was refused though units are left"), "{error}");
+    assert!(error.contains("violates check constraint"), "{error}");
+}
+
+#[tokio::test]
+async fn a_database_that_loses_an_order_counts_for_nothing() {
+    let sale = Sale::start().await;
+    sale.psql(
+        "create function public.lose() returns trigger language plpgsql as
+             $$ begin return case when new.user_id not like '%7' then new end; end $$",
+    );
+    meddle(
+        &sale,
+        "create or replace trigger lose before insert on bench.orders
+             for each row execute function public.lose()",
+    );
+    let error = error_of_a_round(&sale).await;
+    assert!(error.ends_with("units left"), "{error}");
 }
 
 #[tokio::test]
 async fn lua_then_the_conditional_update_sells_each_unit_once_in_both_stores() {
     let sale = Sale::start().await;
-    assert_sold(&alternatives::lua_then_lock(&stores_of(&sale).await, ROUND).await.unwrap());
+    let stores = stores_of(&sale).await;
+    assert_sold(&alternatives::lua_then_lock(&stores, &[1, 24], ROUND).await.unwrap());
     assert_sold_out(&sale, "seckill", "seckill");
     assert_eq!(sale.redis_cli(&["--scan", "--pattern", "bench:*"]), "", "keys left behind");
+
+    let pgbench = pgbench(&sale, &stores);
+    let alone = alternatives::update_alone(&stores, &pgbench, 8, PGBENCH_ROUND).await.unwrap();
+    assert_sold([&alone]);
+    let [total, stock] =
+        ["total", "stock"].map(|column| sale.psql_number(&format!("select {column} from bench.coupons")));
+    let sold = i64::try_from(alone.rate.operations).unwrap();
+    assert_eq!((total, stock), (sold + 100, 0), "units of the round and its end, units left");
 }
 
 #[tokio::test]
 async fn a_row_for_each_unit_is_sold_once_and_bare_inserts_take_their_stock() {
     let sale = Sale::start().await;
     let stores = stores_of(&sale).await;
-    assert_sold(&alternatives::row_per_unit(&stores, ROUND).await.unwrap());
-    let users = "select count(*) - count(distinct user_id) from bench.units where order_id is not null";
-    assert_eq!(sale.psql_number(users), 0, "users with a second unit");
+    let pgbench = pgbench(&sale, &stores);
+    let figures = alternatives::row_per_unit(&stores, &pgbench, &[8], PGBENCH_ROUND).await.unwrap();
+    assert_sold(&figures);
+    assert_eq!(
+        names_and_clients(&figures),
+        [("row per unit, skip locked", 8), ("row per unit, clients apart", 8)]
+    );
+    let [units, sold, users] = ["count(*)", "count(order_id)", "count(distinct user_id)"]
+        .map(|what| sale.psql_number(&format!("select {what} from bench.units")));
+    assert_eq!((sold, users), (units, units), "units sold, users who have one");
+    assert_eq!(figures[1].rate.operations, u64::try_from(units).unwrap() - 100);
 
     let inserted = alternatives::bare_insert(&stores, ROUND).await.unwrap();
     assert_sold([&inserted]);
@@ -101,6 +192,15 @@ async fn a_row_for_each_unit_is_sold_once_and_bare_inserts_take_their_stock() {
 }
 
 #[tokio::test]
+async fn both_clients_sell_by_the_same_statement() {
+    let sale = Sale::start().await;
+    let stores = stores_of(&sale).await;
+    let pgbench = pgbench(&sale, &stores);
+    let check = alternatives::client_check(&stores, &pgbench, 4, PGBENCH_ROUND).await.unwrap();
+    assert_sold([&check.pgbench, &check.buyers]);
+}
+
+#[tokio::test]
 async fn two_phase_commit_sells_each_unit_once_and_leaves_nothing_in_doubt() {
     let mut sale = Sale::start().await;
     sale.psql("alter system set max_prepared_transactions = 100");
@@ -109,7 +209,7 @@ async fn two_phase_commit_sells_each_unit_once_and_leaves_nothing_in_doubt() {
     // As a bench that was killed would leave it: no database with this in it can be dropped.
     sale.psql("create database bench_stock");
     psql_in(&sale, "bench_stock", "begin; create table left_over (); prepare transaction 'left'");
-    assert_sold(&alternatives::two_phase(&stores_of(&sale).await, ROUND).await.unwrap());
+    assert_sold(&alternatives::two_phase(&stores_of(&sale).await, &[1, 16], ROUND).await.unwrap());
     assert_sold_out(&sale, "bench_stock", "bench_orders");
     assert_eq!(sale.psql_number("select count(*) from pg_prepared_xacts"), 0);
 

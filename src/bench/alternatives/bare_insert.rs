@@ -11,7 +11,7 @@ use super::Figure;
 use super::crowd::new_claim;
 use super::shop::{Shop, insert_orders};
 use crate::bench::Rate;
-use crate::config::{RECORD_BATCH_MAX_EVENTS, StoreAddresses};
+use crate::config::{RECORD_BATCH_MAX_EVENTS, StoreAddresses, TOTAL_MAX_UNITS};
 use crate::model::{Claim, CouponId};
 use crate::postgres::PgConnection;
 
@@ -31,7 +31,7 @@ pub async fn bare_insert(stores: &StoreAddresses, run_for: Duration) -> Result<F
         rate.operations += claims.len() as u64;
     }
     let before = i64::try_from(RECORD_BATCH_MAX_EVENTS)?;
-    shop.must_add_up(before + i64::try_from(rate.operations)?).await?;
+    shop.must_add_up(before + i64::try_from(rate.operations)?, TOTAL_MAX_UNITS).await?;
     Ok(Figure { name: "bare insert", clients: 1, rate })
 }
 

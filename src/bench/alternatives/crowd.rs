@@ -1,9 +1,13 @@
 //! Buyers who buy as fast as they are answered, until time is up. How a unit is sold is each alternative's own.
+//! They live on as many threads as there are cores, each thread with a loop of its own as in pgbench: an answer wakes
+//! the thread that waits for it and no other.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -29,58 +33,106 @@ pub trait Buyer: Send + 'static {
 /// What a crowd has bought.
 pub struct Purchases<B> {
     pub rate: Rate,
-    /// All units sold, those before the clock started too.
+    /// All units sold, those before and after the clock too.
     pub units: i64,
-    /// One of the crowd, for what is to be tried afterwards.
+    /// One more of the kind, for what is to be tried afterwards.
     pub buyer: B,
 }
 
-/// Lets all buyers buy for so long, then one of them once more for a user who has a unit already.
+/// Lets so many buyers buy for so long, then one more for a user who has a unit already. `connect` makes the buyers
+/// of a thread, on that thread.
 ///
 /// # Errors
 /// When a buyer fails or is refused, or the second order is not.
 pub async fn sell<B: Buyer>(
     coupon: &CouponId,
-    mut buyers: Vec<B>,
+    clients: usize,
     run_for: Duration,
+    connect: impl AsyncFn(usize) -> Result<Vec<B>> + Send + Sync + 'static,
 ) -> Result<Purchases<B>> {
-    // Before the clock starts, so that no round pays for preparing its statements.
-    let mut units = 0;
-    for buyer in &mut buyers {
-        buy_one(buyer, coupon).await?;
-        units += 1;
+    let connect = Arc::new(connect);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(clients).max(1);
+    let (ready, mut all_ready) = mpsc::channel(threads);
+    let (start, started) = watch::channel(None);
+    let mut parts = JoinSet::new();
+    for thread in 0..threads {
+        let share = clients / threads + usize::from(thread < clients % threads);
+        let part = Part { coupon: coupon.clone(), ready: ready.clone(), started: started.clone(), run_for };
+        let connect = connect.clone();
+        parts.spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async { part.buy(connect(share).await?).await })
+        });
     }
-    let started = Instant::now();
-    let deadline = started + run_for;
-    let mut crowd = JoinSet::new();
-    for buyer in buyers {
-        crowd.spawn(buy_until(buyer, coupon.clone(), deadline));
+    drop((ready, started));
+
+    let mut are_ready = 0;
+    while all_ready.recv().await.is_some() {
+        are_ready += 1;
     }
-    let mut operations = 0;
-    let mut last = None;
-    while let Some(joined) = crowd.join_next().await {
-        let (buyer, bought) = joined??;
-        operations += bought;
-        last = Some(buyer);
+    let begun = Instant::now();
+    if are_ready == threads {
+        start.send(Some(begun))?;
     }
-    let rate = Rate { operations, elapsed: started.elapsed() };
-    let mut buyer = last.context("a crowd of nobody")?;
+    drop(start);
+    let (mut operations, mut ended) = (0, begun);
+    while let Some(part) = parts.join_next().await {
+        let (bought, at) = part??;
+        (operations, ended) = (operations + bought, ended.max(at));
+    }
     ensure!(operations > 0, "nothing was sold in {run_for:?}");
 
+    let mut buyer = connect(1).await?.pop().context("a crowd of nobody")?;
     let winner = buy_one(&mut buyer, coupon).await?;
-    units += i64::try_from(operations)? + 1;
     let again = Claim { order: OrderId::mint(), ..winner };
     must_refuse(&mut buyer, &again, "a user's second order").await?;
-    Ok(Purchases { rate, units, buyer })
+    let units = i64::try_from(operations)? + i64::try_from(clients)? + 1;
+    Ok(Purchases { rate: Rate { operations, elapsed: ended - begun }, units, buyer })
 }
 
-async fn buy_until<B: Buyer>(mut buyer: B, coupon: CouponId, deadline: Instant) -> Result<(B, u64)> {
+/// The buyers of one thread.
+struct Part {
+    coupon: CouponId,
+    ready: mpsc::Sender<()>,
+    /// When the clock started; closed where it never does, as another part has failed.
+    started: watch::Receiver<Option<Instant>>,
+    run_for: Duration,
+}
+
+impl Part {
+    /// Units bought within the time, and when the last one was.
+    async fn buy<B: Buyer>(self, mut buyers: Vec<B>) -> Result<(u64, Instant)> {
+        let Self { coupon, ready, mut started, run_for } = self;
+        // Before the clock starts, so that no round pays for preparing its statements.
+        for buyer in &mut buyers {
+            buy_one(buyer, &coupon).await?;
+        }
+        ready.send(()).await?;
+        drop(ready);
+        let Some(begun) = started.wait_for(Option::is_some).await.ok().and_then(|at| *at) else {
+            return Ok((0, Instant::now()));
+        };
+        let mut crowd = JoinSet::new();
+        for buyer in buyers {
+            crowd.spawn(buy_until(buyer, coupon.clone(), begun + run_for));
+        }
+        let mut operations = 0;
+        while let Some(bought) = crowd.join_next().await {
+            operations += bought??;
+        }
+        Ok((operations, Instant::now()))
+    }
+}
+
+async fn buy_until<B: Buyer>(mut buyer: B, coupon: CouponId, deadline: Instant) -> Result<u64> {
     let mut bought = 0;
-    while Instant::now() < deadline {
+    loop {
         buy_one(&mut buyer, &coupon).await?;
         bought += 1;
+        if Instant::now() >= deadline {
+            return Ok(bought);
+        }
     }
-    Ok((buyer, bought))
 }
 
 async fn buy_one<B: Buyer>(buyer: &mut B, coupon: &CouponId) -> Result<Claim> {
@@ -97,7 +149,7 @@ pub async fn must_refuse<B: Buyer>(buyer: &mut B, claim: &Claim, what: &str) -> 
     Ok(())
 }
 
-/// A claim by somebody who has never claimed. Users are by chance: indexes on them are met all over.
+/// A claim by a user who has never claimed. Users are by chance: indexes on them are met all over.
 pub fn new_claim(coupon: &CouponId) -> Claim {
     let user: UserId = format!("user-{:016x}", rand::random::<u64>()).parse().expect("hex digits are an id");
     Claim { coupon: coupon.clone(), user, order: OrderId::mint() }
@@ -119,18 +171,35 @@ mod tests {
         }
     }
 
-    async fn error_of(answer: Answer) -> String {
-        let bought = sell(&"mug".parse().unwrap(), vec![Always(answer), Always(answer)], MOMENT).await;
+    async fn error_of(connect: impl AsyncFn(usize) -> Result<Vec<Always>> + Send + Sync + 'static) -> String {
+        let bought = sell(&"mug".parse().unwrap(), 8, MOMENT, connect).await;
         bought.err().expect("the round counts for nothing").to_string()
     }
 
-    #[tokio::test]
-    async fn whoever_sells_twice_to_a_user_fails() {
-        assert_eq!(error_of(Answer::Sold).await, "a user's second order was not refused");
+    fn always(clients: usize, answer: Answer) -> Vec<Always> {
+        (0..clients).map(|_| Always(answer)).collect()
     }
 
     #[tokio::test]
-    async fn whoever_turns_a_buyer_away_fails() {
-        assert_eq!(error_of(Answer::Refused).await, "a new user was refused though units are left");
+    async fn a_seller_of_two_units_to_a_user_fails() {
+        let error = error_of(async |clients| Ok(always(clients, Answer::Sold))).await;
+        assert_eq!(error, "a user's second order was not refused");
+    }
+
+    #[tokio::test]
+    async fn a_seller_that_turns_a_buyer_away_fails() {
+        let error = error_of(async |clients| Ok(always(clients, Answer::Refused))).await;
+        assert_eq!(error, "a new user was refused though units are left");
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_cannot_connect_fails_the_round_and_keeps_no_other_waiting() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let calls = AtomicUsize::new(0);
+        let error = error_of(async move |clients| {
+            ensure!(calls.fetch_add(1, Ordering::Relaxed) > 0, "no more connections");
+            Ok(always(clients, Answer::Sold))
+        });
+        assert_eq!(error.await, "no more connections");
     }
 }

@@ -3,99 +3,81 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use sqlx::Connection;
+use anyhow::Result;
 
-use super::Figure;
-use super::crowd::{Answer, Buyer, must_refuse, new_claim, sell};
-use super::shop::{Shop, claimed_at, is_refusal};
-use crate::config::StoreAddresses;
-use crate::model::Claim;
-use crate::postgres::PgConnection;
+use super::pgbench::{Load, Pgbench, Script};
+use super::shop::Shop;
+use super::{Figure, sold_rate};
+use crate::config::{StoreAddresses, TOTAL_MAX_UNITS};
 
-const CLIENTS: [usize; 4] = [1, 4, 16, 50];
-const TRANSACTION_CLIENTS: usize = 50;
+const ONE_PER_USER: &str = "orders_one_live_per_slot";
+/// The name of its figures as well.
+pub const ONE_STATEMENT: (&str, Script) = (
+    "optimistic lock, one statement",
+    Script {
+        name: "one_statement.sql",
+        text: include_str!("optimistic_lock/one_statement.sql"),
+        one_per_user: ONE_PER_USER,
+    },
+);
+const ORDER_FIRST: (&str, Script) = (
+    "optimistic lock, order first",
+    Script {
+        name: "order_first.sql",
+        text: include_str!("optimistic_lock/order_first.sql"),
+        one_per_user: ONE_PER_USER,
+    },
+);
+const TRANSACTION: (&str, Script) = (
+    "optimistic lock, transaction",
+    Script {
+        name: "transaction.sql",
+        text: include_str!("optimistic_lock/transaction.sql"),
+        one_per_user: ONE_PER_USER,
+    },
+);
+/// What is left for the end of a round, when more want one.
+const LAST_UNITS: i64 = 100;
 
-/// One statement for all: the row is held for one round trip and one flush.
-const SELL: &str = "
-    with u as (update coupons set stock = stock - 1 where id = $1 and stock > 0 returning 1)
-    insert into orders (id, coupon_id, user_id, status, claimed_at) select $2, $1, $3, 'confirmed', $4 from u";
-const TAKE: &str = "update coupons set stock = stock - 1 where id = $1 and stock > 0";
-const INSERT: &str =
-    "insert into orders (id, coupon_id, user_id, status, claimed_at) values ($2, $1, $3, 'confirmed', $4)";
-
-/// One statement in autocommit with each number of clients, then the usual two in a transaction; `run_for` each.
+/// Both single statements with each number of clients, then the usual transaction with the most; `run_for` each.
 ///
 /// # Errors
 /// When Postgres fails, or a round does not add up.
-pub async fn optimistic_lock(stores: &StoreAddresses, run_for: Duration) -> Result<Vec<Figure>> {
+pub async fn optimistic_lock(
+    stores: &StoreAddresses,
+    pgbench: &Pgbench,
+    clients: &[usize],
+    run_for: Duration,
+) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
-    for clients in CLIENTS {
-        figures.push(round("optimistic lock, one statement", stores, clients, run_for, OneStatement).await?);
+    for kind in [ONE_STATEMENT, ORDER_FIRST] {
+        for &clients in clients {
+            figures.push(round(kind, stores, pgbench, clients, run_for).await?);
+        }
     }
-    let name = "optimistic lock, transaction";
-    figures.push(round(name, stores, TRANSACTION_CLIENTS, run_for, Transaction).await?);
+    if let Some(&most) = clients.last() {
+        figures.push(round(TRANSACTION, stores, pgbench, most, run_for).await?);
+    }
     Ok(figures)
 }
 
-async fn round<B: Buyer>(
-    name: &'static str,
+async fn round(
+    (name, script): (&'static str, Script),
     stores: &StoreAddresses,
+    pgbench: &Pgbench,
     clients: usize,
     run_for: Duration,
-    buyer: impl Fn(PgConnection) -> B,
 ) -> Result<Figure> {
     let mut shop = Shop::open(&stores.database_url).await?;
-    let buyers = shop.connect(clients).await?.into_iter().map(buyer).collect();
-    let mut purchases = sell(&shop.coupon, buyers, run_for).await?;
-    shop.must_add_up(purchases.units).await?;
+    let load = Load { script, clients, variables: &[] };
+    let summary = pgbench.sell(&load, run_for).await?;
+    let sold = shop.orders().await?;
+    shop.must_add_up(sold, TOTAL_MAX_UNITS).await?;
+    pgbench.must_refuse_repeat(&load).await?;
+    shop.must_add_up(sold, TOTAL_MAX_UNITS).await?;
 
-    let total = shop.sell_out().await?;
-    must_refuse(&mut purchases.buyer, &new_claim(&shop.coupon), "a claim after the last unit").await?;
-    let (stock, orders) = (shop.stock().await?, shop.orders().await?);
-    ensure!(
-        stock == 0 && orders == total,
-        "of {total} units {stock} are left, and there are {orders} orders"
-    );
-    Ok(Figure { name, clients, rate: purchases.rate })
-}
-
-struct OneStatement(PgConnection);
-
-impl Buyer for OneStatement {
-    async fn buy(&mut self, claim: &Claim) -> Result<Answer> {
-        execute(SELL, claim, &mut self.0).await
-    }
-}
-
-struct Transaction(PgConnection);
-
-impl Buyer for Transaction {
-    async fn buy(&mut self, claim: &Claim) -> Result<Answer> {
-        let mut transaction = self.0.begin().await?;
-        let taken = sqlx::query(TAKE).bind(claim.coupon.as_str()).execute(&mut *transaction).await?;
-        let is_taken = taken.rows_affected() == 1;
-        if is_taken && execute(INSERT, claim, &mut transaction).await? == Answer::Sold {
-            transaction.commit().await?;
-            return Ok(Answer::Sold);
-        }
-        transaction.rollback().await?;
-        Ok(Answer::Refused)
-    }
-}
-
-async fn execute(sql: &'static str, claim: &Claim, connection: &mut PgConnection) -> Result<Answer> {
-    let done = sqlx::query(sql)
-        .bind(claim.coupon.as_str())
-        .bind(claim.order.0)
-        .bind(claim.user.as_str())
-        .bind(claimed_at(claim)?)
-        .execute(connection)
-        .await;
-    match done {
-        Ok(done) if done.rows_affected() == 1 => Ok(Answer::Sold),
-        Ok(_) => Ok(Answer::Refused),
-        Err(error) if is_refusal(&error) => Ok(Answer::Refused),
-        Err(error) => Err(error.into()),
-    }
+    let total = shop.leave(LAST_UNITS).await?;
+    pgbench.storm(&load, LAST_UNITS).await?;
+    shop.must_add_up(total, total).await?;
+    Ok(Figure { name, clients, rate: sold_rate(sold, &summary)? })
 }

@@ -15,7 +15,7 @@ use crate::redis::{Redis, RedisServer, info};
 const TASKS: [usize; 4] = [1, 16, 64, 256];
 /// Redis takes 16 KiB of a connection between two flushes, some fifty claims: four connections were a third faster
 /// than one with 256 tasks, sixteen no faster.
-const CONNECTIONS_MAX: usize = 4;
+const CONNECTIONS_OF_A_THREAD_MAX: usize = 2;
 
 /// The best of the rounds, and what it cost.
 #[derive(Clone, Copy, Debug)]
@@ -37,27 +37,32 @@ pub async fn per_request(
     coupon: &CouponId,
     run_for: Duration,
 ) -> Result<PerRequest> {
-    let connections = try_join_all((0..CONNECTIONS_MAX).map(|_| server.connect())).await?;
+    let redis = server.connect().await?;
     let mut rounds = Vec::new();
     for clients in TASKS {
-        rounds.push(round(&connections, ready, coupon, clients, run_for).await?);
+        rounds.push(round(server, &redis, ready, coupon, clients, run_for).await?);
     }
     let best = fastest(rounds.iter().map(|round| &round.figure)).context("no rounds")?.clients;
     rounds.into_iter().find(|round| round.figure.clients == best).context("no best round")
 }
 
 async fn round(
-    connections: &[Redis],
+    server: &RedisServer,
+    redis: &Redis,
     ready: &str,
     coupon: &CouponId,
     clients: usize,
     run_for: Duration,
 ) -> Result<PerRequest> {
-    let buyer = |redis: &Redis| OneClaim { redis: redis.clone(), ready: ready.to_owned() };
-    let buyers = connections.iter().cycle().take(clients).map(buyer).collect();
-    let redis = connections.first().context("no connections")?;
+    let (server, ready) = (server.clone(), ready.to_owned());
+    let connect = async move |clients: usize| {
+        let connections = clients.min(CONNECTIONS_OF_A_THREAD_MAX);
+        let connections = try_join_all((0..connections).map(|_| server.connect())).await?;
+        let buyer = |redis: &Redis| OneClaim { redis: redis.clone(), ready: ready.clone() };
+        Ok(connections.iter().cycle().take(clients).map(buyer).collect())
+    };
     let (held_before, cpu_before) = (info::held_units(redis, coupon).await?, redis_cpu(redis).await?);
-    let purchases = sell(coupon, buyers, run_for).await?;
+    let purchases = sell(coupon, clients, run_for, connect).await?;
     let cpu = redis_cpu(redis).await?.saturating_sub(cpu_before);
 
     let held = info::held_units(redis, coupon).await? - held_before;

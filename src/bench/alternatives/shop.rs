@@ -11,13 +11,18 @@ use uuid::Uuid;
 
 use crate::config::TOTAL_MAX_UNITS;
 use crate::model::{Claim, CouponId};
-use crate::postgres::{PgConnection, Postgres};
+use crate::postgres::{BY_INDEX, PgConnection, Postgres};
 
-const SCHEMA: &str = "bench";
-/// Fifty clients queue for one row: a time-out would end a round on a slow disk. The name tells their
-/// connections from the program's.
-const SESSION: &str = "set application_name = 'seckill bench'; set statement_timeout = '60s'; \
-    set lock_timeout = '60s'; set idle_in_transaction_session_timeout = '60s'";
+pub const SCHEMA: &str = "bench";
+/// Tells the connections of alternatives from the program's.
+pub const APPLICATION: &str = "seckill bench";
+/// Many clients queue for one row: a time-out would end a round on a slow disk.
+const SESSION: [(&str, &str); 4] = [
+    ("application_name", APPLICATION),
+    ("statement_timeout", "60s"),
+    ("lock_timeout", "60s"),
+    ("idle_in_transaction_session_timeout", "60s"),
+];
 /// Longest wait for the connections of the round before.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 const LEAVE_POLL: Duration = Duration::from_millis(10);
@@ -49,15 +54,16 @@ impl Shop {
         Ok(Self { coupon, postgres, keeper })
     }
 
-    /// A connection for each of so many buyers.
-    pub async fn connect(&self, clients: usize) -> Result<Vec<PgConnection>> {
-        try_join_all((0..clients).map(|_| session(&self.postgres))).await
+    /// Makes connections for buyers.
+    pub fn door(&self) -> Door {
+        Door(self.postgres.clone())
     }
 
-    /// Takes away what is left, as if it had never been there; answers how many units were there at all.
-    pub async fn sell_out(&mut self) -> Result<i64> {
-        let sql = "update coupons set total = total - stock, stock = 0 where id = $1 returning total";
-        Ok(sqlx::query_scalar(sql).bind(self.coupon.as_str()).fetch_one(&mut self.keeper).await?)
+    /// Takes away what is left but for so many units, as if it had never been there; answers how many units there
+    /// are then at all.
+    pub async fn leave(&mut self, units: i64) -> Result<i64> {
+        let sql = "update coupons set total = total - stock + $2, stock = $2 where id = $1 returning total";
+        Ok(sqlx::query_scalar(sql).bind(self.coupon.as_str()).bind(units).fetch_one(&mut self.keeper).await?)
     }
 
     /// Units left.
@@ -72,15 +78,34 @@ impl Shop {
     }
 
     /// # Errors
-    /// When other than so many units were sold, or stock and orders do not add up to what there was.
-    pub async fn must_add_up(&mut self, sold: i64) -> Result<()> {
+    /// When other than so many units of so many were sold, or stock and orders do not add up.
+    pub async fn must_add_up(&mut self, sold: i64, total: i64) -> Result<()> {
         let (stock, orders) = (self.stock().await?, self.orders().await?);
         ensure!(
-            orders == sold && stock == TOTAL_MAX_UNITS - sold,
-            "{sold} units were sold of {TOTAL_MAX_UNITS}, but there are {orders} orders and {stock} units left"
+            orders == sold && stock == total - sold,
+            "{sold} units were sold of {total}, but there are {orders} orders and {stock} units left"
         );
         Ok(())
     }
+}
+
+/// The way to a shop's database for its buyers, from any thread.
+#[derive(Clone)]
+pub struct Door(Postgres);
+
+impl Door {
+    /// A connection for each of so many buyers.
+    pub async fn connect(&self, clients: usize) -> Result<Vec<PgConnection>> {
+        try_join_all((0..clients).map(|_| session(&self.0))).await
+    }
+}
+
+/// The settings of a buyer's connection as libpq takes them: those of a session from here.
+pub fn libpq_options() -> String {
+    let path = [("search_path", SCHEMA), ("synchronous_commit", "on")];
+    let settings =
+        path.into_iter().chain(SESSION).chain(BY_INDEX).filter(|(name, _)| *name != "application_name");
+    settings.map(|(name, value)| format!("-c {name}={value}")).collect::<Vec<_>>().join(" ")
 }
 
 /// What a shop has made in its database.
@@ -96,16 +121,19 @@ pub async fn connect(database_url: &str) -> Result<PgConnection> {
 
 async fn session(postgres: &Postgres) -> Result<PgConnection> {
     let mut connection = postgres.dedicated().await?;
-    sqlx::raw_sql(SESSION).execute(&mut connection).await?;
+    for (name, value) in SESSION {
+        let set = "select set_config($1, $2, false)";
+        sqlx::query(set).bind(name).bind(value).execute(&mut connection).await?;
+    }
     Ok(connection)
 }
 
 /// A server process outlives its connection for a moment: two rounds' could be more than Postgres allows.
 async fn until_others_have_left(keeper: &mut PgConnection) -> Result<()> {
     let others = "select count(*) from pg_stat_activity
-        where application_name = 'seckill bench' and datname = current_database() and pid <> pg_backend_pid()";
+        where application_name = $1 and datname = current_database() and pid <> pg_backend_pid()";
     let deadline = Instant::now() + LEAVE_TIMEOUT;
-    while sqlx::query_scalar::<_, i64>(others).fetch_one(&mut *keeper).await? > 0 {
+    while sqlx::query_scalar::<_, i64>(others).bind(APPLICATION).fetch_one(&mut *keeper).await? > 0 {
         ensure!(Instant::now() < deadline, "connections of another bench are open");
         sleep(LEAVE_POLL).await;
     }

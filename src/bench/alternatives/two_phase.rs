@@ -20,8 +20,8 @@ use databases::Databases;
 pub use databases::drop_both;
 use recovery::recover;
 
-/// Each has two connections and at most two prepared transactions.
-const CLIENTS: [usize; 4] = [1, 4, 16, 32];
+/// Each has two connections and at most two prepared transactions: more than the bench's Postgres allows.
+pub const CLIENTS_MAX: usize = 32;
 
 /// The halves of a purchase.
 const STOCK: &str = "stock";
@@ -45,11 +45,11 @@ enum LastStep {
 ///
 /// # Errors
 /// When Postgres fails, a round does not add up, or a prepared transaction is left over.
-pub async fn two_phase(stores: &StoreAddresses, run_for: Duration) -> Result<Vec<Figure>> {
+pub async fn two_phase(stores: &StoreAddresses, clients: &[usize], run_for: Duration) -> Result<Vec<Figure>> {
     let databases = Databases::create(stores).await?;
     let mut figures = Vec::new();
-    for clients in CLIENTS {
-        figures.push(round(&databases, clients, run_for).await?);
+    for &clients in clients {
+        figures.push(round(&databases, clients.min(CLIENTS_MAX), run_for).await?);
     }
     Ok(figures)
 }
@@ -58,13 +58,16 @@ async fn round(databases: &Databases, clients: usize, run_for: Duration) -> Resu
     let mut stock = Shop::open(&databases.stock_url).await?;
     let mut orders = Shop::open(&databases.orders_url).await?;
     sqlx::raw_sql(DEDUCTIONS).execute(&mut stock.keeper).await?;
-    let pairs = stock.connect(clients).await?.into_iter().zip(orders.connect(clients).await?);
-    let buyers = pairs.map(|(stock, orders)| Coordinator { stock, orders }).collect();
-    let mut purchases = sell(&stock.coupon, buyers, run_for).await?;
+    let doors = (stock.door(), orders.door());
+    let connect = async move |clients| {
+        let pairs = doors.0.connect(clients).await?.into_iter().zip(doors.1.connect(clients).await?);
+        Ok(pairs.map(|(stock, orders)| Coordinator { stock, orders }).collect())
+    };
+    let mut purchases = sell(&stock.coupon, clients, run_for, connect).await?;
 
     let recovered = die_at_every_step(&mut purchases.buyer, &mut stock, &mut orders).await?;
     must_add_up(&mut stock, &mut orders, TOTAL_MAX_UNITS, purchases.units + recovered).await?;
-    let total = stock.sell_out().await?;
+    let total = stock.leave(0).await?;
     must_refuse(&mut purchases.buyer, &new_claim(&stock.coupon), "a claim after the last unit").await?;
     must_add_up(&mut stock, &mut orders, total, total).await?;
     Ok(Figure { name: "two-phase commit", clients, rate: purchases.rate })

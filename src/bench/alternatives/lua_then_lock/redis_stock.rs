@@ -30,6 +30,11 @@ impl RedisStock {
         Ok(stock)
     }
 
+    /// The same stock over another connection.
+    pub fn on(&self, redis: Redis) -> Self {
+        Self { redis, ..self.clone() }
+    }
+
     /// Whether the unit is the user's: none may be left, or he may have one.
     pub async fn deduct(&self, user: &UserId) -> Result<bool> {
         self.run(&self.deduct, user).await

@@ -1,0 +1,93 @@
+//! Whether the buyers in this process are as good a client as pgbench: both sell by the same statement, one after the
+//! other. Where they are, an alternative that pgbench cannot drive loses nothing by them.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::crowd::{Answer, Buyer, sell};
+use super::optimistic_lock::ONE_STATEMENT;
+use super::pgbench::{Load, Pgbench};
+use super::shop::{Shop, claimed_at, is_refusal};
+use super::{Figure, sold_rate};
+use crate::bench::Rate;
+use crate::config::{StoreAddresses, TOTAL_MAX_UNITS};
+use crate::model::Claim;
+use crate::postgres::PgConnection;
+
+/// As `optimistic_lock/one_statement.sql` has it.
+const SELL: &str = "
+    with u as (update coupons set stock = stock - 1 where id = $1 and stock > 0 returning 1)
+    insert into orders (id, coupon_id, user_id, status, claimed_at) select $2, $1, $3, 'confirmed', $4 from u";
+
+/// What both have sold with so many clients.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientCheck {
+    pub pgbench: Figure,
+    pub buyers: Figure,
+}
+
+/// Each for half of `run_for` and at least a second, twice in turn: a disk that grows slower does so for both.
+///
+/// # Errors
+/// When Postgres fails, or stock and orders do not add up.
+pub async fn client_check(
+    stores: &StoreAddresses,
+    pgbench: &Pgbench,
+    clients: usize,
+    run_for: Duration,
+) -> Result<ClientCheck> {
+    let mut check = ClientCheck {
+        pgbench: Figure { name: "pgbench", clients, rate: Rate::default() },
+        buyers: Figure { name: "buyers in this process", clients, rate: Rate::default() },
+    };
+    let run_for = (run_for / 2).max(Duration::from_secs(1));
+    for _ in 0..2 {
+        check.pgbench.rate += by_pgbench(stores, pgbench, clients, run_for).await?;
+        check.buyers.rate += by_buyers(stores, clients, run_for).await?;
+    }
+    Ok(check)
+}
+
+async fn by_pgbench(
+    stores: &StoreAddresses,
+    pgbench: &Pgbench,
+    clients: usize,
+    run_for: Duration,
+) -> Result<Rate> {
+    let mut shop = Shop::open(&stores.database_url).await?;
+    let summary = pgbench.sell(&Load { script: ONE_STATEMENT.1, clients, variables: &[] }, run_for).await?;
+    let sold = shop.orders().await?;
+    shop.must_add_up(sold, TOTAL_MAX_UNITS).await?;
+    sold_rate(sold, &summary)
+}
+
+async fn by_buyers(stores: &StoreAddresses, clients: usize, run_for: Duration) -> Result<Rate> {
+    let mut shop = Shop::open(&stores.database_url).await?;
+    let door = shop.door();
+    let connect =
+        async move |clients| Ok(door.connect(clients).await?.into_iter().map(OneStatement).collect());
+    let purchases = sell(&shop.coupon, clients, run_for, connect).await?;
+    shop.must_add_up(purchases.units, TOTAL_MAX_UNITS).await?;
+    Ok(purchases.rate)
+}
+
+struct OneStatement(PgConnection);
+
+impl Buyer for OneStatement {
+    async fn buy(&mut self, claim: &Claim) -> Result<Answer> {
+        let done = sqlx::query(SELL)
+            .bind(claim.coupon.as_str())
+            .bind(claim.order.0)
+            .bind(claim.user.as_str())
+            .bind(claimed_at(claim)?)
+            .execute(&mut self.0)
+            .await;
+        match done {
+            Ok(done) if done.rows_affected() == 1 => Ok(Answer::Sold),
+            Ok(_) => Ok(Answer::Refused),
+            Err(error) if is_refusal(&error) => Ok(Answer::Refused),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

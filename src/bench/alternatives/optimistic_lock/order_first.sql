@@ -1,0 +1,11 @@
+-- The order first, so that the row is held for less; the constraint on the stock refuses who comes too late.
+\set n :n + 1
+with o as (
+    insert into orders (id, coupon_id, user_id, status, claimed_at)
+    values (
+        (lpad(to_hex(:client_id::int + :ids::int), 8, '0') || lpad(to_hex(:n::bigint), 24, '0'))::uuid,
+        'bench', 'user-' || :client_id::text || '-' || :n::text, 'confirmed', clock_timestamp()
+    )
+    returning coupon_id
+)
+update coupons c set stock = c.stock - 1 from o where c.id = o.coupon_id;

@@ -1,0 +1,187 @@
+//! What docs/BENCHMARKS.md and README.md say of the run in docs/benchmarks.json: the text between two marks of each is
+//! made here. The test compares, or writes where `UPDATE_BENCHMARKS` is set.
+
+use super::{Figure, Report, number};
+use crate::bench::scenarios::{CONNECTIONS, FEW, FEW_CONNECTIONS, P50, RATE, over, rate_over};
+
+const PAGE: &str = "docs/BENCHMARKS.md";
+const README: &str = "README.md";
+/// Scenario, and what it is called.
+const ALTERNATIVES: [(&str, &str); 4] = [
+    ("optimistic-lock", "optimistic lock"),
+    ("row-per-unit", "row per unit"),
+    ("lua-then-lock", "Lua, then optimistic lock"),
+    ("two-phase", "two-phase commit"),
+];
+const ALONE: &str = "its update alone";
+const NOT_MEASURED: &str = "–";
+
+impl Report {
+    fn figure(&self, scenario: &str, what: &str) -> Option<&Figure> {
+        self.figures.iter().find(|figure| figure.scenario == scenario && figure.what == what)
+    }
+
+    fn median(&self, scenario: &str, what: &str) -> String {
+        self.figure(scenario, what).map_or(NOT_MEASURED.into(), |figure| number(figure.value))
+    }
+
+    /// `4.41 (4.05 – 5.12)`
+    fn spread(&self, scenario: &str, what: &str) -> String {
+        self.figure(scenario, what).map_or(NOT_MEASURED.into(), |Figure { value, low, high, .. }| {
+            format!("{} ({} – {})", number(*value), number(*low), number(*high))
+        })
+    }
+
+    /// An alternative's rates with each number of clients.
+    fn rates(&self, scenario: &str) -> impl Iterator<Item = &Figure> {
+        self.figures.iter().filter(move |figure| {
+            figure.scenario == scenario
+                && figure.what.ends_with(" at once")
+                && !figure.what.starts_with(ALONE)
+        })
+    }
+
+    fn best(&self, scenario: &str) -> String {
+        let best = self.rates(scenario).filter(|figure| figure.unit == "/s");
+        let best = best.max_by(|a, b| a.value.total_cmp(&b.value));
+        best.map_or(NOT_MEASURED.into(), |figure| format!("{}/s: {}", number(figure.value), figure.what))
+    }
+
+    fn block(&self) -> String {
+        format!("```\n{}\n```", self.table().lines().map(str::trim_end).collect::<Vec<_>>().join("\n"))
+    }
+
+    /// Each alternative at its best, and our end-to-end rate in terms of it.
+    fn comparison(&self) -> String {
+        let mut lines = vec![
+            "| alternative | its best | end to end ÷ it, 256 connections | 64 connections |".to_owned(),
+            "|---|---|---|---|".to_owned(),
+        ];
+        for (scenario, name) in ALTERNATIVES {
+            let ratio = format!("÷ {scenario} a second");
+            lines.push(format!(
+                "| {name} | {} | {} | {} |",
+                self.best(scenario),
+                self.spread("end-to-end", &format!("a second {ratio}")),
+                self.spread(FEW, &format!("a second, 64 connections {ratio}")),
+            ));
+        }
+        lines.join("\n")
+    }
+
+    /// As many connections of ours as an alternative has clients.
+    fn by_connections(&self) -> String {
+        let mut lines = vec![
+            "| connections | end to end | claim p50 | ÷ optimistic lock with as many | ÷ row per unit with as many |"
+                .to_owned(),
+            "|---|---|---|---|---|".to_owned(),
+        ];
+        for connections in FEW_CONNECTIONS.into_iter().chain([CONNECTIONS]) {
+            let (scenario, rate, p50) = if connections == CONNECTIONS {
+                ("end-to-end", RATE.to_owned(), P50.to_owned())
+            } else {
+                (FEW, rate_over(connections), over(P50, connections))
+            };
+            let ratio = |to: &str| self.spread(scenario, &format!("{rate} ÷ {to}, {connections} at once"));
+            lines.push(format!(
+                "| {connections} | {}/s | {} ms | {} | {} |",
+                self.median(scenario, &rate),
+                self.median(scenario, &p50),
+                ratio("optimistic-lock"),
+                ratio("row-per-unit"),
+            ));
+        }
+        lines.join("\n")
+    }
+
+    fn sentence(&self) -> String {
+        let times =
+            |scenario: &str, rate: &str, to: &str| self.median(scenario, &format!("{rate} ÷ {to} a second"));
+        let many = |to| times("end-to-end", "a second", to);
+        let few = |to| times(FEW, "a second, 64 connections", to);
+        format!(
+            "On two cores, from a claim over HTTP to its row, {}/s over 256 connections and {}/s over 64. That is {} and\n\
+             {} times an optimistic lock in Postgres at its best, {} and {} times a row for each unit, both without HTTP\n\
+             before them.",
+            self.median("end-to-end", "a second"),
+            self.median(FEW, "a second, 64 connections"),
+            many("optimistic-lock"),
+            few("optimistic-lock"),
+            many("row-per-unit"),
+            few("row-per-unit"),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    /// A report read back; the process ends before its leaked names matter.
+    fn read(json: &str) -> Report {
+        let json: serde_json::Value = serde_json::from_str(json).unwrap();
+        let text = |value: &serde_json::Value| -> &'static str { value.as_str().unwrap().to_owned().leak() };
+        let figure = |figure: &serde_json::Value| {
+            let number = |name: &str| figure[name].as_f64().unwrap();
+            Figure {
+                scenario: text(&figure["scenario"]),
+                what: text(&figure["what"]).to_owned(),
+                value: number("value"),
+                low: number("low"),
+                high: number("high"),
+                rounds: usize::try_from(figure["rounds"].as_u64().unwrap()).unwrap(),
+                unit: text(&figure["unit"]),
+            }
+        };
+        let figures = json["figures"].as_array().unwrap().iter().map(figure).collect();
+        assert!(json.get("left_out").is_none(), "a run without some scenarios");
+        Report {
+            seckill: text(&json["seckill"]),
+            cores: 0,
+            quick: json["quick"].as_bool().unwrap(),
+            figures,
+            left_out: vec![],
+        }
+    }
+
+    /// The file with this text between the marks of the name, and the file as it is.
+    fn filled(text: &str, name: &str, block: &str) -> String {
+        let [begin, end] = [format!("<!-- {name} -->\n"), format!("\n<!-- /{name} -->")];
+        let (before, rest) = text.split_once(&begin).unwrap_or_else(|| panic!("no {begin}"));
+        let (_, after) = rest.split_once(&end).unwrap_or_else(|| panic!("no {end}"));
+        format!("{before}{begin}{block}{end}{after}")
+    }
+
+    #[test]
+    fn the_pages_show_the_run_whose_json_lies_beside_them() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let report = read(&fs::read_to_string(root.join("docs/benchmarks.json")).unwrap());
+        assert!(!report.quick && report.figures.len() >= 80, "{} figures", report.figures.len());
+        let blocks = [
+            (PAGE, "run", report.block()),
+            (PAGE, "comparison", report.comparison()),
+            (PAGE, "connections", report.by_connections()),
+            (README, "bench", report.sentence()),
+        ];
+        for (file, name, block) in blocks {
+            let path = root.join(file);
+            let text = fs::read_to_string(&path).unwrap();
+            let expected = filled(&text, name, &block);
+            if std::env::var_os("UPDATE_BENCHMARKS").is_some() {
+                fs::write(&path, expected).unwrap();
+            } else {
+                assert_eq!(text, expected, "{file}, {name}: run this test with UPDATE_BENCHMARKS=1");
+            }
+        }
+    }
+
+    #[test]
+    fn a_text_between_marks_is_replaced_and_nothing_else() {
+        let text = "a\n<!-- x -->\nold\n<!-- /x -->\nb\n<!-- y -->\n-\n<!-- /y -->\n";
+        let expected = "a\n<!-- x -->\nnew\n<!-- /x -->\nb\n<!-- y -->\n-\n<!-- /y -->\n";
+        assert_eq!(filled(text, "x", "new"), expected);
+    }
+}
