@@ -9,9 +9,9 @@ use super::alternatives::{
     per_request, row_per_unit, two_phase, update_alone,
 };
 use super::disk::fdatasync;
-use super::plan::Plan;
+use super::plan::{FEW_CONNECTIONS, Plan};
 use super::round::Round;
-use super::scenarios::{Bench, COUPON, FEW, FEW_CONNECTIONS, PLENTY, RATE, REDIS_CPU, rate_over};
+use super::scenarios::{Bench, COUPON, FEW, PLENTY, RATE, REDIS_CPU, rate_over};
 use super::stage::PREFIX;
 use crate::redis::{RedisServer, stream};
 

@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
+pub const FEW_CONNECTIONS: [usize; 3] = [1, 8, 64];
+
 pub struct Plan {
     /// Every scenario is run so often, but for the one whose set-up takes a minute.
     pub rounds: usize,
     /// How long the load of a scenario lasts.
     pub lasts: Duration,
+    /// Numbers of connections, fewer than usual, over which all is measured from claim to row, and for how long.
+    pub few_connections: &'static [usize],
+    pub few_lasts: Duration,
     /// How long each number of clients of an alternative buys.
     pub alternative_lasts: Duration,
     /// The same where pgbench drives them, which counts in whole seconds.
@@ -36,11 +41,13 @@ impl Plan {
         Self {
             rounds: 3,
             lasts: Duration::from_secs(5),
+            few_connections: &FEW_CONNECTIONS,
+            few_lasts: Duration::from_secs(3),
             alternative_lasts: Duration::from_secs(2),
             pgbench_lasts: Duration::from_secs(2),
             clients: &[1, 4, 8, 64],
-            two_phase_clients: &[1, 4, 8, 32],
-            checked_clients: &[1, 8],
+            two_phase_clients: &[4, 8, 32],
+            checked_clients: &[8],
             workers: &[2, 4],
             backlog: 1_000_000,
             coupons: 10_000,
@@ -54,6 +61,8 @@ impl Plan {
         Self {
             rounds: 1,
             lasts: Duration::from_secs(2),
+            few_connections: &[64],
+            few_lasts: Duration::from_secs(2),
             alternative_lasts: Duration::from_millis(400),
             pgbench_lasts: Duration::from_secs(1),
             clients: &[4, 64],

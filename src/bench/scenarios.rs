@@ -22,7 +22,6 @@ pub const CONNECTIONS: usize = 256;
 pub const PLENTY: u64 = 1_000_000_000;
 const FEW_UNITS: usize = 100;
 pub const FEW: &str = "few-connections";
-pub const FEW_CONNECTIONS: [usize; 3] = [1, 8, 64];
 /// Of the end-to-end rate.
 const SUSTAINED_SHARE: f64 = 0.8;
 const BACKLOG_LOOKS: Duration = Duration::from_millis(50);
@@ -38,16 +37,7 @@ pub struct Bench<'a> {
 
 impl Bench<'_> {
     pub(super) async fn drive(&self, server: &Server, requests: Requests) -> anyhow::Result<Answers> {
-        self.drive_over(server, CONNECTIONS, requests).await
-    }
-
-    async fn drive_over(
-        &self,
-        server: &Server,
-        connections: usize,
-        requests: Requests,
-    ) -> anyhow::Result<Answers> {
-        load::run(Load { connections, ..self.load(server, None) }, Arc::new(requests)).await
+        load::run(self.load(server, None), Arc::new(requests)).await
     }
 
     const fn load(&self, server: &Server, pace: Option<f64>) -> Load {
@@ -138,7 +128,7 @@ impl Bench<'_> {
 
     /// Claims until all of them are rows.
     pub async fn end_to_end(&self, round: &mut Round) -> anyhow::Result<()> {
-        let (answers, recorded) = self.claim_and_record(1, CONNECTIONS).await?;
+        let (answers, recorded) = self.claim_and_record(1, CONNECTIONS, self.plan.lasts).await?;
         round.rate("end-to-end", RATE, recorded);
         round.rate("end-to-end", "claims while they came", answers.rate(202));
         round.add("end-to-end", P50, answers.quantile_ms(202, 0.5), "ms");
@@ -147,8 +137,8 @@ impl Bench<'_> {
 
     /// The same over connections so few that the cores wait for wake-ups and the disk.
     pub async fn few_connections(&self, round: &mut Round) -> anyhow::Result<()> {
-        for connections in FEW_CONNECTIONS {
-            let (answers, recorded) = self.claim_and_record(1, connections).await?;
+        for &connections in self.plan.few_connections {
+            let (answers, recorded) = self.claim_and_record(1, connections, self.plan.few_lasts).await?;
             round.rate(FEW, rate_over(connections), recorded);
             round.add(FEW, over(P50, connections), answers.quantile_ms(202, 0.5), "ms");
         }
@@ -158,7 +148,7 @@ impl Bench<'_> {
     /// The same with more workers than one.
     pub async fn workers(&self, round: &mut Round) -> anyhow::Result<()> {
         for &workers in self.plan.workers {
-            let (_, recorded) = self.claim_and_record(workers, CONNECTIONS).await?;
+            let (_, recorded) = self.claim_and_record(workers, CONNECTIONS, self.plan.lasts).await?;
             let what = format!("{RATE}, {workers} workers");
             round.rate("workers", &what, recorded);
             round.ratio("workers", &what, ("end-to-end", RATE));
@@ -167,11 +157,17 @@ impl Bench<'_> {
     }
 
     /// Claims as fast as they are answered, and until all of them are rows.
-    async fn claim_and_record(&self, workers: usize, connections: usize) -> anyhow::Result<(Answers, Rate)> {
+    async fn claim_and_record(
+        &self,
+        workers: usize,
+        connections: usize,
+        lasts: Duration,
+    ) -> anyhow::Result<(Answers, Rate)> {
         let server = self.stage.serve(workers).await?;
         server.create(COUPON, PLENTY).await?;
         let started = Instant::now();
-        let answers = self.drive_over(&server, connections, self.everybody()).await?.only(&[202])?;
+        let load = Load { connections, lasts, ..self.load(&server, None) };
+        let answers = load::run(load, Arc::new(self.everybody())).await?.only(&[202])?;
         self.stage.until_recorded().await?;
         let elapsed = started.elapsed();
         let rows = self.stage.count("select count(*) from orders").await?;

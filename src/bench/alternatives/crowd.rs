@@ -82,7 +82,7 @@ pub async fn sell<B: Buyer>(
     }
     ensure!(operations > 0, "nothing was sold in {run_for:?}");
 
-    let mut buyer = connect(1).await?.pop().context("a crowd of nobody")?;
+    let mut buyer = connect(1).await?.pop().context("a crowd without buyers")?;
     let winner = buy_one(&mut buyer, coupon).await?;
     let again = Claim { order: OrderId::mint(), ..winner };
     must_refuse(&mut buyer, &again, "a user's second order").await?;
@@ -161,7 +161,7 @@ mod tests {
 
     const MOMENT: Duration = Duration::from_millis(1);
 
-    /// Sells to everybody, or to nobody.
+    /// Gives all the same answer.
     struct Always(Answer);
 
     impl Buyer for Always {

@@ -1,6 +1,6 @@
 //! Postgres's own load program, which drives the alternatives that consist of SQL: statements prepared, over the
-//! stores' socket, with the settings of the program's own connections. What was sold is not known here: whoever runs
-//! it reads that from the database.
+//! stores' socket, with the settings of the program's own connections. What was sold is not known here: the
+//! alternatives read that from the database.
 
 mod output;
 

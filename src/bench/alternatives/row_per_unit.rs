@@ -1,6 +1,6 @@
 //! One row for each unit, taken with `for update skip locked`: buyers no longer wait for one row and their commits
 //! share flushes. As Shopify described in 2026 (<https://shopify.engineering/scaling-inventory-reservations>).
-//! The price is a row for each unit, and that nobody can say how many are left without counting.
+//! The price is a row for each unit, and that only counting tells how many are left.
 
 use std::time::Duration;
 

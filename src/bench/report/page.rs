@@ -2,7 +2,8 @@
 //! made here. The test compares, or writes where `UPDATE_BENCHMARKS` is set.
 
 use super::{Figure, Report, number};
-use crate::bench::scenarios::{CONNECTIONS, FEW, FEW_CONNECTIONS, P50, RATE, over, rate_over};
+use crate::bench::plan::FEW_CONNECTIONS;
+use crate::bench::scenarios::{CONNECTIONS, FEW, P50, RATE, over, rate_over};
 
 const PAGE: &str = "docs/BENCHMARKS.md";
 const README: &str = "README.md";
