@@ -5,6 +5,7 @@ mod address;
 mod credential;
 mod duration;
 mod limits;
+mod number;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ pub use credential::Credential;
 use credential::{parse_admin_token, parse_jwt_audience, parse_jwt_issuer, parse_jwt_secret};
 pub use duration::parse_duration;
 pub use limits::*;
+pub use number::parse_whole;
 
 /// Where the stores are and how their contents are named.
 #[derive(Args, Clone, Debug)]
@@ -132,7 +134,7 @@ pub struct CredentialSettings {
 #[command(next_help_heading = "Workers")]
 pub struct WorkerSettings {
     /// Consumers in this process, and one more while there is a backlog; 0 for HTTP alone
-    #[arg(long, env = "SECKILL_WORKERS", default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=64))]
+    #[arg(long, env = "SECKILL_WORKERS", default_value_t = 1, value_name = "N", value_parser = |text: &str| parse_whole(text, 0..=64_u16))]
     pub workers: u16,
 
     /// How long an entry may stay unacknowledged before another worker takes it
@@ -140,7 +142,7 @@ pub struct WorkerSettings {
     pub reclaim_after: Duration,
 
     /// How many entries behind `order-writers` other consumer groups are waited for
-    #[arg(long, env = "SECKILL_STREAM_KEEP", default_value_t = 100_000, value_name = "ENTRIES")]
+    #[arg(long, env = "SECKILL_STREAM_KEEP", default_value_t = 100_000, value_name = "ENTRIES", value_parser = parse_count)]
     pub stream_keep: u64,
 }
 
@@ -153,7 +155,7 @@ pub struct HttpSettings {
     pub listen: SocketAddr,
 
     /// Unrecorded order events beyond which claims get 503
-    #[arg(long, env = "SECKILL_MAX_BACKLOG", default_value_t = MAX_BACKLOG_DEFAULT_EVENTS, value_name = "EVENTS")]
+    #[arg(long, env = "SECKILL_MAX_BACKLOG", default_value_t = MAX_BACKLOG_DEFAULT_EVENTS, value_name = "EVENTS", value_parser = parse_count)]
     pub max_backlog: u64,
 }
 
@@ -166,7 +168,7 @@ pub struct DoctorSettings {
     pub reclaim_after: Duration,
 
     /// Unrecorded order events beyond which claims get 503
-    #[arg(long, env = "SECKILL_MAX_BACKLOG", default_value_t = MAX_BACKLOG_DEFAULT_EVENTS, value_name = "EVENTS")]
+    #[arg(long, env = "SECKILL_MAX_BACKLOG", default_value_t = MAX_BACKLOG_DEFAULT_EVENTS, value_name = "EVENTS", value_parser = parse_count)]
     pub max_backlog: u64,
 }
 
@@ -203,6 +205,10 @@ pub struct ServerSettings {
     /// Where the server keeps its generated secrets [default: ./data]
     #[arg(long, env = "SECKILL_DATA_DIR", value_name = "DIR", value_parser = NonEmpty::new().map(PathBuf::from))]
     pub data_dir: Option<PathBuf>,
+}
+
+fn parse_count(text: &str) -> Result<u64, String> {
+    parse_whole(text, 0..=u64::MAX)
 }
 
 fn parse_reclaim_after(text: &str) -> Result<Duration, String> {

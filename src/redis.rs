@@ -54,7 +54,7 @@ pub enum RedisError {
     /// No answer: whether the command ran is not known.
     #[error("Redis gave no answer: {0}")]
     Unknown(String),
-    /// Refused whole, nothing was written; worth trying again later.
+    /// Refused whole or not sent, nothing was written; worth trying again later.
     #[error("Redis cannot serve now: {0}")]
     Busy(String),
     /// Redis restarted, failed over or was flushed of its scripts.
@@ -178,6 +178,9 @@ impl RedisServer {
 impl Redis {
     /// Sends one command; its deadline is the connection's.
     pub(crate) async fn call(&self, command: &'static str, args: Vec<Value>) -> Result<Value, RedisError> {
+        if self.closed.is_cancelled() {
+            return Err(RedisError::Busy("the connection is closed".into()));
+        }
         let command = CustomCommand::new_static(command, None::<u16>, false);
         // Boxed: fred's futures are large, and every caller's holds this one.
         let reply = Box::pin(self.client.custom(command, args));
@@ -221,7 +224,7 @@ fn classify(error: &fred::error::Error) -> RedisError {
 /// fred tells of a system error as Rust prints it: `Os { code: 111, …, message: "Connection refused" }`.
 fn plain(details: &str) -> String {
     let message = details.starts_with("Os {").then(|| details.split('"').nth(1)).flatten();
-    message.unwrap_or(details).to_owned()
+    message.unwrap_or(details).trim_end_matches('.').to_owned()
 }
 
 /// Arguments of EVAL or EVALSHA: source or digest, the keys with their number, whatever else.
@@ -283,5 +286,6 @@ mod tests {
         let refused = r#"Os { code: 111, kind: ConnectionRefused, message: "Connection refused" }"#;
         assert_eq!(plain(refused), "Connection refused");
         assert_eq!(plain(r#"ERR unknown command "X""#), r#"ERR unknown command "X""#);
+        assert_eq!(plain("LOADING Redis is loading."), "LOADING Redis is loading");
     }
 }

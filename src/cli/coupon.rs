@@ -11,7 +11,7 @@ use super::output::{columns, field};
 use super::values::{
     TimeOrNone, parse_reserve_seconds, parse_time, parse_time_or_none, parse_title, rfc3339,
 };
-use crate::config::{PER_USER_LIMIT_MAX, TOTAL_MAX_UNITS};
+use crate::config::{PER_USER_LIMIT_MAX, TOTAL_MAX_UNITS, parse_whole};
 use crate::model::CouponId;
 
 const COUPONS: &str = "/v1/admin/coupons";
@@ -38,7 +38,7 @@ pub struct CreateArgs {
     coupon: CouponId,
 
     /// Units on sale
-    #[arg(long, value_name = "UNITS", value_parser = clap::value_parser!(i64).range(1..=TOTAL_MAX_UNITS))]
+    #[arg(long, value_name = "UNITS", value_parser = |text: &str| parse_whole(text, 1..=TOTAL_MAX_UNITS))]
     total: i64,
 
     /// Name for people [default: the coupon's id]
@@ -54,7 +54,7 @@ pub struct CreateArgs {
     ends_at: Option<OffsetDateTime>,
 
     /// Units that one user may hold [default: 1]
-    #[arg(long, value_name = "UNITS", value_parser = clap::value_parser!(i64).range(1..=PER_USER_LIMIT_MAX))]
+    #[arg(long, value_name = "UNITS", value_parser = |text: &str| parse_whole(text, 1..=PER_USER_LIMIT_MAX))]
     per_user_limit: Option<i64>,
 
     /// Time to confirm an order before its unit goes back, such as 15m [default: confirmed at once]
@@ -87,7 +87,7 @@ pub struct EditArgs {
     title: Option<String>,
 
     /// Units on sale altogether: more than now to restock, never fewer than are held
-    #[arg(long, group = "changes", value_name = "UNITS", value_parser = clap::value_parser!(i64).range(1..=TOTAL_MAX_UNITS))]
+    #[arg(long, group = "changes", value_name = "UNITS", value_parser = |text: &str| parse_whole(text, 1..=TOTAL_MAX_UNITS))]
     total: Option<i64>,
 
     /// First moment of the sale; `none` starts it now

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use http::header;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -121,10 +122,12 @@ async fn connection<S>(
                 // CONNECT names a host alone, at which warp would panic: an address that does not exist.
                 *request.uri_mut() = http::Uri::from_static("*");
             }
+            let has_body = request.headers().contains_key(header::TRANSFER_ENCODING)
+                || request.headers().get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
             let (pace, mut service) = (of_requests.clone(), service.clone());
             // Boxed: hyper keeps room for it on each connection, also between requests.
             Box::pin(async move {
-                let _answering = pace.begin().await;
+                let _answering = pace.begin(has_body).await;
                 service.call(request).await
             })
         });

@@ -11,7 +11,8 @@ use super::Api;
 use super::answer::json;
 use super::problem::Problem;
 use super::request::Request;
-use crate::postgres::{self, PostgresError, outbox};
+use crate::postgres::fence::{self, FenceRow};
+use crate::postgres::{PostgresError, outbox};
 use crate::redis::{RedisError, RedisServer, info};
 use crate::{config, disk, metrics};
 
@@ -84,7 +85,7 @@ async fn stores(api: &Api) -> Value {
         redis.map_err(|error| error.to_string()).and(refusal.map_or(Ok(()), |why| Err(why.to_string())));
     let fence = session.map(drop).map_err(|reason| reason.to_string());
     let pool = api.postgres.pool.clone();
-    let mut postgres = promptly(async move { postgres::fence::read(&pool).await }).await;
+    let mut postgres = promptly(async move { fence::read(&pool).await }).await;
     if let Err(error) = &mut postgres {
         // The pool hides why it gets no connection; a new one tells.
         let server = api.postgres.clone();
@@ -92,13 +93,12 @@ async fn stores(api: &Api) -> Value {
             *error = why;
         }
     }
-    let lost = "it has lost commits that Redis still knows";
     let word = |result: Result<(), String>| result.err().unwrap_or_else(|| "ok".into());
     let postgres = postgres.map_err(|error| error.to_string());
     let is_away = postgres.is_err();
     let mut stores = value!({
         "redis": word(redis),
-        "postgres": word(postgres.and_then(|row| if row.postgres_lost { Err(lost.into()) } else { Ok(()) })),
+        "postgres": word(postgres.and_then(|row| judge(&row))),
         "fence": word(fence),
         "backlog": api.fence.backlog(),
     });
@@ -110,6 +110,17 @@ async fn stores(api: &Api) -> Value {
         stores["disk"] = shortage.into();
     }
     stores
+}
+
+/// A Postgres that answers may still not be the one of the last agreement.
+fn judge(row: &FenceRow) -> Result<(), String> {
+    if row.postgres_lost {
+        return Err("it has lost commits that Redis still knows".into());
+    }
+    if !row.postgres_identity.is_empty() && row.postgres_identity != row.this_postgres {
+        return Err("it is not the server of the last agreement (restored, promoted or new)".into());
+    }
+    Ok(())
 }
 
 async fn ask_anew(server: &RedisServer) -> Result<(), RedisError> {

@@ -24,6 +24,8 @@ pub struct Pace {
     is_answering: AtomicBool,
     /// Bytes of a head have come since the last one was complete.
     head_has_begun: AtomicBool,
+    /// What was read last ends as a head does.
+    head_has_ended: AtomicBool,
     /// The client does not take what was written.
     is_blocked: AtomicBool,
     drained: Notify,
@@ -35,8 +37,10 @@ pub struct Answering<'a>(&'a Pace);
 impl Pace {
     /// A head is complete. Before it is answered the answers before it must be taken: else a client that sends
     /// requests and reads nothing would fill memory.
-    pub async fn begin(&self) -> Answering<'_> {
-        self.head_has_begun.store(false, Relaxed);
+    pub async fn begin(&self, has_body: bool) -> Answering<'_> {
+        // Without a body, whatever came behind this head is the beginning of another.
+        let begins_another = !has_body && !self.head_has_ended.load(Relaxed);
+        self.head_has_begun.store(begins_another, Relaxed);
         self.is_answering.store(true, Relaxed);
         let answering = Answering(self);
         while self.is_blocked.load(Relaxed) {
@@ -56,6 +60,7 @@ pub struct PacedStream {
     stream: TcpStream,
     pace: Arc<Pace>,
     head: Patience,
+    body: Patience,
     answer: Patience,
     stop: CancellationToken,
 }
@@ -63,8 +68,9 @@ pub struct PacedStream {
 impl PacedStream {
     pub fn new(stream: TcpStream, pace: Arc<Pace>, stop: CancellationToken) -> Self {
         let head = Patience::new(config::HTTP_HEAD_TIMEOUT, "the request's head was not complete in time");
+        let body = Patience::new(config::HTTP_BODY_TIMEOUT, "the body was not complete in time");
         let answer = Patience::new(config::HTTP_WRITE_TIMEOUT, "the client does not take its answer");
-        Self { stream, pace, head, answer, stop }
+        Self { stream, pace, head, body, answer, stop }
     }
 
     fn written(&mut self, outcome: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -85,12 +91,20 @@ impl AsyncRead for PacedStream {
         let this = &mut *self;
         let had = buffer.filled().len();
         let outcome = Pin::new(&mut this.stream).poll_read(cx, buffer);
-        // Bytes of a body have a deadline of their own.
         if this.pace.is_answering.load(Relaxed) {
+            // Bytes of a body, which have a deadline of their own, but for a stop.
+            if outcome.is_pending() && this.stop.is_cancelled() {
+                return this.body.poll(cx, &this.stop).map(Err);
+            }
             return outcome;
         }
-        if buffer.filled().len() > had && !this.pace.head_has_begun.swap(true, Relaxed) {
-            this.head.end();
+        let read = &buffer.filled()[had..];
+        if !read.is_empty() {
+            let has_ended = read.ends_with(b"\n\r\n") || read.ends_with(b"\n\n");
+            this.pace.head_has_ended.store(has_ended, Relaxed);
+            if !this.pace.head_has_begun.swap(true, Relaxed) {
+                this.head.end();
+            }
         }
         if outcome.is_ready() {
             return outcome;

@@ -64,6 +64,20 @@ fn a_duration_that_may_be_meant_otherwise_is_answered_with_one(#[case] line: &st
 }
 
 #[rstest]
+#[case("coupon create coffee --total 1e3", "from 1 to 1000000000")]
+#[case("coupon create coffee --total 1.5", "from 1 to 1000000000")]
+#[case("coupon edit coffee --total 0", "from 1 to 1000000000")]
+#[case("coupon create coffee --total 1 --per-user-limit 17", "from 1 to 16")]
+#[case("serve --workers many", "from 0 to 64")]
+#[case("serve --max-backlog 99999999999999999999", "from 0 to 18446744073709551615")]
+#[case("worker --stream-keep 1k", "from 0 to 18446744073709551615")]
+fn a_number_that_is_none_is_answered_with_its_bounds(#[case] line: &str, #[case] bounds: &str) {
+    let run = Sandbox::new().run(&line.split(' ').collect::<Vec<_>>());
+    let words = format!("must be a whole number {bounds}");
+    assert!(run.status == 2 && run.stderr.contains(&words), "{run:?}");
+}
+
+#[rstest]
 #[case("SECKILL_LISTEN", "serve")]
 #[case("SECKILL_DATA_DIR", "serve")]
 #[case("REDIS_URL", "serve")]

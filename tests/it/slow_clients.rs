@@ -123,6 +123,12 @@ async fn a_client_that_does_not_keep_pace_is_let_go_of_and_an_idle_one_is_not() 
         stream.write_all(b"GET /livez HT").await.unwrap();
         until_let_go(&sale, "a head that stops half-way is given up", &stream).await
     };
+    let half_behind_a_whole = async {
+        let mut stream = sale.connect().await;
+        stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET /livez HT").await.unwrap();
+        assert!(stream.read(&mut [0; 1_024]).await.unwrap() > 0);
+        until_let_go(&sale, "half a head that came with a whole one is given up", &stream).await
+    };
     let slow_body = async {
         let mut stream = sale.connect().await;
         let token = sale.token("alice");
@@ -140,8 +146,9 @@ async fn a_client_that_does_not_keep_pace_is_let_go_of_and_an_idle_one_is_not() 
         since.elapsed()
     };
     let slow = [never_reads.boxed_local(), half_closed.boxed_local(), sips.boxed_local()];
-    let unfinished = [slow_head.boxed_local(), silent_head.boxed_local(), slow_body.boxed_local()];
-    let took = join_all(slow.into_iter().chain(unfinished)).await;
+    let unfinished = [slow_head.boxed_local(), silent_head.boxed_local(), half_behind_a_whole.boxed_local()];
+    let slow = slow.into_iter().chain(unfinished).chain([slow_body.boxed_local()]);
+    let took = join_all(slow).await;
     assert!(took.iter().all(|took| *took < BOUND), "{took:?}");
     // Longer idle than any of them was slow.
     assert!(is_held(&sale, &idle), "an idle connection keeps its minute");
@@ -190,6 +197,13 @@ async fn a_stop_waits_for_no_client_that_does_not_keep_pace() {
     let mut idle = sale.connect().await;
     idle.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     assert!(idle.read(&mut [0; 1_024]).await.unwrap() > 0);
+    let mut half_a_body = sale.connect().await;
+    let token = sale.token("bob");
+    let head = format!(
+        "POST /v1/coupons/coupon-1/claims HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{{"
+    );
+    half_a_body.write_all(head.as_bytes()).await.unwrap();
     // No worker records it: the claim waits for as long as it may.
     let mut waits = sale.connect().await;
     let token = sale.token("alice");
@@ -204,7 +218,9 @@ async fn a_stop_waits_for_no_client_that_does_not_keep_pace() {
     let since = Instant::now();
     waits.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
-    for (what, stream) in [("never reads", &never_reads), ("half a head", &half_a_head), ("idle", &idle)] {
+    let others =
+        [("never reads", &never_reads), ("half a head", &half_a_head), ("half a body", &half_a_body)];
+    for (what, stream) in others.into_iter().chain([("idle", &idle)]) {
         until_let_go(&sale, what, stream).await;
     }
     let took = since.elapsed();
