@@ -167,3 +167,43 @@ impl Patience {
         self.timer = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+
+    async fn is_pending<T>(future: Pin<&mut impl Future<Output = T>>) -> bool {
+        let mut future = future;
+        poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending())).await
+    }
+
+    #[tokio::test]
+    async fn no_request_is_begun_before_the_last_answer_is_taken() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpSocket::new_v4().unwrap();
+        client.set_recv_buffer_size(4_096).unwrap();
+        let mut client = client.connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let pace = Arc::new(Pace::default());
+        let mut paced = PacedStream::new(stream, pace.clone(), CancellationToken::new());
+        drop(pace.begin(false).await);
+        while !is_pending(pin!(paced.write(&vec![0; 65_536]))).await {}
+        {
+            let mut begun = pin!(pace.begin(false));
+            assert!(is_pending(begun.as_mut()).await, "the client takes nothing");
+            let reading =
+                tokio::spawn(async move { tokio::io::copy(&mut client, &mut tokio::io::sink()).await });
+            paced.write_all(b"the rest").await.unwrap();
+            paced.flush().await.unwrap();
+            assert!(!is_pending(begun).await, "the client has taken it");
+            drop(paced);
+            reading.await.unwrap().unwrap();
+        }
+    }
+}
