@@ -1,6 +1,7 @@
 //! Order events that can never be recorded: kept as dead letters, their orders as `rejected`, their
 //! units in the outbox, all in one transaction.
 
+use sqlx::postgres::PgRow;
 use sqlx::{Connection, FromRow, PgConnection, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -36,10 +37,22 @@ pub struct Letter<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Written, by this transaction or an earlier one.
+    /// Written by this transaction.
     Done,
+    /// An earlier transaction has ended it; nothing was written.
+    AlreadyEnded,
     /// The epoch is another one, or this is not its Postgres; nothing was written.
     Fenced,
+}
+
+impl Ended {
+    fn read(row: &PgRow, written: &str) -> Result<Self, PostgresError> {
+        Ok(match (row.try_get("fenced")?, row.try_get(written)?) {
+            (true, _) => Self::Fenced,
+            (false, true) => Self::Done,
+            (false, false) => Self::AlreadyEnded,
+        })
+    }
 }
 
 /// Ends an event as a rejected order with its dead letter, its unit in the outbox.
@@ -78,7 +91,7 @@ pub(super) async fn reject_in(
         .bind(is_rebuild)
         .fetch_one(connection)
         .await?;
-    Ok(if row.try_get("fenced")? { Ended::Fenced } else { Ended::Done })
+    Ended::read(&row, "rejected")
 }
 
 /// Keeps an event that cannot be read as a dead letter alone, keyed by its entry.
@@ -100,9 +113,9 @@ pub async fn keep_unreadable(
         .bind(order.map(|order| order.0))
         .fetch_one(&mut *transaction)
         .await?;
-    let fenced: bool = row.try_get("fenced")?;
+    let ended = Ended::read(&row, "inserted")?;
     transaction.commit().await?;
-    Ok(if fenced { Ended::Fenced } else { Ended::Done })
+    Ok(ended)
 }
 
 /// A letter as it was kept.

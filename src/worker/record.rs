@@ -223,16 +223,18 @@ impl Batch<'_> {
         let event = &readable.event;
         let letter = self.letter(&readable.entry, why).await?;
         match dead_letters::reject(self.postgres, &self.handed.epoch, event, &letter).await {
-            Ok(dead_letters::Ended::Done) => {}
+            Ok(dead_letters::Ended::Done) => {
+                metrics::DEAD_LETTERS.add(1);
+                self.context.unit_waits.notify_one();
+                tracing::warn!(order = %event.order, coupon = %event.coupon, "order {} rejected: {why}", event.order);
+            }
+            Ok(dead_letters::Ended::AlreadyEnded) => {}
             Ok(dead_letters::Ended::Fenced) => return Err(Halt::Fenced),
             Err(PostgresError::Row(why)) => {
                 return self.keep_unreadable(&readable.entry, Some(event.order), &why).await;
             }
             Err(error) => return Err(halt(error)),
         }
-        metrics::DEAD_LETTERS.add(1);
-        self.context.unit_waits.notify_one();
-        tracing::warn!(order = %event.order, coupon = %event.coupon, "order {} rejected: {why}", event.order);
         if let Ok(Some(order)) = orders::get(&mut *self.postgres, event.order).await {
             let orders: [Order; 1] = [order];
             self.context.recorded.announce(&orders);
@@ -253,6 +255,7 @@ impl Batch<'_> {
                 tracing::warn!(entry = entry.id, "entry {} is a dead letter: {why}", entry.id);
                 Ok(())
             }
+            Ok(dead_letters::Ended::AlreadyEnded) => Ok(()),
             Ok(dead_letters::Ended::Fenced) => Err(Halt::Fenced),
             Err(error) => Err(halt(error)),
         }
