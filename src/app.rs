@@ -2,13 +2,10 @@
 
 mod demo;
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -22,13 +19,16 @@ use crate::embedded::Embedded;
 use crate::fence::Fence;
 use crate::gate::Gate;
 use crate::http::{Api, Front, server};
+use crate::logs;
 use crate::metrics;
 use crate::open_files;
 use crate::postgres::{Postgres, PostgresError};
+use crate::printing::{self, stderr};
 use crate::reconcile::Reconciler;
 use crate::recorded::Recorded;
 use crate::redis::RedisServer;
 use crate::stop::Stop;
+use crate::tasks::Tasks;
 use crate::worker;
 
 /// HTTP and workers in one process, until SIGTERM, SIGINT or SIGHUP.
@@ -55,7 +55,8 @@ pub async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
             "SECKILL_WORKERS=0 leaves a worker process nothing to do: give it 1 or more".into()
         ));
     }
-    let stop = Stop::on_signals()?;
+    let tasks = Tasks::default();
+    let stop = Stop::on_signals(&tasks)?;
     let addresses = if let Some(addresses) = args.stores.external_addresses()? {
         addresses
     } else {
@@ -63,29 +64,31 @@ pub async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
         let Some(joined) = stop.unless_ordered(Embedded::join(&data_dir)).await else { return Ok(()) };
         joined?
     };
-    let Some(core) = Core::start(&args.stores, &addresses, &stop, |_| {}).await? else {
-        return Ok(());
+    let Some(core) = Core::start(&args.stores, &addresses, &tasks, &stop, |_| {}).await? else {
+        return Ok(tasks.verdict()?);
     };
     tracing::info!("{} workers are at work", args.workers.workers);
-    let workers = core.run_workers(args.workers, stop.token().clone());
+    let workers = core.run_workers(args.workers, stop.token());
     workers.await.context("the workers' task ended badly")?;
     core.stop(&stop).await;
-    Ok(())
+    Ok(tasks.verdict()?)
 }
 
 async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> anyhow::Result<()> {
     // Before anything is started: from here on a signal ends what was.
-    let stop = Stop::on_signals()?;
+    let tasks = Tasks::default();
+    let stop = Stop::on_signals(&tasks)?;
     let external = args.stores.external_addresses()?;
     check_settings(&args, external.as_ref())?;
     let places = open_files::for_connections()?;
     let (listener, address) = bind(args.http.listen, log_format)?;
 
     // HTTP first: from here /livez and /readyz answer, whatever the stores do.
-    let front = Arc::new(Front::default());
+    let front = Arc::new(Front::new(tasks.clone()));
     front.waits_for("the stores are starting");
     let http_stop = CancellationToken::new();
-    let http = tokio::spawn(server::serve(listener, front.clone(), places, http_stop.clone()));
+    let serving = server::serve(listener, front.clone(), places, http_stop.clone());
+    let http = tokio::spawn(tasks.need("HTTP", &http_stop, serving));
     let http = Http { address, front, task: http, stop: http_stop };
 
     let (credentials, stores) = if external.is_some() {
@@ -93,25 +96,37 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     } else {
         let dir = DataDir::open(args.stores.data_dir.as_deref())?;
         let credentials = generated_credentials(&args.credentials, &dir)?;
-        let starting = Box::pin(Embedded::start_unless(&dir, stop.token()));
-        let Some(stores) = starting.await? else { return Ok(()) };
+        let starting = Box::pin(Embedded::start_unless(&dir, stop.token(), &tasks));
+        let Some(stores) = starting.await? else { return Ok(tasks.verdict()?) };
         (credentials, Some(stores))
     };
     let addresses = external.or_else(|| stores.as_ref().map(Embedded::addresses));
     let addresses = addresses.context("there are stores, embedded or external")?;
-    let outcome = Box::pin(sell(&args, is_demo, http, &addresses, &credentials, &stop)).await;
+    let outcome = Box::pin(sell(&args, is_demo, http, &addresses, &credentials, &tasks, &stop)).await;
     // Last, also after a failure: everything above needs them.
     if let Some(stores) = stores {
         stores.stop_by(stop.by(config::STOP_STORES_BY)).await?;
     }
-    outcome
+    outcome?;
+    Ok(tasks.verdict()?)
+}
+
+/// On a thread of its own: a reader that stands still holds up nothing, and without one the sale goes on.
+fn print_beside_the_sale(text: String) -> anyhow::Result<()> {
+    let print = move || {
+        if let Err(error) = printing::to_stdout(&format!("{text}\n")) {
+            tracing::warn!("the demo's text could not be printed: {error}");
+        }
+    };
+    std::thread::Builder::new().name("demo-text".into()).spawn(print)?;
+    Ok(())
 }
 
 /// The listener's task and what it shows.
 struct Http {
     address: SocketAddr,
     front: Arc<Front>,
-    task: JoinHandle<()>,
+    task: JoinHandle<Option<()>>,
     stop: CancellationToken,
 }
 
@@ -122,10 +137,11 @@ async fn sell(
     http: Http,
     addresses: &StoreAddresses,
     credentials: &CredentialSettings,
+    tasks: &Tasks,
     stop: &Stop,
 ) -> anyhow::Result<()> {
     let tell = |what: &str| http.front.waits_for(what);
-    let Some(core) = Core::start(&args.stores, addresses, stop, tell).await? else { return Ok(()) };
+    let Some(core) = Core::start(&args.stores, addresses, tasks, stop, tell).await? else { return Ok(()) };
     let gate = Gate::new(core.fence.clone(), core.catalogue.clone(), args.http.max_backlog);
     let parts = (core.recorded.clone(), core.catalogue.clone(), core.fence.clone(), core.postgres.clone());
     let (recorded, catalogue, fence, postgres) = parts;
@@ -133,11 +149,11 @@ async fn sell(
     let shared = Api::new(gate.clone(), recorded, catalogue, fence, redis, postgres, credentials)?;
     http.front.open(shared)?;
     let worker_stop = CancellationToken::new();
-    let workers = core.run_workers(args.workers.clone(), worker_stop.clone());
+    let workers = core.run_workers(args.workers.clone(), &worker_stop);
     if is_demo {
         let opening = demo::open(&core, &gate, args, http.address, credentials);
         if let Some(text) = stop.unless_ordered(opening).await {
-            println!("{}", text?);
+            print_beside_the_sale(text?)?;
         }
     }
     drop(gate);
@@ -161,9 +177,9 @@ async fn sell(
 }
 
 /// Waits for a task that was told to end; what does not end in time is left behind.
-async fn end_by(deadline: Instant, mut task: JoinHandle<()>, what: &str) -> anyhow::Result<()> {
+async fn end_by(deadline: Instant, mut task: JoinHandle<Option<()>>, what: &str) -> anyhow::Result<()> {
     if let Ok(ended) = tokio::time::timeout_at(deadline, &mut task).await {
-        return ended.with_context(|| format!("the task of the {what} ended badly"));
+        return ended.map(drop).with_context(|| format!("the task of the {what} ended badly"));
     }
     tracing::warn!("stopping although some {what} are still under way");
     task.abort();
@@ -177,9 +193,11 @@ struct Core {
     catalogue: Catalogue,
     fence: Fence,
     recorded: Recorded,
-    fence_stop: CancellationToken,
-    fence_task: JoinHandle<()>,
-    reconciling: JoinHandle<()>,
+    tasks: Tasks,
+    /// Ends the tasks below, and those of `recorded`.
+    stop: CancellationToken,
+    fence_task: JoinHandle<Option<()>>,
+    reconciling: JoinHandle<Option<()>>,
 }
 
 impl Core {
@@ -188,6 +206,7 @@ impl Core {
     async fn start(
         stores: &StoreSettings,
         addresses: &StoreAddresses,
+        tasks: &Tasks,
         stop: &Stop,
         tell: impl Fn(&str),
     ) -> anyhow::Result<Option<Self>> {
@@ -198,34 +217,36 @@ impl Core {
             return Ok(None);
         }
         let catalogue = Catalogue::new(postgres.clone());
-        let fence = Fence::new();
-        let fence_stop = CancellationToken::new();
-        let fence_task = tokio::spawn(fence.clone().run(
-            server.clone(),
-            postgres.clone(),
-            catalogue.clone(),
-            fence_stop.clone(),
-        ));
-        let recorded = Recorded::start(postgres.clone());
+        let (fence, stop) = (Fence::new(), CancellationToken::new());
+        let parts = (fence.clone(), server.clone(), postgres.clone(), catalogue.clone(), stop.clone());
+        let run_fence = move || {
+            let (fence, server, postgres, catalogue, stop) = parts.clone();
+            fence.run(server, postgres, catalogue, stop)
+        };
+        let fence_task = tokio::spawn(tasks.keep("fence", Some(config::TASK_WAKES_WITHIN), &stop, run_fence));
+        let recorded = Recorded::start(&postgres, tasks, &stop);
         let reconciler = Reconciler { fence: fence.clone(), postgres: postgres.clone() };
-        let reconciling = tokio::spawn(reconciler.run());
-        Ok(Some(Self { server, postgres, catalogue, fence, recorded, fence_stop, fence_task, reconciling }))
+        let reconciling = tasks.keep("reconciler", None, &stop, move || reconciler.clone().run());
+        let (reconciling, tasks) = (tokio::spawn(reconciling), tasks.clone());
+        Ok(Some(Self { server, postgres, catalogue, fence, recorded, tasks, stop, fence_task, reconciling }))
     }
 
-    fn run_workers(&self, settings: WorkerSettings, stop: CancellationToken) -> JoinHandle<()> {
+    fn run_workers(&self, settings: WorkerSettings, stop: &CancellationToken) -> JoinHandle<Option<()>> {
         let context = worker::Context {
             server: self.server.clone(),
             postgres: self.postgres.clone(),
             fence: self.fence.clone(),
             recorded: self.recorded.clone(),
+            tasks: self.tasks.clone(),
             unit_waits: Arc::default(),
         };
-        tokio::spawn(worker::run(context, settings, stop))
+        let work = worker::run(context, settings, stop.clone());
+        tokio::spawn(self.tasks.need("workers", stop, work))
     }
 
     async fn stop(self, stop: &Stop) {
+        self.stop.cancel();
         self.reconciling.abort();
-        self.fence_stop.cancel();
         if let Err(error) = self.fence_task.await {
             tracing::error!("the fence's task ended badly: {error}");
         }
@@ -264,26 +285,15 @@ fn bind(address: SocketAddr, log_format: LogFormat) -> anyhow::Result<(TcpListen
         .with_context(|| format!("cannot listen on {address}: choose another with SECKILL_LISTEN"))?;
     let address = listener.local_addr()?;
     // The first line, whatever the log filter: scripts wait for it.
-    match log_format {
-        // In one write: `eprintln!` makes several, and whoever waits would read half an address.
-        LogFormat::Text => {
-            std::io::stderr().write_all(format!("listening on http://{address}\n").as_bytes())?;
+    stderr::line(&match log_format {
+        LogFormat::Text => format!("listening on http://{address}"),
+        LogFormat::Json => {
+            let message = format!("listening on http://{address}");
+            let fields = serde_json::json!({"message": message, "address": address.to_string()});
+            logs::json_line("INFO", module_path!(), &fields)
         }
-        LogFormat::Json => eprintln!("{}", listening_as_json(address)),
-    }
+    });
     Ok((listener, address))
-}
-
-/// In the words of tracing's JSON, which a filter may have silenced.
-fn listening_as_json(address: SocketAddr) -> serde_json::Value {
-    let timestamp = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
-    let message = format!("listening on http://{address}");
-    serde_json::json!({
-        "timestamp": timestamp,
-        "level": "INFO",
-        "fields": {"message": message, "address": address.to_string()},
-        "target": module_path!(),
-    })
 }
 
 /// What can be known to be wrong before a port is bound or a store started.

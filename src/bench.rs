@@ -30,6 +30,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::config;
 use crate::data_dir::DataDir;
 use crate::stop::Stop;
+use crate::tasks::Tasks;
 pub use disk::fdatasync;
 use plan::Plan;
 pub use rate::Rate;
@@ -143,8 +144,9 @@ async fn on_stage(
     progress: &ProgressBar,
     mint: impl Fn(&str, &str) -> anyhow::Result<String>,
 ) -> anyhow::Result<(Vec<Round>, Vec<LeftOut>)> {
-    let stop = Stop::on_signals()?;
-    let stage = Stage::set(&DataDir::open(Some(&options.data_dir))?, stop.token()).await?;
+    let tasks = Tasks::default();
+    let stop = Stop::on_signals(&tasks)?;
+    let stage = Stage::set(&DataDir::open(Some(&options.data_dir))?, stop.token(), &tasks).await?;
     let work = async {
         let count = usize::try_from(USERS_PER_SECOND * plan.lasts.as_secs())?;
         progress.set_message("signing tokens");
@@ -158,6 +160,7 @@ async fn on_stage(
     // Dropped half-way, it kills the servers that it started.
     let measured = stop.unless_ordered(work).await.unwrap_or_else(|| Err(anyhow!(STOPPED)));
     let stopped = stage.stop_by(stop.by(config::STOP_STORES_BY)).await;
+    tasks.verdict()?;
     let measured = measured?;
     stopped?;
     Ok(measured)

@@ -10,6 +10,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{CredentialSettings, HttpSettings, LogSettings, StoreSettings, WorkerSettings};
+use crate::printing::{self, OutputError, stderr};
 
 mod bench;
 pub mod claim;
@@ -114,12 +115,33 @@ pub struct WorkerArgs {
 #[error("{0}")]
 pub struct WrongUsage(pub String);
 
-/// Reads the process's arguments and environment; ends the process with clap's message when they are wrong.
-#[must_use]
-pub fn parse() -> Cli {
+/// As the shell tells of a command that SIGPIPE has ended: its output had no reader.
+const STATUS_READER_GONE: u8 = 128 + 13;
+
+/// Reads the process's arguments and environment.
+///
+/// # Errors
+/// With the exit status, after clap's message, when they are wrong or ask for help.
+pub fn parse() -> Result<Cli, ExitCode> {
     let command = command();
     let parsed = command.clone().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
-    parsed.unwrap_or_else(|error| name_the_variable(error, &command).exit())
+    parsed.map_err(|error| explain(&name_the_variable(error, &command)))
+}
+
+/// Prints clap's message: help and version to stdout, what is wrong to stderr.
+fn explain(error: &clap::Error) -> ExitCode {
+    let text = |in_colour| {
+        let text = error.render();
+        if in_colour { text.ansi().to_string() } else { text.to_string() }
+    };
+    if error.use_stderr() {
+        stderr::line(text(stderr::takes_colours()).trim_end_matches('\n'));
+        return ExitCode::from(2);
+    }
+    match printing::to_stdout(&text(printing::stdout_takes_colours())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error.into()),
+    }
 }
 
 pub async fn run(command: OneShot) -> anyhow::Result<()> {
@@ -142,7 +164,10 @@ pub async fn run(command: OneShot) -> anyhow::Result<()> {
 /// Prints an error as exactly one line and says how the process should end.
 #[must_use]
 pub fn report(error: &anyhow::Error) -> ExitCode {
-    eprintln!("seckill: {}", output::plain(&format!("{error:#}")));
+    if matches!(error.downcast_ref(), Some(OutputError::ReaderGone)) {
+        return ExitCode::from(STATUS_READER_GONE);
+    }
+    stderr::line(&format!("seckill: {}", output::plain(&format!("{error:#}"))));
     ExitCode::from(if error.is::<WrongUsage>() { 2 } else { 1 })
 }
 

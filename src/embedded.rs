@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, StoreAddresses};
 use crate::data_dir::{DataDir, DataDirLock};
+use crate::tasks::Tasks;
 use account::{Account, StoreFolder};
 use postgres::Postgres;
 use programs::Programs;
@@ -43,15 +44,20 @@ impl Embedded {
     /// # Errors
     /// When another process runs stores there, a program is not installed, or a store does not start.
     pub async fn start(dir: &DataDir) -> Result<Self> {
-        let started = Self::start_unless(dir, &CancellationToken::new()).await?;
+        let started = Self::start_unless(dir, &CancellationToken::new(), &Tasks::default()).await?;
         started.context("nothing stopped the stores' start")
     }
 
-    /// The same; `None` when told to stop before both answer. Then, and after an error, no process is left.
+    /// The same, its tasks among these; `None` when told to stop before both answer. Then, and after an error, no
+    /// process is left.
     ///
     /// # Errors
     /// As for [`start`](Self::start).
-    pub async fn start_unless(dir: &DataDir, stop: &CancellationToken) -> Result<Option<Self>> {
+    pub async fn start_unless(
+        dir: &DataDir,
+        stop: &CancellationToken,
+        tasks: &Tasks,
+    ) -> Result<Option<Self>> {
         let Some(lock) = stop.run_until_cancelled(lock_patiently(dir)).await else { return Ok(None) };
         let lock = lock?;
         let programs = Programs::find(postgres::version_in_use(dir.path())?)?;
@@ -66,12 +72,12 @@ impl Embedded {
         // One that fails stops the other.
         let both = stop.child_token();
         let (redis, postgres) = tokio::join!(
-            async { Supervised::start(redis, &both).await.inspect_err(|_| both.cancel()) },
+            async { Supervised::start(redis, &both, tasks).await.inspect_err(|_| both.cancel()) },
             async {
                 let initialised =
                     postgres.initialise(&both).await.context("Postgres could not be initialised");
                 let started = match initialised {
-                    Ok(()) => Supervised::start(postgres, &both).await,
+                    Ok(()) => Supervised::start(postgres, &both, tasks).await,
                     Err(error) => Err(error),
                 };
                 started.inspect_err(|_| both.cancel())

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalogue::Catalogue;
 use crate::config;
+use crate::logs::info_or_warn;
 use crate::postgres::fence::FenceRow;
 use crate::postgres::{self, Postgres, PostgresError};
 use crate::redis::info::Look;
@@ -143,7 +144,7 @@ impl Fence {
                 match self.come_up(&server, &postgres, &catalogue).await {
                     Ok(session) => self.watch_over(&session, &postgres, &catalogue).await,
                     Err(error) => {
-                        self.stay_down(&format!("{error:#}"));
+                        self.stay_down(&format!("{error:#}"), false);
                         tokio::time::sleep(config::FENCE_RETRY).await;
                     }
                 }
@@ -172,13 +173,14 @@ impl Fence {
             let order = lock(&self.shared.ordered).take();
             let verdict = match (&order, &loss) {
                 (Some(_), _) => {
-                    Err(Difference { cause: "ordered", sentence: "a rebuild was ordered".into() })
+                    let sentence = "a rebuild was ordered".into();
+                    Err(Difference { cause: "ordered", sentence, is_normal: true })
                 }
                 (None, Some(loss)) => Err(loss.as_difference()),
                 (None, None) => look::compare(&seen, &row),
             };
             if let Err(difference) = verdict {
-                self.stay_down(&difference.sentence);
+                self.stay_down(&difference.sentence, difference.is_normal);
                 if order.is_none() && lost::waits_for_a_person(&seen, &row) {
                     anyhow::bail!(difference);
                 }
@@ -308,7 +310,7 @@ impl Fence {
         }
     }
 
-    fn stay_down(&self, reason: &str) {
+    fn stay_down(&self, reason: &str, is_normal: bool) {
         let changed = self.shared.state.send_if_modified(|state| match state {
             FenceState::Down { reason: old } if **old == *reason => false,
             _ => {
@@ -317,7 +319,7 @@ impl Fence {
             }
         });
         if changed {
-            tracing::warn!("fence down: {reason}");
+            info_or_warn!(is_normal, "fence down: {reason}");
         }
     }
 }

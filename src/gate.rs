@@ -96,13 +96,13 @@ impl Gate {
         let joined = self.shared.line().join(waiting);
         match joined {
             Joined::Waits => {}
-            Joined::NeedsCarrier => drop(tokio::spawn(carry(self.shared.clone()))),
+            Joined::NeedsCarrier => Carrier::set_out(self.shared.clone()),
             Joined::Full => {
                 metrics::CLAIMS.add(Unavailable::QueueFull.outcome(), 1);
                 return Err(Unavailable::QueueFull);
             }
         }
-        answered.await.unwrap_or_else(|_| Err(Unavailable::NoAnswer("the program is stopping".into())))
+        answered.await.unwrap_or_else(|_| Err(Unavailable::NoAnswer("its batch was dropped".into())))
     }
 }
 
@@ -123,12 +123,37 @@ impl Shared {
     }
 }
 
+/// A carrier's task. Should it end in the middle of its work, another one takes its place: the line counts carriers,
+/// and claims would wait for one that never comes back.
+struct Carrier {
+    shared: Arc<Shared>,
+    is_dismissed: bool,
+}
+
+impl Carrier {
+    fn set_out(shared: Arc<Shared>) {
+        drop(tokio::spawn(carry(Self { shared, is_dismissed: false })));
+    }
+}
+
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        // Without a runtime the program ends, and every waiting claim with it.
+        if !self.is_dismissed && tokio::runtime::Handle::try_current().is_ok() {
+            tracing::error!("a carrier of claims has ended before its time: another one sets out");
+            Self::set_out(self.shared.clone());
+        }
+    }
+}
+
 /// Takes claims to Redis until it finds too few that wait. The next batch is on its way before the last one's
 /// claims are answered: whoever is woken by an answer has work to do, and Redis would wait for all of them.
-async fn carry(shared: Arc<Shared>) {
+async fn carry(mut carrier: Carrier) {
+    let shared = carrier.shared.clone();
     let mut ended: Option<Ended> = None;
     loop {
         let batch = shared.line().next_batch();
+        carrier.is_dismissed = batch.is_none();
         // A task of its own: should it ever panic, the gate goes on.
         let on_its_way = batch.map(|batch| tokio::spawn(send(batch, shared.clone())));
         if let Some(ended) = ended.take() {

@@ -33,6 +33,7 @@ use crate::gate::Gate;
 use crate::postgres::Postgres;
 use crate::recorded::Recorded;
 use crate::redis::RedisServer;
+use crate::tasks::Tasks;
 use auth::Auth;
 use problem::{Code, Problem};
 use snapshots::Snapshots;
@@ -55,9 +56,16 @@ pub struct Api {
 pub struct Front {
     api: OnceLock<Arc<Api>>,
     waits_for: Mutex<String>,
+    tasks: Tasks,
 }
 
 impl Front {
+    /// Before there is an API, and for as long as these tasks live.
+    #[must_use]
+    pub fn new(tasks: Tasks) -> Self {
+        Self { tasks, ..Self::default() }
+    }
+
     /// Opens the API; once.
     ///
     /// # Errors

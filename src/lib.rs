@@ -11,6 +11,11 @@
 pub mod config;
 pub mod disk;
 pub mod environment;
+pub mod printing;
+
+pub mod logs;
+pub mod tasks;
+
 pub mod metrics;
 pub mod model;
 pub mod open_files;

@@ -1,13 +1,10 @@
 //! Reads the command line, sets up logging, runs one command, and ends with its exit status.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::anyhow;
 use seckill::cli::{self, Cli, Command, OneShot, WrongUsage};
-use seckill::config::{LogFormat, LogSettings};
-use seckill::{app, environment};
-use tracing_subscriber::EnvFilter;
+use seckill::{app, environment, logs};
 
 /// Holds less memory than the system's allocator after a burst of connections.
 #[global_allocator]
@@ -15,10 +12,22 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(cli::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
+    let cli = match cli::parse() {
+        Ok(cli) => cli,
+        Err(status) => return status,
+    };
+    match start_logs(&cli) {
+        Ok(_logs) => match run(cli).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => cli::report(&error),
+        },
         Err(error) => cli::report(&error),
     }
+}
+
+fn start_logs(cli: &Cli) -> anyhow::Result<logs::Logs> {
+    let filter = logs::filter(&cli.logs.log).map_err(WrongUsage)?;
+    logs::start(filter, cli.logs.log_format)
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
@@ -26,7 +35,6 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     if !matches!(cli.command, Command::OneShot(OneShot::Psql(_) | OneShot::RedisCli(_))) {
         environment::settle()?;
     }
-    log_to_stderr(&cli.logs)?;
     rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_| anyhow!("another TLS provider is installed"))?;
@@ -36,19 +44,4 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Demo(args) => Box::pin(app::demo(args, cli.logs.log_format)).await,
         Command::OneShot(command) => cli::run(command).await,
     }
-}
-
-fn log_to_stderr(settings: &LogSettings) -> anyhow::Result<()> {
-    // What sqlx calls information and fred a warning are our reconnects; whoever wants it says so in the filter.
-    let filter = EnvFilter::try_new(format!("sqlx=warn,fred=error,{}", settings.log))
-        .map_err(|error| WrongUsage(format!("SECKILL_LOG is no tracing filter: {error}")))?;
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match settings.log_format {
-        LogFormat::Text => logs.init(),
-        LogFormat::Json => logs.json().init(),
-    }
-    Ok(())
 }

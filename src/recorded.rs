@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::model::{Order, OrderId};
 use crate::postgres::{Postgres, orders};
+use crate::tasks::Tasks;
 
 /// A cheap handle; clones share the same waiting orders.
 #[derive(Clone)]
@@ -30,13 +32,23 @@ struct Lookup {
 }
 
 impl Recorded {
-    /// Starts the tasks that ask Postgres; they end with the last handle.
+    /// Starts the tasks that ask Postgres, until `stop`.
     #[must_use]
-    pub fn start(postgres: Postgres) -> Self {
+    pub fn start(postgres: &Postgres, tasks: &Tasks, stop: &CancellationToken) -> Self {
         let (lookups, queue) = mpsc::channel(config::WAITING_ORDERS_MAX);
         let recorded = Self { waiting: Arc::default(), has_let_go: Arc::default(), lookups };
-        tokio::spawn(answer_lookups(queue, postgres.clone()));
-        tokio::spawn(poll(Arc::downgrade(&recorded.waiting), postgres));
+        // It outlives the task that reads it: what waits in it is answered by the next one.
+        let queue = Arc::new(tokio::sync::Mutex::new(queue));
+        let parts = (queue, postgres.clone(), stop.clone());
+        tokio::spawn(tasks.keep("lookups of orders", None, stop, move || {
+            let (queue, postgres, stop) = parts.clone();
+            async move { stop.run_until_cancelled(answer_lookups(&queue, &postgres)).await }
+        }));
+        let parts = (recorded.waiting.clone(), postgres.clone(), stop.clone());
+        tokio::spawn(tasks.keep("poll for waiting orders", None, stop, move || {
+            let (waiting, postgres, stop) = parts.clone();
+            async move { stop.run_until_cancelled(poll(&waiting, &postgres)).await }
+        }));
         recorded
     }
 
@@ -96,7 +108,8 @@ fn announce(waiting: &Mutex<HashMap<OrderId, Vec<oneshot::Sender<Order>>>>, orde
     }
 }
 
-async fn answer_lookups(mut queue: mpsc::Receiver<Lookup>, postgres: Postgres) {
+async fn answer_lookups(queue: &tokio::sync::Mutex<mpsc::Receiver<Lookup>>, postgres: &Postgres) {
+    let mut queue = queue.lock().await;
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, config::GATE_BATCH_MAX_CLAIMS).await > 0 {
         let ids: Vec<OrderId> = batch.iter().map(|lookup| lookup.order).collect();
@@ -114,17 +127,13 @@ async fn answer_lookups(mut queue: mpsc::Receiver<Lookup>, postgres: Postgres) {
     }
 }
 
-async fn poll(
-    waiting: std::sync::Weak<Mutex<HashMap<OrderId, Vec<oneshot::Sender<Order>>>>>,
-    postgres: Postgres,
-) {
+async fn poll(waiting: &Mutex<HashMap<OrderId, Vec<oneshot::Sender<Order>>>>, postgres: &Postgres) {
     let mut ticks = tokio::time::interval(config::WAITING_ORDERS_POLL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let Some(waiting) = waiting.upgrade() else { return };
         let ids: Vec<OrderId> = {
-            let mut waiting = lock(&waiting);
+            let mut waiting = lock(waiting);
             waiting.retain(|_, senders| {
                 senders.retain(|sender| !sender.is_closed());
                 !senders.is_empty()
@@ -133,7 +142,7 @@ async fn poll(
         };
         for chunk in ids.chunks(config::RECORD_BATCH_MAX_EVENTS) {
             match orders::get_many(&postgres.pool, chunk).await {
-                Ok(orders) => announce(&waiting, &orders),
+                Ok(orders) => announce(waiting, &orders),
                 Err(error) => tracing::debug!("poll of {} waiting orders: {error}", chunk.len()),
             }
         }

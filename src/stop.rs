@@ -1,7 +1,7 @@
 //! The order to stop: which signals give it, and how much time each step of stopping has. What those steps are is
 //! the caller's work.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -10,6 +10,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
+use crate::printing::stderr;
+use crate::tasks::Tasks;
 
 /// A cheap handle; clones share one order.
 #[derive(Clone)]
@@ -19,23 +21,26 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// From here on SIGTERM, SIGINT and SIGHUP order the stop instead of ending the process at once.
+    /// From here on SIGTERM, SIGINT and SIGHUP order the stop instead of ending the process at once, and so does the
+    /// end of a task without which the program cannot go on.
     ///
     /// # Errors
     /// When the system accepts no handler.
-    pub fn on_signals() -> io::Result<Self> {
+    pub fn on_signals(tasks: &Tasks) -> io::Result<Self> {
         let stop = Self { ordered: CancellationToken::new(), ordered_at: Arc::default() };
         let mut kinds = vec![("SIGTERM", SignalKind::terminate()), ("SIGINT", SignalKind::interrupt())];
         if !is_hangup_ignored() {
             kinds.push(("SIGHUP", SignalKind::hangup()));
         }
         for (name, kind) in kinds {
-            let (stop, mut signals) = (stop.clone(), signal(kind)?);
-            tokio::spawn(async move {
-                if signals.recv().await.is_some() {
-                    stop.order(name);
+            let (order, failed, mut signals) = (stop.clone(), tasks.failed().clone(), signal(kind)?);
+            tokio::spawn(tasks.need(name, &stop.ordered, async move {
+                tokio::select! {
+                    Some(()) = signals.recv() => order.order(name),
+                    () = failed.cancelled() => order.order("a task has ended"),
+                    else => {}
                 }
-            });
+            }));
         }
         Ok(stop)
     }
@@ -74,7 +79,7 @@ fn is_hangup_ignored() -> bool {
 /// The runtime waits for work on blocking threads, such as a flush of a disk that hangs, for ever.
 fn end_at_last() {
     std::thread::sleep(config::STOP_AT_LAST);
-    // A log that cannot be written must not keep the process.
-    drop(writeln!(io::stderr(), "seckill: something does not stop: ending all the same"));
+    stderr::line("seckill: something does not stop: ending all the same");
+    stderr::flush();
     std::process::exit(1);
 }

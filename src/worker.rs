@@ -8,7 +8,7 @@ mod reclaim;
 mod record;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -20,6 +20,7 @@ use crate::fence::{Fence, FenceState};
 use crate::postgres::{self, PgConnection, Postgres, PostgresError};
 use crate::recorded::Recorded;
 use crate::redis::{Redis, RedisError, RedisServer, info, script, stream};
+use crate::tasks::Tasks;
 
 /// What every role of a worker needs.
 #[derive(Clone)]
@@ -28,46 +29,54 @@ pub struct Context {
     pub postgres: Postgres,
     pub fence: Fence,
     pub recorded: Recorded,
+    pub tasks: Tasks,
     /// Wakes the housekeeping when a unit waits in the outbox.
     pub unit_waits: Arc<Notify>,
 }
 
 /// Runs all roles until `stop`; each ends the batch in hand first, if Postgres lets it.
 pub async fn run(context: Context, settings: WorkerSettings, stop: CancellationToken) {
-    let context = Arc::new(context);
-    let process = process_name();
-    let mut roles = JoinSet::new();
-    let backlog = Arc::new(Notify::new());
-    for number in 1..=settings.workers {
-        let (name, shift) = (format!("{process}-{number}"), Shift::Always(backlog.clone()));
-        roles.spawn(consume::run(context.clone(), name, shift, stop.clone()));
-    }
-    if settings.workers > 0 {
-        let (name, shift) = (format!("{process}-backlog"), Shift::Backlog(backlog));
-        roles.spawn(consume::run(context.clone(), name, shift, stop.clone()));
-        let consumer = format!("{process}-reclaim");
-        roles.spawn(reclaim::run(context.clone(), consumer, settings.reclaim_after, stop.clone()));
-        roles.spawn(housekeeping::run(context, settings.stream_keep, stop.clone()));
-    }
-    let patience = async {
-        stop.cancelled().await;
-        tokio::time::sleep(config::WORKER_STOP_GRACE).await;
-    };
-    tokio::select! {
-        () = all_ended(&mut roles) => {}
-        () = patience => {
-            tracing::warn!("stopping workers in the middle of their work: others will take it over");
-            roles.shutdown().await;
-        }
+    let mut roles = start_roles(&Arc::new(context), &settings, &stop);
+    // A role that ends before its time is started again, and there may be none.
+    stop.cancelled().await;
+    let all_ended = async { while roles.join_next().await.is_some() {} };
+    if tokio::time::timeout(config::WORKER_STOP_GRACE, all_ended).await.is_err() {
+        tracing::warn!("stopping workers in the middle of their work: others will take it over");
+        roles.shutdown().await;
     }
 }
 
-async fn all_ended(roles: &mut JoinSet<()>) {
-    while let Some(ended) = roles.join_next().await {
-        if let Err(error) = ended {
-            tracing::error!("a worker's task ended badly: {error}");
-        }
+fn start_roles(
+    context: &Arc<Context>,
+    settings: &WorkerSettings,
+    stop: &CancellationToken,
+) -> JoinSet<Option<()>> {
+    let process = process_name();
+    let mut roles = JoinSet::new();
+    if settings.workers == 0 {
+        return roles;
     }
+    let (tasks, backlog) = (&context.tasks, Arc::new(Notify::new()));
+    let mut consumer = |name: String, shift: Shift| {
+        let role = format!("consumer {name}");
+        let (stopped, context) = (stop.clone(), context.clone());
+        let make = move || consume::run(context.clone(), name.clone(), shift.clone(), stopped.clone());
+        roles.spawn(tasks.keep(&role, None, stop, make));
+    };
+    for number in 1..=settings.workers {
+        consumer(format!("{process}-{number}"), Shift::Always(backlog.clone()));
+    }
+    consumer(format!("{process}-backlog"), Shift::Backlog(backlog));
+    let (stopped, of_reclaim) = (stop.clone(), context.clone());
+    let (name, reclaim_after) = (format!("{process}-reclaim"), settings.reclaim_after);
+    roles.spawn(context.tasks.keep("reclaim", None, stop, move || {
+        reclaim::run(of_reclaim.clone(), name.clone(), reclaim_after, stopped.clone())
+    }));
+    let (stopped, of_house, keep) = (stop.clone(), context.clone(), settings.stream_keep);
+    roles.spawn(context.tasks.keep("housekeeping", None, stop, move || {
+        housekeeping::run(of_house.clone(), keep, stopped.clone())
+    }));
+    roles
 }
 
 /// Unique to this run of this process: a name used twice would mix two consumers' pending entries.
@@ -160,6 +169,30 @@ async fn pause(duration: Duration, stop: &CancellationToken) {
     tokio::select! {
         () = tokio::time::sleep(duration) => {}
         () = stop.cancelled() => {}
+    }
+}
+
+/// What keeps a role from its work: told when it changes, and when it is over.
+#[derive(Default)]
+struct Hindrance {
+    told: Option<(Instant, String)>,
+}
+
+impl Hindrance {
+    fn tell(&mut self, role: &str, why: &str) {
+        if self.told.as_ref().is_none_or(|(_, told)| told != why) {
+            tracing::warn!(consumer = role, "{role} has to wait: {why}");
+            let since = self.told.take().map_or_else(Instant::now, |(since, _)| since);
+            self.told = Some((since, why.to_owned()));
+        }
+    }
+
+    fn is_over(&mut self, role: &str) {
+        if let Some((since, _)) = self.told.take() {
+            let waited = since.elapsed();
+            let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+            tracing::info!(consumer = role, waited_ms, "{role} goes on after {} s", waited.as_secs());
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use crate::embedded::Embedded;
 use crate::postgres::Postgres;
 use crate::redis::keys::GROUP;
 use crate::redis::{Redis, RedisServer, health, info, stream};
+use crate::tasks::Tasks;
 
 pub const PREFIX: &str = "seckill";
 pub const SCHEMA: &str = "seckill";
@@ -44,9 +45,9 @@ pub struct Server {
 
 impl Stage {
     /// Told to stop, it fails and leaves no process.
-    pub async fn set(dir: &DataDir, stop: &CancellationToken) -> anyhow::Result<Self> {
+    pub async fn set(dir: &DataDir, stop: &CancellationToken, tasks: &Tasks) -> anyhow::Result<Self> {
         let start = async || {
-            let started = Embedded::start_unless(dir, stop).await?;
+            let started = Embedded::start_unless(dir, stop, tasks).await?;
             started.context("a signal stopped the start of the stores")
         };
         let embedded = start().await?;

@@ -1,7 +1,5 @@
 //! `seckill doctor`: the findings as a table or as JSON. It needs no server, only its stores.
 
-use std::io::IsTerminal;
-
 use anyhow::bail;
 use clap::Args;
 
@@ -10,6 +8,7 @@ use super::tool;
 use crate::config::{DoctorSettings, StoreSettings};
 use crate::doctor::{self, Finding, Level, Limits};
 use crate::postgres::Postgres;
+use crate::printing;
 use crate::redis::RedisServer;
 
 #[derive(Args)]
@@ -37,18 +36,13 @@ pub async fn run(args: DoctorArgs) -> anyhow::Result<()> {
     if args.json {
         print_line(&serde_json::to_string_pretty(&findings)?)?;
     } else {
-        print_line(&table(&findings, std::io::stdout().is_terminal() && !is_colour_unwanted()))?;
+        print_line(&table(&findings, printing::stdout_takes_colours()))?;
     }
     let red = findings.iter().filter(|finding| finding.level == Level::Red).count();
     if red > 0 {
         bail!("{red} of {} checks are red", findings.len());
     }
     Ok(())
-}
-
-/// <https://no-color.org>
-fn is_colour_unwanted() -> bool {
-    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
 fn table(findings: &[Finding], in_colour: bool) -> String {

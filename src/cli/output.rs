@@ -1,16 +1,13 @@
 //! Text on stdout: lines, columns, and server text made fit for a terminal. What the lines say is
 //! each command's own business.
 
-use std::io::{self, Write};
-
 use serde_json::Value;
 
-/// Prints one line. A reader that went away (`… | head`) is no failure.
+use crate::printing;
+
+/// Prints one line.
 pub fn print_line(line: &str) -> anyhow::Result<()> {
-    match writeln!(io::stdout().lock(), "{line}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
+    Ok(printing::to_stdout(&format!("{line}\n"))?)
 }
 
 /// The text in one line without control characters, which could drive a terminal.

@@ -237,3 +237,24 @@ pub const STORE_LOG_TAIL_BYTES: u64 = 4_096;
 /// How long `worker`, `psql` and `redis-cli` wait for stores that are just starting.
 pub const STORE_JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 pub const STORE_JOIN_POLL: Duration = Duration::from_millis(100);
+
+// ---- the log and the tasks ----
+
+/// Lines that wait for a slow reader of the log; those beyond are counted and lost.
+pub const LOG_QUEUE_MAX_BYTES: usize = 4 * 1024 * 1024;
+/// How long the end of the program waits for that reader.
+pub const LOG_FLUSH_MAX: Duration = Duration::from_secs(1);
+/// How often it is looked whether lines that were left out are to be summed up.
+pub const LOG_TICK: Duration = Duration::from_secs(1);
+/// Lines from one place in the sources that are shown in one window; more are a storm, and are counted.
+pub const LOG_REPEATS_SHOWN: u64 = 10;
+pub const LOG_REPEATS_WINDOW: Duration = Duration::from_secs(10);
+/// First and longest pause before a task that has ended before its time is started again.
+pub const TASK_RESTART_MIN: Duration = Duration::from_millis(100);
+pub const TASK_RESTART_MAX: Duration = Duration::from_secs(10);
+/// A task that ran this long starts its restart delays anew.
+pub const TASK_RAN_WELL_AFTER: Duration = Duration::from_mins(1);
+/// A task that keeps its thread for this long without a pause is stuck.
+pub const TASK_STEP_MAX: Duration = Duration::from_secs(10);
+/// The fence and the supervisors of the stores look around at least this often; above a rebuild's longest time.
+pub const TASK_WAKES_WITHIN: Duration = Duration::from_mins(3);

@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 use super::log_file::LogFile;
 use super::takeover::{self, Patience, Process, Role};
 use super::{CancellationToken, StoreFolder};
+use crate::tasks::Tasks;
 use crate::{config, disk};
 
 pub(super) trait Store: Send + Sync + 'static {
@@ -52,13 +53,13 @@ pub(super) struct Supervised {
     stop: CancellationToken,
     /// Set before `stop` is cancelled.
     deadline: Arc<OnceLock<Instant>>,
-    task: JoinHandle<Result<()>>,
+    task: JoinHandle<Option<Result<()>>>,
 }
 
 impl Supervised {
     /// Returns once the store answers; `None` when told to stop before. Then, and after an error, no process of
     /// the store is left.
-    pub async fn start<S: Store>(store: S, stop: &CancellationToken) -> Result<Option<Self>> {
+    pub async fn start<S: Store>(store: S, stop: &CancellationToken, tasks: &Tasks) -> Result<Option<Self>> {
         let started = stop.run_until_cancelled(bring_up(&store)).await;
         let Some(Ok(running)) = started else {
             let by = Instant::now() + config::STORES_STOP_WITHIN;
@@ -69,19 +70,26 @@ impl Supervised {
             };
         };
         let (stop, deadline) = (CancellationToken::new(), Arc::new(OnceLock::new()));
-        let task = tokio::spawn(keep_running(store, running, stop.clone(), deadline.clone()));
+        let name = format!("supervisor of {}", store.name());
+        let (store, mut running) = (Arc::new(store), Some(running));
+        let (stopped, by) = (stop.clone(), deadline.clone());
+        // A supervisor that is started again has no child: the one before has told it to stop, and it is made anew.
+        let make = move || keep_running(store.clone(), running.take(), stopped.clone(), by.clone());
+        let task = tokio::spawn(tasks.keep(&name, Some(config::TASK_WAKES_WITHIN), &stop, make));
         Ok(Some(Self { stop, deadline, task }))
     }
 
     pub async fn stop_by(mut self, deadline: Instant) -> Result<()> {
         self.deadline.get_or_init(|| deadline);
         self.stop.cancel();
-        (&mut self.task).await.context("the task that supervises a store failed")?
+        let outcome = (&mut self.task).await.context("the task that supervises a store failed")?;
+        outcome.context("the task that supervises a store panicked")?
     }
 }
 
 impl Drop for Supervised {
     fn drop(&mut self) {
+        self.stop.cancel();
         self.task.abort();
     }
 }
@@ -109,30 +117,34 @@ impl Drop for Running {
 }
 
 async fn keep_running<S: Store>(
-    store: S,
-    mut running: Running,
+    store: Arc<S>,
+    mut running: Option<Running>,
     stop: CancellationToken,
     deadline: Arc<OnceLock<Instant>>,
 ) -> Result<()> {
+    let store = &*store;
     let patience = || {
         let default = Instant::now() + config::STORES_STOP_WITHIN;
         Patience::until(deadline.get().copied().unwrap_or(default))
     };
     let mut delays = restart_delays();
     loop {
-        let started = Instant::now();
-        let Some(status) = stop.run_until_cancelled(watch(&store, &mut running)).await else {
-            return stop_running(&store, running, patience()).await;
+        let mut child = match running.take() {
+            Some(child) => child,
+            None => match stop.run_until_cancelled(restart(store, &mut delays)).await {
+                Some(child) => child,
+                None => return takeover::clear(store, None, patience()).await.map(drop),
+            },
         };
-        drop(running);
-        let (name, why) = (store.name(), why(&store));
+        let started = Instant::now();
+        let Some(status) = stop.run_until_cancelled(watch(store, &mut child)).await else {
+            return stop_running(store, child, patience()).await;
+        };
+        drop(child);
+        let (name, why) = (store.name(), why(store));
         error!(store.name = name, "{name} died ({}) and is started again: {why}", describe(status));
         if started.elapsed() >= config::STORE_RAN_WELL_AFTER {
             delays = restart_delays();
-        }
-        match stop.run_until_cancelled(restart(&store, &mut delays)).await {
-            Some(restarted) => running = restarted,
-            None => return takeover::clear(&store, None, patience()).await.map(drop),
         }
     }
 }

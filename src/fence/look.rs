@@ -13,11 +13,15 @@ pub struct Difference {
     pub cause: &'static str,
     /// For the operator.
     pub sentence: String,
+    /// It belongs to a normal start, or a person wants it: nothing is known to be lost.
+    pub is_normal: bool,
 }
 
 /// The first difference.
 pub fn compare(seen: &Look, row: &FenceRow) -> Result<(), Difference> {
-    let differs = |cause, sentence: &str| Err(Difference { cause, sentence: sentence.into() });
+    let difference =
+        |cause, sentence: &str, is_normal| Err(Difference { cause, sentence: sentence.into(), is_normal });
+    let differs = |cause, sentence: &str| difference(cause, sentence, false);
     if row.postgres_lost {
         return differs("postgres", &lost::sentence("noticed before"));
     }
@@ -25,7 +29,7 @@ pub fn compare(seen: &Look, row: &FenceRow) -> Result<(), Difference> {
         return differs("redis", "Redis is a replica");
     }
     if row.postgres_identity.is_empty() {
-        return differs("first", "this database has never agreed with a Redis");
+        return difference("first", "this database has never agreed with a Redis", true);
     }
     if row.this_postgres != row.postgres_identity {
         let sentence = "Postgres is not the server of the last agreement (restored, promoted or new)";
@@ -35,7 +39,7 @@ pub fn compare(seen: &Look, row: &FenceRow) -> Result<(), Difference> {
         return differs("postgres", "Postgres is an older copy of itself");
     }
     if seen.run_id != row.redis_run_id {
-        return differs("redis", "Redis has restarted");
+        return difference("redis", "Redis has restarted", true);
     }
     if seen.replid != row.redis_replid {
         return differs("redis", "Redis has failed over");

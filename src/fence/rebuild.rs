@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::look::{self, Difference};
 use super::{Loss, counter, deleted, lost};
 use crate::config;
+use crate::logs::info_or_warn;
 use crate::metrics;
 use crate::model::{CouponId, Definition, OrderEvent, OrderId};
 use crate::postgres::Postgres;
@@ -96,7 +97,12 @@ pub async fn rebuild(
         );
     }
     let epoch = next_epoch(&row.epoch, seen.marker.as_deref());
-    tracing::warn!(fence.epoch = epoch, "rebuild begins epoch {epoch}: {}", cause.difference);
+    info_or_warn!(
+        cause.difference.is_normal && postgres_lost.is_none(),
+        fence.epoch = epoch,
+        "rebuild begins epoch {epoch}: {}",
+        cause.difference
+    );
     session.start_epoch(&epoch, &seen.run_id, &seen.replid, postgres_lost.is_some()).await?;
 
     // 3. From here nothing else writes to Redis.
@@ -119,21 +125,23 @@ pub async fn rebuild(
 }
 
 fn log(report: &Report, started: Instant) {
-    let Report { epoch, coupons, claims, changed, resent, rejected, .. } = report;
-    tracing::warn!(
+    let Report { epoch, coupons, claims, changed, resent, rejected, cancelled, adopted } = report;
+    let found_nothing = changed + resent + rejected + cancelled.len() + adopted.len() == 0;
+    info_or_warn!(
+        found_nothing,
         fence.epoch = epoch,
         coupons,
         claims,
         changed,
         resent,
         rejected,
-        cancelled = report.cancelled.len(),
-        adopted = report.adopted.len(),
+        cancelled = cancelled.len(),
+        adopted = adopted.len(),
         elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         "rebuild of epoch {epoch} done: {claims} claims of {coupons} coupons, {changed} fields changed, \
          {resent} events sent again, {rejected} rejected",
     );
-    for order in &report.cancelled {
+    for order in cancelled {
         tracing::warn!(%order, "order {order} was cancelled: Postgres had lost commits, and Redis does not hold it");
     }
 }

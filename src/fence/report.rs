@@ -18,7 +18,7 @@ pub struct Loss {
 impl Loss {
     pub(super) fn as_difference(&self) -> Difference {
         let cause = if self.by_postgres { "postgres" } else { "loss" };
-        Difference { cause, sentence: self.reason.clone() }
+        Difference { cause, sentence: self.reason.clone(), is_normal: false }
     }
 }
 

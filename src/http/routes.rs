@@ -68,10 +68,9 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
         (["v1", "admin", "dead", letter, "discard"], "POST") => dead::discard(api, letter, request).boxed(),
         (["v1", "admin", "dead", _, "replay" | "discard"], _) => not_allowed("POST"),
 
-        (["livez"], "GET") => ready(Ok(service::livez())).boxed(),
         (["readyz"], "GET") => service::readyz(api, request).boxed(),
         (["metrics"], "GET") => service::metrics(api, request).boxed(),
-        (["livez" | "readyz" | "metrics"], _) => not_allowed("GET, HEAD"),
+        (["readyz" | "metrics"], _) => not_allowed("GET, HEAD"),
         _ => nothing_here(),
     };
     answer.await
@@ -118,7 +117,8 @@ async fn answer(front: Arc<Front>, request: Request) -> Response<Bytes> {
     let is_claim = request.method == Method::POST && request.path.starts_with("/v1/coupons/");
     let answer = match head::check(&request).and_then(|()| front.api()) {
         Err(problem) if problem.code == Code::BadRequest => Err(problem),
-        Err(_) if request.path == "/livez" => Ok(service::livez()),
+        // With or without an API, and beside no Postgres.
+        _ if request.path == "/livez" => service::livez(&front.tasks, &request.method),
         Err(problem) => Err(problem),
         Ok(api) if is_claim => route(api, request).await,
         Ok(api) if request.path == "/v1/admin/reconcile" => Box::pin(route(api, request)).await,

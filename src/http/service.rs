@@ -1,9 +1,9 @@
-//! Whether the program lives, whether it takes claims, and its metrics.
+//! Whether the program's tasks live, whether it takes claims, and its metrics.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 use serde_json::{Value, json as value};
 use time::format_description::well_known::Rfc3339;
 
@@ -14,11 +14,18 @@ use super::request::Request;
 use crate::postgres::fence::{self, FenceRow};
 use crate::postgres::{PostgresError, outbox};
 use crate::redis::{RedisError, RedisServer, info};
+use crate::tasks::Tasks;
 use crate::{config, disk, metrics};
 
-/// `GET /livez`: this process answers.
-pub fn livez() -> Response<Bytes> {
-    json(StatusCode::OK, &value!({"status": "ok"}))
+/// `GET /livez`: every task that lives as long as the program does its work. The stores are none of its business.
+pub fn livez(tasks: &Tasks, method: &Method) -> Result<Response<Bytes>, Problem> {
+    if ![Method::GET, Method::HEAD].contains(method) {
+        return Err(Problem::method_not_allowed("GET, HEAD"));
+    }
+    match tasks.trouble() {
+        None => Ok(json(StatusCode::OK, &value!({"status": "ok"}))),
+        Some(trouble) => Err(Problem::unavailable(trouble.to_string()).with("task", trouble.task)),
+    }
 }
 
 /// `GET /readyz`: claims are taken. `?verbose` tells of each store; off loopback it wants the admin token.

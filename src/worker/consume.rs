@@ -12,11 +12,12 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::record::{Ended, Handed, Unacknowledged, acknowledge, record};
-use super::{Context, Link, backoff, leave, pause, report_deleted};
+use super::{Context, Hindrance, Link, backoff, leave, pause, report_deleted};
 use crate::config;
 use crate::redis::{Redis, RedisError, stream};
 
 /// When a consumer reads.
+#[derive(Clone)]
 pub enum Shift {
     /// Always; tells of a backlog.
     Always(Arc<Notify>),
@@ -37,20 +38,27 @@ pub async fn run(context: Arc<Context>, name: String, shift: Shift, stop: Cancel
         ahead: None,
         unacknowledged: None,
     };
+    let mut hindrance = Hindrance::default();
     let mut delays = backoff();
     while !stop.is_cancelled() || consumer.ahead.is_some() {
         let turn = consumer.turn(&stop).await;
         match turn {
-            Ok(Turn::Empty) => consumer.reads_own = false,
-            Ok(Turn::Recorded) => delays = backoff(),
+            Ok(Turn::Empty) => {
+                hindrance.is_over(&name);
+                consumer.reads_own = false;
+            }
+            Ok(Turn::Recorded) => {
+                hindrance.is_over(&name);
+                delays = backoff();
+            }
             Ok(Turn::Again) => consumer.start_over(),
             Ok(Turn::Failed(why)) => {
-                tracing::warn!(consumer = name, "recording has to wait: {why}");
+                hindrance.tell(&name, &why);
                 consumer.start_over();
                 pause(delays.next().unwrap_or_default(), &stop).await;
             }
             Err(error) => {
-                tracing::warn!(consumer = name, "consumer {name}: {error}");
+                hindrance.tell(&name, &error.to_string());
                 consumer.link.broken();
                 consumer.start_over();
                 pause(delays.next().unwrap_or_default(), &stop).await;

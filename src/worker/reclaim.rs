@@ -7,25 +7,39 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::record::{Ended, Handed, acknowledge, record};
-use super::{Context, Link, leave, pause, report_deleted};
+use super::{Context, Hindrance, Link, leave, pause, report_deleted};
 use crate::config;
 use crate::redis::{RedisError, stream};
 
 pub async fn run(context: Arc<Context>, consumer: String, reclaim_after: Duration, stop: CancellationToken) {
     let mut link = Link::new(&context);
     let interval = (reclaim_after / 4).clamp(config::BACKOFF_MIN, config::BACKOFF_MAX);
+    let mut hindrance = Hindrance::default();
     while !stop.is_cancelled() {
         match round(&context, &mut link, &consumer, reclaim_after, &stop).await {
-            Ok(0) => {}
-            Ok(entries) => tracing::info!(consumer, entries, "recorded {entries} reclaimed entries"),
+            Ok(Round { recorded, hindered: None }) => {
+                hindrance.is_over(&consumer);
+                if recorded > 0 {
+                    tracing::info!(consumer, entries = recorded, "recorded {recorded} reclaimed entries");
+                }
+            }
+            Ok(Round { hindered: Some(why), .. }) => hindrance.tell(&consumer, &why),
             Err(error) => {
-                tracing::warn!(consumer, "reclaiming: {error}");
+                hindrance.tell(&consumer, &error.to_string());
                 link.broken();
             }
         }
         pause(interval, &stop).await;
     }
     leave(&context, &consumer).await;
+}
+
+/// What came of one walk.
+#[derive(Default)]
+struct Round {
+    recorded: usize,
+    /// Why Postgres records nothing now.
+    hindered: Option<String>,
 }
 
 /// One walk over the pending entries list to its end; an empty page is not the end.
@@ -35,18 +49,18 @@ async fn round(
     consumer: &str,
     reclaim_after: Duration,
     stop: &CancellationToken,
-) -> Result<usize, RedisError> {
+) -> Result<Round, RedisError> {
     let mut from = "-".to_owned();
-    let mut recorded = 0;
+    let mut done = Round::default();
     loop {
-        let Some((redis, epoch)) = link.epoch(stop).await? else { return Ok(recorded) };
+        let Some((redis, epoch)) = link.epoch(stop).await? else { return Ok(done) };
         if stop.is_cancelled() {
-            return Ok(recorded);
+            return Ok(done);
         }
         let (page, next) = match stream::reclaim(&redis, consumer, reclaim_after, &from).await {
             Err(error @ (RedisError::NoGroup(_) | RedisError::WrongType(_))) => {
                 context.fence.redis_failed(&epoch, &error);
-                return Ok(recorded);
+                return Ok(done);
             }
             page => page?,
         };
@@ -58,16 +72,13 @@ async fn round(
             let entries = handed.len();
             match record(link, &redis, handed).await? {
                 Ended::All(ended) if acknowledge(context, &redis, &ended).await? => {
-                    recorded += entries;
+                    done.recorded += entries;
                 }
-                Ended::All(_) | Ended::Fenced => return Ok(recorded),
-                Ended::Failed(why) => {
-                    tracing::warn!(consumer, "recording reclaimed entries has to wait: {why}");
-                    return Ok(recorded);
-                }
+                Ended::All(_) | Ended::Fenced => return Ok(done),
+                Ended::Failed(why) => return Ok(Round { hindered: Some(why), ..done }),
             }
         }
-        let Some(next) = next else { return Ok(recorded) };
+        let Some(next) = next else { return Ok(done) };
         from = next;
     }
 }

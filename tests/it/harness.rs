@@ -392,6 +392,13 @@ impl Sale {
         self.server.take().expect("the server runs").stop()
     }
 
+    /// The same, where it ends well, and all it has logged.
+    pub fn stop_and_read(&mut self) -> String {
+        let (status, log) = self.server.take().expect("the server runs").stop_and_read();
+        assert!(status.success(), "{status}: {log}");
+        log
+    }
+
     /// Kill -9 of the server; its stores go on running.
     pub fn kill_9(&mut self) {
         self.server.take().expect("the server runs").kill_9();
@@ -600,7 +607,7 @@ pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut condition: 
     }
 }
 
-fn client() -> Client {
+pub fn client() -> Client {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
         rustls::crypto::ring::default_provider().install_default().expect("installed once");

@@ -1,6 +1,11 @@
 //! The program as its users have it: the real binary on a real Redis and Postgres.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test tells what it found, where that helps to read a failure"
+)]
 
 mod api_admin;
 mod api_auth;
@@ -24,6 +29,9 @@ mod doctor;
 mod full_disk;
 mod harness;
 mod late_commits;
+mod log_reader;
+mod log_storms;
+mod long_lived_tasks;
 mod lost_answers;
 mod metrics;
 mod million;

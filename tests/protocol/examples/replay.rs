@@ -1,6 +1,8 @@
 //! Replays a trace that a torture run has kept: `cargo run -p protocol --example replay -- FILE`. Says how many
 //! lines of each kind it holds, and which is the first that no rule allows; exit status 1 then.
 
+#![expect(clippy::print_stdout, reason = "a person runs it, and reads what it prints")]
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
