@@ -139,6 +139,7 @@ impl Fence {
         catalogue: Catalogue,
         stop: CancellationToken,
     ) {
+        let _down = DownAtItsEnd(&self);
         let work = async {
             loop {
                 match self.come_up(&server, &postgres, &catalogue).await {
@@ -324,6 +325,16 @@ impl Fence {
     }
 }
 
+/// Claims are accepted only while the task looks: the fence comes down with it, also by a panic.
+struct DownAtItsEnd<'a>(&'a Fence);
+
+impl Drop for DownAtItsEnd<'_> {
+    fn drop(&mut self) {
+        let reason = "the fence's task has ended".into();
+        self.0.shared.state.send_replace(FenceState::Down { reason });
+    }
+}
+
 impl Default for Fence {
     fn default() -> Self {
         Self::new()
@@ -348,4 +359,20 @@ async fn bounded<T: Send + 'static>(work: impl Future<Output = T> + Send + 'stat
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_are_not_accepted_after_the_task_that_looks_has_ended() {
+        let fence = Fence::new();
+        let task = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _down = DownAtItsEnd(&fence);
+            panic!("the task ends before its time");
+        }));
+        assert!(task.is_err());
+        assert_eq!(fence.session().err().as_deref(), Some("the fence's task has ended"));
+    }
 }

@@ -262,3 +262,24 @@ fn count(outcomes: &[ClaimOutcome]) {
 fn refuse(batch: Vec<Waiting>, why: Unavailable) -> Ended {
     Ended { answers: batch.into_iter().map(|waiting| waiting.answer).collect(), outcomes: Err(why) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::OrderId;
+    use crate::postgres::Postgres;
+
+    #[tokio::test]
+    async fn claims_whose_carrier_ends_before_its_time_are_taken_by_another() {
+        let postgres = Postgres::new("postgres://127.0.0.1:1/nowhere", "seckill").unwrap();
+        let gate = Gate::new(Fence::new(), Catalogue::new(postgres), u64::MAX);
+        let (answer, answered) = oneshot::channel();
+        let (coupon, user) = ("coffee".parse().unwrap(), "alice".parse().unwrap());
+        let claim = Claim { coupon, user, order: OrderId::mint() };
+        let deadline = Instant::now() + config::CLAIM_DEADLINE;
+        assert_eq!(gate.shared.line().join(Waiting { claim, deadline, answer }), Joined::NeedsCarrier);
+        // As by a panic in the middle of its work.
+        drop(Carrier { shared: gate.shared.clone(), is_dismissed: false });
+        assert!(matches!(answered.await, Ok(Err(Unavailable::FenceDown(_)))), "the claim is answered");
+    }
+}

@@ -284,10 +284,11 @@ fn names_macro(line: &str, name: &str) -> bool {
 
 #[test]
 fn only_printing_writes_to_stdout_and_stderr() {
-    let streams = ["stdout()", "stderr()", "println!", "print!", "eprint!", "eprintln!"];
-    let found = lines_outside(&["printing"], |line| streams.iter().any(|stream| line.contains(stream)));
-    assert_none("a stream outside src/printing", &found);
-    let found = lines_outside(&[], |line| line.contains("println!") || line.contains("eprint!"));
+    let streams = |line: &str| line.contains("io::stdout") || line.contains("io::stderr");
+    assert_none("a stream outside src/printing", &lines_outside(&["printing"], streams));
+    // They panic where nothing reads. Inside a macro's arguments the lint does not see them.
+    let macros = ["println!", "print!", "eprintln!", "eprint!"];
+    let found = lines_outside(&[], |line| macros.iter().any(|name| names_macro(line, name)));
     assert_none("a macro that panics", &found);
 }
 

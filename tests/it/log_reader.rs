@@ -123,7 +123,7 @@ async fn a_log_reader_that_stands_still_stops_nothing_and_reads_on_when_it_likes
     });
     piped.stops_well();
     let log = log.join().unwrap();
-    for line in ["Redis died", "Postgres died", "fence up", "stopping: answering"] {
+    for line in ["Redis died", "Postgres died", "fence up", "SIGTERM: stopping"] {
         assert!(log.contains(line), "{line}: {log}");
     }
 }
@@ -142,7 +142,7 @@ async fn a_log_that_must_not_block_loses_no_line() {
     });
     piped.stops_well();
     let log = read.join().unwrap();
-    assert!(log.contains("Redis died") && log.contains("stopping: answering"), "{log}");
+    assert!(log.contains("Redis died") && log.contains("SIGTERM: stopping"), "{log}");
     assert!(!log.contains("were lost"), "{log}");
     let is_whole =
         |line: &&str| line.is_empty() || line.starts_with("20") || line.starts_with("listening on ");
