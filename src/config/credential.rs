@@ -1,6 +1,8 @@
 //! The one rule for credentials, from variables, flags and files alike: one final line end is removed, and what
 //! cannot be presented is refused with its name. An error never repeats the credential.
 
+use super::limits::HEADER_CREDENTIAL_MAX_BYTES;
+
 /// What a credential is for, which decides what may be in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Credential {
@@ -27,6 +29,10 @@ impl Credential {
             "holds a control character, such as a tab or a second line end"
         } else if line.starts_with(char::is_whitespace) || line.ends_with(char::is_whitespace) {
             "starts or ends with a blank"
+        } else if line.starts_with('\u{feff}') {
+            "starts with a byte order mark"
+        } else if self != Self::JwtSecret && line.len() > HEADER_CREDENTIAL_MAX_BYTES {
+            "is longer than 4096 bytes, which no request has room for"
         } else if self == Self::AdminToken && !line.is_ascii() {
             "holds a character outside ASCII, which no HTTP header carries"
         } else {
@@ -93,12 +99,23 @@ mod tests {
             ("sec\0ret", "control"),
             ("sec\u{7f}ret", "control"),
             ("sec\u{85}ret", "control"),
+            ("\u{feff}secret", "byte order mark"),
         ] {
             for kind in KINDS {
                 let refused = kind.read("THE_NAME", text).unwrap_err();
                 assert!(refused.starts_with("THE_NAME ") && refused.contains(what), "{text:?}: {refused}");
                 assert!(!refused.contains("secret"), "{refused}");
             }
+        }
+    }
+
+    #[test]
+    fn what_travels_in_a_header_has_room_in_it() {
+        let (fits, long) = ("x".repeat(4_096), "x".repeat(4_097));
+        for kind in KINDS {
+            assert_eq!(kind.read("X", &fits).as_deref(), Ok(&*fits));
+            let of_long = kind.read("X", &long);
+            assert_eq!(of_long.is_err_and(|why| why.contains("4096 bytes")), kind != JwtSecret, "{kind:?}");
         }
     }
 

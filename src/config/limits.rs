@@ -167,6 +167,8 @@ pub const HTTP_BODY_MAX_BYTES: usize = 16 * 1024;
 /// How much of a dead letter's field the API shows.
 pub const DEAD_FIELD_SHOWN_BYTES: usize = 1_024;
 pub const HTTP_HEAD_MAX_BYTES: usize = 16 * 1024;
+/// The admin token, or a token's `aud` or `iss`: a head has room for it, encoded in base64 and twice over.
+pub const HEADER_CREDENTIAL_MAX_BYTES: usize = 4_096;
 /// How long a stopping server waits for requests that are under way.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
 /// The same for a client that has not sent its head or does not take its answer.

@@ -407,6 +407,24 @@ async fn a_query_that_cannot_be_read_is_refused_in_words_about_its_field() {
 }
 
 #[tokio::test]
+async fn a_list_of_tags_may_stand_in_two_lines() {
+    let sale = Sale::start().await;
+    sale.create("coffee", 5).await;
+    let authorization = format!("Bearer {}", sale.admin_token());
+    let edit = async |tags: [&str; 2], total: i64| {
+        let headers = [("authorization", &*authorization), ("if-match", tags[0]), ("if-match", tags[1])];
+        let body = Some(json!({"total": total}));
+        sale.send(Method::PATCH, "/v1/admin/coupons/coffee", &headers, body).await.status
+    };
+    assert_eq!(edit(["\"v7\"", "\"v8\""], 6).await, 412);
+    assert_eq!(edit(["\"v7\"", "\"v1\""], 7).await, 200);
+    assert_eq!(edit(["\"v2\"", "\"v1\""], 8).await, 200);
+    let tag = sale.get("/v1/coupons/coffee").await.header("etag").to_owned();
+    let headers = [("if-none-match", "\"x\""), ("if-none-match", tag.as_str())];
+    assert_eq!(sale.send(Method::GET, "/v1/coupons/coffee", &headers, None).await.status, 304);
+}
+
+#[tokio::test]
 async fn a_mapped_loopback_client_of_a_server_on_every_address_is_on_loopback() {
     let sale = Sale::start_with(&[("SECKILL_LISTEN", "[::]:0")]).await;
     let port = sale.url.rsplit(':').next().unwrap();
