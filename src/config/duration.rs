@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 const EXAMPLE: &str = "write a duration such as 15m, 4s or 1h30m";
-/// Units whose length nobody agrees on; `M` is most often a slip for `m`.
+/// Units without a fixed length; `M` is most often a slip for `m`.
 const AMBIGUOUS: [&str; 8] = ["M", "month", "months", "y", "yr", "yrs", "year", "years"];
 
 /// `15m`, `4s`, `1h30m`, `500ms`, `30days`: milliseconds up to weeks.

@@ -204,7 +204,7 @@ async fn a_stop_waits_for_no_client_that_does_not_keep_pace() {
         until_let_go(&sale, what, stream).await;
     }
     let took = since.elapsed();
-    // A clean end: nobody was cut off by the grace's end.
+    // A clean end: the end of the grace cut no client off.
     let status = until("the server has ended", || std::future::ready(sale.server().ended())).await;
     assert!(status.success(), "{status}");
     assert!(!sale.log().contains("still under way"), "{}", sale.log());
