@@ -67,6 +67,12 @@ impl Report {
                 self.spread(FEW, &format!("a second, 64 connections {ratio}")),
             ));
         }
+        let check = "buyers in this process, 8 at once ÷ client-check pgbench, 8 at once";
+        lines.push(String::new());
+        lines.push(format!(
+            "By one and the same statement, the bench's own clients sell {} times what pgbench sells.",
+            self.spread("client-check", check)
+        ));
         lines.join("\n")
     }
 
