@@ -172,23 +172,25 @@ async fn pause(duration: Duration, stop: &CancellationToken) {
     }
 }
 
-/// What keeps a role from its work: told when it changes, and when it is over.
+/// What keeps a role from its work: told where it lasts, when it changes, and when it is over.
 #[derive(Default)]
 struct Hindrance {
-    told: Option<(Instant, String)>,
+    since: Option<Instant>,
+    told: Option<String>,
 }
 
 impl Hindrance {
-    fn tell(&mut self, role: &str, why: &str) {
-        if self.told.as_ref().is_none_or(|(_, told)| told != why) {
+    fn note(&mut self, role: &str, why: &str) {
+        let waited = self.since.get_or_insert_with(Instant::now).elapsed();
+        if waited >= config::HINDRANCE_TOLD_AFTER && self.told.as_deref() != Some(why) {
             tracing::warn!(consumer = role, "{role} has to wait: {why}");
-            let since = self.told.take().map_or_else(Instant::now, |(since, _)| since);
-            self.told = Some((since, why.to_owned()));
+            self.told = Some(why.to_owned());
         }
     }
 
     fn is_over(&mut self, role: &str) {
-        if let Some((since, _)) = self.told.take() {
+        let since = self.since.take();
+        if let (Some(since), Some(_)) = (since, self.told.take()) {
             let waited = since.elapsed();
             let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
             tracing::info!(consumer = role, waited_ms, "{role} goes on after {} s", waited.as_secs());

@@ -66,6 +66,8 @@ pub const RECLAIM_AFTER_MAX: Duration = Duration::from_hours(1);
 /// First and longest pause after a transient error.
 pub const BACKOFF_MIN: Duration = Duration::from_millis(50);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// A worker that has to wait for a shorter time, such as while a store restarts, is no news.
+pub const HINDRANCE_TOLD_AFTER: Duration = Duration::from_secs(1);
 /// After this long a batch's connections are thrown away and it is done again: a server that vanished
 /// without a word would hold it for ever. Above any statement's own time-out.
 pub const RECORD_TIMEOUT: Duration = Duration::from_secs(30);

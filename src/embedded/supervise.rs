@@ -141,8 +141,13 @@ async fn keep_running<S: Store>(
             return stop_running(store, child, patience()).await;
         };
         drop(child);
-        let (name, why) = (store.name(), why(store));
-        error!(store.name = name, "{name} died ({}) and is started again: {why}", describe(status));
+        let name = store.name();
+        if matches!(&status, Ok(status) if status.success()) {
+            info!(store.name = name, "{name} was told to stop and is started again");
+        } else {
+            let why = why(store);
+            error!(store.name = name, "{name} died ({}) and is started again: {why}", describe(status));
+        }
         if started.elapsed() >= config::STORE_RAN_WELL_AFTER {
             delays = restart_delays();
         }

@@ -53,12 +53,12 @@ pub async fn run(context: Arc<Context>, name: String, shift: Shift, stop: Cancel
             }
             Ok(Turn::Again) => consumer.start_over(),
             Ok(Turn::Failed(why)) => {
-                hindrance.tell(&name, &why);
+                hindrance.note(&name, &why);
                 consumer.start_over();
                 pause(delays.next().unwrap_or_default(), &stop).await;
             }
             Err(error) => {
-                hindrance.tell(&name, &error.to_string());
+                hindrance.note(&name, &error.to_string());
                 consumer.link.broken();
                 consumer.start_over();
                 pause(delays.next().unwrap_or_default(), &stop).await;

@@ -23,9 +23,9 @@ pub async fn run(context: Arc<Context>, consumer: String, reclaim_after: Duratio
                     tracing::info!(consumer, entries = recorded, "recorded {recorded} reclaimed entries");
                 }
             }
-            Ok(Round { hindered: Some(why), .. }) => hindrance.tell(&consumer, &why),
+            Ok(Round { hindered: Some(why), .. }) => hindrance.note(&consumer, &why),
             Err(error) => {
-                hindrance.tell(&consumer, &error.to_string());
+                hindrance.note(&consumer, &error.to_string());
                 link.broken();
             }
         }

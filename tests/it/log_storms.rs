@@ -55,6 +55,25 @@ async fn healthy_starts_stops_and_restarts_raise_no_alarm() {
 }
 
 #[tokio::test]
+async fn a_restart_of_redis_alone_is_told_without_an_alarm() {
+    let mut sale = Sale::start().await;
+    crate::harness::signal(sale.redis_pid(), Signal::SIGTERM);
+    sale.server().until_it_says("Redis is back").await;
+    sale.server().until_it_says("rebuild of epoch 2").await;
+    sale.until_ready().await;
+    let log = sale.log();
+    for line in [
+        "Redis was told to stop",
+        "fence down: Redis has restarted",
+        "rebuild begins epoch 2",
+        "rebuild of epoch 2",
+    ] {
+        let said = log.lines().find(|said| said.contains(line)).expect(line);
+        assert!(said.contains(" INFO "), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn a_loss_is_still_an_alarm() {
     let mut sale = Sale::start().await;
     sale.redis_cli(&["DEL", "seckill:{0}:epoch"]);
