@@ -47,9 +47,10 @@ impl Stop {
 
     fn order(&self, signal: &str) {
         if self.ordered_at.set(Instant::now()).is_ok() {
-            tracing::info!("{signal}: stopping");
             std::thread::spawn(end_at_last);
             self.ordered.cancel();
+            // Last: a log that no process reads may block.
+            tracing::info!("{signal}: stopping");
         }
     }
 

@@ -195,7 +195,7 @@ pub const STOP_CONNECTIONS_BY: Duration = Duration::from_secs(5);
 /// Then no process of an embedded store is left, after the last, harshest signal.
 pub const STOP_STORES_BY: Duration = Duration::from_secs(7);
 /// Then the process ends whatever is under way.
-pub const STOP_AT_LAST: Duration = Duration::from_millis(7_600);
+pub const STOP_AT_LAST: Duration = Duration::from_millis(7_500);
 
 // ---- data directory and embedded stores ----
 
@@ -247,7 +247,7 @@ pub const STORE_JOIN_POLL: Duration = Duration::from_millis(100);
 /// Lines that wait for a slow reader of the log; those beyond are counted and lost.
 pub const LOG_QUEUE_MAX_BYTES: usize = 4 * 1024 * 1024;
 /// How long the end of the program waits for that reader.
-pub const LOG_FLUSH_MAX: Duration = Duration::from_secs(1);
+pub const LOG_FLUSH_MAX: Duration = Duration::from_millis(400);
 /// How often it is looked whether lines that were left out are to be summed up.
 pub const LOG_TICK: Duration = Duration::from_secs(1);
 /// Lines from one place in the sources that are shown in one window; more are a storm, and are counted.

@@ -99,6 +99,31 @@ async fn a_stop_amid_claims_answers_or_refuses_each_and_keeps_every_promise() {
     assert_eq!(accepted, rows.len());
 }
 
+#[tokio::test]
+async fn a_claim_that_waits_for_its_recording_is_answered_at_a_stop_and_recorded_afterwards() {
+    let mut sale = Sale::start().await;
+    sale.create("coffee", 10).await;
+    let (dir, postgres) = (sale.data_dir(), sale.postgres_pids());
+    signal_all(&postgres, Signal::SIGSTOP);
+    let claiming = claim(&sale, "alice", "Prefer: wait=10\r\n");
+    let stopping = async {
+        let accepted =
+            async || sale.redis_raw(&[b"HLEN", b"seckill:{0}:claims:coffee"]).starts_with(":1").then_some(());
+        until("the claim is accepted", accepted).await;
+        sale.signal_server(Signal::SIGTERM);
+        Instant::now()
+    };
+    let (told, signalled) = tokio::join!(claiming, stopping);
+    let Fate::Answered(answer) = told else { panic!("the claim was not answered") };
+    assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
+    let status = until("the server has ended", || std::future::ready(sale.server().ended())).await;
+    assert!(signalled.elapsed() < PROMISED, "{status}: took {:?}", signalled.elapsed());
+    assert_eq!(processes_of(&dir), Vec::<String>::new());
+    sale.start_server().await;
+    sale.assert_in_agreement("coffee").await;
+    sale.assert_recorded(&[order_of(&answer)]);
+}
+
 /// Command lines of processes that work with files below `dir`.
 fn processes_of(dir: &Path) -> Vec<String> {
     let text = |path: std::path::PathBuf| std::fs::read(path).unwrap_or_default();
