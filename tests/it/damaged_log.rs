@@ -2,7 +2,7 @@
 //! works when it is pasted.
 
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
@@ -21,7 +21,7 @@ struct Damage {
     command: &'static str,
 }
 
-const DAMAGES: [Damage; 9] = [
+const DAMAGES: [Damage; 11] = [
     Damage { name: "base gone", file: BASE, apply: remove, command: "mv " },
     Damage { name: "base cut", file: BASE, apply: cut, command: "mv " },
     Damage { name: "base garbled", file: BASE, apply: garble_middle, command: "mv " },
@@ -30,6 +30,13 @@ const DAMAGES: [Damage; 9] = [
     Damage { name: "manifest garbled", file: MANIFEST, apply: garble_beginning, command: "mv " },
     Damage { name: "log gone", file: INCREMENT, apply: remove, command: "mv " },
     Damage { name: "log garbled", file: INCREMENT, apply: garble_middle, command: "redis-check-aof --fix " },
+    Damage {
+        name: "zeros after the log",
+        file: INCREMENT,
+        apply: lengthen,
+        command: "redis-check-aof --fix ",
+    },
+    Damage { name: "files of another user", file: INCREMENT, apply: take_away, command: "chown -R " },
     Damage {
         name: "log garbled at its beginning",
         file: INCREMENT,
@@ -49,6 +56,21 @@ fn empty(file: &Path) {
 fn cut(file: &Path) {
     let length = fs::metadata(file).unwrap().len();
     OpenOptions::new().write(true).open(file).unwrap().set_len(length / 2).unwrap();
+}
+
+/// As a file system may leave the end of a file after the machine lost its power.
+fn lengthen(file: &Path) {
+    let length = fs::metadata(file).unwrap().len();
+    OpenOptions::new().write(true).open(file).unwrap().set_len(length + 100).unwrap();
+}
+
+/// As a copy that was put back by root.
+fn take_away(file: &Path) {
+    let folder = file.parent().unwrap();
+    if nix::unistd::Uid::effective().is_root() {
+        std::os::unix::fs::chown(folder, Some(0), Some(0)).unwrap();
+    }
+    fs::set_permissions(folder, fs::Permissions::from_mode(0)).unwrap();
 }
 
 fn garble(file: &Path, at: u64) {
@@ -110,7 +132,11 @@ async fn a_log_that_redis_cannot_load_is_mended_by_the_command_that_the_start_pr
         let command = first_command(told);
         assert!(command.starts_with(damage.command), "{}: {told}", damage.name);
         assert!(command.contains(folder.to_str().unwrap()), "{}: {told}", damage.name);
-        for part in ["Redis cannot load its log", "safe in Postgres", "not recorded yet"] {
+        let parts: &[&str] = match damage.command {
+            "chown -R " => &["Redis may not use its own files", "nothing is lost"],
+            _ => &["Redis cannot load its log", "safe in Postgres", "not recorded yet"],
+        };
+        for part in parts {
             let (at, lines) = (told.find(part), told.find("last lines of"));
             assert!(at.is_some() && at < lines, "{}: {told}", damage.name);
         }

@@ -1,6 +1,7 @@
 //! A Redis that cannot load its append-only files: which command mends them, and what it costs.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 const FILES: &str = "appendonlydir";
@@ -8,8 +9,9 @@ const MANIFEST: &str = "appendonly.aof.manifest";
 /// Redis says so of a file whose beginning is whole; only the last one may be cut there.
 const BAD_FORMAT: &str = "Bad file format reading the append only file ";
 /// What else it says when files are missing, cut or garbled.
-const DAMAGE: [&str; 12] = [
+const DAMAGE: [&str; 13] = [
     BAD_FORMAT,
+    "the truncated file is not the last file",
     "Unexpected end of file reading the append only file",
     "Unrecoverable error reading the append only file",
     "Unable to obtain the AOF file",
@@ -23,12 +25,25 @@ const DAMAGE: [&str; 12] = [
     "Guru Meditation",
 ];
 
+const FORBIDDEN: &str = "Permission denied";
+
 /// The command for this very folder, where these lines of Redis's log tell of damage.
 pub(super) fn advice(folder: &Path, said: &[String]) -> Option<String> {
-    let told = said.iter().rev().find(|line| DAMAGE.iter().any(|words| line.contains(words)))?;
-    // 1234:M 30 Nov 2026 03:20:24.247 # Unable to obtain …
-    let told = told.split_once(" # ").map_or(told.as_str(), |(_, words)| words);
     let files = folder.join(FILES);
+    // 1234:M 30 Nov 2026 03:20:24.247 # Unable to obtain …
+    let last_with = |words: &[&str]| {
+        let line = said.iter().rev().find(|line| words.iter().any(|words| line.contains(words)))?;
+        Some(line.split_once(" # ").map_or(line.as_str(), |(_, told)| told))
+    };
+    if let Some(told) = last_with(&[FORBIDDEN]) {
+        let owner = fs::metadata(folder).ok()?;
+        let (uid, gid, files) = (owner.uid(), owner.gid(), quoted(&files));
+        return Some(format!(
+            "Redis may not use its own files: run `chown -R {uid}:{gid} {files} && chmod -R u=rwX,go= {files}`; \
+             nothing is lost ({told})"
+        ));
+    }
+    let told = last_with(&DAMAGE)?;
     let aside = format!("mv {} {}", quoted(&files), quoted(&free_name(&files)));
     let manifest = files.join(MANIFEST);
     let safe = "Recorded orders are safe in Postgres, and Redis is rebuilt from it at the next start: lost are only \
@@ -63,4 +78,37 @@ fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
     if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(line: &str) -> Vec<String> {
+        vec![
+            "1:C 30 Nov 2026 03:20:24.247 # a banner".into(),
+            format!("1:M 30 Nov 2026 03:20:24.247 # {line}"),
+        ]
+    }
+
+    #[test]
+    fn only_the_file_that_was_written_last_may_be_cut() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("it's redis");
+        fs::create_dir_all(folder.join(FILES)).unwrap();
+        let manifest = "file a.2.base.rdb seq 2 type b\nfile a.2.incr.aof seq 2 type i\nfile a.3.incr.aof seq 3 type i\n";
+        fs::write(folder.join(FILES).join(MANIFEST), manifest).unwrap();
+        let shown = folder.display().to_string().replace('\'', r"'\''");
+        let first = |line: &str| advice(&folder, &said(line)).unwrap().split('`').nth(1).unwrap().to_owned();
+
+        let fix = format!("redis-check-aof --fix '{shown}/appendonlydir/appendonly.aof.manifest'");
+        assert_eq!(first(&format!("{BAD_FORMAT}a.3.incr.aof: make a backup")), fix);
+        let aside = |number| format!("mv '{shown}/appendonlydir' '{shown}/appendonlydir.damaged-{number}'");
+        for line in [&format!("{BAD_FORMAT}a.2.incr.aof: make a backup"), "Found an empty AOF manifest"] {
+            assert_eq!(first(line), aside(1), "{line}");
+        }
+        fs::create_dir(folder.join("appendonlydir.damaged-1")).unwrap();
+        assert_eq!(first("Fatal error: the truncated file is not the last file"), aside(2));
+        assert_eq!(advice(&folder, &said("User requested shutdown...")), None);
+    }
 }
