@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, StoreAddresses};
 use crate::data_dir::{DataDir, DataDirLock};
+use crate::disk;
 use crate::tasks::Tasks;
 use account::{Account, StoreFolder};
 use postgres::Postgres;
@@ -122,8 +123,9 @@ impl Embedded {
         match timeout(config::STORE_JOIN_TIMEOUT, running_in(&path)).await {
             Ok(found) => found?.map(|sockets| sockets.addresses()).ok_or_else(|| none_runs(data_dir)),
             Err(_) => bail!(
-                "the stores in {} do not answer: see {}/{} and {}/{} there",
+                "the stores in {} do not answer: {}see {}/{} and {}/{} there",
                 path.display(),
+                disk::shortage(&path).map(|shortage| format!("{shortage}; ")).unwrap_or_default(),
                 redis::FOLDER,
                 redis::LOG,
                 postgres::FOLDER,

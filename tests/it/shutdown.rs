@@ -300,3 +300,18 @@ async fn more_signals_during_a_stop_change_nothing() {
     sale.start_server().await;
     sale.assert_in_agreement("coffee").await;
 }
+
+#[tokio::test]
+async fn a_signal_ends_the_bench_with_its_stores_and_its_folder() {
+    let sale = Sale::without_server(&[]);
+    let dir = sale.dir.path().to_owned();
+    for (number, file) in ["redis/redis.sock", "postgres/cluster/postmaster.pid"].into_iter().enumerate() {
+        let mut command = sale.command();
+        command.args(["bench", "--quick", "claim"]).env("TMPDIR", &dir);
+        let mut bench = sale.spawn_as("bench", command);
+        let folder = dir.join(format!("seckill-bench-{}", bench.pid()));
+        until("its stores run", async || folder.join(file).exists().then_some(())).await;
+        end(&mut bench, SIGNALS[number], &folder, "in the bench").await;
+        assert!(!folder.exists(), "{}", bench.log());
+    }
+}
