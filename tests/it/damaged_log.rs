@@ -70,7 +70,7 @@ fn take_away(file: &Path) {
     if nix::unistd::Uid::effective().is_root() {
         std::os::unix::fs::chown(folder, Some(0), Some(0)).unwrap();
     }
-    fs::set_permissions(folder, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o0)).unwrap();
 }
 
 fn garble(file: &Path, at: u64) {
