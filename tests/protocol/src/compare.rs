@@ -1,12 +1,11 @@
 //! The comparison beside live claims (`reconcile.rs`, `lua/readd.lua`), and the check of the sums.
 
-use crate::rebuild;
 use crate::search::Steps;
 use crate::serve::note_loss;
 use crate::state::{
     Comparison, Epoch, Marker, Orders, State, Status, ToCompare, bit, counter, each, user_of,
 };
-use crate::{Rule, Scope};
+use crate::{Rule, Scope, lost, rebuild};
 
 pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
     // Its scripts would be refused: what it found has to be found again.
@@ -20,6 +19,12 @@ pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
     if scope.has(Rule::Sum) && !state.redis.adds_up() {
         steps.take("a sum is found wrong", |next| {
             note_loss(next, session, false);
+            true
+        });
+    }
+    if scope.compares && lost::has_newer_definition(&state.redis, &state.postgres, scope) {
+        steps.take("a comparison finds a newer definition", |next| {
+            note_loss(next, session, true);
             true
         });
     }
@@ -162,4 +167,5 @@ pub fn is_quiet(state: &State, scope: &Scope) -> bool {
         && !(state.users.to_compare != ToCompare::No && scope.compares)
         && state.redis.stream.is_some_and(|stream| stream.is_settled())
         && (!scope.has(Rule::Sum) || state.redis.adds_up())
+        && !lost::has_newer_definition(&state.redis, &state.postgres, scope)
 }

@@ -2,8 +2,8 @@
 
 use crate::search::Steps;
 use crate::state::{
-    Entry, Marker, Place, Postgres, REBUILDERS, Rebuilder, Redis, Returning, Server, Stage, State, ToCompare,
-    Worker, bit, each,
+    Coupon, Entry, Marker, Place, Postgres, REBUILDERS, Rebuilder, Redis, Returning, Server, Stage, State,
+    ToCompare, Worker, bit, each,
 };
 use crate::{Scope, compare, rebuild};
 
@@ -35,6 +35,8 @@ pub enum Fault {
     PostgresOlderCopy,
     /// A replica of Postgres that is behind is promoted.
     PostgresPromoted,
+    /// The coupon's first definition is put back by hand, as from a dump.
+    DefinitionRestored,
 }
 
 pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
@@ -100,6 +102,12 @@ fn happen(state: &State, scope: &Scope, fault: Fault, steps: &mut Steps) {
                 let identity = copy.identity + u8::from(fault == Fault::PostgresPromoted);
                 let put_back = Postgres { identity, ..copy };
                 strike(fault, steps, |next| replace_postgres(next, put_back));
+            }
+        }
+        Fault::DefinitionRestored => {
+            let stock = scope.total - state.postgres.live_count();
+            if state.postgres.coupon.version > 1 && stock >= 0 && !state.row_is_locked() {
+                strike(fault, steps, |next| restore_definition(next, scope.total, stock));
             }
         }
         _ => on_redis(state, fault, steps),
@@ -179,6 +187,16 @@ fn strike(fault: Fault, steps: &mut Steps, act: impl Fn(&mut State)) {
     steps.strike(fault, |next| {
         act(next);
         next.faults += 1;
+        // What nothing tells of any more and was not noticed before cannot be seen; no process takes it along.
+        let is_of_a_process = matches!(
+            fault,
+            Fault::WorkerKilled | Fault::RebuilderKilled | Fault::ServerKilled | Fault::SessionDropped
+        );
+        next.users.unseen &= is_of_a_process || next.postgres.row.lost || is_told_of(next);
+        if !next.postgres.row.lost && !next.users.unseen {
+            let in_redis = next.redis.believable().map_or(0, |coupon| coupon.version);
+            next.users.in_force = next.users.in_force.min(in_redis.max(next.postgres.coupon.version));
+        }
         excuse(next);
     });
 }
@@ -217,12 +235,22 @@ fn disconnect(next: &mut State, redis: Redis) {
     }
 }
 
+/// Whether anything is left by which lost commits can be noticed.
+fn is_told_of(state: &State) -> bool {
+    let State { redis, postgres, .. } = state;
+    let is_older = redis.noted > postgres.position || redis.marker.epoch() > postgres.row.epoch;
+    let is_newer = redis.believable().is_some_and(|coupon| coupon.version > postgres.coupon.version);
+    !redis.is_empty() && (is_older || is_newer || postgres.identity != postgres.row.identity)
+}
+
 fn replace_postgres(next: &mut State, by: Postgres) {
     // Redis no longer holds what had ended: nobody can make these rows again.
     next.users.excused |= next.users.told & next.postgres.dead();
     next.postgres = by;
+    next.users.unseen = is_told_of(next);
     next.backup = None;
-    // Nobody swaps a database within the time-out of one Redis command.
+    // Nobody swaps a database within the time-out of one command; a connection to the one that is gone breaks.
+    next.server.returning = Returning::Idle;
     if next.server.publishing.is_some_and(|publication| !publication.is_answered) {
         next.server.publishing = None;
     }
@@ -231,6 +259,14 @@ fn replace_postgres(next: &mut State, by: Postgres) {
     for index in 0..REBUILDERS {
         drop_session(next, index);
     }
+}
+
+/// What was on its way to Redis may still arrive.
+fn restore_definition(next: &mut State, total: i8, stock: i8) {
+    next.users.lowered |= total < next.postgres.coupon.total;
+    next.postgres.coupon = Coupon { total, stock, version: 1, paused: false };
+    next.postgres.published = 1;
+    next.users.unseen |= is_told_of(next);
 }
 
 fn drop_session(next: &mut State, index: usize) {

@@ -3,18 +3,20 @@
 //! asks of every state that can be reached: is a promise broken, and can the system still come to rest?
 //!
 //! `state` is what the two stores and every process hold; `serve`, `record`, `rebuild` and `compare` are
-//! the steps of the program, named after its files; `fault` is what happens to it; `promise` is what must
+//! the steps of the program, named after its files, `lost` what they make of lost commits; `fault` is what happens to it; `promise` is what must
 //! hold; `search` walks. Each rule that makes the promises hold can be switched off ([`Rule`]): then the
 //! search finds the shortest way in which they break.
 //!
-//! Left out on purpose: several coupons and partitions, limits above one, windows and pause, batches,
+//! Left out on purpose: several coupons and partitions, limits above one, windows, batches,
 //! entries that cannot be read, time. One coupon, two users and two workers are enough for every way in
 //! which an agreement was seen to break.
 
 #![expect(clippy::cast_possible_truncation, reason = "all numbers of a scope are below ten")]
 
 mod compare;
+mod decide;
 mod fault;
+mod lost;
 mod promise;
 mod rebuild;
 mod record;
@@ -22,6 +24,7 @@ mod search;
 mod serve;
 mod state;
 pub mod trace;
+mod users;
 
 pub use fault::Fault;
 pub use promise::Broken;
@@ -71,6 +74,18 @@ pub enum Rule {
     LossIsNoted,
     /// With lost commits, live orders that Redis does not hold are cancelled.
     LossCancels,
+    /// They are cancelled only where Redis cannot be behind Postgres.
+    CancelsAsTheAgreement,
+    /// A claim without a row that is newer than its user's live order shows that this one had ended.
+    NewerClaimCancels,
+    /// Lost commits wait for a person whatever has become of Redis, unless it is empty and nothing was noticed before.
+    LossWaits,
+    /// A definition in Redis of a higher version than Postgres's shows that Postgres has lost commits.
+    HigherVersionIsALoss,
+    /// With lost commits, a definition in Redis of a higher version replaces Postgres's.
+    HigherVersionWins,
+    /// With lost commits, a coupon whose definition Redis does not confirm is paused.
+    UnconfirmedPauses,
     /// Nothing is cancelled for the sake of a claims hash whose sum does not hold.
     LossAsksTheSum,
     /// The live comparison never writes a stock.
@@ -98,7 +113,7 @@ pub struct Scope {
     pub compares: bool,
     /// Orders that a person or a deadline may end.
     pub cancels: u8,
-    /// Edits of the total, in this order.
+    /// Edits of the total, in this order; 0 pauses the coupon.
     pub edits: &'static [i8],
     /// Rebuilds that a person may order although nothing is wrong.
     pub orders: u8,

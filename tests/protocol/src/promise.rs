@@ -11,6 +11,10 @@ pub enum Broken {
     Oversold,
     /// A repeat was answered with an order that had ended.
     DeadOrderAnswered,
+    /// Claims were accepted over lost commits that no person had seen.
+    SoldUnseen,
+    /// A unit was sold under a definition that had been replaced, and no person had seen that.
+    SoldUndone,
     /// The system is quiet, and Redis's stock is not Postgres's.
     StocksDiffer,
     /// The system is quiet, and somebody holds a unit in one store only.
@@ -33,12 +37,18 @@ pub fn broken(state: &State, scope: &Scope) -> Option<Broken> {
     if state.users.answered_dead {
         return Some(Broken::DeadOrderAnswered);
     }
+    if state.users.came_up_unseen {
+        return Some(Broken::SoldUnseen);
+    }
+    if state.users.sold_undone {
+        return Some(Broken::SoldUndone);
+    }
     if !is_quiet(state, scope) {
         return None;
     }
     let redis = &state.redis;
     let version = redis.coupon.map_or(0, |coupon| coupon.version);
-    let of_postgres = Coupon { total: postgres.coupon.total, stock, version: postgres.coupon.version };
+    let of_postgres = Coupon { stock, ..postgres.coupon };
     let must_match_version = scope.has(Rule::PublishRepeats) || version == postgres.coupon.version;
     if redis.coupon != Some(of_postgres) || !must_match_version {
         return Some(Broken::StocksDiffer);

@@ -4,10 +4,10 @@
 use crate::search::Steps;
 use crate::serve::agrees;
 use crate::state::{
-    Coupon, Entry, Epoch, Marker, Order, Orders, Place, REBUILDERS, Rebuilder, Redis, Stage, State, Status,
-    Stream, USERS, bit, counter, each, user_of,
+    Coupon, Entry, Marker, Place, REBUILDERS, Rebuilder, Stage, State, Status, Stream, USERS, bit, counter,
+    each,
 };
-use crate::{Rule, Scope};
+use crate::{Rule, Scope, decide, lost};
 
 pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
     for index in 0..scope.rebuilders {
@@ -52,6 +52,7 @@ pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
                 on_redis(state, scope, index, "a rebuild sets the ready marker", steps, |next, index, _| {
                     next.redis.noted = next.postgres.position;
                     next.redis.marker = Marker::Ready(next.rebuilders[index].epoch);
+                    next.users.unseen &= !next.rebuilders[index].ordered;
                     next.rebuilders[index].stage = Stage::Ready;
                     true
                 });
@@ -66,6 +67,7 @@ pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
             Stage::Published => on_postgres(state, scope, index, "a rebuild ends", steps, |next, index| {
                 if next.postgres.row.epoch == next.rebuilders[index].epoch {
                     next.postgres.row.lost = false;
+                    next.postgres.row.run = next.rebuilders[index].run;
                 }
                 stop(next, index);
             }),
@@ -88,7 +90,9 @@ fn begin(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
     let row = &state.postgres.row;
     let knows_loss = index == 0 && state.server.loss.is_some_and(|(epoch, _)| epoch == row.epoch);
     let is_down = index > 0 || state.server.session.is_none();
-    let waits_for_a_person = row.lost && state.redis.run == row.run && state.redis.marker != Marker::None;
+    let waits_for_a_person = lost::waits_for_a_person(state, scope);
+    let by_postgres = knows_loss && state.server.loss.is_some_and(|(_, by_postgres)| by_postgres);
+    let may_order = lost::shows(&state.redis, &state.postgres, scope, by_postgres);
     let has_reason = knows_loss || !agrees(&state.redis, &state.postgres, scope);
     let lock = |ordered: bool| {
         move |next: &mut State| {
@@ -97,7 +101,7 @@ fn begin(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
                 Rebuilder { stage: Stage::Locked, ordered, session_lives: true, ..Rebuilder::default() };
             if ordered {
                 next.server.session = None;
-                next.orders += u8::from(!row.lost);
+                next.orders += u8::from(!may_order);
             }
             true
         }
@@ -105,7 +109,7 @@ fn begin(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
     if is_down && has_reason && !waits_for_a_person {
         steps.take("a rebuild takes the lock", lock(false));
     }
-    if index == 0 && (row.lost || state.orders < scope.orders) {
+    if index == 0 && (may_order || state.orders < scope.orders) {
         steps.take("a person orders a rebuild", lock(true));
     }
 }
@@ -118,11 +122,10 @@ fn look(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
         if !rebuilder.ordered && loss.is_none() && agrees(&next.redis, &next.postgres, scope) {
             return stop(next, index);
         }
-        let is_lost = postgres_changed(next, scope, loss.is_some_and(|(_, by_postgres)| by_postgres))
-            && redis_is_whole(&next.redis, row.epoch, row.run);
-        if is_lost && !rebuilder.ordered && scope.has(Rule::LossIsNoted) {
-            next.postgres.row.lost = true;
-            next.postgres.row.run = next.redis.run;
+        let by_postgres = loss.is_some_and(|(_, by_postgres)| by_postgres);
+        let is_lost = lost::shows(&next.redis, &next.postgres, scope, by_postgres);
+        if is_lost && !rebuilder.ordered {
+            next.postgres.row.lost = scope.has(Rule::LossIsNoted);
             return stop(next, index);
         }
         let newest = counter(row.epoch).max(counter(state.redis.marker.epoch())) + 1;
@@ -130,29 +133,9 @@ fn look(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
         mine.epoch = 8 * newest + 2 * state.faults + index as u8;
         mine.run = state.redis.run;
         mine.postgres_lost = is_lost;
+        mine.may_cancel = lost::may_cancel(&state.redis, row.epoch, row.run);
         mine.stage = Stage::Looked;
     });
-}
-
-/// Whether Postgres is not the one of the last agreement.
-fn postgres_changed(state: &State, scope: &Scope, loss_by_postgres: bool) -> bool {
-    let (postgres, redis) = (&state.postgres, &state.redis);
-    postgres.row.lost
-        || (scope.has(Rule::PostgresIdentity)
-            && (counter(redis.marker.epoch()) > counter(postgres.row.epoch)
-                || postgres.position < redis.noted
-                || loss_by_postgres
-                || postgres.identity != postgres.row.identity))
-}
-
-fn redis_is_whole(redis: &Redis, epoch: Epoch, run: u8) -> bool {
-    let is_of_the_agreement = if counter(redis.marker.epoch()) > counter(epoch) {
-        matches!(redis.marker, Marker::Ready(_))
-    } else {
-        redis.run == run && redis.marker != Marker::None
-    };
-    let adds_up = redis.coupon.is_none_or(|coupon| coupon.stock + redis.held() == coupon.total);
-    is_of_the_agreement && redis.has_group() && adds_up
 }
 
 fn start_epoch(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
@@ -161,10 +144,11 @@ fn start_epoch(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
         return;
     }
     on_postgres(state, scope, index, "a rebuild starts an epoch", steps, |next, index| {
-        let Rebuilder { epoch, run, postgres_lost, .. } = next.rebuilders[index];
+        let Rebuilder { epoch, run, postgres_lost, may_cancel, .. } = next.rebuilders[index];
         let row = &mut next.postgres.row;
         row.epoch = epoch;
-        row.run = run;
+        // What is not known of this Redis must not be known of it after a kill.
+        row.run = if postgres_lost && !may_cancel { 0 } else { run };
         row.identity = next.postgres.identity;
         row.lost = postgres_lost && scope.has(Rule::LossIsNoted);
         next.rebuilders[index].stage = Stage::EpochWritten;
@@ -205,35 +189,54 @@ fn open(next: &mut State, index: usize, scope: &Scope) -> bool {
 
 fn read_claims(next: &mut State, index: usize, scope: &Scope) {
     // What cancels live orders must be the hash that stood beside them.
-    let is_whole = next.redis.adds_up() || !scope.has(Rule::LossAsksTheSum);
+    let is_believed = next.redis.adds_up() || !scope.has(Rule::LossAsksTheSum);
     let mine = &mut next.rebuilders[index];
-    mine.postgres_lost &= is_whole;
+    mine.is_believed = is_believed;
+    mine.hash = next.redis.coupon;
     mine.claims = next.redis.claims;
     mine.stage = Stage::HashRead;
 }
 
 /// Who keeps what (`fence/rebuild/decide.rs`), in one transaction.
 fn decide(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
-    let plan = plan(state, scope, index);
+    let plan = decide::plan(state, scope, index);
+    let is_edited = plan.definition.version != state.postgres.coupon.version;
     // What it writes waits for whoever holds the rows.
-    if state.row_is_locked() && plan.rejected | plan.cancelled != 0 {
+    let writes = plan.rejected | plan.cancelled != 0 || is_edited;
+    if state.row_is_locked() && writes {
         return;
     }
-    let mine = state.rebuilders[index].epoch;
+    let mine = state.rebuilders[index];
+    let is_stale = is_edited && mine.definition.version != state.postgres.coupon.version;
+    let is_newer = !mine.postgres_lost
+        && scope.has(Rule::HigherVersionIsALoss)
+        && mine.is_believed
+        && mine.hash.is_some_and(|hash| hash.version > mine.definition.version);
     let decided = |next: &mut State, index: usize| {
-        if plan.rejected != 0 && next.postgres.row.epoch != mine && scope.has(Rule::DecisionIsFenced) {
+        let is_older = next.postgres.row.epoch != mine.epoch && scope.has(Rule::DecisionIsFenced);
+        if is_newer {
+            next.postgres.row.lost = true;
+            return stop(next, index);
+        }
+        if is_stale || (writes && is_older) {
             return stop(next, index);
         }
         for order in each(plan.cancelled) {
             next.postgres.status[usize::from(order)] = Status::Cancelled;
-            next.postgres.coupon.stock += 1;
         }
         for order in each(plan.rejected) {
             next.postgres.status[usize::from(order)] = Status::Rejected;
             next.postgres.outbox |= bit(order);
         }
-        next.postgres.position += u8::from(next.backup.is_some() && plan.rejected | plan.cancelled != 0);
+        next.postgres.coupon = plan.definition;
+        next.postgres.position += u8::from(next.backup.is_some() && writes);
+        if mine.postgres_lost {
+            decide::see_definition(next, &mine, is_edited);
+        }
         let mine = &mut next.rebuilders[index];
+        if is_edited {
+            mine.definition = plan.definition;
+        }
         mine.kept = plan.kept;
         mine.resend = plan.resend;
         mine.stage = Stage::Decided;
@@ -247,48 +250,6 @@ fn decide(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
             true
         });
     }
-}
-
-struct Plan {
-    kept: [Option<Order>; USERS],
-    rejected: Orders,
-    cancelled: Orders,
-    resend: Orders,
-}
-
-fn plan(state: &State, scope: &Scope, index: usize) -> Plan {
-    let mine = &state.rebuilders[index];
-    let postgres = &state.postgres;
-    let mut plan = Plan { kept: [None; USERS], rejected: 0, cancelled: 0, resend: 0 };
-    let mut events = each(mine.events).collect::<Vec<_>>();
-    for user in 0..USERS {
-        let mut live = postgres.live(user);
-        if mine.postgres_lost
-            && scope.has(Rule::LossCancels)
-            && let Some(order) = live.filter(|&order| mine.claims[user] != Some(order))
-        {
-            plan.cancelled |= bit(order);
-            live = None;
-        }
-        let from_hash = mine.claims[user].filter(|&order| !postgres.has_row(order));
-        let from_events = events
-            .iter()
-            .copied()
-            .find(|&order| user_of(order) == user && !postgres.has_row(order) && !mine.postgres_lost);
-        plan.kept[user] = live.or(from_hash).or(from_events);
-        if live.is_none()
-            && let Some(order) = plan.kept[user].filter(|&order| mine.events & bit(order) == 0)
-        {
-            plan.resend |= bit(order);
-        }
-    }
-    events.extend(mine.claims.iter().flatten());
-    for order in events {
-        if !postgres.has_row(order) && plan.kept[user_of(order)] != Some(order) {
-            plan.rejected |= bit(order);
-        }
-    }
-    plan
 }
 
 /// One field a step: the smallest chunk there is.
@@ -319,8 +280,9 @@ fn set_coupon(next: &mut State, index: usize, scope: &Scope) -> bool {
         stop(next, index);
         return true;
     }
-    let Coupon { total, version, .. } = next.rebuilders[index].definition;
-    next.redis.coupon = Some(Coupon { total, stock: total - next.redis.held(), version });
+    let definition = next.rebuilders[index].definition;
+    next.redis.coupon = Some(Coupon { stock: definition.total - next.redis.held(), ..definition });
+    next.users.in_force = next.users.in_force.max(definition.version);
     next.rebuilders[index].stage = Stage::CouponSet;
     true
 }

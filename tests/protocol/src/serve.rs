@@ -6,7 +6,7 @@ use crate::state::{
     Coupon, Epoch, Marker, ORDERS, Order, Postgres, Publication, Redis, Returning, State, Status, USERS, bit,
     counter, each, user_of,
 };
-use crate::{Rule, Scope};
+use crate::{Rule, Scope, lost};
 
 /// The fence's look: what must be the same in Redis and in the fence row.
 #[must_use]
@@ -84,10 +84,16 @@ fn look(state: &State, scope: &Scope, steps: &mut Steps) {
     let agrees = agrees(&state.redis, &state.postgres, scope);
     let epoch = state.postgres.row.epoch;
     let is_lost = state.server.loss.is_some_and(|(of, _)| of == epoch);
+    let is_newer = lost::has_newer_definition(&state.redis, &state.postgres, scope);
     match state.server.session {
+        None if agrees && !is_lost && is_newer => steps.take("the fence finds a newer definition", |next| {
+            note_loss(next, epoch, true);
+            true
+        }),
         None if agrees && !is_lost => steps.take("the fence comes up", |next| {
             next.server.session = Some(epoch);
             next.server.loss = None;
+            next.users.came_up_unseen |= next.users.unseen;
             true
         }),
         Some(session) if !agrees || (session != epoch && scope.has(Rule::SessionOfTheRow)) => {
@@ -114,9 +120,10 @@ fn claim(state: &State, scope: &Scope, epoch: Epoch, user: usize, steps: &mut St
         if let Some(held) = next.redis.claims[user] {
             return repeat(next, scope, held);
         }
-        if coupon.stock <= 0 {
+        if coupon.stock <= 0 || coupon.paused {
             return true;
         }
+        next.users.sold_undone |= coupon.version < next.users.in_force;
         next.redis.coupon = Some(Coupon { stock: coupon.stock - 1, ..coupon });
         next.redis.claims[user] = Some(order);
         next.users.sent[user] += 1;
@@ -186,7 +193,16 @@ fn people(state: &State, scope: &Scope, steps: &mut Steps) {
             let coupon = &mut next.postgres.coupon;
             coupon.total += change;
             coupon.stock += change;
+            coupon.paused |= change == 0;
             coupon.version += 1;
+            next.postgres.position += u8::from(next.backup.is_some());
+            true
+        });
+    }
+    if state.postgres.coupon.paused && usize::from(state.edits) == scope.edits.len() {
+        steps.take("a person resumes the coupon", |next| {
+            next.postgres.coupon.paused = false;
+            next.postgres.coupon.version += 1;
             next.postgres.position += u8::from(next.backup.is_some());
             true
         });
@@ -200,11 +216,11 @@ fn publish(state: &State, scope: &Scope, steps: &mut Steps) {
             if state.postgres.published == state.postgres.coupon.version {
                 return;
             }
-            let Coupon { version, total, .. } = state.postgres.coupon;
+            let Coupon { version, total, paused, .. } = state.postgres.coupon;
             let position = state.postgres.position;
             steps.take("a definition is read", |next| {
                 next.server.publishing =
-                    Some(Publication { epoch, version, total, position, is_answered: false });
+                    Some(Publication { epoch, version, total, paused, position, is_answered: false });
                 true
             });
         }
@@ -232,9 +248,9 @@ fn publish(state: &State, scope: &Scope, steps: &mut Steps) {
 
 /// `false` where it was refused.
 fn publish_script(next: &mut State, scope: &Scope, publication: Publication) -> bool {
-    let Publication { epoch, version, total, position, .. } = publication;
+    let Publication { epoch, version, total, paused, position, .. } = publication;
     if next.redis.coupon.is_none() && !scope.has(Rule::PublishNeverMakes) {
-        next.redis.coupon = Some(Coupon { total, stock: total, version });
+        next.redis.coupon = Some(Coupon { total, stock: total, version, paused });
         return next.redis.marker == Marker::Ready(epoch);
     }
     if !passes(next, epoch, scope) {
@@ -249,6 +265,8 @@ fn publish_script(next: &mut State, scope: &Scope, publication: Publication) -> 
         }
         coupon.total = total;
         coupon.version = version;
+        coupon.paused = paused;
+        next.users.in_force = next.users.in_force.max(version);
     }
     true
 }

@@ -1,4 +1,7 @@
-//! What the stores and the processes hold. Everything is small and copied: a state is its own key.
+//! What the stores and the processes hold. Everything is small and copied: a state is its own key. What users and
+//! people know is in `users`.
+
+pub use crate::users::{ToCompare, Users};
 
 /// Users, and the orders that they may ask for: order `2 * user + attempt`.
 pub const USERS: usize = 2;
@@ -57,6 +60,7 @@ pub struct Coupon {
     pub total: i8,
     pub stock: i8,
     pub version: u8,
+    pub paused: bool,
 }
 
 /// Where an entry stands in the consumer group.
@@ -143,7 +147,19 @@ impl Redis {
     /// The sum that every script looks at first, and the stream.
     #[must_use]
     pub fn adds_up(&self) -> bool {
-        self.stream.is_some() && self.coupon.is_some_and(|coupon| coupon.stock + self.held() == coupon.total)
+        self.stream.is_some() && self.believable().is_some()
+    }
+
+    /// The coupon's hash, if it adds up with the claims.
+    #[must_use]
+    pub fn believable(&self) -> Option<Coupon> {
+        self.coupon.filter(|coupon| coupon.stock + self.held() == coupon.total)
+    }
+
+    /// Nothing of the program's is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self { run: self.run, ..Self::default() }
     }
 
     #[must_use]
@@ -170,6 +186,7 @@ pub enum Status {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Row {
     pub epoch: Epoch,
+    /// The run of the Redis of the agreement; 0 while lost commits are made good from another one.
     pub run: u8,
     pub identity: u8,
     pub lost: bool,
@@ -230,6 +247,7 @@ pub struct Publication {
     pub epoch: Epoch,
     pub version: u8,
     pub total: i8,
+    pub paused: bool,
     /// Postgres's position when it was read.
     pub position: u8,
     pub is_answered: bool,
@@ -297,7 +315,12 @@ pub struct Rebuilder {
     pub epoch: Epoch,
     pub run: u8,
     pub postgres_lost: bool,
+    /// Redis is not behind what Postgres has: live orders that it does not hold have ended.
+    pub may_cancel: bool,
     pub definition: Coupon,
+    /// The coupon's hash as it was read with the claims, and whether it adds up with them.
+    pub hash: Option<Coupon>,
+    pub is_believed: bool,
     pub claims: [Option<Order>; USERS],
     pub events: Orders,
     /// Of pending entries that somebody had deleted.
@@ -323,23 +346,6 @@ pub enum Comparison {
     Unheld(Epoch, Orders),
 }
 
-/// What users did and were told: no process knows it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Users {
-    /// Claims sent, for each user.
-    pub sent: [u8; USERS],
-    /// Orders that somebody was told of.
-    pub told: Orders,
-    /// Of these, those that no store held any more after a fault.
-    pub excused: Orders,
-    /// Somebody lowered the total: an accepted claim may be rejected.
-    pub lowered: bool,
-    /// Something was lost that only a comparison finds; cleared by a whole one that began after it.
-    pub to_compare: ToCompare,
-    /// A repeat was answered with an order that had ended.
-    pub answered_dead: bool,
-}
-
 impl Comparison {
     /// The epoch in which it began.
     #[must_use]
@@ -353,14 +359,6 @@ impl Comparison {
             | Self::Unheld(epoch, _) => Some(epoch),
         }
     }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum ToCompare {
-    #[default]
-    No,
-    Yes,
-    UnderWay,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -388,7 +386,7 @@ impl State {
     /// An agreement in force, one coupon published, nothing sold.
     #[must_use]
     pub fn first(total: i8) -> Self {
-        let coupon = Coupon { total, stock: total, version: 1 };
+        let coupon = Coupon { total, stock: total, version: 1, paused: false };
         let epoch = 8;
         Self {
             redis: Redis {

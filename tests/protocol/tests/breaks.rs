@@ -151,7 +151,7 @@ fn an_edit_beside_a_rebuild_never_reaches_redis() {
 fn a_publication_of_a_lost_postgres_is_noted_in_its_successor() {
     let faults = &[PostgresPromoted];
     let scope = Scope { edits: &[1, -1], claims: [0, 0], faults, max_faults: 1, ..compared() };
-    let (_, path) = breaks(&[PublicationOfItsEpoch], &scope);
+    let (_, path) = breaks(&[PublicationOfItsEpoch, HigherVersionWins], &scope);
     passes(&path, &["a definition is published", "PostgresPromoted", "a publication is noted"]);
 }
 
@@ -199,16 +199,80 @@ fn claims_deleted_in_the_middle_of_a_rebuild_are_counted_as_free_units() {
 fn a_rebuilder_that_dies_takes_the_knowledge_of_lost_commits_with_it() {
     let faults = &[PostgresPromoted, RebuilderKilled];
     let scope = Scope { cancels: 1, claims: [2, 0], faults, max_faults: 2, ..compared() };
-    let (broken, _) = breaks(&[LossIsNoted, EffectsNotePosition], &scope);
-    assert_eq!(broken, Broken::Rejected);
+    let (broken, path) = breaks(&[LossIsNoted], &scope);
+    assert_eq!(broken, Broken::SoldUnseen);
+    passes(&path, &["a person orders a rebuild", "RebuilderKilled", "the fence comes up"]);
 }
 
 #[test]
 fn an_order_that_was_cancelled_and_came_back_rejects_the_next_one() {
     let faults = &[PostgresPromoted];
     let scope = Scope { cancels: 1, claims: [2, 0], faults, max_faults: 1, ..compared() };
-    let (broken, _) = breaks(&[LossCancels], &scope);
+    let (broken, _) = breaks(&[LossCancels, NewerClaimCancels], &scope);
     assert_eq!(broken, Broken::Rejected);
+}
+
+#[test]
+fn an_order_that_came_back_beside_another_redis_rejects_the_next_one() {
+    let faults = &[RedisRestarted, PostgresOlderCopy];
+    let scope = Scope { cancels: 1, claims: [2, 0], faults, max_faults: 2, ..compared() };
+    let (broken, path) = breaks(&[NewerClaimCancels], &scope);
+    assert_eq!(broken, Broken::Rejected);
+    passes(&path, &["an order is cancelled", "a user claims", "PostgresOlderCopy", "a rebuild decides"]);
+}
+
+#[test]
+fn a_replica_that_is_behind_cancels_recorded_orders() {
+    let faults = &[RedisFailedOver, PostgresOlderCopy];
+    let scope = Scope { faults, max_faults: 2, ..compared() };
+    let (broken, path) = breaks(&[CancelsAsTheAgreement], &scope);
+    assert_eq!(broken, Broken::Rejected);
+    passes(&path, &["a worker commits", "RedisFailedOver", "a rebuild decides"]);
+}
+
+#[test]
+fn lost_commits_are_rebuilt_over_without_a_person_where_redis_has_restarted() {
+    for fault in [RedisRestarted, MarkerDeleted, StockEdited] {
+        let faults = Vec::leak(vec![PostgresOlderCopy, fault]);
+        let (broken, path) = breaks(&[LossWaits], &Scope { faults, max_faults: 2, ..compared() });
+        assert_eq!(broken, Broken::SoldUnseen);
+        passes(&path, &["PostgresOlderCopy", "the fence comes up"]);
+    }
+}
+
+#[test]
+fn a_raised_total_that_an_older_copy_lacks_rejects_who_got_the_units() {
+    let faults = &[PostgresOlderCopy];
+    let scope = Scope { edits: &[1], faults, max_faults: 1, ..compared() };
+    let (broken, path) = breaks(&[HigherVersionWins], &scope);
+    assert!([Broken::Rejected, Broken::SoldUndone].contains(&broken), "{broken:?}");
+    passes(&path, &["the total is edited", "PostgresOlderCopy", "a person orders a rebuild"]);
+}
+
+#[test]
+fn a_pause_that_an_older_copy_lacks_is_undone() {
+    let faults = &[PostgresOlderCopy, RedisRestarted];
+    let scope = Scope { edits: &[0], claims: [1, 0], faults, max_faults: 2, ..compared() };
+    let (broken, path) = breaks(&[HigherVersionWins], &scope);
+    assert_eq!(broken, Broken::SoldUndone);
+    passes(&path, &["a definition is published", "PostgresOlderCopy", "a user claims"]);
+}
+
+#[test]
+fn a_definition_put_back_by_hand_goes_unnoticed() {
+    let faults = &[DefinitionRestored];
+    let scope = Scope { edits: &[0], claims: [1, 0], faults, max_faults: 1, ..compared() };
+    let (_, path) = breaks(&[HigherVersionIsALoss], &scope);
+    passes(&path, &["the total is edited", "a definition is published", "DefinitionRestored"]);
+}
+
+#[test]
+fn a_coupon_whose_definition_nothing_confirms_is_sold_on() {
+    let faults = &[DefinitionRestored, CouponDeleted];
+    let scope = Scope { edits: &[0], claims: [1, 0], faults, max_faults: 2, ..compared() };
+    let (broken, path) = breaks(&[UnconfirmedPauses], &scope);
+    assert_eq!(broken, Broken::SoldUndone);
+    passes(&path, &["DefinitionRestored", "CouponDeleted", "a rebuild decides", "a user claims"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use protocol::{Fault, Outcome, Scope, search};
 
 use Fault::*;
 
-const ALL: [Fault; 17] = [
+const ALL: [Fault; 18] = [
     WorkerKilled,
     RebuilderKilled,
     ServerKilled,
@@ -22,6 +22,7 @@ const ALL: [Fault; 17] = [
     GroupDestroyed,
     PostgresOlderCopy,
     PostgresPromoted,
+    DefinitionRestored,
 ];
 
 /// Searches the whole scope; a scope in which nothing happens, or which is cut short, proves nothing.
@@ -65,7 +66,7 @@ fn any_fault_beside_an_order_that_ends() {
 #[test]
 fn any_fault_beside_an_edit() {
     for fault in ALL {
-        for edits in [&[1], &[-1]] {
+        for edits in [&[1], &[-1], &[0]] {
             let scope = Scope { claims: [1, 0], edits, compares: true, max_faults: 1, ..Scope::small() };
             holds(&Scope { faults: of(&[fault]), ..scope }, 2_000_000);
         }
@@ -103,6 +104,22 @@ fn any_two_faults() {
     }
 }
 
+const LOST_COMMITS: [Fault; 3] = [PostgresOlderCopy, PostgresPromoted, DefinitionRestored];
+
+#[test]
+fn lost_commits_and_what_befalls_redis_beside_an_edit_and_who_claims() {
+    let befalls = [RedisRestarted, RedisFlushed, ClaimsDeleted, CouponDeleted, StockEdited, MarkerDeleted];
+    for fault in befalls {
+        for (lost, total, edits) in
+            [(PostgresOlderCopy, 0, &[1]), (DefinitionRestored, 0, &[1]), (DefinitionRestored, 1, &[0])]
+        {
+            let scope =
+                Scope { total, claims: [1, 0], edits, compares: true, max_faults: 2, ..Scope::small() };
+            holds(&Scope { faults: of(&[lost, fault]), ..scope }, 2_000_000);
+        }
+    }
+}
+
 #[test]
 fn what_workers_find_themselves_needs_no_comparison() {
     for fault in ALL.into_iter().filter(|fault| *fault != EntryDeleted) {
@@ -110,21 +127,11 @@ fn what_workers_find_themselves_needs_no_comparison() {
     }
 }
 
-/// Where Redis is no longer the one of the agreement, it is not believed over a Postgres that has lost commits:
-/// a replica that is behind would cancel recorded orders. An order that had ended may then come back to life.
-fn is_covered([one, two]: [Fault; 2]) -> bool {
-    let not_believed =
-        [RedisRestarted, RedisFlushed, RedisFailedOver, MarkerDeleted, StreamDeleted, GroupDestroyed];
-    let hidden = [ClaimsDeleted, CouponDeleted, StockEdited];
-    let redis = not_believed.contains(&one) || hidden.contains(&one);
-    !(redis && [PostgresOlderCopy, PostgresPromoted].contains(&two))
-}
-
 #[test]
 #[ignore = "long"]
 fn any_two_faults_beside_an_order_that_ends() {
     let mut states = 0;
-    for faults in pairs().filter(|pair| is_covered(*pair)) {
+    for faults in pairs() {
         let scope = Scope { claims: [2, 0], cancels: 1, compares: true, max_faults: 2, ..Scope::small() };
         states += holds(&Scope { faults: of(&faults), ..scope }, 15_000_000);
     }
@@ -153,6 +160,45 @@ fn any_fault_beside_two_workers_and_an_order_that_ends() {
         let scope =
             Scope { workers: 2, claims: [2, 0], cancels: 1, compares: true, max_faults: 1, ..Scope::small() };
         states += holds(&Scope { faults: of(&[fault]), ..scope }, 15_000_000);
+    }
+    println!("{states} states");
+}
+
+#[test]
+#[ignore = "long"]
+fn lost_commits_and_any_fault_beside_an_edit_and_who_claims() {
+    let mut states = 0;
+    for (lost, fault) in LOST_COMMITS.into_iter().flat_map(|lost| ALL.map(|fault| (lost, fault))) {
+        for (total, edits) in [(0, &[1]), (1, &[-1]), (1, &[0])] {
+            let scope =
+                Scope { total, claims: [1, 0], edits, compares: true, max_faults: 2, ..Scope::small() };
+            states += holds(&Scope { faults: of(&[lost, fault]), ..scope }, 15_000_000);
+        }
+    }
+    println!("{states} states");
+}
+
+#[test]
+#[ignore = "long"]
+fn lost_commits_beside_an_edit_and_two_users() {
+    let mut states = 0;
+    for lost in LOST_COMMITS {
+        for (total, edits) in [(1, &[1][..]), (2, &[-1]), (1, &[0]), (0, &[1, 1])] {
+            let scope = Scope { total, edits, compares: true, max_faults: 1, ..Scope::small() };
+            states += holds(&Scope { faults: of(&[lost]), ..scope }, 15_000_000);
+        }
+    }
+    println!("{states} states");
+}
+
+#[test]
+#[ignore = "long"]
+fn lost_commits_and_a_rebuilder_that_dies() {
+    let mut states = 0;
+    for (lost, fault) in LOST_COMMITS.into_iter().flat_map(|lost| ALL.map(|fault| (lost, fault))) {
+        let scope = Scope { total: 0, claims: [1, 0], edits: &[1], compares: true, ..Scope::small() };
+        let faults = of(&[lost, fault, RebuilderKilled]);
+        states += holds(&Scope { faults, max_faults: 3, ..scope }, 15_000_000);
     }
     println!("{states} states");
 }

@@ -6,7 +6,7 @@ use protocol::{Fault, Scope};
 use Fault::*;
 
 /// All but those that put another server in a store's place: real runs are replayed without them.
-const FAULTS: [Fault; 13] = [
+const FAULTS: [Fault; 14] = [
     WorkerKilled,
     RebuilderKilled,
     ServerKilled,
@@ -20,6 +20,7 @@ const FAULTS: [Fault; 13] = [
     EntryDeleted,
     PendingDeleted,
     GroupDestroyed,
+    DefinitionRestored,
 ];
 
 /// How many steps were allowed, of which there are at most a few for each of so many states.

@@ -273,7 +273,7 @@ fn in_postgres(from: &state::Postgres, to: &state::Postgres) -> Vec<Change> {
         changes.push(Change::Order { order, coupon, user, status: status.into() });
     }
     if (from.coupon, from.published) != (to.coupon, to.published) {
-        let Coupon { total, stock, version } = to.coupon;
+        let Coupon { total, stock, version, .. } = to.coupon;
         changes.push(Change::Coupon {
             coupon: COUPON.into(),
             total: total.into(),

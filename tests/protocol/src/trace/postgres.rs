@@ -88,8 +88,9 @@ fn of_an_event<'a>(order: &str, row: &Row, memory: &'a Memory) -> Result<&'a Sen
 }
 
 fn can_be_read(order: &str, sent: &Sent, stores: &Stores) -> Result<(), String> {
+    // A transaction that was open when lost commits were noticed may still commit in its epoch.
     let epoch = &stores.postgres.epoch;
-    if stores.postgres.lost || !sent.epochs.contains(epoch) {
+    if !sent.epochs.contains(epoch) {
         return Err(format!(
             "order {order} was recorded in epoch {epoch}, in which no entry of it could be read"
         ));
@@ -172,8 +173,12 @@ fn may_define(
 ) -> Result<(), String> {
     // Redis may have lost it again.
     let hash = memory.published.get(coupon).copied().unwrap_or(0);
+    // Where Postgres has lost commits, a rebuild takes over what Redis has, or pauses what it does not confirm.
+    let is_rebuild = matches!(&stores.redis.marker, Some((false, epoch)) if *epoch == stores.postgres.epoch);
+    let is_adopted = is_rebuild && stores.postgres.lost && published == 0;
     match stores.postgres.coupons.get(coupon) {
         None if version == 1 && published == 0 => Ok(()),
+        None if is_adopted => Ok(()),
         None => Err(format!("coupon {coupon} began at version {version}")),
         Some(before) if version < before.version || (total != before.total && version == before.version) => {
             Err(format!("an edit of coupon {coupon} has no version of its own"))

@@ -194,6 +194,16 @@ fn build(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static
     };
     if group.is_definition {
         let after = group.applied(stores);
+        let version = after.coupons.get(*coupon).map_or(0, |hash| hash.version);
+        // Postgres alone makes versions: it has lost an edit, and Redis has it still.
+        if let Some(before) = stores.redis.coupons.get(*coupon).filter(|hash| hash.version > version)
+            && stores.redis.adds_up(coupon)
+        {
+            return Err(format!(
+                "a rebuild puts version {version} of coupon {coupon} in the place of {}",
+                before.version
+            ));
+        }
         return defined(coupon, &after, memory).map(|()| "a rebuild sets the coupon");
     }
     for (_, user, order) in &group.held {

@@ -1,0 +1,67 @@
+//! Who keeps what, and which definition is in force afterwards: what a rebuild decides (`fence/rebuild/decide.rs`).
+
+use crate::state::{Coupon, Order, Orders, Rebuilder, State, USERS, bit, each, user_of};
+use crate::{Rule, Scope, lost};
+
+/// What no store tells of is listed: a coupon that was paused, or that a Redis which is behind too confirms.
+pub fn see_definition(next: &mut State, mine: &Rebuilder, is_edited: bool) {
+    let version = next.postgres.coupon.version;
+    let is_paused = next.postgres.coupon.paused;
+    let known = match mine.hash.filter(|_| mine.is_believed) {
+        Some(hash) => version.max(hash.version),
+        None if is_edited || is_paused => version,
+        None => u8::MAX,
+    };
+    next.users.in_force = next.users.in_force.min(known);
+}
+
+pub struct Plan {
+    pub definition: Coupon,
+    pub kept: [Option<Order>; USERS],
+    pub rejected: Orders,
+    pub cancelled: Orders,
+    pub resend: Orders,
+}
+
+pub fn plan(state: &State, scope: &Scope, index: usize) -> Plan {
+    let mine = &state.rebuilders[index];
+    let postgres = &state.postgres;
+    let mut plan =
+        Plan { definition: postgres.coupon, kept: [None; USERS], rejected: 0, cancelled: 0, resend: 0 };
+    let is_believed = mine.postgres_lost && mine.is_believed;
+    let mut live_count = 0;
+    let mut events = each(mine.events).collect::<Vec<_>>();
+    for user in 0..USERS {
+        let mut live = postgres.live(user);
+        let from_hash = mine.claims[user].filter(|&order| !postgres.has_row(order));
+        let may_cancel = mine.may_cancel || !scope.has(Rule::CancelsAsTheAgreement);
+        let has_newer = scope.has(Rule::NewerClaimCancels) && from_hash > live;
+        if is_believed
+            && (may_cancel && scope.has(Rule::LossCancels) || has_newer)
+            && let Some(order) = live.filter(|&order| mine.claims[user] != Some(order))
+        {
+            plan.cancelled |= bit(order);
+            live = None;
+        }
+        live_count += i8::from(live.is_some());
+        let from_events = events
+            .iter()
+            .copied()
+            .find(|&order| user_of(order) == user && !postgres.has_row(order) && !is_believed);
+        plan.kept[user] = live.or(from_hash).or(from_events);
+        if live.is_none()
+            && let Some(order) = plan.kept[user].filter(|&order| mine.events & bit(order) == 0)
+        {
+            plan.resend |= bit(order);
+        }
+    }
+    let held = plan.kept.iter().flatten().count() as i8;
+    plan.definition = lost::definition(mine, postgres, scope, live_count, held);
+    events.extend(mine.claims.iter().flatten());
+    for order in events {
+        if !postgres.has_row(order) && plan.kept[user_of(order)] != Some(order) {
+            plan.rejected |= bit(order);
+        }
+    }
+    plan
+}
