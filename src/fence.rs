@@ -9,12 +9,13 @@ mod away;
 pub mod deleted;
 mod durability;
 pub mod look;
-mod lost;
+pub mod lost;
 pub mod position;
 pub mod publish;
 pub mod rebuild;
 pub mod release;
 mod report;
+mod retry;
 mod session;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,15 +29,16 @@ use crate::catalogue::Catalogue;
 use crate::config;
 use crate::logs::info_or_warn;
 use crate::postgres::fence::FenceRow;
-use crate::postgres::{self, Postgres, PostgresError};
+use crate::postgres::{self, Postgres, PostgresError, coupons};
 use crate::redis::info::Look;
 use crate::redis::script::ready_marker;
-use crate::redis::{Redis, RedisServer};
+use crate::redis::{Redis, RedisServer, stored};
 pub use away::Away;
 use away::PostgresAway;
 use look::Difference;
-use rebuild::{Cause, Report};
+use rebuild::{Cause, Refused, Report};
 pub use report::Loss;
+use retry::{Down, Pauses};
 pub use session::{RedisClock, Session};
 
 /// Why the fence is down after a script met another marker than its own.
@@ -54,8 +56,12 @@ struct Shared {
     doubted: Notify,
     /// Proof that this epoch no longer holds, until a rebuild has dealt with it.
     loss: Mutex<Option<Loss>>,
-    /// Somebody who ordered a rebuild and waits for its report.
+    /// A person who ordered a rebuild and waits for its report.
     ordered: Mutex<Option<oneshot::Sender<Result<Report, String>>>>,
+    /// Ends the pause before the next attempt: an order, or new evidence while the fence is down.
+    wanted: Notify,
+    /// Why claims wait for a person, in the words that were found first.
+    waits: Mutex<Option<Arc<str>>>,
     /// The row last read: it stands while Postgres is away.
     row: Mutex<Option<FenceRow>>,
     /// Unrecorded order events at the last look.
@@ -81,6 +87,8 @@ impl Fence {
                 doubted: Notify::new(),
                 loss: Mutex::default(),
                 ordered: Mutex::default(),
+                wanted: Notify::new(),
+                waits: Mutex::default(),
                 row: Mutex::default(),
                 backlog: AtomicU64::new(0),
                 refusal: Mutex::default(),
@@ -128,6 +136,7 @@ impl Fence {
         if let Ok(session) = self.session() {
             self.take_down(&session.epoch, "a rebuild was ordered");
         }
+        self.shared.wanted.notify_one();
         answered.await.unwrap_or_else(|_| Err("another rebuild was ordered meanwhile".into()))
     }
 
@@ -141,14 +150,21 @@ impl Fence {
     ) {
         let _down = DownAtItsEnd(&self);
         let work = async {
+            let mut pauses = Pauses::default();
             loop {
-                match self.come_up(&server, &postgres, &catalogue).await {
-                    Ok(session) => self.watch_over(&session, &postgres, &catalogue).await,
-                    Err(error) => {
-                        self.stay_down(&format!("{error:#}"), false);
-                        tokio::time::sleep(config::FENCE_RETRY).await;
+                let pause = match self.come_up(&server, &postgres, &catalogue, pauses.has_failed()).await {
+                    Ok(session) => {
+                        let since = Instant::now();
+                        self.watch_over(&session, &postgres, &catalogue).await;
+                        pauses.after_session(since.elapsed())
                     }
-                }
+                    Err(down) => {
+                        self.stay_down(down.reason(), false);
+                        pauses.after(&down)
+                    }
+                };
+                // An error is a pause that is over.
+                drop(tokio::time::timeout(pause, self.shared.wanted.notified()).await);
             }
         };
         // Dropping the work half-way is a crash that every rebuild survives: its session dies with it.
@@ -164,10 +180,12 @@ impl Fence {
         server: &RedisServer,
         postgres: &Postgres,
         catalogue: &Catalogue,
-    ) -> anyhow::Result<Arc<Session>> {
+        is_repeated: bool,
+    ) -> Result<Arc<Session>, Down> {
+        let mut is_rebuilt = false;
         loop {
-            let redis = server.connect().await?;
-            let (seen, row) = self.look(&redis, postgres).await?;
+            let redis = server.connect().await.map_err(Down::soon)?;
+            let (seen, row) = self.look(&redis, postgres).await.map_err(Down::soon)?;
             // Behind rather than ahead: a deadline that is early refuses, a late one would claim too late.
             let looked_at = Instant::now();
             let loss = lock(&self.shared.loss).clone().filter(|loss| loss.epoch == row.epoch);
@@ -181,12 +199,24 @@ impl Fence {
                 (None, None) => look::compare(&seen, &row),
             };
             if let Err(difference) = verdict {
-                self.stay_down(&difference.sentence, difference.is_normal);
-                if order.is_none() && lost::waits_for_a_person(&seen, &row) {
-                    anyhow::bail!(difference);
+                if order.is_none() && row.postgres_lost {
+                    let why = lost::change(&seen, &row, loss.as_ref()).unwrap_or_default();
+                    return Err(self.waits(&why));
                 }
-                let cause = Cause { loss, difference, ordered: order.is_some() };
+                if order.is_none() && is_rebuilt {
+                    return Err(Down::Failed(format!("a rebuild has not helped: {difference}")));
+                }
+                // A rebuild that fails again keeps its own reason.
+                if order.is_some() || !is_repeated {
+                    self.stay_down(&difference.sentence, difference.is_normal);
+                }
+                let cause = Cause { loss, difference, ordered: order.is_some(), is_repeated };
                 self.rebuild(server, postgres, &cause, order).await?;
+                is_rebuilt = true;
+                continue;
+            }
+            if let Some(why) = self.lost_definition(&redis, &row, postgres).await {
+                self.lost_by_postgres(&row.epoch, &why);
                 continue;
             }
             // Lists and the telling of lost coupons from unknown ones may be a little behind without Postgres.
@@ -210,6 +240,21 @@ impl Fence {
         }
     }
 
+    /// Why Postgres has lost an edit or a coupon although everything else agrees; not asked while it is away.
+    async fn lost_definition(&self, redis: &Redis, row: &FenceRow, postgres: &Postgres) -> Option<String> {
+        row.lsn.as_ref()?;
+        // Redis first: an edit reaches Postgres before it.
+        let in_redis = stored::versions(redis).await.ok()?;
+        let pool = postgres.pool.clone();
+        let in_postgres = bounded(async move { coupons::versions(&pool).await }).await?.ok()?;
+        lost::Definitions::compare(redis, &in_redis, &in_postgres).await.ok()?.why()
+    }
+
+    fn waits(&self, why: &str) -> Down {
+        let mut known = lock(&self.shared.waits);
+        Down::Waits(known.get_or_insert_with(|| lost::sentence(why).into()).clone())
+    }
+
     /// `false` where a loss of this epoch has become known since it was looked for: a worker may have been
     /// told of it only once, while the fence was down.
     fn lend_out(&self, session: &Arc<Session>) -> bool {
@@ -218,6 +263,7 @@ impl Fence {
             return false;
         }
         *loss = None;
+        *lock(&self.shared.waits) = None;
         // Under the lock: what is noted after this finds a session to take down.
         self.shared.state.send_replace(FenceState::Up(session.clone()));
         true
@@ -229,20 +275,21 @@ impl Fence {
         postgres: &Postgres,
         cause: &Cause,
         order: Option<oneshot::Sender<Result<Report, String>>>,
-    ) -> anyhow::Result<()> {
+    ) -> Result<(), Down> {
         let rebuilding = rebuild::rebuild(server, postgres, cause);
         let outcome = match tokio::time::timeout(config::REBUILD_TIMEOUT, rebuilding).await {
             Ok(outcome) => outcome,
             Err(_) => Err(anyhow::anyhow!("the rebuild took too long")),
         };
-        let Some(order) = order else { return outcome.map(drop) };
-        let told = match &outcome {
-            Ok(_) => Ok(()),
-            Err(error) => Err(anyhow::anyhow!("{error:#}")),
-        };
-        // Whoever ordered it may be gone; it is done all the same.
-        drop(order.send(outcome.map(Option::unwrap_or_default).map_err(|error| format!("{error:#}"))));
-        told
+        let down = outcome.as_ref().err().map(|error| match error.downcast_ref() {
+            Some(Refused::Waits(why)) => self.waits(why),
+            _ => Down::after_rebuild(error),
+        });
+        if let Some(order) = order {
+            // The client that ordered it may be gone; it is done all the same.
+            drop(order.send(outcome.map(Option::unwrap_or_default).map_err(|error| format!("{error:#}"))));
+        }
+        down.map_or(Ok(()), Err)
     }
 
     /// Looks once a second, repeats publications, and returns when the session has ended.

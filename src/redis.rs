@@ -12,6 +12,7 @@ pub mod info;
 pub mod keys;
 pub mod rebuild;
 pub mod script;
+pub mod stored;
 pub mod stream;
 
 use std::path::{Path, PathBuf};

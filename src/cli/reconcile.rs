@@ -66,10 +66,38 @@ fn rebuilt(report: &Value) -> String {
         "epoch {epoch}: {claims} claims of {coupons} coupons, {changed} fields changed, {resent} orders sent again, \
          {rejected} rejected"
     )];
-    for (name, what) in [("adopted", "coupon only Redis knew"), ("cancelled", "order Redis does not hold")] {
+    for edit in report["edits"].as_array().into_iter().flatten() {
+        lines.push(edited(edit));
+    }
+    for (name, what) in [
+        ("adopted", "coupon only Redis knew"),
+        ("cancelled", "order Redis does not hold"),
+        ("unheld", "order Redis does not hold, but may never have had: cancel it if it had ended"),
+    ] {
         for id in report[name].as_array().into_iter().flatten().filter_map(Value::as_str) {
             lines.push(format!("{name}  {id}  ({what})"));
         }
     }
     lines.join("\n")
+}
+
+/// One line for a definition that was taken over from Redis, or that nothing confirms.
+fn edited(edit: &Value) -> String {
+    let [coupon, outcome, from, to] =
+        ["coupon", "outcome", "from_version", "to_version"].map(|name| field(edit, name));
+    let changes = |name: &str| {
+        let each = edit[name].as_array().into_iter().flatten().map(|change| {
+            let [field, from, to] = ["field", "from", "to"].map(|name| field(change, name));
+            format!("{field} {from} -> {to}")
+        });
+        each.collect::<Vec<_>>().join(", ")
+    };
+    let line = format!("{outcome}  {coupon}  version {from} -> {to}: {}", changes("changes"));
+    if outcome != "paused" {
+        return line;
+    }
+    let undone = changes("undone");
+    let undone = if undone.is_empty() { undone } else { format!("; undone: {undone}") };
+    let why = field(edit, "why");
+    format!("{line}{undone}  ({why}: look at it, then `seckill coupon resume {coupon}`)")
 }

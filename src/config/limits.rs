@@ -86,6 +86,16 @@ pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 pub const FENCE_RETRY: Duration = Duration::from_millis(100);
 /// After this long a rebuild is given up and begun again.
 pub const REBUILD_TIMEOUT: Duration = Duration::from_mins(2);
+/// Longest pause between two rebuilds that fail; the first is `FENCE_RETRY`.
+pub const FENCE_RETRY_MAX: Duration = Duration::from_secs(5);
+/// A session that ends sooner counts as a rebuild that failed.
+pub const FENCE_HELD_AFTER: Duration = Duration::from_secs(1);
+/// How often a process looks whether what waits for a person has been settled elsewhere.
+pub const FENCE_WAIT: Duration = Duration::from_secs(1);
+/// Versions of coupons asked for at once.
+pub const VERSIONS_IN_FLIGHT: usize = 64;
+/// The highest version that Redis's numbers hold exactly.
+pub const VERSION_MAX: i64 = 999_999_999_999_999;
 /// How long a rebuild waits for open worker transactions; above their own statement time-out.
 pub const REBUILD_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 

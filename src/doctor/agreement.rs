@@ -6,12 +6,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Finding, ask, counted, definitions};
 use crate::config;
-use crate::fence::look;
+use crate::fence::{look, lost};
 use crate::model::CouponId;
 use crate::postgres::fence::{self, FenceRow};
-use crate::postgres::{PgConnection, health};
+use crate::postgres::{PgConnection, coupons, health};
 use crate::redis::info::{self, Look};
-use crate::redis::{Redis, RedisError};
+use crate::redis::{Redis, RedisError, stored};
 
 /// Compares what answers; a store that does not has its own finding already.
 pub async fn examine(redis: Option<&Redis>, postgres: Option<PgConnection>) -> Vec<Finding> {
@@ -35,23 +35,39 @@ async fn fence(redis: &Redis, postgres: &mut PgConnection) -> Finding {
         Ok(seen) => seen,
         Err(error) => return Finding::unreadable("fence", &error.to_string()),
     };
-    match ask(fence::read_in(postgres)).await {
-        Ok(row) => judge_fence(&seen, &row),
+    // Redis first: an edit reaches Postgres before it.
+    let in_redis = match stored::versions(redis).await {
+        Ok(versions) => versions,
+        Err(error) => return Finding::unreadable("fence", &error.to_string()),
+    };
+    let (row, in_postgres) =
+        match ask(async { Ok((fence::read_in(postgres).await?, coupons::versions(&mut *postgres).await?)) })
+            .await
+        {
+            Ok(read) => read,
+            Err(error) => return Finding::unreadable("fence", &error.to_string()),
+        };
+    let sign = async {
+        let compared = lost::Definitions::compare(redis, &in_redis, &in_postgres).await?;
+        lost::by_postgres(redis, &seen, &row, None, &compared).await
+    };
+    match sign.await {
+        Ok(sign) => judge_fence(&seen, &row, sign.map(|sign| sign.why)),
         Err(error) => Finding::unreadable("fence", &error.to_string()),
     }
 }
 
-fn judge_fence(seen: &Look, row: &FenceRow) -> Finding {
+fn judge_fence(seen: &Look, row: &FenceRow, lost: Option<String>) -> Finding {
     let check = "fence";
+    if let Some(why) = lost {
+        let what = format!(
+            "down: Postgres has lost commits, or belongs to another Redis ({why}): claims wait for a person"
+        );
+        return Finding::red(check, what, lost::WHAT_TO_DO);
+    }
     let Err(difference) = look::compare(seen, row) else {
         return Finding::green(check, format!("up: both stores are at epoch {}", row.epoch));
     };
-    if row.postgres_lost {
-        let what = "down: Postgres has lost commits, and Redis still holds their claims";
-        let what_to_do =
-            "if this is the right database, `seckill reconcile --rebuild` makes the lost orders again";
-        return Finding::red(check, what, what_to_do);
-    }
     if seen.marker.as_deref().is_some_and(|marker| marker.starts_with("building:")) {
         let what = "down: Redis is being rebuilt from Postgres, or whoever did it has died";
         return Finding::red(check, what, super::redis::MENDS_ITSELF);

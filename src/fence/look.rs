@@ -23,7 +23,7 @@ pub fn compare(seen: &Look, row: &FenceRow) -> Result<(), Difference> {
         |cause, sentence: &str, is_normal| Err(Difference { cause, sentence: sentence.into(), is_normal });
     let differs = |cause, sentence: &str| difference(cause, sentence, false);
     if row.postgres_lost {
-        return differs("postgres", &lost::sentence("noticed before"));
+        return differs("postgres", &lost::sentence(&lost::change(seen, row, None).unwrap_or_default()));
     }
     if !seen.is_master {
         return differs("redis", "Redis is a replica");

@@ -4,9 +4,10 @@
 pub mod in_force;
 
 use super::position::{self, EffectError};
-use super::{Fence, Session};
+use super::{Fence, Session, lost};
 use crate::model::Definition;
 use crate::postgres::{Postgres, coupons};
+use crate::redis::rebuild as redis_rebuild;
 use crate::redis::script::{self, Published};
 
 /// How long a first publication is left to the request that inserted the coupon.
@@ -28,7 +29,8 @@ pub async fn publish(
 ) -> Result<(), PublishError> {
     position::note(fence, session, postgres).await?;
     match script::publish(&session.redis, &session.ready, just_inserted, definition).await {
-        Ok(Published::Applied | Published::Current) => {}
+        Ok(Published::Applied) => {}
+        Ok(Published::Current) => check_current(fence, session, postgres, definition).await?,
         Ok(Published::Fenced) => {
             fence.marker_changed(session);
             return Err(EffectError::Fenced.into());
@@ -47,6 +49,29 @@ pub async fn publish(
         .await
         .map_err(EffectError::from)?;
     Ok(())
+}
+
+/// Redis had this version or a higher one: another publication has brought it, or Postgres has lost the edit that made
+/// it, and made another of the same version since.
+async fn check_current(
+    fence: &Fence,
+    session: &Session,
+    postgres: &Postgres,
+    definition: &Definition,
+) -> Result<(), EffectError> {
+    let id = &definition.id;
+    let in_redis = redis_rebuild::coupon_hash(&session.redis, id).await?;
+    let version = in_redis.get("version").and_then(|text| text.parse::<i64>().ok()).unwrap_or(0);
+    // Redis first: an edit reaches Postgres before it.
+    let in_postgres = coupons::get(&postgres.pool, id).await?.map_or(0, |row| row.definition.version);
+    let why = if version == definition.version && !redis_rebuild::is_defined_as(&in_redis, definition) {
+        Some(format!("Redis has another version {version} of coupon {id}"))
+    } else {
+        lost::newer_in_redis(id, version, in_postgres)
+    };
+    let Some(why) = why else { return Ok(()) };
+    fence.lost_by_postgres(&session.epoch, &why);
+    Err(EffectError::Fenced)
 }
 
 /// Publishes what an earlier attempt could not.

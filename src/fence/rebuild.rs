@@ -1,10 +1,11 @@
 //! Rule 7: makes Redis agree with Postgres again, beside no live claim. Numbers in the comments are the
 //! rule's steps; anything refused or dropped means starting over, which the caller does. Who
-//! keeps what is in `decide`.
+//! keeps what is in `decide`, which definition is in force afterwards in `definitions`.
 
 mod decide;
+mod definitions;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Instant;
 
 use anyhow::bail;
@@ -12,18 +13,33 @@ use futures_util::{FutureExt, StreamExt};
 use serde::Serialize;
 
 use super::look::{self, Difference};
-use super::{Loss, counter, deleted, lost};
+use super::lost::{self, Sign};
+use super::{Loss, counter, deleted};
 use crate::config;
 use crate::logs::info_or_warn;
 use crate::metrics;
 use crate::model::{CouponId, Definition, OrderEvent, OrderId};
 use crate::postgres::Postgres;
+use crate::postgres::fence::FenceRow;
 use crate::postgres::rebuild::RebuildSession;
+use crate::redis::stored::{self as in_redis, StoredCoupon};
+use crate::redis::info::Look;
 use crate::redis::rebuild::{self as redis_rebuild, CouponSet};
 use crate::redis::{Redis, RedisServer, info, script, stream};
-use decide::{Plan, decide_coupon};
+use decide::{Plan, Trust, decide_coupon};
+use definitions::Edit;
 
 const NEWER: &str = "another process has begun a newer rebuild";
+
+/// Why a rebuild was not begun, or given up before it changed anything.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// Postgres has lost commits, and no person has ordered the rebuild.
+    #[error("{}", lost::sentence(.0))]
+    Waits(String),
+    #[error("another process is rebuilding")]
+    Busy,
+}
 
 /// Why a rebuild is asked for.
 pub struct Cause {
@@ -33,6 +49,8 @@ pub struct Cause {
     pub difference: Difference,
     /// A person ordered it, also over a Postgres that has lost commits.
     pub ordered: bool,
+    /// The one before it failed: its beginning is not worth a warning again.
+    pub is_repeated: bool,
 }
 
 /// What a rebuild found and did.
@@ -46,10 +64,14 @@ pub struct Report {
     /// Order events sent again.
     pub resent: usize,
     pub rejected: usize,
-    /// Live orders that Redis did not hold, where Postgres had lost commits.
+    /// Where Postgres had lost commits: live orders that Redis did not hold and that had ended.
     pub cancelled: Vec<OrderId>,
+    /// The same of a Redis that may be behind: they stand, and a person may have to cancel them.
+    pub unheld: Vec<OrderId>,
     /// Coupons that only Redis still knew, where Postgres had lost commits.
     pub adopted: Vec<CouponId>,
+    /// Definitions that were taken over from Redis, or that nothing confirms, where Postgres had lost commits.
+    pub edits: Vec<Edit>,
 }
 
 /// Rebuilds; `None` where another process has done so meanwhile.
@@ -64,7 +86,7 @@ pub async fn rebuild(
     let started = Instant::now();
     // 1. A lock of the session's, and a connection that never reconnects by itself.
     let Some(mut session) = RebuildSession::open(postgres).await? else {
-        bail!("another process is rebuilding");
+        bail!(Refused::Busy);
     };
     let redis = server.connect().await?;
     let seen = info::look(&redis).await?;
@@ -78,45 +100,33 @@ pub async fn rebuild(
         bail!("Redis is a replica: REDIS_URL must lead to the master");
     }
 
-    // 2. What Postgres lost is known from here on, whoever dies; then a new epoch, after every open
+    // 2. What Postgres lost is known from here on, whichever process dies; then a new epoch, after every open
     // recording transaction has ended.
-    let strangers = unknown_coupons(&redis, &session.coupon_ids().await?).await?;
-    let postgres_lost = lost::by_postgres(&redis, &seen, &row, loss, &strangers).await?;
-    if let Some(why) = &postgres_lost
+    let versions = in_redis::versions(&redis).await?;
+    let compared = lost::Definitions::compare(&redis, &versions, &session.versions().await?).await?;
+    let sign = lost::by_postgres(&redis, &seen, &row, loss, &compared).await?;
+    if let Some(sign) = &sign
         && !cause.ordered
     {
-        session.flag_lost(&seen.run_id, &seen.replid).await?;
-        bail!(lost::sentence(why));
+        return wait_for_a_person(&mut session, sign, &row).await;
     }
-    if postgres_lost.is_none()
-        && let Some(stranger) = strangers.first()
-    {
-        bail!(
-            "Redis holds coupon {stranger}, which Postgres does not know: point REDIS_URL and DATABASE_URL at \
-             stores that belong together, or use another SECKILL_REDIS_PREFIX"
-        );
-    }
-    let epoch = next_epoch(&row.epoch, seen.marker.as_deref());
-    info_or_warn!(
-        cause.difference.is_normal && postgres_lost.is_none(),
-        fence.epoch = epoch,
-        "rebuild begins epoch {epoch}: {}",
-        cause.difference
-    );
-    session.start_epoch(&epoch, &seen.run_id, &seen.replid, postgres_lost.is_some()).await?;
-
-    // 3. From here nothing else writes to Redis.
-    if !redis_rebuild::begin(&redis, &epoch).await? {
-        bail!(NEWER);
-    }
-    let adopted = if postgres_lost.is_some() { strangers } else { Vec::new() };
-    let (report, definitions) =
-        decide_and_apply(&redis, &mut session, &epoch, postgres_lost.is_some(), adopted).await?;
+    let Source { epoch, lost } = begin(&redis, &mut session, &seen, &row, cause, sign.is_some()).await?;
+    let decided = decide_and_apply(&redis, &mut session, &epoch, lost, compared.unknown).await;
+    let (report, definitions) = match decided {
+        Err(error) => {
+            // It was put in the place of a newer one since the look.
+            if let Some(Refused::Waits(_)) = error.downcast_ref() {
+                session.flag_lost().await?;
+            }
+            return Err(error);
+        }
+        Ok(decided) => decided,
+    };
 
     // 7. On the same connection, so that these are the scripts of the server just rebuilt.
     script::load_all(&redis).await?;
     session.mark_published(&epoch, &definitions).await?;
-    session.clear_lost(&epoch).await?;
+    session.settle(&epoch, &seen.run_id, &seen.replid).await?;
     session.close().await?;
     log(&report, started);
     metrics::DEAD_LETTERS.add(report.rejected as u64);
@@ -124,9 +134,60 @@ pub async fn rebuild(
     Ok(Some(report))
 }
 
+async fn wait_for_a_person(
+    session: &mut RebuildSession,
+    sign: &Sign,
+    row: &FenceRow,
+) -> anyhow::Result<Option<Report>> {
+    if !sign.may_be_foreign && !row.postgres_lost {
+        session.flag_lost().await?;
+    }
+    bail!(Refused::Waits(sign.why.clone()))
+}
+
+/// What a rebuild goes by.
+struct Source {
+    epoch: String,
+    /// Where Postgres has lost commits, how far Redis may be believed.
+    lost: Option<Trust>,
+}
+
+/// Steps 2 and 3: the new epoch, in Postgres and then in Redis.
+async fn begin(
+    redis: &Redis,
+    session: &mut RebuildSession,
+    seen: &Look,
+    row: &FenceRow,
+    cause: &Cause,
+    is_lost: bool,
+) -> anyhow::Result<Source> {
+    let epoch = next_epoch(&row.epoch, seen.marker.as_deref());
+    if cause.is_repeated {
+        tracing::debug!(fence.epoch = epoch, "rebuild begins epoch {epoch} again: {}", cause.difference);
+    } else {
+        info_or_warn!(
+            cause.difference.is_normal && !is_lost,
+            fence.epoch = epoch,
+            "rebuild begins epoch {epoch}: {}",
+            cause.difference
+        );
+    }
+    let may_cancel = lost::may_cancel(seen, row);
+    // A Redis that may be behind must not count as the one of the agreement if this rebuild dies.
+    let (run_id, replid) = if may_cancel { (&*seen.run_id, &*seen.replid) } else { ("", "") };
+    session.start_epoch(&epoch, run_id, replid, is_lost).await?;
+    // From here nothing else writes to Redis.
+    if !redis_rebuild::begin(redis, &epoch).await? {
+        bail!(NEWER);
+    }
+    let lost = is_lost.then_some(Trust { is_believed: false, may_cancel });
+    Ok(Source { epoch, lost })
+}
+
 fn log(report: &Report, started: Instant) {
-    let Report { epoch, coupons, claims, changed, resent, rejected, cancelled, adopted } = report;
-    let found_nothing = changed + resent + rejected + cancelled.len() + adopted.len() == 0;
+    let Report { epoch, coupons, claims, changed, resent, rejected, cancelled, unheld, adopted, edits } = report;
+    let named = cancelled.len() + unheld.len() + adopted.len() + edits.len();
+    let found_nothing = changed + resent + rejected + named == 0;
     info_or_warn!(
         found_nothing,
         fence.epoch = epoch,
@@ -137,10 +198,21 @@ fn log(report: &Report, started: Instant) {
         rejected,
         cancelled = cancelled.len(),
         adopted = adopted.len(),
+        unheld = unheld.len(),
+        edits = edits.len(),
         elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         "rebuild of epoch {epoch} done: {claims} claims of {coupons} coupons, {changed} fields changed, \
          {resent} events sent again, {rejected} rejected",
     );
+    for coupon in adopted {
+        tracing::warn!(%coupon, "coupon {coupon} was made again: Postgres had lost it, and Redis holds it");
+    }
+    for edit in edits {
+        tracing::warn!(coupon = %edit.coupon, "{}", edit.sentence());
+    }
+    for order in unheld {
+        tracing::warn!(%order, "order {order} stands, though Redis did not hold it: it may have ended in lost commits");
+    }
     for order in cancelled {
         tracing::warn!(%order, "order {order} was cancelled: Postgres had lost commits, and Redis does not hold it");
     }
@@ -151,18 +223,14 @@ async fn decide_and_apply(
     redis: &Redis,
     session: &mut RebuildSession,
     epoch: &str,
-    postgres_lost: bool,
-    adopted: Vec<CouponId>,
+    lost: Option<Trust>,
+    unknown: Vec<CouponId>,
 ) -> anyhow::Result<(Report, Vec<Definition>)> {
     let building = redis_rebuild::building_marker(epoch);
     let mut decision = session.decide().await?;
-    for id in &adopted {
-        if let Some(definition) = info::coupon(redis, id).await?.map(Definition::from) {
-            decision.adopt(&definition).await?;
-        }
-    }
-    let definitions = decision.definitions().await?;
-    let ids: Vec<CouponId> = definitions.iter().map(|d| d.id.clone()).collect();
+    let mut definitions = decision.definitions().await?;
+    let known = definitions.iter().map(|d| d.id.clone());
+    let ids: Vec<CouponId> = known.chain(unknown.iter().cloned()).collect();
     if redis_rebuild::remove_wrong_types(redis, &building, &ids).await?.is_none() {
         bail!(NEWER);
     }
@@ -170,35 +238,33 @@ async fn decide_and_apply(
     // 4. Claims hashes first, then what is not acknowledged: the direction in which an event moves.
     let mut hashes = Vec::with_capacity(ids.len());
     for id in &ids {
-        let hash = redis_rebuild::claims_hash(redis, id).await?;
+        let claims = redis_rebuild::claims_hash(redis, id).await?;
         // What cancels live orders must be the hash that stood beside them: neither a flushed one nor half of one.
-        let is_believed =
-            postgres_lost && is_whole(&redis_rebuild::coupon_hash(redis, id).await?, hash.held());
-        hashes.push((hash, is_believed));
+        let stored = StoredCoupon::read(redis, id, claims.held()).await?;
+        hashes.push((claims, stored));
     }
-    let mut events: HashMap<CouponId, Vec<(String, OrderEvent)>> = HashMap::new();
-    let mut walk = stream::Walk::start(redis).await?;
-    while let Some(page) = walk.next_page().await? {
-        for entry in page {
-            // Unreadable ones are the workers' affair.
-            if let Ok(event) = OrderEvent::read(&entry.fields) {
-                events.entry(event.coupon.clone()).or_default().push((entry.id, event));
-            }
-        }
-    }
-    let gone = walk.gone();
+    let (mut events, gone) = unacknowledged(redis).await?;
 
     // 5. Who keeps what, in one transaction of the lock's own session.
-    let mut report = Report { epoch: epoch.to_owned(), coupons: ids.len(), adopted, ..Report::default() };
+    let mut report = Report { epoch: epoch.to_owned(), coupons: ids.len(), ..Report::default() };
+    for (id, (claims, stored)) in unknown.iter().zip(&hashes[definitions.len()..]) {
+        let (definition, edit) = definitions::adopt(&mut decision, id, stored, claims.held()).await?;
+        definitions.push(definition);
+        report.edits.extend(edit);
+    }
+    report.adopted = unknown;
     let mut plans = Vec::with_capacity(ids.len());
-    for (id, (hash, is_believed)) in ids.iter().zip(hashes) {
+    for ((id, definition), (claims, stored)) in ids.iter().zip(&mut definitions).zip(hashes) {
+        if lost.is_none() {
+            refuse_newer(definition, &stored)?;
+        }
         let events = events.remove(id).unwrap_or_default();
-        let mut plan = decide_coupon(&mut decision, epoch, id, hash, &events, is_believed).await?;
-        report.claims += plan.held;
-        report.changed += plan.delete.len() + plan.set.len();
-        report.resent += plan.resend.len();
-        report.rejected += plan.rejected;
-        report.cancelled.append(&mut plan.cancelled);
+        let trust = lost.map_or_else(Trust::default, |lost| Trust { is_believed: stored.adds_up, ..lost });
+        let mut plan = decide_coupon(&mut decision, epoch, id, claims, &events, trust).await?;
+        if lost.is_some() && !report.adopted.contains(id) {
+            report.edits.extend(definitions::settle(&mut decision, definition, &stored, plan.held).await?);
+        }
+        report.add(&mut plan);
         plans.push(plan);
     }
     decision.commit().await?;
@@ -215,28 +281,40 @@ async fn decide_and_apply(
     Ok((report, definitions))
 }
 
-/// Whether stock + claims is the total of a coupon's hash.
-fn is_whole(hash: &HashMap<String, String>, held: usize) -> bool {
-    let number = |name| hash.get(name).and_then(|text: &String| text.parse::<i64>().ok());
-    let held = i64::try_from(held).unwrap_or(i64::MAX);
-    number("total").zip(number("stock")).is_some_and(|(total, stock)| total.checked_sub(stock) == Some(held))
+/// Postgres may have been put back since the look: a rebuild must not undo an edit.
+fn refuse_newer(definition: &Definition, stored: &StoredCoupon) -> Result<(), Refused> {
+    let theirs = stored.version().filter(|_| stored.adds_up);
+    match theirs.and_then(|theirs| lost::newer_in_redis(&definition.id, theirs, definition.version)) {
+        Some(why) => Err(Refused::Waits(why)),
+        None => Ok(()),
+    }
 }
 
-/// Coupons that Redis has and Postgres does not know. Claims of theirs are the only trace of winners:
-/// nothing is deleted.
-async fn unknown_coupons(redis: &Redis, known: &[CouponId]) -> anyhow::Result<Vec<CouponId>> {
-    let known: HashSet<&CouponId> = known.iter().collect();
-    let mut strangers = Vec::new();
-    let mut cursor = "0".to_owned();
-    loop {
-        let (found, next) = info::scan_coupons(redis, &cursor).await?;
-        strangers.extend(found.into_iter().filter(|id| !known.contains(id)));
-        if next == "0" {
-            strangers.sort();
-            strangers.dedup();
-            return Ok(strangers);
+/// Order events that are not acknowledged, by coupon, and the ids of deleted entries.
+async fn unacknowledged(
+    redis: &Redis,
+) -> anyhow::Result<(HashMap<CouponId, Vec<(String, OrderEvent)>>, Vec<String>)> {
+    let mut events: HashMap<CouponId, Vec<(String, OrderEvent)>> = HashMap::new();
+    let mut walk = stream::Walk::start(redis).await?;
+    while let Some(page) = walk.next_page().await? {
+        for entry in page {
+            // Workers end the unreadable ones.
+            if let Ok(event) = OrderEvent::read(&entry.fields) {
+                events.entry(event.coupon.clone()).or_default().push((entry.id, event));
+            }
         }
-        cursor = next;
+    }
+    Ok((events, walk.gone()))
+}
+
+impl Report {
+    fn add(&mut self, plan: &mut Plan) {
+        self.claims += plan.held;
+        self.changed += plan.delete.len() + plan.set.len();
+        self.resent += plan.resend.len();
+        self.rejected += plan.rejected;
+        self.cancelled.append(&mut plan.cancelled);
+        self.unheld.append(&mut plan.unheld);
     }
 }
 

@@ -54,6 +54,9 @@ impl Fence {
             *known = Some(loss);
         }
         drop(known);
+        if self.session().is_err() {
+            self.shared.wanted.notify_one();
+        }
         self.take_down(epoch, reason);
     }
 

@@ -1,5 +1,7 @@
 //! Coupon definitions: Postgres owns them, Redis has copies.
 
+use std::collections::HashMap;
+
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgConnection, PgExecutor, Row};
 use time::OffsetDateTime;
@@ -88,11 +90,14 @@ pub async fn insert(pool: &Pool, new: &Definition) -> Result<bool, PostgresError
     Ok(done.rows_affected() == 1)
 }
 
-/// Inserts a coupon as Redis has it, at its version.
-pub(super) async fn adopt(connection: &mut PgConnection, known: &Definition) -> Result<(), PostgresError> {
-    sqlx::query(
+/// Inserts a coupon as Redis has it, at its version; answers its total, which is higher where rows of a coupon that was
+/// deleted by hand are live.
+pub(super) async fn adopt(connection: &mut PgConnection, known: &Definition) -> Result<i64, PostgresError> {
+    Ok(sqlx::query_scalar(
         "insert into coupons (id, title, total, stock, starts_at, ends_at, paused, per_user_limit, reserve_seconds, unlisted, version)
-         values ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9, $10)",
+         select $1, $2, greatest($3, live), greatest($3, live) - live, $4, $5, $6, $7, $8, $9, $10
+         from (select count(*) as live from orders
+             where coupon_id = $1 and status in ('reserved', 'confirmed')) as rows returning total",
     )
     .bind(known.id.as_str())
     .bind(&known.title)
@@ -104,9 +109,59 @@ pub(super) async fn adopt(connection: &mut PgConnection, known: &Definition) -> 
     .bind(known.reserve_seconds)
     .bind(known.unlisted)
     .bind(known.version)
+    .fetch_one(connection)
+    .await?)
+}
+
+/// What a rebuild over lost commits asks of a coupon.
+#[derive(Clone, Copy, Debug, FromRow)]
+pub struct Standing {
+    /// Units of live orders.
+    pub live: i64,
+    pub published_version: i64,
+}
+
+pub(super) async fn standing(
+    connection: &mut PgConnection,
+    id: &CouponId,
+) -> Result<Standing, PostgresError> {
+    let query = "select total - stock as live, published_version from coupons where id = $1 for update";
+    Ok(sqlx::query_as(query).bind(id.as_str()).fetch_one(connection).await?)
+}
+
+/// Replaces the definition of this version, whatever the next one is; stock moves with the total.
+pub(super) async fn redefine(
+    connection: &mut PgConnection,
+    version: i64,
+    to: &Definition,
+) -> Result<bool, PostgresError> {
+    let done = sqlx::query(
+        "update coupons set title = $3, stock = stock + ($4 - total), total = $4, starts_at = $5, ends_at = $6,
+            paused = $7, per_user_limit = $8, reserve_seconds = $9, unlisted = $10, version = $11,
+            changed_at = clock_timestamp()
+         where id = $1 and version = $2",
+    )
+    .bind(to.id.as_str())
+    .bind(version)
+    .bind(&to.title)
+    .bind(to.total)
+    .bind(to.starts_at)
+    .bind(to.ends_at)
+    .bind(to.paused)
+    .bind(to.per_user_limit)
+    .bind(to.reserve_seconds)
+    .bind(to.unlisted)
+    .bind(to.version)
     .execute(connection)
     .await?;
-    Ok(())
+    Ok(done.rows_affected() == 1)
+}
+
+/// The version of every coupon. An id that no coupon can have is left out.
+pub async fn versions(executor: impl PgExecutor<'_>) -> Result<HashMap<CouponId, i64>, PostgresError> {
+    let rows: Vec<(String, i64)> =
+        sqlx::query_as("select id, version from coupons").fetch_all(executor).await?;
+    Ok(rows.into_iter().filter_map(|(id, version)| Some((id.parse().ok()?, version))).collect())
 }
 
 pub async fn get(executor: impl PgExecutor<'_>, id: &CouponId) -> Result<Option<CouponRow>, PostgresError> {

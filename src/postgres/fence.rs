@@ -70,16 +70,29 @@ pub async fn durable_lsn(executor: impl PgExecutor<'_>) -> Result<String, Postgr
     Ok(sqlx::query_scalar("select durable_lsn()").fetch_one(executor).await?)
 }
 
-/// Notes that this Postgres has lost commits, and the Redis that still holds them.
-pub async fn flag_lost(
+/// Notes that this Postgres has lost commits.
+pub async fn flag_lost(connection: &mut PgConnection) -> Result<(), PostgresError> {
+    sqlx::query("update fence set postgres_lost = true where partition = $1")
+        .bind(PARTITION)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Notes that the agreement with the given Redis is made and what this Postgres had lost made good, unless another
+/// rebuild has begun since.
+pub async fn settle(
     connection: &mut PgConnection,
+    epoch: &str,
     redis_run_id: &str,
     redis_replid: &str,
 ) -> Result<(), PostgresError> {
     sqlx::query(
-        "update fence set postgres_lost = true, redis_run_id = $2, redis_replid = $3 where partition = $1",
+        "update fence set postgres_lost = false, redis_run_id = $3, redis_replid = $4
+         where partition = $1 and epoch = $2",
     )
     .bind(PARTITION)
+    .bind(epoch)
     .bind(redis_run_id)
     .bind(redis_replid)
     .execute(connection)
@@ -87,17 +100,8 @@ pub async fn flag_lost(
     Ok(())
 }
 
-/// Notes that what this Postgres had lost is made good, unless another rebuild has begun since.
-pub async fn clear_lost(connection: &mut PgConnection, epoch: &str) -> Result<(), PostgresError> {
-    sqlx::query("update fence set postgres_lost = false where partition = $1 and epoch = $2")
-        .bind(PARTITION)
-        .bind(epoch)
-        .execute(connection)
-        .await?;
-    Ok(())
-}
-
-/// Starts a new agreement between this Postgres and the given Redis.
+/// Starts a new agreement between this Postgres and the given Redis; no Redis of that name where it is not known to
+/// be as new as this Postgres, and must not count as that after a kill.
 pub async fn write_epoch(
     connection: &mut PgConnection,
     epoch: &str,

@@ -1,7 +1,7 @@
 //! What a rebuild does to Postgres, all of it on the one session that holds the rebuild's lock: if that
 //! session dies, so does the rebuild.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use futures_util::TryStreamExt;
 use sqlx::{Connection, PgConnection, PgTransaction, Row};
@@ -11,6 +11,7 @@ use super::dead_letters::{self, Ended, Letter};
 use super::{Postgres, PostgresError, coupons, fence};
 use crate::config;
 use crate::model::{CouponId, Definition, OrderEvent, OrderId};
+pub use coupons::Standing;
 
 /// The session of the process that rebuilds.
 pub struct RebuildSession {
@@ -36,22 +37,26 @@ impl RebuildSession {
         fence::read_in(&mut self.connection).await
     }
 
-    pub async fn coupon_ids(&mut self) -> Result<Vec<CouponId>, PostgresError> {
-        let definitions = coupons::all_definitions(&mut self.connection).await?;
-        Ok(definitions.into_iter().map(|definition| definition.id).collect())
+    pub async fn versions(&mut self) -> Result<HashMap<CouponId, i64>, PostgresError> {
+        coupons::versions(&mut self.connection).await
     }
 
     pub async fn durable_lsn(&mut self) -> Result<String, PostgresError> {
         fence::durable_lsn(&mut self.connection).await
     }
 
-    /// Keeps the knowledge that this Postgres has lost commits, whoever dies.
-    pub async fn flag_lost(&mut self, redis_run_id: &str, redis_replid: &str) -> Result<(), PostgresError> {
-        fence::flag_lost(&mut self.connection, redis_run_id, redis_replid).await
+    /// Keeps the knowledge that this Postgres has lost commits, whichever process dies.
+    pub async fn flag_lost(&mut self) -> Result<(), PostgresError> {
+        fence::flag_lost(&mut self.connection).await
     }
 
-    pub async fn clear_lost(&mut self, epoch: &str) -> Result<(), PostgresError> {
-        fence::clear_lost(&mut self.connection, epoch).await
+    pub async fn settle(
+        &mut self,
+        epoch: &str,
+        redis_run_id: &str,
+        redis_replid: &str,
+    ) -> Result<(), PostgresError> {
+        fence::settle(&mut self.connection, epoch, redis_run_id, redis_replid).await
     }
 
     /// Waits out every transaction that records or rejects, then starts a new epoch.
@@ -155,9 +160,19 @@ impl Decision<'_> {
         Ok(())
     }
 
-    /// Takes over a coupon that only Redis still knows, as if nothing of it were sold: its orders follow.
-    pub async fn adopt(&mut self, definition: &Definition) -> Result<(), PostgresError> {
+    /// Takes over a coupon that only Redis still knows, with what is live of it: the orders that Redis holds follow.
+    pub async fn adopt(&mut self, definition: &Definition) -> Result<i64, PostgresError> {
         coupons::adopt(&mut self.transaction, definition).await
+    }
+
+    /// What is live of a coupon, and the version that Redis is known to have had.
+    pub async fn standing(&mut self, coupon: &CouponId) -> Result<Standing, PostgresError> {
+        coupons::standing(&mut self.transaction, coupon).await
+    }
+
+    /// Replaces a definition of this version; `false` where it has another version by now.
+    pub async fn redefine(&mut self, version: i64, to: &Definition) -> Result<bool, PostgresError> {
+        coupons::redefine(&mut self.transaction, version, to).await
     }
 
     /// Ends a claim or event that loses to another order of its user.

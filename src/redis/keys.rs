@@ -56,11 +56,16 @@ impl Keys {
     /// Glob of all coupon hashes, for SCAN.
     #[must_use]
     pub fn every_coupon(&self) -> String {
-        let escaped: String = self
-            .base
-            .chars()
-            .flat_map(|c| if "[]*?\\".contains(c) { vec!['\\', c] } else { vec![c] })
-            .collect();
-        format!("{escaped}coupon:*")
+        format!("{}coupon:*", self.escaped_base())
+    }
+
+    /// Glob of all keys, for SCAN.
+    #[must_use]
+    pub fn everything(&self) -> String {
+        format!("{}*", self.escaped_base())
+    }
+
+    fn escaped_base(&self) -> String {
+        self.base.chars().flat_map(|c| if "[]*?\\".contains(c) { vec!['\\', c] } else { vec![c] }).collect()
     }
 }

@@ -124,8 +124,13 @@ pub async fn apply_chunk(
 #[must_use]
 pub(crate) fn coupon_is_right(hash: &HashMap<String, String>, definition: &Definition, held: usize) -> bool {
     let held = i64::try_from(held).unwrap_or(i64::MAX);
-    let expected =
-        [("total", definition.total), ("stock", definition.total - held), ("version", definition.version)];
+    hash.get("stock") == Some(&(definition.total - held).to_string()) && is_defined_as(hash, definition)
+}
+
+/// The same but for its stock.
+#[must_use]
+pub(crate) fn is_defined_as(hash: &HashMap<String, String>, definition: &Definition) -> bool {
+    let expected = [("total", definition.total), ("version", definition.version)];
     let numbers = expected.iter().all(|(name, value)| hash.get(*name) == Some(&value.to_string()));
     numbers
         && definition_fields(definition)

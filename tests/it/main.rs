@@ -33,6 +33,7 @@ mod log_reader;
 mod log_storms;
 mod long_lived_tasks;
 mod lost_answers;
+mod lost_commits;
 mod metrics;
 mod million;
 mod own_stores;

@@ -1,6 +1,8 @@
 //! Rebuilds that die or are overtaken at each of their steps, and what happens to Postgres and Redis
 //! beside them.
 
+use std::time::{Duration, Instant};
+
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -237,4 +239,36 @@ async fn an_edit_whose_publication_is_lost_is_in_force_in_the_end() {
         );
     }
     race.sale.server().signal(Signal::SIGCONT);
+}
+
+#[tokio::test]
+async fn a_rebuild_that_fails_again_backs_off_and_an_order_ends_the_pause() {
+    let sale = Sale::start().await;
+    sale.create("coffee", 10).await;
+    // Postgres refuses every new epoch, and counts them.
+    sale.psql(
+        "create sequence attempts;
+         create function refuse() returns trigger language plpgsql as
+             $$ begin perform nextval('attempts'); raise exception 'no new epoch'; end $$;
+         create trigger refuse before update on fence for each row execute function refuse()",
+    );
+    let attempts = || sale.psql_number("select case when is_called then last_value else 0 end from attempts");
+    sale.redis_cli_alone(&["DEL", EPOCH]);
+    until("a rebuild has failed", async || (attempts() > 0).then_some(())).await;
+    let since = Instant::now();
+    let before = attempts();
+    until("five more have failed", async || (attempts() >= before + 5).then_some(())).await;
+    assert!(since.elapsed() > Duration::from_secs(1), "one after the other, without a longer pause");
+    let log = sale.log();
+    let lines = |what: &str| log.lines().filter(|line| line.contains(what)).count();
+    assert_eq!(lines("rebuild begins"), 2, "the first start's and this one's: {log}");
+    assert!(lines("fence down") <= 4, "a line for each change of state: {log}");
+
+    sale.psql("drop trigger refuse on fence");
+    let rebuilt =
+        sale.admin(reqwest::Method::POST, "/v1/admin/reconcile", Some(json!({"rebuild": true}))).await;
+    assert_eq!(rebuilt.status, 200, "{}", rebuilt.text);
+    sale.until_ready().await;
+    assert_eq!(sale.claim("coffee", "alice").await.status, 202);
+    sale.assert_in_agreement("coffee").await;
 }

@@ -26,23 +26,36 @@ pub struct Plan {
     pub rejected: usize,
     /// Live orders that were cancelled.
     pub cancelled: Vec<OrderId>,
+    /// Live orders that Redis did not hold, and that may have ended: they stand.
+    pub unheld: Vec<OrderId>,
+}
+
+/// How far Redis is believed where Postgres has lost commits.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Trust {
+    /// Its claims hash adds up, and is believed over events.
+    pub is_believed: bool,
+    /// It cannot be behind Postgres either: what it does not hold has ended.
+    pub may_cancel: bool,
 }
 
 /// For each user: the live order in Postgres, else the claim without a row, else an event without a row.
 ///
-/// Where Postgres has lost commits, Redis is the one to be believed: live orders that the claims hash does
-/// not hold are cancelled first, and events that it does not hold lose.
+/// Where Postgres has lost commits, Redis is the one to be believed: events that the claims hash does not hold lose,
+/// and before that live orders that it does not hold are cancelled. A Redis that may be behind Postgres cancels only
+/// those whose user holds a newer claim: he could not have made it while the order lived.
 pub async fn decide_coupon(
     decision: &mut Decision<'_>,
     epoch: &str,
     coupon: &CouponId,
     hash: ClaimsHash,
     events: &[(String, OrderEvent)],
-    redis_is_believed: bool,
+    trust: Trust,
 ) -> anyhow::Result<Plan> {
+    let redis_is_believed = trust.is_believed;
     let mut plan = Plan { delete: hash.strangers.into_iter().collect(), ..Plan::default() };
     let LiveOrders { live, claims } =
-        live_orders(decision, coupon, hash.claims, events, redis_is_believed, &mut plan).await?;
+        live_orders(decision, coupon, hash.claims, events, trust, &mut plan).await?;
     let suspects: Vec<OrderId> =
         events.iter().map(|(_, event)| event.order).chain(claims.values().copied()).collect();
     let with_row = decision.with_row(&suspects).await?;
@@ -88,18 +101,19 @@ async fn live_orders(
     coupon: &CouponId,
     mut claims: HashMap<UserId, OrderId>,
     events: &[(String, OrderEvent)],
-    redis_is_believed: bool,
+    trust: Trust,
     plan: &mut Plan,
 ) -> anyhow::Result<LiveOrders> {
     let with_event: HashSet<&str> = events.iter().map(|(_, event)| event.user.as_str()).collect();
     let mut live = HashMap::new();
+    let mut doubtful = Vec::new();
     decision
         .visit_live_orders(coupon, |name, order| {
             // A row that the API could not have made holds its unit in Postgres only.
             let Ok(user) = name.parse::<UserId>() else { return };
             let claim = claims.get(name).copied();
-            if redis_is_believed && claim != Some(order) {
-                plan.cancelled.push(order);
+            if trust.is_believed && claim != Some(order) {
+                doubtful.push((user, order));
                 return;
             }
             plan.held += 1;
@@ -113,10 +127,28 @@ async fn live_orders(
             }
         })
         .await?;
+    let rivals: Vec<OrderId> = doubtful.iter().filter_map(|(user, _)| claims.get(user).copied()).collect();
+    let recorded = decision.with_row(&rivals).await?;
+    for (user, order) in doubtful {
+        let newer = claims.get(&user).filter(|claim| !recorded.contains(claim) && is_newer(**claim, order));
+        if trust.may_cancel || newer.is_some() {
+            plan.cancelled.push(order);
+        } else {
+            plan.held += 1;
+            plan.unheld.push(order);
+            plan.set.push((user.clone(), order));
+            live.insert(user, order);
+        }
+    }
     if !plan.cancelled.is_empty() {
         decision.cancel(coupon, &plan.cancelled).await?;
     }
     Ok(LiveOrders { live, claims })
+}
+
+/// By the times inside the ids; an order that has none was not made by the API.
+fn is_newer(claim: OrderId, order: OrderId) -> bool {
+    claim.claimed_at().zip(order.claimed_at()).is_some_and(|(claimed, ordered)| claimed > ordered)
 }
 
 /// Claims and events without a row that lost to another order of their user end as `rejected`.

@@ -5,7 +5,7 @@ use crate::state::{Coupon, State, Status, USERS, each};
 use crate::{Rule, Scope};
 
 /// A promise that a state breaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Broken {
     /// Postgres's stock is not total − live orders, or there are more of these than units.
     Oversold,
@@ -34,14 +34,8 @@ pub fn broken(state: &State, scope: &Scope) -> Option<Broken> {
     if postgres.coupon.stock != stock || stock < 0 {
         return Some(Broken::Oversold);
     }
-    if state.users.answered_dead {
-        return Some(Broken::DeadOrderAnswered);
-    }
-    if state.users.came_up_unseen {
-        return Some(Broken::SoldUnseen);
-    }
-    if state.users.sold_undone {
-        return Some(Broken::SoldUndone);
+    if state.users.broken.is_some() {
+        return state.users.broken;
     }
     if !is_quiet(state, scope) {
         return None;

@@ -148,7 +148,7 @@ fn start_epoch(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
         let row = &mut next.postgres.row;
         row.epoch = epoch;
         // What is not known of this Redis must not be known of it after a kill.
-        row.run = if postgres_lost && !may_cancel { 0 } else { run };
+        row.run = if may_cancel { run } else { 0 };
         row.identity = next.postgres.identity;
         row.lost = postgres_lost && scope.has(Rule::LossIsNoted);
         next.rebuilders[index].stage = Stage::EpochWritten;

@@ -1,6 +1,7 @@
 //! The serving process: the fence's look, claims (`lua/claim.lua`), publications (`lua/publish.lua`), and
 //! units that go back (`lua/release.lua`). Also what people do over HTTP: cancel an order, edit a total.
 
+use crate::promise::Broken;
 use crate::search::Steps;
 use crate::state::{
     Coupon, Epoch, Marker, ORDERS, Order, Postgres, Publication, Redis, Returning, State, Status, USERS, bit,
@@ -93,7 +94,9 @@ fn look(state: &State, scope: &Scope, steps: &mut Steps) {
         None if agrees && !is_lost => steps.take("the fence comes up", |next| {
             next.server.session = Some(epoch);
             next.server.loss = None;
-            next.users.came_up_unseen |= next.users.unseen;
+            if next.users.unseen {
+                next.users.broken = Some(Broken::SoldUnseen);
+            }
             true
         }),
         Some(session) if !agrees || (session != epoch && scope.has(Rule::SessionOfTheRow)) => {
@@ -123,7 +126,9 @@ fn claim(state: &State, scope: &Scope, epoch: Epoch, user: usize, steps: &mut St
         if coupon.stock <= 0 || coupon.paused {
             return true;
         }
-        next.users.sold_undone |= coupon.version < next.users.in_force;
+        if coupon.version < next.users.in_force {
+            next.users.broken = Some(Broken::SoldUndone);
+        }
         next.redis.coupon = Some(Coupon { stock: coupon.stock - 1, ..coupon });
         next.redis.claims[user] = Some(order);
         next.users.sent[user] += 1;
@@ -139,7 +144,7 @@ fn repeat(next: &mut State, scope: &Scope, held: Order) -> bool {
             note_position(next, scope, next.postgres.position);
             give_back(&mut next.redis, held, scope);
         } else {
-            next.users.answered_dead = true;
+            next.users.broken = Some(Broken::DeadOrderAnswered);
         }
     }
     true

@@ -186,7 +186,7 @@ pub enum Status {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Row {
     pub epoch: Epoch,
-    /// The run of the Redis of the agreement; 0 while lost commits are made good from another one.
+    /// The run of the Redis of the agreement; 0 while a rebuild makes one with another.
     pub run: u8,
     pub identity: u8,
     pub lost: bool,
@@ -306,6 +306,7 @@ pub enum Stage {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "each is seen at a step of its own")]
 pub struct Rebuilder {
     pub stage: Stage,
     /// A person ordered it.

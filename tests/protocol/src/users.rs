@@ -1,5 +1,6 @@
 //! What users did and were told, and what people have seen: no process knows it. Promises are asked of it.
 
+use crate::promise::Broken;
 use crate::state::{Orders, USERS};
 
 /// What users did and were told: no process knows it.
@@ -15,16 +16,12 @@ pub struct Users {
     pub lowered: bool,
     /// Something was lost that only a comparison finds; cleared by a whole one that began after it.
     pub to_compare: ToCompare,
-    /// A repeat was answered with an order that had ended.
-    pub answered_dead: bool,
     /// The version of the definition that was in force last, as far as anything still tells of it.
     pub in_force: u8,
-    /// A unit was sold under a definition that had been replaced.
-    pub sold_undone: bool,
     /// Postgres has lost commits of which Redis tells, and no person has ordered a rebuild since.
     pub unseen: bool,
-    /// Claims were accepted again over those.
-    pub came_up_unseen: bool,
+    /// A promise that was broken by an answer.
+    pub broken: Option<Broken>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

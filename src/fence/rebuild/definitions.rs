@@ -1,0 +1,219 @@
+//! Which definition of a coupon is in force after a rebuild over a Postgres that has lost commits: Redis's where its
+//! version is higher, else Postgres's if Redis confirms it, else Postgres's paused, so that a person looks first. Each
+//! edit that is taken over, undone or cannot be told is listed.
+
+use anyhow::bail;
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::model::{CouponId, Definition};
+use crate::postgres::rebuild::{Decision, Standing};
+use crate::redis::stored::StoredCoupon;
+
+const UNREADABLE: &str = "its definition in Redis cannot be read";
+const WRONG_SUM: &str = "stock + claims is not its total in Redis";
+
+/// What became of a coupon's definition.
+#[derive(Clone, Debug, Serialize)]
+pub struct Edit {
+    pub coupon: CouponId,
+    pub outcome: Outcome,
+    /// Postgres's before and after.
+    pub from_version: i64,
+    pub to_version: i64,
+    /// What has changed in Postgres.
+    pub changes: Vec<Change>,
+    /// What Redis had that is not in force.
+    pub undone: Vec<Change>,
+    /// Why Redis's definition was not taken over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Redis's definition is in force, which Postgres had lost.
+    Adopted,
+    /// Nothing confirms the definition: the coupon is paused.
+    Paused,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Change {
+    pub field: &'static str,
+    pub from: String,
+    pub to: String,
+}
+
+/// The coupon as it is to be, and what is to be told of it.
+struct Verdict {
+    definition: Definition,
+    outcome: Outcome,
+    undone: Vec<Change>,
+    why: Option<&'static str>,
+}
+
+/// Makes the row of a coupon that only Redis knows; what cannot be read of its definition is guessed, and it is paused.
+pub async fn adopt(
+    decision: &mut Decision<'_>,
+    id: &CouponId,
+    stored: &StoredCoupon,
+    held: usize,
+) -> anyhow::Result<(Definition, Option<Edit>)> {
+    let found = stored.definition(id).filter(|_| stored.adds_up);
+    let is_guessed = found.is_none();
+    let mut definition = found.unwrap_or_else(|| stored.or_as_far_as_it_goes(id, held));
+    definition.total = decision.adopt(&definition).await?;
+    let edit = is_guessed.then(|| Edit {
+        coupon: id.clone(),
+        outcome: Outcome::Paused,
+        from_version: 0,
+        to_version: definition.version,
+        changes: Vec::new(),
+        undone: Vec::new(),
+        why: Some(if stored.adds_up { UNREADABLE } else { WRONG_SUM }),
+    });
+    Ok((definition, edit))
+}
+
+/// Brings a coupon's row to what is in force, beside `held` units in Redis after the rebuild.
+pub async fn settle(
+    decision: &mut Decision<'_>,
+    definition: &mut Definition,
+    stored: &StoredCoupon,
+    held: usize,
+) -> anyhow::Result<Option<Edit>> {
+    let standing = decision.standing(&definition.id).await?;
+    let Some(verdict) = judge(definition, stored, standing, held) else { return Ok(None) };
+    let Verdict { definition: to, outcome, undone, why } = verdict;
+    if to.version != definition.version && !decision.redefine(definition.version, &to).await? {
+        bail!("coupon {} was edited during the rebuild", to.id);
+    }
+    let edit = Edit {
+        coupon: to.id.clone(),
+        outcome,
+        from_version: definition.version,
+        to_version: to.version,
+        changes: changes(definition, &to),
+        undone,
+        why,
+    };
+    *definition = to;
+    Ok(Some(edit))
+}
+
+/// `None` where Redis confirms what Postgres has.
+fn judge(ours: &Definition, stored: &StoredCoupon, standing: Standing, held: usize) -> Option<Verdict> {
+    let theirs = stored.definition(&ours.id).filter(|_| stored.adds_up);
+    match theirs {
+        Some(theirs) if theirs.version > ours.version => Some(take_over(theirs, standing)),
+        Some(theirs) if theirs.version >= standing.published_version && theirs.version < ours.version => None,
+        Some(theirs) if theirs.version == ours.version && changes(&theirs, ours).is_empty() => None,
+        theirs => unconfirmed(ours, theirs.as_ref(), stored, standing, held),
+    }
+}
+
+/// A total below what is live beside it cannot be taken over as it was: then a person looks.
+fn take_over(theirs: Definition, standing: Standing) -> Verdict {
+    let total = theirs.total.max(standing.live);
+    if total == theirs.total {
+        return Verdict { definition: theirs, outcome: Outcome::Adopted, undone: Vec::new(), why: None };
+    }
+    let definition = Definition { total, paused: true, version: theirs.version + 1, ..theirs.clone() };
+    let undone = changes(&theirs, &definition);
+    let why = Some("more orders are live in Postgres than its total");
+    Verdict { definition, outcome: Outcome::Paused, undone, why }
+}
+
+fn unconfirmed(
+    ours: &Definition,
+    theirs: Option<&Definition>,
+    stored: &StoredCoupon,
+    standing: Standing,
+    held: usize,
+) -> Option<Verdict> {
+    // The request that inserted it had not brought it into force yet.
+    if stored.is_absent() && standing.published_version == 0 {
+        return None;
+    }
+    let version = stored.version().unwrap_or(0);
+    // Each claim was accepted under the total in force: it was at least as many, if Postgres lacks an edit of it.
+    let may_lack_an_edit = stored.is_absent() || version > ours.version;
+    let held = i64::try_from(held).unwrap_or(i64::MAX);
+    let total = if may_lack_an_edit { ours.total.max(held) } else { ours.total };
+    let is_new = !ours.paused || total != ours.total;
+    let next = if is_new { ours.version.max(version) + 1 } else { ours.version };
+    let definition = Definition { total, paused: true, version: next, ..ours.clone() };
+    let theirs = theirs.cloned().or_else(|| stored.definition(&ours.id));
+    let undone = theirs.map(|theirs| changes(&theirs, &definition)).unwrap_or_default();
+    let why = if stored.is_absent() {
+        "Redis has lost the coupon"
+    } else if !stored.adds_up {
+        WRONG_SUM
+    } else if version == ours.version {
+        "Redis has another definition of the same version"
+    } else if version < ours.version {
+        "Redis is behind what it was known to have"
+    } else {
+        UNREADABLE
+    };
+    Some(Verdict { definition, outcome: Outcome::Paused, undone, why: Some(why) })
+}
+
+fn changes(from: &Definition, to: &Definition) -> Vec<Change> {
+    let (from, to) = (fields(from), fields(to));
+    let pairs = from.into_iter().zip(to).filter(|((_, from), (_, to))| from != to);
+    pairs.map(|((field, from), (_, to))| Change { field, from, to }).collect()
+}
+
+/// As Redis keeps them: times to the millisecond.
+fn fields(definition: &Definition) -> [(&'static str, String); 8] {
+    let time = |time: Option<OffsetDateTime>| {
+        let ms = time.and_then(|time| time.replace_millisecond(time.millisecond()).ok());
+        ms.and_then(|time| time.to_offset(time::UtcOffset::UTC).format(&Rfc3339).ok())
+            .unwrap_or_else(|| "none".into())
+    };
+    let reserve = definition.reserve_seconds.map_or_else(|| "none".into(), |seconds| seconds.to_string());
+    [
+        ("total", definition.total.to_string()),
+        ("paused", definition.paused.to_string()),
+        ("title", definition.title.clone()),
+        ("starts_at", time(definition.starts_at)),
+        ("ends_at", time(definition.ends_at)),
+        ("per_user_limit", definition.per_user_limit.to_string()),
+        ("reserve_seconds", reserve),
+        ("unlisted", definition.unlisted.to_string()),
+    ]
+}
+
+impl Edit {
+    /// For a log.
+    pub fn sentence(&self) -> String {
+        let Self { coupon, from_version, to_version, .. } = self;
+        let list = |changes: &[Change]| {
+            let each = changes.iter().map(|Change { field, from, to }| format!("{field} {from} -> {to}"));
+            each.collect::<Vec<_>>().join(", ")
+        };
+        let changed = list(&self.changes);
+        match self.outcome {
+            Outcome::Adopted => format!(
+                "coupon {coupon}: an edit that Postgres had lost is in force again, version {from_version} -> \
+                 {to_version}: {changed}"
+            ),
+            Outcome::Paused => {
+                let undone = if self.undone.is_empty() {
+                    String::new()
+                } else {
+                    format!("; undone: {}", list(&self.undone))
+                };
+                format!(
+                    "coupon {coupon} is paused, version {from_version} -> {to_version}: Postgres has lost commits, and \
+                     {}: {changed}{undone}",
+                    self.why.unwrap_or("nothing confirms its definition")
+                )
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Why the fence stays down, and how long it pauses before it tries to come up again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+
+use super::rebuild::Refused;
+use crate::config;
+use crate::postgres::PostgresError;
+use crate::redis::RedisError;
+
+/// Why there is no session.
+#[derive(Debug)]
+pub enum Down {
+    /// A store is away, or another process makes the agreement: the next look is soon.
+    Soon(String),
+    /// A person has to decide.
+    Waits(Arc<str>),
+    /// The rebuild was refused: the next one is later each time.
+    Failed(String),
+}
+
+impl Down {
+    pub fn soon(error: impl Into<anyhow::Error>) -> Self {
+        Self::Soon(format!("{:#}", error.into()))
+    }
+
+    pub fn after_rebuild(error: &anyhow::Error) -> Self {
+        let is_busy = matches!(error.downcast_ref(), Some(Refused::Busy));
+        let is_away = matches!(error.downcast_ref(), Some(PostgresError::Transient(_)))
+            || match error.downcast_ref() {
+                Some(RedisError::Unknown(_)) => true,
+                Some(busy @ RedisError::Busy(_)) => !busy.is_about_writes(),
+                _ => false,
+            };
+        let reason = format!("{error:#}");
+        if is_busy || is_away { Self::Soon(reason) } else { Self::Failed(reason) }
+    }
+
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Soon(reason) | Self::Failed(reason) => reason,
+            Self::Waits(reason) => reason,
+        }
+    }
+}
+
+/// Pauses that grow from `FENCE_RETRY` to `FENCE_RETRY_MAX` while rebuilds fail.
+pub struct Pauses {
+    growing: ExponentialBackoff,
+    has_failed: bool,
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        let builder = ExponentialBuilder::default()
+            .with_min_delay(config::FENCE_RETRY)
+            .with_max_delay(config::FENCE_RETRY_MAX)
+            .without_max_times();
+        Self { growing: builder.build(), has_failed: false }
+    }
+}
+
+impl Pauses {
+    pub const fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
+    pub fn after(&mut self, down: &Down) -> Duration {
+        match down {
+            Down::Soon(_) => config::FENCE_RETRY,
+            Down::Waits(_) => config::FENCE_WAIT,
+            Down::Failed(_) => self.longer(),
+        }
+    }
+
+    /// A session that ended at once is a rebuild that has mended nothing.
+    pub fn after_session(&mut self, held: Duration) -> Duration {
+        if held < config::FENCE_HELD_AFTER {
+            return self.longer();
+        }
+        *self = Self::default();
+        Duration::ZERO
+    }
+
+    fn longer(&mut self) -> Duration {
+        self.has_failed = true;
+        self.growing.next().unwrap_or(config::FENCE_RETRY_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rebuilds_that_fail_in_a_row_are_ever_rarer_until_a_session_lasts() {
+        let mut pauses = Pauses::default();
+        let failed = Down::Failed("stream".into());
+        let first: Vec<Duration> = (0..8).map(|_| pauses.after(&failed)).collect();
+        assert_eq!(first[0], config::FENCE_RETRY);
+        assert!(first.is_sorted() && first[7] == config::FENCE_RETRY_MAX, "{first:?}");
+        assert_eq!(pauses.after_session(Duration::from_millis(140)), config::FENCE_RETRY_MAX);
+        assert_eq!(pauses.after_session(config::FENCE_HELD_AFTER), Duration::ZERO);
+        assert_eq!(pauses.after(&failed), config::FENCE_RETRY);
+        assert_eq!(
+            pauses.after(&Down::Soon("away".into())),
+            config::FENCE_RETRY,
+            "a store that is away is looked for at once"
+        );
+    }
+}

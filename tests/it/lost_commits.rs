@@ -1,0 +1,364 @@
+//! An older copy of Postgres is put in the place of the present one: edits and coupons that it lacks are in force again
+//! after a person's order, or listed and paused, and nothing is sold before.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::counterexamples::{DURABLE, on_own_stores};
+use crate::harness::{Sale, until};
+use crate::own_stores::{OwnStore, folder};
+
+const ORDERED: &str = "reconcile --rebuild";
+
+/// A sale on stores that can be taken away.
+struct Scene {
+    // Dropped before its stores.
+    sale: Sale,
+    redis: Option<OwnStore>,
+    postgres: Option<OwnStore>,
+}
+
+/// What befalls Redis after the older copy is in place, before any process has looked.
+#[derive(Clone, Copy, Debug)]
+enum Befalls {
+    Nothing,
+    Restart,
+    Kill,
+}
+
+impl Scene {
+    async fn start() -> Self {
+        let postgres = OwnStore::postgres(&[]).await;
+        let redis = OwnStore::redis(&DURABLE, folder());
+        let sale = on_own_stores(&redis.url("redis"), &postgres).await;
+        Self { sale, redis: Some(redis), postgres: Some(postgres) }
+    }
+
+    fn redis(&self, args: &[&str]) -> String {
+        self.redis.as_ref().unwrap().redis_cli(args).unwrap()
+    }
+
+    fn psql(&self, sql: &str) -> String {
+        self.postgres.as_ref().unwrap().psql(sql).unwrap()
+    }
+
+    /// Copies Postgres's files as they are now.
+    async fn copy(&mut self) {
+        self.sale.until_quiet().await;
+        let dir = self.postgres.take().unwrap().stop();
+        let mut copy = std::process::Command::new("cp");
+        let copied = copy.arg("-a").arg(dir.path().join("cluster")).arg(dir.path().join("copy")).status();
+        assert!(copied.unwrap().success());
+        self.postgres = Some(OwnStore::postgres_at(dir, &[]).await);
+    }
+
+    /// Puts the copy in place while the program is away.
+    async fn lose(&mut self) {
+        self.sale.until_quiet().await;
+        self.sale.kill_9();
+        let dir = self.postgres.take().unwrap().stop();
+        std::fs::rename(dir.path().join("cluster"), dir.path().join("lost")).unwrap();
+        std::fs::rename(dir.path().join("copy"), dir.path().join("cluster")).unwrap();
+        self.postgres = Some(OwnStore::postgres_at(dir, &[]).await);
+    }
+
+    async fn befall(&mut self, what: Befalls) {
+        let redis = self.redis.take().unwrap();
+        self.redis = Some(match what {
+            Befalls::Nothing => redis,
+            Befalls::Restart => OwnStore::redis(&DURABLE, redis.stop()),
+            Befalls::Kill => OwnStore::redis(&DURABLE, redis.kill_9()),
+        });
+        until("Redis answers", async || self.redis.as_ref().unwrap().redis_cli(&["PING"]).ok()).await;
+    }
+
+    /// Starts the program again, and waits until it waits for a person.
+    async fn until_it_waits(&mut self) -> String {
+        self.sale.start_server_unready().await;
+        until("claims wait for a person", async || {
+            let ready = self.sale.get("/readyz").await;
+            let detail = ready.body["detail"].as_str().unwrap_or_default().to_owned();
+            (ready.status == 503 && detail.contains(ORDERED)).then_some(detail)
+        })
+        .await
+    }
+
+    async fn rebuild(&self) -> Value {
+        let order = Some(json!({"rebuild": true}));
+        let rebuilt = self.sale.admin(Method::POST, "/v1/admin/reconcile", order).await;
+        assert_eq!(rebuilt.status, 200, "{}", rebuilt.text);
+        self.sale.until_ready().await;
+        rebuilt.body
+    }
+
+    async fn edit(&self, coupon: &str, change: Value) {
+        until("the coupon is edited", async || {
+            let path = format!("/v1/admin/coupons/{coupon}");
+            let edited = self.sale.admin(Method::PATCH, &path, Some(change.clone())).await;
+            assert!([200, 503].contains(&edited.status), "{}", edited.text);
+            (edited.status == 200).then_some(())
+        })
+        .await;
+    }
+
+    async fn sell(&self, coupon: &str, users: std::ops::Range<usize>) -> Vec<String> {
+        let mut orders = Vec::new();
+        for user in users {
+            let claim = self.sale.claim(coupon, &format!("user-{user}")).await;
+            assert_eq!(claim.status, 202, "{}", claim.text);
+            orders.push(claim.body["order"].as_str().unwrap().to_owned());
+        }
+        orders
+    }
+
+    fn definition(&self, coupon: &str) -> String {
+        self.psql(&format!("select total, paused, title from seckill.coupons where id = '{coupon}'"))
+    }
+}
+
+fn edit_of<'r>(report: &'r Value, coupon: &str) -> &'r Value {
+    let edits = report["edits"].as_array().unwrap();
+    edits.iter().find(|edit| edit["coupon"] == coupon).unwrap_or_else(|| panic!("{coupon}: {report:#}"))
+}
+
+#[tokio::test]
+async fn a_raised_total_that_an_older_copy_lacks_is_in_force_again_and_costs_no_order() {
+    for what in [Befalls::Nothing, Befalls::Restart, Befalls::Kill] {
+        let mut scene = Scene::start().await;
+        scene.sale.create("coffee", 3).await;
+        let mut told = scene.sell("coffee", 0..3).await;
+        scene.copy().await;
+        scene.edit("coffee", json!({"total": 8})).await;
+        told.extend(scene.sell("coffee", 3..7).await);
+        scene.lose().await;
+        scene.befall(what).await;
+        scene.until_it_waits().await;
+        scene.sale.claim("coffee", "late").await.assert_problem(503, "unavailable");
+        let report = scene.rebuild().await;
+        assert_eq!((&report["resent"], &report["rejected"]), (&4.into(), &0.into()), "{what:?}: {report:#}");
+        let edit = edit_of(&report, "coffee");
+        assert_eq!(edit["outcome"], "adopted", "{what:?}: {report:#}");
+        assert_eq!(edit["changes"], json!([{"field": "total", "from": "3", "to": "8"}]));
+        scene.sale.assert_in_agreement("coffee").await;
+        scene.sale.assert_recorded(&told);
+        assert_eq!(scene.definition("coffee"), "8|f|coffee", "{what:?}");
+        scene.sell("coffee", 7..8).await;
+        assert_eq!(scene.sale.claim("coffee", "late").await.code(), "sold-out");
+    }
+}
+
+#[tokio::test]
+async fn every_edit_and_coupon_that_an_older_copy_lacks_is_in_force_again_and_listed() {
+    let mut scene = Scene::start().await;
+    for coupon in ["coffee", "tea", "cake", "juice", "milk"] {
+        scene.sale.create(coupon, 10).await;
+        scene.sell(coupon, 0..1).await;
+    }
+    scene.copy().await;
+    scene.edit("coffee", json!({"paused": true})).await;
+    scene.edit("tea", json!({"ends_at": "2020-01-01T00:00:00Z"})).await;
+    scene.edit("cake", json!({"total": 4})).await;
+    scene.edit("juice", json!({"title": "Fresh juice"})).await;
+    scene.edit("juice", json!({"starts_at": "2020-01-01T00:00:00Z", "total": 20})).await;
+    scene.sale.create("nova", 5).await;
+    scene.sell("nova", 0..2).await;
+    scene.lose().await;
+    scene.befall(Befalls::Kill).await;
+    scene.until_it_waits().await;
+    let rebuilt = scene.sale.command().args(["reconcile", "--rebuild"]).output().unwrap();
+    let text = String::from_utf8_lossy(&rebuilt.stdout).into_owned();
+    assert!(rebuilt.status.success(), "{text}{}", String::from_utf8_lossy(&rebuilt.stderr));
+    let listed = [
+        "adopted  coffee  version 1 -> 2: paused false -> true",
+        "adopted  tea  version 1 -> 2: ends_at none -> 2020-01-01T00:00:00Z",
+        "adopted  cake  version 1 -> 2: total 10 -> 4",
+        "adopted  juice  version 1 -> 3: total 10 -> 20, title juice -> Fresh juice, starts_at none -> 2020",
+        "adopted  nova  (coupon only Redis knew)",
+    ];
+    for line in listed {
+        assert!(text.contains(line), "{line:?} in {text}");
+    }
+    assert!(!text.contains("milk"), "{text}");
+    assert!(scene.sale.log().contains("coupon coffee: an edit that Postgres had lost is in force again"));
+    scene.sale.until_ready().await;
+    for (coupon, code) in [("coffee", "paused"), ("tea", "ended")] {
+        assert_eq!(scene.sale.claim(coupon, "late").await.code(), code);
+    }
+    scene.sell("cake", 1..4).await;
+    assert_eq!(scene.sale.claim("cake", "late").await.code(), "sold-out");
+    scene.sell("juice", 1..20).await;
+    scene.sell("milk", 1..2).await;
+    scene.sell("nova", 2..5).await;
+    for coupon in ["coffee", "tea", "cake", "juice", "milk", "nova"] {
+        scene.sale.assert_in_agreement(coupon).await;
+    }
+    assert_eq!(scene.psql("select count(*) from seckill.orders where status = 'rejected'"), "0");
+}
+
+#[tokio::test]
+async fn a_coupon_whose_definition_nothing_confirms_is_paused_and_listed_until_a_person_resumes_it() {
+    let mut scene = Scene::start().await;
+    for coupon in ["coffee", "tea", "cake", "milk"] {
+        scene.sale.create(coupon, 3).await;
+    }
+    let mut told = scene.sell("coffee", 0..3).await;
+    scene.copy().await;
+    scene.edit("coffee", json!({"total": 8})).await;
+    told.extend(scene.sell("coffee", 3..7).await);
+    scene.lose().await;
+    scene.redis(&["HINCRBY", "seckill:{0}:coupon:coffee", "stock", "1"]);
+    scene.redis(&["DEL", "seckill:{0}:coupon:tea"]);
+    scene.redis(&["HSET", "seckill:{0}:coupon:cake", "title", "Pie"]);
+    scene.until_it_waits().await;
+    let report = scene.rebuild().await;
+    let sums = "stock + claims is not its total in Redis";
+    for (coupon, why) in [
+        ("coffee", sums),
+        ("tea", "Redis has lost the coupon"),
+        ("cake", "Redis has another definition of the same version"),
+    ] {
+        let edit = edit_of(&report, coupon);
+        assert_eq!((&edit["outcome"], &edit["why"]), (&"paused".into(), &why.into()), "{report:#}");
+        assert_eq!(scene.sale.claim(coupon, "late").await.code(), "paused", "{coupon}");
+    }
+    assert_eq!(edit_of(&report, "cake")["undone"][1], json!({"field": "title", "from": "Pie", "to": "cake"}));
+    assert_eq!(report["edits"].as_array().unwrap().len(), 3, "{report:#}");
+    scene.sell("milk", 0..1).await;
+    // Its claims were accepted: there were at least as many units.
+    scene.sale.assert_in_agreement("coffee").await;
+    for order in told {
+        let status = scene.psql(&format!("select status from seckill.orders where id = '{order}'"));
+        assert_eq!(status, "confirmed");
+    }
+    assert_eq!(scene.definition("coffee"), "7|t|coffee");
+    scene.edit("tea", json!({"paused": false})).await;
+    scene.sell("tea", 0..3).await;
+    for coupon in ["tea", "cake", "milk"] {
+        scene.sale.assert_in_agreement(coupon).await;
+    }
+}
+
+#[tokio::test]
+async fn lost_commits_that_were_noticed_wait_for_a_person_whatever_becomes_of_redis() {
+    let mut scene = Scene::start().await;
+    scene.sale.create("coffee", 10).await;
+    scene.copy().await;
+    scene.sell("coffee", 0..2).await;
+    scene.lose().await;
+    let mut reason = scene.until_it_waits().await;
+    let epoch = scene.psql("select epoch from seckill.fence");
+    for damage in
+        [&["DEL", "seckill:{0}:epoch"][..], &["DEL", "seckill:{0}:orders"], &["PING"], &["FLUSHALL"]]
+    {
+        scene.sale.kill_9();
+        scene.redis(damage);
+        scene.befall(Befalls::Kill).await;
+        reason = scene.until_it_waits().await;
+        assert_eq!(scene.psql("select epoch from seckill.fence"), epoch, "{damage:?}");
+    }
+    assert!(reason.contains("lost commits"), "{reason}");
+    scene.rebuild().await;
+    scene.edit("coffee", json!({"paused": false})).await;
+    scene.sell("coffee", 2..3).await;
+    scene.sale.assert_in_agreement("coffee").await;
+}
+
+#[tokio::test]
+async fn a_coupon_that_postgres_does_not_know_waits_with_one_reason_and_is_adopted_on_a_persons_order() {
+    let mut scene = Scene::start().await;
+    scene.sale.create("coffee", 10).await;
+    scene.copy().await;
+    scene.sale.create("nova", 5).await;
+    let told = scene.sell("nova", 0..3).await;
+    scene.lose().await;
+    scene.befall(Befalls::Restart).await;
+    let reason = scene.until_it_waits().await;
+    assert!(reason.contains("nova") && reason.contains("DATABASE_URL"), "{reason}");
+    for _ in 0..2 {
+        let doctor = scene.sale.command().arg("doctor").output().unwrap();
+        let text = String::from_utf8_lossy(&doctor.stdout).into_owned();
+        let fence = text.lines().find(|line| line.contains("fence")).unwrap();
+        assert!(fence.contains(ORDERED) && fence.contains("nova") && !fence.contains("by itself"), "{fence}");
+        let again = scene.sale.get("/readyz").await.body["detail"].clone();
+        assert_eq!(again, reason.as_str());
+    }
+    let log = scene.sale.log();
+    let changes = log.lines().filter(|line| line.contains("fence down")).count();
+    assert!((1..=3).contains(&changes), "a line for each change of state: {log}");
+    let report = scene.rebuild().await;
+    assert_eq!(report["adopted"], json!(["nova"]), "{report:#}");
+    scene.sale.assert_in_agreement("nova").await;
+    scene.sale.assert_recorded(&told);
+    scene.sell("nova", 3..5).await;
+}
+
+#[tokio::test]
+async fn what_redis_holds_of_an_unknown_coupon_that_cannot_be_read_is_adopted_paused() {
+    let mut scene = Scene::start().await;
+    scene.sale.create("coffee", 10).await;
+    scene.sale.until_quiet().await;
+    scene.sale.kill_9();
+    scene.redis(&["HSET", "seckill:{0}:coupon:junk", "total", "many"]);
+    scene.redis(&["SET", "seckill:{0}:coupon:text", "x"]);
+    scene.until_it_waits().await;
+    let report = scene.rebuild().await;
+    assert_eq!(report["adopted"], json!(["junk", "text"]), "{report:#}");
+    for coupon in ["junk", "text"] {
+        assert_eq!(edit_of(&report, coupon)["outcome"], "paused", "{report:#}");
+        assert_eq!(scene.sale.claim(coupon, "late").await.code(), "paused");
+        scene.sale.assert_in_agreement(coupon).await;
+    }
+    scene.sell("coffee", 0..1).await;
+}
+
+#[tokio::test]
+async fn a_definition_put_back_by_hand_is_noticed_by_the_next_start_and_by_the_next_edit() {
+    let mut scene = Scene::start().await;
+    scene.sale.create("coffee", 10).await;
+    scene.edit("coffee", json!({"total": 20})).await;
+    scene.sale.until_quiet().await;
+    let put_back =
+        "update seckill.coupons set total = 10, stock = stock - 10, version = 1, published_version = 1";
+    scene.psql(put_back);
+    scene.sale.kill_9();
+    scene.until_it_waits().await;
+    assert_eq!(edit_of(&scene.rebuild().await, "coffee")["outcome"], "adopted");
+    assert_eq!(scene.definition("coffee"), "20|f|coffee");
+
+    scene.psql(put_back);
+    // Of the version that Redis has, with another content.
+    let edit = Some(json!({"title": "Espresso"}));
+    let edited = scene.sale.admin(Method::PATCH, "/v1/admin/coupons/coffee", edit).await;
+    edited.assert_problem(503, "unavailable");
+    let report = scene.rebuild().await;
+    let edit = edit_of(&report, "coffee");
+    assert_eq!(edit["outcome"], "paused", "{report:#}");
+    assert_eq!(scene.definition("coffee"), "10|t|Espresso");
+    assert_eq!(scene.sale.claim("coffee", "late").await.code(), "paused");
+    scene.sale.assert_in_agreement("coffee").await;
+}
+
+#[tokio::test]
+async fn a_redis_that_may_be_behind_cancels_no_order_and_lists_it() {
+    let mut scene = Scene::start().await;
+    scene.sale.create("coffee", 10).await;
+    let ended = scene.sell("coffee", 0..2).await;
+    scene.copy().await;
+    for order in &ended {
+        scene.sale.end_order(order);
+    }
+    scene.sale.until_quiet().await;
+    // The first claims again: his order had ended.
+    let next = scene.sell("coffee", 0..1).await;
+    scene.lose().await;
+    scene.befall(Befalls::Restart).await;
+    scene.until_it_waits().await;
+    let report = scene.rebuild().await;
+    assert_eq!(
+        (&report["cancelled"], &report["unheld"]),
+        (&json!([ended[0]]), &json!([ended[1]])),
+        "{report:#}"
+    );
+    scene.sale.assert_in_agreement("coffee").await;
+    scene.sale.assert_recorded(&[next[0].clone(), ended[1].clone()]);
+}
