@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 /// What a command answers was not written to stdout.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
-    /// As in `… | head`: there is nobody to tell.
+    /// As in `… | head`: a message would have no reader either.
     #[error("the reader of stdout has gone")]
     ReaderGone,
     #[error("stdout cannot be written: {0}")]

@@ -193,7 +193,7 @@ async fn a_full_disk_under_the_log_stops_nothing() {
 }
 
 #[tokio::test]
-async fn a_demo_whose_text_nobody_reads_serves_all_the_same() {
+async fn a_demo_whose_text_has_no_reader_serves_all_the_same() {
     let mut sale = Sale::start().await;
     sale.stop();
     let (text, writer) = std::io::pipe().unwrap();
