@@ -7,17 +7,19 @@ mod definitions;
 mod pace;
 mod pass;
 
+use std::fmt;
 use std::time::SystemTime;
 
 use serde::Serialize;
 
 use crate::config;
 use crate::fence::position::EffectError;
+use crate::fence::publish::in_force::told;
 use crate::fence::{Fence, FenceState, MARKER_CHANGED, Session, deleted};
 use crate::metrics;
 use crate::model::{CouponId, OrderId};
 use crate::postgres::{Postgres, PostgresError, coupons};
-use crate::redis::definitions::FieldDifference;
+use crate::redis::coupon_hash::FieldDifference;
 use crate::redis::{RedisError, info, stream};
 use pass::Pass;
 
@@ -56,6 +58,17 @@ pub struct Difference {
     /// Of a definition.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fields: Vec<FieldDifference>,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, coupon, order, fields } = self;
+        match order {
+            Some(order) => write!(f, "{kind} of order {order} of coupon {coupon}"),
+            None if fields.is_empty() => write!(f, "{kind} of coupon {coupon}"),
+            None => write!(f, "{kind} of coupon {coupon} ({})", told(fields)),
+        }
+    }
 }
 
 impl From<EffectError> for ReconcileError {
@@ -246,8 +259,8 @@ fn log(found: &Comparison) {
         stock_drift = found.stock_drift,
         definition_drift = found.definition_drift,
         fixed = found.fixed,
-        "reconcile: {differences} differences, {} repaired: {:?}",
+        "reconcile: {differences} differences, {} repaired: {}",
         found.fixed,
-        found.named,
+        found.named.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     );
 }

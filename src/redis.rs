@@ -6,7 +6,7 @@
 //! new one and looks first.
 
 pub mod claim;
-pub mod definitions;
+pub mod coupon_hash;
 pub mod health;
 pub mod info;
 pub mod keys;

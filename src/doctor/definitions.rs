@@ -7,7 +7,7 @@ use crate::fence::publish::in_force::{Standing, told};
 use crate::model::CouponId;
 use crate::postgres::coupons::{self, CouponRow};
 use crate::postgres::{PgConnection, PostgresError};
-use crate::redis::definitions::{self, FieldDifference, KeptDefinition};
+use crate::redis::coupon_hash::{self, FieldDifference, KeptDefinition};
 use crate::redis::{Redis, RedisError};
 
 const CHECK: &str = "definitions";
@@ -33,6 +33,9 @@ enum Unread {
 pub async fn examine(redis: &Redis, postgres: &mut PgConnection) -> Finding {
     match compare(redis, postgres).await {
         Ok(found) => judge(&found),
+        Err(Unread::Redis(error @ RedisError::WrongType(_))) => {
+            Finding::red(CHECK, error.to_string(), super::redis::MENDS_ITSELF)
+        }
         Err(error) => Finding::unreadable(CHECK, &error.to_string()),
     }
 }
@@ -44,7 +47,7 @@ async fn compare(redis: &Redis, postgres: &mut PgConnection) -> Result<Found, Un
         let page = ask(coupons::page(&mut *postgres, after.as_ref(), config::PAGE_MAX_ROWS)).await?;
         let Some(last) = page.last().map(|row| row.definition.id.clone()) else { return Ok(found) };
         let ids: Vec<CouponId> = page.iter().map(|row| row.definition.id.clone()).collect();
-        for (row, kept) in page.iter().zip(definitions::read(redis, &ids).await?) {
+        for (row, kept) in page.iter().zip(coupon_hash::read(redis, &ids).await?) {
             found.coupons += 1;
             found.take(postgres, row, kept.as_ref()).await?;
         }

@@ -214,15 +214,31 @@ pub async fn edit(pool: &Pool, edited: &Definition) -> Result<Edited, PostgresEr
     }
 }
 
-/// Gives the definition of this version the next one, and its content as it is; `None` where another edit came between.
-pub async fn renew(pool: &Pool, id: &CouponId, version: i64) -> Result<Option<CouponRow>, PostgresError> {
-    // Above what is noted as published, or the new version would count as published before it is.
+/// Gives the definition of this version the next one, with its content as it is; `None` where another edit came
+/// between. A total that was edited without its stock is made good with `recount`.
+pub async fn renew(
+    pool: &Pool,
+    id: &CouponId,
+    version: i64,
+    recount: bool,
+) -> Result<Option<CouponRow>, PostgresError> {
+    let mut transaction = pool.begin().await?;
+    // Noted as published by hand, the new version would count as published before it is.
     let renewed = sqlx::query(
-        "update coupons set version = greatest(version, published_version) + 1, changed_at = clock_timestamp()
+        "update coupons set version = version + 1, published_version = least(published_version, version),
+            changed_at = clock_timestamp()
          where id = $1 and version = $2",
     );
-    let renewed = renewed.bind(id.as_str()).bind(version).execute(pool).await?;
-    if renewed.rows_affected() == 1 { get(pool, id).await } else { Ok(None) }
+    let renewed = renewed.bind(id.as_str()).bind(version).execute(&mut *transaction).await?;
+    if renewed.rows_affected() == 0 {
+        transaction.rollback().await?;
+        return Ok(None);
+    }
+    if recount {
+        recount_in(&mut transaction, id).await?;
+    }
+    transaction.commit().await?;
+    get(pool, id).await
 }
 
 /// Notes that Redis has these versions. Only in the epoch in which it took them, and only versions that this
@@ -273,14 +289,21 @@ pub async fn stock_drifts(pool: &Pool, id: &CouponId) -> Result<bool, PostgresEr
 }
 
 /// Sets a coupon's stock to its total less its live orders; `false` where that is so, or more orders live than its
-/// total. Whatever moves orders moves this row in the same transaction: under its lock the count cannot change.
+/// total.
 pub async fn recount_stock(pool: &Pool, id: &CouponId) -> Result<bool, PostgresError> {
     let mut transaction = pool.begin().await?;
     sqlx::query("select from coupons where id = $1 for no key update")
         .bind(id.as_str())
         .execute(&mut *transaction)
         .await?;
-    // A later statement, which sees what was committed before the lock was given.
+    let recounted = recount_in(&mut transaction, id).await?;
+    transaction.commit().await?;
+    Ok(recounted)
+}
+
+/// Under the row's lock, and in a later statement than the one that took it: whatever moves orders moves this row in
+/// the same transaction, so that what is not seen yet takes or returns its unit afterwards.
+async fn recount_in(connection: &mut PgConnection, id: &CouponId) -> Result<bool, PostgresError> {
     let recounted = sqlx::query(
         "update coupons c set stock = c.total - live.orders
          from (select count(*) as orders from orders
@@ -288,9 +311,8 @@ pub async fn recount_stock(pool: &Pool, id: &CouponId) -> Result<bool, PostgresE
          where c.id = $1 and c.stock <> c.total - live.orders and live.orders <= c.total",
     )
     .bind(id.as_str())
-    .execute(&mut *transaction)
+    .execute(connection)
     .await?;
-    transaction.commit().await?;
     Ok(recounted.rows_affected() == 1)
 }
 

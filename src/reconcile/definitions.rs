@@ -10,7 +10,7 @@ use crate::fence::publish::in_force::{self, Brought, Standing};
 use crate::metrics;
 use crate::model::CouponId;
 use crate::postgres::coupons::{self, CouponRow};
-use crate::redis::definitions::{self, KeptDefinition};
+use crate::redis::coupon_hash::{self, KeptDefinition};
 
 /// How often one coupon is tried again while others edit it.
 const MAX_TRIES: usize = 8;
@@ -25,7 +25,9 @@ impl Reconciler {
             let page = coupons::page(&self.postgres.pool, after.as_ref(), config::PAGE_MAX_ROWS).await?;
             let Some(last) = page.last().map(|row| row.definition.id.clone()) else { break };
             let ids: Vec<CouponId> = page.iter().map(|row| row.definition.id.clone()).collect();
-            let kept = definitions::read(&session.redis, &ids).await?;
+            let kept = coupon_hash::read(&session.redis, &ids).await.inspect_err(|error| {
+                self.fence.redis_failed(&session.epoch, error);
+            })?;
             for (row, kept) in page.iter().zip(kept).filter(|(row, _)| row.published_version > 0) {
                 pass.definition(row, kept).await?;
                 if pass.found.fenced {

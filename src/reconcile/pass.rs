@@ -11,8 +11,8 @@ use crate::fence::release::release;
 use crate::model::{CouponId, OrderEvent, OrderId, UserId};
 use crate::postgres::coupons::{self, CouponRow};
 use crate::postgres::{orders, outbox};
-use crate::redis::definitions::{self, FieldDifference, KeptDefinition};
-use crate::redis::{info, script, stream};
+use crate::redis::coupon_hash::{self, FieldDifference, KeptDefinition};
+use crate::redis::{RedisError, info, script, stream};
 
 pub struct Pass<'a> {
     pub(super) reconciler: &'a Reconciler,
@@ -38,7 +38,10 @@ impl<'a> Pass<'a> {
     pub async fn coupon(&mut self, row: &CouponRow) -> Result<(), ReconcileError> {
         let id = &row.definition.id;
         self.found.coupons += 1;
-        let kept = definitions::read_one(&self.session.redis, id).await?;
+        let kept = match coupon_hash::read_one(&self.session.redis, id).await {
+            Err(RedisError::WrongType(_)) => None,
+            kept => kept?,
+        };
         if !kept.as_ref().is_some_and(KeptDefinition::adds_up) {
             self.found.stock_drift += 1;
             self.name("stock_drift", id, None);

@@ -9,7 +9,7 @@ use crate::model::CouponId;
 use crate::postgres::coupons::{self, CouponRow};
 use crate::postgres::{Postgres, PostgresError};
 use crate::redis::Redis;
-use crate::redis::definitions::{self, FieldDifference, KeptDefinition};
+use crate::redis::coupon_hash::{self, FieldDifference, KeptDefinition};
 
 /// How often a coupon is looked at again while others edit it.
 const MAX_LOOKS: usize = 8;
@@ -82,7 +82,7 @@ pub async fn stands(
         if (&again.definition, again.published_version) == (&row.definition, row.published_version) {
             return Ok((row, standing));
         }
-        kept = definitions::read_one(redis, &again.definition.id).await?;
+        kept = coupon_hash::read_one(redis, &again.definition.id).await?;
         row = again;
     }
     // Edited all the time, and each edit is published by who made it.
@@ -134,7 +134,7 @@ async fn read(
     session: &Session,
     id: &CouponId,
 ) -> Result<Option<KeptDefinition>, PublishError> {
-    let read = definitions::read_one(&session.redis, id).await;
+    let read = coupon_hash::read_one(&session.redis, id).await;
     read.map_err(|error| {
         fence.redis_failed(&session.epoch, &error);
         EffectError::from(error).into()
@@ -150,7 +150,8 @@ async fn renew(
     fields: &[FieldDifference],
 ) -> Result<(), PublishError> {
     let id = &row.definition.id;
-    let renewed = coupons::renew(&postgres.pool, id, row.definition.version).await;
+    let total_differs = fields.iter().any(|differing| differing.field == "total");
+    let renewed = coupons::renew(&postgres.pool, id, row.definition.version, total_differs).await;
     let Some(renewed) = renewed.map_err(EffectError::from)? else { return Ok(()) };
     publish(fence, session, postgres, false, &renewed.definition).await?;
     let version = renewed.definition.version;
