@@ -15,7 +15,7 @@ const ENVIRONMENT: [(&str, &str); 2] = [("SECKILL_ADMIN_TOKEN", "token"), ("SECK
 
 /// A process of the program whose data directory is a disk of so many megabytes.
 fn spawn_on_disk(sale: &Sale, megabytes: u32) -> Process {
-    // Where the harness looks for them: nobody else sees the disk.
+    // Where the harness looks for them: it does not see the disk.
     std::fs::create_dir_all(sale.data_dir()).unwrap();
     std::fs::write(sale.data_dir().join("admin-token"), "token\n").unwrap();
     std::fs::write(sale.data_dir().join("jwt-secret"), SECRET).unwrap();
