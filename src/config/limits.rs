@@ -203,9 +203,9 @@ pub const STOP_WORKERS_BY: Duration = Duration::from_millis(4_500);
 /// Then connections to the stores are dropped without a goodbye.
 pub const STOP_CONNECTIONS_BY: Duration = Duration::from_secs(5);
 /// Then no process of an embedded store is left, after the last, harshest signal.
-pub const STOP_STORES_BY: Duration = Duration::from_secs(7);
-/// Then the process ends whatever is under way.
-pub const STOP_AT_LAST: Duration = Duration::from_millis(7_500);
+pub const STOP_STORES_BY: Duration = Duration::from_millis(6_500);
+/// Then the process ends whatever is under way, but for the last lines of its log (`LOG_FLUSH_MAX`).
+pub const STOP_AT_LAST: Duration = Duration::from_millis(6_800);
 
 // ---- data directory and embedded stores ----
 
