@@ -452,5 +452,6 @@ async fn a_coupon_that_differs_between_the_stores_is_red_with_its_field_and_the_
     }
     let lost = diagnose_damaged(&sale, || drop(sale.redis_cli(&["HSET", COUPON, "version", "500"])));
     lost.assert("definitions", "red", "version: ");
+    lost.assert_only(&[("definitions", "red"), ("fence", "red")]);
     assert!(lost.find("definitions")["do"].as_str().unwrap().contains("--rebuild"));
 }
