@@ -11,6 +11,7 @@ pub mod health;
 pub mod info;
 pub mod keys;
 pub mod rebuild;
+pub mod reclaim;
 pub mod script;
 pub mod stored;
 pub mod stream;

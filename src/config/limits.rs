@@ -63,6 +63,10 @@ pub const RECLAIM_AFTER_DEFAULT: &str = "5s";
 pub const MAX_BACKLOG_DEFAULT_EVENTS: u64 = 1_000_000;
 pub const RECLAIM_AFTER_MIN: Duration = Duration::from_millis(100);
 pub const RECLAIM_AFTER_MAX: Duration = Duration::from_hours(1);
+/// Pending entries whose age a process counts by its own clock; of further ones Redis's word is taken.
+pub const RECLAIM_MAX_KNOWN_ENTRIES: usize = 100_000;
+/// How far two readings of the moment of one delivery may lie apart.
+pub const RECLAIM_CLOCK_JITTER_MS: i64 = 50;
 /// First and longest pause after a transient error.
 pub const BACKOFF_MIN: Duration = Duration::from_millis(50);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(1);

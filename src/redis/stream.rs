@@ -2,7 +2,6 @@
 //! acknowledging them, and looking at the group. What an entry means is `model::OrderEvent`'s affair.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use bytes::Bytes;
 use fred::types::Value;
@@ -13,7 +12,6 @@ use super::{Redis, RedisError, array, integer, script_args, text};
 use crate::config;
 
 const DELETED: &str = include_str!("../../lua/deleted.lua");
-const RECLAIM: &str = include_str!("../../lua/reclaim.lua");
 
 /// One entry as it lies in the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,31 +72,6 @@ async fn read(
     let Some(stream) = streams.into_iter().next() else { return Ok(Entries::default()) };
     let entries = array(stream, "XREADGROUP stream")?.pop().unwrap_or(Value::Null);
     decode_entries(array(entries, "XREADGROUP entries")?)
-}
-
-/// One page of entries that were idle for `min_idle` and are now this consumer's, and from where to go on; `None`
-/// means that the end was reached. An empty page is not the end. What was deleted stays in the pending list.
-pub async fn reclaim(
-    redis: &Redis,
-    consumer: &str,
-    min_idle: Duration,
-    from: &str,
-) -> Result<(Entries, Option<String>), RedisError> {
-    let min_idle_ms = i64::try_from(min_idle.as_millis()).unwrap_or(i64::MAX);
-    let more: [Value; 5] = [
-        GROUP.into(),
-        consumer.into(),
-        min_idle_ms.into(),
-        from.into(),
-        page(config::RECORD_BATCH_MAX_EVENTS),
-    ];
-    let args = script_args(RECLAIM, [&*redis.keys.orders], more);
-    let mut reply = array(redis.call("EVAL", args).await?, "reclaim")?.into_iter();
-    let last = reply.next().as_ref().and_then(text).filter(|last| !last.is_empty());
-    let deleted = array(reply.next().unwrap_or(Value::Null), "reclaim: deleted")?;
-    let mut entries = decode_entries(array(reply.next().unwrap_or(Value::Null), "reclaim: entries")?)?;
-    entries.deleted.extend(deleted.iter().filter_map(text));
-    Ok((entries, last.map(|last| format!("({last}"))))
 }
 
 /// Acknowledges what a rebuild has made good; answers how many were pending until then. Recorded entries go by
@@ -305,7 +278,7 @@ pub(super) fn page(count: usize) -> Value {
     i64::try_from(count).unwrap_or(i64::MAX).into()
 }
 
-fn decode_entries(values: Vec<Value>) -> Result<Entries, RedisError> {
+pub(super) fn decode_entries(values: Vec<Value>) -> Result<Entries, RedisError> {
     let mut decoded = Entries { entries: Vec::with_capacity(values.len()), deleted: Vec::new() };
     for value in values {
         let mut entry = array(value, "stream entry")?.into_iter();

@@ -9,14 +9,16 @@ use tokio_util::sync::CancellationToken;
 use super::record::{Ended, Handed, acknowledge, record};
 use super::{Context, Hindrance, Link, leave, pause, report_deleted};
 use crate::config;
-use crate::redis::{RedisError, stream};
+use crate::redis::RedisError;
+use crate::redis::reclaim::{Ages, reclaim};
 
 pub async fn run(context: Arc<Context>, consumer: String, reclaim_after: Duration, stop: CancellationToken) {
     let mut link = Link::new(&context);
+    let mut ages = Ages::default();
     let interval = (reclaim_after / 4).clamp(config::BACKOFF_MIN, config::BACKOFF_MAX);
     let mut hindrance = Hindrance::default();
     while !stop.is_cancelled() {
-        match round(&context, &mut link, &consumer, reclaim_after, &stop).await {
+        match round(&context, &mut link, &mut ages, &consumer, reclaim_after, &stop).await {
             Ok(Round { recorded, hindered: None }) => {
                 hindrance.is_over(&consumer);
                 if recorded > 0 {
@@ -46,18 +48,20 @@ struct Round {
 async fn round(
     context: &Context,
     link: &mut Link<'_>,
+    ages: &mut Ages,
     consumer: &str,
     reclaim_after: Duration,
     stop: &CancellationToken,
 ) -> Result<Round, RedisError> {
     let mut from = "-".to_owned();
+    ages.begin_walk();
     let mut done = Round::default();
     loop {
         let Some((redis, epoch)) = link.epoch(stop).await? else { return Ok(done) };
         if stop.is_cancelled() {
             return Ok(done);
         }
-        let (page, next) = match stream::reclaim(&redis, consumer, reclaim_after, &from).await {
+        let (page, next) = match reclaim(&redis, ages, consumer, reclaim_after, &from).await {
             Err(error @ (RedisError::NoGroup(_) | RedisError::WrongType(_))) => {
                 context.fence.redis_failed(&epoch, &error);
                 return Ok(done);
@@ -78,7 +82,10 @@ async fn round(
                 Ended::Failed(why) => return Ok(Round { hindered: Some(why), ..done }),
             }
         }
-        let Some(next) = next else { return Ok(done) };
+        let Some(next) = next else {
+            ages.end_walk();
+            return Ok(done);
+        };
         from = next;
     }
 }

@@ -151,6 +151,7 @@ impl Server {
         let socket = dir.path().join("redis.sock");
         let child = Command::new("redis-server")
             .args(["--port", "0", "--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"])
+            .args(["--enable-debug-command", "yes"])
             .arg("--unixsocket")
             .arg(&socket)
             .arg("--dir")

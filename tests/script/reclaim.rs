@@ -1,11 +1,12 @@
 //! Taking over what others left: page by page to the end, and nothing that was deleted is forgotten with it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use seckill::redis::keys::GROUP;
+use seckill::redis::reclaim::{self, Ages};
 use seckill::redis::stream;
 
-use crate::harness::TestRedis;
+use crate::harness::{Reply, TestRedis};
 
 /// Entries `1-0` to `5-0`, delivered to somebody who is gone; the second and the last are deleted.
 fn start() -> TestRedis {
@@ -20,7 +21,8 @@ fn start() -> TestRedis {
 }
 
 fn reclaim(redis: &TestRedis, min_idle: Duration, from: &str) -> (Vec<String>, Vec<String>, Option<String>) {
-    let page = stream::reclaim(&redis.redis, "heir", min_idle, from);
+    let mut ages = Ages::default();
+    let page = reclaim::reclaim(&redis.redis, &mut ages, "heir", min_idle, from);
     let (entries, next) = redis.runtime.block_on(page).unwrap();
     (entries.entries.into_iter().map(|entry| entry.id).collect(), entries.deleted, next)
 }
@@ -56,6 +58,47 @@ fn a_group_that_is_gone_is_told_by_its_name() {
     let mut redis = start();
     let orders = redis.redis.keys.orders.to_string();
     redis.raw.call(&["XGROUP", "DESTROY", &orders, GROUP]);
-    let page = redis.runtime.block_on(stream::reclaim(&redis.redis, "heir", Duration::ZERO, "-"));
+    let mut ages = Ages::default();
+    let page = reclaim::reclaim(&redis.redis, &mut ages, "heir", Duration::ZERO, "-");
+    let page = redis.runtime.block_on(page);
     assert!(matches!(page, Err(seckill::redis::RedisError::NoGroup(_))), "{page:?}");
+}
+
+/// Sets the moment at which `1-0` was delivered ten minutes ahead, as a clock leaves it that was set back since.
+const DELIVERED_AHEAD: &str = r"
+redis.call('XCLAIM', KEYS[1], ARGV[1], 'gone', 0, '1-0', 'TIME', 123456789, 'RETRYCOUNT', 1, 'JUSTID')
+local time = redis.call('TIME')
+local ahead = struct.pack('<I8', time[1] * 1000 + 600000)
+local dump = redis.call('DUMP', KEYS[1])
+local from, to = dump:find(struct.pack('<I8', 123456789), 1, true)
+redis.call('RESTORE', KEYS[1], 0, dump:sub(1, from - 1) .. ahead .. dump:sub(to + 1), 'REPLACE')
+return redis.call('XPENDING', KEYS[1], ARGV[1], '1-0', '1-0', 1)[1][3]
+";
+
+#[test]
+fn an_entry_whose_delivery_lies_ahead_of_redis_s_clock_is_taken_over_in_time() {
+    const MIN_IDLE: Duration = Duration::from_millis(300);
+    let mut redis = start();
+    let orders = redis.redis.keys.orders.to_string();
+    redis.raw.call(&["DEBUG", "SET-SKIP-CHECKSUM-VALIDATION", "1"]);
+    let idle_ms = redis.raw.call(&["EVAL", DELIVERED_AHEAD, "1", &orders, GROUP]);
+    assert_eq!(idle_ms, Reply::Integer(0), "Redis knows no idle time below 0");
+
+    let mut ages = Ages::default();
+    let began = Instant::now();
+    let mut walk = || {
+        ages.begin_walk();
+        let page = reclaim::reclaim(&redis.redis, &mut ages, "heir", MIN_IDLE, "-");
+        let (page, _) = redis.runtime.block_on(page).unwrap();
+        ages.end_walk();
+        page.entries.into_iter().any(|entry| entry.id == "1-0")
+    };
+    assert!(!walk(), "it may be in work");
+    while !walk() {
+        assert!(began.elapsed() < Duration::from_secs(30), "it is never taken over");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(began.elapsed() >= MIN_IDLE, "its consumer has its time");
+    // It is the heir's now, with all of its time.
+    assert!(!walk());
 }

@@ -1,0 +1,10 @@
+#!lua flags=no-writes
+-- Looks at one page of the pending entries list, and at the clock by which its idle times go.
+--
+-- KEYS  order stream
+-- ARGV  consumer group, lowest id to look at (exclusive with a leading `(`), most ids to look at
+--
+-- Reply: this server's clock in ms since 1970, then for each entry: id, consumer, idle time in ms, deliveries
+
+local time = redis.call('TIME')
+return { time[1] * 1000 + math.floor(time[2] / 1000), redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[2], '+', ARGV[3]) }
