@@ -1,6 +1,6 @@
 #!lua
--- Claims one unit for each user of a batch: stock down by one, the user noted as holder, the order
--- event appended, all or nothing. Sent twice, it claims once: the second time the user holds it already.
+-- Claims one unit for each user of a batch: the order event appended, the user noted as holder, stock down by
+-- one, all or nothing. Sent twice, it claims once: the second time the user holds it already.
 --
 -- KEYS[1]           epoch marker
 -- KEYS[2]           order stream
@@ -16,6 +16,7 @@
 --   STATUS fenced 1  the marker is another one; nothing was written
 --   STATUS late   2  the deadline has passed; nothing was written
 --   STATUS lost   3  then the number of the coupon that does not add up, 0 for the stream; nothing was written
+--   STATUS full   4  the stream can take no more entries: every claim whose event fitted is made, no other
 --   CODE accepted       0
 --   CODE held           1
 --   CODE unknown_coupon 2
@@ -23,14 +24,17 @@
 --   CODE paused         4
 --   CODE not_started    5
 --   CODE sold_out       6
--- A key of a wrong type raises WRONGTYPE before the first write. Lua unpacks at most 8,000 values: 3,900 claims.
+-- What can fail comes first: a key of a wrong type, a batch above 3,000 claims (Lua unpacks at most 8,000 values)
+-- and a user who may not run a command of this script raise an error before the first write. The first write is an
+-- event; once it is appended, the writes that go with it cannot fail.
 
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return { 1, now_ms } end
 if now_ms > tonumber(ARGV[2]) then return { 2, now_ms } end
-if redis.call('TYPE', KEYS[2]).ok ~= 'stream' then return { 3, now_ms, 0 } end
+
+local function has_stream() return redis.call('TYPE', KEYS[2]).ok == 'stream' end
 
 -- A whole number in its one spelling, or nil: HINCRBY would refuse any other after the first write.
 local function whole(text)
@@ -46,7 +50,10 @@ for i = 1, (#KEYS - 2) / 2 do
   local stock, total = whole(hash[1]), whole(hash[2])
   local absent = not hash[1] and not hash[2] and held == 0 and redis.call('EXISTS', coupon_key) == 0
   local unknown = absent and ARGV[arg + 1] == '0'
-  if not unknown and not (stock and total and stock + held == total) then return { 3, now_ms, i } end
+  if not unknown and not (stock and total and stock + held == total) then
+    if not has_stream() then return { 3, now_ms, 0 } end
+    return { 3, now_ms, i }
+  end
   coupons[i] = {
     claims_key = claims_key,
     unknown = unknown,
@@ -58,15 +65,20 @@ for i = 1, (#KEYS - 2) / 2 do
   arg = arg + 3 + 2 * ARGV[arg + 2]
 end
 
+-- Absent where Redis cannot tell what a user may do: then he may.
+local may = redis.acl_check_cmd
 local repeated = {}
 local reply = { 0, now_ms, repeated }
+local accepts = false
 arg = 3
 for i, coupon in ipairs(coupons) do
-  local id, claims = ARGV[arg], tonumber(ARGV[arg + 2])
+  local claims = tonumber(ARGV[arg + 2])
+  if claims > 3000 then return redis.error_reply('ERR claim: more than 3,000 claims of a coupon') end
   local users, orders = {}, {}
   for n = 1, claims do
     users[n], orders[n] = ARGV[arg + 1 + 2 * n], ARGV[arg + 2 + 2 * n]
   end
+  coupon.id = ARGV[arg]
   arg = arg + 3 + 2 * claims
   local closed = (coupon.unknown and '2')
     or (coupon.ends_at_ms > 0 and now_ms >= coupon.ends_at_ms and '3')
@@ -98,11 +110,40 @@ for i, coupon in ipairs(coupons) do
   local last = #reply
   reply[last + 1], reply[last + 2], reply[last + 3] = left, coupon.starts_at_ms, table.concat(codes)
   if #fields > 0 then
-    redis.call('HSET', coupon.claims_key, unpack(fields))
-    redis.call('HINCRBY', KEYS[2 * i + 1], 'stock', left - coupon.stock)
-    for f = 1, #fields, 2 do
-      redis.call('XADD', KEYS[2], 'NOMKSTREAM', '*', 'order', fields[f + 1], 'coupon', id, 'user', fields[f])
+    accepts = true
+    coupon.fields = fields
+    if may and not (may('HSET', coupon.claims_key, 'f', 'v') and may('HINCRBY', KEYS[2 * i + 1], 'stock', '1')) then
+      return redis.error_reply('NOPERM claim: this user may not write a coupon (HSET, HINCRBY)')
     end
+  end
+end
+if not accepts then
+  if not has_stream() then return { 3, now_ms, 0 } end
+  return reply
+end
+
+-- Events first. Where the stream ends in the middle of a batch, those that fitted become claims like any other.
+for i, coupon in ipairs(coupons) do
+  local id, fields = coupon.id, coupon.fields or {}
+  local sent, refused = 0, nil
+  for f = 1, #fields, 2 do
+    local entry =
+      redis.pcall('XADD', KEYS[2], 'NOMKSTREAM', '*', 'order', fields[f + 1], 'coupon', id, 'user', fields[f])
+    -- `false` where there is no stream, a table where Redis refuses.
+    if not entry or entry.err then
+      refused = entry or {}
+      break
+    end
+    sent = f + 1
+  end
+  if sent > 0 then
+    redis.call('HSET', coupon.claims_key, unpack(fields, 1, sent))
+    redis.call('HINCRBY', KEYS[2 * i + 1], 'stock', -sent / 2)
+  end
+  if refused then
+    if not has_stream() then return { 3, now_ms, 0 } end
+    if refused.err:find('exhausted') then return { 4, now_ms } end
+    return refused
   end
 end
 return reply

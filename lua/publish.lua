@@ -15,7 +15,7 @@
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 2 end
 if redis.call('TYPE', KEYS[2]).ok ~= 'stream' then return 3 end
 
--- A whole number in its one spelling, or nil: HINCRBY would refuse any other.
+-- A whole number in its one spelling, or nil: no script counts with any other.
 local function whole(text)
   return text and #text <= 15 and (text == '0' or text:find('^-?[1-9]%d*$')) and tonumber(text) or nil
 end
@@ -26,15 +26,14 @@ local held = redis.call('HLEN', KEYS[4])
 local old_stock, old_total = whole(hash[1]), whole(hash[2])
 if redis.call('EXISTS', KEYS[3]) == 0 then
   if ARGV[2] ~= '1' or held > 0 then return 3 end
-  redis.call('HSET', KEYS[3], 'stock', 0)
-  old_total = 0
+  old_stock, old_total = 0, 0
 elseif not (old_stock and old_total and old_stock + held == old_total) then
   return 3
 elseif (whole(hash[3]) or 0) >= version then
   return 1
 end
 
-redis.call('HINCRBY', KEYS[3], 'stock', total - old_total)
-redis.call('HSET', KEYS[3], 'version', ARGV[3], 'total', ARGV[4])
-for a = 5, #ARGV, 2 do redis.call('HSET', KEYS[3], ARGV[a], ARGV[a + 1]) end
+-- In one write: there is none that could fail after it.
+local stock = old_stock + total - old_total
+redis.call('HSET', KEYS[3], 'stock', stock, 'version', ARGV[3], 'total', ARGV[4], unpack(ARGV, 5))
 return 0

@@ -1,34 +1,119 @@
 #!lua flags=allow-oom
--- Opens a rebuild: from here to `rebuild_ready` nothing but this rebuild writes to our keys.
+-- Opens a rebuild: from here to `rebuild_ready` nothing but this rebuild writes to our keys. A stream that can take
+-- no more entries is made anew, with what nobody has acknowledged.
 --
--- KEYS  epoch marker, order stream, Postgres's WAL position
+-- KEYS  epoch marker, order stream, Postgres's WAL position, tally
 -- ARGV  epoch, consumer group
 --
 -- Reply
 --   CODE begun 0
 --   CODE newer 1  the marker belongs to a newer epoch; nothing was written
 
-if redis.call('TYPE', KEYS[1]).ok == 'string' then
+local has_marker = redis.call('TYPE', KEYS[1]).ok == 'string'
+if has_marker then
   local marker = redis.call('GET', KEYS[1])
   local theirs = tonumber(string.match(marker, '^%a+:(%d+)%-')) or -1
   local ours = tonumber(string.match(ARGV[1], '^(%d+)%-'))
   local same = marker == 'building:' .. ARGV[1]
   if theirs > ours or (theirs == ours and not same) then return 1 end
-else
-  redis.call('DEL', KEYS[1])
 end
-redis.call('SET', KEYS[1], 'building:' .. ARGV[1])
 
-local lsn_type = redis.call('TYPE', KEYS[3]).ok
-if lsn_type ~= 'string' and lsn_type ~= 'none' then redis.call('DEL', KEYS[3]) end
-local type = redis.call('TYPE', KEYS[2]).ok
-if type ~= 'stream' and type ~= 'none' then redis.call('DEL', KEYS[2]) end
-local has_group = false
-if type == 'stream' then
-  for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[2])) do
-    if group[2] == ARGV[2] then has_group = true end
+-- Absent where Redis cannot tell what a user may do: then he may.
+local may = redis.acl_check_cmd or function() return true end
+for _, command in ipairs({
+  { 'SET', KEYS[1], 'v' }, { 'DEL', KEYS[1] }, { 'DEL', KEYS[2] }, { 'DEL', KEYS[3] }, { 'DEL', KEYS[4] },
+  { 'XADD', KEYS[2], '*', 'f', 'v' }, { 'XGROUP', 'CREATE', KEYS[2], ARGV[2], '0' },
+  { 'XGROUP', 'SETID', KEYS[2], ARGV[2], '0' },
+}) do
+  if not may(unpack(command)) then
+    return redis.error_reply('NOPERM rebuild_begin: this user may not run ' .. command[1])
   end
 end
+
+local function named(reply)
+  local fields = {}
+  for f = 1, #reply, 2 do fields[reply[f]] = reply[f + 1] end
+  return fields
+end
+
+-- Digits as text: a number of Lua is a double, and 2^64 - 1 would be no larger than 2^64 - 2.
+local function less(a, b)
+  if #a ~= #b then return #a < #b end
+  return a < b
+end
+local function before(a, b)
+  local a_ms, a_seq = string.match(a, '^(%d+)%-(%d+)$')
+  local b_ms, b_seq = string.match(b, '^(%d+)%-(%d+)$')
+  if a_ms ~= b_ms then return less(a_ms, b_ms) end
+  return less(a_seq, b_seq)
+end
+
+local type = redis.call('TYPE', KEYS[2]).ok
+local groups, ours, removed, is_full, is_passed = {}, nil, 0, false, false
+if type == 'stream' then
+  for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[2])) do
+    local group = named(info)
+    table.insert(groups, group['name'])
+    if group['name'] == ARGV[2] then ours = group end
+  end
+  local stream = named(redis.call('XINFO', 'STREAM', KEYS[2]))
+  removed = (stream['entries-added'] or stream['length']) - stream['length']
+  is_full = stream['last-generated-id']:find('^18446744073709551615%-') ~= nil
+  is_passed = ours ~= nil and before(stream['last-generated-id'], ours['last-delivered-id'])
+end
+
+-- The fields of every entry that our group has not acknowledged; a group that is not to be believed has none.
+local function unacknowledged()
+  local kept = {}
+  local function keep(entries)
+    for _, entry in ipairs(entries) do table.insert(kept, entry[2]) end
+  end
+  local from = '-'
+  if ours and not is_passed then
+    repeat
+      local page = redis.call('XPENDING', KEYS[2], ARGV[2], from, '+', 1000)
+      for _, pending in ipairs(page) do
+        keep(redis.call('XRANGE', KEYS[2], pending[1], pending[1]))
+        from = '(' .. pending[1]
+      end
+    until #page == 0
+    from = '(' .. ours['last-delivered-id']
+    if from == '(18446744073709551615-18446744073709551615' then return kept end
+  end
+  repeat
+    local page = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', 1000)
+    keep(page)
+    if #page > 0 then from = '(' .. page[#page][1] end
+  until #page == 0 or from == '(18446744073709551615-18446744073709551615'
+  return kept
+end
+local kept = is_full and unacknowledged() or {}
+
+if not has_marker then redis.call('DEL', KEYS[1]) end
+redis.call('SET', KEYS[1], 'building:' .. ARGV[1])
+local lsn_type = redis.call('TYPE', KEYS[3]).ok
+if lsn_type ~= 'string' and lsn_type ~= 'none' then redis.call('DEL', KEYS[3]) end
+local tally_type = redis.call('TYPE', KEYS[4]).ok
+if tally_type ~= 'hash' and tally_type ~= 'none' then redis.call('DEL', KEYS[4]) end
+
+local has_group = ours
+if is_full or (type ~= 'stream' and type ~= 'none') then
+  redis.call('DEL', KEYS[2])
+  has_group, removed = nil, 0
+end
 -- From 0: a group made at $ would skip the entries that nobody has recorded yet.
-if not has_group then redis.call('XGROUP', 'CREATE', KEYS[2], ARGV[2], '0', 'MKSTREAM') end
+if not has_group then
+  redis.call('XGROUP', 'CREATE', KEYS[2], ARGV[2], '0', 'MKSTREAM', 'ENTRIESREAD', removed)
+elseif is_passed then
+  redis.call('XGROUP', 'SETID', KEYS[2], ARGV[2], '0', 'ENTRIESREAD', removed)
+end
+if is_full then
+  for _, name in ipairs(groups) do
+    if name ~= ARGV[2] then redis.call('XGROUP', 'CREATE', KEYS[2], name, '0') end
+  end
+  -- Lua unpacks at most 8,000 values; no event of ours has as many.
+  for _, fields in ipairs(kept) do
+    redis.call('XADD', KEYS[2], '*', unpack(fields, 1, math.min(#fields, 7000)))
+  end
+end
 return 0

@@ -14,6 +14,6 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 1 end
 if redis.call('TYPE', KEYS[2]).ok ~= 'stream' then return 1 end
 local held = redis.call('HLEN', KEYS[4])
 if held ~= tonumber(ARGV[2]) then return 2 end
-redis.call('HSET', KEYS[3], 'total', ARGV[3], 'stock', ARGV[3] - held)
-for a = 4, #ARGV, 2 do redis.call('HSET', KEYS[3], ARGV[a], ARGV[a + 1]) end
+-- In one write: there is none that could fail after it.
+redis.call('HSET', KEYS[3], 'total', ARGV[3], 'stock', ARGV[3] - held, unpack(ARGV, 4))
 return 0

@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- Appends the order events of kept claims that have neither row nor entry.
+-- Appends the order events of kept claims that have neither row nor entry. Each event is whole in itself: where one
+-- cannot be appended, the rebuild starts over and finds those before it in the stream.
 --
 -- KEYS  epoch marker, order stream
 -- ARGV  `building:<epoch>`, coupon id, then pairs of user and order

@@ -27,6 +27,11 @@ if not (stock and total and stock + units == total) then return 3 end
 -- Where the limit is above 1 the value is `<order> <key>`.
 local held = redis.call('HGET', KEYS[4], ARGV[2])
 if not held or string.match(held, '^[^ ]*') ~= ARGV[3] then return 1 end
+-- Absent where Redis cannot tell what a user may do: then he may.
+local may = redis.acl_check_cmd or function() return true end
+if not may('HINCRBY', KEYS[3], 'stock', '1') then
+  return redis.error_reply('NOPERM release: this user may not move a stock (HINCRBY)')
+end
 redis.call('HDEL', KEYS[4], ARGV[2])
 redis.call('HINCRBY', KEYS[3], 'stock', 1)
 return 0

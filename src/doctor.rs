@@ -85,6 +85,10 @@ async fn ask<T>(question: impl Future<Output = Result<T, PostgresError>>) -> Res
 }
 
 fn redis_is_away(server: &RedisServer, error: &RedisError) -> Finding {
+    if let RedisError::NotAllowed(what) = error {
+        let what_to_do = "let a user who may run that command do so, and keep it in users.acl or redis.conf";
+        return Finding::red("redis-permissions", what, what_to_do);
+    }
     let what_to_do = match server.store_folder() {
         Some(folder) => what_helps_a_store(folder, "redis.log", &error.to_string()),
         None => {

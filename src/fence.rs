@@ -69,6 +69,8 @@ struct Shared {
     /// Why Redis takes no claims though it agrees; `None` where it does.
     refusal: Mutex<Option<Arc<str>>>,
     postgres_away: PostgresAway,
+    /// Entries left the order stream, or the group, in a way that no comparison has looked into.
+    misses_entries: Notify,
 }
 
 #[derive(Clone)]
@@ -93,6 +95,7 @@ impl Fence {
                 backlog: AtomicU64::new(0),
                 refusal: Mutex::default(),
                 postgres_away: PostgresAway::default(),
+                misses_entries: Notify::new(),
             }),
         }
     }
@@ -120,6 +123,11 @@ impl Fence {
     #[must_use]
     pub fn backlog(&self) -> u64 {
         self.shared.backlog.load(Ordering::Relaxed)
+    }
+
+    /// Waits until a look, once a second, misses entries.
+    pub async fn misses_entries(&self) {
+        self.shared.misses_entries.notified().await;
     }
 
     /// Since when Postgres gives no answer; `None` where it answered the last look.
@@ -336,6 +344,9 @@ impl Fence {
     fn note(&self, seen: &Look) {
         self.shared.backlog.store(seen.backlog, Ordering::Relaxed);
         *lock(&self.shared.refusal) = seen.refusal.as_deref().map(Into::into);
+        if seen.tally.misses_entries() {
+            self.shared.misses_entries.notify_one();
+        }
     }
 
     /// Rule 1's look: Redis as it is, beside the row as Postgres has it or as it was last read.

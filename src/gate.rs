@@ -16,6 +16,7 @@ use crate::metrics;
 use crate::model::{Claim, ClaimOutcome};
 use crate::redis::RedisError;
 use crate::redis::claim::{self, BatchOutcome};
+use crate::redis::look::STREAM_IS_FULL;
 use line::{Joined, Line};
 
 /// A cheap handle; clones share one queue.
@@ -228,6 +229,10 @@ async fn claim_batch(
         BatchOutcome::Fenced => {
             shared.fence.marker_changed(session);
             Err(Unavailable::FenceDown(MARKER_CHANGED.into()))
+        }
+        BatchOutcome::Full => {
+            shared.fence.lost(&session.epoch, STREAM_IS_FULL);
+            Err(Unavailable::NoAnswer(STREAM_IS_FULL.into()))
         }
         BatchOutcome::Lost(what) => {
             shared.fence.lost(&session.epoch, &what);

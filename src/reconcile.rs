@@ -20,7 +20,8 @@ use crate::metrics;
 use crate::model::{CouponId, OrderId};
 use crate::postgres::{Postgres, PostgresError, coupons};
 use crate::redis::coupon_hash::FieldDifference;
-use crate::redis::{RedisError, info, stream};
+use crate::redis::look::Tally;
+use crate::redis::{RedisError, info, look, stream};
 use pass::Pass;
 
 /// What a comparison found. Lists name at most `REPORT_MAX_NAMES`; counts are whole.
@@ -118,6 +119,8 @@ impl Extent {
 #[derive(Clone, Copy)]
 enum Look {
     Definitions,
+    /// What the fence's look of each second misses.
+    Missed,
     Sums,
     Everything,
 }
@@ -131,6 +134,7 @@ impl Reconciler {
     async fn compare_to(&self, extent: Extent) -> Result<Comparison, ReconcileError> {
         let session = self.fence.session().map_err(|reason| ReconcileError::Fenced(reason.to_string()))?;
         // Before the claims are read: whatever was lost with them is then found.
+        let tally = if extent.repairs() { Some(self.tally(&session).await?) } else { None };
         let gone = stream::deleted_entries(&session.redis).await?;
         let found = Comparison { deleted_entries: gone.len(), ..Comparison::default() };
         let mut pass = Pass::new(self, &session, extent, found);
@@ -156,10 +160,17 @@ impl Reconciler {
             return Err(self.fenced(&session));
         }
         count(&found);
-        if extent.repairs() {
+        if let Some(tally) = tally {
             deleted::settle(&session.redis, &gone).await?;
+            if !look::settle(&session.redis, &session.ready, &tally).await? {
+                return Err(self.fenced(&session));
+            }
         }
         Ok(found)
+    }
+
+    async fn tally(&self, session: &Session) -> Result<Tally, ReconcileError> {
+        look::tally(&session.redis, &session.ready).await?.ok_or_else(|| self.fenced(session))
     }
 
     fn fenced(&self, session: &Session) -> ReconcileError {
@@ -192,7 +203,27 @@ impl Reconciler {
         }
     }
 
-    /// Definitions every ten seconds, sums and the pending entries list every minute, everything at start and hourly. May be dropped at any moment.
+    /// Compares for the entries that the fence's look has missed, unless another process has done so since.
+    async fn look_for_missed(&self) -> Result<(), ReconcileError> {
+        let session = self.fence.session().map_err(|reason| ReconcileError::Fenced(reason.to_string()))?;
+        let tally = look::look(&session.redis).await?.tally;
+        if tally.misses_entries() {
+            let found = self.compare_to(Extent::ByItself).await?;
+            tracing::warn!(
+                lost_events = found.lost_events,
+                tally.now,
+                tally.settled,
+                "entries of the order stream were trimmed, deleted, skipped or acknowledged by another program: \
+                 {} lost events are sent again",
+                found.lost_events
+            );
+            log(&found);
+        }
+        Ok(())
+    }
+
+    /// Definitions every ten seconds, sums and the pending entries list every minute, everything at start, hourly and
+    /// when the fence's look misses entries. May be dropped at any moment.
     pub async fn run(self) {
         let mut checks = tokio::time::interval(config::CHECK_INTERVAL);
         let mut comparisons = tokio::time::interval(config::RECONCILE_INTERVAL);
@@ -202,6 +233,7 @@ impl Reconciler {
         let mut states = self.fence.subscribe();
         loop {
             let look = tokio::select! {
+                () = self.fence.misses_entries() => Look::Missed,
                 _ = definitions.tick() => Look::Definitions,
                 _ = checks.tick() => Look::Sums,
                 _ = comparisons.tick() => Look::Everything,
@@ -211,13 +243,14 @@ impl Reconciler {
             }
             let outcome = match look {
                 Look::Definitions => self.check_definitions().await,
+                Look::Missed => self.look_for_missed().await,
                 Look::Sums => self.check().await,
                 Look::Everything => self.compare_to(Extent::ByItself).await.map(|found| log(&found)),
             };
             if let Err(error) = outcome {
                 match look {
                     // The next look is soon, and what keeps it away has a line of its own.
-                    Look::Definitions => tracing::debug!("reconcile: {error}"),
+                    Look::Definitions | Look::Missed => tracing::debug!("reconcile: {error}"),
                     Look::Sums | Look::Everything => tracing::warn!("reconcile: {error}"),
                 }
                 if matches!(look, Look::Everything) {

@@ -10,6 +10,7 @@ pub mod coupon_hash;
 pub mod health;
 pub mod info;
 pub mod keys;
+pub mod look;
 pub mod rebuild;
 pub mod reclaim;
 pub mod script;
@@ -17,6 +18,7 @@ pub mod stored;
 pub mod stream;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -48,6 +50,8 @@ pub struct Redis {
     /// Cancelled when the connection has ended: fred would keep a command for it until its deadline.
     closed: CancellationToken,
     pub keys: Keys,
+    /// By which Redis's ACL knows this program.
+    user: Arc<str>,
 }
 
 /// What went wrong with a command, by what it means for the caller.
@@ -68,6 +72,9 @@ pub enum RedisError {
     WrongType(String),
     #[error("Redis refused the command: {0}")]
     Refused(String),
+    /// The user may not run what the program sends.
+    #[error("{0}")]
+    NotAllowed(String),
     #[error("unexpected reply from Redis: {0}")]
     Reply(String),
 }
@@ -85,7 +92,7 @@ impl RedisError {
     #[must_use]
     pub fn wrote_nothing(&self) -> bool {
         match self {
-            Self::NoScript => true,
+            Self::NoScript | Self::NotAllowed(_) => true,
             Self::Busy(details)
             | Self::NoGroup(details)
             | Self::WrongType(details)
@@ -173,7 +180,8 @@ impl RedisServer {
             }
             drop(end);
         });
-        Ok(Redis { client, closed, keys: self.keys.clone() })
+        let user = self.config.username.as_deref().unwrap_or("default").into();
+        Ok(Redis { client, closed, keys: self.keys.clone(), user })
     }
 }
 

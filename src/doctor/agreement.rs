@@ -33,6 +33,10 @@ pub async fn examine(redis: Option<&Redis>, postgres: Option<PgConnection>) -> V
 async fn fence(redis: &Redis, postgres: &mut PgConnection) -> Finding {
     let seen = match info::look(redis).await {
         Ok(seen) => seen,
+        Err(error @ RedisError::NotAllowed(_)) => {
+            let what_to_do = "see redis-permissions: claims go on once the user has that right";
+            return Finding::red("fence", format!("down: {error}"), what_to_do);
+        }
         Err(error) => return Finding::unreadable("fence", &error.to_string()),
     };
     // Redis first: an edit reaches Postgres before it.

@@ -5,7 +5,7 @@ use crate::config;
 use crate::redis::health::{self, Durability, Info};
 use crate::redis::keys::GROUP;
 use crate::redis::stream::{self, ConsumerInfo, GroupInfo};
-use crate::redis::{Redis, RedisError, RedisServer, info};
+use crate::redis::{Redis, RedisError, RedisServer, info, look};
 
 /// The findings, and the connection where Redis answers.
 pub async fn examine(server: &RedisServer, limits: &Limits) -> (Vec<Finding>, Option<Redis>) {
@@ -20,6 +20,9 @@ pub async fn examine(server: &RedisServer, limits: &Limits) -> (Vec<Finding>, Op
 }
 
 async fn check(redis: &Redis, limits: &Limits) -> Result<Vec<Finding>, RedisError> {
+    if let Some(refusal) = look::look(redis).await?.refusal(redis) {
+        return Err(refusal);
+    }
     // The first question is one that a Redis answers only if it can serve.
     stream::marker(redis).await.or_else(|error| match error {
         RedisError::WrongType(_) => Ok(None),

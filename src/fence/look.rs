@@ -3,6 +3,7 @@
 use super::lost;
 use crate::postgres::fence::FenceRow;
 use crate::redis::info::Look;
+use crate::redis::look::{STREAM_IS_FULL, StreamState};
 use crate::redis::script::ready_marker;
 
 /// What keeps claims out.
@@ -55,6 +56,16 @@ pub fn compare(seen: &Look, row: &FenceRow) -> Result<(), Difference> {
     }
     if !seen.has_group {
         return differs("stream", "the order stream or its consumer group is gone from Redis");
+    }
+    match seen.stream {
+        StreamState::Full => return differs("stream", STREAM_IS_FULL),
+        StreamState::Passed => {
+            return differs(
+                "stream",
+                "the consumer group in Redis stands behind the last event: it would skip new ones",
+            );
+        }
+        StreamState::Usable | StreamState::Absent => {}
     }
     if !seen.knows_scripts {
         return differs("scripts", "Redis does not know our scripts");

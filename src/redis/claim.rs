@@ -15,6 +15,7 @@ pub mod claim_code {
     pub const STATUS_FENCED: i64 = 1;
     pub const STATUS_LATE: i64 = 2;
     pub const STATUS_LOST: i64 = 3;
+    pub const STATUS_FULL: i64 = 4;
     pub const ACCEPTED: u8 = b'0';
     pub const HELD: u8 = b'1';
     pub const UNKNOWN_COUPON: u8 = b'2';
@@ -35,6 +36,8 @@ pub enum BatchOutcome {
     Late,
     /// The stream or a coupon does not add up.
     Lost(String),
+    /// The stream can take no more events: each claim whose event fitted is made.
+    Full,
 }
 
 #[derive(Debug)]
@@ -128,6 +131,7 @@ fn decode_claims(
                 None => "the order stream is gone from Redis".into(),
             })
         }
+        claim_code::STATUS_FULL => BatchOutcome::Full,
         other => return Err(RedisError::Reply(format!("claim: unknown status {other}"))),
     };
     Ok(BatchReply { outcome, now_ms })

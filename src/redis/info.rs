@@ -4,6 +4,7 @@ use bytes::Bytes;
 use fred::types::Value;
 
 use super::keys::GROUP;
+use super::look::{self, StreamState, Tally};
 use super::{Redis, RedisError, array, claim, integer, script, script_args, stream, text};
 use crate::model::{CouponId, CouponSnapshot, OrderId, UserId};
 
@@ -18,6 +19,8 @@ pub struct Look {
     pub replid: String,
     pub is_master: bool,
     pub has_group: bool,
+    pub stream: StreamState,
+    pub tally: Tally,
     /// The highest WAL position noted; `None` where none was.
     pub postgres_lsn: Option<String>,
     pub knows_scripts: bool,
@@ -30,6 +33,11 @@ pub struct Look {
 }
 
 pub async fn look(redis: &Redis) -> Result<Look, RedisError> {
+    // First: without its rights no other question is answered.
+    let of_stream = look::look(redis).await?;
+    if let Some(refusal) = of_stream.refusal(redis) {
+        return Err(refusal);
+    }
     let server = info(redis, "server").await?;
     let replication = info(redis, "replication").await?;
     let marker = match stream::marker(redis).await {
@@ -56,6 +64,8 @@ pub async fn look(redis: &Redis) -> Result<Look, RedisError> {
         replid: line(&replication, "master_replid"),
         is_master: line(&replication, "role") == "master",
         has_group: group.is_some(),
+        stream: of_stream.state,
+        tally: of_stream.tally,
         postgres_lsn: noted_lsn(redis).await?,
         knows_scripts,
         backlog: u64::try_from(backlog).unwrap_or(0),

@@ -20,6 +20,8 @@ pub struct Keys {
     pub worker: Arc<str>,
     /// String: the highest WAL position that Postgres was seen to have made durable.
     pub postgres_lsn: Arc<str>,
+    /// Hash: entries that scripts trimmed and acknowledged, and the tally that was settled last.
+    pub tally: Arc<str>,
 }
 
 impl Keys {
@@ -31,6 +33,7 @@ impl Keys {
             orders: format!("{base}orders").into(),
             worker: format!("{base}worker").into(),
             postgres_lsn: format!("{base}postgres_lsn").into(),
+            tally: format!("{base}tally").into(),
             base,
         }
     }
@@ -47,6 +50,12 @@ impl Keys {
         format!("{}claims:{id}", self.base)
     }
 
+    /// A coupon hash and a claims hash of no coupon: what a user may do with them, he may do with all.
+    #[must_use]
+    pub fn any_coupon(&self) -> [String; 2] {
+        ["coupon", "claims"].map(|kind| format!("{}{kind}:any", self.base))
+    }
+
     /// The id in a coupon hash's key; `None` for any other key.
     #[must_use]
     pub fn coupon_id(&self, key: &str) -> Option<CouponId> {
@@ -59,13 +68,14 @@ impl Keys {
         format!("{}coupon:*", self.escaped_base())
     }
 
-    /// Glob of all keys, for SCAN.
+    /// Glob of all keys, for SCAN and ACL SETUSER.
     #[must_use]
-    pub fn everything(&self) -> String {
+    pub fn every_key(&self) -> String {
         format!("{}*", self.escaped_base())
     }
 
     fn escaped_base(&self) -> String {
-        self.base.chars().flat_map(|c| if "[]*?\\".contains(c) { vec!['\\', c] } else { vec![c] }).collect()
+        let escape = |c| if "[]*?\\".contains(c) { vec!['\\', c] } else { vec![c] };
+        self.base.chars().flat_map(escape).collect()
     }
 }

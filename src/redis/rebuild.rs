@@ -6,9 +6,9 @@ use std::collections::{HashMap, HashSet};
 use bytes::Bytes;
 use fred::types::Value;
 
-use super::keys::GROUP;
+use super::keys::{GROUP, Keys};
 use super::script::definition_fields;
-use super::{Redis, RedisError, array, info, integer, script_args, text};
+use super::{Redis, RedisError, array, info, integer, look, script_args, text};
 use crate::config;
 use crate::model::{CouponId, Definition, OrderId, UserId};
 
@@ -31,9 +31,18 @@ pub mod rebuild_code {
 
 /// Sets the marker to `building:<epoch>` and sees to stream and group; `false` where a newer rebuild has begun.
 pub async fn begin(redis: &Redis, epoch: &str) -> Result<bool, RedisError> {
-    let keys = [&*redis.keys.epoch, &*redis.keys.orders, &*redis.keys.postgres_lsn];
+    let Keys { epoch: marker, orders, postgres_lsn, tally, .. } = &redis.keys;
+    let keys = [marker, orders, postgres_lsn, tally].map(|key| &**key);
     let args = script_args(BEGIN, keys, [epoch, GROUP]);
-    succeeded(redis, args, [rebuild_code::BEGUN, rebuild_code::NEWER], "rebuild_begin").await
+    if !succeeded(redis, args, [rebuild_code::BEGUN, rebuild_code::NEWER], "rebuild_begin").await? {
+        return Ok(false);
+    }
+    // Before anything is read: what goes from here on is missed again, all else is this rebuild's to find.
+    let building = building_marker(epoch);
+    match look::tally(redis, &building).await? {
+        Some(tally) => look::settle(redis, &building, &tally).await,
+        None => Ok(false),
+    }
 }
 
 /// Removes coupon and claims keys of a wrong type; `None` where this rebuild is no longer the newest.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fred::types::Value;
 
-use super::keys::GROUP;
+use super::keys::{GROUP, Keys};
 use super::{Redis, RedisError, array, integer, script_args, text};
 use crate::model::{CouponId, Definition, OrderId, UserId};
 
@@ -68,6 +68,18 @@ pub mod remove_consumer_code {
     pub const REMOVED: i64 = 0;
     pub const KEPT: i64 = 1;
     pub const FENCED: i64 = 2;
+}
+
+/// Numbers of `recount.lua`'s header.
+pub mod recount_code {
+    pub const COUNTS: i64 = 0;
+    pub const FENCED: i64 = 1;
+}
+
+/// Numbers of `settle.lua`'s header.
+pub mod settle_code {
+    pub const SETTLED: i64 = 0;
+    pub const FENCED: i64 = 1;
 }
 
 /// Numbers of `note_lsn.lua`'s header.
@@ -167,7 +179,7 @@ pub async fn trim(redis: &Redis, ready: &str, tail: u64, keep_from: &str) -> Res
     let tail = i64::try_from(tail).unwrap_or(i64::MAX);
     let args = script_args(
         TRIM.sha1(),
-        stream_keys(redis),
+        [&*redis.keys.epoch, &*redis.keys.orders, &*redis.keys.tally],
         [ready.into(), Value::from(tail), GROUP.into(), keep_from.into()],
     );
     let removed = integer(&redis.call("EVALSHA", args).await?, "trim")?;
@@ -183,7 +195,8 @@ pub async fn remove_consumer(
 ) -> Result<bool, RedisError> {
     let gone_after_ms = i64::try_from(gone_after.as_millis()).unwrap_or(i64::MAX);
     let more = [ready.into(), GROUP.into(), consumer.into(), Value::from(gone_after_ms)];
-    let args = script_args(REMOVE_CONSUMER.sha1(), stream_keys(redis), more);
+    let keys = [&*redis.keys.epoch, &*redis.keys.orders];
+    let args = script_args(REMOVE_CONSUMER.sha1(), keys, more);
     match integer(&redis.call("EVALSHA", args).await?, "remove_consumer")? {
         remove_consumer_code::REMOVED => Ok(true),
         remove_consumer_code::KEPT | remove_consumer_code::FENCED => Ok(false),
@@ -206,7 +219,8 @@ pub async fn acknowledge(
     lsn: &str,
     ids: impl Iterator<Item = &str>,
 ) -> Result<Option<i64>, RedisError> {
-    let keys = [&*redis.keys.epoch, &*redis.keys.orders, &*redis.keys.postgres_lsn];
+    let Keys { epoch, orders, postgres_lsn, tally, .. } = &redis.keys;
+    let keys = [epoch, orders, postgres_lsn, tally].map(|key| &**key);
     let mut args = script_args(ACKNOWLEDGE.sha1(), keys, [ready, lsn, GROUP]);
     args.extend(ids.map(Value::from));
     let acknowledged = integer(&redis.call("EVALSHA", args).await?, "acknowledge")?;
@@ -246,10 +260,6 @@ pub async fn load_all(redis: &Redis) -> Result<(), RedisError> {
         }
     }
     Ok(())
-}
-
-fn stream_keys(redis: &Redis) -> [&str; 2] {
-    [&redis.keys.epoch, &redis.keys.orders]
 }
 
 /// The epoch that a marker names, whether `ready:` or `building:`.

@@ -45,7 +45,7 @@ pub async fn is_empty(redis: &Redis) -> Result<bool, RedisError> {
     let mut cursor = "0".to_owned();
     loop {
         let args =
-            vec![cursor.into(), "MATCH".into(), redis.keys.everything().into(), "COUNT".into(), count.into()];
+            vec![cursor.into(), "MATCH".into(), redis.keys.every_key().into(), "COUNT".into(), count.into()];
         let mut reply = array(redis.call("SCAN", args).await?, "SCAN")?.into_iter();
         cursor = reply.next().as_ref().and_then(text).unwrap_or_else(|| "0".into());
         let found = array(reply.next().unwrap_or(fred::types::Value::Null), "SCAN keys")?;

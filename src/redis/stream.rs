@@ -1,17 +1,17 @@
 //! The order stream: reading entries in the consumer group, taking over those that others left,
 //! acknowledging them, and looking at the group. What an entry means is `model::OrderEvent`'s affair.
 
-use std::collections::HashSet;
-
 use bytes::Bytes;
 use fred::types::Value;
 use serde::Serialize;
+use std::collections::HashSet;
 
 use super::keys::GROUP;
 use super::{Redis, RedisError, array, integer, script_args, text};
 use crate::config;
 
 const DELETED: &str = include_str!("../../lua/deleted.lua");
+const FORGET: &str = include_str!("../../lua/forget.lua");
 
 /// One entry as it lies in the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,10 +80,9 @@ pub async fn acknowledge(redis: &Redis, ids: &[String]) -> Result<u64, RedisErro
     if ids.is_empty() {
         return Ok(0);
     }
-    let mut args: Vec<Value> = Vec::with_capacity(2 + ids.len());
-    args.extend([(&*redis.keys.orders).into(), GROUP.into()]);
-    args.extend(ids.iter().map(|id| Value::from(id.as_str())));
-    let acknowledged = integer(&redis.call("XACK", args).await?, "XACK")?;
+    let more = std::iter::once(GROUP).chain(ids.iter().map(String::as_str));
+    let args = script_args(FORGET, [&*redis.keys.orders, &*redis.keys.tally], more);
+    let acknowledged = integer(&redis.call("EVAL", args).await?, "forget")?;
     Ok(u64::try_from(acknowledged).unwrap_or(0))
 }
 

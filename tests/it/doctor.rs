@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use crate::deleted_entries::delete_unnoticed;
 use crate::harness::{Sale, signal, signal_all, until};
 use crate::own_stores::{OwnStore, folder};
 
@@ -408,7 +409,7 @@ async fn entries_that_nobody_takes_over_and_deleted_ones_are_told_by_age_and_con
         let patient = diagnose_with(&sale, &[("SECKILL_RECLAIM_AFTER", "10m")]);
         patient.assert("pending-entries", "green", "10m");
     }
-    sale.redis_cli(&["XDEL", ORDERS, &id]);
+    delete_unnoticed(&sale, &[&id]);
     let found = diagnose(&sale);
     found.assert("deleted-entries", "red", "1 pending entry was deleted or trimmed by somebody");
     assert!(found.find("deleted-entries")["what"].as_str().unwrap().contains(&id));

@@ -120,8 +120,10 @@ fn the_headers_of_the_scripts_with_codes_are_read() {
             "rebuild_coupon",
             "rebuild_events",
             "rebuild_ready",
+            "recount",
             "release",
-            "remove_consumer"
+            "remove_consumer",
+            "settle"
         ]
     );
 }

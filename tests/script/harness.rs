@@ -28,7 +28,7 @@ pub struct TestRedis {
     pub runtime: Runtime,
     pub raw: Raw,
     // Dropped after the connections.
-    _server: Server,
+    server: Server,
 }
 
 impl TestRedis {
@@ -45,8 +45,21 @@ impl TestRedis {
             script::load_all(&redis).await.unwrap();
             redis
         });
+        // The program's own user may be limited by a test; this client is another.
+        let owner = ["ACL", "SETUSER", "owner", "on", "nopass", "+@all", "~*", "&*"];
+        assert_eq!(raw.call(&owner), Reply::Simple("OK".into()));
+        assert_eq!(raw.call(&["AUTH", "owner", "any"]), Reply::Simple("OK".into()));
         reset(&mut raw, &redis);
-        Self { redis, runtime, raw, _server: server }
+        Self { redis, runtime, raw, server }
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.server.socket
+    }
+
+    /// A second client that knows nothing of the program.
+    pub fn another_client(&self) -> Raw {
+        Raw::connect(self.socket())
     }
 
     /// Sends a batch of claims, every coupon published, and expects it to be decided.

@@ -87,6 +87,10 @@ pub enum Disturbance {
     Stranger(usize),
     /// `<order> <key>` instead of `<order>`, as it is where the limit is above 1.
     ValueWithKey(usize),
+    /// The stream can take no more than so many entries.
+    StreamEnds(usize),
+    /// Redis's user may not run this command.
+    Forbidden(&'static str),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -234,5 +238,7 @@ fn any_disturbance() -> impl Strategy<Value = Disturbance> {
         1 => coupon.clone().prop_map(Disturbance::HolderGone),
         1 => coupon.clone().prop_map(Disturbance::Stranger),
         4 => coupon.prop_map(Disturbance::ValueWithKey),
+        4 => (0..4_usize).prop_map(Disturbance::StreamEnds),
+        4 => prop::sample::select(vec!["XADD", "HSET", "HINCRBY", "HDEL"]).prop_map(Disturbance::Forbidden),
     ]
 }

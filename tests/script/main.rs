@@ -4,11 +4,14 @@
 mod acknowledge;
 mod batch;
 mod codes;
+mod disturb;
 mod harness;
 mod history;
 mod memory;
 mod model;
 mod reclaim;
+mod refused;
 mod replay;
+mod rights;
 mod state;
 mod trim;

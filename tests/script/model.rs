@@ -8,7 +8,7 @@ use seckill::redis::script::{Published, Released};
 use time::OffsetDateTime;
 
 use crate::harness::READY;
-use crate::history::{Batch, COUPONS, Disturbance, Edit, SentMarker, Time};
+use crate::history::{Batch, COUPONS, Edit, SentMarker, Time};
 
 const ANOTHER_EPOCH: &str = "ready:6-c0ffee";
 pub const PAST_SECONDS: i64 = 1_000_000_000;
@@ -24,13 +24,19 @@ pub enum Key<T> {
     Is(T),
 }
 
-/// The script met a key of a wrong type.
+/// Why a script wrote nothing.
 #[derive(Debug, PartialEq, Eq)]
-pub struct WrongType;
+pub enum Refused {
+    /// It met a key of a wrong type.
+    WrongType,
+    /// Redis's user may not run a command that it needed.
+    Forbidden,
+}
+pub use Refused::WrongType;
 
 impl<T> Key<T> {
     /// What a command of the right type sees.
-    fn get(&self) -> Result<Option<&T>, WrongType> {
+    fn get(&self) -> Result<Option<&T>, Refused> {
         match self {
             Self::Absent => Ok(None),
             Self::WrongType => Err(WrongType),
@@ -41,7 +47,7 @@ impl<T> Key<T> {
 
 impl Key<Fields> {
     /// A hash comes and goes with its fields.
-    fn fields(&mut self) -> &mut Fields {
+    pub fn fields(&mut self) -> &mut Fields {
         if !matches!(self, Self::Is(_)) {
             *self = Self::Is(Fields::new());
         }
@@ -73,6 +79,10 @@ pub struct Model {
     pub coupons: [Coupon; COUPONS],
     /// Keys beside those above.
     pub strays: i64,
+    /// How many entries the stream can still take; `None` for any number.
+    pub room: Option<usize>,
+    /// A command that Redis's user may not run.
+    pub forbidden: Option<&'static str>,
 }
 
 /// What a batch should be answered.
@@ -83,6 +93,8 @@ pub enum Expected {
     Late,
     LostStream,
     LostCoupon(usize),
+    /// The stream came to its end: what fitted is claimed.
+    Full,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,7 +124,7 @@ pub fn count<T>(items: impl Iterator<Item = T>) -> i64 {
 }
 
 impl Coupon {
-    fn sum(&self) -> Result<Sum, WrongType> {
+    fn sum(&self) -> Result<Sum, Refused> {
         let hash = self.hash.get()?;
         let held = self.claims.get()?.map_or(0, |claims| count(claims.iter()));
         let Some(hash) = hash else {
@@ -165,14 +177,35 @@ impl Model {
             stream: Key::Is(Vec::new()),
             coupons: std::array::from_fn(|_| coupon.clone()),
             strays: 0,
+            room: None,
+            forbidden: None,
         }
     }
 
-    fn is_fenced(&self, sent: SentMarker) -> Result<bool, WrongType> {
+    fn is_fenced(&self, sent: SentMarker) -> Result<bool, Refused> {
         Ok(self.marker.get()?.is_none_or(|marker| marker != marker_text(sent)))
     }
 
-    pub fn claim(&mut self, batch: &Batch, orders: &[OrderId]) -> Result<Expected, WrongType> {
+    /// Does all of it, or nothing where it needed a command that is forbidden.
+    fn unless_forbidden<T>(
+        &mut self,
+        needed: &[&str],
+        script: impl FnOnce(&mut Self) -> Result<T, Refused>,
+    ) -> Result<T, Refused> {
+        let before = self.clone();
+        let answer = script(self)?;
+        if *self != before && self.forbidden.is_some_and(|forbidden| needed.contains(&forbidden)) {
+            *self = before;
+            return Err(Refused::Forbidden);
+        }
+        Ok(answer)
+    }
+
+    pub fn claim(&mut self, batch: &Batch, orders: &[OrderId]) -> Result<Expected, Refused> {
+        self.unless_forbidden(&["XADD", "HSET", "HINCRBY"], |model| model.claim_all(batch, orders))
+    }
+
+    fn claim_all(&mut self, batch: &Batch, orders: &[OrderId]) -> Result<Expected, Refused> {
         if self.is_fenced(batch.marker)? {
             return Ok(Expected::Fenced);
         }
@@ -202,7 +235,10 @@ impl Model {
                 (0..orders.len()).filter(|&index| batch.claims[index].0 == coupon).collect();
             for &index in &members {
                 let user = user_name(batch.claims[index].1);
-                outcomes[index] = self.claim_one(coupon, user, orders[index]);
+                let Some(outcome) = self.claim_one(coupon, user, orders[index]) else {
+                    return Ok(Expected::Full);
+                };
+                outcomes[index] = outcome;
             }
             // Who holds one already is told what is left after the whole batch.
             let left = self.coupons[coupon].number("stock").max(0);
@@ -215,22 +251,25 @@ impl Model {
         Ok(Expected::Done(outcomes))
     }
 
-    /// One claim of a coupon that adds up or is unknown.
-    fn claim_one(&mut self, coupon: usize, user: &str, order: OrderId) -> ExpectedClaim {
+    /// One claim of a coupon that adds up or is unknown; `None` where its event does not fit into the stream.
+    fn claim_one(&mut self, coupon: usize, user: &str, order: OrderId) -> Option<ExpectedClaim> {
         let id = coupon_id(coupon);
         let coupon = &mut self.coupons[coupon];
         if coupon.hash == Key::Absent {
-            return ExpectedClaim::Outcome(ClaimOutcome::UnknownCoupon);
+            return Some(ExpectedClaim::Outcome(ClaimOutcome::UnknownCoupon));
         }
         if let Some(order) = coupon.held_order(user) {
-            return ExpectedClaim::Outcome(ClaimOutcome::Held { order, stock: 0 });
+            return Some(ExpectedClaim::Outcome(ClaimOutcome::Held { order, stock: 0 }));
         }
         if let Some(closed) = coupon.closed() {
-            return closed;
+            return Some(closed);
         }
         let stock = coupon.number("stock");
         if stock <= 0 {
-            return ExpectedClaim::Outcome(ClaimOutcome::SoldOut);
+            return Some(ExpectedClaim::Outcome(ClaimOutcome::SoldOut));
+        }
+        if let Some(room) = &mut self.room {
+            *room = room.checked_sub(1)?;
         }
         coupon.hash.fields().insert("stock".into(), (stock - 1).to_string());
         coupon.claims.fields().insert(user.into(), order.to_string());
@@ -238,10 +277,14 @@ impl Model {
         if let Key::Is(stream) = &mut self.stream {
             stream.push(event.map(str::to_owned).to_vec());
         }
-        ExpectedClaim::Outcome(ClaimOutcome::Accepted { stock: stock - 1 })
+        Some(ExpectedClaim::Outcome(ClaimOutcome::Accepted { stock: stock - 1 }))
     }
 
-    pub fn publish(&mut self, edit: &Edit, definition: &Definition) -> Result<Published, WrongType> {
+    pub fn publish(&mut self, edit: &Edit, definition: &Definition) -> Result<Published, Refused> {
+        self.unless_forbidden(&["HSET"], |model| model.publish_any(edit, definition))
+    }
+
+    fn publish_any(&mut self, edit: &Edit, definition: &Definition) -> Result<Published, Refused> {
         if self.is_fenced(edit.marker)? {
             return Ok(Published::Fenced);
         }
@@ -281,7 +324,17 @@ impl Model {
         user: &str,
         order: OrderId,
         marker: SentMarker,
-    ) -> Result<Released, WrongType> {
+    ) -> Result<Released, Refused> {
+        self.unless_forbidden(&["HDEL", "HINCRBY"], |model| model.release_any(coupon, user, order, marker))
+    }
+
+    fn release_any(
+        &mut self,
+        coupon: usize,
+        user: &str,
+        order: OrderId,
+        marker: SentMarker,
+    ) -> Result<Released, Refused> {
         if self.is_fenced(marker)? {
             return Ok(Released::Fenced);
         }
@@ -297,70 +350,6 @@ impl Model {
         coupon.claims.settle();
         coupon.hash.fields().insert("stock".into(), (stock + 1).to_string());
         Ok(Released::Released)
-    }
-
-    /// What somebody with redis-cli, or a failure, does to Redis.
-    pub fn disturb(&mut self, disturbance: &Disturbance) {
-        use Disturbance as D;
-        match *disturbance {
-            D::MarkerGone => self.marker = Key::Absent,
-            D::MarkerBuilding => self.marker = Key::Is(READY.replace("ready", "building")),
-            D::MarkerOfWrongType => self.marker = Key::WrongType,
-            D::StreamGone => self.stream = Key::Absent,
-            D::StreamOfWrongType => self.stream = Key::WrongType,
-            D::CouponGone(c) => self.coupons[c].hash = Key::Absent,
-            D::CouponOfWrongType(c) => self.coupons[c].hash = Key::WrongType,
-            D::ClaimsGone(c) => self.coupons[c].claims = Key::Absent,
-            D::ClaimsOfWrongType(c) => self.coupons[c].claims = Key::WrongType,
-            D::FieldGone(c, field) => {
-                self.coupons[c].hash.fields().remove(field);
-            }
-            D::FieldSpelled(c, field, spelling) => {
-                if let Some(number) = self.coupons[c].hash.fields().get_mut(field) {
-                    *number = spelling.write(number);
-                }
-            }
-            D::StockMoved(c, by) => {
-                let moved = self.coupons[c].number("stock") + by;
-                self.coupons[c].hash.fields().insert("stock".into(), moved.to_string());
-            }
-            D::HolderGone(c) => {
-                self.coupons[c].claims.fields().pop_first();
-            }
-            D::Stranger(c) => {
-                self.coupons[c].claims.fields().insert("stranger".into(), OrderId::mint().to_string());
-            }
-            D::ValueWithKey(c) => {
-                if let Some(mut value) = self.coupons[c].claims.fields().first_entry() {
-                    value.get_mut().push_str(" key-1");
-                }
-            }
-        }
-        for coupon in &mut self.coupons {
-            coupon.hash.settle();
-            coupon.claims.settle();
-        }
-    }
-
-    /// Puts back what the disturbance took, as a rebuild would: the stream is then empty.
-    pub fn mend(&mut self, disturbance: &Disturbance, before: &Self) {
-        use Disturbance as D;
-        match *disturbance {
-            D::MarkerGone | D::MarkerBuilding | D::MarkerOfWrongType => {
-                self.marker = before.marker.clone();
-            }
-            D::StreamGone | D::StreamOfWrongType => self.stream = Key::Is(Vec::new()),
-            D::CouponGone(c)
-            | D::CouponOfWrongType(c)
-            | D::ClaimsGone(c)
-            | D::ClaimsOfWrongType(c)
-            | D::FieldGone(c, _)
-            | D::FieldSpelled(c, ..)
-            | D::StockMoved(c, _)
-            | D::HolderGone(c)
-            | D::Stranger(c)
-            | D::ValueWithKey(c) => self.coupons[c] = before.coupons[c].clone(),
-        }
     }
 }
 

@@ -14,7 +14,7 @@ use seckill::redis::script::{self, Published, Released};
 use crate::harness::{NEVER_MS, TestRedis, open_coupon, reset};
 use crate::history::{Batch, COUPONS, Edit, SentMarker, Step, WhichOrder, any_history};
 use crate::model::{
-    Expected, ExpectedClaim, Model, PAST_SECONDS, WrongType, coupon_id, marker_text, moment, now_ms,
+    Expected, ExpectedClaim, Model, PAST_SECONDS, Refused, WrongType, coupon_id, marker_text, moment, now_ms,
     user_name,
 };
 
@@ -60,6 +60,8 @@ impl Replay<'_> {
             }
         }
         let actual = Model::read(&self.redis.redis, &mut self.redis.raw);
+        let Model { room, forbidden, .. } = self.model;
+        let actual = Model { room, forbidden, ..actual };
         prop_assert_eq!(actual, self.model.clone(), "Redis (left) and model (right) after {:?}", step);
         Ok(())
     }
@@ -89,6 +91,10 @@ impl Replay<'_> {
                 self.seen.insert("claim: wrong type");
                 return Ok(());
             }
+            (Err(Refused::Forbidden), Err(RedisError::Refused(_))) => {
+                self.seen.insert("claim: forbidden");
+                return Ok(());
+            }
             (expected, Ok(reply)) => {
                 let now_ms = reply.now_ms;
                 prop_assert!((earliest..=latest).contains(&now_ms), "{earliest} {now_ms} {latest}");
@@ -102,6 +108,7 @@ impl Replay<'_> {
         let answered = match &reply.outcome {
             BatchOutcome::Fenced => Expected::Fenced,
             BatchOutcome::Late => Expected::Late,
+            BatchOutcome::Full => Expected::Full,
             BatchOutcome::Lost(text) => {
                 let named = (0..COUPONS).find(|&n| text.starts_with(&format!("coupon {}:", coupon_id(n))));
                 named.map_or(Expected::LostStream, Expected::LostCoupon)
@@ -155,6 +162,7 @@ impl Replay<'_> {
             Ok(Published::Fenced) => "publish: fenced",
             Ok(Published::Lost) => "publish: lost",
             Err(WrongType) => "publish: wrong type",
+            Err(Refused::Forbidden) => "publish: forbidden",
         });
         if self.model.coupons[edit.coupon].number("stock") < 0 {
             self.seen.insert("publish: stock below zero");
@@ -191,6 +199,7 @@ impl Replay<'_> {
             Ok(Released::Fenced) => "release: fenced",
             Ok(Released::Lost) => "release: lost",
             Err(WrongType) => "release: wrong type",
+            Err(Refused::Forbidden) => "release: forbidden",
         });
         assert_same("release", &expected, &reply)
     }
@@ -198,12 +207,13 @@ impl Replay<'_> {
 
 fn assert_same<T: PartialEq + std::fmt::Debug>(
     script: &str,
-    expected: &Result<T, WrongType>,
+    expected: &Result<T, Refused>,
     reply: &Result<T, RedisError>,
 ) -> Result<(), TestCaseError> {
     let same = match (expected, reply) {
         (Ok(expected), Ok(reply)) => expected == reply,
-        (Err(WrongType), Err(RedisError::WrongType(_))) => true,
+        (Err(WrongType), Err(RedisError::WrongType(_)))
+        | (Err(Refused::Forbidden), Err(RedisError::Refused(_))) => true,
         _ => false,
     };
     prop_assert!(same, "{script}: {reply:?} instead of {expected:?}");
@@ -232,16 +242,19 @@ fn note_claim(answered: &Expected, seen: &mut BTreeSet<&'static str>) {
         Expected::Fenced => "claim: fenced",
         Expected::Late => "claim: late",
         Expected::LostStream => "claim: lost stream",
+        Expected::Full => "claim: full",
         Expected::LostCoupon(_) => "claim: lost coupon",
     });
 }
 
 /// Every answer that some history has to bring about, or the comparison proved little.
-const ANSWERS: [&str; 25] = [
+const ANSWERS: [&str; 29] = [
     "claim: accepted",
     "claim: done",
     "claim: ended",
     "claim: fenced",
+    "claim: forbidden",
+    "claim: full",
     "claim: held",
     "claim: late",
     "claim: lost coupon",
@@ -255,10 +268,12 @@ const ANSWERS: [&str; 25] = [
     "publish: applied",
     "publish: current",
     "publish: fenced",
+    "publish: forbidden",
     "publish: lost",
     "publish: stock below zero",
     "publish: wrong type",
     "release: fenced",
+    "release: forbidden",
     "release: lost",
     "release: not held",
     "release: released",

@@ -19,7 +19,19 @@ impl Model {
                 Key::Is(text) => drop(raw.call(&["SET", key, text])),
             }
         }
-        if self.stream != before.stream {
+        if self.forbidden != before.forbidden {
+            for (sign, command) in [("+", before.forbidden), ("-", self.forbidden)] {
+                if let Some(command) = command {
+                    raw.call(&["ACL", "SETUSER", "default", &format!("{sign}{command}")]);
+                }
+            }
+        }
+        if let (Some(room), None) = (self.room, before.room) {
+            let last = format!("18446744073709551615-{}", u64::MAX - u64::try_from(room).unwrap());
+            raw.call(&["XSETID", &redis.keys.orders, &last]);
+        }
+        // A stream that had come to its end is a new one, also where it is as empty as before.
+        if self.stream != before.stream || (self.room, before.room.is_some()) == (None, true) {
             let key = &*redis.keys.orders;
             raw.call(&["DEL", key]);
             match &self.stream {
@@ -80,7 +92,7 @@ impl Model {
             reply if is_wrong_type(&reply) => Key::WrongType,
             reply => Key::Is(reply.text()),
         };
-        let mut model = Self { marker, stream, coupons, strays: 0 };
+        let mut model = Self { marker, stream, coupons, ..Self::new() };
         model.strays = next().integer() - model.keys();
         model
     }

@@ -1,0 +1,263 @@
+//! A write that Redis refuses: whichever command or key a user lacks, a script does all of its work or none.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use seckill::redis::keys::GROUP;
+
+use crate::harness::{READY, Raw, Reply, TestRedis, reset};
+
+const BUILDING: &str = "building:7-c0ffee";
+const ALICE: &str = "01a20dfc-6229-756f-bc31-2593204e6701";
+const BOB: &str = "01a20dfc-6229-756f-bc31-2593204e6702";
+const CAROL: &str = "01a20dfc-6229-756f-bc31-2593204e6703";
+const WRITES: [&str; 10] =
+    ["DEL", "HDEL", "HINCRBY", "HSET", "SET", "XACK", "XADD", "XCLAIM", "XGROUP", "XTRIM"];
+
+/// Our keys, by the words of the scripts' headers.
+const KEYS: [(&str, &str); 8] = [
+    ("marker", "test:{0}:epoch"),
+    ("stream", "test:{0}:orders"),
+    ("position", "test:{0}:postgres_lsn"),
+    ("tally", "test:{0}:tally"),
+    ("coupon", "test:{0}:coupon:coffee"),
+    ("claims", "test:{0}:claims:coffee"),
+    ("new-coupon", "test:{0}:coupon:tea"),
+    ("new-claims", "test:{0}:claims:tea"),
+];
+
+fn key(word: &str) -> &'static str {
+    KEYS.iter().find(|(name, _)| *name == word).expect("a key of ours").1
+}
+
+/// One run of a script that does all of its writes.
+struct Scene {
+    script: &'static str,
+    /// What is done to the common state before it.
+    before: &'static [&'static [&'static str]],
+    keys: &'static [&'static str],
+    args: &'static [&'static str],
+}
+
+const BUILDS: &[&str] = &["SET", "test:{0}:epoch", BUILDING];
+const COUPON_KEYS: &[&str] = &["marker", "stream", "coupon", "claims"];
+
+const SCENES: &[Scene] = &[
+    Scene {
+        script: "claim",
+        before: &[],
+        keys: &["marker", "stream", "coupon", "claims"],
+        args: &[READY, "32503680000000", "coffee", "1", "2", "carol", CAROL, "dave", "any"],
+    },
+    Scene {
+        script: "publish",
+        before: &[],
+        keys: COUPON_KEYS,
+        args: &[READY, "0", "2", "9", "title", "Coffee", "paused", "1"],
+    },
+    Scene {
+        script: "publish",
+        before: &[],
+        keys: &["marker", "stream", "new-coupon", "new-claims"],
+        args: &[READY, "1", "1", "9", "title", "Tea", "paused", "0"],
+    },
+    Scene { script: "release", before: &[], keys: COUPON_KEYS, args: &[READY, "alice", ALICE] },
+    Scene {
+        script: "readd",
+        before: &[],
+        keys: &["marker", "stream", "claims"],
+        args: &[READY, "coffee", "alice", ALICE, "bob", BOB],
+    },
+    Scene {
+        script: "acknowledge",
+        before: &[],
+        keys: &["marker", "stream", "position", "tally"],
+        args: &[READY, "00000000/00000002", GROUP, "1-0", "2-0"],
+    },
+    Scene { script: "forget", before: &[], keys: &["stream", "tally"], args: &[GROUP, "1-0", "2-0"] },
+    Scene {
+        script: "note_lsn",
+        before: &[],
+        keys: &["marker", "position"],
+        args: &[READY, "00000000/00000002"],
+    },
+    Scene {
+        script: "trim",
+        before: &[&["XACK", "test:{0}:orders", GROUP, "1-0", "2-0"]],
+        keys: &["marker", "stream", "tally"],
+        args: &[READY, "1", GROUP, "0-0"],
+    },
+    Scene {
+        script: "reclaim",
+        before: &[],
+        keys: &["stream"],
+        args: &[GROUP, "heir", "1-0", "gone", "1", "2-0", "gone", "1"],
+    },
+    Scene {
+        script: "remove_consumer",
+        before: &[&["XGROUP", "CREATECONSUMER", "test:{0}:orders", GROUP, "idle"]],
+        keys: &["marker", "stream"],
+        args: &[READY, GROUP, "idle", "0"],
+    },
+    Scene {
+        script: "recount",
+        before: &[&["XGROUP", "SETID", "test:{0}:orders", GROUP, "2-0"]],
+        keys: &["marker", "stream", "tally"],
+        args: &[READY, GROUP],
+    },
+    Scene { script: "settle", before: &[], keys: &["marker", "tally"], args: &[READY, "1 1"] },
+    // Everything that it may have to mend is broken.
+    Scene {
+        script: "rebuild_begin",
+        before: &[
+            &["DEL", "test:{0}:epoch", "test:{0}:postgres_lsn"],
+            &["HSET", "test:{0}:epoch", "x", "x"],
+            &["HSET", "test:{0}:postgres_lsn", "x", "x"],
+            &["SET", "test:{0}:tally", "x"],
+            &["XGROUP", "CREATE", "test:{0}:orders", "analytics", "0"],
+            &["XSETID", "test:{0}:orders", "18446744073709551615-18446744073709551615"],
+        ],
+        keys: &["marker", "stream", "position", "tally"],
+        args: &["7-c0ffee", GROUP],
+    },
+    Scene {
+        script: "rebuild_types",
+        before: &[BUILDS, &["SET", "test:{0}:coupon:tea", "x"], &["SET", "test:{0}:claims:tea", "x"]],
+        keys: &["marker", "new-coupon", "new-claims"],
+        args: &[BUILDING],
+    },
+    Scene {
+        script: "rebuild_chunk",
+        before: &[BUILDS],
+        keys: COUPON_KEYS,
+        args: &[BUILDING, "1", "alice", "carol", CAROL, "dave", "any"],
+    },
+    Scene {
+        script: "rebuild_coupon",
+        before: &[BUILDS],
+        keys: COUPON_KEYS,
+        args: &[BUILDING, "2", "9", "version", "2", "title", "Coffee"],
+    },
+    Scene {
+        script: "rebuild_events",
+        before: &[BUILDS],
+        keys: &["marker", "stream"],
+        args: &[BUILDING, "coffee", "alice", ALICE],
+    },
+    Scene {
+        script: "rebuild_ready",
+        before: &[BUILDS],
+        keys: &["marker", "stream", "position"],
+        args: &["7-c0ffee", "00000000/00000002"],
+    },
+];
+
+fn source(script: &str) -> String {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("lua");
+    std::fs::read_to_string(folder.join(script).with_extension("lua")).unwrap()
+}
+
+/// The commands that a script sends.
+fn commands(source: &str) -> BTreeSet<String> {
+    let after = source.match_indices("call('").map(|(at, word)| &source[at + word.len()..]);
+    after.map(|rest| rest.split('\'').next().unwrap().to_owned()).collect()
+}
+
+impl Scene {
+    /// Alice and bob hold coffee; their events are pending with a consumer that is gone.
+    fn set_up(&self, redis: &mut TestRedis) {
+        reset(&mut redis.raw, &redis.redis);
+        let orders = key("stream");
+        let event = |id, user, order| ["XADD", orders, id, "order", order, "coupon", "coffee", "user", user];
+        let replies = redis.raw.pipeline(&[
+            &["HSET", key("coupon"), "stock", "3", "total", "5", "version", "1"],
+            &["HSET", key("claims"), "alice", ALICE, "bob", BOB],
+            &event("1-0", "alice", ALICE),
+            &event("2-0", "bob", BOB),
+            &["XREADGROUP", "GROUP", GROUP, "gone", "STREAMS", orders, ">"],
+            &["SET", key("position"), "00000000/00000001"],
+        ]);
+        let more = redis.raw.pipeline(self.before);
+        let all: Vec<Reply> = replies.into_iter().chain(more).collect();
+        assert!(!all.iter().any(|reply| matches!(reply, Reply::Error(_))), "{}: {all:?}", self.script);
+    }
+
+    fn run(&self, raw: &mut Raw) -> Reply {
+        let source = source(self.script);
+        let count = self.keys.len().to_string();
+        let mut command = vec!["EVAL", &source, &count];
+        command.extend(self.keys.iter().map(|word| key(word)));
+        command.extend(self.args);
+        raw.call(&command)
+    }
+
+    /// Runs it by a user with these rights; answers whether it was refused. What is refused has changed nothing.
+    fn is_refused(&self, redis: &mut TestRedis, limited: &mut Raw, rights: &[&str]) -> bool {
+        self.set_up(redis);
+        let before = state(redis);
+        let user = [&["ACL", "SETUSER", "limited", "reset", "on", "nopass"], rights].concat();
+        assert_eq!(redis.raw.call(&user), Reply::Simple("OK".into()), "{rights:?}");
+        assert_eq!(limited.call(&["AUTH", "limited", "any"]), Reply::Simple("OK".into()));
+        let reply = self.run(limited);
+        let is_refused = matches!(reply, Reply::Error(_));
+        let changed = state(redis) != before;
+        assert_ne!(is_refused, changed, "{} with {rights:?}: {reply:?}", self.script);
+        is_refused
+    }
+}
+
+/// Everything in the server, with what its groups have read and hold.
+fn state(redis: &mut TestRedis) -> Vec<(String, Reply)> {
+    let mut state = redis.dump();
+    let orders = key("stream");
+    for command in [&["XINFO", "GROUPS", orders][..], &["XPENDING", orders, GROUP]] {
+        state.push((command[0].to_owned(), redis.raw.call(command)));
+    }
+    state
+}
+
+#[test]
+fn a_script_that_may_not_run_one_of_its_commands_writes_nothing() {
+    let mut redis = TestRedis::start();
+    redis.raw.call(&["CONFIG", "SET", "stream-node-max-entries", "1"]);
+    let mut limited = redis.another_client();
+    for scene in SCENES {
+        assert!(!scene.is_refused(&mut redis, &mut limited, &["+@all", "~*"]), "{}", scene.script);
+        for command in commands(&source(scene.script)) {
+            let rule = format!("-{}", command.to_lowercase());
+            let is_refused = scene.is_refused(&mut redis, &mut limited, &["+@all", "~*", &rule]);
+            let is_write = WRITES.contains(&command.as_str());
+            assert!(is_refused || !is_write, "{}: no run sends {command}", scene.script);
+        }
+    }
+}
+
+#[test]
+fn a_script_that_may_only_read_one_of_its_keys_writes_nothing() {
+    let mut redis = TestRedis::start();
+    redis.raw.call(&["CONFIG", "SET", "stream-node-max-entries", "1"]);
+    let mut limited = redis.another_client();
+    let mut refused = 0;
+    for scene in SCENES {
+        for word in scene.keys {
+            let others =
+                scene.keys.iter().filter(|other| *other != word).map(|other| format!("~{}", key(other)));
+            let others: Vec<String> = others.collect();
+            let mut rights = vec!["+@all", "%R~*"];
+            rights.extend(others.iter().map(String::as_str));
+            refused += i32::from(scene.is_refused(&mut redis, &mut limited, &rights));
+        }
+    }
+    assert!(refused >= 25, "{refused} runs had to write to the key that they may only read");
+}
+
+#[test]
+fn every_script_has_a_scene_here_unless_it_writes_nothing() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("lua");
+    let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let names = names.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned());
+    let writing = names.filter(|name| commands(&source(name)).iter().any(|c| WRITES.contains(&c.as_str())));
+    let writing: BTreeSet<String> = writing.collect();
+    let scenes: BTreeSet<String> = SCENES.iter().map(|scene| scene.script.to_owned()).collect();
+    assert_eq!(writing, scenes);
+}
