@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use crate::config;
-use crate::fence::position::EffectError;
+use crate::fence::position::{self, EffectError};
 use crate::fence::publish::in_force::told;
 use crate::fence::{Fence, FenceState, MARKER_CHANGED, Session, deleted};
 use crate::metrics;
@@ -161,6 +161,10 @@ impl Reconciler {
         }
         count(&found);
         if let Some(tally) = tally {
+            if !gone.is_empty() {
+                // Some of their orders are recorded, and are acknowledged with this.
+                position::note(&self.fence, &session, &self.postgres).await?;
+            }
             deleted::settle(&session.redis, &gone).await?;
             if !look::settle(&session.redis, &session.ready, &tally).await? {
                 return Err(self.fenced(&session));

@@ -13,16 +13,29 @@ pub async fn examine(server: &RedisServer, limits: &Limits) -> (Vec<Finding>, Op
         Ok(redis) => redis,
         Err(error) => return (vec![redis_is_away(server, &error)], None),
     };
-    match check(&redis, limits).await {
+    match check(server, &redis, limits).await {
         Ok(findings) => (findings, Some(redis)),
         Err(error) => (vec![redis_is_away(server, &error)], None),
     }
 }
 
-async fn check(redis: &Redis, limits: &Limits) -> Result<Vec<Finding>, RedisError> {
-    if let Some(refusal) = look::look(redis).await?.refusal(redis) {
-        return Err(refusal);
+async fn check(server: &RedisServer, redis: &Redis, limits: &Limits) -> Result<Vec<Finding>, RedisError> {
+    let refusal = match look::look(redis).await {
+        // A server that is too old for this question answers others.
+        Err(RedisError::Refused(_)) => None,
+        looked => looked?.refusal(redis),
+    };
+    let mut findings: Vec<Finding> = refusal.iter().map(|error| redis_is_away(server, error)).collect();
+    match check_all(redis, limits).await {
+        Ok(more) => findings.extend(more),
+        // It has been told why.
+        Err(RedisError::Refused(_)) if refusal.is_some() => {}
+        Err(error) => return Err(error),
     }
+    Ok(findings)
+}
+
+async fn check_all(redis: &Redis, limits: &Limits) -> Result<Vec<Finding>, RedisError> {
     // The first question is one that a Redis answers only if it can serve.
     stream::marker(redis).await.or_else(|error| match error {
         RedisError::WrongType(_) => Ok(None),

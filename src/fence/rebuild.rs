@@ -185,7 +185,8 @@ async fn begin(
 }
 
 fn log(report: &Report, started: Instant) {
-    let Report { epoch, coupons, claims, changed, resent, rejected, cancelled, unheld, adopted, edits } = report;
+    let Report { epoch, coupons, claims, changed, resent, rejected, cancelled, unheld, adopted, edits } =
+        report;
     let named = cancelled.len() + unheld.len() + adopted.len() + edits.len();
     let found_nothing = changed + resent + rejected + named == 0;
     info_or_warn!(

@@ -146,9 +146,10 @@ async fn what_a_managed_redis_does_not_tell_is_yellow_and_a_refused_password_red
     let unreadable: Vec<String> = unreadable.iter().map(|check| format!("redis-{check}")).collect();
     let mut expected: Vec<(&str, &str)> = unreadable.iter().map(|check| (check.as_str(), "yellow")).collect();
     // The fence itself needs INFO.
-    expected.push(("fence", "yellow"));
+    expected.extend([("fence", "red"), ("redis-permissions", "red")]);
     let found = diagnose_at(&url("right"), &postgres, &[]);
     found.assert_only(&expected).assert("redis-durability", "yellow", "cannot be read");
+    found.assert("redis-permissions", "red", "Redis's user guest lacks +info: `ACL SETUSER guest +info`");
 
     let refused = diagnose_at(&url("wrong"), &postgres, &[]);
     refused.assert_only(&[("redis", "red")]).assert("redis", "red", "WRONGPASS");

@@ -11,6 +11,8 @@ const LAST_ID: &str = "18446744073709551615-18446744073709551615";
 async fn claim_twice(sale: &Sale, user: &str) -> String {
     let first = sale.claim("coffee", user).await;
     assert!([202, 503].contains(&first.status), "{}", first.text);
+    let is_held = sale.redis_cli(&["HEXISTS", CLAIMS, user]) == "1";
+    assert_eq!(is_held, first.status == 202, "half made: {}", first.text);
     until("the claim is answered", async || {
         let answer = sale.claim("coffee", user).await;
         assert!([200, 202, 503].contains(&answer.status), "{}", answer.text);

@@ -93,7 +93,7 @@ impl Director {
         self.stage.until_ready(None).await.map(drop).ok_or_else(|| "the program takes no claims".into())
     }
 
-    /// What nobody had read yet is missed by nobody but a comparison, which people may ask for.
+    /// What nobody had read yet is missed by the look of each second, or by the comparison that a person asks for.
     pub(super) async fn trim_stream(&mut self) -> Outcome {
         self.signal_readers(Signal::SIGSTOP);
         let trimmed = self.redis(&["XTRIM", STREAM, "MAXLEN", "0"]).await;
@@ -108,9 +108,10 @@ impl Director {
         trimmed.and(reconciled)
     }
 
-    /// What a worker held when it died is missed by whoever takes over from it.
+    /// What a worker held when it died is missed by the look of each second, or by the worker that takes over.
     pub(super) async fn trim_pending(&mut self) -> Outcome {
-        let before = self.stage.stores.redis_cli(&["GET", "seckill:{0}:epoch"]).await;
+        let tally = ["HGET", "seckill:{0}:tally", "settled"];
+        let before = self.stage.stores.redis_cli(&tally).await;
         let traps = WORKERS
             .map(|place| (place, self.stage.nodes[place].postgres.hold(&["insert into orders"])))
             .into();
@@ -119,7 +120,9 @@ impl Director {
         self.stage.nodes[place].kill_9();
         drop(trap);
         // Not started before: the comparison at its start would mend what nobody had missed.
-        self.stage.until_ready(before.as_deref().ok()).await.ok_or("no rebuild came")?;
+        let settled = wait(async || (self.stage.stores.redis_cli(&tally).await != before).then_some(()));
+        settled.await.ok_or("nobody missed them")?;
+        self.stage.until_ready(None).await;
         self.stage.start_node(place);
         Ok(())
     }

@@ -131,7 +131,10 @@ fn acknowledge(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'
     for &id in &group.acknowledged {
         let (ms, number) = id;
         let is_allowed = match &stores.redis.marker {
-            Some((true, _)) => memory.has_ended(id, stores.redis.noted.max(group.noted.unwrap_or(0))),
+            Some((true, _)) => {
+                memory.has_ended(id, stores.redis.noted.max(group.noted.unwrap_or(0)))
+                    || is_sent_again(id, &stores.redis)
+            }
             // A rebuild has made good what was deleted.
             Some((false, _)) => stores.redis.entry(id).is_none_or(|entry| entry.is_deleted),
             None => false,
@@ -143,6 +146,15 @@ fn acknowledge(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'
         }
     }
     Ok("entries are acknowledged")
+}
+
+/// A deleted entry is made good by another one for the same order; one that nobody can read has none.
+fn is_sent_again(id: EntryId, redis: &Redis) -> bool {
+    let Some(deleted) = redis.entry(id).filter(|entry| entry.is_deleted) else { return false };
+    let Some(event) = &deleted.event else { return true };
+    redis.unacknowledged().any(|(other, entry)| {
+        *other != id && !entry.is_deleted && entry.event.as_ref().is_some_and(|e| e.order == event.order)
+    })
 }
 
 fn begin(group: &Group<'_>, epoch: &str, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
