@@ -1,6 +1,6 @@
 #!lua
 -- Appends the order events of claims that have neither entry nor row. Each only while the claims hash still
--- holds that order: what was released meanwhile stays released. Each event is whole in itself: where one cannot be
+-- holds that order: what was released since stays released. Each event is whole in itself: where one cannot be
 -- appended, those before it are sent, and the rest is found again.
 --
 -- KEYS  epoch marker, order stream, claims hash

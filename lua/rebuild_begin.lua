@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Opens a rebuild: from here to `rebuild_ready` nothing but this rebuild writes to our keys. A stream that can take
--- no more entries is made anew, with what nobody has acknowledged.
+-- no more entries is made anew, with what is not acknowledged.
 --
 -- KEYS  epoch marker, order stream, Postgres's WAL position, tally
 -- ARGV  epoch, consumer group

@@ -1,11 +1,13 @@
 //! The fence: claims are accepted only while Redis is known to agree with Postgres. This file holds its
-//! state and its one task; what others tell it is in `fence/report.rs`, what is compared in `fence/look.rs`,
-//! how agreement is made again in `fence/rebuild.rs`, how definitions reach Redis in `fence/publish.rs`.
+//! state and its one task; how it comes up is in `fence/come_up.rs`, what others tell it in `fence/report.rs`, what is
+//! compared in `fence/look.rs`, how agreement is made again in `fence/rebuild.rs`, how definitions reach Redis in
+//! `fence/publish.rs`.
 //!
 //! While the fence is up it lends out a session: the epoch, and the very connection on which that
 //! server was looked at. A connection that breaks ends the session; a new one is looked at first.
 
 mod away;
+mod come_up;
 pub mod deleted;
 mod durability;
 pub mod look;
@@ -20,7 +22,7 @@ mod session;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -29,16 +31,14 @@ use crate::catalogue::Catalogue;
 use crate::config;
 use crate::logs::info_or_warn;
 use crate::postgres::fence::FenceRow;
-use crate::postgres::{self, Postgres, PostgresError, coupons};
+use crate::postgres::{self, Postgres, PostgresError};
 use crate::redis::info::Look;
-use crate::redis::script::ready_marker;
-use crate::redis::{Redis, RedisServer, stored};
+use crate::redis::{Redis, RedisServer};
 pub use away::Away;
 use away::PostgresAway;
-use look::Difference;
-use rebuild::{Cause, Refused, Report};
+use rebuild::Report;
 pub use report::Loss;
-use retry::{Down, Pauses};
+use retry::Pauses;
 pub use session::{RedisClock, Session};
 
 /// Why the fence is down after a script met another marker than its own.
@@ -180,124 +180,6 @@ impl Fence {
             () = work => {}
             () = stop.cancelled() => {}
         }
-    }
-
-    /// Joins the agreement where there is one, else makes one first; only then is the session lent out.
-    async fn come_up(
-        &self,
-        server: &RedisServer,
-        postgres: &Postgres,
-        catalogue: &Catalogue,
-        is_repeated: bool,
-    ) -> Result<Arc<Session>, Down> {
-        let mut is_rebuilt = false;
-        loop {
-            let redis = server.connect().await.map_err(Down::soon)?;
-            let (seen, row) = self.look(&redis, postgres).await.map_err(Down::soon)?;
-            // Behind rather than ahead: a deadline that is early refuses, a late one would claim too late.
-            let looked_at = Instant::now();
-            let loss = lock(&self.shared.loss).clone().filter(|loss| loss.epoch == row.epoch);
-            let order = lock(&self.shared.ordered).take();
-            let verdict = match (&order, &loss) {
-                (Some(_), _) => {
-                    let sentence = "a rebuild was ordered".into();
-                    Err(Difference { cause: "ordered", sentence, is_normal: true })
-                }
-                (None, Some(loss)) => Err(loss.as_difference()),
-                (None, None) => look::compare(&seen, &row),
-            };
-            if let Err(difference) = verdict {
-                if order.is_none() && row.postgres_lost {
-                    let why = lost::change(&seen, &row, loss.as_ref()).unwrap_or_default();
-                    return Err(self.waits(&why));
-                }
-                if order.is_none() && is_rebuilt {
-                    return Err(Down::Failed(format!("a rebuild has not helped: {difference}")));
-                }
-                // A rebuild that fails again keeps its own reason.
-                if order.is_some() || !is_repeated {
-                    self.stay_down(&difference.sentence, difference.is_normal);
-                }
-                let cause = Cause { loss, difference, ordered: order.is_some(), is_repeated };
-                self.rebuild(server, postgres, &cause, order).await?;
-                is_rebuilt = true;
-                continue;
-            }
-            if let Some(why) = self.lost_definition(&redis, &row, postgres).await {
-                self.lost_by_postgres(&row.epoch, &why);
-                continue;
-            }
-            // Lists and the telling of lost coupons from unknown ones may be a little behind without Postgres.
-            catalogue.refresh_briefly(Duration::ZERO).await;
-            let session = Arc::new(Session {
-                ready: ready_marker(&row.epoch),
-                epoch: row.epoch,
-                redis,
-                clock: RedisClock::learned(seen.now_ms, looked_at),
-            });
-            self.note(&seen);
-            if !self.lend_out(&session) {
-                continue;
-            }
-            tracing::info!(
-                fence.epoch = session.epoch,
-                "fence up: claims are accepted in epoch {}",
-                session.epoch
-            );
-            return Ok(session);
-        }
-    }
-
-    /// Why Postgres has lost an edit or a coupon although everything else agrees; not asked while it is away.
-    async fn lost_definition(&self, redis: &Redis, row: &FenceRow, postgres: &Postgres) -> Option<String> {
-        row.lsn.as_ref()?;
-        // Redis first: an edit reaches Postgres before it.
-        let in_redis = stored::versions(redis).await.ok()?;
-        let pool = postgres.pool.clone();
-        let in_postgres = bounded(async move { coupons::versions(&pool).await }).await?.ok()?;
-        lost::Definitions::compare(redis, &in_redis, &in_postgres).await.ok()?.why()
-    }
-
-    fn waits(&self, why: &str) -> Down {
-        let mut known = lock(&self.shared.waits);
-        Down::Waits(known.get_or_insert_with(|| lost::sentence(why).into()).clone())
-    }
-
-    /// `false` where a loss of this epoch has become known since it was looked for: a worker may have been
-    /// told of it only once, while the fence was down.
-    fn lend_out(&self, session: &Arc<Session>) -> bool {
-        let mut loss = lock(&self.shared.loss);
-        if loss.as_ref().is_some_and(|loss| loss.epoch == session.epoch) {
-            return false;
-        }
-        *loss = None;
-        *lock(&self.shared.waits) = None;
-        // Under the lock: what is noted after this finds a session to take down.
-        self.shared.state.send_replace(FenceState::Up(session.clone()));
-        true
-    }
-
-    async fn rebuild(
-        &self,
-        server: &RedisServer,
-        postgres: &Postgres,
-        cause: &Cause,
-        order: Option<oneshot::Sender<Result<Report, String>>>,
-    ) -> Result<(), Down> {
-        let rebuilding = rebuild::rebuild(server, postgres, cause);
-        let outcome = match tokio::time::timeout(config::REBUILD_TIMEOUT, rebuilding).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(anyhow::anyhow!("the rebuild took too long")),
-        };
-        let down = outcome.as_ref().err().map(|error| match error.downcast_ref() {
-            Some(Refused::Waits(why)) => self.waits(why),
-            _ => Down::after_rebuild(error),
-        });
-        if let Some(order) = order {
-            // The client that ordered it may be gone; it is done all the same.
-            drop(order.send(outcome.map(Option::unwrap_or_default).map_err(|error| format!("{error:#}"))));
-        }
-        down.map_or(Ok(()), Err)
     }
 
     /// Looks once a second, repeats publications, and returns when the session has ended.

@@ -237,7 +237,7 @@ async fn view(
     }))
 }
 
-/// A 200 or 201 means in force: read back from Redis in every field, whoever made this version.
+/// A 200 or 201 means in force: read back from Redis in every field, whichever request made this version.
 async fn in_force(api: &Api, id: &CouponId) -> Result<CouponRow, Problem> {
     let deadline = Instant::now() + IN_FORCE_TIMEOUT;
     while Instant::now() < deadline {

@@ -15,7 +15,7 @@ const MISSED: &str = "acknowledged by another program";
 /// The promise is two seconds; a loaded machine is given more.
 const IN_TIME: Duration = Duration::from_secs(10);
 
-/// What another hand does, with the ids of the ten events that nobody has read, and how many of them are lost by it.
+/// What another hand does, with the ids of the ten unread events, and how many of them are lost by it.
 type Hand = fn(&Sale, &[String]) -> u64;
 
 const HANDS: &[(&str, Hand)] = &[
@@ -155,7 +155,7 @@ async fn nothing_is_missed_while_the_program_trims_reclaims_restarts_and_rebuild
     let mut sale = Sale::start_with(&[("SECKILL_RECLAIM_AFTER", "200ms")]).await;
     sale.create("coffee", 10_000).await;
     sale.redis_cli(&["CONFIG", "SET", "stream-node-max-entries", "10"]);
-    // Somebody else's group, which reads and acknowledges as it likes.
+    // A group of another program, which reads and acknowledges as it likes.
     sale.redis_cli(&["XGROUP", "CREATE", ORDERS, "analytics", "0"]);
     let mut users = 0;
     let mut sell = async |sale: &Sale, claims: usize| {

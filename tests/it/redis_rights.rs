@@ -5,7 +5,7 @@ use crate::harness::{Sale, until};
 
 const EVERYTHING: [&str; 2] = ["+@all", "~*"];
 
-/// As whoever is let in by the socket: the default user, whose rights these are.
+/// As a client that the socket lets in: the default user, whose rights these are.
 fn set_rights(sale: &Sale, rules: &[&str]) {
     // By a user of its own: the one that is limited may not give itself anything back.
     let args = [&["--user", "owner", "--pass", "x", "--no-auth-warning", "ACL", "SETUSER", "default"], rules];

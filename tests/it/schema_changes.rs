@@ -1,5 +1,5 @@
 //! Tables that change under a running program, as they do while replicas of two versions stand beside each other in
-//! an upgrade: nobody's request is refused for it, whatever was prepared before.
+//! an upgrade: no request is refused for it, whatever was prepared before.
 
 use futures_util::future::join_all;
 use reqwest::Method;

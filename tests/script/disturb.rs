@@ -7,7 +7,7 @@ use crate::history::Disturbance;
 use crate::model::{Key, Model};
 
 impl Model {
-    /// What somebody with redis-cli, or a failure, does to Redis.
+    /// What a person with redis-cli, or a failure, does to Redis.
     pub fn disturb(&mut self, disturbance: &Disturbance) {
         use Disturbance as D;
         match *disturbance {

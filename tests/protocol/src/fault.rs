@@ -249,7 +249,7 @@ fn replace_postgres(next: &mut State, by: Postgres) {
     next.postgres = by;
     next.users.unseen = is_told_of(next);
     next.backup = None;
-    // Nobody swaps a database within the time-out of one command; a connection to the one that is gone breaks.
+    // A database is not swapped within the time-out of one command; a connection to the one that is gone breaks.
     next.server.returning = Returning::Idle;
     if next.server.publishing.is_some_and(|publication| !publication.is_answered) {
         next.server.publishing = None;

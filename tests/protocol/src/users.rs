@@ -8,11 +8,11 @@ use crate::state::{Orders, USERS};
 pub struct Users {
     /// Claims sent, for each user.
     pub sent: [u8; USERS],
-    /// Orders that somebody was told of.
+    /// Orders that a user was told of.
     pub told: Orders,
     /// Of these, those that no store held any more after a fault.
     pub excused: Orders,
-    /// Somebody lowered the total: an accepted claim may be rejected.
+    /// The total was lowered: an accepted claim may be rejected.
     pub lowered: bool,
     /// Something was lost that only a comparison finds; cleared by a whole one that began after it.
     pub to_compare: ToCompare,

@@ -93,7 +93,7 @@ impl Director {
         self.stage.until_ready(None).await.map(drop).ok_or_else(|| "the program takes no claims".into())
     }
 
-    /// What nobody had read yet is missed by the look of each second, or by the comparison that a person asks for.
+    /// What was unread is missed by the look of each second, or by the comparison that a person asks for.
     pub(super) async fn trim_stream(&mut self) -> Outcome {
         self.signal_readers(Signal::SIGSTOP);
         let trimmed = self.redis(&["XTRIM", STREAM, "MAXLEN", "0"]).await;
@@ -121,7 +121,7 @@ impl Director {
         drop(trap);
         // Not started before: the comparison at its start would mend what nobody had missed.
         let settled = wait(async || (self.stage.stores.redis_cli(&tally).await != before).then_some(()));
-        settled.await.ok_or("nobody missed them")?;
+        settled.await.ok_or("no look missed them")?;
         self.stage.until_ready(None).await;
         self.stage.start_node(place);
         Ok(())

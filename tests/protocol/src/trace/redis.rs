@@ -148,7 +148,7 @@ fn acknowledge(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'
     Ok("entries are acknowledged")
 }
 
-/// A deleted entry is made good by another one for the same order; one that nobody can read has none.
+/// A deleted entry is made good by another one for the same order; one that cannot be read has none.
 fn is_sent_again(id: EntryId, redis: &Redis) -> bool {
     let Some(deleted) = redis.entry(id).filter(|entry| entry.is_deleted) else { return false };
     let Some(event) = &deleted.event else { return true };
