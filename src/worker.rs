@@ -176,15 +176,25 @@ async fn pause(duration: Duration, stop: &CancellationToken) {
 #[derive(Default)]
 struct Hindrance {
     since: Option<Instant>,
+    /// When the work failed last.
+    failed: Option<Instant>,
     told: Option<String>,
 }
 
 impl Hindrance {
     fn note(&mut self, role: &str, why: &str) {
+        self.failed = Some(Instant::now());
         let waited = self.since.get_or_insert_with(Instant::now).elapsed();
         if waited >= config::HINDRANCE_TOLD_AFTER && self.told.as_deref() != Some(why) {
             tracing::warn!(consumer = role, "{role} has to wait: {why}");
             self.told = Some(why.to_owned());
+        }
+    }
+
+    /// There was nothing to do: what failed a moment ago may only have gone to another consumer.
+    fn note_nothing_to_do(&mut self, role: &str) {
+        if self.failed.is_none_or(|failed| failed.elapsed() >= config::HINDRANCE_OVER_AFTER) {
+            self.is_over(role);
         }
     }
 

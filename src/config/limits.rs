@@ -72,6 +72,8 @@ pub const BACKOFF_MIN: Duration = Duration::from_millis(50);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// A worker that has to wait for a shorter time, such as while a store restarts, is no news.
 pub const HINDRANCE_TOLD_AFTER: Duration = Duration::from_secs(1);
+/// What has not failed for this long, with nothing to do, is no hindrance any more; above the pause between two tries.
+pub const HINDRANCE_OVER_AFTER: Duration = Duration::from_secs(3);
 /// After this long a batch's connections are thrown away and it is done again: a server that vanished
 /// without a word would hold it for ever. Above any statement's own time-out.
 pub const RECORD_TIMEOUT: Duration = Duration::from_secs(30);

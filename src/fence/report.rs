@@ -68,7 +68,11 @@ impl Fence {
             RedisError::Busy(_) if error.is_about_writes() => {
                 *lock(&self.shared.refusal) = Some(error.to_string().into());
             }
-            _ => self.take_down(epoch, &error.to_string()),
+            _ => {
+                self.take_down(epoch, &error.to_string());
+                // No rebuild has failed: the next look is due at once, however short the session was.
+                self.shared.wanted.notify_one();
+            }
         }
     }
 

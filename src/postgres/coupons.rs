@@ -125,7 +125,8 @@ pub(super) async fn standing(
     connection: &mut PgConnection,
     id: &CouponId,
 ) -> Result<Standing, PostgresError> {
-    let query = "select total - stock as live, published_version from coupons where id = $1 for update";
+    let query = "select (total - stock)::bigint as live, published_version::bigint from coupons where id = $1
+        for update";
     Ok(sqlx::query_as(query).bind(id.as_str()).fetch_one(connection).await?)
 }
 
@@ -160,7 +161,7 @@ pub(super) async fn redefine(
 /// The version of every coupon. An id that no coupon can have is left out.
 pub async fn versions(executor: impl PgExecutor<'_>) -> Result<HashMap<CouponId, i64>, PostgresError> {
     let rows: Vec<(String, i64)> =
-        sqlx::query_as("select id, version from coupons").fetch_all(executor).await?;
+        sqlx::query_as("select id::text, version::bigint from coupons").fetch_all(executor).await?;
     Ok(rows.into_iter().filter_map(|(id, version)| Some((id.parse().ok()?, version))).collect())
 }
 

@@ -44,7 +44,7 @@ pub async fn run(context: Arc<Context>, name: String, shift: Shift, stop: Cancel
         let turn = consumer.turn(&stop).await;
         match turn {
             Ok(Turn::Empty) => {
-                hindrance.is_over(&name);
+                hindrance.note_nothing_to_do(&name);
                 consumer.reads_own = false;
             }
             Ok(Turn::Recorded) => {

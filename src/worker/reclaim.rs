@@ -20,8 +20,10 @@ pub async fn run(context: Arc<Context>, consumer: String, reclaim_after: Duratio
     while !stop.is_cancelled() {
         match round(&context, &mut link, &mut ages, &consumer, reclaim_after, &stop).await {
             Ok(Round { recorded, hindered: None }) => {
-                hindrance.is_over(&consumer);
-                if recorded > 0 {
+                if recorded == 0 {
+                    hindrance.note_nothing_to_do(&consumer);
+                } else {
+                    hindrance.is_over(&consumer);
                     tracing::info!(consumer, entries = recorded, "recorded {recorded} reclaimed entries");
                 }
             }

@@ -14,11 +14,11 @@ const COUPON: &str = "seckill:{0}:coupon:coffee";
 const ORDERS: &str = "seckill:{0}:orders";
 const EPOCH: &str = "seckill:{0}:epoch";
 
-/// What tells each step of a rebuild on its way to Redis.
+/// What tells each step of a rebuild on its way to Redis; a command by its whole argument, for scripts name it too.
 const STEPS: [&[&str]; 7] = [
     &["Opens a rebuild"],
-    &["HSCAN"],
-    &["XPENDING"],
+    &["\r\nHSCAN\r\n"],
+    &["\r\nXPENDING\r\n"],
     &["Applies some of a rebuild's differences"],
     &["Sets a coupon to Postgres's definition"],
     &["Appends the order events"],
