@@ -117,6 +117,8 @@ async fn a_full_disk_is_named_wherever_one_looks_and_the_sale_goes_on_once_there
     })
     .await;
 
+    sale.server().until_it_says("is started again as soon as there is room").await;
+
     std::fs::remove_file(filler).unwrap();
     sale.until_ready().await;
     let claim = sale.claim_with("coffee", "afterwards", &[("prefer", "wait=10")]).await;

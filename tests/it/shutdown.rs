@@ -165,7 +165,7 @@ async fn an_idle_program_stops_within_a_second() {
     let mut sale = Sale::start().await;
     sale.create("coffee", 10).await;
     for signal in SIGNALS {
-        // The promise is the program's; a machine that is busy with others gets a second try.
+        // The fastest of three is the program's own time: the rest is a machine that is busy with other work.
         let mut took = Duration::MAX;
         for _ in 0..3 {
             if took < PROMISED_WHEN_IDLE {
