@@ -11,9 +11,9 @@ ENV CARGO_PROFILE_RELEASE_DEBUG=false CARGO_PROFILE_RELEASE_STRIP=debuginfo
 # The dependencies in a layer of their own, built around an empty program: it is made again only
 # when Cargo.toml or Cargo.lock change.
 COPY Cargo.toml Cargo.lock ./
-COPY tests/protocol/Cargo.toml tests/protocol/
-RUN mkdir src tests/protocol/src \
-    && touch tests/protocol/src/lib.rs \
+COPY model/Cargo.toml model/
+RUN mkdir src model/src \
+    && touch model/src/lib.rs \
     && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs \
     && cargo build --release --locked \

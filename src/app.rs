@@ -11,21 +11,28 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalogue::Catalogue;
+use crate::claims::batcher::Batcher;
+use crate::claims::claim::Claims;
 use crate::cli::{ServeArgs, WorkerArgs, WrongUsage};
 use crate::config::{self, CredentialSettings, LogFormat, StoreAddresses, StoreSettings, WorkerSettings};
+use crate::coupons::catalogue::Catalogue;
+use crate::coupons::definitions::Coupons;
+use crate::coupons::publish;
+use crate::coupons::snapshots::Snapshots;
 use crate::data_dir::{ADMIN_TOKEN, DataDir, JWT_SECRET};
 use crate::embedded::Embedded;
 use crate::fence::Fence;
-use crate::gate::Gate;
-use crate::http::{Api, Front, server};
+use crate::fence::store_status::Stores;
+use crate::http::auth::Auth;
+use crate::http::{Api, ApiSlot, server};
 use crate::logs;
 use crate::metrics;
 use crate::open_files;
+use crate::orders::lookup::Orders;
+use crate::orders::waiters::OrderWaiters;
 use crate::postgres::{Postgres, PostgresError};
 use crate::printing::{self, stderr};
 use crate::reconcile::Reconciler;
-use crate::recorded::Recorded;
 use crate::redis::RedisServer;
 use crate::stop::Stop;
 use crate::tasks::Tasks;
@@ -80,16 +87,16 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     let stop = Stop::on_signals(&tasks)?;
     let external = args.stores.external_addresses()?;
     check_settings(&args, external.as_ref())?;
-    let places = open_files::for_connections()?;
+    let max_connections = open_files::for_connections()?;
     let (listener, address) = bind(args.http.listen, log_format)?;
 
     // HTTP first: from here /livez and /readyz answer, whatever the stores do.
-    let front = Arc::new(Front::new(tasks.clone()));
-    front.waits_for("the stores are starting");
+    let api = Arc::new(ApiSlot::new(tasks.clone()));
+    api.set_startup_status("the stores are starting");
     let http_stop = CancellationToken::new();
-    let serving = server::serve(listener, front.clone(), places, http_stop.clone());
+    let serving = server::serve(listener, api.clone(), max_connections, http_stop.clone());
     let http = tokio::spawn(tasks.need("HTTP", &http_stop, serving));
-    let http = Http { address, front, task: http, stop: http_stop };
+    let http = Http { address, api, task: http, stop: http_stop };
 
     let (credentials, stores) = if external.is_some() {
         (required_credentials(&args.credentials)?, None)
@@ -125,7 +132,7 @@ fn print_beside_the_sale(text: String) -> anyhow::Result<()> {
 /// The listener's task and what it shows.
 struct Http {
     address: SocketAddr,
-    front: Arc<Front>,
+    api: Arc<ApiSlot>,
     task: JoinHandle<Option<()>>,
     stop: CancellationToken,
 }
@@ -140,30 +147,26 @@ async fn sell(
     tasks: &Tasks,
     stop: &Stop,
 ) -> anyhow::Result<()> {
-    let tell = |what: &str| http.front.waits_for(what);
+    let tell = |what: &str| http.api.set_startup_status(what);
     let Some(core) = Core::start(&args.stores, addresses, tasks, stop, tell).await? else { return Ok(()) };
-    let gate = Gate::new(core.fence.clone(), core.catalogue.clone(), args.http.max_backlog);
-    let parts = (core.recorded.clone(), core.catalogue.clone(), core.fence.clone(), core.postgres.clone());
-    let (recorded, catalogue, fence, postgres) = parts;
-    let redis = core.server.clone();
-    let shared = Api::new(gate.clone(), recorded, catalogue, fence, redis, postgres, credentials)?;
-    http.front.open(shared)?;
+    let domain = core.domain(args.http.max_backlog);
+    http.api.open(Arc::new(core.api(&domain, credentials)?))?;
     let worker_stop = CancellationToken::new();
     let workers = core.run_workers(args.workers.clone(), &worker_stop);
     if is_demo {
-        let opening = demo::open(&core, &gate, args, http.address, credentials);
+        let opening = Box::pin(demo::open(&core.fence, &domain, args, http.address, credentials));
         if let Some(text) = stop.unless_ordered(opening).await {
             print_beside_the_sale(text?)?;
         }
     }
-    drop(gate);
+    drop(domain);
     stop.token().cancelled().await;
 
     // First those who make work, then those who do it; what is accepted until then is in the stream.
     http.stop.cancel();
     let let_go = async {
         tokio::time::sleep_until(stop.by(config::STOP_WAITS_BY)).await;
-        core.recorded.let_go();
+        core.waiters.let_go();
         std::future::pending::<()>().await;
     };
     tokio::select! {
@@ -192,12 +195,21 @@ struct Core {
     postgres: Postgres,
     catalogue: Catalogue,
     fence: Fence,
-    recorded: Recorded,
+    waiters: OrderWaiters,
     tasks: Tasks,
-    /// Ends the tasks below, and those of `recorded`.
+    /// Ends the tasks below, and those of `waiters`.
     stop: CancellationToken,
     fence_task: JoinHandle<Option<()>>,
+    publisher: JoinHandle<Option<()>>,
     reconciling: JoinHandle<Option<()>>,
+}
+
+/// What claims, orders and coupons are asked through.
+struct Domain {
+    claims: Claims,
+    orders: Orders,
+    coupons: Coupons,
+    snapshots: Snapshots,
 }
 
 impl Core {
@@ -218,17 +230,64 @@ impl Core {
         }
         let catalogue = Catalogue::new(postgres.clone());
         let (fence, stop) = (Fence::new(), CancellationToken::new());
-        let parts = (fence.clone(), server.clone(), postgres.clone(), catalogue.clone(), stop.clone());
+        let parts = (fence.clone(), server.clone(), postgres.clone(), stop.clone());
         let run_fence = move || {
-            let (fence, server, postgres, catalogue, stop) = parts.clone();
-            fence.run(server, postgres, catalogue, stop)
+            let (fence, server, postgres, stop) = parts.clone();
+            fence.run(server, postgres, stop)
         };
         let fence_task = tokio::spawn(tasks.keep("fence", Some(config::TASK_WAKES_WITHIN), &stop, run_fence));
-        let recorded = Recorded::start(&postgres, tasks, &stop);
+        let waiters = OrderWaiters::start(&postgres, tasks, &stop);
+        let parts = (fence.clone(), postgres.clone(), catalogue.clone());
+        let publisher = tasks.keep("publisher", None, &stop, move || {
+            let (fence, postgres, catalogue) = parts.clone();
+            publish::run(fence, postgres, catalogue)
+        });
+        let publisher = tokio::spawn(publisher);
         let reconciler = Reconciler { fence: fence.clone(), postgres: postgres.clone() };
         let reconciling = tasks.keep("reconciler", None, &stop, move || reconciler.clone().run());
         let (reconciling, tasks) = (tokio::spawn(reconciling), tasks.clone());
-        Ok(Some(Self { server, postgres, catalogue, fence, recorded, tasks, stop, fence_task, reconciling }))
+        Ok(Some(Self {
+            server,
+            postgres,
+            catalogue,
+            fence,
+            waiters,
+            tasks,
+            stop,
+            fence_task,
+            publisher,
+            reconciling,
+        }))
+    }
+
+    fn domain(&self, max_backlog: u64) -> Domain {
+        let batcher = Batcher::new(self.fence.clone(), self.catalogue.clone(), max_backlog);
+        let orders = Orders::new(self.waiters.clone(), self.fence.clone(), self.postgres.clone());
+        let snapshots = Snapshots::new(self.fence.clone());
+        let (fence, postgres, catalogue) =
+            (self.fence.clone(), self.postgres.clone(), self.catalogue.clone());
+        Domain {
+            claims: Claims::new(batcher, orders.clone(), catalogue.clone()),
+            orders,
+            coupons: Coupons::new(fence, postgres, catalogue, snapshots.clone()),
+            snapshots,
+        }
+    }
+
+    fn api(&self, domain: &Domain, credentials: &CredentialSettings) -> anyhow::Result<Api> {
+        let (fence, postgres) = (self.fence.clone(), self.postgres.clone());
+        Ok(Api {
+            claims: domain.claims.clone(),
+            orders: domain.orders.clone(),
+            coupons: domain.coupons.clone(),
+            catalogue: self.catalogue.clone(),
+            snapshots: domain.snapshots.clone(),
+            stores: Stores::new(fence.clone(), self.server.clone(), postgres.clone()),
+            reconciler: Reconciler { fence: fence.clone(), postgres: postgres.clone() },
+            fence,
+            postgres,
+            auth: Auth::new(credentials)?,
+        })
     }
 
     fn run_workers(&self, settings: WorkerSettings, stop: &CancellationToken) -> JoinHandle<Option<()>> {
@@ -236,7 +295,7 @@ impl Core {
             server: self.server.clone(),
             postgres: self.postgres.clone(),
             fence: self.fence.clone(),
-            recorded: self.recorded.clone(),
+            waiters: self.waiters.clone(),
             tasks: self.tasks.clone(),
             unit_waits: Arc::default(),
         };
@@ -247,6 +306,7 @@ impl Core {
     async fn stop(self, stop: &Stop) {
         self.stop.cancel();
         self.reconciling.abort();
+        self.publisher.abort();
         if let Err(error) = self.fence_task.await {
             tracing::error!("the fence's task ended badly: {error}");
         }

@@ -6,19 +6,19 @@
 //! While the fence is up it lends out a session: the epoch, and the very connection on which that
 //! server was looked at. A connection that breaks ends the session; a new one is looked at first.
 
-mod away;
 mod come_up;
 pub mod deleted;
 mod durability;
-pub mod look;
-pub mod lost;
-pub mod position;
-pub mod publish;
+mod error;
+mod invalidation;
+pub mod postgres_loss;
+mod postgres_outage;
+pub mod probe;
 pub mod rebuild;
-pub mod release;
-mod report;
 mod retry;
 mod session;
+pub mod store_status;
+pub mod wal_position;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,17 +27,17 @@ use std::time::Instant;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::catalogue::Catalogue;
 use crate::config;
 use crate::logs::info_or_warn;
 use crate::postgres::fence::FenceRow;
 use crate::postgres::{self, Postgres, PostgresError};
-use crate::redis::info::Look;
+use crate::redis::probe::RedisProbe;
 use crate::redis::{Redis, RedisServer};
-pub use away::Away;
-use away::PostgresAway;
+pub use error::StoreError;
+pub use invalidation::Loss;
+use postgres_outage::OutageWatch;
+pub use postgres_outage::PostgresOutage;
 use rebuild::Report;
-pub use report::Loss;
 use retry::Pauses;
 pub use session::{RedisClock, Session};
 
@@ -68,7 +68,7 @@ struct Shared {
     backlog: AtomicU64,
     /// Why Redis takes no claims though it agrees; `None` where it does.
     refusal: Mutex<Option<Arc<str>>>,
-    postgres_away: PostgresAway,
+    outage: OutageWatch,
     /// Entries left the order stream, or the group, in a way that no comparison has looked into.
     misses_entries: Notify,
 }
@@ -94,7 +94,7 @@ impl Fence {
                 row: Mutex::default(),
                 backlog: AtomicU64::new(0),
                 refusal: Mutex::default(),
-                postgres_away: PostgresAway::default(),
+                outage: OutageWatch::default(),
                 misses_entries: Notify::new(),
             }),
         }
@@ -106,6 +106,14 @@ impl Fence {
             FenceState::Up(session) => Ok(session.clone()),
             FenceState::Down { reason } => Err(reason.clone()),
         }
+    }
+
+    /// The session, for work that needs one.
+    ///
+    /// # Errors
+    /// With the reason why the fence is down.
+    pub fn require_session(&self) -> Result<Arc<Session>, StoreError> {
+        self.session().map_err(StoreError::NotReady)
     }
 
     /// The session, or why no claims are taken: there is none, or Redis refuses to write, at most a second ago.
@@ -130,10 +138,10 @@ impl Fence {
         self.shared.misses_entries.notified().await;
     }
 
-    /// Since when Postgres gives no answer; `None` where it answered the last look.
+    /// Since when Postgres gives no answer; `None` where it answered the last probe.
     #[must_use]
-    pub fn postgres_away(&self) -> Option<Away> {
-        self.shared.postgres_away.get()
+    pub fn postgres_outage(&self) -> Option<PostgresOutage> {
+        self.shared.outage.get()
     }
 
     /// Takes the fence down on purpose, rebuilds, also over a Postgres that has lost commits, and answers
@@ -149,21 +157,15 @@ impl Fence {
     }
 
     /// The fence's one task: comes up, looks once a second, comes down, and so on until `stop`.
-    pub async fn run(
-        self,
-        server: RedisServer,
-        postgres: Postgres,
-        catalogue: Catalogue,
-        stop: CancellationToken,
-    ) {
+    pub async fn run(self, server: RedisServer, postgres: Postgres, stop: CancellationToken) {
         let _down = DownAtItsEnd(&self);
         let work = async {
             let mut pauses = Pauses::default();
             loop {
-                let pause = match self.come_up(&server, &postgres, &catalogue, pauses.has_failed()).await {
+                let pause = match self.come_up(&server, &postgres, pauses.has_failed()).await {
                     Ok(session) => {
                         let since = Instant::now();
-                        self.watch_over(&session, &postgres, &catalogue).await;
+                        self.watch_over(&session, &postgres).await;
                         pauses.after_session(since.elapsed())
                     }
                     Err(down) => {
@@ -182,8 +184,8 @@ impl Fence {
         }
     }
 
-    /// Looks once a second, repeats publications, and returns when the session has ended.
-    async fn watch_over(&self, session: &Arc<Session>, postgres: &Postgres, catalogue: &Catalogue) {
+    /// Probes both stores once a second, and returns when the session has ended.
+    async fn watch_over(&self, session: &Arc<Session>, postgres: &Postgres) {
         let mut ticks = tokio::time::interval(config::PROBE_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut durability = durability::Watch::default();
@@ -199,7 +201,7 @@ impl Fence {
             let verdict = match self.look(&session.redis, postgres).await {
                 Ok((seen, row)) => {
                     self.note(&seen);
-                    match look::compare(&seen, &row) {
+                    match probe::compare(&seen, &row) {
                         // Another process has rebuilt since: every script would refuse us.
                         Ok(()) if row.epoch != session.epoch => Err(MARKER_CHANGED.to_owned()),
                         verdict => verdict.map_err(|difference| difference.sentence),
@@ -214,16 +216,10 @@ impl Fence {
                 return;
             }
             durability.look(&session.redis).await;
-            let (fence, session, postgres) = (self.clone(), session.clone(), postgres.clone());
-            bounded(async move {
-                publish::repeat(&fence, &session, &postgres).await;
-            })
-            .await;
-            catalogue.refresh_briefly(config::PROBE_INTERVAL / 2).await;
         }
     }
 
-    fn note(&self, seen: &Look) {
+    fn note(&self, seen: &RedisProbe) {
         self.shared.backlog.store(seen.backlog, Ordering::Relaxed);
         *lock(&self.shared.refusal) = seen.refusal.as_deref().map(Into::into);
         if seen.tally.misses_entries() {
@@ -232,13 +228,13 @@ impl Fence {
     }
 
     /// Rule 1's look: Redis as it is, beside the row as Postgres has it or as it was last read.
-    async fn look(&self, redis: &Redis, postgres: &Postgres) -> anyhow::Result<(Look, FenceRow)> {
+    async fn look(&self, redis: &Redis, postgres: &Postgres) -> anyhow::Result<(RedisProbe, FenceRow)> {
         // Redis first: a position noted there is never ahead of what Postgres says afterwards.
-        let seen = crate::redis::info::look(redis).await?;
+        let seen = crate::redis::probe::probe(redis).await?;
         let pool = postgres.pool.clone();
         let row = bounded(async move { postgres::fence::read(&pool).await }).await;
         let row = row.unwrap_or_else(|| Err(PostgresError::Transient("it gives no answer".into())));
-        self.shared.postgres_away.note(row.as_ref().err());
+        self.shared.outage.note(row.as_ref().err());
         match row {
             Ok(row) => {
                 *lock(&self.shared.row) = Some(FenceRow { lsn: None, ..row.clone() });

@@ -1,24 +1,23 @@
-//! Everything that knows warp. `server` owns sockets, `routes` shows every route on one screen, `problem`
-//! every error; one file for each kind of resource. No handler asks Redis about stock but through the gate.
+//! Everything that knows warp. `server` owns sockets, `routes` shows every route on one screen, `problem` every error;
+//! one file for each kind of resource. A handler reads the request, calls one function of the domain and renders what
+//! it returns.
 
 mod admin;
+mod admin_coupons;
 mod answer;
-mod auth;
+pub mod auth;
 mod body;
 mod claims;
 mod coupons;
-mod dead;
+mod dead_letters;
 mod head;
+mod health;
 mod orders;
 mod prefer;
 pub mod problem;
-mod reconcile;
-mod repeats;
 mod request;
 mod routes;
 pub mod server;
-mod service;
-mod snapshots;
 mod socket;
 mod token;
 
@@ -26,41 +25,44 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crate::catalogue::Catalogue;
-use crate::config::CredentialSettings;
-use crate::fence::{Fence, Session};
-use crate::gate::Gate;
+use crate::claims::claim::Claims;
+use crate::coupons::catalogue::Catalogue;
+use crate::coupons::definitions::Coupons;
+use crate::coupons::snapshots::Snapshots;
+use crate::fence::Fence;
+use crate::fence::store_status::Stores;
+use crate::orders::lookup::Orders;
 use crate::postgres::Postgres;
-use crate::recorded::Recorded;
-use crate::redis::RedisServer;
+use crate::reconcile::Reconciler;
 use crate::tasks::Tasks;
 use auth::Auth;
 use problem::{Code, Problem};
-use snapshots::Snapshots;
 
-/// What the handlers need; one for the whole server.
+/// What the handlers call; one for the whole server.
 pub struct Api {
-    gate: Gate,
-    recorded: Recorded,
-    catalogue: Catalogue,
-    fence: Fence,
-    /// Where Redis is, for questions while the fence has no connection.
-    redis: RedisServer,
-    postgres: Postgres,
-    snapshots: Snapshots,
-    auth: Auth,
+    pub claims: Claims,
+    pub orders: Orders,
+    pub coupons: Coupons,
+    pub catalogue: Catalogue,
+    pub snapshots: Snapshots,
+    pub fence: Fence,
+    pub stores: Stores,
+    pub reconciler: Reconciler,
+    /// For lists, which are plain queries.
+    pub postgres: Postgres,
+    pub auth: Auth,
 }
 
-/// The API as soon as there is one, and until then what is waited for.
+/// The API as soon as there is one, and until then the status that is shown.
 #[derive(Default)]
-pub struct Front {
+pub struct ApiSlot {
     api: OnceLock<Arc<Api>>,
-    waits_for: Mutex<String>,
+    startup_status: Mutex<String>,
     tasks: Tasks,
 }
 
-impl Front {
-    /// Before there is an API, and for as long as these tasks live.
+impl ApiSlot {
+    /// A slot without an API yet; `/livez` reports on these tasks.
     #[must_use]
     pub fn new(tasks: Tasks) -> Self {
         Self { tasks, ..Self::default() }
@@ -74,51 +76,26 @@ impl Front {
         self.api.set(api).map_err(|_| anyhow::anyhow!("the API is opened once"))
     }
 
-    /// Says to whoever asks meanwhile why there is no API yet.
-    pub fn waits_for(&self, what: &str) {
-        what.clone_into(&mut self.waits_for.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Sets what a client is told before there is an API.
+    pub fn set_startup_status(&self, status: &str) {
+        status.clone_into(&mut self.startup_status.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn api(&self) -> Result<Arc<Api>, Problem> {
-        let waits_for = || self.waits_for.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.api.get().cloned().ok_or_else(|| Problem::not_ready(&waits_for()))
+        let status = || self.startup_status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.api.get().cloned().ok_or_else(|| Problem::not_ready(&status()))
     }
 }
 
-/// How long a handler waits for work on Postgres that goes on without it, beside what its client asked it to wait.
-const DETACHED_TIMEOUT: Duration = Duration::from_secs(8);
-
-impl Api {
-    /// # Errors
-    /// When a credential is missing or too short.
-    pub fn new(
-        gate: Gate,
-        recorded: Recorded,
-        catalogue: Catalogue,
-        fence: Fence,
-        redis: RedisServer,
-        postgres: Postgres,
-        credentials: &CredentialSettings,
-    ) -> anyhow::Result<Arc<Self>> {
-        let auth = Auth::new(credentials)?;
-        let snapshots = Snapshots::new(fence.clone());
-        Ok(Arc::new(Self { gate, recorded, catalogue, fence, redis, postgres, snapshots, auth }))
-    }
-
-    fn session(&self) -> Result<Arc<Session>, Problem> {
-        self.fence.session().map_err(|reason| Problem::not_ready(&reason))
-    }
-}
-
-/// Runs work on Postgres to its end even if the client goes away, and waits for it only so long.
+/// Runs work on Postgres to its end even if the client goes away; waits for it up to `timeout`.
 async fn detached<T: Send + 'static>(
-    patience: Duration,
+    timeout: Duration,
     work: impl Future<Output = Result<T, Problem>> + Send + 'static,
 ) -> Result<T, Problem> {
-    match tokio::time::timeout(patience, tokio::spawn(work)).await {
+    match tokio::time::timeout(timeout, tokio::spawn(work)).await {
         Ok(Ok(result)) => result,
         Ok(Err(panicked)) => {
-            tracing::error!("a request's work ended badly: {panicked}");
+            tracing::error!("the work of a request panicked: {panicked}");
             Err(Problem::new(Code::Internal, "the request could not be finished; it has been logged"))
         }
         Err(_) => Err(Problem::unavailable("Postgres gives no answer")),

@@ -16,19 +16,23 @@ pub mod printing;
 pub mod logs;
 pub mod tasks;
 
+pub mod domain;
 pub mod metrics;
-pub mod model;
 pub mod open_files;
 pub mod stop;
 
 pub mod postgres;
 pub mod redis;
 
-pub mod catalogue;
 pub mod fence;
-pub mod gate;
+
+pub mod coupons;
+
+pub mod orders;
+
+pub mod claims;
+
 pub mod reconcile;
-pub mod recorded;
 
 pub mod doctor;
 

@@ -13,15 +13,14 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use crate::config;
-use crate::fence::position::{self, EffectError};
-use crate::fence::publish::in_force::told;
+use crate::coupons::in_force::told;
+use crate::domain::{CouponId, FieldDifference, OrderId};
 use crate::fence::{Fence, FenceState, MARKER_CHANGED, Session, deleted};
+use crate::fence::{StoreError, wal_position};
 use crate::metrics;
-use crate::model::{CouponId, OrderId};
 use crate::postgres::{Postgres, PostgresError, coupons};
-use crate::redis::coupon_hash::FieldDifference;
-use crate::redis::look::Tally;
-use crate::redis::{RedisError, info, look, stream};
+use crate::redis::probe::Tally;
+use crate::redis::{RedisError, info, order_stream, probe};
 use pass::Pass;
 
 /// What a comparison found. Lists name at most `REPORT_MAX_NAMES`; counts are whole.
@@ -72,12 +71,13 @@ impl fmt::Display for Difference {
     }
 }
 
-impl From<EffectError> for ReconcileError {
-    fn from(error: EffectError) -> Self {
+impl From<StoreError> for ReconcileError {
+    fn from(error: StoreError) -> Self {
         match error {
-            EffectError::Fenced => Self::Fenced(MARKER_CHANGED.to_owned()),
-            EffectError::Redis(error) => Self::Redis(error),
-            EffectError::Postgres(error) => Self::Postgres(error),
+            StoreError::NotReady(reason) => Self::Fenced(reason.to_string()),
+            StoreError::Fenced => Self::Fenced(MARKER_CHANGED.to_owned()),
+            StoreError::Redis(error) => Self::Redis(error),
+            StoreError::Postgres(error) => Self::Postgres(error),
         }
     }
 }
@@ -135,7 +135,7 @@ impl Reconciler {
         let session = self.fence.session().map_err(|reason| ReconcileError::Fenced(reason.to_string()))?;
         // Before the claims are read: whatever was lost with them is then found.
         let tally = if extent.repairs() { Some(self.tally(&session).await?) } else { None };
-        let gone = stream::deleted_entries(&session.redis).await?;
+        let gone = order_stream::deleted_entries(&session.redis).await?;
         let found = Comparison { deleted_entries: gone.len(), ..Comparison::default() };
         let mut pass = Pass::new(self, &session, extent, found);
         let mut after = None;
@@ -156,17 +156,17 @@ impl Reconciler {
         pass.look_for_events().await?;
         let found = pass.found;
         // Another epoch may have begun: what was read in two of them is no difference.
-        if stream::marker(&session.redis).await?.as_deref() != Some(&*session.ready) {
+        if order_stream::marker(&session.redis).await?.as_deref() != Some(&*session.ready) {
             return Err(self.fenced(&session));
         }
         count(&found);
         if let Some(tally) = tally {
             if !gone.is_empty() {
                 // Some of their orders are recorded, and are acknowledged with this.
-                position::note(&self.fence, &session, &self.postgres).await?;
+                wal_position::record(&self.fence, &session, &self.postgres).await?;
             }
             deleted::settle(&session.redis, &gone).await?;
-            if !look::settle(&session.redis, &session.ready, &tally).await? {
+            if !probe::settle(&session.redis, &session.ready, &tally).await? {
                 return Err(self.fenced(&session));
             }
         }
@@ -174,7 +174,7 @@ impl Reconciler {
     }
 
     async fn tally(&self, session: &Session) -> Result<Tally, ReconcileError> {
-        look::tally(&session.redis, &session.ready).await?.ok_or_else(|| self.fenced(session))
+        probe::tally(&session.redis, &session.ready).await?.ok_or_else(|| self.fenced(session))
     }
 
     fn fenced(&self, session: &Session) -> ReconcileError {
@@ -186,7 +186,7 @@ impl Reconciler {
     pub async fn check(&self) -> Result<(), ReconcileError> {
         let session = self.fence.session().map_err(|reason| ReconcileError::Fenced(reason.to_string()))?;
         self.check_sums(&session).await?;
-        if !stream::deleted_entries(&session.redis).await?.is_empty() {
+        if !order_stream::deleted_entries(&session.redis).await?.is_empty() {
             log(&self.compare_to(Extent::ByItself).await?);
         }
         Ok(())
@@ -210,7 +210,7 @@ impl Reconciler {
     /// Compares for the entries that the fence's look has missed, unless another process has done so since.
     async fn look_for_missed(&self) -> Result<(), ReconcileError> {
         let session = self.fence.session().map_err(|reason| ReconcileError::Fenced(reason.to_string()))?;
-        let tally = look::look(&session.redis).await?.tally;
+        let tally = probe::probe_stream(&session.redis).await?.tally;
         if tally.misses_entries() {
             let found = self.compare_to(Extent::ByItself).await?;
             tracing::warn!(

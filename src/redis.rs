@@ -5,17 +5,16 @@
 //! promoted replica, a flushed Redis). Here a broken connection stays broken; whoever owns it makes a
 //! new one and looks first.
 
-pub mod claim;
 pub mod coupon_hash;
 pub mod health;
 pub mod info;
 pub mod keys;
-pub mod look;
+pub mod order_stream;
+pub mod probe;
 pub mod rebuild;
 pub mod reclaim;
-pub mod script;
+pub mod scripts;
 pub mod stored;
-pub mod stream;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, StoreAddresses};
 use crate::disk;
-use crate::model::CouponId;
+use crate::domain::CouponId;
 use keys::Keys;
 
 /// Where Redis is and how its keys are named; makes connections.

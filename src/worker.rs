@@ -17,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 use self::consume::Shift;
 use crate::config::{self, WorkerSettings};
 use crate::fence::{Fence, FenceState};
+use crate::orders::waiters::OrderWaiters;
 use crate::postgres::{self, PgConnection, Postgres, PostgresError};
-use crate::recorded::Recorded;
-use crate::redis::{Redis, RedisError, RedisServer, info, script, stream};
+use crate::redis::{Redis, RedisError, RedisServer, info, order_stream, scripts};
 use crate::tasks::Tasks;
 
 /// What every role of a worker needs.
@@ -28,7 +28,7 @@ pub struct Context {
     pub server: RedisServer,
     pub postgres: Postgres,
     pub fence: Fence,
-    pub recorded: Recorded,
+    pub waiters: OrderWaiters,
     pub tasks: Tasks,
     /// Wakes the housekeeping when a unit waits in the outbox.
     pub unit_waits: Arc<Notify>,
@@ -105,7 +105,7 @@ impl<'a> Link<'a> {
             Some(redis) => redis.clone(),
             None => self.redis.insert(self.context.server.connect_blocking().await?).clone(),
         };
-        let epoch = stream::ready_epoch(&redis).await?;
+        let epoch = order_stream::ready_epoch(&redis).await?;
         if epoch.is_none() {
             pause(config::FENCE_RETRY, stop).await;
         }
@@ -120,7 +120,7 @@ impl<'a> Link<'a> {
             let now = postgres::fence::durable_lsn(&mut connection).await?;
             if noted.is_ok_and(|noted| noted.is_some_and(|noted| now < noted)) {
                 let why = "Postgres is an older copy of itself";
-                self.context.fence.lost_by_postgres(epoch, why);
+                self.context.fence.postgres_lost_commits(epoch, why);
                 return Err(PostgresError::Transient(why.into()));
             }
             self.postgres = Some(connection);
@@ -139,9 +139,9 @@ impl<'a> Link<'a> {
 /// epoch in force now that has lost them: the marker read before them may be over, and held against an epoch
 /// that is over, they would be forgotten.
 async fn report_deleted(context: &Context, redis: &Redis, entries: usize) -> Result<(), RedisError> {
-    let marker = stream::marker(redis).await?;
+    let marker = order_stream::marker(redis).await?;
     // Without a marker a rebuild is due in any case.
-    if let Some(epoch) = marker.as_deref().and_then(script::marker_epoch) {
+    if let Some(epoch) = marker.as_deref().and_then(scripts::marker_epoch) {
         context.fence.lost(epoch, &format!("{entries} pending entries were deleted or trimmed in Redis"));
     }
     Ok(())
@@ -150,7 +150,7 @@ async fn report_deleted(context: &Context, redis: &Redis, entries: usize) -> Res
 /// Takes a consumer's name out of the group, if it holds nothing.
 async fn leave(context: &Context, consumer: &str) {
     let Ok(session) = context.fence.session() else { return };
-    let removed = script::remove_consumer(&session.redis, &session.ready, consumer, Duration::ZERO).await;
+    let removed = scripts::remove_consumer(&session.redis, &session.ready, consumer, Duration::ZERO).await;
     if let Err(error) = removed {
         tracing::debug!(consumer, "consumer {consumer} stays in the group: {error}");
     }

@@ -15,7 +15,7 @@ fn candidates(module: &str) -> Vec<String> {
     let name = module.rsplit('/').next().unwrap();
     let folder = module.strip_suffix(name).unwrap();
     if folder.is_empty() {
-        vec![format!("tests/it/{name}.rs"), format!("tests/{name}.rs"), format!("tests/{name}/main.rs")]
+        vec![format!("tests/system/{name}.rs"), format!("tests/{name}.rs"), format!("tests/{name}/main.rs")]
     } else {
         vec![format!("tests/{folder}{name}.rs"), format!("tests/{folder}tests/{name}.rs")]
     }

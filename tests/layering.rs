@@ -256,10 +256,10 @@ fn every_use_of_a_module_is_read() {
     let uses = |text: &str| source(text).uses().into_iter().collect::<Vec<_>>();
     assert_eq!(uses("use crate::redis::{self, keys};"), ["redis"]);
     assert_eq!(
-        uses("use crate::{\n    config,\n    redis::{keys, script},\n    worker as w,\n};"),
+        uses("use crate::{\n    config,\n    redis::{keys, scripts},\n    worker as w,\n};"),
         ["config", "redis", "worker"]
     );
-    assert_eq!(uses("pub(crate) fn f() { crate::gate::g(crate::model::M) }"), ["gate", "model"]);
+    assert_eq!(uses("pub(crate) fn f() { crate::claims::batcher::g(crate::domain::M) }"), ["gate", "model"]);
     assert!(uses("// crate::worker\n//! [`crate::worker`]\n").is_empty());
     assert!(uses("#[cfg(test)]\nmod tests {\n    use crate::worker;\n}\n").is_empty());
     assert_eq!(uses("#[cfg(test)]\nmod tests {\n}\nuse crate::worker;\n"), ["worker"]);

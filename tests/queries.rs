@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use seckill::data_dir::DataDir;
+use seckill::domain::{CouponId, Definition, OrderEvent, OrderId, OrderStatus, UserId};
 use seckill::embedded::Embedded;
-use seckill::model::{CouponId, Definition, OrderEvent, OrderId, OrderStatus, UserId};
 use seckill::postgres::dead_letters::{self, Ended, Letter};
 use seckill::postgres::orders::{self, OrderFilter, Recorded};
 use seckill::postgres::rebuild::RebuildSession;

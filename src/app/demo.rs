@@ -1,43 +1,41 @@
-//! The demo's sample coupons, made through the same steps as the API's, and the text that tells of them.
+//! The demo's sample coupons, made by the same functions as the API's, and the text that shows how to claim them.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use anyhow::Context;
 use time::OffsetDateTime;
 
-use super::Core;
+use super::Domain;
 use crate::cli::ServeArgs;
 use crate::cli::demo::{DemoText, demo_text};
 use crate::cli::token::mint_token;
 use crate::config::CredentialSettings;
+use crate::coupons::definitions::{CouponError, Coupons, ExpectedVersion};
 use crate::data_dir::DataDir;
-use crate::fence::publish::publish;
-use crate::fence::{FenceState, Session};
-use crate::gate::Gate;
-use crate::model::{Claim, Definition, OrderId, UserId};
-use crate::postgres::coupons;
+use crate::domain::{CouponPatch, NewCoupon, UserId};
+use crate::fence::{Fence, FenceState};
 
 const USER: &str = "alice";
 const TOKEN_LIFETIME: Duration = Duration::from_hours(24);
 const OPENS_AFTER: Duration = Duration::from_mins(1);
 
-/// Waits until claims are taken, makes the coupons, answers the text.
+/// Waits until claims are taken, makes the coupons, and returns the text.
 pub async fn open(
-    core: &Core,
-    gate: &Gate,
+    fence: &Fence,
+    domain: &Domain,
     args: &ServeArgs,
     address: SocketAddr,
     credentials: &CredentialSettings,
 ) -> anyhow::Result<String> {
-    let mut states = core.fence.subscribe();
-    states.wait_for(|state| matches!(state, FenceState::Up(_))).await?;
-    let session = core.fence.session().map_err(|reason| anyhow::anyhow!("claims are not taken: {reason}"))?;
+    fence.subscribe().wait_for(|state| matches!(state, FenceState::Up(_))).await?;
     let opens = OffsetDateTime::now_utc() + OPENS_AFTER;
-    offer(core, &session, sample("coffee", "A free coffee", 100, None)?).await?;
-    offer(core, &session, sample("tea", "A pot of tea", 100, Some(opens))?).await?;
+    offer(&domain.coupons, sample("coffee", "A free coffee", 100, None)?).await?;
+    offer(&domain.coupons, sample("tea", "A pot of tea", 100, Some(opens))?).await?;
     let gone = sample("gone", "The last biscuit", 1, None)?;
-    offer(core, &session, gone.clone()).await?;
-    gate.claim(Claim { coupon: gone.id, user: "demo".parse()?, order: OrderId::mint() }).await?;
+    let id = gone.id.clone();
+    offer(&domain.coupons, gone).await?;
+    domain.claims.claim(&id, &"demo".parse()?, Duration::ZERO).await.context("the demo's own claim")?;
 
     let user: UserId = USER.parse()?;
     let secret = credentials.jwt_secret.as_deref().unwrap_or_default();
@@ -52,35 +50,29 @@ pub async fn open(
     }))
 }
 
-fn sample(
-    id: &str,
-    title: &str,
-    total: i64,
-    starts_at: Option<OffsetDateTime>,
-) -> anyhow::Result<Definition> {
-    Ok(Definition {
+fn sample(id: &str, title: &str, total: i64, starts_at: Option<OffsetDateTime>) -> anyhow::Result<NewCoupon> {
+    Ok(NewCoupon {
         id: id.parse()?,
-        title: title.into(),
+        title: Some(title.into()),
         total,
         starts_at,
         ends_at: None,
-        paused: false,
-        per_user_limit: 1,
+        per_user_limit: None,
         reserve_seconds: None,
         unlisted: false,
-        version: 1,
     })
 }
 
-/// Makes a coupon, or opens the one of an earlier demo anew.
-async fn offer(core: &Core, session: &Session, mut definition: Definition) -> anyhow::Result<()> {
-    let inserted = coupons::insert(&core.postgres.pool, &definition).await?;
-    if !inserted {
-        let Some(row) = coupons::get(&core.postgres.pool, &definition.id).await? else { return Ok(()) };
-        definition = Definition { starts_at: definition.starts_at, ..row.definition };
-        coupons::edit(&core.postgres.pool, &definition).await?;
-        definition.version += 1;
+/// Makes a coupon, or sets a new opening for the one that an earlier demo made.
+async fn offer(coupons: &Coupons, coupon: NewCoupon) -> anyhow::Result<()> {
+    let patch = CouponPatch { starts_at: Some(coupon.starts_at), ..CouponPatch::default() };
+    let id = coupon.id.clone();
+    match coupons.create(coupon).await {
+        Ok(_) => Ok(()),
+        Err(CouponError::Exists(_)) => {
+            coupons.edit(&id, &patch, &ExpectedVersion::Any).await?;
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
     }
-    publish(&core.fence, session, &core.postgres, inserted, &definition).await?;
-    Ok(())
 }

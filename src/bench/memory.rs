@@ -5,7 +5,7 @@ use super::round::Round;
 use super::scenarios::{Bench, COUPON, PLENTY, count};
 use super::stage::until;
 use crate::config::STREAM_TAIL_ENTRIES;
-use crate::redis::stream;
+use crate::redis::order_stream;
 
 /// Redis trims whole nodes of the stream only.
 const TRIMMED_BELOW_ENTRIES: i64 = 2 * STREAM_TAIL_ENTRIES.cast_signed();
@@ -19,7 +19,7 @@ impl Bench<'_> {
         fill(self.stage, COUPON, 0..claims).await?;
         self.stage.until_recorded().await?;
         until("the stream is trimmed", async || {
-            Ok((stream::length(&self.stage.redis).await? < TRIMMED_BELOW_ENTRIES).then_some(()))
+            Ok((order_stream::length(&self.stage.redis).await? < TRIMMED_BELOW_ENTRIES).then_some(()))
         })
         .await?;
         let after = self.stage.redis_number("used_memory").await?;

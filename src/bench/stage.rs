@@ -19,7 +19,7 @@ use crate::data_dir::DataDir;
 use crate::embedded::Embedded;
 use crate::postgres::Postgres;
 use crate::redis::keys::GROUP;
-use crate::redis::{Redis, RedisServer, health, info, stream};
+use crate::redis::{Redis, RedisServer, health, info, order_stream};
 use crate::tasks::Tasks;
 
 pub const PREFIX: &str = "seckill";
@@ -145,7 +145,7 @@ impl Stage {
 
     /// Events that nobody has recorded and acknowledged yet.
     pub async fn backlog(&self) -> anyhow::Result<u64> {
-        let groups = stream::groups(&self.redis).await?;
+        let groups = order_stream::groups(&self.redis).await?;
         let group = groups.iter().find(|group| group.name == GROUP).context("the stream has no group")?;
         Ok(u64::try_from(group.pending + info::unread(&self.redis, group).await?)?)
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::client::{Client, ClientArgs, REQUEST_TIMEOUT};
 use super::output::field;
 use super::values::{parse_idempotency_key, parse_wait};
-use crate::model::{CouponId, UserId};
+use crate::domain::{CouponId, UserId};
 
 #[derive(Args)]
 pub struct ClaimArgs {

@@ -12,7 +12,7 @@ use super::values::{
     TimeOrNone, parse_reserve_seconds, parse_time, parse_time_or_none, parse_title, rfc3339,
 };
 use crate::config::{PER_USER_LIMIT_MAX, TOTAL_MAX_UNITS, parse_whole};
-use crate::model::CouponId;
+use crate::domain::CouponId;
 
 const COUPONS: &str = "/v1/admin/coupons";
 

@@ -14,7 +14,7 @@ use super::output::print_line;
 use super::values::parse_token_lifetime;
 use crate::config::{CredentialSettings, JWT_SECRET_MIN_BYTES};
 use crate::data_dir::{DataDir, JWT_SECRET, read_secret};
-use crate::model::UserId;
+use crate::domain::UserId;
 
 #[derive(Args)]
 pub struct TokenArgs {

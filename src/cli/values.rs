@@ -5,7 +5,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::{config, model};
+use crate::{config, domain};
 
 /// Longer ones say that the unit was mistaken.
 const TOKEN_LIFETIME_MAX: Duration = Duration::from_hours(3_650 * 24);
@@ -18,7 +18,7 @@ pub enum TimeOrNone {
 }
 
 pub fn parse_time(text: &str) -> Result<OffsetDateTime, String> {
-    model::parse_time(text).map_err(|error| error.to_string())
+    domain::parse_time(text).map_err(|error| error.to_string())
 }
 
 pub fn parse_time_or_none(text: &str) -> Result<TimeOrNone, String> {

@@ -22,13 +22,13 @@ pub const VERIFIED_TOKEN_MAX_BYTES: usize = 1_024;
 // ---- claims ----
 
 /// Claims in one EVALSHA.
-pub const GATE_BATCH_MAX_CLAIMS: usize = 256;
+pub const CLAIM_BATCH_MAX_CLAIMS: usize = 256;
 /// EVALSHAs of claims under way at once.
-pub const GATE_MAX_CARRIERS: usize = 2;
+pub const CLAIM_MAX_SENDERS: usize = 2;
 /// Fewer claims than this wait for the batch that is under way.
-pub const GATE_SECOND_BATCH_MIN_CLAIMS: usize = 8;
+pub const CLAIM_SECOND_BATCH_MIN_CLAIMS: usize = 8;
 /// Claims that wait for a place in a batch; one more is answered 503.
-pub const GATE_QUEUE_MAX_CLAIMS: usize = 16_384;
+pub const CLAIM_QUEUE_MAX_CLAIMS: usize = 16_384;
 /// From the claim's arrival to the moment after which the script refuses it, by Redis's clock.
 pub const CLAIM_DEADLINE: Duration = Duration::from_secs(2);
 /// Largest `Prefer: wait=N`.
@@ -37,6 +37,23 @@ pub const PREFER_WAIT_MAX: Duration = Duration::from_secs(10);
 pub const WAITING_ORDERS_MAX: usize = 20_000;
 /// How often Postgres is asked, once for all waiting orders, for what other processes recorded.
 pub const WAITING_ORDERS_POLL: Duration = Duration::from_millis(50);
+/// How long a repeated claim waits to learn the status of its order; without an answer the order is `accepted`.
+pub const ORDER_STATUS_TIMEOUT: Duration = Duration::from_millis(250);
+/// How often one claim is made again; each time another order of the user has ended since.
+pub const CLAIM_MAX_RETRIES: usize = 3;
+/// How long the admin waits for an order that may be on its way.
+pub const ORDER_ON_ITS_WAY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a coupon's request waits for another request to bring the coupon into force, and how often it looks.
+pub const COUPON_IN_FORCE_TIMEOUT: Duration = Duration::from_secs(2);
+pub const COUPON_IN_FORCE_POLL: Duration = Duration::from_millis(20);
+/// How long an edit is tried again while other edits come between; one of them succeeds each time.
+pub const COUPON_EDIT_TIMEOUT: Duration = Duration::from_secs(4);
+/// How often a coupon is compared again while others edit it.
+pub const COUPON_COMPARE_MAX_TRIES: usize = 8;
+/// How long the first publication of a coupon is left to the request that inserted it.
+pub const FIRST_PUBLICATION_GRACE: Duration = Duration::from_secs(2);
+/// How long a handler waits for work on Postgres that goes on without it, beside what its client asked it to wait.
+pub const HTTP_POSTGRES_TIMEOUT: Duration = Duration::from_secs(8);
 /// `Retry-After` of a 503.
 pub const RETRY_AFTER_SECONDS: u64 = 1;
 

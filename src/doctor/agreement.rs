@@ -6,11 +6,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Finding, ask, counted, definitions};
 use crate::config;
-use crate::fence::{look, lost};
-use crate::model::CouponId;
+use crate::domain::CouponId;
+use crate::fence::{postgres_loss, probe};
 use crate::postgres::fence::{self, FenceRow};
 use crate::postgres::{PgConnection, coupons, health};
-use crate::redis::info::{self, Look};
+use crate::redis::info;
+use crate::redis::probe::{self as redis_probe, RedisProbe};
 use crate::redis::{Redis, RedisError, stored};
 
 /// Compares what answers; a store that does not has its own finding already.
@@ -31,7 +32,7 @@ pub async fn examine(redis: Option<&Redis>, postgres: Option<PgConnection>) -> V
 }
 
 async fn fence(redis: &Redis, postgres: &mut PgConnection) -> Finding {
-    let seen = match info::look(redis).await {
+    let seen = match redis_probe::probe(redis).await {
         Ok(seen) => seen,
         Err(error @ RedisError::NotAllowed(_)) => {
             let what_to_do = "see redis-permissions: claims go on once the user has that right";
@@ -52,8 +53,8 @@ async fn fence(redis: &Redis, postgres: &mut PgConnection) -> Finding {
             Err(error) => return Finding::unreadable("fence", &error.to_string()),
         };
     let sign = async {
-        let compared = lost::Definitions::compare(redis, &in_redis, &in_postgres).await?;
-        lost::by_postgres(redis, &seen, &row, None, &compared).await
+        let compared = postgres_loss::Definitions::compare(redis, &in_redis, &in_postgres).await?;
+        postgres_loss::by_postgres(redis, &seen, &row, None, &compared).await
     };
     match sign.await {
         Ok(sign) => judge_fence(&seen, &row, sign.map(|sign| sign.why)),
@@ -61,15 +62,15 @@ async fn fence(redis: &Redis, postgres: &mut PgConnection) -> Finding {
     }
 }
 
-fn judge_fence(seen: &Look, row: &FenceRow, lost: Option<String>) -> Finding {
+fn judge_fence(seen: &RedisProbe, row: &FenceRow, lost: Option<String>) -> Finding {
     let check = "fence";
     if let Some(why) = lost {
         let what = format!(
             "down: Postgres has lost commits, or belongs to another Redis ({why}): claims wait for a person"
         );
-        return Finding::red(check, what, lost::WHAT_TO_DO);
+        return Finding::red(check, what, postgres_loss::WHAT_TO_DO);
     }
-    let Err(difference) = look::compare(seen, row) else {
+    let Err(difference) = probe::compare(seen, row) else {
         return Finding::green(check, format!("up: both stores are at epoch {}", row.epoch));
     };
     if seen.marker.as_deref().is_some_and(|marker| marker.starts_with("building:")) {

@@ -3,11 +3,11 @@
 
 use super::{Finding, ask, counted};
 use crate::config;
-use crate::fence::publish::in_force::{Standing, told};
-use crate::model::CouponId;
+use crate::coupons::in_force::{Standing, told};
+use crate::domain::{CouponId, FieldDifference};
 use crate::postgres::coupons::{self, CouponRow};
 use crate::postgres::{PgConnection, PostgresError};
-use crate::redis::coupon_hash::{self, FieldDifference, KeptDefinition};
+use crate::redis::coupon_hash::{self, KeptDefinition};
 use crate::redis::{Redis, RedisError};
 
 const CHECK: &str = "definitions";

@@ -4,8 +4,8 @@ use super::{Finding, Limits, counted, redis_is_away, seconds};
 use crate::config;
 use crate::redis::health::{self, Durability, Info};
 use crate::redis::keys::GROUP;
-use crate::redis::stream::{self, ConsumerInfo, GroupInfo};
-use crate::redis::{Redis, RedisError, RedisServer, info, look};
+use crate::redis::order_stream::{self, ConsumerInfo, GroupInfo};
+use crate::redis::{Redis, RedisError, RedisServer, info, probe};
 
 /// The findings, and the connection where Redis answers.
 pub async fn examine(server: &RedisServer, limits: &Limits) -> (Vec<Finding>, Option<Redis>) {
@@ -20,7 +20,7 @@ pub async fn examine(server: &RedisServer, limits: &Limits) -> (Vec<Finding>, Op
 }
 
 async fn check(server: &RedisServer, redis: &Redis, limits: &Limits) -> Result<Vec<Finding>, RedisError> {
-    let refusal = match look::look(redis).await {
+    let refusal = match probe::probe_stream(redis).await {
         // A server that is too old for this question answers others.
         Err(RedisError::Refused(_)) => None,
         looked => looked?.refusal(redis),
@@ -37,7 +37,7 @@ async fn check(server: &RedisServer, redis: &Redis, limits: &Limits) -> Result<V
 
 async fn check_all(redis: &Redis, limits: &Limits) -> Result<Vec<Finding>, RedisError> {
     // The first question is one that a Redis answers only if it can serve.
-    stream::marker(redis).await.or_else(|error| match error {
+    order_stream::marker(redis).await.or_else(|error| match error {
         RedisError::WrongType(_) => Ok(None),
         error => Err(error),
     })?;
@@ -168,14 +168,14 @@ fn writes(info: &Info) -> Finding {
 }
 
 async fn check_stream(redis: &Redis, limits: &Limits) -> Result<Vec<Finding>, RedisError> {
-    let groups = stream::groups(redis).await?;
+    let groups = order_stream::groups(redis).await?;
     let Some(group) = groups.into_iter().find(|group| group.name == GROUP) else {
         let what = format!("the order stream or its consumer group {GROUP} is gone: claims are refused");
         return Ok(vec![Finding::red("order-stream", what, MENDS_ITSELF)]);
     };
     Ok(vec![
         Finding::green("order-stream", format!("there, with its consumer group {GROUP}")),
-        workers(workers_connected(redis).await?, &stream::consumers(redis).await?),
+        workers(workers_connected(redis).await?, &order_stream::consumers(redis).await?),
         pending(redis, limits).await?,
         deleted(redis).await?,
         backlog(redis, &group, limits).await?,
@@ -246,7 +246,7 @@ async fn pending(redis: &Redis, limits: &Limits) -> Result<Finding, RedisError> 
 
 async fn deleted(redis: &Redis) -> Result<Finding, RedisError> {
     let check = "deleted-entries";
-    let deleted = stream::deleted_entries(redis).await?;
+    let deleted = order_stream::deleted_entries(redis).await?;
     let Some(first) = deleted.first() else {
         return Ok(Finding::green(check, "every pending entry is in the stream"));
     };

@@ -2,19 +2,17 @@
 //! then. Who keeps what in a rebuild, and how long the pause is after one that failed, is decided elsewhere.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::look::{self, Difference};
+use super::probe::{self, Difference};
 use super::rebuild::{self, Cause, Refused, Report};
 use super::retry::Down;
-use super::{Fence, FenceState, RedisClock, Session, bounded, lock, lost};
-use crate::catalogue::Catalogue;
+use super::{Fence, FenceState, RedisClock, Session, bounded, lock, postgres_loss};
 use crate::config;
 use crate::postgres::fence::FenceRow;
 use crate::postgres::{Postgres, coupons};
-use crate::redis::script::ready_marker;
 use crate::redis::{Redis, RedisServer, stored};
 
 impl Fence {
@@ -23,7 +21,6 @@ impl Fence {
         &self,
         server: &RedisServer,
         postgres: &Postgres,
-        catalogue: &Catalogue,
         is_repeated: bool,
     ) -> Result<Arc<Session>, Down> {
         let mut is_rebuilt = false;
@@ -40,11 +37,11 @@ impl Fence {
                     Err(Difference { cause: "ordered", sentence, is_normal: true })
                 }
                 (None, Some(loss)) => Err(loss.as_difference()),
-                (None, None) => look::compare(&seen, &row),
+                (None, None) => probe::compare(&seen, &row),
             };
             if let Err(difference) = verdict {
                 if order.is_none() && row.postgres_lost {
-                    let why = lost::change(&seen, &row, loss.as_ref()).unwrap_or_default();
+                    let why = postgres_loss::change(&seen, &row, loss.as_ref()).unwrap_or_default();
                     return Err(self.waits(&why));
                 }
                 if order.is_none() && is_rebuilt {
@@ -60,17 +57,11 @@ impl Fence {
                 continue;
             }
             if let Some(why) = self.lost_definition(&redis, &row, postgres).await {
-                self.lost_by_postgres(&row.epoch, &why);
+                self.postgres_lost_commits(&row.epoch, &why);
                 continue;
             }
-            // Lists and the telling of lost coupons from unknown ones may be a little behind without Postgres.
-            catalogue.refresh_briefly(Duration::ZERO).await;
-            let session = Arc::new(Session {
-                ready: ready_marker(&row.epoch),
-                epoch: row.epoch,
-                redis,
-                clock: RedisClock::learned(seen.now_ms, looked_at),
-            });
+            let clock = RedisClock::learned(seen.now_ms, looked_at);
+            let session = Arc::new(Session::new(row.epoch, redis, clock));
             self.note(&seen);
             if !self.lend_out(&session) {
                 continue;
@@ -91,12 +82,12 @@ impl Fence {
         let in_redis = stored::versions(redis).await.ok()?;
         let pool = postgres.pool.clone();
         let in_postgres = bounded(async move { coupons::versions(&pool).await }).await?.ok()?;
-        lost::Definitions::compare(redis, &in_redis, &in_postgres).await.ok()?.why()
+        postgres_loss::Definitions::compare(redis, &in_redis, &in_postgres).await.ok()?.why()
     }
 
     fn waits(&self, why: &str) -> Down {
         let mut known = lock(&self.shared.waits);
-        Down::Waits(known.get_or_insert_with(|| lost::sentence(why).into()).clone())
+        Down::Waits(known.get_or_insert_with(|| postgres_loss::sentence(why).into()).clone())
     }
 
     /// `false` where a loss of this epoch has become known since it was looked for: a worker may have been

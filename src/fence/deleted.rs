@@ -3,13 +3,13 @@
 
 use crate::config;
 use crate::metrics;
-use crate::redis::{Redis, RedisError, stream};
+use crate::redis::{Redis, RedisError, order_stream};
 
 /// Counts each once, whoever else has found it too.
 pub async fn settle(redis: &Redis, ids: &[String]) -> Result<(), RedisError> {
     let mut settled = 0;
     for ids in ids.chunks(config::SCAN_PAGE) {
-        settled += stream::acknowledge(redis, ids).await?;
+        settled += order_stream::acknowledge(redis, ids).await?;
     }
     if settled > 0 {
         let named: Vec<&str> = ids.iter().take(config::LOG_MAX_NAMES).map(String::as_str).collect();

@@ -12,20 +12,21 @@ use anyhow::bail;
 use futures_util::{FutureExt, StreamExt};
 use serde::Serialize;
 
-use super::look::{self, Difference};
-use super::lost::{self, Sign};
+use super::postgres_loss::{self, Sign};
+use super::probe::{self, Difference};
 use super::{Loss, counter, deleted};
 use crate::config;
+use crate::domain::{CouponId, Definition, OrderEvent, OrderId};
 use crate::logs::info_or_warn;
 use crate::metrics;
-use crate::model::{CouponId, Definition, OrderEvent, OrderId};
 use crate::postgres::Postgres;
 use crate::postgres::fence::FenceRow;
 use crate::postgres::rebuild::RebuildSession;
-use crate::redis::info::Look;
+use crate::redis::probe as redis_probe;
+use crate::redis::probe::RedisProbe;
 use crate::redis::rebuild::{self as redis_rebuild, CouponSet};
 use crate::redis::stored::{self as in_redis, StoredCoupon};
-use crate::redis::{Redis, RedisServer, info, script, stream};
+use crate::redis::{Redis, RedisServer, order_stream, scripts};
 use decide::{Plan, Trust, decide_coupon};
 use definitions::Edit;
 
@@ -35,7 +36,7 @@ const NEWER: &str = "another process has begun a newer rebuild";
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     /// Postgres has lost commits, and no person has ordered the rebuild.
-    #[error("{}", lost::sentence(.0))]
+    #[error("{}", postgres_loss::sentence(.0))]
     Waits(String),
     #[error("another process is rebuilding")]
     Busy,
@@ -89,10 +90,10 @@ pub async fn rebuild(
         bail!(Refused::Busy);
     };
     let redis = server.connect().await?;
-    let seen = info::look(&redis).await?;
+    let seen = redis_probe::probe(&redis).await?;
     let row = session.row().await?;
     let loss = cause.loss.as_ref().filter(|loss| loss.epoch == row.epoch);
-    if !cause.ordered && loss.is_none() && look::compare(&seen, &row).is_ok() {
+    if !cause.ordered && loss.is_none() && probe::compare(&seen, &row).is_ok() {
         session.close().await?;
         return Ok(None);
     }
@@ -103,8 +104,8 @@ pub async fn rebuild(
     // 2. What Postgres lost is known from here on, whichever process dies; then a new epoch, after every open
     // recording transaction has ended.
     let versions = in_redis::versions(&redis).await?;
-    let compared = lost::Definitions::compare(&redis, &versions, &session.versions().await?).await?;
-    let sign = lost::by_postgres(&redis, &seen, &row, loss, &compared).await?;
+    let compared = postgres_loss::Definitions::compare(&redis, &versions, &session.versions().await?).await?;
+    let sign = postgres_loss::by_postgres(&redis, &seen, &row, loss, &compared).await?;
     if let Some(sign) = &sign
         && !cause.ordered
     {
@@ -124,7 +125,7 @@ pub async fn rebuild(
     };
 
     // 7. On the same connection, so that these are the scripts of the server just rebuilt.
-    script::load_all(&redis).await?;
+    scripts::load_all(&redis).await?;
     session.mark_published(&epoch, &definitions).await?;
     session.settle(&epoch, &seen.run_id, &seen.replid).await?;
     session.close().await?;
@@ -156,7 +157,7 @@ struct Source {
 async fn begin(
     redis: &Redis,
     session: &mut RebuildSession,
-    seen: &Look,
+    seen: &RedisProbe,
     row: &FenceRow,
     cause: &Cause,
     is_lost: bool,
@@ -172,7 +173,7 @@ async fn begin(
             cause.difference
         );
     }
-    let may_cancel = lost::may_cancel(seen, row);
+    let may_cancel = postgres_loss::may_cancel(seen, row);
     // A Redis that may be behind must not count as the one of the agreement if this rebuild dies.
     let (run_id, replid) = if may_cancel { (&*seen.run_id, &*seen.replid) } else { ("", "") };
     session.start_epoch(&epoch, run_id, replid, is_lost).await?;
@@ -285,7 +286,8 @@ async fn decide_and_apply(
 /// Postgres may have been put back since the look: a rebuild must not undo an edit.
 fn refuse_newer(definition: &Definition, stored: &StoredCoupon) -> Result<(), Refused> {
     let theirs = stored.version().filter(|_| stored.adds_up);
-    match theirs.and_then(|theirs| lost::newer_in_redis(&definition.id, theirs, definition.version)) {
+    match theirs.and_then(|theirs| postgres_loss::newer_in_redis(&definition.id, theirs, definition.version))
+    {
         Some(why) => Err(Refused::Waits(why)),
         None => Ok(()),
     }
@@ -296,7 +298,7 @@ async fn unacknowledged(
     redis: &Redis,
 ) -> anyhow::Result<(HashMap<CouponId, Vec<(String, OrderEvent)>>, Vec<String>)> {
     let mut events: HashMap<CouponId, Vec<(String, OrderEvent)>> = HashMap::new();
-    let mut walk = stream::Walk::start(redis).await?;
+    let mut walk = order_stream::Walk::start(redis).await?;
     while let Some(page) = walk.next_page().await? {
         for entry in page {
             // Workers end the unreadable ones.
@@ -355,6 +357,6 @@ async fn apply_plan(
 
 /// Above the row's and the marker's; the random part tells apart two databases that count alike.
 fn next_epoch(row: &str, marker: Option<&str>) -> String {
-    let marker = marker.and_then(script::marker_epoch).map_or(0, counter);
+    let marker = marker.and_then(scripts::marker_epoch).map_or(0, counter);
     format!("{}-{:08x}", counter(row).max(marker) + 1, rand::random::<u32>())
 }

@@ -1,15 +1,18 @@
 //! What the fence lends out while it is up, and Redis's clock as this process knows it: deadlines of claims go
 //! by it, not by this machine's.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use super::counter;
 use crate::redis::Redis;
+use crate::redis::scripts::ready_marker;
 
 /// An agreement in force, and the connection on which it was seen.
 pub struct Session {
+    /// Numbers the sessions of this process, from 1.
+    pub id: u64,
     pub epoch: String,
     /// `ready:<epoch>`
     pub ready: Arc<str>,
@@ -18,6 +21,12 @@ pub struct Session {
 }
 
 impl Session {
+    pub(super) fn new(epoch: String, redis: Redis, clock: RedisClock) -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let id = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+        Self { id, ready: ready_marker(&epoch), epoch, redis, clock }
+    }
+
     /// The part of the epoch that grows.
     #[must_use]
     pub fn number(&self) -> u64 {

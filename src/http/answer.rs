@@ -1,8 +1,13 @@
-//! The answers that handlers give: JSON that nobody may keep, and lists.
+//! The answers that handlers give: JSON that no cache may keep, and lists.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
+
+use super::problem::Problem;
+
+/// What a handler returns.
+pub type Answer = Result<Response<Bytes>, Problem>;
 
 #[expect(clippy::option_option, reason = "a whole list has no `next`, a last page has null")]
 #[derive(Serialize)]
@@ -23,12 +28,12 @@ impl<T: Serialize> List<T> {
     }
 }
 
-/// As much as the answer to a claim has.
-const USUAL_BYTES: usize = 256;
+/// The size of the answer to a claim.
+const CLAIM_ANSWER_BYTES: usize = 256;
 
-/// A JSON answer that nobody may keep.
+/// A JSON answer that no cache may keep.
 pub fn json(status: StatusCode, body: &impl Serialize) -> Response<Bytes> {
-    let mut text = Vec::with_capacity(USUAL_BYTES);
+    let mut text = Vec::with_capacity(CLAIM_ANSWER_BYTES);
     if let Err(error) = serde_json::to_writer(&mut text, body) {
         tracing::error!("an answer could not be written: {error}");
         text = b"null".to_vec();

@@ -8,7 +8,7 @@ use subtle::ConstantTimeEq;
 use super::problem::{Code, Problem};
 use super::token::{TokenRules, Verified};
 use crate::config::{self, CredentialSettings};
-use crate::model::UserId;
+use crate::domain::UserId;
 
 pub struct Auth {
     admin_token: String,
@@ -17,14 +17,26 @@ pub struct Auth {
     verified: Cache<Box<str>, Verified>,
 }
 
-/// Somebody with valid credentials.
+/// A client with valid credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Caller {
     User(UserId),
     Admin,
 }
 
+impl Caller {
+    /// `None` for the admin.
+    pub const fn user(&self) -> Option<&UserId> {
+        match self {
+            Self::User(user) => Some(user),
+            Self::Admin => None,
+        }
+    }
+}
+
 impl Auth {
+    /// # Errors
+    /// When a credential is missing or too short.
     pub fn new(credentials: &CredentialSettings) -> anyhow::Result<Self> {
         let admin_token = credentials.admin_token.clone().unwrap_or_default();
         ensure!(!admin_token.is_empty(), "SECKILL_ADMIN_TOKEN must be set");

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use time::OffsetDateTime;
 
 use super::problem::Problem;
-use crate::model;
+use crate::domain;
 
 /// A point in time in a body.
 #[derive(Clone, Copy, Debug)]
@@ -15,7 +15,7 @@ pub struct Rfc3339(pub OffsetDateTime);
 impl<'de> Deserialize<'de> for Rfc3339 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        model::parse_time(&text).map(Self).map_err(D::Error::custom)
+        domain::parse_time(&text).map(Self).map_err(D::Error::custom)
     }
 }
 
@@ -101,7 +101,7 @@ mod tests {
         title: Option<String>,
         paused: Option<bool>,
         starts_at: Option<Rfc3339>,
-        id: Option<crate::model::CouponId>,
+        id: Option<crate::domain::CouponId>,
     }
 
     fn refusal(body: &str) -> String {

@@ -1,30 +1,23 @@
 //! The claim and what became of it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::answer::{List, json};
-use super::auth::Caller;
+use super::Api;
+use super::answer::{Answer, List, json};
 use super::prefer::preferred_wait;
 use super::problem::{Code, Problem};
-use super::request::{Request, segment};
-use super::{Api, repeats, snapshots};
+use super::request::{Request, coupon_id, order_id};
+use crate::claims::claim::Claimed;
 use crate::config;
-use crate::model::{Claim, ClaimOutcome, CouponId, InvalidId, Order, OrderId, OrderStatus, UserId};
-use crate::postgres::{dead_letters, orders};
-use crate::redis::info;
-
-type Answer = Result<Response<Bytes>, Problem>;
+use crate::domain::{CouponId, Order, OrderId, OrderStatus, Refusal, UserId, rfc3339};
+use crate::orders::lookup::{FoundOrder, LiveOrder};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-
-/// How long the admin waits for an order that may be on its way.
-const ON_ITS_WAY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// An order as the API shows it.
 #[derive(Serialize)]
@@ -89,63 +82,41 @@ pub async fn make_claim(
     headers: &HeaderMap,
 ) -> Result<(OrderId, Response<Bytes>), Problem> {
     check_idempotency_key(headers)?;
-    let patience = preferred_wait(headers);
-    let order = OrderId::mint();
-    // Before the claim is made, or the announcement may come first.
-    let recorded = repeats::ask(api, order, patience);
-    let claim = Claim { coupon: coupon.clone(), user: user.clone(), order };
-    let (outcome, row) = repeats::claim(api, claim).await?;
-    match outcome {
-        ClaimOutcome::Accepted { stock } => {
-            let row = repeats::wait(recorded, patience).await;
-            let status = if row.is_some() { StatusCode::CREATED } else { StatusCode::ACCEPTED };
-            let answer = order_answer(status, row.unwrap_or_else(|| on_its_way(order, coupon, user)), stock);
-            answer.map(|answer| (order, answer))
+    let (status, order, stock) = match api.claims.claim(&coupon, &user, preferred_wait(headers)).await? {
+        Claimed::Accepted { order, stock } if order.status == OrderStatus::Accepted => {
+            (StatusCode::ACCEPTED, order, stock)
         }
-        ClaimOutcome::Held { order, stock } => {
-            let row = match row {
-                None => repeats::wait(repeats::ask(api, order, patience), patience).await,
-                row => row,
-            };
-            if row.as_ref().is_some_and(|row| row.status == OrderStatus::Rejected) {
-                return Err(rejected(order));
-            }
-            let row = row.unwrap_or_else(|| on_its_way(order, coupon, user));
-            order_answer(StatusCode::OK, row, stock).map(|answer| (order, answer))
-        }
-        refusal => Err(refused(&coupon, &refusal)),
-    }
-}
-
-fn order_answer(status: StatusCode, order: Order, stock: i64) -> Answer {
-    if order.status == OrderStatus::Rejected && status == StatusCode::CREATED {
+        Claimed::Accepted { order, stock } => (StatusCode::CREATED, order, stock),
+        Claimed::Held { order, stock } => (StatusCode::OK, order, stock),
+        Claimed::Refused(refusal) => return Err(refused(&coupon, refusal)),
+    };
+    if order.status == OrderStatus::Rejected {
         return Err(rejected(order.id));
     }
+    Ok((order.id, order_answer(status, order, stock)))
+}
+
+fn order_answer(status: StatusCode, order: Order, stock: i64) -> Response<Bytes> {
     let location = format!("/v1/coupons/{}/claims/{}", order.coupon, order.id);
     let mut response = json(status, &OrderView { stock: Some(stock), ..order.into() });
     if let Ok(location) = HeaderValue::from_maybe_shared(Bytes::from(location)) {
         response.headers_mut().insert(header::LOCATION, location);
     }
-    Ok(response)
+    response
 }
 
-fn refused(coupon: &CouponId, outcome: &ClaimOutcome) -> Problem {
-    match outcome {
-        ClaimOutcome::UnknownCoupon => unknown_coupon(coupon),
-        ClaimOutcome::Ended => Problem::new(Code::Ended, format!("coupon {coupon} has ended")),
-        ClaimOutcome::Paused => {
-            Problem::new(Code::Paused, format!("coupon {coupon} is paused; try again later"))
-        }
-        ClaimOutcome::NotStarted { starts_at_ms, now_ms } => {
-            let (starts_at, server_time) = (snapshots::rfc3339(*starts_at_ms), snapshots::rfc3339(*now_ms));
+fn refused(coupon: &CouponId, refusal: Refusal) -> Problem {
+    match refusal {
+        Refusal::UnknownCoupon => Problem::unknown_coupon(coupon),
+        Refusal::Ended => Problem::new(Code::Ended, format!("coupon {coupon} has ended")),
+        Refusal::Paused => Problem::new(Code::Paused, format!("coupon {coupon} is paused; try again later")),
+        Refusal::NotStarted { starts_at_ms, now_ms } => {
+            let (starts_at, server_time) = (rfc3339(starts_at_ms), rfc3339(now_ms));
             Problem::new(Code::NotStarted, format!("coupon {coupon} opens at {starts_at}"))
                 .with("starts_at", starts_at)
                 .with("server_time", server_time)
         }
-        ClaimOutcome::SoldOut => Problem::new(Code::SoldOut, format!("coupon {coupon} is sold out")),
-        ClaimOutcome::Accepted { .. } | ClaimOutcome::Held { .. } => {
-            Problem::new(Code::Internal, "an accepted claim was taken for a refused one")
-        }
+        Refusal::SoldOut => Problem::new(Code::SoldOut, format!("coupon {coupon} is sold out")),
     }
 }
 
@@ -158,86 +129,21 @@ fn rejected(order: OrderId) -> Problem {
 pub async fn held(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
     let user = api.auth.user(&request.headers)?;
     let coupon = coupon_id(coupon)?;
-    let session = api.session()?;
-    let Some(order) = info::held_by(&session.redis, &coupon, &user).await? else {
-        if api.snapshots.get(&coupon).await?.is_none() {
-            return Err(unknown_coupon(&coupon));
-        }
-        return Ok(json(StatusCode::OK, &List::<OrderView>::whole(Vec::new())));
+    let items: Vec<OrderView> = match api.orders.live(&coupon, &user).await? {
+        LiveOrder::Live(order) => vec![order.into()],
+        LiveOrder::Ended => Vec::new(),
+        LiveOrder::NotHeld if api.snapshots.get(&coupon).await?.is_some() => Vec::new(),
+        LiveOrder::NotHeld => return Err(Problem::unknown_coupon(&coupon)),
     };
-    let row = repeats::status(&api, order, Duration::ZERO).await;
-    let order = row.unwrap_or_else(|| on_its_way(order, coupon, user));
-    let live = [OrderStatus::Accepted, OrderStatus::Reserved, OrderStatus::Confirmed].contains(&order.status);
-    let items: Vec<OrderView> = live.then(|| order.into()).into_iter().collect();
     Ok(json(StatusCode::OK, &List::whole(items)))
 }
 
-/// `GET /v1/coupons/{coupon}/claims/{order}`: Postgres first, the claims hash second, the direction in
-/// which a claim moves; once more Postgres, for it may have moved between the two. Without Postgres there is
-/// no answer: whether the order is still on its way is then not known, and a status never goes back.
+/// `GET /v1/coupons/{coupon}/claims/{order}`
 pub async fn status(api: Arc<Api>, coupon: &str, order: &str, request: Request) -> Answer {
     let caller = api.auth.caller(&request.headers)?;
-    let coupon = coupon_id(coupon)?;
-    let order = order_id(order)?;
-    let may_see = |row: &Order| row.coupon == coupon && may_see(&caller, &row.user);
-
-    if let Some(row) = orders::get(&api.postgres.pool, order).await? {
-        if !may_see(&row) {
-            return Err(no_order());
-        }
-        let replaced_by = match row.status {
-            OrderStatus::Rejected => dead_letters::replacement(&api.postgres.pool, order).await?,
-            _ => None,
-        };
-        return Ok(json(StatusCode::OK, &OrderView { replaced_by, ..row.into() }));
-    }
-    if let Caller::User(user) = &caller {
-        let session = api.session()?;
-        if info::held_by(&session.redis, &coupon, user).await? == Some(order) {
-            return Ok(json(StatusCode::OK, &OrderView::from(on_its_way(order, coupon, user.clone()))));
-        }
-    }
-    // Whoever holds it is not known here; what is on its way is recorded within moments.
-    let patience =
-        if caller == Caller::Admin && is_recent(order) { ON_ITS_WAY_TIMEOUT } else { Duration::ZERO };
-    match repeats::status(&api, order, patience).await {
-        Some(row) if may_see(&row) => Ok(json(StatusCode::OK, &OrderView::from(row))),
-        _ => Err(no_order()),
-    }
-}
-
-fn is_recent(order: OrderId) -> bool {
-    order.claimed_at().is_some_and(|at| OffsetDateTime::now_utc() - at < ON_ITS_WAY_TIMEOUT * 30)
-}
-
-fn may_see(caller: &Caller, owner: &UserId) -> bool {
-    match caller {
-        Caller::Admin => true,
-        Caller::User(user) => user == owner,
-    }
-}
-
-pub fn on_its_way(order: OrderId, coupon: CouponId, user: UserId) -> Order {
-    Order {
-        id: order,
-        coupon,
-        user,
-        status: OrderStatus::Accepted,
-        claimed_at: order.claimed_at().unwrap_or(OffsetDateTime::UNIX_EPOCH),
-        recorded_at: None,
-    }
-}
-
-pub fn coupon_id(text: &str) -> Result<CouponId, Problem> {
-    segment(text)?.parse().map_err(|error: InvalidId| Problem::bad_request(error.to_string()))
-}
-
-fn order_id(text: &str) -> Result<OrderId, Problem> {
-    segment(text)?.parse().map_err(|error: InvalidId| Problem::bad_request(error.to_string()))
-}
-
-pub fn unknown_coupon(coupon: &CouponId) -> Problem {
-    Problem::new(Code::UnknownCoupon, format!("there is no coupon {coupon}"))
+    let found = api.orders.find(&coupon_id(coupon)?, order_id(order)?, caller.user()).await?;
+    let FoundOrder { order, replaced_by } = found.ok_or_else(no_order)?;
+    Ok(json(StatusCode::OK, &OrderView { replaced_by, ..order.into() }))
 }
 
 fn no_order() -> Problem {

@@ -1,4 +1,4 @@
-//! Coupons as everybody may see them: from snapshots, never from Postgres.
+//! Coupons as every client may see them: from snapshots, never from Postgres.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -8,15 +8,12 @@ use futures_util::future::try_join_all;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
-use super::answer::{List, json};
-use super::claims::{coupon_id, unknown_coupon};
+use super::Api;
+use super::answer::{Answer, List, json};
 use super::problem::Problem;
-use super::request::{Page, Request};
-use super::{Api, snapshots};
+use super::request::{Page, Request, coupon_id};
 use crate::config;
-use crate::model::{CouponId, CouponSnapshot, CouponState};
-
-type Answer = Result<Response<Bytes>, Problem>;
+use crate::domain::{CouponId, CouponSnapshot, CouponState, rfc3339};
 
 #[derive(Serialize)]
 pub struct CouponView {
@@ -40,11 +37,11 @@ impl From<&CouponSnapshot> for CouponView {
             total: snapshot.total,
             stock: snapshot.stock,
             state: snapshot.state(),
-            starts_at: snapshot.starts_at_ms.map(snapshots::rfc3339),
-            ends_at: snapshot.ends_at_ms.map(snapshots::rfc3339),
+            starts_at: snapshot.starts_at_ms.map(rfc3339),
+            ends_at: snapshot.ends_at_ms.map(rfc3339),
             per_user_limit: snapshot.per_user_limit,
             reserve_seconds: snapshot.reserve_seconds,
-            server_time: snapshots::rfc3339(snapshot.now_ms),
+            server_time: rfc3339(snapshot.now_ms),
         }
     }
 }
@@ -52,7 +49,7 @@ impl From<&CouponSnapshot> for CouponView {
 /// `GET /v1/coupons/{coupon}`
 pub async fn show(api: &Api, coupon: &str, request: Request) -> Answer {
     let coupon = coupon_id(coupon)?;
-    let snapshot = api.snapshots.get(&coupon).await?.ok_or_else(|| unknown_coupon(&coupon))?;
+    let snapshot = api.snapshots.get(&coupon).await?.ok_or_else(|| Problem::unknown_coupon(&coupon))?;
     let tag = etag([&*snapshot], None);
     Ok(public(&request.headers, &tag, || json(StatusCode::OK, &CouponView::from(&*snapshot))))
 }

@@ -1,23 +1,20 @@
-//! Lists of recorded orders: a buyer's own, and everybody's for the admin.
+//! Lists of recorded orders: a buyer's own, and all of them for the admin.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::StatusCode;
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 
 use super::Api;
-use super::answer::{List, json};
+use super::answer::{Answer, List, json};
 use super::claims::OrderView;
 use super::problem::Problem;
 use super::request::{Page, Request};
-use crate::model::{OrderId, OrderStatus};
+use crate::domain::{OrderId, OrderStatus};
 use crate::postgres::orders::{self, OrderFilter};
-
-type Answer = Result<Response<Bytes>, Problem>;
 
 /// `GET /v1/orders`
 pub async fn list(api: Arc<Api>, request: Request) -> Answer {

@@ -6,11 +6,12 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::answer::json;
+use crate::claims::claim::ClaimError;
 use crate::config;
-use crate::fence::publish::PublishError;
-use crate::gate::Unavailable;
+use crate::coupons::definitions::CouponError;
+use crate::domain::{CouponId, InvalidDefinition};
+use crate::fence::StoreError;
 use crate::postgres::PostgresError;
-use crate::redis::RedisError;
 
 /// Stable words that programs may rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +108,10 @@ impl Problem {
         Self::new(Code::Unavailable, detail)
     }
 
+    pub fn unknown_coupon(coupon: &CouponId) -> Self {
+        Self::new(Code::UnknownCoupon, format!("there is no coupon {coupon}"))
+    }
+
     /// Claims are not taken, and what else needs both stores is not answered.
     pub fn not_ready(reason: &str) -> Self {
         Self::unavailable(format!("not ready: {reason}"))
@@ -155,9 +160,49 @@ impl Problem {
     }
 }
 
-impl From<Unavailable> for Problem {
-    fn from(unavailable: Unavailable) -> Self {
-        Self::unavailable(format!("{unavailable}; it is safe to send the claim again"))
+impl From<ClaimError> for Problem {
+    fn from(error: ClaimError) -> Self {
+        match error {
+            ClaimError::Unavailable(error) => {
+                Self::unavailable(format!("{error}; it is safe to send the claim again"))
+            }
+            ClaimError::Store(error) => error.into(),
+            ClaimError::StatusUnknown | ClaimError::OrdersEnding => Self::unavailable(error.to_string()),
+        }
+    }
+}
+
+impl From<CouponError> for Problem {
+    fn from(error: CouponError) -> Self {
+        let detail = error.to_string();
+        match error {
+            CouponError::Invalid(error) => error.into(),
+            CouponError::Unknown(coupon) => Self::unknown_coupon(&coupon),
+            CouponError::Exists(_) => Self::new(Code::CouponExists, detail),
+            CouponError::Stale(_) => Self::new(Code::PreconditionFailed, detail),
+            CouponError::TotalTooLow { .. } => Self::new(Code::TotalTooLow, detail),
+            CouponError::Contended
+            | CouponError::NotInForce
+            | CouponError::NotPublished(_)
+            | CouponError::NotInRedis(_) => Self::unavailable(detail),
+            CouponError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<InvalidDefinition> for Problem {
+    fn from(error: InvalidDefinition) -> Self {
+        Self::bad_request(error.to_string())
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotReady(reason) => Self::not_ready(&reason),
+            StoreError::Postgres(error) => error.into(),
+            StoreError::Fenced | StoreError::Redis(_) => Self::unavailable(error.to_string()),
+        }
     }
 }
 
@@ -170,18 +215,5 @@ impl From<PostgresError> for Problem {
                 Self::new(Code::Internal, "the request could not be finished; it has been logged")
             }
         }
-    }
-}
-
-impl From<RedisError> for Problem {
-    fn from(error: RedisError) -> Self {
-        Self::unavailable(error.to_string())
-    }
-}
-
-impl From<PublishError> for Problem {
-    fn from(error: PublishError) -> Self {
-        let detail = format!("saved, but not in force yet ({error}): send it again");
-        Self::unavailable(detail)
     }
 }

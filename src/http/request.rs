@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use super::body;
 use super::problem::{Code, Problem};
 use crate::config;
+use crate::domain::{CouponId, InvalidId, OrderId};
 
 type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send>>;
 
@@ -132,6 +133,16 @@ pub fn segment(text: &str) -> Result<Cow<'_, str>, Problem> {
     }
     let decoded = percent_decode_str(text).decode_utf8();
     decoded.map_err(|_| Problem::bad_request("the address is not UTF-8"))
+}
+
+/// A coupon's id in the address.
+pub fn coupon_id(text: &str) -> Result<CouponId, Problem> {
+    segment(text)?.parse().map_err(|error: InvalidId| Problem::bad_request(error.to_string()))
+}
+
+/// An order's id in the address.
+pub fn order_id(text: &str) -> Result<OrderId, Problem> {
+    segment(text)?.parse().map_err(|error: InvalidId| Problem::bad_request(error.to_string()))
 }
 
 /// `limit` and `after` of a list.

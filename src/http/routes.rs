@@ -11,17 +11,16 @@ use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Version};
 use warp::Filter;
 
+use super::answer::Answer;
 use super::prefer::preferred_wait;
 use super::problem::{Code, Problem};
 use super::request::{Arrival, Body, Request};
 use super::{
-    Api, DETACHED_TIMEOUT, Front, admin, claims, coupons, dead, detached, head, orders, reconcile, service,
+    Api, ApiSlot, admin, admin_coupons, claims, coupons, dead_letters, detached, head, health, orders,
 };
 use crate::config;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-type Answer = Result<Response<Bytes>, Problem>;
 
 #[expect(clippy::match_same_arms, reason = "a 405 stands beside its address, not beside its like")]
 async fn route(api: Arc<Api>, mut request: Request) -> Answer {
@@ -45,11 +44,11 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
             not_allowed("GET, HEAD")
         }
 
-        (["v1", "admin", "coupons"], "POST") => admin::create_coupon(api, request).boxed(),
-        (["v1", "admin", "coupons"], "GET") => admin::list_coupons(api, request).boxed(),
+        (["v1", "admin", "coupons"], "POST") => admin_coupons::create(api, request).boxed(),
+        (["v1", "admin", "coupons"], "GET") => admin_coupons::list(api, request).boxed(),
         (["v1", "admin", "coupons"], _) => not_allowed("GET, HEAD, POST"),
-        (["v1", "admin", "coupons", coupon], "GET") => admin::show_coupon(api, coupon, request).boxed(),
-        (["v1", "admin", "coupons", coupon], "PATCH") => admin::edit_coupon(api, coupon, request).boxed(),
+        (["v1", "admin", "coupons", coupon], "GET") => admin_coupons::show(api, coupon, request).boxed(),
+        (["v1", "admin", "coupons", coupon], "PATCH") => admin_coupons::edit(api, coupon, request).boxed(),
         (["v1", "admin", "coupons", _], _) => not_allowed("GET, HEAD, PATCH"),
         (["v1", "admin", "coupons", coupon, "claims"], "POST") => {
             claims::claim_on_behalf(&api, coupon, request).boxed()
@@ -57,19 +56,23 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
         (["v1", "admin", "coupons", _, "claims"], _) => not_allowed("POST"),
         (["v1", "admin", "orders"], "GET") => orders::list_all(api, request).boxed(),
         (["v1", "admin", "stream"], "GET") => admin::stream(&api, request).boxed(),
-        (["v1", "admin", "reconcile"], "POST") => reconcile::reconcile(api, request).boxed(),
+        (["v1", "admin", "reconcile"], "POST") => admin::reconcile(api, request).boxed(),
         (["v1", "admin", "reconcile"], _) => not_allowed("POST"),
-        (["v1", "admin", "dead"], "GET") => dead::list(api, request).boxed(),
-        (["v1", "admin", "dead", letter], "GET") => dead::show(api, letter, request).boxed(),
+        (["v1", "admin", "dead"], "GET") => dead_letters::list(api, request).boxed(),
+        (["v1", "admin", "dead", letter], "GET") => dead_letters::show(api, letter, request).boxed(),
         (["v1", "admin", "orders" | "stream" | "dead"] | ["v1", "admin", "dead", _], _) => {
             not_allowed("GET, HEAD")
         }
-        (["v1", "admin", "dead", letter, "replay"], "POST") => dead::replay(api, letter, request).boxed(),
-        (["v1", "admin", "dead", letter, "discard"], "POST") => dead::discard(api, letter, request).boxed(),
+        (["v1", "admin", "dead", letter, "replay"], "POST") => {
+            dead_letters::replay(api, letter, request).boxed()
+        }
+        (["v1", "admin", "dead", letter, "discard"], "POST") => {
+            dead_letters::discard(api, letter, request).boxed()
+        }
         (["v1", "admin", "dead", _, "replay" | "discard"], _) => not_allowed("POST"),
 
-        (["readyz"], "GET") => service::readyz(api, request).boxed(),
-        (["metrics"], "GET") => service::metrics(api, request).boxed(),
+        (["readyz"], "GET") => health::readyz(api, request).boxed(),
+        (["metrics"], "GET") => health::metrics(api, request).boxed(),
         (["readyz" | "metrics"], _) => not_allowed("GET, HEAD"),
         _ => nothing_here(),
     };
@@ -84,9 +87,9 @@ fn not_allowed(allow: &'static str) -> BoxFuture<'static, Answer> {
     ready(Err(Problem::method_not_allowed(allow))).boxed()
 }
 
-/// All of the API as one filter. Until the front is open the stores are starting.
+/// All of the API as one filter. Until the slot is open the stores are starting.
 fn filter(
-    front: Arc<Front>,
+    slot: Arc<ApiSlot>,
 ) -> impl Filter<Extract = (Response<Bytes>,), Error = warp::Rejection> + Clone + Send + Sync + 'static {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     warp::method()
@@ -106,25 +109,25 @@ fn filter(
                 let from_loopback = arrival.is_some_and(|arrival| config::is_loopback(arrival.peer.ip()));
                 let version = arrival.map_or(Version::HTTP_11, |arrival| arrival.version);
                 let path = path.as_str().to_owned();
-                answer(front.clone(), Request { method, version, path, query, headers, from_loopback, body })
+                answer(slot.clone(), Request { method, version, path, query, headers, from_loopback, body })
             },
         )
 }
 
-async fn answer(front: Arc<Front>, request: Request) -> Response<Bytes> {
+async fn answer(slot: Arc<ApiSlot>, request: Request) -> Response<Bytes> {
     let id = request_id(&request.headers);
     // A claim and an ordered rebuild touch no Postgres here; all other work must outlive its client.
     let is_claim = request.method == Method::POST && request.path.starts_with("/v1/coupons/");
-    let answer = match head::check(&request).and_then(|()| front.api()) {
+    let answer = match head::check(&request).and_then(|()| slot.api()) {
         Err(problem) if problem.code == Code::BadRequest => Err(problem),
         // With or without an API, and beside no Postgres.
-        _ if request.path == "/livez" => service::livez(&front.tasks, &request.method),
+        _ if request.path == "/livez" => health::livez(&slot.tasks, &request.method),
         Err(problem) => Err(problem),
         Ok(api) if is_claim => route(api, request).await,
         Ok(api) if request.path == "/v1/admin/reconcile" => Box::pin(route(api, request)).await,
         Ok(api) => {
-            let patience = DETACHED_TIMEOUT + preferred_wait(&request.headers);
-            Box::pin(detached(patience, route(api, request))).await
+            let timeout = config::HTTP_POSTGRES_TIMEOUT + preferred_wait(&request.headers);
+            Box::pin(detached(timeout, route(api, request))).await
         }
     };
     let mut response = answer.unwrap_or_else(|problem| problem.render(id.to_str().unwrap_or_default()));
@@ -147,9 +150,9 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 
 /// The filter never rejects; this says so to the type checker.
 pub fn service(
-    front: Arc<Front>,
+    slot: Arc<ApiSlot>,
 ) -> impl Filter<Extract = (Response<Bytes>,), Error = Infallible> + Clone + Send + Sync + 'static {
-    filter(front).or_else(|rejection: warp::Rejection| async move {
+    filter(slot).or_else(|rejection: warp::Rejection| async move {
         tracing::error!("a request was rejected before it was routed: {rejection:?}");
         Ok((Problem::new(Code::Internal, "the request could not be read").render(""),))
     })

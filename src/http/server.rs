@@ -20,7 +20,7 @@ use tower_service::Service;
 
 use super::request::Arrival;
 use super::socket::{Pace, PacedStream};
-use super::{Front, routes};
+use super::{ApiSlot, routes};
 use crate::config;
 
 const ACCEPT_RETRY: Duration = Duration::from_millis(20);
@@ -37,17 +37,22 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves until `stop`, then answers what is under way, at most for `SHUTDOWN_GRACE`.
-pub async fn serve(listener: TcpListener, front: Arc<Front>, places: usize, stop: CancellationToken) {
-    let service = warp::service(routes::service(front));
+pub async fn serve(
+    listener: TcpListener,
+    api: Arc<ApiSlot>,
+    max_connections: usize,
+    stop: CancellationToken,
+) {
+    let service = warp::service(routes::service(api));
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(places));
+    let slots = Arc::new(Semaphore::new(max_connections));
     {
         let mut accepting = std::pin::pin!(async {
             loop {
-                match accept(&listener, &places).await {
-                    Ok((stream, place)) => {
+                match accept(&listener, &slots).await {
+                    Ok((stream, permit)) => {
                         let watcher = graceful.watcher();
-                        tokio::spawn(connection(stream, service.clone(), watcher, place, stop.clone()));
+                        tokio::spawn(connection(stream, service.clone(), watcher, permit, stop.clone()));
                     }
                     Err(error) => {
                         tracing::warn!("accepting a connection: {error:#}");
@@ -71,19 +76,19 @@ pub async fn serve(listener: TcpListener, front: Arc<Front>, places: usize, stop
 
 async fn accept(
     listener: &TcpListener,
-    places: &Arc<Semaphore>,
+    slots: &Arc<Semaphore>,
 ) -> anyhow::Result<(TcpStream, OwnedSemaphorePermit)> {
-    // The place first: beyond the limit connections wait in the kernel's queue.
-    let place = places.clone().acquire_owned().await.context("the limit is never closed")?;
+    // The permit first: beyond the limit connections wait in the kernel's queue.
+    let permit = slots.clone().acquire_owned().await.context("the limit is never closed")?;
     let (stream, _) = listener.accept().await?;
-    Ok((stream, place))
+    Ok((stream, permit))
 }
 
 async fn connection<S>(
     stream: TcpStream,
     service: S,
     watcher: Watcher,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
     stop: CancellationToken,
 ) where
     S: Service<http::Request<Incoming>, Response = warp::reply::Response, Error = Infallible, Future: Send>

@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::config::{self, CredentialSettings};
-use crate::model::UserId;
+use crate::domain::UserId;
 
 pub struct TokenRules {
     key: DecodingKey,

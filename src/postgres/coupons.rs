@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use super::fence::PARTITION;
 use super::{Pool, PostgresError};
-use crate::model::{CouponId, Definition};
+use crate::domain::{CouponId, Definition};
 
 /// Reads coupons: each column by its name and as the type that is decoded, whatever type a later schema gives it.
 /// A time beyond what this program can name (`infinity` is one) is the nearest that it can.

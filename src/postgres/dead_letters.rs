@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::fence::{self, PARTITION};
 use super::{Pool, PostgresError};
-use crate::model::{OrderEvent, OrderId};
+use crate::domain::{OrderEvent, OrderId};
 
 const REJECT: &str = include_str!("../../sql/queries/reject_order.sql");
 const ALONE: &str = include_str!("../../sql/queries/dead_letter_alone.sql");

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::fence::{self, PARTITION};
 use super::{Pool, PostgresError};
-use crate::model::{CouponId, Order, OrderEvent, OrderId, OrderStatus, UserId};
+use crate::domain::{CouponId, Order, OrderEvent, OrderId, OrderStatus, UserId};
 
 const RECORD: &str = include_str!("../../sql/queries/record_orders.sql");
 const TAKE_STOCK: &str = include_str!("../../sql/queries/take_stock.sql");

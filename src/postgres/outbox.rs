@@ -6,7 +6,7 @@ use sqlx::Row;
 use uuid::Uuid;
 
 use super::{Pool, PostgresError};
-use crate::model::{CouponId, OrderId};
+use crate::domain::{CouponId, OrderId};
 
 #[derive(Clone, Debug)]
 pub struct OutboxRow {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::dead_letters::{self, Ended, Letter};
 use super::{Postgres, PostgresError, coupons, fence};
 use crate::config;
-use crate::model::{CouponId, Definition, OrderEvent, OrderId};
+use crate::domain::{CouponId, Definition, OrderEvent, OrderId};
 pub use coupons::Standing;
 
 /// The session of the process that rebuilds.

@@ -4,11 +4,10 @@
 use super::pass::Pass;
 use super::{Comparison, Extent, ReconcileError, Reconciler};
 use crate::config;
-use crate::fence::position::EffectError;
-use crate::fence::publish::PublishError;
-use crate::fence::publish::in_force::{self, Brought, Standing};
+use crate::coupons::in_force::{self, Outcome, Standing};
+use crate::domain::CouponId;
+use crate::fence::StoreError;
 use crate::metrics;
-use crate::model::CouponId;
 use crate::postgres::coupons::{self, CouponRow};
 use crate::redis::coupon_hash::{self, KeptDefinition};
 
@@ -70,17 +69,17 @@ impl Pass<'_> {
         let Reconciler { fence, postgres } = self.reconciler;
         for _ in 0..MAX_TRIES {
             match in_force::bring(fence, self.session, postgres, id).await {
-                Ok(Brought::InForce(_)) => {
+                Ok(Outcome::InForce(_)) => {
                     self.found.fixed += 1;
                     return Ok(());
                 }
-                Ok(Brought::Overtaken) => {}
-                Ok(Brought::NotMade | Brought::Unknown) => return Ok(()),
-                Err(PublishError(EffectError::Fenced)) => {
+                Ok(Outcome::Overtaken) => {}
+                Ok(Outcome::NotMade | Outcome::Unknown) => return Ok(()),
+                Err(StoreError::Fenced) => {
                     self.found.fenced = true;
                     return Ok(());
                 }
-                Err(PublishError(error)) => return Err(error.into()),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())

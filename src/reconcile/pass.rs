@@ -5,14 +5,14 @@ use std::collections::{HashMap, HashSet};
 use super::pace::Pace;
 use super::{Comparison, Difference, Extent, ReconcileError, Reconciler};
 use crate::config;
+use crate::domain::{CouponId, FieldDifference, OrderEvent, OrderId, UserId};
 use crate::fence::Session;
-use crate::fence::position;
-use crate::fence::release::release;
-use crate::model::{CouponId, OrderEvent, OrderId, UserId};
+use crate::fence::wal_position;
+use crate::orders::release::release;
 use crate::postgres::coupons::{self, CouponRow};
 use crate::postgres::{orders, outbox};
-use crate::redis::coupon_hash::{self, FieldDifference, KeptDefinition};
-use crate::redis::{RedisError, info, script, stream};
+use crate::redis::coupon_hash::{self, KeptDefinition};
+use crate::redis::{RedisError, info, order_stream, scripts};
 
 pub struct Pass<'a> {
     pub(super) reconciler: &'a Reconciler,
@@ -120,7 +120,7 @@ impl<'a> Pass<'a> {
         let Reconciler { fence, postgres } = self.reconciler;
         // Once for all of them, as their ends have been read: each lies before this position.
         if self.extent.repairs() && ended.len() > waiting.len() {
-            position::note(fence, self.session, postgres).await?;
+            wal_position::record(fence, self.session, postgres).await?;
         }
         for (&order, status) in &statuses {
             let Some(Holder { coupon, user }) = claims.remove(&order) else { continue };
@@ -153,7 +153,7 @@ impl<'a> Pass<'a> {
             return Ok(());
         }
         let before = claims.len();
-        let mut walk = stream::Walk::start(&self.session.redis).await?;
+        let mut walk = order_stream::Walk::start(&self.session.redis).await?;
         while let Some(page) = walk.next_page().await? {
             for event in page.iter().filter_map(|entry| OrderEvent::read(&entry.fields).ok()) {
                 claims.remove(&event.order);
@@ -182,7 +182,7 @@ impl<'a> Pass<'a> {
         lost: &[(UserId, OrderId)],
     ) -> Result<(), ReconcileError> {
         for lost in lost.chunks(config::SCAN_PAGE) {
-            let added = script::readd(&self.session.redis, &self.session.ready, coupon, lost).await?;
+            let added = scripts::readd(&self.session.redis, &self.session.ready, coupon, lost).await?;
             let Some(added) = added else { return Err(self.reconciler.fenced(self.session)) };
             self.found.fixed += usize::try_from(added).unwrap_or(0);
         }

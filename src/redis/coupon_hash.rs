@@ -1,13 +1,11 @@
 //! Coupons' definitions as Redis has them, read with the sum at one moment, and how they differ from Postgres's. What
 //! is done about a difference is `fence/publish`'s part.
 
-use fred::types::Value;
-use serde::Serialize;
-
-use super::script::definition_fields;
+use super::scripts::definition_fields;
 use super::{Redis, RedisError, array, integer, script_args, text};
 use crate::config;
-use crate::model::{CouponId, Definition};
+use crate::domain::{CouponId, Definition, FieldDifference};
+use fred::types::Value;
 
 const DEFINITIONS: &str = include_str!("../../lua/definitions.lua");
 
@@ -31,15 +29,6 @@ pub struct KeptDefinition {
     held: i64,
     /// As they stand, in the order of `FIELDS`; `None` where one is absent or no text.
     values: [Option<String>; FIELDS.len()],
-}
-
-/// A field that the two stores do not agree on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct FieldDifference {
-    pub field: &'static str,
-    pub postgres: String,
-    /// `None` where Redis has no such field.
-    pub redis: Option<String>,
 }
 
 impl KeptDefinition {

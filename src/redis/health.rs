@@ -2,7 +2,7 @@
 //! of it is the readers' affair. Managed services forbid some of it: then there is no answer, and no error.
 
 use super::keys::GROUP;
-use super::{Redis, RedisError, array, integer, stream, text};
+use super::{Redis, RedisError, array, integer, order_stream, text};
 use fred::types::Value;
 
 /// What an answered claim is worth when Redis is killed.
@@ -103,7 +103,7 @@ pub async fn idle_entries(redis: &Redis, idle_ms: i64) -> Result<Option<IdleEntr
         idle_ms.into(),
         "-".into(),
         "+".into(),
-        stream::page(crate::config::SCAN_PAGE),
+        order_stream::page(crate::config::SCAN_PAGE),
     ];
     let rows = array(redis.call("XPENDING", args).await?, "XPENDING IDLE")?;
     let mut found: Option<IdleEntries> = None;
@@ -125,13 +125,13 @@ pub async fn idle_entries(redis: &Redis, idle_ms: i64) -> Result<Option<IdleEntr
 /// The id of the oldest order event that is not acknowledged; `None` where all are.
 pub async fn oldest_unacknowledged(
     redis: &Redis,
-    group: &stream::GroupInfo,
+    group: &order_stream::GroupInfo,
 ) -> Result<Option<String>, RedisError> {
     if group.pending > 0
-        && let Some(id) = stream::pending_ids(redis, "-").await?.into_iter().next()
+        && let Some(id) = order_stream::pending_ids(redis, "-").await?.into_iter().next()
     {
         return Ok(Some(id));
     }
     let from = format!("({}", group.last_delivered_id);
-    Ok(stream::range(redis, &from, "+").await?.into_iter().next().map(|entry| entry.id))
+    Ok(order_stream::range(redis, &from, "+").await?.into_iter().next().map(|entry| entry.id))
 }

@@ -3,84 +3,19 @@
 use bytes::Bytes;
 use fred::types::Value;
 
-use super::keys::GROUP;
-use super::look::{self, StreamState, Tally};
-use super::{Redis, RedisError, array, claim, integer, script, script_args, stream, text};
-use crate::model::{CouponId, CouponSnapshot, OrderId, UserId};
+use super::scripts::claim;
+use super::{Redis, RedisError, array, integer, order_stream, script_args, text};
+use crate::domain::{CouponId, CouponSnapshot, OrderId, UserId};
 
 const SUMS: &str = include_str!("../../lua/sums.lua");
 
-/// What the fence compares with its row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Look {
-    /// `None` where the marker is absent or no string.
-    pub marker: Option<String>,
-    pub run_id: String,
-    pub replid: String,
-    pub is_master: bool,
-    pub has_group: bool,
-    pub stream: StreamState,
-    pub tally: Tally,
-    /// The highest WAL position noted; `None` where none was.
-    pub postgres_lsn: Option<String>,
-    pub knows_scripts: bool,
-    /// Unrecorded order events.
-    pub backlog: u64,
-    /// Why it takes no claims though it could; `None` where it takes them.
-    pub refusal: Option<String>,
-    /// Redis's clock, ms since 1970.
-    pub now_ms: i64,
-}
-
-pub async fn look(redis: &Redis) -> Result<Look, RedisError> {
-    // First: without its rights no other question is answered.
-    let of_stream = look::look(redis).await?;
-    if let Some(refusal) = of_stream.refusal(redis) {
-        return Err(refusal);
-    }
-    let server = info(redis, "server").await?;
-    let replication = info(redis, "replication").await?;
-    let marker = match stream::marker(redis).await {
-        Err(RedisError::WrongType(_)) => None,
-        marker => marker?,
-    };
-    let groups = match stream::groups(redis).await {
-        Err(RedisError::WrongType(_)) => Vec::new(),
-        groups => groups?,
-    };
-    let group = groups.iter().find(|group| group.name == GROUP);
-    let backlog = match group {
-        Some(group) => group.pending + unread(redis, group).await?,
-        None => 0,
-    };
-    let knows_scripts = script::all_loaded(redis).await?;
-    let refusal = match marker.as_deref().filter(|_| knows_scripts) {
-        Some(marker) => claim::refusal(redis, marker).await?,
-        None => None,
-    };
-    Ok(Look {
-        marker,
-        run_id: line(&server, "run_id"),
-        replid: line(&replication, "master_replid"),
-        is_master: line(&replication, "role") == "master",
-        has_group: group.is_some(),
-        stream: of_stream.state,
-        tally: of_stream.tally,
-        postgres_lsn: noted_lsn(redis).await?,
-        knows_scripts,
-        backlog: u64::try_from(backlog).unwrap_or(0),
-        refusal,
-        now_ms: now_ms(redis).await?,
-    })
-}
-
 /// Entries that the group has not read. Redis's own `lag` may be missing, and counts entries that were
 /// trimmed before they were read: it never says less than there are, and nothing behind the last entry.
-pub async fn unread(redis: &Redis, group: &stream::GroupInfo) -> Result<i64, RedisError> {
-    if stream::last_id(redis).await?.is_none_or(|last| last == group.last_delivered_id) {
+pub async fn unread(redis: &Redis, group: &order_stream::GroupInfo) -> Result<i64, RedisError> {
+    if order_stream::last_id(redis).await?.is_none_or(|last| last == group.last_delivered_id) {
         return Ok(0);
     }
-    let length = stream::length(redis).await?;
+    let length = order_stream::length(redis).await?;
     Ok(group.lag.map_or(length, |lag| lag.min(length)))
 }
 
@@ -218,7 +153,7 @@ pub async fn scan_coupons(redis: &Redis, cursor: &str) -> Result<(Vec<CouponId>,
     Ok((found.iter().filter_map(text).filter_map(|key| redis.keys.coupon_id(&key)).collect(), cursor))
 }
 
-async fn info(redis: &Redis, section: &'static str) -> Result<String, RedisError> {
+pub(super) async fn section(redis: &Redis, section: &'static str) -> Result<String, RedisError> {
     Ok(text(&redis.call("INFO", vec![section.into()]).await?).unwrap_or_default())
 }
 

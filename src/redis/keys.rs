@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::model::CouponId;
+use crate::domain::CouponId;
 
 /// Consumer group of the workers.
 pub const GROUP: &str = "order-writers";

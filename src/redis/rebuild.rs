@@ -7,10 +7,10 @@ use bytes::Bytes;
 use fred::types::Value;
 
 use super::keys::{GROUP, Keys};
-use super::script::definition_fields;
-use super::{Redis, RedisError, array, info, integer, look, script_args, text};
+use super::scripts::definition_fields;
+use super::{Redis, RedisError, array, info, integer, probe, script_args, text};
 use crate::config;
-use crate::model::{CouponId, Definition, OrderId, UserId};
+use crate::domain::{CouponId, Definition, OrderId, UserId};
 
 const BEGIN: &str = include_str!("../../lua/rebuild_begin.lua");
 const TYPES: &str = include_str!("../../lua/rebuild_types.lua");
@@ -39,8 +39,8 @@ pub async fn begin(redis: &Redis, epoch: &str) -> Result<bool, RedisError> {
     }
     // Before anything is read: what goes from here on is missed again, all else is this rebuild's to find.
     let building = building_marker(epoch);
-    match look::tally(redis, &building).await? {
-        Some(tally) => look::settle(redis, &building, &tally).await,
+    match probe::tally(redis, &building).await? {
+        Some(tally) => probe::settle(redis, &building, &tally).await,
         None => Ok(false),
     }
 }

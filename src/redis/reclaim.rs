@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use fred::types::Value;
 
 use super::keys::GROUP;
-use super::stream::{Entries, decode_entries, page};
+use super::order_stream::{Entries, decode_entries, page};
 use super::{Redis, RedisError, array, integer, script_args, text};
 use crate::config;
 

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use super::{Redis, RedisError, array, info, rebuild, text};
 use crate::config;
-use crate::model::{CouponId, Definition};
+use crate::domain::{CouponId, Definition};
 
 /// The version of every coupon that Redis has a key for; `None` where none can be read.
 pub async fn versions(redis: &Redis) -> Result<BTreeMap<CouponId, Option<i64>>, RedisError> {

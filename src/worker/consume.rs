@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::record::{Ended, Handed, Unacknowledged, acknowledge, record};
 use super::{Context, Hindrance, Link, backoff, leave, pause, report_deleted};
 use crate::config;
-use crate::redis::{Redis, RedisError, stream};
+use crate::redis::{Redis, RedisError, order_stream};
 
 /// When a consumer reads.
 #[derive(Clone)]
@@ -158,11 +158,11 @@ impl Consumer<'_> {
             return Ok(None);
         }
         let read = if self.reads_own {
-            stream::read_pending(&redis, self.name, "0").await
+            order_stream::read_pending(&redis, self.name, "0").await
         } else {
             match self.shift {
-                Shift::Always(_) => stream::wait_for_new(&redis, self.name).await,
-                Shift::Backlog(_) => stream::read_new(&redis, self.name).await,
+                Shift::Always(_) => order_stream::wait_for_new(&redis, self.name).await,
+                Shift::Backlog(_) => order_stream::read_new(&redis, self.name).await,
             }
         };
         let read = match read {
@@ -182,7 +182,7 @@ impl Consumer<'_> {
 
 /// The next entries, if there are any and claims are accepted.
 async fn read_ahead(redis: &Redis, consumer: &str) -> Result<Option<Handed>, RedisError> {
-    let Some(epoch) = stream::ready_epoch(redis).await? else { return Ok(None) };
-    let entries = stream::read_new(redis, consumer).await?.entries;
+    let Some(epoch) = order_stream::ready_epoch(redis).await? else { return Ok(None) };
+    let entries = order_stream::read_new(redis, consumer).await?.entries;
     Ok((!entries.is_empty()).then(|| Handed::new(epoch, entries, true)))
 }

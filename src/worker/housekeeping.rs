@@ -8,12 +8,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, pause, wait_until_up};
 use crate::config;
-use crate::fence::release::release;
-use crate::fence::{Session, position};
+use crate::fence::{Session, wal_position};
+use crate::orders::release::release;
 use crate::postgres::outbox;
 use crate::redis::keys::GROUP;
-use crate::redis::script;
-use crate::redis::{RedisError, stream};
+use crate::redis::scripts;
+use crate::redis::{RedisError, order_stream};
 
 pub async fn run(context: Arc<Context>, stream_keep: u64, stop: CancellationToken) {
     let mut marks = Marks::default();
@@ -42,7 +42,7 @@ async fn return_units(context: &Context, session: &Session) {
     if rows.is_empty() {
         return;
     }
-    if let Err(error) = position::note(&context.fence, session, &context.postgres).await {
+    if let Err(error) = wal_position::record(&context.fence, session, &context.postgres).await {
         return tracing::debug!("outbox: {error}");
     }
     for row in rows {
@@ -58,19 +58,19 @@ async fn return_units(context: &Context, session: &Session) {
 }
 
 async fn keep_house(session: &Session, stream_keep: u64, marks: &mut Marks) -> Result<(), RedisError> {
-    let groups = stream::groups(&session.redis).await?;
+    let groups = order_stream::groups(&session.redis).await?;
     if let Some(ours) = groups.iter().find(|group| group.name == GROUP) {
         let keep_from = marks.note(ours.entries_read, &ours.last_delivered_id, stream_keep);
         let trimmed =
-            script::trim(&session.redis, &session.ready, config::STREAM_TAIL_ENTRIES, &keep_from).await?;
+            scripts::trim(&session.redis, &session.ready, config::STREAM_TAIL_ENTRIES, &keep_from).await?;
         if let Some(entries @ 1..) = trimmed {
             tracing::debug!(entries, "trimmed {entries} acknowledged entries");
         }
     }
-    for consumer in stream::consumers(&session.redis).await? {
+    for consumer in order_stream::consumers(&session.redis).await? {
         let gone = consumer.pending == 0 && consumer.idle_ms >= to_ms(config::CONSUMER_GONE_AFTER);
         if gone
-            && script::remove_consumer(
+            && scripts::remove_consumer(
                 &session.redis,
                 &session.ready,
                 &consumer.name,

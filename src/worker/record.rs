@@ -3,13 +3,13 @@
 
 use super::{Context, Link};
 use crate::config;
+use crate::domain::{Order, OrderEvent, OrderId, UnreadableEvent};
 use crate::metrics;
-use crate::model::{Order, OrderEvent, OrderId, UnreadableEvent};
 use crate::postgres::dead_letters::{self, Letter, encode_fields};
 use crate::postgres::orders::{self, Recorded};
 use crate::postgres::{self, PgConnection, PostgresError};
-use crate::redis::script::{self, ready_marker};
-use crate::redis::stream::{self, Entry};
+use crate::redis::order_stream::{self, Entry};
+use crate::redis::scripts::{self, ready_marker};
 use crate::redis::{Redis, RedisError, info};
 
 /// Entries of one read, and the epoch of the marker that was read before them: under no other may they be recorded.
@@ -117,7 +117,7 @@ pub async fn acknowledge(
     let Handed { epoch, readable, unreadable, .. } = &ended.handed;
     let entries = readable.iter().map(|readable| &readable.entry);
     let ids = entries.chain(unreadable.iter().map(|(entry, _)| entry)).map(|entry| entry.id.as_str());
-    match script::acknowledge(redis, &ready_marker(epoch), &ended.lsn, ids).await {
+    match scripts::acknowledge(redis, &ready_marker(epoch), &ended.lsn, ids).await {
         Ok(acknowledged) => Ok(acknowledged.is_some()),
         Err(error @ (RedisError::WrongType(_) | RedisError::NoScript)) => {
             context.fence.redis_failed(epoch, &error);
@@ -192,7 +192,7 @@ impl Batch<'_> {
     /// Tells those who wait for these orders, which were just written.
     async fn announce(&mut self, inserted: &[OrderId]) {
         metrics::ORDERS_RECORDED.add(inserted.len() as u64);
-        let recorded = &self.context.recorded;
+        let recorded = &self.context.waiters;
         let waited_for = recorded.waited_for(inserted);
         if waited_for.is_empty() {
             return;
@@ -237,7 +237,7 @@ impl Batch<'_> {
         }
         if let Ok(Some(order)) = orders::get(&mut *self.postgres, event.order).await {
             let orders: [Order; 1] = [order];
-            self.context.recorded.announce(&orders);
+            self.context.waiters.announce(&orders);
         }
         Ok(())
     }
@@ -262,7 +262,7 @@ impl Batch<'_> {
     }
 
     async fn letter<'l>(&self, entry: &'l Entry, why: &'l str) -> Result<Letter<'l>, Halt> {
-        let deliveries = stream::delivery_count(self.redis, &entry.id).await.map_err(Halt::Redis)?;
+        let deliveries = order_stream::delivery_count(self.redis, &entry.id).await.map_err(Halt::Redis)?;
         Ok(Letter {
             entry_id: Some(&entry.id),
             fields: encode_fields(&entry.fields),

@@ -1,7 +1,7 @@
 //! An acknowledgement notes Postgres's position, and is none behind a fence.
 
 use seckill::redis::keys::GROUP;
-use seckill::redis::{script, stream};
+use seckill::redis::{order_stream, scripts};
 
 use crate::harness::{READY, Reply, TestRedis};
 
@@ -20,12 +20,12 @@ fn entries_are_acknowledged_with_the_highest_position_and_only_in_force() {
     let acknowledge = |redis: &TestRedis, marker: &str, lsn: &str, ids: &[String]| {
         redis
             .runtime
-            .block_on(script::acknowledge(&redis.redis, marker, lsn, ids.iter().map(String::as_str)))
+            .block_on(scripts::acknowledge(&redis.redis, marker, lsn, ids.iter().map(String::as_str)))
             .unwrap()
     };
     let noted = |lsn: &str| Reply::Bulk(Some(lsn.to_owned()));
     let look = |redis: &mut TestRedis| {
-        let pending = redis.runtime.block_on(stream::pending_ids(&redis.redis, "-")).unwrap();
+        let pending = redis.runtime.block_on(order_stream::pending_ids(&redis.redis, "-")).unwrap();
         (pending, redis.raw.call(&["GET", &redis.redis.keys.postgres_lsn]))
     };
 

@@ -1,9 +1,9 @@
 //! Batches at their limit: the reply is complete, whatever they are made of.
 
-use seckill::config::GATE_BATCH_MAX_CLAIMS;
-use seckill::model::{Claim, ClaimOutcome, CouponId};
-use seckill::redis::claim::{self, BatchOutcome};
-use seckill::redis::script::{self, Published, Released};
+use seckill::config::CLAIM_BATCH_MAX_CLAIMS;
+use seckill::domain::{Claim, ClaimOutcome, CouponId, Refusal};
+use seckill::redis::scripts::claim::{self, BatchOutcome};
+use seckill::redis::scripts::{self, Published, Released};
 
 use crate::harness::{NEVER_MS, READY, TestRedis, claim, open_coupon};
 
@@ -14,19 +14,19 @@ fn coupon(number: usize) -> CouponId {
 #[test]
 fn a_full_batch_of_as_many_coupons_is_answered_whole() {
     let mut redis = TestRedis::start();
-    for number in 0..GATE_BATCH_MAX_CLAIMS {
+    for number in 0..CLAIM_BATCH_MAX_CLAIMS {
         redis.publish(&coupon(number), 3);
     }
     let claims: Vec<Claim> =
-        (0..GATE_BATCH_MAX_CLAIMS).map(|number| claim(&coupon(number), "alice")).collect();
+        (0..CLAIM_BATCH_MAX_CLAIMS).map(|number| claim(&coupon(number), "alice")).collect();
 
-    assert_eq!(redis.claim(&claims), vec![ClaimOutcome::Accepted { stock: 2 }; GATE_BATCH_MAX_CLAIMS]);
+    assert_eq!(redis.claim(&claims), vec![ClaimOutcome::Accepted { stock: 2 }; CLAIM_BATCH_MAX_CLAIMS]);
 
-    assert_eq!(redis.entry_ids().len(), GATE_BATCH_MAX_CLAIMS);
+    assert_eq!(redis.entry_ids().len(), CLAIM_BATCH_MAX_CLAIMS);
     let again: Vec<ClaimOutcome> =
         claims.iter().map(|claim| ClaimOutcome::Held { order: claim.order, stock: 2 }).collect();
     assert_eq!(redis.claim(&claims), again);
-    assert_eq!(redis.entry_ids().len(), GATE_BATCH_MAX_CLAIMS, "a batch sent twice claims once");
+    assert_eq!(redis.entry_ids().len(), CLAIM_BATCH_MAX_CLAIMS, "a batch sent twice claims once");
 }
 
 #[test]
@@ -36,14 +36,14 @@ fn a_full_batch_of_one_coupon_sells_it_out_in_the_order_of_arrival() {
     let coffee = coupon(0);
     redis.publish(&coffee, i64::try_from(TOTAL).unwrap());
     let claims: Vec<Claim> =
-        (0..GATE_BATCH_MAX_CLAIMS).map(|number| claim(&coffee, &format!("user-{number}"))).collect();
+        (0..CLAIM_BATCH_MAX_CLAIMS).map(|number| claim(&coffee, &format!("user-{number}"))).collect();
 
     let outcomes = redis.claim(&claims);
 
-    let expected: Vec<ClaimOutcome> = (0..GATE_BATCH_MAX_CLAIMS)
+    let expected: Vec<ClaimOutcome> = (0..CLAIM_BATCH_MAX_CLAIMS)
         .map(|number| match TOTAL.checked_sub(number + 1) {
             Some(left) => ClaimOutcome::Accepted { stock: i64::try_from(left).unwrap() },
-            None => ClaimOutcome::SoldOut,
+            None => ClaimOutcome::Refused(Refusal::SoldOut),
         })
         .collect();
     assert_eq!(outcomes, expected);
@@ -74,9 +74,9 @@ fn a_batch_of_mixed_coupons_is_answered_in_the_order_of_the_batch() {
         [
             ClaimOutcome::Accepted { stock: 1 },
             ClaimOutcome::Accepted { stock: 0 },
-            ClaimOutcome::UnknownCoupon,
+            ClaimOutcome::Refused(Refusal::UnknownCoupon),
             ClaimOutcome::Accepted { stock: 0 },
-            ClaimOutcome::SoldOut,
+            ClaimOutcome::Refused(Refusal::SoldOut),
             ClaimOutcome::Held { order: claims[0].order, stock: 0 },
         ]
     );
@@ -110,13 +110,17 @@ fn a_total_below_what_is_held_sells_nothing_until_units_come_back() {
 
     let mut lowered = open_coupon(&coffee, 1);
     lowered.version = 2;
-    let published = script::publish(&redis.redis, READY, false, &lowered);
+    let published = scripts::publish(&redis.redis, READY, false, &lowered);
     assert_eq!(redis.runtime.block_on(published).unwrap(), Published::Applied);
     assert_eq!(redis.field(&key, "stock"), "-2", "no clamp");
 
     for (holder, stock) in holders.iter().zip(["-1", "0", "1"]) {
-        assert_eq!(redis.claim(&[claim(&coffee, "dave")]), [ClaimOutcome::SoldOut], "not yet at {stock}");
-        let released = script::release(&redis.redis, READY, &coffee, holder.user.as_str(), holder.order);
+        assert_eq!(
+            redis.claim(&[claim(&coffee, "dave")]),
+            [ClaimOutcome::Refused(Refusal::SoldOut)],
+            "not yet at {stock}"
+        );
+        let released = scripts::release(&redis.redis, READY, &coffee, holder.user.as_str(), holder.order);
         assert_eq!(redis.runtime.block_on(released).unwrap(), Released::Released);
         assert_eq!(redis.field(&key, "stock"), stock);
     }

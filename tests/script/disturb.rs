@@ -1,12 +1,12 @@
 //! What may befall the model's Redis, and how it is mended.
 
-use seckill::model::OrderId;
+use seckill::domain::OrderId;
 
 use crate::harness::READY;
 use crate::history::Disturbance;
-use crate::model::{Key, Model};
+use crate::oracle::{Key, Oracle};
 
-impl Model {
+impl Oracle {
     /// What a person with redis-cli, or a failure, does to Redis.
     pub fn disturb(&mut self, disturbance: &Disturbance) {
         use Disturbance as D;

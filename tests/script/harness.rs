@@ -8,10 +8,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use seckill::config::StoreAddresses;
-use seckill::model::{Claim, ClaimOutcome, CouponId, Definition, OrderId};
-use seckill::redis::claim::{self, BatchOutcome};
+use seckill::domain::{Claim, ClaimOutcome, CouponId, Definition, OrderId};
 use seckill::redis::keys::GROUP;
-use seckill::redis::script;
+use seckill::redis::scripts;
+use seckill::redis::scripts::claim::{self, BatchOutcome};
 use seckill::redis::{Redis, RedisServer};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -42,7 +42,7 @@ impl TestRedis {
         };
         let redis = runtime.block_on(async {
             let redis = RedisServer::new(&addresses, PREFIX).unwrap().connect().await.unwrap();
-            script::load_all(&redis).await.unwrap();
+            scripts::load_all(&redis).await.unwrap();
             redis
         });
         // The program's own user may be limited by a test; this client is another.
@@ -74,8 +74,8 @@ impl TestRedis {
     /// Makes an open coupon with `total` units.
     pub fn publish(&self, id: &CouponId, total: i64) {
         let definition = open_coupon(id, total);
-        let published = script::publish(&self.redis, READY, true, &definition);
-        assert_eq!(self.runtime.block_on(published).unwrap(), script::Published::Applied);
+        let published = scripts::publish(&self.redis, READY, true, &definition);
+        assert_eq!(self.runtime.block_on(published).unwrap(), scripts::Published::Applied);
     }
 
     pub fn field(&mut self, key: &str, field: &str) -> String {

@@ -8,7 +8,7 @@ mod disturb;
 mod harness;
 mod history;
 mod memory;
-mod model;
+mod oracle;
 mod reclaim;
 mod refused;
 mod replay;

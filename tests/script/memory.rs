@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use seckill::model::{ClaimOutcome, CouponId};
+use seckill::domain::{ClaimOutcome, CouponId};
 use seckill::redis::RedisError;
-use seckill::redis::claim;
-use seckill::redis::script::{self, Released};
-use seckill::redis::stream;
+use seckill::redis::order_stream;
+use seckill::redis::scripts::claim;
+use seckill::redis::scripts::{self, Released};
 
 use crate::harness::{NEVER_MS, READY, Reply, TestRedis, claim, open_coupon};
 
@@ -15,14 +15,14 @@ fn coffee() -> CouponId {
 }
 
 /// A Redis that has taken claims of alice and bob, and whose memory is full since then.
-fn full_redis() -> (TestRedis, [seckill::model::Claim; 2]) {
+fn full_redis() -> (TestRedis, [seckill::domain::Claim; 2]) {
     let mut redis = TestRedis::start();
     // One entry a node, so that `XTRIM ~` removes exactly what it may.
     redis.raw.call(&["CONFIG", "SET", "stream-node-max-entries", "1"]);
     redis.publish(&coffee(), 5);
     let claims = [claim(&coffee(), "alice"), claim(&coffee(), "bob")];
     assert!(redis.claim(&claims).iter().all(|outcome| matches!(outcome, ClaimOutcome::Accepted { .. })));
-    let entries = redis.runtime.block_on(stream::read_pending(&redis.redis, "worker-1", ">")).unwrap();
+    let entries = redis.runtime.block_on(order_stream::read_pending(&redis.redis, "worker-1", ">")).unwrap();
     assert_eq!(entries.entries.len(), 2);
     assert_eq!(redis.raw.call(&["CONFIG", "SET", "maxmemory", "1"]), Reply::Simple("OK".into()));
     (redis, claims)
@@ -48,7 +48,7 @@ fn a_publication_at_full_memory_is_refused_whole() {
     let before = redis.dump();
     let mut edited = open_coupon(&coffee(), 9);
     edited.version = 2;
-    let published = script::publish(&redis.redis, READY, false, &edited);
+    let published = scripts::publish(&redis.redis, READY, false, &edited);
     assert!(is_oom(redis.runtime.block_on(published)));
     assert_eq!(redis.dump(), before);
 }
@@ -57,7 +57,7 @@ fn a_publication_at_full_memory_is_refused_whole() {
 fn a_unit_goes_back_at_full_memory() {
     let (mut redis, claims) = full_redis();
     let coffee = coffee();
-    let released = script::release(&redis.redis, READY, &coffee, "alice", claims[0].order);
+    let released = scripts::release(&redis.redis, READY, &coffee, "alice", claims[0].order);
     assert_eq!(redis.runtime.block_on(released).unwrap(), Released::Released);
     assert_eq!(redis.field(&redis.redis.keys.coupon(&coffee), "stock"), "4");
 }
@@ -66,16 +66,16 @@ fn a_unit_goes_back_at_full_memory() {
 fn the_stream_drains_at_full_memory() {
     let (mut redis, _) = full_redis();
     let ids = redis.entry_ids();
-    redis.runtime.block_on(stream::acknowledge(&redis.redis, &ids)).unwrap();
+    redis.runtime.block_on(order_stream::acknowledge(&redis.redis, &ids)).unwrap();
     assert_eq!(
-        redis.runtime.block_on(stream::pending_ids(&redis.redis, "-")).unwrap(),
+        redis.runtime.block_on(order_stream::pending_ids(&redis.redis, "-")).unwrap(),
         Vec::<String>::new(),
         "all are acknowledged"
     );
 
-    let trimmed = script::trim(&redis.redis, READY, 1, "0-0");
+    let trimmed = scripts::trim(&redis.redis, READY, 1, "0-0");
     assert_eq!(redis.runtime.block_on(trimmed).unwrap(), Some(1));
     assert_eq!(redis.entry_ids(), ids[1..]);
-    let removed = script::remove_consumer(&redis.redis, READY, "worker-1", Duration::ZERO);
+    let removed = scripts::remove_consumer(&redis.redis, READY, "worker-1", Duration::ZERO);
     assert!(redis.runtime.block_on(removed).unwrap());
 }

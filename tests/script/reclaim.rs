@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use seckill::redis::keys::GROUP;
+use seckill::redis::order_stream;
 use seckill::redis::reclaim::{self, Ages};
-use seckill::redis::stream;
 
 use crate::harness::{Reply, TestRedis};
 
@@ -38,10 +38,10 @@ fn what_was_deleted_is_told_and_stays_pending_and_the_rest_is_taken_over() {
         );
         assert_eq!(reclaim(&redis, Duration::ZERO, &next.unwrap()), (Vec::new(), Vec::new(), None));
     }
-    let pending = redis.runtime.block_on(stream::pending_ids(&redis.redis, "-")).unwrap();
+    let pending = redis.runtime.block_on(order_stream::pending_ids(&redis.redis, "-")).unwrap();
     assert_eq!(pending, ["1-0", "2-0", "3-0", "4-0", "5-0"]);
-    assert_eq!(redis.runtime.block_on(stream::delivery_count(&redis.redis, "1-0")).unwrap(), 3);
-    let heirs = redis.runtime.block_on(stream::read_pending(&redis.redis, "heir", "0")).unwrap();
+    assert_eq!(redis.runtime.block_on(order_stream::delivery_count(&redis.redis, "1-0")).unwrap(), 3);
+    let heirs = redis.runtime.block_on(order_stream::read_pending(&redis.redis, "heir", "0")).unwrap();
     assert_eq!(heirs.entries.len(), 3, "taken over by name");
 }
 

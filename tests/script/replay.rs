@@ -6,16 +6,16 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use seckill::model::{Claim, ClaimOutcome, CouponId, Definition, OrderId};
+use seckill::domain::{Claim, ClaimOutcome, CouponId, Definition, OrderId, Refusal};
 use seckill::redis::RedisError;
-use seckill::redis::claim::{self, BatchOutcome};
-use seckill::redis::script::{self, Published, Released};
+use seckill::redis::scripts::claim::{self, BatchOutcome};
+use seckill::redis::scripts::{self, Published, Released};
 
 use crate::harness::{NEVER_MS, TestRedis, open_coupon, reset};
 use crate::history::{Batch, COUPONS, Edit, SentMarker, Step, WhichOrder, any_history};
-use crate::model::{
-    Expected, ExpectedClaim, Model, PAST_SECONDS, Refused, WrongType, coupon_id, marker_text, moment, now_ms,
-    user_name,
+use crate::oracle::{
+    Expected, ExpectedClaim, Oracle, PAST_SECONDS, Refused, WrongType, coupon_id, marker_text, moment,
+    now_ms, user_name,
 };
 
 /// As many at least; `PROPTEST_CASES` asks for more.
@@ -24,7 +24,7 @@ const HISTORIES: u32 = 1_000;
 /// A history on its way through both.
 struct Replay<'a> {
     redis: &'a mut TestRedis,
-    model: Model,
+    model: Oracle,
     batches: Vec<(Batch, Vec<OrderId>)>,
     /// Names of the answers that came.
     seen: &'a mut BTreeSet<&'static str>,
@@ -59,9 +59,9 @@ impl Replay<'_> {
                 self.model.write(&disturbed, &self.redis.redis, &mut self.redis.raw);
             }
         }
-        let actual = Model::read(&self.redis.redis, &mut self.redis.raw);
-        let Model { room, forbidden, .. } = self.model;
-        let actual = Model { room, forbidden, ..actual };
+        let actual = Oracle::read(&self.redis.redis, &mut self.redis.raw);
+        let Oracle { room, forbidden, .. } = self.model;
+        let actual = Oracle { room, forbidden, ..actual };
         prop_assert_eq!(actual, self.model.clone(), "Redis (left) and model (right) after {:?}", step);
         Ok(())
     }
@@ -117,7 +117,9 @@ impl Replay<'_> {
                 outcomes
                     .iter()
                     .map(|outcome| match outcome {
-                        ClaimOutcome::NotStarted { starts_at_ms, now_ms } if *now_ms == reply.now_ms => {
+                        ClaimOutcome::Refused(Refusal::NotStarted { starts_at_ms, now_ms })
+                            if *now_ms == reply.now_ms =>
+                        {
                             ExpectedClaim::NotStarted { starts_at_ms: *starts_at_ms }
                         }
                         other => ExpectedClaim::Outcome(other.clone()),
@@ -134,7 +136,7 @@ impl Replay<'_> {
     fn note_below_zero(&mut self, batch: &Batch, answered: &Expected) {
         let Expected::Done(outcomes) = answered else { return };
         let sold_out = outcomes.iter().zip(&batch.claims).filter(|(outcome, (coupon, _))| {
-            **outcome == ExpectedClaim::Outcome(ClaimOutcome::SoldOut)
+            **outcome == ExpectedClaim::Outcome(ClaimOutcome::Refused(Refusal::SoldOut))
                 && self.model.coupons[*coupon].number("stock") < 0
         });
         if sold_out.count() > 0 {
@@ -153,7 +155,7 @@ impl Replay<'_> {
             ..open_coupon(&coupon_id(edit.coupon), edit.total)
         };
         let marker = marker_text(edit.marker);
-        let reply = script::publish(&self.redis.redis, marker, edit.just_inserted, &definition);
+        let reply = scripts::publish(&self.redis.redis, marker, edit.just_inserted, &definition);
         let reply = self.redis.runtime.block_on(reply);
         let expected = self.model.publish(edit, &definition);
         self.seen.insert(match &expected {
@@ -190,7 +192,7 @@ impl Replay<'_> {
         .unwrap_or_else(|| (user.to_owned(), OrderId::mint()));
         let user = user.as_str();
         let id = coupon_id(coupon);
-        let reply = script::release(&self.redis.redis, marker_text(marker), &id, user, order);
+        let reply = scripts::release(&self.redis.redis, marker_text(marker), &id, user, order);
         let reply = self.redis.runtime.block_on(reply);
         let expected = self.model.release(coupon, user, order, marker);
         self.seen.insert(match &expected {
@@ -230,11 +232,11 @@ fn note_claim(answered: &Expected, seen: &mut BTreeSet<&'static str>) {
         ExpectedClaim::Outcome(outcome) => match outcome {
             ClaimOutcome::Accepted { .. } => "claim: accepted",
             ClaimOutcome::Held { .. } => "claim: held",
-            ClaimOutcome::UnknownCoupon => "claim: unknown coupon",
-            ClaimOutcome::Ended => "claim: ended",
-            ClaimOutcome::Paused => "claim: paused",
-            ClaimOutcome::SoldOut => "claim: sold out",
-            ClaimOutcome::NotStarted { .. } => "claim: another time than the reply's",
+            ClaimOutcome::Refused(Refusal::UnknownCoupon) => "claim: unknown coupon",
+            ClaimOutcome::Refused(Refusal::Ended) => "claim: ended",
+            ClaimOutcome::Refused(Refusal::Paused) => "claim: paused",
+            ClaimOutcome::Refused(Refusal::SoldOut) => "claim: sold out",
+            ClaimOutcome::Refused(Refusal::NotStarted { .. }) => "claim: another time than the reply's",
         },
     }));
     seen.insert(match answered {
@@ -291,7 +293,7 @@ fn the_scripts_answer_and_write_what_the_model_does() {
         let TestRedis { redis: connection, raw, .. } = &mut *redis;
         reset(raw, connection);
         let mut replay =
-            Replay { redis: &mut redis, model: Model::new(), batches: Vec::new(), seen: &mut seen };
+            Replay { redis: &mut redis, model: Oracle::new(), batches: Vec::new(), seen: &mut seen };
         history.iter().try_for_each(|step| replay.step(step))
     });
     outcome.unwrap_or_else(|failure| panic!("{failure}"));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use seckill::config::StoreAddresses;
 use seckill::redis::RedisServer;
-use seckill::redis::look::look;
+use seckill::redis::probe::probe_stream;
 
 use crate::harness::{PREFIX, Reply, TestRedis};
 
@@ -89,7 +89,7 @@ fn lacks(redis: &mut TestRedis, rights: &[&str]) -> Vec<String> {
     };
     redis.runtime.block_on(async {
         let limited = RedisServer::new(&addresses, PREFIX).unwrap().connect().await.unwrap();
-        look(&limited).await.unwrap_or_else(|error| panic!("{rights:?}: {error}")).lacks
+        probe_stream(&limited).await.unwrap_or_else(|error| panic!("{rights:?}: {error}")).lacks
     })
 }
 

@@ -5,9 +5,9 @@ use seckill::redis::keys::GROUP;
 
 use crate::harness::{Raw, Reply};
 use crate::history::COUPONS;
-use crate::model::{Coupon, Fields, Key, Model, count, coupon_id};
+use crate::oracle::{Coupon, Fields, Key, Oracle, count, coupon_id};
 
-impl Model {
+impl Oracle {
     /// Makes Redis what the model is, where the two differ from `before` on.
     pub fn write(&self, before: &Self, redis: &Redis, raw: &mut Raw) {
         if self.marker != before.marker {

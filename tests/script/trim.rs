@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use seckill::redis::keys::GROUP;
-use seckill::redis::{script, stream};
+use seckill::redis::{order_stream, scripts};
 
 use crate::harness::{READY, Raw, Reply, TestRedis, reset};
 
@@ -104,7 +104,7 @@ fn a_trim_keeps_every_unacknowledged_entry_and_the_tail_and_removes_the_rest() {
         let mut redis = redis.borrow_mut();
         set_up(&mut redis, &stream);
         let keep_from = format!("{}-0", stream.keep_from);
-        let trimmed = script::trim(&redis.redis, READY, stream.tail, &keep_from);
+        let trimmed = scripts::trim(&redis.redis, READY, stream.tail, &keep_from);
         let removed = redis.runtime.block_on(trimmed).unwrap();
         let left: Vec<usize> =
             redis.entry_ids().iter().map(|id| id.split('-').next().unwrap().parse().unwrap()).collect();
@@ -140,28 +140,28 @@ fn a_trim_behind_a_fence_or_without_the_group_removes_nothing() {
     for number in 1..=5 {
         redis.raw.call(&["XACK", &orders, GROUP, &format!("{number}-0")]);
     }
-    let fenced = script::trim(&redis.redis, "ready:8-c0ffee", 1, "0-0");
+    let fenced = scripts::trim(&redis.redis, "ready:8-c0ffee", 1, "0-0");
     assert_eq!(redis.runtime.block_on(fenced).unwrap(), None);
 
     redis.raw.call(&["XGROUP", "DESTROY", &orders, GROUP]);
-    let headless = script::trim(&redis.redis, READY, 1, "0-0");
+    let headless = scripts::trim(&redis.redis, READY, 1, "0-0");
     assert_eq!(redis.runtime.block_on(headless).unwrap(), None);
     assert_eq!(redis.entry_ids().len(), 5);
 
     redis.raw.call(&["DEL", &orders]);
-    let gone = script::trim(&redis.redis, READY, 1, "0-0");
+    let gone = scripts::trim(&redis.redis, READY, 1, "0-0");
     assert_eq!(redis.runtime.block_on(gone).unwrap(), None);
     assert_eq!(redis.raw.call(&["EXISTS", &orders]), Reply::Integer(0), "only a rebuild makes the stream");
 }
 
 /// Removes the consumer where it has been idle for `gone_after`.
 fn remove(redis: &TestRedis, ready: &str, consumer: &str, gone_after: Duration) -> bool {
-    let removed = script::remove_consumer(&redis.redis, ready, consumer, gone_after);
+    let removed = scripts::remove_consumer(&redis.redis, ready, consumer, gone_after);
     redis.runtime.block_on(removed).unwrap()
 }
 
 fn consumers(redis: &TestRedis) -> Vec<String> {
-    let consumers = redis.runtime.block_on(stream::consumers(&redis.redis)).unwrap();
+    let consumers = redis.runtime.block_on(order_stream::consumers(&redis.redis)).unwrap();
     consumers.into_iter().map(|consumer| consumer.name).collect()
 }
 
@@ -175,7 +175,7 @@ fn a_consumer_that_holds_an_entry_is_never_removed() {
 
     assert!(!remove(&redis, READY, "reader", Duration::ZERO));
     assert_eq!(consumers(&redis), ["reader"]);
-    let pending = redis.runtime.block_on(stream::pending_ids(&redis.redis, "-")).unwrap();
+    let pending = redis.runtime.block_on(order_stream::pending_ids(&redis.redis, "-")).unwrap();
     assert_eq!(pending, ["2-0"], "what it holds is still pending");
 
     redis.raw.call(&["XACK", &orders, GROUP, "2-0"]);

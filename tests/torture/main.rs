@@ -23,7 +23,7 @@ mod strike;
 mod trace;
 mod trace_cases;
 /// Processes and proxies of the tests of single promises.
-#[path = "../it"]
+#[path = "../system"]
 #[expect(dead_code, unused_imports, reason = "those tests use the rest")]
 mod it {
     pub mod harness;

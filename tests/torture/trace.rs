@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use protocol::trace::{Line, Replay, in_one_order};
+use model::trace::{Line, Replay, in_one_order};
 
 use crate::history::History;
 use crate::stage::Stage;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use protocol::trace::{Change, Effect, Line};
+use model::trace::{Change, Effect, Line};
 use reqwest::Method;
 use serde_json::json;
 

@@ -12,7 +12,7 @@ use super::crowd::new_claim;
 use super::shop::{Shop, insert_orders};
 use crate::bench::Rate;
 use crate::config::{RECORD_BATCH_MAX_EVENTS, StoreAddresses, TOTAL_MAX_UNITS};
-use crate::model::{Claim, CouponId};
+use crate::domain::{Claim, CouponId};
 use crate::postgres::PgConnection;
 
 /// Rows inserted, in batches of as many as a worker's; making them up is not in the time.

@@ -12,7 +12,7 @@ use super::shop::{Shop, claimed_at, is_refusal};
 use super::{Figure, sold_rate};
 use crate::bench::Rate;
 use crate::config::{StoreAddresses, TOTAL_MAX_UNITS};
-use crate::model::Claim;
+use crate::domain::Claim;
 use crate::postgres::PgConnection;
 
 /// As `optimistic_lock/one_statement.sql` has it.

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::bench::Rate;
-use crate::model::{Claim, CouponId, OrderId, UserId};
+use crate::domain::{Claim, CouponId, OrderId, UserId};
 
 /// What a buyer was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

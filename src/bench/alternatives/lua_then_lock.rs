@@ -14,7 +14,7 @@ use super::pgbench::{Load, Pgbench, Script};
 use super::shop::{Shop, insert_orders};
 use super::{Figure, sold_rate};
 use crate::config::{StoreAddresses, TOTAL_MAX_UNITS};
-use crate::model::Claim;
+use crate::domain::Claim;
 use crate::postgres::PgConnection;
 use crate::redis::RedisServer;
 use redis_stock::RedisStock;

@@ -8,8 +8,8 @@ use futures_util::future::try_join_all;
 use super::crowd::{Answer, Buyer, sell};
 use super::{Figure, fastest};
 use crate::bench::redis_cpu;
-use crate::model::{Claim, ClaimOutcome, CouponId};
-use crate::redis::claim::{BatchOutcome, claim_batch};
+use crate::domain::{Claim, ClaimOutcome, CouponId, Refusal};
+use crate::redis::scripts::claim::{BatchOutcome, claim_batch};
 use crate::redis::{Redis, RedisServer, info};
 
 const TASKS: [usize; 4] = [1, 16, 64, 256];
@@ -85,7 +85,7 @@ impl Buyer for OneClaim {
         match claim_batch(&self.redis, &self.ready, i64::MAX, batch, |_| true).await?.outcome {
             BatchOutcome::Done(outcomes) => match outcomes[..] {
                 [ClaimOutcome::Accepted { .. }] => Ok(Answer::Sold),
-                [ClaimOutcome::Held { .. } | ClaimOutcome::SoldOut] => Ok(Answer::Refused),
+                [ClaimOutcome::Held { .. } | ClaimOutcome::Refused(Refusal::SoldOut)] => Ok(Answer::Refused),
                 _ => bail!("a claim was answered {outcomes:?}"),
             },
             other => bail!("a batch was answered {other:?}"),

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use crate::config::TOTAL_MAX_UNITS;
-use crate::model::{Claim, CouponId};
+use crate::domain::{Claim, CouponId};
 use crate::postgres::{BY_INDEX, PgConnection, Postgres};
 
 pub const SCHEMA: &str = "bench";

@@ -14,7 +14,7 @@ use super::Figure;
 use super::crowd::{Answer, Buyer, must_refuse, new_claim, sell};
 use super::shop::{Shop, claimed_at, is_refusal};
 use crate::config::{StoreAddresses, TOTAL_MAX_UNITS};
-use crate::model::Claim;
+use crate::domain::Claim;
 use crate::postgres::PgConnection;
 use databases::Databases;
 pub use databases::drop_both;

@@ -6,7 +6,7 @@ use anyhow::bail;
 use bytes::Bytes;
 
 use super::NEWER;
-use crate::model::{CouponId, OrderEvent, OrderId, UserId};
+use crate::domain::{CouponId, OrderEvent, OrderId, UserId};
 use crate::postgres::dead_letters::{Ended, Letter, encode_fields};
 use crate::postgres::rebuild::Decision;
 use crate::redis::rebuild::ClaimsHash;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::model::{CouponId, Definition};
+use crate::domain::{CouponId, Definition};
 use crate::postgres::rebuild::{Decision, Standing};
 use crate::redis::stored::StoredCoupon;
 

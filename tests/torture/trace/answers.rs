@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use protocol::trace::{Effect, EntryId, Event, Line, Redis};
+use model::trace::{Effect, EntryId, Event, Line, Redis};
 
 use crate::history::{Class, History, Span};
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::str::from_utf8;
 
-use protocol::trace::{Effect, EntryId, Event, Key, Line};
+use model::trace::{Effect, EntryId, Event, Key, Line};
 use uuid::Uuid;
 
 const PREFIX: &str = "seckill:{0}:";

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use protocol::trace::{Change, Line};
+use model::trace::{Change, Line};
 use serde::Deserialize;
 
 use super::aof;

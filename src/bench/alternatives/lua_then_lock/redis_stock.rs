@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 
 use crate::config::TOTAL_MAX_UNITS;
-use crate::model::UserId;
+use crate::domain::UserId;
 use crate::redis::{Redis, integer, script_args, text};
 
 const STOCK: &str = "bench:stock";

@@ -1,0 +1,305 @@
+//! The serving process: the fence's look, claims (`lua/claim.lua`), publications (`lua/publish.lua`), and
+//! units that go back (`lua/release.lua`). Also what people do over HTTP: cancel an order, edit a total.
+
+use crate::promise::Broken;
+use crate::search::Steps;
+use crate::state::{
+    Coupon, Epoch, Marker, ORDERS, Order, Postgres, Publication, Redis, Returning, State, Status, USERS, bit,
+    counter, each, user_of,
+};
+use crate::{Rule, Scope, lost};
+
+/// The fence's look: what must be the same in Redis and in the fence row.
+#[must_use]
+pub fn agrees(redis: &Redis, postgres: &Postgres, scope: &Scope) -> bool {
+    let row = &postgres.row;
+    !row.lost
+        && (!scope.has(Rule::PostgresIdentity)
+            || (postgres.identity == row.identity && postgres.position >= redis.noted))
+        && (!scope.has(Rule::RedisIdentity) || redis.run == row.run)
+        && redis.marker == Marker::Ready(row.epoch)
+        && redis.has_group()
+}
+
+/// What a script answers that demands `ready:<epoch>` and the sum.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Batcher {
+    Open,
+    Fenced,
+    Lost,
+}
+
+fn gate(redis: &Redis, epoch: Epoch, scope: &Scope) -> Batcher {
+    if redis.marker != Marker::Ready(epoch) {
+        Batcher::Fenced
+    } else if scope.has(Rule::Sum) && !redis.adds_up() || redis.stream.is_none() {
+        Batcher::Lost
+    } else {
+        Batcher::Open
+    }
+}
+
+/// Something of this epoch is known to be lost; an older epoch never hides what is known of a newer one.
+pub fn note_loss(state: &mut State, epoch: Epoch, by_postgres: bool) {
+    let server = &mut state.server;
+    match server.loss {
+        Some((known, _)) if counter(known) > counter(epoch) => {}
+        Some((known, before)) if known == epoch => server.loss = Some((epoch, before || by_postgres)),
+        _ => server.loss = Some((epoch, by_postgres)),
+    }
+    if server.session == Some(epoch) {
+        server.session = None;
+    }
+}
+
+/// Acts on a script's refusal; `true` where the script may write.
+fn passes(state: &mut State, epoch: Epoch, scope: &Scope) -> bool {
+    match gate(&state.redis, epoch, scope) {
+        Batcher::Open => true,
+        Batcher::Fenced => {
+            if state.server.session == Some(epoch) {
+                state.server.session = None;
+            }
+            false
+        }
+        Batcher::Lost => {
+            note_loss(state, epoch, false);
+            false
+        }
+    }
+}
+
+pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
+    look(state, scope, steps);
+    if let Some(epoch) = state.server.session {
+        for user in 0..USERS {
+            claim(state, scope, epoch, user, steps);
+        }
+        people(state, scope, steps);
+    }
+    publish(state, scope, steps);
+    release(state, scope, steps);
+}
+
+fn look(state: &State, scope: &Scope, steps: &mut Steps) {
+    let agrees = agrees(&state.redis, &state.postgres, scope);
+    let epoch = state.postgres.row.epoch;
+    let is_lost = state.server.loss.is_some_and(|(of, _)| of == epoch);
+    let is_newer = lost::has_newer_definition(&state.redis, &state.postgres, scope);
+    match state.server.session {
+        None if agrees && !is_lost && is_newer => steps.take("the fence finds a newer definition", |next| {
+            note_loss(next, epoch, true);
+            true
+        }),
+        None if agrees && !is_lost => steps.take("the fence comes up", |next| {
+            next.server.session = Some(epoch);
+            next.server.loss = None;
+            if next.users.unseen {
+                next.users.broken = Some(Broken::SoldUnseen);
+            }
+            true
+        }),
+        Some(session) if !agrees || (session != epoch && scope.has(Rule::SessionOfTheRow)) => {
+            steps.take("the fence comes down", |next| {
+                next.server.session = None;
+                true
+            });
+        }
+        _ => {}
+    }
+}
+
+fn claim(state: &State, scope: &Scope, epoch: Epoch, user: usize, steps: &mut Steps) {
+    let attempt = state.users.sent[user];
+    if attempt >= scope.claims[user] {
+        return;
+    }
+    let order = (2 * user) as u8 + attempt;
+    steps.take("a user claims", |next| {
+        if !passes(next, epoch, scope) {
+            return true;
+        }
+        let Some(coupon) = next.redis.coupon else { return true };
+        if let Some(held) = next.redis.claims[user] {
+            return repeat(next, scope, held);
+        }
+        if coupon.stock <= 0 || coupon.paused {
+            return true;
+        }
+        if coupon.version < next.users.in_force {
+            next.users.broken = Some(Broken::SoldUndone);
+        }
+        next.redis.coupon = Some(Coupon { stock: coupon.stock - 1, ..coupon });
+        next.redis.claims[user] = Some(order);
+        next.users.sent[user] += 1;
+        next.users.told |= bit(order);
+        next.redis.stream.as_mut().is_some_and(|stream| stream.add(order))
+    });
+}
+
+/// The user holds a unit already. Where its order is dead, its unit goes back first, and the claim is run again.
+fn repeat(next: &mut State, scope: &Scope, held: Order) -> bool {
+    if next.postgres.dead() & bit(held) != 0 {
+        if scope.has(Rule::RepeatAsksPostgres) {
+            note_position(next, scope, next.postgres.position);
+            give_back(&mut next.redis, held, scope);
+        } else {
+            next.users.broken = Some(Broken::DeadOrderAnswered);
+        }
+    }
+    true
+}
+
+/// Before an effect of a commit reaches Redis, so does the position of that commit.
+fn note_position(next: &mut State, scope: &Scope, position: u8) {
+    if scope.has(Rule::EffectsNotePosition) {
+        next.redis.noted = next.redis.noted.max(position);
+    }
+}
+
+/// `release.lua`, with the rules that may be taken away.
+pub fn give_back(redis: &mut Redis, order: Order, scope: &Scope) {
+    let user = user_of(order);
+    let is_its =
+        if scope.has(Rule::ReleaseNamesTheOrder) { redis.holds(order) } else { redis.claims[user].is_some() };
+    if is_its {
+        redis.claims[user] = None;
+    }
+    if is_its || !scope.has(Rule::HashArbitrates) {
+        redis.coupon = redis.coupon.map(|coupon| Coupon { stock: coupon.stock + 1, ..coupon });
+    }
+}
+
+/// Orders that end, and edits of the total. Both move the coupon's row, so they wait for whoever holds it.
+fn people(state: &State, scope: &Scope, steps: &mut Steps) {
+    // A commit on an older copy could bring it to the position that was noted, before anybody has looked.
+    let may_be_older = state.backup.is_some() && !agrees(&state.redis, &state.postgres, scope);
+    if state.row_is_locked() || may_be_older {
+        return;
+    }
+    if state.cancels < scope.cancels {
+        for order in (0..ORDERS as u8).filter(|&o| state.postgres.status[usize::from(o)] == Status::Live) {
+            steps.take("an order is cancelled", |next| {
+                next.cancels += 1;
+                next.postgres.status[usize::from(order)] = Status::Cancelled;
+                next.postgres.coupon.stock += 1;
+                next.postgres.outbox |= bit(order);
+                next.postgres.position += u8::from(next.backup.is_some());
+                true
+            });
+        }
+    }
+    if let Some(&change) = scope.edits.get(usize::from(state.edits))
+        && state.postgres.coupon.stock + change >= 0
+    {
+        steps.take("the total is edited", |next| {
+            next.edits += 1;
+            next.users.lowered |= change < 0;
+            let coupon = &mut next.postgres.coupon;
+            coupon.total += change;
+            coupon.stock += change;
+            coupon.paused |= change == 0;
+            coupon.version += 1;
+            next.postgres.position += u8::from(next.backup.is_some());
+            true
+        });
+    }
+    if state.postgres.coupon.paused && usize::from(state.edits) == scope.edits.len() {
+        steps.take("a person resumes the coupon", |next| {
+            next.postgres.coupon.paused = false;
+            next.postgres.coupon.version += 1;
+            next.postgres.position += u8::from(next.backup.is_some());
+            true
+        });
+    }
+}
+
+fn publish(state: &State, scope: &Scope, steps: &mut Steps) {
+    match state.server.publishing {
+        None => {
+            let Some(epoch) = state.server.session else { return };
+            if state.postgres.published == state.postgres.coupon.version {
+                return;
+            }
+            let Coupon { version, total, paused, .. } = state.postgres.coupon;
+            let position = state.postgres.position;
+            steps.take("a definition is read", |next| {
+                next.server.publishing =
+                    Some(Publication { epoch, version, total, paused, position, is_answered: false });
+                true
+            });
+        }
+        Some(publication) if !publication.is_answered => steps.take("a definition is published", |next| {
+            next.server.publishing = None;
+            if publish_script(next, scope, publication) {
+                next.server.publishing = Some(Publication { is_answered: true, ..publication });
+            } else if !scope.has(Rule::PublishRepeats) {
+                next.postgres.published = next.postgres.published.max(publication.version);
+            }
+            true
+        }),
+        Some(publication) => steps.take("a publication is noted", |next| {
+            next.server.publishing = None;
+            let postgres = &mut next.postgres;
+            let is_its_own =
+                postgres.row.epoch == publication.epoch && publication.version <= postgres.coupon.version;
+            if is_its_own || !scope.has(Rule::PublicationOfItsEpoch) {
+                postgres.published = postgres.published.max(publication.version);
+            }
+            true
+        }),
+    }
+}
+
+/// `false` where it was refused.
+fn publish_script(next: &mut State, scope: &Scope, publication: Publication) -> bool {
+    let Publication { epoch, version, total, paused, position, .. } = publication;
+    if next.redis.coupon.is_none() && !scope.has(Rule::PublishNeverMakes) {
+        next.redis.coupon = Some(Coupon { total, stock: total, version, paused });
+        return next.redis.marker == Marker::Ready(epoch);
+    }
+    if !passes(next, epoch, scope) {
+        return false;
+    }
+    note_position(next, scope, position);
+    let Some(coupon) = &mut next.redis.coupon else { return false };
+    if coupon.version < version {
+        coupon.stock += total - coupon.total;
+        if !scope.has(Rule::NoClamp) {
+            coupon.stock = coupon.stock.max(0);
+        }
+        coupon.total = total;
+        coupon.version = version;
+        coupon.paused = paused;
+        next.users.in_force = next.users.in_force.max(version);
+    }
+    true
+}
+
+fn release(state: &State, scope: &Scope, steps: &mut Steps) {
+    match state.server.returning {
+        Returning::Idle => {
+            let Some(epoch) = state.server.session else { return };
+            for order in each(state.postgres.outbox) {
+                steps.take("a unit is seen waiting", |next| {
+                    next.server.returning = Returning::Picked(epoch, order, next.postgres.position);
+                    true
+                });
+            }
+        }
+        Returning::Picked(epoch, order, position) => steps.take("a unit is released", |next| {
+            next.server.returning = Returning::Idle;
+            if passes(next, epoch, scope) {
+                note_position(next, scope, position);
+                give_back(&mut next.redis, order, scope);
+                next.server.returning = Returning::Answered(order);
+            }
+            true
+        }),
+        Returning::Answered(order) => steps.take("an outbox row is deleted", |next| {
+            next.server.returning = Returning::Idle;
+            next.postgres.outbox &= !bit(order);
+            true
+        }),
+    }
+}

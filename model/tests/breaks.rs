@@ -1,0 +1,322 @@
+//! Without a rule something breaks: for each one the search finds a shortest way. Where the sum that every
+//! script looks at would notice the damage and heal it, it is taken away too; that alone breaks nothing there.
+
+use model::trace::replay_path;
+use model::{Broken, Fault, Outcome, Path, Rule, Scope, search};
+
+use Fault::*;
+use Rule::*;
+
+const MAX_STATES: usize = 6_000_000;
+
+/// The way in which the scope breaks without these rules, all of which it takes: with any one of them left
+/// in force it holds.
+fn breaks(rules: &'static [Rule], scope: &Scope) -> (Broken, Path) {
+    for left in rules {
+        let others: Vec<Rule> = rules.iter().copied().filter(|rule| rule != left).collect();
+        let outcome = search(&Scope { without: Vec::leak(others), ..scope.clone() }, MAX_STATES).outcome;
+        assert!(matches!(outcome, Outcome::Holds), "with {left:?} in force: {outcome:?}");
+    }
+    let without = Scope { without: rules, ..scope.clone() };
+    match search(&without, MAX_STATES).outcome {
+        Outcome::Breaks(broken, path) => {
+            // A replay sees what the stores do: no answers, no server that refuses for no reason; and it does not
+            // follow from one server to another.
+            let replaces = |fault| matches!(fault, &RedisFailedOver | &PostgresOlderCopy | &PostgresPromoted);
+            let is_hidden = broken == Broken::DeadOrderAnswered || rules == [SessionOfTheRow];
+            let is_seen = !is_hidden && !scope.faults.iter().any(replaces);
+            assert!(!is_seen || replay_path(&without, &path).is_some(), "{rules:?}: {path:?}");
+            (broken, path)
+        }
+        outcome => panic!("without {rules:?}: {outcome:?}"),
+    }
+}
+
+fn compared() -> Scope {
+    Scope { compares: true, ..Scope::small() }
+}
+
+#[track_caller]
+fn passes(path: &Path, steps: &[&str]) {
+    assert!(path.passes(steps), "{path:?}");
+}
+
+#[test]
+fn a_lagging_replica_sells_a_unit_twice() {
+    let scope = Scope { faults: &[RedisFailedOver], max_faults: 1, ..compared() };
+    let (broken, path) = breaks(&[RedisIdentity], &scope);
+    assert_eq!(broken, Broken::StocksDiffer);
+    passes(&path, &["a user claims", "a worker commits", "RedisFailedOver"]);
+}
+
+#[test]
+fn an_older_copy_of_postgres_forgets_orders() {
+    let scope = Scope { faults: &[PostgresOlderCopy], max_faults: 1, ..Scope::small() };
+    let (_, path) = breaks(&[PostgresIdentity], &scope);
+    passes(&path, &["a copy of Postgres is made", "a worker commits", "PostgresOlderCopy"]);
+}
+
+#[test]
+fn a_deleted_claims_hash_goes_unnoticed() {
+    let scope = Scope { total: 2, claims: [2, 0], faults: &[ClaimsDeleted], max_faults: 1, ..compared() };
+    let (broken, _) = breaks(&[Sum], &scope);
+    assert_eq!(broken, Broken::ClaimsDiffer);
+}
+
+#[test]
+fn a_transaction_opened_before_a_flush_commits_after_the_rebuild_has_read_postgres() {
+    let scope = Scope { faults: &[RedisFlushed], max_faults: 1, ..compared() };
+    let (broken, path) = breaks(&[FenceLock], &scope);
+    assert_eq!(broken, Broken::StocksDiffer);
+    passes(&path, &["a worker inserts an order", "RedisFlushed", "a rebuild decides", "a worker commits"]);
+}
+
+#[test]
+fn a_worker_records_an_entry_of_an_older_epoch() {
+    let scope = Scope { faults: &[RedisFlushed], max_faults: 1, ..compared() };
+    let (_, path) = breaks(&[RecordingEpoch], &scope);
+    passes(
+        &path,
+        &[
+            "a worker reads an entry",
+            "RedisFlushed",
+            "a rebuild starts an epoch",
+            "a worker inserts an order",
+        ],
+    );
+}
+
+#[test]
+fn stock_short_in_postgres_is_tried_for_ever() {
+    let (broken, path) = breaks(&[StockShortRejects], &Scope { edits: &[-1], ..compared() });
+    assert_eq!(broken, Broken::NeverAtRest);
+    passes(&path, &["a user claims", "the total is edited"]);
+}
+
+#[test]
+fn a_unit_goes_back_because_xack_says_so_and_once_more_from_the_outbox() {
+    let (broken, path) = breaks(&[Sum, HashArbitrates], &Scope { edits: &[-1], ..compared() });
+    assert_eq!(broken, Broken::StocksDiffer);
+    passes(&path, &["a worker rejects an order", "a unit is released", "a worker acknowledges"]);
+}
+
+#[test]
+fn a_unit_that_a_rebuild_has_counted_goes_back_again() {
+    let faults = &[RedisRestarted];
+    let scope = Scope { cancels: 1, claims: [2, 0], faults, max_faults: 1, ..compared() };
+    let (broken, _) = breaks(&[Sum, HashArbitrates], &scope);
+    assert_eq!(broken, Broken::StocksDiffer);
+}
+
+#[test]
+fn a_late_release_takes_the_unit_of_the_users_next_order() {
+    let (_, path) = breaks(&[ReleaseNamesTheOrder], &Scope { cancels: 1, claims: [2, 0], ..compared() });
+    passes(&path, &["an order is cancelled", "a user claims", "a user claims", "a unit is released"]);
+}
+
+#[test]
+fn a_cancelled_order_comes_back_with_an_older_copy_and_nobody_sees_it() {
+    let faults = &[PostgresOlderCopy];
+    let scope = Scope { cancels: 1, claims: [2, 0], faults, max_faults: 1, ..compared() };
+    let (_, path) = breaks(&[EffectsNotePosition], &scope);
+    passes(&path, &["a copy of Postgres is made", "an order is cancelled", "PostgresOlderCopy"]);
+}
+
+#[test]
+fn a_stock_clamped_at_nought_gives_a_unit_too_many_later() {
+    let (_, path) = breaks(&[Sum, NoClamp], &Scope { edits: &[-1, 1], ..compared() });
+    passes(
+        &path,
+        &["a user claims", "the total is edited", "a definition is published", "a definition is published"],
+    );
+}
+
+#[test]
+fn a_publication_makes_a_lost_coupon_anew_over_live_orders() {
+    let faults = &[CouponDeleted, ClaimsDeleted];
+    let scope = Scope { edits: &[1], claims: [1, 0], faults, max_faults: 2, ..compared() };
+    let (_, path) = breaks(&[PublishNeverMakes], &scope);
+    passes(&path, &["a worker commits", "CouponDeleted", "ClaimsDeleted", "a definition is published"]);
+}
+
+#[test]
+fn an_edit_beside_a_rebuild_never_reaches_redis() {
+    let faults = &[MarkerDeleted];
+    let scope = Scope { edits: &[1], claims: [0, 0], rebuilders: 2, faults, max_faults: 1, ..compared() };
+    let (_, path) = breaks(&[PublishRepeats], &scope);
+    passes(&path, &["a rebuild reads definitions", "the total is edited", "a definition is published"]);
+}
+
+#[test]
+fn a_publication_of_a_lost_postgres_is_noted_in_its_successor() {
+    let faults = &[PostgresPromoted];
+    let scope = Scope { edits: &[1, -1], claims: [0, 0], faults, max_faults: 1, ..compared() };
+    let (_, path) = breaks(&[PublicationOfItsEpoch, HigherVersionWins], &scope);
+    passes(&path, &["a definition is published", "PostgresPromoted", "a publication is noted"]);
+}
+
+#[test]
+fn a_session_outlives_its_epoch() {
+    let faults = &[RedisFlushed, SessionDropped];
+    let scope = Scope { claims: [1, 0], rebuilders: 2, faults, max_faults: 2, ..compared() };
+    let (broken, _) = breaks(&[SessionOfTheRow], &scope);
+    assert_eq!(broken, Broken::NeverAtRest);
+}
+
+#[test]
+fn an_acknowledged_entry_is_taken_for_an_order_on_its_way() {
+    let scope = Scope { faults: &[PostgresPromoted], max_faults: 1, ..Scope::small() };
+    let (_, path) = breaks(&[AcknowledgedDoNotCount], &scope);
+    passes(&path, &["a worker acknowledges", "PostgresPromoted", "a rebuild decides"]);
+}
+
+#[test]
+fn a_rebuilder_whose_lock_was_dropped_rejects_a_live_claim() {
+    let faults = &[RedisFlushed, SessionDropped];
+    let scope = Scope { rebuilders: 2, claims: [2, 0], faults, max_faults: 3, ..compared() };
+    let (broken, path) = breaks(&[DecisionIsFenced], &scope);
+    assert_eq!(broken, Broken::Rejected);
+    passes(&path, &["SessionDropped", "a rebuild ends", "a rebuild decides"]);
+}
+
+#[test]
+fn a_rebuilder_that_was_overtaken_writes_over_live_claims() {
+    let faults = &[ClaimsDeleted, SessionDropped];
+    let scope = Scope { rebuilders: 2, cancels: 1, faults, max_faults: 2, ..compared() };
+    let (_, path) = breaks(&[BuildingMarker], &scope);
+    passes(&path, &["SessionDropped", "a rebuild takes the lock", "a rebuild applies a field"]);
+}
+
+#[test]
+fn claims_deleted_in_the_middle_of_a_rebuild_are_counted_as_free_units() {
+    let scope = Scope { faults: &[ClaimsDeleted], max_faults: 2, ..compared() };
+    let (broken, path) = breaks(&[CouponCountsClaims], &scope);
+    assert_eq!(broken, Broken::StocksDiffer);
+    passes(&path, &["a rebuild decides", "ClaimsDeleted", "a rebuild sets the coupon"]);
+}
+
+#[test]
+fn a_rebuilder_that_dies_takes_the_knowledge_of_lost_commits_with_it() {
+    let faults = &[PostgresPromoted, RebuilderKilled];
+    let scope = Scope { cancels: 1, claims: [2, 0], faults, max_faults: 2, ..compared() };
+    let (broken, path) = breaks(&[LossIsNoted], &scope);
+    assert_eq!(broken, Broken::SoldUnseen);
+    passes(&path, &["a person orders a rebuild", "RebuilderKilled", "the fence comes up"]);
+}
+
+#[test]
+fn an_order_that_was_cancelled_and_came_back_rejects_the_next_one() {
+    let faults = &[PostgresPromoted];
+    let scope = Scope { cancels: 1, claims: [2, 0], faults, max_faults: 1, ..compared() };
+    let (broken, _) = breaks(&[LossCancels, NewerClaimCancels], &scope);
+    assert_eq!(broken, Broken::Rejected);
+}
+
+#[test]
+fn an_order_that_came_back_beside_another_redis_rejects_the_next_one() {
+    let faults = &[RedisRestarted, PostgresOlderCopy];
+    let scope = Scope { cancels: 1, claims: [2, 0], faults, max_faults: 2, ..compared() };
+    let (broken, path) = breaks(&[NewerClaimCancels], &scope);
+    assert_eq!(broken, Broken::Rejected);
+    passes(&path, &["an order is cancelled", "a user claims", "PostgresOlderCopy", "a rebuild decides"]);
+}
+
+#[test]
+fn a_replica_that_is_behind_cancels_recorded_orders() {
+    let faults = &[RedisFailedOver, PostgresOlderCopy];
+    let scope = Scope { faults, max_faults: 2, ..compared() };
+    let (broken, path) = breaks(&[CancelsAsTheAgreement], &scope);
+    assert_eq!(broken, Broken::Rejected);
+    passes(&path, &["a worker commits", "RedisFailedOver", "a rebuild decides"]);
+}
+
+#[test]
+fn lost_commits_are_rebuilt_over_without_a_person_where_redis_has_restarted() {
+    for fault in [RedisRestarted, MarkerDeleted, StockEdited] {
+        let faults = Vec::leak(vec![PostgresOlderCopy, fault]);
+        let (broken, path) = breaks(&[LossWaits], &Scope { faults, max_faults: 2, ..compared() });
+        assert_eq!(broken, Broken::SoldUnseen);
+        passes(&path, &["PostgresOlderCopy", "the fence comes up"]);
+    }
+}
+
+#[test]
+fn a_raised_total_that_an_older_copy_lacks_rejects_who_got_the_units() {
+    let faults = &[PostgresOlderCopy];
+    let scope = Scope { edits: &[1], faults, max_faults: 1, ..compared() };
+    let (broken, path) = breaks(&[HigherVersionWins], &scope);
+    assert!([Broken::Rejected, Broken::SoldUndone].contains(&broken), "{broken:?}");
+    passes(&path, &["the total is edited", "PostgresOlderCopy", "a person orders a rebuild"]);
+}
+
+#[test]
+fn a_pause_that_an_older_copy_lacks_is_undone() {
+    let faults = &[PostgresOlderCopy, RedisRestarted];
+    let scope = Scope { edits: &[0], claims: [1, 0], faults, max_faults: 2, ..compared() };
+    let (broken, path) = breaks(&[HigherVersionWins], &scope);
+    assert_eq!(broken, Broken::SoldUndone);
+    passes(&path, &["a definition is published", "PostgresOlderCopy", "a user claims"]);
+}
+
+#[test]
+fn a_definition_put_back_by_hand_goes_unnoticed() {
+    let faults = &[DefinitionRestored];
+    let scope = Scope { edits: &[0], claims: [1, 0], faults, max_faults: 1, ..compared() };
+    let (_, path) = breaks(&[HigherVersionIsALoss], &scope);
+    passes(&path, &["the total is edited", "a definition is published", "DefinitionRestored"]);
+}
+
+#[test]
+fn a_coupon_whose_definition_nothing_confirms_is_sold_on() {
+    let faults = &[DefinitionRestored, CouponDeleted];
+    let scope = Scope { edits: &[0], claims: [1, 0], faults, max_faults: 2, ..compared() };
+    let (broken, path) = breaks(&[UnconfirmedPauses], &scope);
+    assert_eq!(broken, Broken::SoldUndone);
+    passes(&path, &["DefinitionRestored", "CouponDeleted", "a rebuild decides", "a user claims"]);
+}
+
+#[test]
+fn redis_flushed_while_a_person_rebuilds_cancels_every_order() {
+    for faults in [&[PostgresPromoted, RedisFlushed], &[PostgresPromoted, ClaimsDeleted]] {
+        let scope = Scope { claims: [1, 0], faults, max_faults: 2, ..compared() };
+        let (broken, path) = breaks(&[LossAsksTheSum], &scope);
+        assert_eq!(broken, Broken::Rejected);
+        passes(&path, &["a person orders a rebuild", "a rebuild reads the claims", "a rebuild decides"]);
+    }
+}
+
+#[test]
+fn a_comparison_writes_a_stock_over_claims_on_their_way() {
+    let (broken, _) = breaks(&[Sum, CompareWritesNoStock], &Scope { claims: [1, 0], ..compared() });
+    assert_eq!(broken, Broken::StocksDiffer);
+}
+
+#[test]
+fn a_repeat_is_answered_with_a_dead_order() {
+    let (broken, _) = breaks(&[RepeatAsksPostgres], &Scope { cancels: 1, claims: [2, 0], ..compared() });
+    assert_eq!(broken, Broken::DeadOrderAnswered);
+}
+
+#[test]
+fn a_pending_entry_that_was_deleted_is_forgotten() {
+    let faults = &[PendingDeleted, WorkerKilled];
+    let scope = Scope { faults, max_faults: 2, ..Scope::small() };
+    let (_, path) = breaks(&[DeletedEntriesAreALoss], &scope);
+    passes(&path, &["PendingDeleted", "WorkerKilled"]);
+}
+
+#[test]
+fn a_group_made_at_the_end_skips_what_only_the_stream_still_knows() {
+    let faults = &[GroupDestroyed, ClaimsDeleted];
+    let scope = Scope { claims: [1, 0], faults, max_faults: 2, ..compared() };
+    let (broken, _) = breaks(&[GroupAtZero], &scope);
+    assert_eq!(broken, Broken::Forgotten);
+}
+
+#[test]
+fn whoever_finds_a_deleted_entry_dies_and_it_is_forgotten() {
+    let faults = &[PendingDeleted, WorkerKilled, ServerKilled];
+    let scope = Scope { claims: [1, 0], faults, max_faults: 3, ..Scope::small() };
+    let (_, path) = breaks(&[DeletedEntriesStay], &scope);
+    passes(&path, &["PendingDeleted", "a worker finds a deleted entry", "ServerKilled"]);
+}

@@ -1,0 +1,45 @@
+//! Every step of the searched model is one that a replay allows, and its quiet states are runs at rest.
+
+use model::trace::hold_against_model;
+use model::{Fault, Scope};
+
+use Fault::*;
+
+/// All but those that put another server in a store's place: real runs are replayed without them.
+const FAULTS: [Fault; 14] = [
+    WorkerKilled,
+    RebuilderKilled,
+    ServerKilled,
+    SessionDropped,
+    RedisRestarted,
+    RedisFlushed,
+    ClaimsDeleted,
+    CouponDeleted,
+    StreamDeleted,
+    MarkerDeleted,
+    EntryDeleted,
+    PendingDeleted,
+    GroupDestroyed,
+    DefinitionRestored,
+];
+
+/// How many steps were allowed, of which there are at most a few for each of so many states.
+fn allows(scope: &Scope) -> usize {
+    hold_against_model(scope, 20_000).unwrap_or_else(|refused| panic!("{scope:?}: {refused:#?}"))
+}
+
+#[test]
+fn a_replay_allows_what_the_model_does_without_faults() {
+    let scope = Scope { workers: 2, total: 2, claims: [2, 1], cancels: 1, edits: &[-1, 1], ..Scope::small() };
+    assert!(allows(&scope) > 20_000);
+}
+
+#[test]
+fn a_replay_allows_what_the_model_does_around_a_fault() {
+    for fault in FAULTS {
+        let faults = Vec::leak(vec![fault]);
+        let scope = Scope { faults, max_faults: 1, compares: true, ..Scope::small() };
+        assert!(allows(&Scope { claims: [2, 1], cancels: 1, ..scope.clone() }) > 200, "{fault:?}");
+        assert!(allows(&Scope { edits: &[-1], rebuilders: 2, ..scope }) > 200, "{fault:?}");
+    }
+}

@@ -1,0 +1,127 @@
+//! One claim, from its arrival to what its user is told. Where the user holds a unit already and the order that holds
+//! it has ended, the unit is released first and the claim is made again: a user is never told of an ended order as of
+//! his own. How claims reach Redis is the batcher's part.
+
+use std::time::Duration;
+
+use super::batcher::{Batcher, Unavailable};
+use crate::config;
+use crate::coupons::catalogue::Catalogue;
+use crate::domain::{Claim, ClaimOutcome, CouponId, Order, OrderId, Refusal, UserId};
+use crate::fence::StoreError;
+use crate::orders::lookup::Orders;
+use crate::orders::waiters::NoAnswer;
+
+/// Makes claims. A cheap handle.
+#[derive(Clone)]
+pub struct Claims {
+    batcher: Batcher,
+    orders: Orders,
+    catalogue: Catalogue,
+}
+
+/// What became of a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claimed {
+    /// A unit is the user's since now; `stock` is what was left just after.
+    Accepted {
+        order: Order,
+        stock: i64,
+    },
+    /// The user has held a unit since before: this order.
+    Held {
+        order: Order,
+        stock: i64,
+    },
+    Refused(Refusal),
+}
+
+/// Why a claim has no outcome. It may be made again in every case.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ClaimError {
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// A unit of an ended order could not be released.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("whether your order still lives cannot be told without Postgres")]
+    StatusUnknown,
+    #[error("your earlier orders are just ending; send the claim again")]
+    OrdersEnding,
+}
+
+impl Claims {
+    #[must_use]
+    pub const fn new(batcher: Batcher, orders: Orders, catalogue: Catalogue) -> Self {
+        Self { batcher, orders, catalogue }
+    }
+
+    /// The batcher, which knows whether claims are taken.
+    #[must_use]
+    pub const fn batcher(&self) -> &Batcher {
+        &self.batcher
+    }
+
+    /// Claims one unit for the user. Waits up to `wait` for the order to be recorded: an order that was not recorded
+    /// by then is `accepted`.
+    ///
+    /// # Errors
+    /// Where there is no outcome. The order's id was minted before the claim was made, so that a claim that is made
+    /// again costs no second unit.
+    pub async fn claim(
+        &self,
+        coupon: &CouponId,
+        user: &UserId,
+        wait: Duration,
+    ) -> Result<Claimed, ClaimError> {
+        let order = OrderId::mint();
+        // Before the claim is made: its recording could be announced before a later subscription.
+        let recorded = self.orders.subscribe(order, wait);
+        let claim = Claim { coupon: coupon.clone(), user: user.clone(), order };
+        let (outcome, row) = self.claim_past_ended_orders(claim).await?;
+        let accepted = |order| Order::accepted(order, coupon.clone(), user.clone());
+        Ok(match outcome {
+            ClaimOutcome::Accepted { stock } => {
+                let row = recorded.wait().await;
+                Claimed::Accepted { order: row.unwrap_or_else(|| accepted(order)), stock }
+            }
+            ClaimOutcome::Held { order, stock } => {
+                let row = match row {
+                    None => self.orders.subscribe(order, wait).wait().await,
+                    row => row,
+                };
+                Claimed::Held { order: row.unwrap_or_else(|| accepted(order)), stock }
+            }
+            ClaimOutcome::Refused(refusal) => Claimed::Refused(refusal),
+        })
+    }
+
+    /// Makes the claim, and again after each release of a unit that an ended order held. Returns the row of the order
+    /// that holds a unit, if one does and its row is known.
+    async fn claim_past_ended_orders(
+        &self,
+        claim: Claim,
+    ) -> Result<(ClaimOutcome, Option<Order>), ClaimError> {
+        for _ in 0..=config::CLAIM_MAX_RETRIES {
+            let outcome = self.batcher.claim(claim.clone()).await?;
+            let ClaimOutcome::Held { order, .. } = outcome else { return Ok((outcome, None)) };
+            let row = self.row(&claim.coupon, order).await?;
+            if !row.as_ref().is_some_and(|row| row.status.has_ended()) {
+                return Ok((outcome, row));
+            }
+            // As the outbox would do it a moment later; the outbox then finds nothing to return.
+            self.orders.release_unit(&claim.coupon, &claim.user, order).await?;
+        }
+        Err(ClaimError::OrdersEnding)
+    }
+
+    /// The row of an order; `None` where there is none yet, and where Postgres gives no answer for a coupon whose
+    /// orders do not expire.
+    async fn row(&self, coupon: &CouponId, order: OrderId) -> Result<Option<Order>, ClaimError> {
+        match self.orders.row(order).await {
+            Ok(row) => Ok(row),
+            Err(NoAnswer) if self.catalogue.orders_expire(coupon) => Err(ClaimError::StatusUnknown),
+            Err(NoAnswer) => Ok(None),
+        }
+    }
+}

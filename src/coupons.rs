@@ -1,0 +1,8 @@
+//! Coupons: `definitions` creates and edits them, `publish` brings a definition to Redis, `in_force` reads it back,
+//! `catalogue` knows which ids exist, `snapshots` are coupons as readers see them.
+
+pub mod catalogue;
+pub mod definitions;
+pub mod in_force;
+pub mod publish;
+pub mod snapshots;

@@ -1,0 +1,120 @@
+//! The coupon ids that Postgres knows, in memory: so that an unknown id never becomes a query, a coupon
+//! that is gone from Redis is told from one that never was, and lists need no store. Stock is not here.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+use tokio::sync::Mutex;
+
+use crate::config;
+use crate::domain::{CouponId, Definition};
+use crate::fence::Session;
+use crate::postgres::{Postgres, PostgresError, coupons};
+
+/// A cheap handle; clones share one catalogue.
+#[derive(Clone)]
+pub struct Catalogue {
+    postgres: Postgres,
+    known: Arc<RwLock<BTreeMap<CouponId, Known>>>,
+    /// Held while Postgres is asked, so that many readers ask once.
+    refreshed: Arc<Mutex<Refreshed>>,
+    /// The number of the session for which it was refreshed last; 0 before the first one.
+    session: Arc<AtomicU64>,
+}
+
+#[derive(Clone, Copy)]
+struct Known {
+    unlisted: bool,
+    /// Redis has had it: if it is absent there, it is lost.
+    published: bool,
+    /// Its orders end by themselves unless they are confirmed.
+    expires: bool,
+}
+
+#[derive(Default)]
+struct Refreshed {
+    at: Option<Instant>,
+    newest_change: Option<OffsetDateTime>,
+}
+
+impl Catalogue {
+    #[must_use]
+    pub fn new(postgres: Postgres) -> Self {
+        Self { postgres, known: Arc::default(), refreshed: Arc::default(), session: Arc::default() }
+    }
+
+    #[must_use]
+    pub fn is_published(&self, id: &CouponId) -> bool {
+        self.read().get(id).is_some_and(|known| known.published)
+    }
+
+    /// Whether the coupon's orders end by themselves.
+    #[must_use]
+    pub fn orders_expire(&self, id: &CouponId) -> bool {
+        self.read().get(id).is_some_and(|known| known.expires)
+    }
+
+    /// One page of ids, in their order, after `after`.
+    #[must_use]
+    pub fn page(&self, after: Option<&CouponId>, limit: usize, with_unlisted: bool) -> Vec<CouponId> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let known = self.read();
+        let page = known.range::<CouponId, _>((start, Bound::Unbounded));
+        page.filter(|(_, known)| known.published && (with_unlisted || !known.unlisted))
+            .map(|(id, _)| id.clone())
+            .take(limit)
+            .collect()
+    }
+
+    /// Reads what has changed, unless that was done less than `max_age` ago.
+    pub async fn refresh(&self, max_age: Duration) -> Result<(), PostgresError> {
+        let mut refreshed = self.refreshed.lock().await;
+        if refreshed.at.is_some_and(|at| at.elapsed() < max_age) {
+            return Ok(());
+        }
+        let at = Instant::now();
+        // A change shows only when its transaction commits, up to a statement's longest run after its time.
+        let since = refreshed.newest_change.map(|newest| newest - 2 * config::POSTGRES_STATEMENT_TIMEOUT);
+        let rows = coupons::changed_since(&self.postgres.pool, since).await?;
+        if let Some(last) = rows.last() {
+            refreshed.newest_change = Some(last.changed_at);
+        }
+        refreshed.at = Some(at);
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        for row in rows {
+            let published = row.published_version > 0;
+            let Definition { id, unlisted, reserve_seconds, .. } = row.definition;
+            known.insert(id, Known { unlisted, published, expires: reserve_seconds.is_some() });
+        }
+        Ok(())
+    }
+
+    /// Refreshes once for each session of the fence, before the first claim in it: the catalogue tells a coupon that
+    /// Redis has lost from one that never was. Without Postgres it may be a little behind.
+    pub async fn refresh_for(&self, session: &Session) {
+        if self.session.load(Ordering::Acquire) != session.id {
+            self.refresh_briefly(Duration::ZERO).await;
+            self.session.store(session.id, Ordering::Release);
+        }
+    }
+
+    /// The same for a reader that will not wait for a Postgres that hangs: what was last read stands.
+    pub async fn refresh_briefly(&self, max_age: Duration) {
+        let catalogue = self.clone();
+        let refreshing = tokio::spawn(async move { catalogue.refresh(max_age).await });
+        match tokio::time::timeout(config::CATALOGUE_PATIENCE, refreshing).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::debug!("catalogue: {error}"),
+            Ok(Err(panicked)) => tracing::error!("catalogue: {panicked}"),
+            Err(_) => tracing::debug!("catalogue: Postgres gives no answer"),
+        }
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<CouponId, Known>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,267 @@
+//! Creates, edits and reads coupons. Postgres owns a definition; a coupon is returned as created or edited only when
+//! Redis has its definition in every field. How a definition reaches Redis is in `publish`, how it is read back in
+//! `in_force`.
+
+use std::time::{Duration, Instant};
+
+use super::catalogue::Catalogue;
+use super::in_force::{self, Outcome};
+use super::publish::publish;
+use super::snapshots::Snapshots;
+use crate::config;
+use crate::domain::{
+    CouponId, CouponPatch, CouponSnapshot, Definition, FieldDifference, InvalidDefinition, NewCoupon,
+};
+use crate::fence::{Fence, StoreError};
+use crate::postgres::coupons::{self, CouponRow, Edited};
+use crate::postgres::{Postgres, PostgresError};
+use crate::redis::RedisError;
+use crate::redis::coupon_hash::{self, KeptDefinition};
+use crate::redis::info;
+
+/// Creates, edits and reads coupons. A cheap handle.
+#[derive(Clone)]
+pub struct Coupons {
+    fence: Fence,
+    postgres: Postgres,
+    catalogue: Catalogue,
+    snapshots: Snapshots,
+}
+
+/// The versions that an edit may start from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExpectedVersion {
+    Any,
+    OneOf(Vec<i64>),
+}
+
+/// A coupon as the admin sees it: stock and window as Redis has them, the rest from Postgres.
+#[derive(Clone, Debug)]
+pub struct AdminCoupon {
+    pub snapshot: CouponSnapshot,
+    pub definition: Definition,
+    /// Fields that Redis has otherwise than Postgres: an edit on its way, or one by hand.
+    pub not_in_force: Vec<FieldDifference>,
+}
+
+/// What became of a request to create a coupon.
+#[derive(Clone, Debug)]
+pub enum Created {
+    New(AdminCoupon),
+    /// The same coupon exists already.
+    Same(AdminCoupon),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CouponError {
+    #[error(transparent)]
+    Invalid(#[from] InvalidDefinition),
+    #[error("there is no coupon {0}")]
+    Unknown(CouponId),
+    #[error("another coupon {0} exists: edit it with PATCH, or choose another id")]
+    Exists(CouponId),
+    /// The coupon is at this version.
+    #[error("the coupon is at \"v{0}\" now: read it again")]
+    Stale(i64),
+    #[error("{held} units of coupon {coupon} are held already")]
+    TotalTooLow { coupon: CouponId, held: i64 },
+    #[error("others are editing this coupon: send the edit again")]
+    Contended,
+    /// The definition is in Postgres and not yet in Redis; it gets there without help.
+    #[error("saved, but not in force yet: send it again")]
+    NotInForce,
+    /// The same, for this reason.
+    #[error("saved, but not in force yet ({0}): send it again")]
+    NotPublished(#[source] StoreError),
+    #[error("coupon {0} is not in force yet: ask again in a moment")]
+    NotInRedis(CouponId),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<PostgresError> for CouponError {
+    fn from(error: PostgresError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl From<RedisError> for CouponError {
+    fn from(error: RedisError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl Coupons {
+    #[must_use]
+    pub const fn new(fence: Fence, postgres: Postgres, catalogue: Catalogue, snapshots: Snapshots) -> Self {
+        Self { fence, postgres, catalogue, snapshots }
+    }
+
+    /// Creates a coupon and returns when it is in force.
+    ///
+    /// # Errors
+    /// Where the definition breaks a limit, another coupon of that id exists, or it is saved and not in force in time.
+    pub async fn create(&self, new: NewCoupon) -> Result<Created, CouponError> {
+        let definition = new.define()?;
+        let session = self.fence.require_session()?;
+        let is_new = coupons::insert(&self.postgres.pool, &definition).await?;
+        if is_new {
+            let published = publish(&self.fence, &session, &self.postgres, true, &definition).await;
+            published.map_err(CouponError::NotPublished)?;
+            self.catalogue.refresh_briefly(Duration::ZERO).await;
+            tracing::info!(
+                coupon = %definition.id,
+                total = definition.total,
+                "created coupon {}", definition.id
+            );
+        } else {
+            let row = coupons::get(&self.postgres.pool, &definition.id).await?;
+            if !row.is_some_and(|row| is_same(&row.definition, &definition)) {
+                return Err(CouponError::Exists(definition.id));
+            }
+        }
+        let coupon = self.view_in_force(&definition.id).await?;
+        Ok(if is_new { Created::New(coupon) } else { Created::Same(coupon) })
+    }
+
+    /// Edits a coupon and returns when the edit is in force. An edit that changes nothing makes no new version.
+    ///
+    /// # Errors
+    /// Where the result breaks a limit, the coupon is at another version than expected, its new total is below the
+    /// units that are held, or the edit is saved and not in force in time.
+    pub async fn edit(
+        &self,
+        id: &CouponId,
+        patch: &CouponPatch,
+        expected: &ExpectedVersion,
+    ) -> Result<AdminCoupon, CouponError> {
+        let deadline = Instant::now() + config::COUPON_EDIT_TIMEOUT;
+        while Instant::now() < deadline {
+            let row = self.row(id).await?;
+            expected.check(row.definition.version)?;
+            let edited = patch.apply(&row.definition)?;
+            if edited == row.definition {
+                return self.view_in_force(id).await;
+            }
+            // Only the request that inserted a coupon may make it in Redis: until then there is nothing to edit.
+            if row.published_version == 0 {
+                self.wait_until_in_force(id).await?;
+                continue;
+            }
+            let session = self.fence.require_session()?;
+            // Claims on their way are no rows yet: Redis decides first, and Postgres once more, about rows.
+            let held = info::held_units(&session.redis, id).await?;
+            if edited.total < row.definition.total && edited.total < held {
+                return Err(CouponError::TotalTooLow { coupon: id.clone(), held });
+            }
+            match coupons::edit(&self.postgres.pool, &edited).await? {
+                Edited::Done => {
+                    let edited = Definition { version: edited.version + 1, ..edited };
+                    let published = publish(&self.fence, &session, &self.postgres, false, &edited).await;
+                    published.map_err(CouponError::NotPublished)?;
+                    tracing::info!(coupon = %id, version = edited.version, "edited coupon {id}");
+                    return self.view_in_force(id).await;
+                }
+                Edited::TotalTooLow => {
+                    let held = row.definition.total - row.stock;
+                    return Err(CouponError::TotalTooLow { coupon: id.clone(), held });
+                }
+                Edited::Stale => {}
+            }
+        }
+        Err(CouponError::Contended)
+    }
+
+    /// A coupon as it is now, in force or not.
+    ///
+    /// # Errors
+    /// Where there is none, or a store does not answer.
+    pub async fn get(&self, id: &CouponId) -> Result<AdminCoupon, CouponError> {
+        let row = self.row(id).await?;
+        self.view_row(row).await
+    }
+
+    /// At most `limit` coupons in the order of their ids, the unlisted ones too, after `after`. One that Redis does not
+    /// have yet is a row without a coupon.
+    ///
+    /// # Errors
+    /// Where a store does not answer.
+    pub async fn page(
+        &self,
+        after: Option<&CouponId>,
+        limit: i64,
+    ) -> Result<Vec<(CouponId, Option<AdminCoupon>)>, CouponError> {
+        let rows = coupons::page(&self.postgres.pool, after, limit).await?;
+        let session = self.fence.require_session()?;
+        let ids: Vec<CouponId> = rows.iter().map(|row| row.definition.id.clone()).collect();
+        let kept = coupon_hash::read(&session.redis, &ids).await?;
+        let mut page = Vec::with_capacity(rows.len());
+        for ((id, row), kept) in ids.into_iter().zip(rows).zip(kept) {
+            page.push((id, self.view(row, kept).await?));
+        }
+        Ok(page)
+    }
+
+    async fn row(&self, id: &CouponId) -> Result<CouponRow, CouponError> {
+        let row = coupons::get(&self.postgres.pool, id).await?;
+        row.ok_or_else(|| CouponError::Unknown(id.clone()))
+    }
+
+    /// Waits until Redis has the definition in every field, whichever request made this version.
+    async fn wait_until_in_force(&self, id: &CouponId) -> Result<CouponRow, CouponError> {
+        let deadline = Instant::now() + config::COUPON_IN_FORCE_TIMEOUT;
+        while Instant::now() < deadline {
+            let session = self.fence.require_session()?;
+            let outcome = in_force::bring(&self.fence, &session, &self.postgres, id).await;
+            match outcome.map_err(CouponError::NotPublished)? {
+                Outcome::InForce(row) => return Ok(*row),
+                Outcome::Unknown => return Err(CouponError::Unknown(id.clone())),
+                Outcome::NotMade => tokio::time::sleep(config::COUPON_IN_FORCE_POLL).await,
+                Outcome::Overtaken => {}
+            }
+        }
+        Err(CouponError::NotInForce)
+    }
+
+    async fn view_in_force(&self, id: &CouponId) -> Result<AdminCoupon, CouponError> {
+        let row = self.wait_until_in_force(id).await?;
+        self.view_row(row).await
+    }
+
+    async fn view_row(&self, row: CouponRow) -> Result<AdminCoupon, CouponError> {
+        let id = row.definition.id.clone();
+        let session = self.fence.require_session()?;
+        let kept = coupon_hash::read_one(&session.redis, &id).await?;
+        self.view(row, kept).await?.ok_or(CouponError::NotInRedis(id))
+    }
+
+    /// `kept` was read after `row`.
+    async fn view(
+        &self,
+        row: CouponRow,
+        kept: Option<KeptDefinition>,
+    ) -> Result<Option<AdminCoupon>, CouponError> {
+        let session = self.fence.require_session()?;
+        let (row, standing) = in_force::stands(&session.redis, &self.postgres, row, kept).await?;
+        let snapshot = self.snapshots.read(&row.definition.id).await?;
+        Ok(snapshot.map(|snapshot| AdminCoupon {
+            snapshot: (*snapshot).clone(),
+            definition: row.definition,
+            not_in_force: standing.differences(),
+        }))
+    }
+}
+
+impl ExpectedVersion {
+    fn check(&self, version: i64) -> Result<(), CouponError> {
+        match self {
+            Self::OneOf(versions) if !versions.contains(&version) => Err(CouponError::Stale(version)),
+            Self::Any | Self::OneOf(_) => Ok(()),
+        }
+    }
+}
+
+/// Whether a request asks for the coupon that exists, whatever its version.
+fn is_same(row: &Definition, asked: &Definition) -> bool {
+    Definition { version: row.version, ..asked.clone() } == *row
+}

@@ -1,0 +1,109 @@
+//! Rule 6: a coupon's definition reaches Redis as a difference, over a lower version only, and is
+//! repeated until Redis has Postgres's version. Whether Redis has it is in `in_force`.
+
+use tokio::time::MissedTickBehavior;
+
+use super::catalogue::Catalogue;
+use crate::config;
+use crate::domain::Definition;
+use crate::fence::{Fence, FenceState, Session, StoreError, postgres_loss, wal_position};
+use crate::postgres::{Postgres, coupons};
+use crate::redis::rebuild as redis_rebuild;
+use crate::redis::scripts::{self, Published};
+
+/// Brings one definition into force and notes it in Postgres. `just_inserted` only from the request
+/// that inserted the row: it alone may make the hash, and it tries once.
+pub async fn publish(
+    fence: &Fence,
+    session: &Session,
+    postgres: &Postgres,
+    just_inserted: bool,
+    definition: &Definition,
+) -> Result<(), StoreError> {
+    wal_position::record(fence, session, postgres).await?;
+    match scripts::publish(&session.redis, &session.ready, just_inserted, definition).await {
+        Ok(Published::Applied) => {}
+        Ok(Published::Current) => check_current(fence, session, postgres, definition).await?,
+        Ok(Published::Fenced) => {
+            fence.marker_changed(session);
+            return Err(StoreError::Fenced);
+        }
+        Ok(Published::Lost) => {
+            fence.lost(&session.epoch, &format!("coupon {} is not in Redis as it should be", definition.id));
+            return Err(StoreError::Fenced);
+        }
+        Err(error) => {
+            fence.redis_failed(&session.epoch, &error);
+            return Err(error.into());
+        }
+    }
+    let Definition { id, version, .. } = definition;
+    coupons::mark_published(&postgres.pool, &session.epoch, vec![id.as_str()], vec![*version]).await?;
+    Ok(())
+}
+
+/// Redis had this version or a higher one: another publication has brought it, or Postgres has lost the edit that made
+/// it, and made another of the same version since.
+async fn check_current(
+    fence: &Fence,
+    session: &Session,
+    postgres: &Postgres,
+    definition: &Definition,
+) -> Result<(), StoreError> {
+    let id = &definition.id;
+    let in_redis = redis_rebuild::coupon_hash(&session.redis, id).await?;
+    let version = in_redis.get("version").and_then(|text| text.parse::<i64>().ok()).unwrap_or(0);
+    // Redis first: an edit reaches Postgres before it.
+    let in_postgres = coupons::get(&postgres.pool, id).await?.map_or(0, |row| row.definition.version);
+    let why = if version == definition.version && !redis_rebuild::is_defined_as(&in_redis, definition) {
+        Some(format!("Redis has another version {version} of coupon {id}"))
+    } else {
+        postgres_loss::newer_in_redis(id, version, in_postgres)
+    };
+    let Some(why) = why else { return Ok(()) };
+    fence.postgres_lost_commits(&session.epoch, &why);
+    Err(StoreError::Fenced)
+}
+
+/// Publishes what an earlier attempt could not and keeps the catalogue fresh, once a second while the fence is up. May
+/// be dropped at any moment: a publication is repeated until Postgres knows that Redis has it.
+pub async fn run(fence: Fence, postgres: Postgres, catalogue: Catalogue) {
+    let mut ticks = tokio::time::interval(config::PROBE_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut states = fence.subscribe();
+    loop {
+        ticks.tick().await;
+        // An error means that the fence is gone with the program.
+        if states.wait_for(|state| matches!(state, FenceState::Up(_))).await.is_err() {
+            return;
+        }
+        let Ok(session) = fence.session() else { continue };
+        let (fence, postgres) = (fence.clone(), postgres.clone());
+        let repeating = tokio::spawn(async move { repeat(&fence, &session, &postgres).await });
+        // On a Postgres that hangs, the work goes on without its reader: it is never dropped half-way.
+        match tokio::time::timeout(config::PROBE_INTERVAL, repeating).await {
+            Ok(Ok(())) => {}
+            Ok(Err(panicked)) => tracing::error!("publishing panicked: {panicked}"),
+            Err(_) => tracing::debug!("publish: Postgres gives no answer"),
+        }
+        catalogue.refresh_briefly(config::PROBE_INTERVAL / 2).await;
+    }
+}
+
+/// Publishes what an earlier attempt could not.
+async fn repeat(fence: &Fence, session: &Session, postgres: &Postgres) {
+    let rows = match coupons::unpublished(&postgres.pool, config::FIRST_PUBLICATION_GRACE.as_secs_f64()).await
+    {
+        Ok(rows) => rows,
+        Err(error) => return tracing::debug!("publish: {error}"),
+    };
+    for row in rows {
+        let id = &row.definition.id;
+        match publish(fence, session, postgres, false, &row.definition).await {
+            Ok(()) => {
+                tracing::info!(coupon = %id, version = row.definition.version, "published coupon {id} at last");
+            }
+            Err(error) => return tracing::warn!(coupon = %id, "publishing coupon {id} failed: {error}"),
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Coupons as Redis had them at most 100 ms ago: ten thousand readers of one page cost one read.
+
+use std::sync::Arc;
+
+use moka::future::Cache;
+
+use crate::config;
+use crate::domain::{CouponId, CouponSnapshot};
+use crate::fence::{Fence, StoreError};
+use crate::redis::info;
+
+/// Reads coupons from Redis. A cheap handle; clones share one cache.
+#[derive(Clone)]
+pub struct Snapshots {
+    fence: Fence,
+    cache: Cache<CouponId, Option<Arc<CouponSnapshot>>>,
+}
+
+impl Snapshots {
+    #[must_use]
+    pub fn new(fence: Fence) -> Self {
+        let cache = Cache::builder()
+            .max_capacity(config::SNAPSHOT_CACHE_MAX_COUPONS)
+            .time_to_live(config::SNAPSHOT_MAX_AGE)
+            .build();
+        Self { fence, cache }
+    }
+
+    /// A coupon at most `SNAPSHOT_MAX_AGE` old; `None` where Redis has none of that id.
+    ///
+    /// # Errors
+    /// Where the fence is down, or Redis does not answer.
+    pub async fn get(&self, id: &CouponId) -> Result<Option<Arc<CouponSnapshot>>, StoreError> {
+        // Boxed: moka's future is 29 kB, and this one is part of every request's.
+        let cached = Box::pin(self.cache.try_get_with_by_ref(id, self.read(id)));
+        cached.await.map_err(|error| (*error).clone())
+    }
+
+    /// A coupon as it is now.
+    ///
+    /// # Errors
+    /// As `get`.
+    pub async fn read(&self, id: &CouponId) -> Result<Option<Arc<CouponSnapshot>>, StoreError> {
+        let session = self.fence.require_session()?;
+        Ok(info::coupon(&session.redis, id).await?.map(Arc::new))
+    }
+}

@@ -1,0 +1,15 @@
+//! The program's words as types and pure rules. No input or output here.
+
+mod claim;
+mod coupon;
+mod definition;
+mod ids;
+mod order;
+mod time;
+
+pub use self::time::{InvalidTime, parse_time, rfc3339};
+pub use claim::{Claim, ClaimOutcome, Refusal};
+pub use coupon::{CouponSnapshot, CouponState, FieldDifference};
+pub use definition::{CouponPatch, Definition, InvalidDefinition, NewCoupon};
+pub use ids::{CouponId, InvalidId, OrderId, UserId};
+pub use order::{Order, OrderEvent, OrderStatus, UnreadableEvent};

@@ -1,0 +1,36 @@
+//! A claim, and what the claim script answers to it.
+
+use super::{CouponId, OrderId, UserId};
+
+/// One user's request for one unit.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    pub coupon: CouponId,
+    pub user: UserId,
+    pub order: OrderId,
+}
+
+/// What the claim script answered. Refusals are values, not errors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClaimOutcome {
+    /// A unit is the user's, and its order event is in the stream; `stock` is what was left just after.
+    Accepted {
+        stock: i64,
+    },
+    /// The user has one already: this order.
+    Held {
+        order: OrderId,
+        stock: i64,
+    },
+    Refused(Refusal),
+}
+
+/// Why a claim was refused: the first that applies, in this order. Times are ms since 1970 by Redis's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    UnknownCoupon,
+    Ended,
+    Paused,
+    NotStarted { starts_at_ms: i64, now_ms: i64 },
+    SoldOut,
+}

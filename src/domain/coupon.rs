@@ -1,0 +1,80 @@
+//! A coupon: its definition, and its state at one moment.
+
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use super::{CouponId, Definition};
+
+/// The first that applies, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CouponState {
+    Ended,
+    Paused,
+    Scheduled,
+    SoldOut,
+    Open,
+}
+
+/// A coupon as Redis had it at `now_ms`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CouponSnapshot {
+    pub id: CouponId,
+    pub title: String,
+    pub total: i64,
+    /// Units left; never below zero here.
+    pub stock: i64,
+    pub starts_at_ms: Option<i64>,
+    pub ends_at_ms: Option<i64>,
+    pub paused: bool,
+    pub per_user_limit: i64,
+    pub reserve_seconds: Option<i64>,
+    pub unlisted: bool,
+    pub version: i64,
+    /// Redis's clock, ms since 1970.
+    pub now_ms: i64,
+}
+
+impl From<CouponSnapshot> for Definition {
+    fn from(snapshot: CouponSnapshot) -> Self {
+        let time = |ms: i64| OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).ok();
+        Self {
+            id: snapshot.id,
+            title: snapshot.title,
+            total: snapshot.total,
+            starts_at: snapshot.starts_at_ms.and_then(time),
+            ends_at: snapshot.ends_at_ms.and_then(time),
+            paused: snapshot.paused,
+            per_user_limit: i16::try_from(snapshot.per_user_limit).unwrap_or(1),
+            reserve_seconds: snapshot.reserve_seconds.and_then(|seconds| i32::try_from(seconds).ok()),
+            unlisted: snapshot.unlisted,
+            version: snapshot.version.max(1),
+        }
+    }
+}
+
+impl CouponSnapshot {
+    #[must_use]
+    pub fn state(&self) -> CouponState {
+        if self.ends_at_ms.is_some_and(|end| self.now_ms >= end) {
+            CouponState::Ended
+        } else if self.paused {
+            CouponState::Paused
+        } else if self.starts_at_ms.is_some_and(|start| self.now_ms < start) {
+            CouponState::Scheduled
+        } else if self.stock <= 0 {
+            CouponState::SoldOut
+        } else {
+            CouponState::Open
+        }
+    }
+}
+
+/// A field of a definition on which the two stores do not agree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FieldDifference {
+    pub field: &'static str,
+    pub postgres: String,
+    /// `None` where Redis has no such field.
+    pub redis: Option<String>,
+}

@@ -1,0 +1,152 @@
+//! A coupon's definition, and the rules that a new or an edited one keeps.
+
+use time::OffsetDateTime;
+
+use super::CouponId;
+use crate::config;
+
+/// A coupon as its owner defined it; `version` grows by one with every edit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Definition {
+    pub id: CouponId,
+    pub title: String,
+    pub total: i64,
+    pub starts_at: Option<OffsetDateTime>,
+    pub ends_at: Option<OffsetDateTime>,
+    pub paused: bool,
+    pub per_user_limit: i16,
+    pub reserve_seconds: Option<i32>,
+    pub unlisted: bool,
+    pub version: i64,
+}
+
+/// A coupon that is to be created. Limits are those of the HTTP documentation.
+#[derive(Clone, Debug)]
+pub struct NewCoupon {
+    pub id: CouponId,
+    pub total: i64,
+    /// By default the id.
+    pub title: Option<String>,
+    pub starts_at: Option<OffsetDateTime>,
+    pub ends_at: Option<OffsetDateTime>,
+    pub per_user_limit: Option<i64>,
+    pub reserve_seconds: Option<i64>,
+    pub unlisted: bool,
+}
+
+/// Changes to a coupon, as a merge patch (RFC 7396): an absent field stays, `Some(None)` clears it.
+#[derive(Clone, Debug, Default)]
+pub struct CouponPatch {
+    pub title: Option<Option<String>>,
+    pub total: Option<Option<i64>>,
+    pub starts_at: Option<Option<OffsetDateTime>>,
+    pub ends_at: Option<Option<OffsetDateTime>>,
+    pub paused: Option<Option<bool>>,
+}
+
+/// Why a definition breaks a limit; the sentence names the field.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidDefinition(String);
+
+impl NewCoupon {
+    /// The definition, if it keeps every limit.
+    ///
+    /// # Errors
+    /// With a sentence that names the field.
+    pub fn define(self) -> Result<Definition, InvalidDefinition> {
+        let limit = self.per_user_limit.unwrap_or(1);
+        if !(1..=config::PER_USER_LIMIT_MAX).contains(&limit) {
+            return Err(invalid(format!("per_user_limit is 1 to {}", config::PER_USER_LIMIT_MAX)));
+        }
+        if limit > 1 {
+            return Err(invalid("per_user_limit above 1 is not supported yet: leave it out"));
+        }
+        let reserve = self.reserve_seconds;
+        if reserve.is_some_and(|seconds| !(1..=config::RESERVE_MAX_SECONDS).contains(&seconds)) {
+            return Err(invalid(format!("reserve_seconds is 1 to {}", config::RESERVE_MAX_SECONDS)));
+        }
+        let definition = Definition {
+            title: self.title.unwrap_or_else(|| self.id.to_string()),
+            id: self.id,
+            total: self.total,
+            starts_at: self.starts_at.map(whole_ms).transpose()?,
+            ends_at: self.ends_at.map(whole_ms).transpose()?,
+            paused: false,
+            per_user_limit: 1,
+            reserve_seconds: reserve.and_then(|seconds| i32::try_from(seconds).ok()),
+            unlisted: self.unlisted,
+            version: 1,
+        };
+        check_title(&definition.title)?;
+        check(&definition)?;
+        Ok(definition)
+    }
+}
+
+impl CouponPatch {
+    /// The edited definition, if it keeps every limit. Its version stays.
+    ///
+    /// # Errors
+    /// With a sentence that names the field.
+    pub fn apply(&self, old: &Definition) -> Result<Definition, InvalidDefinition> {
+        let mut edited = old.clone();
+        if let Some(title) = &self.title {
+            edited.title = title.clone().unwrap_or_else(|| old.id.to_string());
+            check_title(&edited.title)?;
+        }
+        match self.total {
+            Some(Some(total)) => edited.total = total,
+            Some(None) => return Err(invalid("total cannot be cleared")),
+            None => {}
+        }
+        if let Some(starts_at) = self.starts_at {
+            edited.starts_at = starts_at.map(whole_ms).transpose()?;
+        }
+        if let Some(ends_at) = self.ends_at {
+            edited.ends_at = ends_at.map(whole_ms).transpose()?;
+        }
+        if let Some(paused) = self.paused {
+            edited.paused = paused.unwrap_or(false);
+        }
+        check(&edited)?;
+        Ok(edited)
+    }
+}
+
+fn invalid(sentence: impl Into<String>) -> InvalidDefinition {
+    InvalidDefinition(sentence.into())
+}
+
+fn check(definition: &Definition) -> Result<(), InvalidDefinition> {
+    if !(1..=config::TOTAL_MAX_UNITS).contains(&definition.total) {
+        return Err(invalid(format!("total is 1 to {}", config::TOTAL_MAX_UNITS)));
+    }
+    for (name, time) in [("starts_at", definition.starts_at), ("ends_at", definition.ends_at)] {
+        if time.is_some_and(|time| time.unix_timestamp() <= 0) {
+            return Err(invalid(format!("{name} lies before 1970")));
+        }
+    }
+    if definition.starts_at.zip(definition.ends_at).is_some_and(|(start, end)| start >= end) {
+        return Err(invalid("starts_at must be before ends_at"));
+    }
+    Ok(())
+}
+
+/// Only a title that the request names is checked: a pause does not fail for a title that was set by another way.
+fn check_title(title: &str) -> Result<(), InvalidDefinition> {
+    let most = config::TITLE_MAX_CHARS;
+    if (1..=most).contains(&title.chars().count()) && !title.chars().any(char::is_control) {
+        return Ok(());
+    }
+    Err(invalid(format!("title is 1 to {most} characters, none of them control characters")))
+}
+
+/// Redis keeps whole milliseconds: what Postgres stores is what is in force.
+fn whole_ms(time: OffsetDateTime) -> Result<OffsetDateTime, InvalidDefinition> {
+    // The last hours of the year 9999 west of Greenwich lie beyond it in UTC.
+    let utc = time
+        .checked_to_offset(time::UtcOffset::UTC)
+        .ok_or_else(|| invalid("a time lies beyond the year 9999 in UTC"))?;
+    Ok(utc.replace_nanosecond(utc.nanosecond() / 1_000_000 * 1_000_000).unwrap_or(utc))
+}

@@ -1,0 +1,91 @@
+//! An order, and the order event that carries an accepted claim to the workers.
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::{CouponId, InvalidId, OrderId, UserId};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OrderStatus {
+    /// In Redis, on its way to Postgres.
+    Accepted,
+    Reserved,
+    Confirmed,
+    Cancelled,
+    Expired,
+    /// A dead letter: its unit went back to stock.
+    Rejected,
+}
+
+impl OrderStatus {
+    /// Its unit goes back, or has gone.
+    #[must_use]
+    pub const fn has_ended(self) -> bool {
+        matches!(self, Self::Cancelled | Self::Expired | Self::Rejected)
+    }
+}
+
+/// An accepted claim as the API shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    pub id: OrderId,
+    pub coupon: CouponId,
+    pub user: UserId,
+    pub status: OrderStatus,
+    pub claimed_at: OffsetDateTime,
+    pub recorded_at: Option<OffsetDateTime>,
+}
+
+impl Order {
+    /// An order that is on its way to Postgres: its claim was accepted, and it is not recorded yet.
+    #[must_use]
+    pub fn accepted(id: OrderId, coupon: CouponId, user: UserId) -> Self {
+        let claimed_at = id.claimed_at().unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        Self { id, coupon, user, status: OrderStatus::Accepted, claimed_at, recorded_at: None }
+    }
+}
+
+/// An entry of the order stream that can be read: an accepted claim on its way to Postgres.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrderEvent {
+    pub order: OrderId,
+    pub coupon: CouponId,
+    pub user: UserId,
+}
+
+/// Why an entry is no order event, and the order id if at least that can be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnreadableEvent {
+    pub reason: String,
+    pub order: Option<OrderId>,
+}
+
+impl OrderEvent {
+    /// Reads an entry's fields, name and value by turns.
+    ///
+    /// # Errors
+    /// When a field is missing, doubled in meaning, no UTF-8 or no id of its kind.
+    pub fn read<B: AsRef<[u8]>>(fields: &[B]) -> Result<Self, UnreadableEvent> {
+        let get = |name: &str| -> Result<&str, String> {
+            let pair = fields.chunks_exact(2).find(|pair| pair[0].as_ref() == name.as_bytes());
+            let value = pair.ok_or_else(|| format!("no field `{name}`"))?[1].as_ref();
+            std::str::from_utf8(value).map_err(|_| format!("field `{name}` is no UTF-8"))
+        };
+        let order = get("order").and_then(|text| text.parse::<OrderId>().map_err(|e| e.to_string()));
+        let order = order.map_err(|reason| UnreadableEvent { reason, order: None })?;
+        let unreadable = |reason: String| UnreadableEvent { reason, order: Some(order) };
+        if order.claimed_at().is_none() {
+            return Err(unreadable("the order id is no UUIDv7".into()));
+        }
+        let coupon = get("coupon").and_then(|text| text.parse().map_err(|e: InvalidId| e.to_string()));
+        let user = get("user").and_then(|text| text.parse().map_err(|e: InvalidId| e.to_string()));
+        Ok(Self { order, coupon: coupon.map_err(unreadable)?, user: user.map_err(unreadable)? })
+    }
+
+    /// The time inside the order's id.
+    #[must_use]
+    pub fn claimed_at(&self) -> OffsetDateTime {
+        self.order.claimed_at().unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    }
+}

@@ -1,0 +1,89 @@
+//! What others tell the fence: a script met another marker, something is known to be lost, Redis failed. Each
+//! takes the fence down at once; what comes of it is the fence's own task.
+
+use super::probe::Difference;
+use super::{Fence, FenceState, MARKER_CHANGED, Session, counter, lock};
+use crate::domain::CouponId;
+use crate::redis::RedisError;
+
+/// Evidence that no look would find again, such as a sum that does not hold.
+#[derive(Clone, Debug)]
+pub struct Loss {
+    pub epoch: String,
+    pub reason: String,
+    /// It is Postgres that has lost something.
+    pub by_postgres: bool,
+}
+
+impl Loss {
+    pub(super) fn as_difference(&self) -> Difference {
+        let cause = if self.by_postgres { "postgres" } else { "loss" };
+        Difference { cause, sentence: self.reason.clone(), is_normal: false }
+    }
+}
+
+impl Fence {
+    /// A script met another marker: takes the fence down until somebody has looked again.
+    pub fn marker_changed(&self, session: &Session) {
+        self.take_down(&session.epoch, MARKER_CHANGED);
+    }
+
+    /// A coupon does not add up: takes the fence down until a rebuild.
+    pub fn sum_fails(&self, epoch: &str, coupon: &CouponId) {
+        self.lost(epoch, &format!("coupon {coupon}: stock + claims is not its total in Redis"));
+    }
+
+    /// Takes the fence down until a rebuild: something of this epoch is known to be lost.
+    pub fn lost(&self, epoch: &str, reason: &str) {
+        tracing::error!(fence.epoch = epoch, "fence: {reason}: claims wait for a rebuild");
+        self.note_loss(epoch, reason, false);
+    }
+
+    /// The same where it is Postgres that has lost something, seen at a (re)connection to it.
+    pub fn postgres_lost_commits(&self, epoch: &str, reason: &str) {
+        tracing::error!(fence.epoch = epoch, "fence: {reason}");
+        self.note_loss(epoch, reason, true);
+    }
+
+    fn note_loss(&self, epoch: &str, reason: &str, by_postgres: bool) {
+        let mut loss = Loss { epoch: epoch.to_owned(), reason: reason.to_owned(), by_postgres };
+        let mut known = lock(&self.shared.loss);
+        loss.by_postgres |= known.as_ref().is_some_and(|known| known.epoch == epoch && known.by_postgres);
+        // Whoever still works in an older epoch must not hide what is lost of a newer one.
+        if known.as_ref().is_none_or(|known| counter(&known.epoch) <= counter(epoch)) {
+            *known = Some(loss);
+        }
+        drop(known);
+        if self.session().is_err() {
+            self.shared.wanted.notify_one();
+        }
+        self.take_down(epoch, reason);
+    }
+
+    /// What an error of Redis says about the agreement.
+    pub fn redis_failed(&self, epoch: &str, error: &RedisError) {
+        match error {
+            RedisError::WrongType(_) => self.lost(epoch, &error.to_string()),
+            // It reads as before, and workers go on where they can: they are who makes room.
+            RedisError::Busy(_) if error.is_about_writes() => {
+                *lock(&self.shared.refusal) = Some(error.to_string().into());
+            }
+            _ => {
+                self.take_down(epoch, &error.to_string());
+                // No rebuild has failed: the next look is due at once, however short the session was.
+                self.shared.wanted.notify_one();
+            }
+        }
+    }
+
+    pub(super) fn take_down(&self, epoch: &str, reason: &str) {
+        self.shared.state.send_if_modified(|state| match state {
+            FenceState::Up(session) if session.epoch == epoch => {
+                *state = FenceState::Down { reason: reason.into() };
+                true
+            }
+            _ => false,
+        });
+        self.shared.doubted.notify_one();
+    }
+}

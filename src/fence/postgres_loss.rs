@@ -1,0 +1,142 @@
+//! Whether Postgres has lost commits of which Redis still tells (a restored copy, an asynchronous failover). Then a
+//! person must decide, whatever has become of Redis since: rebuilding from such a Postgres would forget winners and
+//! undo edits.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{Loss, counter};
+use crate::domain::CouponId;
+use crate::postgres::fence::FenceRow;
+use crate::redis::info;
+use crate::redis::probe::RedisProbe;
+use crate::redis::scripts::marker_epoch;
+use crate::redis::{Redis, RedisError, stored};
+
+/// What shows that Postgres has lost commits.
+#[derive(Clone, Debug)]
+pub struct Sign {
+    pub why: String,
+    /// The Redis may as well be that of another Postgres: nothing is noted about this one.
+    pub may_be_foreign: bool,
+}
+
+/// How the coupons that Redis has stand to those of Postgres.
+#[derive(Clone, Debug, Default)]
+pub struct Definitions {
+    /// Coupons that Postgres does not know. Claims of theirs are the only trace of winners: nothing is deleted.
+    pub unknown: Vec<CouponId>,
+    /// A coupon of which Redis has a higher version, with that and Postgres's.
+    pub newer: Option<(CouponId, i64, i64)>,
+}
+
+impl Definitions {
+    /// Compares what Redis has with what Postgres answered *after* it: an edit reaches Postgres first.
+    pub async fn compare(
+        redis: &Redis,
+        in_redis: &BTreeMap<CouponId, Option<i64>>,
+        in_postgres: &HashMap<CouponId, i64>,
+    ) -> Result<Self, RedisError> {
+        let mut compared = Self::default();
+        for (id, version) in in_redis {
+            match (version, in_postgres.get(id)) {
+                (_, None) => compared.unknown.push(id.clone()),
+                (Some(theirs), Some(ours))
+                    if theirs > ours && compared.newer.is_none() && adds_up(redis, id).await? =>
+                {
+                    compared.newer = Some((id.clone(), *theirs, *ours));
+                }
+                _ => {}
+            }
+        }
+        Ok(compared)
+    }
+
+    /// Why Postgres has lost commits, if these show it.
+    pub fn why(&self) -> Option<String> {
+        match (self.unknown.first(), &self.newer) {
+            (Some(unknown), _) => Some(format!("it does not know coupon {unknown}, which Redis holds")),
+            (None, Some((id, theirs, ours))) => newer_in_redis(id, *theirs, *ours),
+            (None, None) => None,
+        }
+    }
+}
+
+/// Why Postgres has lost an edit where a coupon's hash that adds up has a higher version than its row, which was read
+/// after it: Postgres alone makes versions. For `Fence::postgres_lost_commits`.
+pub fn newer_in_redis(coupon: &CouponId, in_redis: i64, in_postgres: i64) -> Option<String> {
+    (in_redis > in_postgres).then(|| {
+        format!("coupon {coupon} is at version {in_redis} in Redis and at {in_postgres} in Postgres")
+    })
+}
+
+/// A sign of lost commits, unless Redis is empty and nothing was noticed before: nothing could be made again then.
+pub async fn by_postgres(
+    redis: &Redis,
+    seen: &RedisProbe,
+    row: &FenceRow,
+    loss: Option<&Loss>,
+    compared: &Definitions,
+) -> Result<Option<Sign>, RedisError> {
+    let Some(why) = compared.why().or_else(|| change(seen, row, loss)) else { return Ok(None) };
+    if !row.postgres_lost && compared.unknown.is_empty() && stored::is_empty(redis).await? {
+        return Ok(None);
+    }
+    let is_of_the_row = seen.marker.as_deref().and_then(marker_epoch) == Some(&*row.epoch);
+    let may_be_foreign = !row.postgres_lost
+        && !compared.unknown.is_empty()
+        && !is_of_the_row
+        && marker_counter(seen) <= counter(&row.epoch);
+    Ok(Some(Sign { why, may_be_foreign }))
+}
+
+/// What a look alone shows.
+pub fn change(seen: &RedisProbe, row: &FenceRow, loss: Option<&Loss>) -> Option<String> {
+    let is_older_copy =
+        seen.postgres_lsn.as_ref().zip(row.lsn.as_ref()).is_some_and(|(noted, now)| now < noted);
+    if marker_counter(seen) > counter(&row.epoch) {
+        Some("its epoch is older than the one in Redis".into())
+    } else if is_older_copy {
+        Some("it is an older copy of itself".into())
+    } else if row.this_postgres != row.postgres_identity && !row.postgres_identity.is_empty() {
+        Some("another server or timeline has taken its place".into())
+    } else if let Some(loss) = loss.filter(|loss| loss.by_postgres) {
+        Some(loss.reason.clone())
+    } else {
+        row.postgres_lost.then(|| "noticed before".into())
+    }
+}
+
+/// Whether Redis cannot be behind this Postgres: it is the one of the agreement, or holds what was live at the start of
+/// a later one than this Postgres remembers. Only then has an order ended that it does not hold.
+pub fn may_cancel(seen: &RedisProbe, row: &FenceRow) -> bool {
+    if marker_counter(seen) > counter(&row.epoch) {
+        seen.marker.as_ref().is_some_and(|marker| marker.starts_with("ready:"))
+    } else {
+        // A rebuild that died after its new epoch leaves the marker behind the row.
+        seen.run_id == row.redis_run_id && seen.marker.is_some()
+    }
+}
+
+/// For the operator, at the first place where he looks: the same words wherever the reason is shown.
+pub fn sentence(why: &str) -> String {
+    format!(
+        "Postgres has lost commits, or belongs to another Redis ({why}): claims wait for a person. {WHAT_TO_DO}"
+    )
+}
+
+/// Both possibilities.
+pub const WHAT_TO_DO: &str = "If this is the right database, `seckill reconcile --rebuild` makes again what Redis \
+    still holds and lists what it changes; if these stores do not belong together, correct REDIS_URL, DATABASE_URL or \
+    SECKILL_REDIS_PREFIX";
+
+async fn adds_up(redis: &Redis, id: &CouponId) -> Result<bool, RedisError> {
+    match info::first_wrong_sum(redis, std::slice::from_ref(id)).await {
+        Ok(wrong) => Ok(wrong.is_none()),
+        Err(RedisError::WrongType(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn marker_counter(seen: &RedisProbe) -> u64 {
+    seen.marker.as_deref().and_then(marker_epoch).map_or(0, counter)
+}

@@ -1,0 +1,119 @@
+//! How each store is by itself, and the fence that compares them: what `/readyz?verbose` shows.
+
+use serde::Serialize;
+use time::format_description::well_known::Rfc3339;
+
+use super::Fence;
+use crate::postgres::fence::FenceRow;
+use crate::postgres::{self, Postgres, PostgresError, outbox};
+use crate::redis::{RedisError, RedisServer, info};
+use crate::{config, disk};
+
+/// Reads the state of both stores, with a session or without one. A cheap handle.
+#[derive(Clone)]
+pub struct Stores {
+    fence: Fence,
+    redis: RedisServer,
+    postgres: Postgres,
+}
+
+/// `ok` for each store, or why not.
+#[derive(Clone, Debug, Serialize)]
+pub struct StoreStatus {
+    redis: String,
+    postgres: String,
+    fence: String,
+    /// Unrecorded order events.
+    backlog: u64,
+    /// RFC 3339, by this machine's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    postgres_away_since: Option<String>,
+    /// A store's disk that runs short.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk: Option<String>,
+}
+
+impl Stores {
+    #[must_use]
+    pub const fn new(fence: Fence, redis: RedisServer, postgres: Postgres) -> Self {
+        Self { fence, redis, postgres }
+    }
+
+    /// Asks both stores; a store that does not answer costs at most `PROBE_INTERVAL` for each question.
+    pub async fn status(&self) -> StoreStatus {
+        let postgres = self.postgres().await;
+        let outage = postgres.as_ref().err().and(self.fence.postgres_outage());
+        let since = outage.and_then(|outage| outage.since.format(&Rfc3339).ok());
+        let postgres = postgres.map_err(|error| error.to_string()).and_then(|row| compare_identity(&row));
+        let word = |result: Result<(), String>| result.err().unwrap_or_else(|| "ok".into());
+        StoreStatus {
+            redis: word(self.redis().await),
+            postgres: word(postgres),
+            fence: word(self.fence.session().map(drop).map_err(|reason| reason.to_string())),
+            backlog: self.fence.backlog(),
+            postgres_away_since: since,
+            // A Postgres without room still reads.
+            disk: self.postgres.store_folder().and_then(disk::shortage),
+        }
+    }
+
+    /// Units that wait in the outbox.
+    ///
+    /// # Errors
+    /// Where Postgres does not answer within `PROBE_INTERVAL`.
+    pub async fn outbox_rows(&self) -> Result<u64, PostgresError> {
+        let pool = self.postgres.pool.clone();
+        with_timeout(async move { outbox::count(&pool).await }).await
+    }
+
+    async fn redis(&self) -> Result<(), String> {
+        let answered = match self.fence.session() {
+            Ok(session) => info::now_ms(&session.redis).await.map(drop),
+            Err(_) => ask_on_a_new_connection(&self.redis).await,
+        };
+        answered.map_err(|error| error.to_string())?;
+        // A Redis that answers may still refuse to write.
+        if self.fence.session().is_ok() {
+            self.fence.taking_claims().map_err(|reason| reason.to_string())?;
+        }
+        Ok(())
+    }
+
+    async fn postgres(&self) -> Result<FenceRow, PostgresError> {
+        let pool = self.postgres.pool.clone();
+        let row = with_timeout(async move { postgres::fence::read(&pool).await }).await;
+        if row.is_err() {
+            // The pool hides why it gets no connection; a new one says why.
+            let server = self.postgres.clone();
+            with_timeout(async move { server.dedicated().await.map(drop) }).await?;
+        }
+        row
+    }
+}
+
+/// A Postgres that answers may still not be the one of the last agreement.
+fn compare_identity(row: &FenceRow) -> Result<(), String> {
+    if row.postgres_lost {
+        return Err("it has lost commits that Redis still knows".into());
+    }
+    if !row.postgres_identity.is_empty() && row.postgres_identity != row.this_postgres {
+        return Err("it is not the server of the last agreement (restored, promoted or new)".into());
+    }
+    Ok(())
+}
+
+async fn ask_on_a_new_connection(server: &RedisServer) -> Result<(), RedisError> {
+    let redis = server.connect().await?;
+    info::now_ms(&redis).await.map(drop)
+}
+
+/// Waits at most `PROBE_INTERVAL` for a query, which then goes on to its end without a reader.
+async fn with_timeout<T: Send + 'static>(
+    query: impl Future<Output = Result<T, PostgresError>> + Send + 'static,
+) -> Result<T, PostgresError> {
+    match tokio::time::timeout(config::PROBE_INTERVAL, tokio::spawn(query)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(panicked)) => Err(PostgresError::Statement(panicked.to_string())),
+        Err(_) => Err(PostgresError::Transient("it gives no answer".into())),
+    }
+}

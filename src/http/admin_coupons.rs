@@ -1,0 +1,168 @@
+//! The admin's coupons: create, read, list and edit.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::Api;
+use super::answer::{Answer, List, json};
+use super::body::Rfc3339;
+use super::coupons::CouponView;
+use super::request::{Page, Request, coupon_id};
+use crate::coupons::definitions::{AdminCoupon, Created, ExpectedVersion};
+use crate::domain::{CouponId, CouponPatch, FieldDifference, NewCoupon};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewCouponBody {
+    id: CouponId,
+    total: i64,
+    title: Option<String>,
+    starts_at: Option<Rfc3339>,
+    ends_at: Option<Rfc3339>,
+    per_user_limit: Option<i64>,
+    reserve_seconds: Option<i64>,
+    unlisted: Option<bool>,
+}
+
+impl From<NewCouponBody> for NewCoupon {
+    fn from(body: NewCouponBody) -> Self {
+        Self {
+            id: body.id,
+            total: body.total,
+            title: body.title,
+            starts_at: body.starts_at.map(|time| time.0),
+            ends_at: body.ends_at.map(|time| time.0),
+            per_user_limit: body.per_user_limit,
+            reserve_seconds: body.reserve_seconds,
+            unlisted: body.unlisted.unwrap_or(false),
+        }
+    }
+}
+
+#[expect(clippy::option_option, reason = "a merge patch tells absent from null")]
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CouponPatchBody {
+    #[serde(default, deserialize_with = "present")]
+    title: Option<Option<String>>,
+    #[serde(default, deserialize_with = "present")]
+    total: Option<Option<i64>>,
+    #[serde(default, deserialize_with = "present")]
+    starts_at: Option<Option<Rfc3339>>,
+    #[serde(default, deserialize_with = "present")]
+    ends_at: Option<Option<Rfc3339>>,
+    #[serde(default, deserialize_with = "present")]
+    paused: Option<Option<bool>>,
+}
+
+fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+impl From<CouponPatchBody> for CouponPatch {
+    fn from(body: CouponPatchBody) -> Self {
+        Self {
+            title: body.title,
+            total: body.total,
+            starts_at: body.starts_at.map(|time| time.map(|time| time.0)),
+            ends_at: body.ends_at.map(|time| time.map(|time| time.0)),
+            paused: body.paused,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct AdminCouponView {
+    #[serde(flatten)]
+    coupon: CouponView,
+    paused: bool,
+    unlisted: bool,
+    version: i64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    not_in_force: Vec<FieldDifference>,
+}
+
+impl From<AdminCoupon> for AdminCouponView {
+    fn from(coupon: AdminCoupon) -> Self {
+        Self {
+            coupon: CouponView::from(&coupon.snapshot),
+            paused: coupon.definition.paused,
+            unlisted: coupon.definition.unlisted,
+            version: coupon.definition.version,
+            not_in_force: coupon.not_in_force,
+        }
+    }
+}
+
+/// `POST /v1/admin/coupons`
+pub async fn create(api: Arc<Api>, mut request: Request) -> Answer {
+    api.auth.admin(&request.headers)?;
+    let body: NewCouponBody = request.json().await?;
+    let location = format!("/v1/coupons/{}", body.id);
+    let mut response = match api.coupons.create(body.into()).await? {
+        Created::New(coupon) => answer(StatusCode::CREATED, coupon),
+        Created::Same(coupon) => answer(StatusCode::OK, coupon),
+    };
+    if let Ok(location) = HeaderValue::from_str(&location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// `GET /v1/admin/coupons/{coupon}`
+pub async fn show(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
+    api.auth.admin(&request.headers)?;
+    let coupon = api.coupons.get(&coupon_id(coupon)?).await?;
+    Ok(answer(StatusCode::OK, coupon))
+}
+
+/// `GET /v1/admin/coupons`, with the unlisted ones
+pub async fn list(api: Arc<Api>, request: Request) -> Answer {
+    api.auth.admin(&request.headers)?;
+    let page: Page<CouponId> = Page::read(&request.query_fields())?;
+    let mut coupons = api.coupons.page(page.after.as_ref(), page.rows()).await?;
+    let next = page.cut(&mut coupons, |(id, _)| id.clone());
+    let items = coupons.into_iter().filter_map(|(_, coupon)| coupon.map(AdminCouponView::from)).collect();
+    Ok(json(StatusCode::OK, &List::page(items, next)))
+}
+
+/// `PATCH /v1/admin/coupons/{coupon}`
+pub async fn edit(api: Arc<Api>, coupon: &str, mut request: Request) -> Answer {
+    api.auth.admin(&request.headers)?;
+    let id = coupon_id(coupon)?;
+    let body: CouponPatchBody = request.json().await?;
+    let coupon = api.coupons.edit(&id, &body.into(), &if_match(&request.headers)).await?;
+    Ok(answer(StatusCode::OK, coupon))
+}
+
+fn answer(status: StatusCode, coupon: AdminCoupon) -> Response<Bytes> {
+    let view = AdminCouponView::from(coupon);
+    let mut response = json(status, &view);
+    if let Ok(etag) = HeaderValue::from_str(&version_tag(view.version)) {
+        response.headers_mut().insert(header::ETAG, etag);
+    }
+    response
+}
+
+/// The admin's `ETag`: strong, and of the definition alone.
+fn version_tag(version: i64) -> String {
+    format!("\"v{version}\"")
+}
+
+fn if_match(headers: &HeaderMap) -> ExpectedVersion {
+    if !headers.contains_key(header::IF_MATCH) {
+        return ExpectedVersion::Any;
+    }
+    let lines = headers.get_all(header::IF_MATCH).iter().filter_map(|line| line.to_str().ok());
+    let tags: Vec<&str> = lines.flat_map(|line| line.split(',')).map(str::trim).collect();
+    if tags.contains(&"*") {
+        return ExpectedVersion::Any;
+    }
+    let version = |tag: &&str| tag.strip_prefix("\"v")?.strip_suffix('"')?.parse().ok();
+    let is_ours = |tag: &&str, version: i64| version_tag(version) == **tag;
+    let versions = tags.iter().filter_map(|tag| version(tag).filter(|version| is_ours(tag, *version)));
+    ExpectedVersion::OneOf(versions.collect())
+}

@@ -1,0 +1,146 @@
+//! Dead letters as the admin sees them, and what can be done with one: claim anew for its user, or mark
+//! it as dealt with.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use serde::Serialize;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::Api;
+use super::answer::{Answer, List, json};
+use super::claims::{OrderView, make_claim};
+use super::problem::{Code, Problem};
+use super::request::{Page, Request, segment};
+use crate::config;
+use crate::domain::{CouponId, Order, OrderId, UserId};
+use crate::postgres::dead_letters::{self, DeadLetter, decode_fields};
+
+#[derive(Serialize)]
+struct LetterView {
+    id: i64,
+    entry: Option<String>,
+    order: Option<Uuid>,
+    error: String,
+    deliveries: Option<i64>,
+    #[serde(with = "time::serde::rfc3339")]
+    died_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339::option")]
+    seen_at: Option<OffsetDateTime>,
+    replaced_by: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fields: Option<Vec<FieldView>>,
+}
+
+#[derive(Serialize)]
+struct FieldView {
+    name: String,
+    value: String,
+}
+
+/// `GET /v1/admin/dead`
+pub async fn list(api: Arc<Api>, request: Request) -> Answer {
+    api.auth.admin(&request.headers)?;
+    let page: Page<LetterId> = Page::read(&request.query_fields())?;
+    let mut letters = dead_letters::list(&api.postgres.pool, page.after.map(|id| id.0), page.rows()).await?;
+    let next = page.cut(&mut letters, |letter| letter.id);
+    let items = letters.into_iter().map(|letter| view(letter, false)).collect();
+    Ok(json(StatusCode::OK, &List::page(items, next)))
+}
+
+/// `GET /v1/admin/dead/{id}`
+pub async fn show(api: Arc<Api>, id: &str, request: Request) -> Answer {
+    api.auth.admin(&request.headers)?;
+    let letter = find(&api, id).await?;
+    Ok(json(StatusCode::OK, &view(letter, true)))
+}
+
+/// `POST /v1/admin/dead/{id}/replay`: a new claim for the letter's user, answered like any claim.
+pub async fn replay(api: Arc<Api>, id: &str, mut request: Request) -> Answer {
+    api.auth.admin(&request.headers)?;
+    request.optional_object().await?;
+    let letter = find(&api, id).await?;
+    let (coupon, user) = claimant(&letter).ok_or_else(|| {
+        Problem::new(
+            Code::NotReplayable,
+            "the letter names no coupon and user: claim on the user's behalf instead",
+        )
+    })?;
+    if let Some(order) = letter.replaced_by {
+        let row = api.orders.row_within(OrderId(order), Duration::ZERO).await;
+        let row = row.unwrap_or_else(|| Order::accepted(OrderId(order), coupon, user));
+        return Ok(json(StatusCode::OK, &OrderView::from(row)));
+    }
+    let (order, response) = make_claim(&api, coupon, user, &request.headers).await?;
+    dead_letters::mark_replaced(&api.postgres.pool, letter.id, order).await?;
+    Ok(response)
+}
+
+/// `POST /v1/admin/dead/{id}/discard`
+pub async fn discard(api: Arc<Api>, id: &str, mut request: Request) -> Answer {
+    api.auth.admin(&request.headers)?;
+    request.optional_object().await?;
+    let letter = find(&api, id).await?;
+    dead_letters::mark_seen(&api.postgres.pool, letter.id).await?;
+    let letter = find(&api, id).await?;
+    Ok(json(StatusCode::OK, &view(letter, true)))
+}
+
+async fn find(api: &Api, id: &str) -> Result<DeadLetter, Problem> {
+    let id: LetterId = segment(id)?.parse().map_err(|wrong: &str| Problem::bad_request(wrong))?;
+    let none = || Problem::new(Code::NotFound, format!("there is no dead letter {}", id.0));
+    dead_letters::get(&api.postgres.pool, id.0).await?.ok_or_else(none)
+}
+
+#[derive(Clone, Copy)]
+struct LetterId(i64);
+
+impl FromStr for LetterId {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self).map_err(|_| "a dead letter's id is a number")
+    }
+}
+
+fn claimant(letter: &DeadLetter) -> Option<(CouponId, UserId)> {
+    let fields = decode_fields(&letter.fields)?;
+    let get = |name: &str| {
+        let pair = fields.chunks_exact(2).find(|pair| pair[0] == name.as_bytes())?;
+        std::str::from_utf8(pair[1]).ok()
+    };
+    Some((get("coupon")?.parse().ok()?, get("user")?.parse().ok()?))
+}
+
+fn view(letter: DeadLetter, with_fields: bool) -> LetterView {
+    let fields = decode_fields(&letter.fields).filter(|_| with_fields);
+    LetterView {
+        id: letter.id,
+        entry: letter.entry_id,
+        order: letter.order_id,
+        error: letter.error,
+        deliveries: letter.deliveries,
+        died_at: letter.died_at,
+        seen_at: letter.seen_at,
+        replaced_by: letter.replaced_by,
+        fields: fields.map(|fields| {
+            let pairs = fields.chunks(2);
+            pairs
+                .map(|pair| FieldView {
+                    name: text(pair[0]),
+                    value: pair.get(1).map_or_else(String::new, |v| text(v)),
+                })
+                .collect()
+        }),
+    }
+}
+
+/// Any bytes as text, cut where it grows too long; psql shows the rest.
+fn text(bytes: &[u8]) -> String {
+    let most = config::DEAD_FIELD_SHOWN_BYTES;
+    let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(most)]);
+    if bytes.len() > most { format!("{shown}… ({} bytes)", bytes.len()) } else { shown.into_owned() }
+}

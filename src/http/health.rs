@@ -1,0 +1,78 @@
+//! Whether the program's tasks live, whether it takes claims, and its metrics.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Response, StatusCode, header};
+use serde_json::{Value, json as value};
+
+use super::Api;
+use super::answer::{Answer, json};
+use super::problem::Problem;
+use super::request::Request;
+use crate::metrics;
+use crate::tasks::Tasks;
+
+/// `GET /livez`: every task that lives as long as the program does its work. It says nothing about the stores.
+pub fn livez(tasks: &Tasks, method: &Method) -> Answer {
+    if ![Method::GET, Method::HEAD].contains(method) {
+        return Err(Problem::method_not_allowed("GET, HEAD"));
+    }
+    match tasks.trouble() {
+        None => Ok(json(StatusCode::OK, &value!({"status": "ok"}))),
+        Some(trouble) => Err(Problem::unavailable(trouble.to_string()).with("task", trouble.task)),
+    }
+}
+
+/// `GET /readyz`: claims are taken. `?verbose` shows each store; off loopback it requires the admin token.
+pub async fn readyz(api: Arc<Api>, request: Request) -> Answer {
+    let verbose = request.query_fields().contains_key("verbose");
+    if verbose {
+        admit(&api, &request)?;
+    }
+    let stores = if verbose {
+        let status = api.stores.status().await;
+        Some(serde_json::to_value(status).unwrap_or(Value::Null))
+    } else {
+        None
+    };
+    match api.claims.batcher().taking_claims() {
+        Ok(session) => {
+            let mut body = value!({"status": "ready"});
+            if let Some(stores) = stores {
+                body["epoch"] = session.epoch.clone().into();
+                body["stores"] = stores;
+            }
+            Ok(json(StatusCode::OK, &body))
+        }
+        Err(reason) => {
+            let problem = Problem::unavailable(format!("claims are not taken: {reason}"));
+            Err(match stores {
+                Some(stores) => problem.with("stores", stores),
+                None => problem,
+            })
+        }
+    }
+}
+
+/// `GET /metrics`: Prometheus text; off loopback it requires the admin token.
+pub async fn metrics(api: Arc<Api>, request: Request) -> Answer {
+    admit(&api, &request)?;
+    let session = api.fence.session();
+    metrics::FENCE_UP.set_bool(session.is_ok());
+    if let Ok(session) = session {
+        metrics::FENCE_EPOCH.set_count(session.number());
+    }
+    metrics::BACKLOG_EVENTS.set_count(api.fence.backlog());
+    metrics::OUTBOX_ROWS.set(api.stores.outbox_rows().await.map_or(f64::NAN, metrics::as_number));
+    let mut response = Response::new(Bytes::from(metrics::render()));
+    let headers = response.headers_mut();
+    headers
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+fn admit(api: &Api, request: &Request) -> Result<(), Problem> {
+    if request.from_loopback { Ok(()) } else { api.auth.admin(&request.headers) }
+}

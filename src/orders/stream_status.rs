@@ -1,0 +1,80 @@
+//! The order stream's state as an operator reads it: how far the workers are, and who reads beside them.
+
+use serde::Serialize;
+
+use crate::fence::{Fence, StoreError};
+use crate::redis::info;
+use crate::redis::keys::GROUP;
+use crate::redis::order_stream::{self as stream, ConsumerInfo, GroupInfo};
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum StreamStatus {
+    /// Without the agreement there is no connection to read by.
+    Down {
+        fence: FenceView,
+    },
+    Up(Box<StreamView>),
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum FenceView {
+    Up { epoch: String },
+    Down { reason: String },
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct StreamView {
+    /// Its key in Redis.
+    stream: String,
+    length: i64,
+    first_entry_id: Option<String>,
+    last_entry_id: Option<String>,
+    group: &'static str,
+    /// Order events that are not acknowledged: `pending` and `lag` together.
+    backlog: i64,
+    /// Delivered to a consumer and not acknowledged.
+    pending: i64,
+    /// Not delivered yet.
+    lag: i64,
+    oldest_pending_ms: Option<i64>,
+    consumers: Vec<ConsumerInfo>,
+    /// Every group of the stream, other programs' too.
+    groups: Vec<GroupInfo>,
+    fence: FenceView,
+}
+
+/// Reads the stream's state.
+///
+/// # Errors
+/// Where Redis does not answer.
+pub async fn read(fence: &Fence) -> Result<StreamStatus, StoreError> {
+    let session = match fence.session() {
+        Ok(session) => session,
+        Err(reason) => {
+            return Ok(StreamStatus::Down { fence: FenceView::Down { reason: reason.to_string() } });
+        }
+    };
+    let redis = &session.redis;
+    let groups = stream::groups(redis).await?;
+    let ours = groups.iter().find(|group| group.name == GROUP).cloned().unwrap_or_default();
+    let lag = info::unread(redis, &ours).await?;
+    let oldest = stream::pending_ids(redis, "-").await?.into_iter().next();
+    let now_ms = info::now_ms(redis).await?;
+    let entry_ms = |id: String| id.split('-').next().and_then(|ms| ms.parse::<i64>().ok());
+    Ok(StreamStatus::Up(Box::new(StreamView {
+        stream: redis.keys.orders.to_string(),
+        length: stream::length(redis).await?,
+        first_entry_id: stream::first_id(redis).await?,
+        last_entry_id: stream::last_id(redis).await?,
+        group: GROUP,
+        backlog: ours.pending + lag,
+        pending: ours.pending,
+        lag,
+        oldest_pending_ms: oldest.and_then(entry_ms).map(|ms| (now_ms - ms).max(0)),
+        consumers: stream::consumers(redis).await?,
+        groups,
+        fence: FenceView::Up { epoch: session.epoch.clone() },
+    })))
+}

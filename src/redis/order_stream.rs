@@ -1,0 +1,298 @@
+//! The order stream: reading entries in the consumer group, taking over those that others left,
+//! acknowledging them, and looking at the group. What an entry means is `model::OrderEvent`'s affair.
+
+use bytes::Bytes;
+use fred::types::Value;
+use serde::Serialize;
+use std::collections::HashSet;
+
+use super::keys::GROUP;
+use super::{Redis, RedisError, array, integer, script_args, text};
+use crate::config;
+
+const DELETED: &str = include_str!("../../lua/deleted.lua");
+const FORGET: &str = include_str!("../../lua/forget.lua");
+
+/// One entry as it lies in the stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub id: String,
+    /// Field and value by turns; any bytes.
+    pub fields: Vec<Bytes>,
+}
+
+/// What a read of the consumer group brought.
+#[derive(Debug, Default)]
+pub struct Entries {
+    pub entries: Vec<Entry>,
+    /// Ids in the pending entries list whose entries somebody trimmed or deleted.
+    pub deleted: Vec<String>,
+}
+
+/// The epoch marker's text; `None` where it is absent.
+pub async fn marker(redis: &Redis) -> Result<Option<String>, RedisError> {
+    Ok(text(&redis.call("GET", vec![(&*redis.keys.epoch).into()]).await?))
+}
+
+/// The epoch in which claims are accepted; `None` while they are not.
+pub async fn ready_epoch(redis: &Redis) -> Result<Option<String>, RedisError> {
+    let marker = marker(redis).await?;
+    Ok(marker.as_deref().and_then(|marker| marker.strip_prefix("ready:")).map(str::to_owned))
+}
+
+/// Entries that nobody has read yet.
+pub async fn read_new(redis: &Redis, consumer: &str) -> Result<Entries, RedisError> {
+    read(redis, consumer, None, ">").await
+}
+
+/// The same, and waits up to `REDIS_BLOCK` for the first.
+pub async fn wait_for_new(redis: &Redis, consumer: &str) -> Result<Entries, RedisError> {
+    let block = i64::try_from(config::REDIS_BLOCK.as_millis()).unwrap_or(i64::MAX);
+    read(redis, consumer, Some(block), ">").await
+}
+
+/// This consumer's own pending entries after `after`: what a failed try left.
+pub async fn read_pending(redis: &Redis, consumer: &str, after: &str) -> Result<Entries, RedisError> {
+    read(redis, consumer, None, after).await
+}
+
+async fn read(
+    redis: &Redis,
+    consumer: &str,
+    block_ms: Option<i64>,
+    from: &str,
+) -> Result<Entries, RedisError> {
+    let mut args: Vec<Value> = vec!["GROUP".into(), GROUP.into(), consumer.into()];
+    args.extend(["COUNT".into(), page(config::RECORD_BATCH_MAX_EVENTS)]);
+    if let Some(block_ms) = block_ms {
+        args.extend(["BLOCK".into(), block_ms.into()]);
+    }
+    args.extend(["STREAMS".into(), (&*redis.keys.orders).into(), from.into()]);
+    let streams = array(redis.call("XREADGROUP", args).await?, "XREADGROUP")?;
+    let Some(stream) = streams.into_iter().next() else { return Ok(Entries::default()) };
+    let entries = array(stream, "XREADGROUP stream")?.pop().unwrap_or(Value::Null);
+    decode_entries(array(entries, "XREADGROUP entries")?)
+}
+
+/// Acknowledges what a rebuild has made good; answers how many were pending until then. Recorded entries go by
+/// `scripts::acknowledge`.
+pub async fn acknowledge(redis: &Redis, ids: &[String]) -> Result<u64, RedisError> {
+    if ids.is_empty() {
+        return Ok(0);
+    }
+    let more = std::iter::once(GROUP).chain(ids.iter().map(String::as_str));
+    let args = script_args(FORGET, [&*redis.keys.orders, &*redis.keys.tally], more);
+    let acknowledged = integer(&redis.call("EVAL", args).await?, "forget")?;
+    Ok(u64::try_from(acknowledged).unwrap_or(0))
+}
+
+/// How often an entry was delivered; 0 where it is not pending.
+pub async fn delivery_count(redis: &Redis, id: &str) -> Result<i64, RedisError> {
+    let args = vec![(&*redis.keys.orders).into(), GROUP.into(), id.into(), id.into(), 1.into()];
+    let rows = array(redis.call("XPENDING", args).await?, "XPENDING")?;
+    match rows.into_iter().next() {
+        Some(row) => integer(array(row, "XPENDING row")?.get(3).unwrap_or(&Value::Null), "delivery count"),
+        None => Ok(0),
+    }
+}
+
+/// Entries from `from` (inclusive; exclusive with a leading `(`) on, oldest first.
+pub async fn range(redis: &Redis, from: &str, to: &str) -> Result<Vec<Entry>, RedisError> {
+    let args =
+        vec![(&*redis.keys.orders).into(), from.into(), to.into(), "COUNT".into(), page(config::SCAN_PAGE)];
+    Ok(decode_entries(array(redis.call("XRANGE", args).await?, "XRANGE")?)?.entries)
+}
+
+/// One page of the group's pending ids, from `from` on.
+pub async fn pending_ids(redis: &Redis, from: &str) -> Result<Vec<String>, RedisError> {
+    let args =
+        vec![(&*redis.keys.orders).into(), GROUP.into(), from.into(), "+".into(), page(config::SCAN_PAGE)];
+    let rows = array(redis.call("XPENDING", args).await?, "XPENDING")?;
+    rows.into_iter()
+        .map(|row| {
+            let row = array(row, "XPENDING row")?;
+            row.first()
+                .and_then(text)
+                .ok_or_else(|| RedisError::Reply("XPENDING: a row without an id".into()))
+        })
+        .collect()
+}
+
+/// A walk over every entry that the group has not acknowledged, page by page: pending ones first, each group in its
+/// order. Beside live workers an entry may be met that is acknowledged meanwhile; none is missed.
+pub struct Walk<'a> {
+    redis: &'a Redis,
+    /// Ids of pending entries that were not met yet.
+    pending: HashSet<String>,
+    from: String,
+    /// Where entries end that were delivered, and count only while they are pending; `None` once it is passed.
+    last_delivered: Option<String>,
+}
+
+impl<'a> Walk<'a> {
+    pub async fn start(redis: &'a Redis) -> Result<Self, RedisError> {
+        let groups = groups(redis).await?;
+        let group = groups.into_iter().find(|group| group.name == GROUP);
+        let group = group.ok_or_else(|| RedisError::NoGroup("it is not there".into()))?;
+        let mut pending: HashSet<String> = HashSet::new();
+        let mut first_pending = None;
+        let mut from = "-".to_owned();
+        loop {
+            let page = pending_ids(redis, &from).await?;
+            let Some(last) = page.last().cloned() else { break };
+            first_pending.get_or_insert_with(|| page[0].clone());
+            pending.extend(page);
+            from = format!("({last}");
+        }
+        let (from, last_delivered) = match first_pending {
+            Some(first) => (first, Some(group.last_delivered_id)),
+            None => (format!("({}", group.last_delivered_id), None),
+        };
+        Ok(Self { redis, pending, from, last_delivered })
+    }
+
+    /// The next entries, perhaps none of a page; `None` at the end.
+    pub async fn next_page(&mut self) -> Result<Option<Vec<Entry>>, RedisError> {
+        let to = self.last_delivered.as_deref().unwrap_or("+");
+        let mut page = range(self.redis, &self.from, to).await?;
+        let Some(last) = page.last() else {
+            let Some(passed) = self.last_delivered.take() else { return Ok(None) };
+            self.from = format!("({passed}");
+            return Ok(Some(page));
+        };
+        self.from = format!("({}", last.id);
+        page.retain(|entry| self.pending.remove(&entry.id) || self.last_delivered.is_none());
+        Ok(Some(page))
+    }
+
+    /// At the end, the pending ids whose entries are gone; beside live workers such an id may be one that was
+    /// acknowledged and trimmed.
+    pub fn gone(self) -> Vec<String> {
+        self.pending.into_iter().collect()
+    }
+}
+
+/// The ids in the pending entries list whose entries somebody deleted or trimmed. Each page is looked at in one
+/// step, so that no entry which is acknowledged and trimmed meanwhile is taken for one.
+pub async fn deleted_entries(redis: &Redis) -> Result<Vec<String>, RedisError> {
+    let mut deleted = Vec::new();
+    let mut from = "-".to_owned();
+    loop {
+        let more: [Value; 3] = [GROUP.into(), from.into(), page(config::DELETED_PAGE_ENTRIES)];
+        let args = script_args(DELETED, [&*redis.keys.orders], more);
+        let mut ids =
+            array(redis.call("EVAL", args).await?, "deleted")?.into_iter().filter_map(|id| text(&id));
+        let last = ids.next().filter(|id| !id.is_empty());
+        deleted.extend(ids);
+        let Some(last) = last else { return Ok(deleted) };
+        from = format!("({last}");
+    }
+}
+
+/// One consumer group of the stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct GroupInfo {
+    pub name: String,
+    pub consumers: i64,
+    /// Delivered, not acknowledged.
+    pub pending: i64,
+    /// Not delivered; Redis cannot always tell.
+    pub lag: Option<i64>,
+    pub last_delivered_id: String,
+    pub entries_read: Option<i64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ConsumerInfo {
+    pub name: String,
+    pub pending: i64,
+    pub idle_ms: i64,
+}
+
+/// All groups of the stream; none where the stream is absent.
+pub async fn groups(redis: &Redis) -> Result<Vec<GroupInfo>, RedisError> {
+    let reply = match redis.call("XINFO", vec!["GROUPS".into(), (&*redis.keys.orders).into()]).await {
+        Err(RedisError::Refused(details)) if details.contains("no such key") => return Ok(Vec::new()),
+        reply => array(reply?, "XINFO GROUPS")?,
+    };
+    reply
+        .into_iter()
+        .map(|group| {
+            let fields = array(group, "XINFO GROUPS group")?;
+            Ok(GroupInfo {
+                name: field(&fields, "name").and_then(text).unwrap_or_default(),
+                consumers: field(&fields, "consumers").and_then(Value::as_i64).unwrap_or(0),
+                pending: field(&fields, "pending").and_then(Value::as_i64).unwrap_or(0),
+                lag: field(&fields, "lag").and_then(Value::as_i64),
+                last_delivered_id: field(&fields, "last-delivered-id").and_then(text).unwrap_or_default(),
+                entries_read: field(&fields, "entries-read").and_then(Value::as_i64),
+            })
+        })
+        .collect()
+}
+
+/// The workers' consumers.
+pub async fn consumers(redis: &Redis) -> Result<Vec<ConsumerInfo>, RedisError> {
+    let args = vec!["CONSUMERS".into(), (&*redis.keys.orders).into(), GROUP.into()];
+    array(redis.call("XINFO", args).await?, "XINFO CONSUMERS")?
+        .into_iter()
+        .map(|consumer| {
+            let fields = array(consumer, "XINFO CONSUMERS consumer")?;
+            Ok(ConsumerInfo {
+                name: field(&fields, "name").and_then(text).unwrap_or_default(),
+                pending: field(&fields, "pending").and_then(Value::as_i64).unwrap_or(0),
+                idle_ms: field(&fields, "idle").and_then(Value::as_i64).unwrap_or(0),
+            })
+        })
+        .collect()
+}
+
+pub async fn length(redis: &Redis) -> Result<i64, RedisError> {
+    integer(&redis.call("XLEN", vec![(&*redis.keys.orders).into()]).await?, "XLEN")
+}
+
+pub async fn first_id(redis: &Redis) -> Result<Option<String>, RedisError> {
+    end(redis, "XRANGE", ["-", "+"]).await
+}
+
+pub async fn last_id(redis: &Redis) -> Result<Option<String>, RedisError> {
+    end(redis, "XREVRANGE", ["+", "-"]).await
+}
+
+async fn end(
+    redis: &Redis,
+    command: &'static str,
+    [from, to]: [&'static str; 2],
+) -> Result<Option<String>, RedisError> {
+    let args = vec![(&*redis.keys.orders).into(), from.into(), to.into(), "COUNT".into(), 1.into()];
+    let mut read = decode_entries(array(redis.call(command, args).await?, command)?)?;
+    Ok(read.entries.pop().map(|entry| entry.id))
+}
+
+fn field<'a>(fields: &'a [Value], name: &str) -> Option<&'a Value> {
+    fields.chunks_exact(2).find(|pair| pair[0].as_str().as_deref() == Some(name)).map(|pair| &pair[1])
+}
+
+pub(super) fn page(count: usize) -> Value {
+    i64::try_from(count).unwrap_or(i64::MAX).into()
+}
+
+pub(super) fn decode_entries(values: Vec<Value>) -> Result<Entries, RedisError> {
+    let mut decoded = Entries { entries: Vec::with_capacity(values.len()), deleted: Vec::new() };
+    for value in values {
+        let mut entry = array(value, "stream entry")?.into_iter();
+        let id = entry
+            .next()
+            .as_ref()
+            .and_then(text)
+            .ok_or_else(|| RedisError::Reply("a stream entry without an id".into()))?;
+        match entry.next() {
+            Some(Value::Array(fields)) => decoded.entries.push(Entry {
+                id,
+                fields: fields.into_iter().map(|value| value.into_bytes().unwrap_or_default()).collect(),
+            }),
+            _ => decoded.deleted.push(id),
+        }
+    }
+    Ok(decoded)
+}

@@ -1,0 +1,384 @@
+//! Claim, publish and release as plain Rust over a Redis of plain values, and what may befall it.
+
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use seckill::domain::{ClaimOutcome, CouponId, Definition, OrderId, Refusal};
+use seckill::redis::scripts::{Published, Released};
+use time::OffsetDateTime;
+
+use crate::harness::READY;
+use crate::history::{Batch, COUPONS, Edit, SentMarker, Time};
+
+const ANOTHER_EPOCH: &str = "ready:6-c0ffee";
+pub const PAST_SECONDS: i64 = 1_000_000_000;
+const FUTURE_SECONDS: i64 = 32_503_680_000;
+
+pub type Fields = BTreeMap<String, String>;
+
+/// A key of Redis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key<T> {
+    Absent,
+    WrongType,
+    Is(T),
+}
+
+/// Why a script wrote nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// It met a key of a wrong type.
+    WrongType,
+    /// Redis's user may not run a command that it needed.
+    Forbidden,
+}
+pub use Refused::WrongType;
+
+impl<T> Key<T> {
+    /// What a command of the right type sees.
+    fn get(&self) -> Result<Option<&T>, Refused> {
+        match self {
+            Self::Absent => Ok(None),
+            Self::WrongType => Err(WrongType),
+            Self::Is(content) => Ok(Some(content)),
+        }
+    }
+}
+
+impl Key<Fields> {
+    /// A hash comes and goes with its fields.
+    pub fn fields(&mut self) -> &mut Fields {
+        if !matches!(self, Self::Is(_)) {
+            *self = Self::Is(Fields::new());
+        }
+        match self {
+            Self::Is(fields) => fields,
+            _ => unreachable!("just made"),
+        }
+    }
+
+    pub fn settle(&mut self) {
+        if matches!(self, Self::Is(fields) if fields.is_empty()) {
+            *self = Self::Absent;
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Coupon {
+    pub hash: Key<Fields>,
+    pub claims: Key<Fields>,
+}
+
+/// The whole of Redis, as it is or as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Oracle {
+    pub marker: Key<String>,
+    /// Fields of the order events, oldest first.
+    pub stream: Key<Vec<Vec<String>>>,
+    pub coupons: [Coupon; COUPONS],
+    /// Keys beside those above.
+    pub strays: i64,
+    /// How many entries the stream can still take; `None` for any number.
+    pub room: Option<usize>,
+    /// A command that Redis's user may not run.
+    pub forbidden: Option<&'static str>,
+}
+
+/// What a batch should be answered.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Expected {
+    Done(Vec<ExpectedClaim>),
+    Fenced,
+    Late,
+    LostStream,
+    LostCoupon(usize),
+    /// The stream came to its end: what fitted is claimed.
+    Full,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExpectedClaim {
+    Outcome(ClaimOutcome),
+    /// The outcome also carries the script's own time.
+    NotStarted {
+        starts_at_ms: i64,
+    },
+}
+
+/// Whether stock and claims make up the total.
+enum Sum {
+    Holds { stock: i64, total: i64 },
+    Broken,
+    Absent,
+}
+
+/// A whole number in its one spelling.
+fn whole(text: Option<&String>) -> Option<i64> {
+    let number: i64 = text?.parse().ok()?;
+    (number.to_string() == *text?).then_some(number)
+}
+
+pub fn count<T>(items: impl Iterator<Item = T>) -> i64 {
+    i64::try_from(items.count()).unwrap()
+}
+
+impl Coupon {
+    fn sum(&self) -> Result<Sum, Refused> {
+        let hash = self.hash.get()?;
+        let held = self.claims.get()?.map_or(0, |claims| count(claims.iter()));
+        let Some(hash) = hash else {
+            return Ok(if held == 0 { Sum::Absent } else { Sum::Broken });
+        };
+        Ok(match (whole(hash.get("stock")), whole(hash.get("total"))) {
+            (Some(stock), Some(total)) if stock + held == total => Sum::Holds { stock, total },
+            _ => Sum::Broken,
+        })
+    }
+
+    /// 0 for what is no whole number.
+    pub fn number(&self, field: &str) -> i64 {
+        match &self.hash {
+            Key::Is(hash) => whole(hash.get(field)).unwrap_or(0),
+            _ => 0,
+        }
+    }
+
+    pub fn held_order(&self, user: &str) -> Option<OrderId> {
+        let Key::Is(claims) = &self.claims else { return None };
+        claims.get(user)?.split(' ').next()?.parse().ok()
+    }
+
+    pub fn any_holder(&self) -> Option<(String, OrderId)> {
+        let Key::Is(claims) = &self.claims else { return None };
+        let (user, _) = claims.first_key_value()?;
+        Some((user.clone(), self.held_order(user)?))
+    }
+
+    /// Why nobody can claim now, stock aside.
+    fn closed(&self) -> Option<ExpectedClaim> {
+        let now_ms = now_ms();
+        let (starts_at_ms, ends_at_ms) = (self.number("starts_at_ms"), self.number("ends_at_ms"));
+        if ends_at_ms > 0 && now_ms >= ends_at_ms {
+            return Some(ExpectedClaim::Outcome(ClaimOutcome::Refused(Refusal::Ended)));
+        }
+        if self.number("paused") == 1 {
+            return Some(ExpectedClaim::Outcome(ClaimOutcome::Refused(Refusal::Paused)));
+        }
+        (now_ms < starts_at_ms).then_some(ExpectedClaim::NotStarted { starts_at_ms })
+    }
+}
+
+impl Oracle {
+    pub fn new() -> Self {
+        let coupon = Coupon { hash: Key::Absent, claims: Key::Absent };
+        Self {
+            marker: Key::Is(READY.into()),
+            stream: Key::Is(Vec::new()),
+            coupons: std::array::from_fn(|_| coupon.clone()),
+            strays: 0,
+            room: None,
+            forbidden: None,
+        }
+    }
+
+    fn is_fenced(&self, sent: SentMarker) -> Result<bool, Refused> {
+        Ok(self.marker.get()?.is_none_or(|marker| marker != marker_text(sent)))
+    }
+
+    /// Does all of it, or nothing where it needed a command that is forbidden.
+    fn unless_forbidden<T>(
+        &mut self,
+        needed: &[&str],
+        script: impl FnOnce(&mut Self) -> Result<T, Refused>,
+    ) -> Result<T, Refused> {
+        let before = self.clone();
+        let answer = script(self)?;
+        if *self != before && self.forbidden.is_some_and(|forbidden| needed.contains(&forbidden)) {
+            *self = before;
+            return Err(Refused::Forbidden);
+        }
+        Ok(answer)
+    }
+
+    pub fn claim(&mut self, batch: &Batch, orders: &[OrderId]) -> Result<Expected, Refused> {
+        self.unless_forbidden(&["XADD", "HSET", "HINCRBY"], |model| model.claim_all(batch, orders))
+    }
+
+    fn claim_all(&mut self, batch: &Batch, orders: &[OrderId]) -> Result<Expected, Refused> {
+        if self.is_fenced(batch.marker)? {
+            return Ok(Expected::Fenced);
+        }
+        if batch.deadline_passed {
+            return Ok(Expected::Late);
+        }
+        if !matches!(self.stream, Key::Is(_)) {
+            return Ok(Expected::LostStream);
+        }
+        let mut coupons = Vec::new();
+        for &(coupon, _) in &batch.claims {
+            if !coupons.contains(&coupon) {
+                coupons.push(coupon);
+            }
+        }
+        // First all looks, then all writes.
+        for &coupon in &coupons {
+            match self.coupons[coupon].sum()? {
+                Sum::Holds { .. } => {}
+                Sum::Absent if !batch.published[coupon] => {}
+                Sum::Absent | Sum::Broken => return Ok(Expected::LostCoupon(coupon)),
+            }
+        }
+        let mut outcomes =
+            vec![ExpectedClaim::Outcome(ClaimOutcome::Refused(Refusal::UnknownCoupon)); batch.claims.len()];
+        for coupon in coupons {
+            let members: Vec<usize> =
+                (0..orders.len()).filter(|&index| batch.claims[index].0 == coupon).collect();
+            for &index in &members {
+                let user = user_name(batch.claims[index].1);
+                let Some(outcome) = self.claim_one(coupon, user, orders[index]) else {
+                    return Ok(Expected::Full);
+                };
+                outcomes[index] = outcome;
+            }
+            // Who holds one already is told what is left after the whole batch.
+            let left = self.coupons[coupon].number("stock").max(0);
+            for index in members {
+                if let ExpectedClaim::Outcome(ClaimOutcome::Held { stock, .. }) = &mut outcomes[index] {
+                    *stock = left;
+                }
+            }
+        }
+        Ok(Expected::Done(outcomes))
+    }
+
+    /// One claim of a coupon that adds up or is unknown; `None` where its event does not fit into the stream.
+    fn claim_one(&mut self, coupon: usize, user: &str, order: OrderId) -> Option<ExpectedClaim> {
+        let id = coupon_id(coupon);
+        let coupon = &mut self.coupons[coupon];
+        if coupon.hash == Key::Absent {
+            return Some(ExpectedClaim::Outcome(ClaimOutcome::Refused(Refusal::UnknownCoupon)));
+        }
+        if let Some(order) = coupon.held_order(user) {
+            return Some(ExpectedClaim::Outcome(ClaimOutcome::Held { order, stock: 0 }));
+        }
+        if let Some(closed) = coupon.closed() {
+            return Some(closed);
+        }
+        let stock = coupon.number("stock");
+        if stock <= 0 {
+            return Some(ExpectedClaim::Outcome(ClaimOutcome::Refused(Refusal::SoldOut)));
+        }
+        if let Some(room) = &mut self.room {
+            *room = room.checked_sub(1)?;
+        }
+        coupon.hash.fields().insert("stock".into(), (stock - 1).to_string());
+        coupon.claims.fields().insert(user.into(), order.to_string());
+        let event = ["order", &order.to_string(), "coupon", id.as_str(), "user", user];
+        if let Key::Is(stream) = &mut self.stream {
+            stream.push(event.map(str::to_owned).to_vec());
+        }
+        Some(ExpectedClaim::Outcome(ClaimOutcome::Accepted { stock: stock - 1 }))
+    }
+
+    pub fn publish(&mut self, edit: &Edit, definition: &Definition) -> Result<Published, Refused> {
+        self.unless_forbidden(&["HSET"], |model| model.publish_any(edit, definition))
+    }
+
+    fn publish_any(&mut self, edit: &Edit, definition: &Definition) -> Result<Published, Refused> {
+        if self.is_fenced(edit.marker)? {
+            return Ok(Published::Fenced);
+        }
+        if !matches!(self.stream, Key::Is(_)) {
+            return Ok(Published::Lost);
+        }
+        let coupon = &mut self.coupons[edit.coupon];
+        let (stock, old_total) = match coupon.sum()? {
+            Sum::Absent if edit.just_inserted => (0, 0),
+            Sum::Absent | Sum::Broken => return Ok(Published::Lost),
+            Sum::Holds { stock, total } => (stock, total),
+        };
+        if matches!(&coupon.hash, Key::Is(_)) && coupon.number("version") >= definition.version {
+            return Ok(Published::Current);
+        }
+        let seconds = |time: Option<OffsetDateTime>| time.map_or(0, |t| t.unix_timestamp() * 1_000);
+        let fields = [
+            ("stock", (stock + definition.total - old_total).to_string()),
+            ("total", definition.total.to_string()),
+            ("version", definition.version.to_string()),
+            ("title", definition.title.clone()),
+            ("starts_at_ms", seconds(definition.starts_at).to_string()),
+            ("ends_at_ms", seconds(definition.ends_at).to_string()),
+            ("paused", i64::from(definition.paused).to_string()),
+            ("per_user_limit", "1".into()),
+            ("reserve_seconds", "0".into()),
+            ("unlisted", "0".into()),
+        ];
+        let hash = coupon.hash.fields();
+        hash.extend(fields.map(|(name, value)| (name.to_owned(), value)));
+        Ok(Published::Applied)
+    }
+
+    pub fn release(
+        &mut self,
+        coupon: usize,
+        user: &str,
+        order: OrderId,
+        marker: SentMarker,
+    ) -> Result<Released, Refused> {
+        self.unless_forbidden(&["HDEL", "HINCRBY"], |model| model.release_any(coupon, user, order, marker))
+    }
+
+    fn release_any(
+        &mut self,
+        coupon: usize,
+        user: &str,
+        order: OrderId,
+        marker: SentMarker,
+    ) -> Result<Released, Refused> {
+        if self.is_fenced(marker)? {
+            return Ok(Released::Fenced);
+        }
+        if !matches!(self.stream, Key::Is(_)) {
+            return Ok(Released::Lost);
+        }
+        let coupon = &mut self.coupons[coupon];
+        let Sum::Holds { stock, .. } = coupon.sum()? else { return Ok(Released::Lost) };
+        if coupon.held_order(user) != Some(order) {
+            return Ok(Released::NotHeld);
+        }
+        coupon.claims.fields().remove(user);
+        coupon.claims.settle();
+        coupon.hash.fields().insert("stock".into(), (stock + 1).to_string());
+        Ok(Released::Released)
+    }
+}
+
+pub fn coupon_id(number: usize) -> CouponId {
+    ["coffee", "tea", "cake"][number].parse().unwrap()
+}
+
+/// Names that an argument or a field could trip over.
+pub fn user_name(number: usize) -> &'static str {
+    ["alice", "bob", "carol smith", "дейв", "e:v{e}"][number]
+}
+
+pub fn marker_text(sent: SentMarker) -> &'static str {
+    match sent {
+        SentMarker::Ours => READY,
+        SentMarker::OfAnotherEpoch => ANOTHER_EPOCH,
+    }
+}
+
+pub fn now_ms() -> i64 {
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
+}
+
+pub fn moment(time: Time) -> Option<OffsetDateTime> {
+    let seconds = match time {
+        Time::None => return None,
+        Time::Past => PAST_SECONDS,
+        Time::Future => FUTURE_SECONDS,
+    };
+    Some(OffsetDateTime::from_unix_timestamp(seconds).unwrap())
+}

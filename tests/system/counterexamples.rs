@@ -1,0 +1,411 @@
+//! The ways in which the agreement breaks when a rule is taken away (`model`), tried on the real
+//! program: stopped at the very moment, it must come out right. Those of other subjects are beside them.
+
+use nix::sys::signal::Signal;
+use reqwest::Method;
+use serde_json::json;
+
+use crate::deleted_entries::delete_unnoticed;
+use crate::harness::{Process, Sale, until};
+use crate::own_stores::{OwnStore, folder};
+use crate::proxy::Proxy;
+
+const COUPON: &str = "seckill:{0}:coupon:coffee";
+const CLAIMS: &str = "seckill:{0}:claims:coffee";
+const ORDERS: &str = "seckill:{0}:orders";
+const EPOCH: &str = "seckill:{0}:epoch";
+const NO_WORKERS: (&str, &str) = ("SECKILL_WORKERS", "0");
+const ONE_WORKER: (&str, &str) = ("SECKILL_WORKERS", "1");
+pub const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
+const SECRET: &str = "a secret of at least thirty-two bytes";
+const QUICK_RECLAIM: (&str, &str) = ("SECKILL_RECLAIM_AFTER", "200ms");
+
+async fn order_of(sale: &Sale, user: &str) -> String {
+    until("the claim is taken", async || {
+        let answer = sale.claim("coffee", user).await;
+        assert!([200, 202, 503].contains(&answer.status), "{}", answer.text);
+        (answer.status != 503).then(|| answer.body["order"].as_str().unwrap().to_owned())
+    })
+    .await
+}
+
+fn status_of(sale: &Sale, order: &str) -> String {
+    sale.psql(&format!("select status from orders where id = '{order}'"))
+}
+
+async fn until_recorded(sale: &Sale, orders: i64) {
+    until("the orders are rows", async || {
+        (sale.psql_number("select count(*) from orders") == orders).then_some(())
+    })
+    .await;
+}
+
+/// A second server on the same stores, behind a proxy; requests go to it from here on.
+async fn behind_a_proxy(sale: &mut Sale, environment: &[(&str, &str)]) -> (Proxy, Process, String) {
+    let proxy = Proxy::before(&sale.redis_socket());
+    let server = sale.spawn_by_address("serve", &[&proxy], environment);
+    let home = std::mem::replace(&mut sale.url, server.url_when_up().await);
+    (proxy, server, home)
+}
+
+#[tokio::test]
+async fn a_repeat_over_a_dead_order_is_a_new_claim_and_costs_one_unit() {
+    let sale = Sale::start_with(&[NO_WORKERS]).await;
+    sale.create("coffee", 1).await;
+    let first = order_of(&sale, "alice").await;
+    let worker = sale.spawn("worker", &[ONE_WORKER]);
+    until_recorded(&sale, 1).await;
+    sale.until_quiet().await;
+    assert!(worker.stop().success());
+    assert_eq!(
+        sale.claim("coffee", "alice").await.body["order"],
+        first.as_str(),
+        "hers, as long as it lives"
+    );
+    // Nobody returns the unit yet.
+    sale.end_order(&first);
+    let again = sale.claim("coffee", "alice").await;
+    assert_eq!(again.status, 202, "{}", again.text);
+    let second = again.body["order"].as_str().unwrap().to_owned();
+    assert_ne!(first, second);
+    assert_eq!(sale.claim("coffee", "bob").await.code(), "sold-out", "the unit is hers again");
+
+    let _worker = sale.spawn("worker", &[ONE_WORKER]);
+    sale.assert_in_agreement("coffee").await;
+    assert_eq!(
+        (status_of(&sale, &first), status_of(&sale, &second)),
+        ("cancelled".into(), "confirmed".into())
+    );
+}
+
+#[tokio::test]
+async fn without_postgres_a_repeat_stands_only_where_orders_do_not_expire() {
+    let sale = Sale::start().await;
+    sale.create("coffee", 1).await;
+    let reserved = json!({"id": "tea", "total": 1, "reserve_seconds": 3600});
+    assert_eq!(sale.admin(Method::POST, "/v1/admin/coupons", Some(reserved)).await.status, 201);
+    for coupon in ["coffee", "tea"] {
+        assert_eq!(sale.claim_with(coupon, "alice", &[("prefer", "wait=10")]).await.status, 201);
+    }
+    until("the server knows that orders of tea expire", async || {
+        sale.get("/v1/coupons").await.text.contains("tea").then_some(())
+    })
+    .await;
+    let pids = sale.postgres_pids();
+    crate::harness::signal_all(&pids, Signal::SIGSTOP);
+    let (coffee, tea) = (sale.claim("coffee", "alice").await, sale.claim("tea", "alice").await);
+    crate::harness::signal_all(&pids, Signal::SIGCONT);
+    assert_eq!(coffee.status, 200, "{}", coffee.text);
+    tea.assert_problem(503, "unavailable");
+    assert_eq!(sale.claim("tea", "alice").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_late_release_does_not_take_the_unit_of_the_users_next_order() {
+    let sale = Sale::start_with(&[NO_WORKERS]).await;
+    sale.create("coffee", 10).await;
+    let first = order_of(&sale, "alice").await;
+    let proxy = Proxy::before(&sale.redis_socket());
+    let worker = sale.spawn_by_address("worker", &[&proxy], &[ONE_WORKER]);
+    until_recorded(&sale, 1).await;
+    sale.until_quiet().await;
+    let trap = proxy.hold(&["EVALSHA", "claims:coffee", &first]);
+    sale.end_order(&first);
+    trap.until_taken().await;
+    let second = order_of(&sale, "alice").await;
+    assert_ne!(first, second);
+    trap.release();
+    sale.assert_in_agreement("coffee").await;
+    assert_eq!(sale.redis_cli(&["HGET", CLAIMS, "alice"]), second);
+    assert_eq!(status_of(&sale, &second), "confirmed");
+    assert!(worker.stop().success());
+}
+
+#[tokio::test]
+async fn claims_deleted_in_the_middle_of_a_rebuild_are_not_taken_for_free_units() {
+    let mut sale = Sale::start().await;
+    sale.create("coffee", 3).await;
+    let mut told = vec![order_of(&sale, "alice").await, order_of(&sale, "bob").await];
+    sale.until_quiet().await;
+    sale.server().signal(Signal::SIGSTOP);
+    let (proxy, rebuilder, home) = behind_a_proxy(&mut sale, &[NO_WORKERS]).await;
+    for step in ["Sets a coupon to Postgres's definition", "Ends a rebuild"] {
+        let trap = proxy.hold(&[step]);
+        sale.redis_cli(&["DEL", CLAIMS, COUPON]);
+        sale.claim("coffee", "late").await.assert_problem(503, "unavailable");
+        trap.until_taken().await;
+        sale.redis_cli(&["DEL", CLAIMS]);
+        trap.release();
+        told.push(order_of(&sale, step).await);
+        assert_eq!(sale.claim("coffee", "late").await.code(), "sold-out", "{step}");
+        sale.server().signal(Signal::SIGCONT);
+        sale.assert_in_agreement("coffee").await;
+        let more = Some(json!({"total": told.len() + 1}));
+        assert_eq!(sale.admin(Method::PATCH, "/v1/admin/coupons/coffee", more).await.status, 200);
+        sale.server().signal(Signal::SIGSTOP);
+    }
+    sale.server().signal(Signal::SIGCONT);
+    assert!(rebuilder.stop().success());
+    sale.url = home;
+    sale.assert_recorded(&told);
+}
+
+#[tokio::test]
+async fn redis_flushed_while_a_person_rebuilds_cancels_nobodys_order() {
+    let mut sale = Sale::start().await;
+    sale.create("coffee", 10).await;
+    let told = [order_of(&sale, "alice").await, order_of(&sale, "bob").await];
+    sale.until_quiet().await;
+    sale.server().signal(Signal::SIGSTOP);
+    let (proxy, rebuilder, home) = behind_a_proxy(&mut sale, &[NO_WORKERS]).await;
+    for damage in [&["FLUSHALL"][..], &["DEL", CLAIMS], &["DEL", CLAIMS, COUPON]] {
+        // As a look notes it that found another Postgres beside a whole Redis.
+        sale.psql("update fence set postgres_lost = true");
+        until("claims wait for a person", async || {
+            let ready = sale.get("/readyz").await;
+            ready.text.contains("reconcile --rebuild").then_some(())
+        })
+        .await;
+        let trap = proxy.hold(&["Removes keys of ours"]);
+        let rebuilding = sale.admin(Method::POST, "/v1/admin/reconcile", Some(json!({"rebuild": true})));
+        let meanwhile = async {
+            trap.until_taken().await;
+            sale.redis_cli(damage);
+            trap.release();
+        };
+        let (answer, ()) = tokio::join!(rebuilding, meanwhile);
+        assert!([200, 503].contains(&answer.status), "{damage:?}: {}", answer.text);
+        // It goes on waiting for a person, who orders it once more.
+        until("the rebuild is done", async || {
+            let rebuild = Some(json!({"rebuild": true}));
+            (sale.admin(Method::POST, "/v1/admin/reconcile", rebuild).await.status == 200).then_some(())
+        })
+        .await;
+        until("claims are taken", async || (sale.get("/readyz").await.status == 200).then_some(())).await;
+        sale.assert_recorded(&told);
+        sale.assert_in_agreement("coffee").await;
+    }
+    assert!(rebuilder.stop().success());
+    sale.url = home;
+    sale.server().signal(Signal::SIGCONT);
+    sale.assert_in_agreement("coffee").await;
+}
+
+#[tokio::test]
+async fn a_rebuild_elsewhere_ends_a_session_that_nobody_uses() {
+    let sale = Sale::start_with(&[NO_WORKERS]).await;
+    sale.create("coffee", 10).await;
+    let other = sale.spawn("worker", &[ONE_WORKER]);
+    other.until_it_says("fence up").await;
+    for _ in 0..3 {
+        let rebuilt = sale.admin(Method::POST, "/v1/admin/reconcile", Some(json!({"rebuild": true}))).await;
+        assert_eq!(rebuilt.status, 200, "{}", rebuilt.text);
+        other.until_it_says(&format!("accepted in epoch {}", sale.epoch())).await;
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_entry_is_held_against_the_epoch_in_which_it_is_found() {
+    let mut sale = Sale::start_with(&[NO_WORKERS]).await;
+    sale.create("coffee", 10).await;
+    let told = order_of(&sale, "alice").await;
+    let group = ["XREADGROUP", "GROUP", "order-writers", "gone", "STREAMS", ORDERS, ">"];
+    let entry =
+        sale.redis_cli(&group).lines().find(|line| line.contains('-') && line.len() < 25).unwrap().to_owned();
+    let proxy = Proxy::before(&sale.redis_socket());
+    // It looks for what others left, and is held between the marker and the entries.
+    let trap = proxy.hold(&["Takes over pending entries"]);
+    let _worker = sale.spawn_by_address("worker", &[&proxy], &[ONE_WORKER, QUICK_RECLAIM]);
+    trap.until_taken().await;
+    let before = sale.epoch();
+    sale.redis_cli(&["DEL", EPOCH]);
+    until("another epoch has begun", async || (sale.epoch() != before).then_some(())).await;
+    sale.until_ready().await;
+    // The server's comparison at its start and its check of each minute would find it too.
+    sale.server().signal(Signal::SIGSTOP);
+    // Nor does any look of each second miss it.
+    delete_unnoticed(&sale, &[&entry]);
+    trap.release();
+    until_recorded(&sale, 1).await;
+    sale.server().signal(Signal::SIGCONT);
+    sale.assert_in_agreement("coffee").await;
+    sale.assert_recorded(&[told]);
+}
+
+#[tokio::test]
+async fn a_group_that_was_destroyed_skips_no_event_that_only_the_stream_still_knows() {
+    let sale = Sale::start_with(&[NO_WORKERS]).await;
+    sale.create("coffee", 10).await;
+    let mut told = Vec::new();
+    for user in ["alice", "bob", "carol"] {
+        told.push(order_of(&sale, user).await);
+    }
+    sale.redis_cli(&[
+        "EVAL",
+        "redis.call('XGROUP', 'DESTROY', KEYS[1], 'order-writers') redis.call('DEL', KEYS[2])",
+        "2",
+        ORDERS,
+        CLAIMS,
+    ]);
+    let _worker = sale.spawn("worker", &[ONE_WORKER]);
+    until_recorded(&sale, 3).await;
+    sale.assert_in_agreement("coffee").await;
+    sale.assert_recorded(&told);
+}
+
+#[tokio::test]
+async fn an_entry_of_an_older_epoch_is_not_recorded_beside_the_order_that_followed_it() {
+    let sale = Sale::start_with(&[NO_WORKERS]).await;
+    sale.create("coffee", 10).await;
+    let lost = order_of(&sale, "alice").await;
+    let proxy = Proxy::before(&sale.postgres_socket());
+    let trap = proxy.hold(&["pg_advisory_xact_lock_shared"]);
+    let _worker = sale.spawn_by_address("worker", &[&proxy], &[ONE_WORKER]);
+    trap.until_taken().await;
+    let before = sale.epoch();
+    sale.redis_cli(&["FLUSHALL"]);
+    until("another epoch has begun", async || (sale.epoch() != before).then_some(())).await;
+    let kept = order_of(&sale, "alice").await;
+    assert_ne!(lost, kept, "the flush took her claim with it");
+    trap.release();
+    until_recorded(&sale, 1).await;
+    sale.assert_in_agreement("coffee").await;
+    sale.assert_recorded(&[kept]);
+}
+
+/// A sale on stores that are not its own, and those.
+pub async fn on_own_stores(redis: &str, postgres: &OwnStore) -> Sale {
+    let sale = Sale::start_with(&[
+        ("REDIS_URL", redis),
+        ("DATABASE_URL", &postgres.url("postgres")),
+        ("SECKILL_JWT_SECRET", SECRET),
+        ("SECKILL_ADMIN_TOKEN", SECRET),
+    ])
+    .await;
+    // Where a client of these tests looks for them.
+    std::fs::create_dir_all(sale.data_dir()).unwrap();
+    for file in ["jwt-secret", "admin-token"] {
+        std::fs::write(sale.data_dir().join(file), SECRET).unwrap();
+    }
+    sale
+}
+
+/// A sale beside whose running Redis an older copy of Postgres is put in the place of the newer one.
+struct OlderCopy {
+    // Dropped before its stores.
+    sale: Sale,
+    _stores: [OwnStore; 2],
+    /// Alice's, recorded before the copy was made.
+    first: String,
+}
+
+impl OlderCopy {
+    /// What `then` did after the copy was made is lost with it.
+    async fn after(then: impl AsyncFnOnce(&Sale, &str)) -> Self {
+        let postgres = OwnStore::postgres(&[]).await;
+        let redis = OwnStore::redis(&DURABLE, folder());
+        let sale = on_own_stores(&redis.url("redis"), &postgres).await;
+        sale.create("coffee", 1).await;
+        let first = order_of(&sale, "alice").await;
+        sale.until_quiet().await;
+        let dir = postgres.stop();
+        let mut copy = std::process::Command::new("cp");
+        let copied = copy.arg("-a").arg(dir.path().join("cluster")).arg(dir.path().join("copy")).status();
+        assert!(copied.unwrap().success());
+        let postgres = OwnStore::postgres_at(dir, &[]).await;
+        let epoch = sale.epoch();
+        then(&sale, &first).await;
+        assert_eq!(sale.epoch(), epoch, "nothing but that has noted a position");
+        let dir = postgres.stop();
+        std::fs::rename(dir.path().join("cluster"), dir.path().join("lost")).unwrap();
+        std::fs::rename(dir.path().join("copy"), dir.path().join("cluster")).unwrap();
+        let postgres = OwnStore::postgres_at(dir, &[]).await;
+        Self { sale, _stores: [redis, postgres], first }
+    }
+
+    async fn is_noticed(&self) {
+        until("the loss is noticed", async || {
+            self.sale.get("/readyz").await.text.contains("reconcile --rebuild").then_some(())
+        })
+        .await;
+        self.sale.claim("coffee", "late").await.assert_problem(503, "unavailable");
+    }
+}
+
+#[tokio::test]
+async fn an_order_that_an_older_copy_brings_back_to_life_is_noticed_and_cancelled() {
+    let scene = OlderCopy::after(async |sale, first| {
+        sale.end_order(first);
+        sale.until_quiet().await;
+        assert_eq!(sale.redis_stock("coffee"), 1, "her unit is back");
+    })
+    .await;
+    scene.is_noticed().await;
+    let OlderCopy { sale, first, .. } = &scene;
+    assert_eq!(status_of(sale, first), "confirmed", "so says the copy");
+    let rebuilt = sale.admin(Method::POST, "/v1/admin/reconcile", Some(json!({"rebuild": true}))).await;
+    assert_eq!((rebuilt.status, &rebuilt.body["cancelled"]), (200, &json!([first])), "{}", rebuilt.text);
+    sale.until_ready().await;
+    let next = order_of(sale, "alice").await;
+    assert_ne!(*first, next);
+    sale.assert_in_agreement("coffee").await;
+    sale.assert_recorded(&[next]);
+}
+
+#[tokio::test]
+async fn an_edit_that_an_older_copy_lacks_is_noticed_although_nobody_claimed_since() {
+    let scene = OlderCopy::after(async |sale, _| {
+        until("the total is edited", async || {
+            let edit = Some(json!({"total": 5}));
+            (sale.admin(Method::PATCH, "/v1/admin/coupons/coffee", edit).await.status == 200).then_some(())
+        })
+        .await;
+    })
+    .await;
+    scene.is_noticed().await;
+    let order = Some(json!({"rebuild": true}));
+    let done = scene.sale.admin(Method::POST, "/v1/admin/reconcile", order).await;
+    assert_eq!(done.status, 200, "{}", done.text);
+    assert_eq!(done.body["edits"][0]["outcome"], "adopted", "{}", done.text);
+    scene.sale.until_ready().await;
+    assert_eq!(scene.sale.psql("select total from coupons"), "5");
+    scene.sale.assert_in_agreement("coffee").await;
+}
+
+#[tokio::test]
+async fn a_replica_that_is_behind_takes_over_and_sells_nothing_twice() {
+    let postgres = OwnStore::postgres(&[]).await;
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let master = OwnStore::redis(&[&DURABLE[..], &["--port", &port]].concat(), folder());
+    let follows = format!("127.0.0.1 {port}");
+    let replica = OwnStore::redis(&[&DURABLE[..], &["--replicaof", &follows]].concat(), folder());
+    // What a virtual address is to a client: it leads to whoever is the master.
+    let address = folder();
+    let link = address.path().join("redis.sock");
+    std::os::unix::fs::symlink(master.dir.path().join("redis.sock"), &link).unwrap();
+    let sale = on_own_stores(&format!("redis+unix://{}", link.display()), &postgres).await;
+    sale.create("coffee", 2).await;
+    let alice = order_of(&sale, "alice").await;
+    sale.until_quiet().await;
+    let follows = |field: &str| replica.redis_cli(&["HEXISTS", CLAIMS, field]).is_ok_and(|held| held == "1");
+    until("the replica has alice's claim", async || follows("alice").then_some(())).await;
+    // From here it is behind.
+    replica.redis_cli(&["REPLICAOF", "NO", "ONE"]).unwrap();
+    let bob = order_of(&sale, "bob").await;
+    sale.until_quiet().await;
+    assert!(!follows("bob"));
+    assert_eq!(replica.redis_cli(&["HGET", COUPON, "stock"]).unwrap(), "1");
+    std::fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(replica.dir.path().join("redis.sock"), &link).unwrap();
+    drop(master);
+
+    let late = until("a claim is answered", async || {
+        let late = sale.claim("coffee", "carol").await;
+        (late.status != 503).then_some(late)
+    })
+    .await;
+    assert_eq!(late.code(), "sold-out", "{}", late.text);
+    assert_eq!(replica.redis_cli(&["HGET", CLAIMS, "bob"]).unwrap(), bob);
+    sale.assert_in_agreement("coffee").await;
+    sale.assert_recorded(&[alice, bob]);
+}

@@ -1,0 +1,141 @@
+//! The tasks that live as long as the program: what becomes of one that ends before its time, and what `/livez` says.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use seckill::http::{ApiSlot, server};
+use seckill::tasks::Tasks;
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::{client, until};
+
+fn new() -> (Tasks, CancellationToken) {
+    (Tasks::default(), CancellationToken::new())
+}
+
+/// A task that ends at each of its first tries, in another way each time, and how often it was started.
+fn fails_at_first(
+    tries: usize,
+) -> (Arc<AtomicUsize>, impl FnMut() -> futures_util::future::BoxFuture<'static, ()> + Send) {
+    let started = Arc::new(AtomicUsize::new(0));
+    let counted = started.clone();
+    let make = move || {
+        let number = counted.fetch_add(1, Ordering::SeqCst);
+        let work = async move {
+            assert!(number >= tries || number.is_multiple_of(2), "its try {number} fails");
+            if number >= tries {
+                std::future::pending::<()>().await;
+            }
+        };
+        Box::pin(work) as futures_util::future::BoxFuture<'static, ()>
+    };
+    (started, make)
+}
+
+#[tokio::test]
+async fn a_task_that_panics_or_returns_is_started_again_and_is_named_until_then() {
+    let (tasks, stop) = new();
+    let (started, make) = fails_at_first(4);
+    let task = tokio::spawn(tasks.keep("fence", None, &stop, make));
+    for (number, why) in [(1, "it returned"), (2, "it panicked (its try 1 fails)")] {
+        let told = until("it is known to have ended", async || {
+            let trouble = tasks.trouble()?;
+            (started.load(Ordering::SeqCst) == number).then_some(trouble)
+        })
+        .await;
+        assert_eq!(told.task, "fence");
+        assert!(told.to_string().contains(why), "{told}");
+    }
+    until("it runs", async || {
+        (started.load(Ordering::SeqCst) == 5 && tasks.trouble().is_none()).then_some(())
+    })
+    .await;
+    assert_eq!(tasks.verdict(), Ok(()), "the program goes on");
+    assert!(!tasks.failed().is_cancelled());
+    task.abort();
+    until("it is known to be cancelled", async || tasks.verdict().err()).await;
+    assert!(tasks.failed().is_cancelled(), "a task that is not kept any more ends the program");
+}
+
+#[tokio::test]
+async fn a_needed_task_that_ends_before_its_time_ends_the_program_with_its_name() {
+    let told = async |end: futures_util::future::BoxFuture<'static, ()>| {
+        let (tasks, stop) = new();
+        tokio::spawn(tasks.need("HTTP", &stop, end)).await.unwrap();
+        assert!(tasks.failed().is_cancelled());
+        assert_eq!(tasks.trouble().unwrap().task, "HTTP");
+        tasks.verdict().unwrap_err().to_string()
+    };
+    let panics = Box::pin(async { panic!("out of luck") });
+    assert_eq!(told(panics).await, "the task `HTTP` has ended before its time: it panicked (out of luck)");
+    assert_eq!(told(Box::pin(async {})).await, "the task `HTTP` has ended before its time: it returned");
+}
+
+#[tokio::test]
+async fn a_task_that_was_told_to_stop_ends_well_and_is_forgotten() {
+    let (tasks, stop) = new();
+    let stopped = stop.clone();
+    let kept = tokio::spawn(tasks.keep("worker", None, &stop, move || {
+        let stopped = stopped.clone();
+        async move { stopped.cancelled().await }
+    }));
+    let (_, make) = fails_at_first(usize::MAX);
+    let failing = tokio::spawn(tasks.keep("failing", None, &stop, make));
+    until("one is about to be started again", async || tasks.trouble()).await;
+    stop.cancel();
+    assert_eq!(kept.await.unwrap(), Some(()));
+    assert_eq!(failing.await.unwrap(), None);
+    assert_eq!((tasks.trouble(), tasks.verdict()), (None, Ok(())));
+    assert!(!tasks.failed().is_cancelled());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_does_not_move_is_named_until_it_does() {
+    let (tasks, stop) = new();
+    let (release, released) = mpsc::channel::<()>();
+    let released = Arc::new(std::sync::Mutex::new(released));
+    drop(tokio::spawn(tasks.keep("fence", Some(Duration::from_millis(200)), &stop, move || {
+        let released = released.clone();
+        async move {
+            // As a write to a full pipe would.
+            released.lock().unwrap().recv().unwrap();
+            loop {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    })));
+    let told = until("it is known to be stuck", async || tasks.trouble()).await;
+    assert_eq!(told.task, "fence");
+    assert!(told.what.contains("is stuck"), "{told}");
+    release.send(()).unwrap();
+    until("it moves again", async || tasks.trouble().is_none().then_some(())).await;
+    assert_eq!(tasks.verdict(), Ok(()));
+}
+
+#[tokio::test]
+async fn livez_is_about_the_tasks_and_names_the_one_that_has_ended() {
+    let (tasks, stop) = new();
+    let listener = server::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let url = format!("http://{}/livez", listener.local_addr().unwrap());
+    let serving = server::serve(listener, Arc::new(ApiSlot::new(tasks.clone())), 100, stop.clone());
+    drop(tokio::spawn(tasks.need("HTTP", &stop, serving)));
+    let client = client();
+    let livez = async || {
+        let answer = client.get(&url).send().await.unwrap();
+        (answer.status().as_u16(), answer.json::<serde_json::Value>().await.unwrap())
+    };
+    assert_eq!(livez().await, (200, serde_json::json!({"status": "ok"})));
+    // Each try fails, with ever longer pauses.
+    let (_, make) = fails_at_first(usize::MAX);
+    drop(tokio::spawn(tasks.keep("fence", None, &stop, make)));
+    let body = until("the task is named", async || {
+        let (status, body) = livez().await;
+        (status == 503).then_some(body)
+    })
+    .await;
+    assert_eq!((&body["task"], &body["code"]), (&"fence".into(), &"unavailable".into()));
+    assert!(body["detail"].as_str().unwrap().contains("`fence` has ended"), "{body}");
+    assert_eq!(client.post(&url).send().await.unwrap().status().as_u16(), 405);
+    stop.cancel();
+}
