@@ -1,10 +1,10 @@
-//! The fence: claims are accepted only while Redis is known to agree with Postgres. This file holds its
-//! state and its one task; how it comes up is in `fence/come_up.rs`, what others tell it in `fence/report.rs`, what is
-//! compared in `fence/look.rs`, how agreement is made again in `fence/rebuild.rs`, how definitions reach Redis in
-//! `fence/publish.rs`.
+//! The fence: claims are accepted only while Redis is known to agree with Postgres. This file holds the fence's state
+//! and its task. `come_up` is how it comes up, `invalidation` how other parts take it down, `probe` what is compared,
+//! `rebuild` how agreement is restored. What depends on the agreement (publishing, releasing, claims) is not here: it
+//! subscribes to the fence.
 //!
-//! While the fence is up it lends out a session: the epoch, and the very connection on which that
-//! server was looked at. A connection that breaks ends the session; a new one is looked at first.
+//! While the fence is up it lends out a session: the epoch, and the connection on which that Redis was probed. A
+//! connection that breaks ends the session; a new connection is probed before it is used.
 
 mod come_up;
 pub mod deleted;
@@ -33,6 +33,7 @@ use crate::postgres::fence::FenceRow;
 use crate::postgres::{self, Postgres, PostgresError};
 use crate::redis::probe::RedisProbe;
 use crate::redis::{Redis, RedisServer};
+use durability::DurabilityWatch;
 pub use error::StoreError;
 pub use invalidation::Loss;
 use postgres_outage::OutageWatch;
@@ -52,24 +53,24 @@ pub struct Fence {
 
 struct Shared {
     state: watch::Sender<FenceState>,
-    /// Wakes the task when somebody doubts.
+    /// Wakes the task for a probe before the next second.
     doubted: Notify,
     /// Proof that this epoch no longer holds, until a rebuild has dealt with it.
     loss: Mutex<Option<Loss>>,
-    /// A person who ordered a rebuild and waits for its report.
+    /// The operator who ordered a rebuild and waits for its report.
     ordered: Mutex<Option<oneshot::Sender<Result<Report, String>>>>,
-    /// Ends the pause before the next attempt: an order, or new evidence while the fence is down.
+    /// Ends the pause before the next attempt: an ordered rebuild, or new evidence while the fence is down.
     wanted: Notify,
-    /// Why claims wait for a person, in the words that were found first.
+    /// Why claims wait for an operator; the first reason is kept.
     waits: Mutex<Option<Arc<str>>>,
-    /// The row last read: it stands while Postgres is away.
+    /// The row last read, for probes while Postgres gives no answer.
     row: Mutex<Option<FenceRow>>,
-    /// Unrecorded order events at the last look.
+    /// Unrecorded order events at the last probe.
     backlog: AtomicU64,
-    /// Why Redis takes no claims though it agrees; `None` where it does.
+    /// Why Redis takes no claims although it agrees; `None` where it takes claims.
     refusal: Mutex<Option<Arc<str>>>,
     outage: OutageWatch,
-    /// Entries left the order stream, or the group, in a way that no comparison has looked into.
+    /// Notified when entries left the order stream, or the group, and no comparison has explained it.
     misses_entries: Notify,
 }
 
@@ -116,7 +117,7 @@ impl Fence {
         self.session().map_err(StoreError::NotReady)
     }
 
-    /// The session, or why no claims are taken: there is none, or Redis refuses to write, at most a second ago.
+    /// The session, or why no claims are taken: the fence is down, or Redis refused to write at the last probe.
     pub fn taking_claims(&self) -> Result<Arc<Session>, Arc<str>> {
         let session = self.session()?;
         lock(&self.shared.refusal).clone().map_or(Ok(session), Err)
@@ -127,13 +128,13 @@ impl Fence {
         self.shared.state.subscribe()
     }
 
-    /// Unrecorded order events at the last look, at most a second old while the fence is up.
+    /// Unrecorded order events at the last probe, at most a second old while the fence is up.
     #[must_use]
     pub fn backlog(&self) -> u64 {
         self.shared.backlog.load(Ordering::Relaxed)
     }
 
-    /// Waits until a look, once a second, misses entries.
+    /// Waits until a probe misses entries; the fence probes once a second.
     pub async fn misses_entries(&self) {
         self.shared.misses_entries.notified().await;
     }
@@ -144,8 +145,11 @@ impl Fence {
         self.shared.outage.get()
     }
 
-    /// Takes the fence down on purpose, rebuilds, also over a Postgres that has lost commits, and answers
-    /// what was done. Only a person may ask for it.
+    /// Takes the fence down, rebuilds, also over a Postgres that has lost commits, and returns what was done. Only an
+    /// operator may order it.
+    ///
+    /// # Errors
+    /// With the reason why the rebuild was not finished; the fence tries again by itself.
     pub async fn order_rebuild(&self) -> Result<Report, String> {
         let (answer, answered) = oneshot::channel();
         *lock(&self.shared.ordered) = Some(answer);
@@ -153,12 +157,12 @@ impl Fence {
             self.take_down(&session.epoch, "a rebuild was ordered");
         }
         self.shared.wanted.notify_one();
-        answered.await.unwrap_or_else(|_| Err("another rebuild was ordered meanwhile".into()))
+        answered.await.unwrap_or_else(|_| Err("another rebuild was ordered after this one".into()))
     }
 
-    /// The fence's one task: comes up, looks once a second, comes down, and so on until `stop`.
+    /// The fence's task: comes up, probes once a second, comes down, and starts over, until `stop`.
     pub async fn run(self, server: RedisServer, postgres: Postgres, stop: CancellationToken) {
-        let _down = DownAtItsEnd(&self);
+        let _down = TakeDownOnDrop(&self);
         let work = async {
             let mut pauses = Pauses::default();
             loop {
@@ -173,36 +177,36 @@ impl Fence {
                         pauses.after(&down)
                     }
                 };
-                // An error is a pause that is over.
+                // An error means that the pause is over.
                 drop(tokio::time::timeout(pause, self.shared.wanted.notified()).await);
             }
         };
-        // Dropping the work half-way is a crash that every rebuild survives: its session dies with it.
+        // Dropping the work half-way is like a crash, which every rebuild survives: its Postgres session ends.
         tokio::select! {
             () = work => {}
             () = stop.cancelled() => {}
         }
     }
 
-    /// Probes both stores once a second, and returns when the session has ended.
+    /// Probes both stores once a second and returns when the session has ended.
     async fn watch_over(&self, session: &Arc<Session>, postgres: &Postgres) {
         let mut ticks = tokio::time::interval(config::PROBE_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut durability = durability::Watch::default();
+        let mut durability = DurabilityWatch::default();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = self.shared.doubted.notified() => {}
             }
-            // A broken connection would only keep whoever looks over it waiting.
+            // A probe on a broken connection would only wait for its timeout.
             if self.session().is_err() {
                 return;
             }
-            let verdict = match self.look(&session.redis, postgres).await {
+            let verdict = match self.probe(&session.redis, postgres).await {
                 Ok((seen, row)) => {
-                    self.note(&seen);
+                    self.record_probe(&seen);
                     match probe::compare(&seen, &row) {
-                        // Another process has rebuilt since: every script would refuse us.
+                        // Another process has rebuilt since: every script would refuse this session's marker.
                         Ok(()) if row.epoch != session.epoch => Err(MARKER_CHANGED.to_owned()),
                         verdict => verdict.map_err(|difference| difference.sentence),
                     }
@@ -215,11 +219,11 @@ impl Fence {
             if self.session().is_err() {
                 return;
             }
-            durability.look(&session.redis).await;
+            durability.check(&session.redis).await;
         }
     }
 
-    fn note(&self, seen: &RedisProbe) {
+    fn record_probe(&self, seen: &RedisProbe) {
         self.shared.backlog.store(seen.backlog, Ordering::Relaxed);
         *lock(&self.shared.refusal) = seen.refusal.as_deref().map(Into::into);
         if seen.tally.misses_entries() {
@@ -227,14 +231,14 @@ impl Fence {
         }
     }
 
-    /// Rule 1's look: Redis as it is, beside the row as Postgres has it or as it was last read.
-    async fn look(&self, redis: &Redis, postgres: &Postgres) -> anyhow::Result<(RedisProbe, FenceRow)> {
-        // Redis first: a position noted there is never ahead of what Postgres says afterwards.
+    /// Reads Redis, and the fence row from Postgres; without Postgres, the row that was read last.
+    async fn probe(&self, redis: &Redis, postgres: &Postgres) -> anyhow::Result<(RedisProbe, FenceRow)> {
+        // Redis first: a WAL position in Redis is never ahead of what Postgres answers afterwards.
         let seen = crate::redis::probe::probe(redis).await?;
         let pool = postgres.pool.clone();
-        let row = bounded(async move { postgres::fence::read(&pool).await }).await;
+        let row = within_probe_interval(async move { postgres::fence::read(&pool).await }).await;
         let row = row.unwrap_or_else(|| Err(PostgresError::Transient("it gives no answer".into())));
-        self.shared.outage.note(row.as_ref().err());
+        self.shared.outage.record(row.as_ref().err());
         match row {
             Ok(row) => {
                 *lock(&self.shared.row) = Some(FenceRow { lsn: None, ..row.clone() });
@@ -261,10 +265,10 @@ impl Fence {
     }
 }
 
-/// Claims are accepted only while the task looks: the fence comes down with it, also by a panic.
-struct DownAtItsEnd<'a>(&'a Fence);
+/// Claims are accepted only while the task probes: takes the fence down when the task ends, also by a panic.
+struct TakeDownOnDrop<'a>(&'a Fence);
 
-impl Drop for DownAtItsEnd<'_> {
+impl Drop for TakeDownOnDrop<'_> {
     fn drop(&mut self) {
         let reason = "the fence's task has ended".into();
         self.0.shared.state.send_replace(FenceState::Down { reason });
@@ -277,17 +281,19 @@ impl Default for Fence {
     }
 }
 
-/// The part of an epoch that grows.
+/// The number in an epoch: each new epoch has a higher one.
 fn counter(epoch: &str) -> u64 {
     epoch.split('-').next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
-/// Work on Postgres as the probe can bear it: one that hangs neither holds up the next look nor is
-/// dropped half-way. `None` where it is not done in time.
-async fn bounded<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+/// Waits at most `PROBE_INTERVAL` for work on Postgres; `None` where it takes longer. The work goes on to its end: work
+/// on the connection pool is never dropped half-way.
+async fn within_probe_interval<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> Option<T> {
     match tokio::time::timeout(config::PROBE_INTERVAL, tokio::spawn(work)).await {
         Ok(done) => {
-            done.inspect_err(|panicked| tracing::error!("the fence's work ended badly: {panicked}")).ok()
+            done.inspect_err(|panicked| tracing::error!("the fence's work panicked: {panicked}")).ok()
         }
         Err(_) => None,
     }
@@ -302,11 +308,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn claims_are_not_accepted_after_the_task_that_looks_has_ended() {
+    fn claims_are_not_accepted_after_the_probing_task_has_ended() {
         let fence = Fence::new();
         let task = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let _down = DownAtItsEnd(&fence);
-            panic!("the task ends before its time");
+            let _down = TakeDownOnDrop(&fence);
+            panic!("the task panics");
         }));
         assert!(task.is_err());
         assert_eq!(fence.session().err().as_deref(), Some("the fence's task has ended"));

@@ -221,7 +221,7 @@ async fn claim_batch(
         shared.fence.redis_failed(&session.epoch, &error);
         Unavailable::from(&error)
     })?;
-    session.clock.learn(reply.now_ms, Instant::now());
+    session.clock.set(reply.now_ms, Instant::now());
     match reply.outcome {
         BatchOutcome::Done(outcomes) => Ok(outcomes),
         BatchOutcome::Late => Err(Unavailable::Late),

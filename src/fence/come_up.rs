@@ -1,5 +1,5 @@
-//! How the fence comes up: it joins the agreement that is there, or has one made first, and lends out a session only
-//! then. Who keeps what in a rebuild, and how long the pause is after one that failed, is decided elsewhere.
+//! How the fence comes up: it joins the agreement that exists, or rebuilds first, and then lends out a session. What a
+//! rebuild decides is in `rebuild`, how long the fence pauses after a failed one in `retry`.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,14 +9,14 @@ use tokio::sync::oneshot;
 use super::probe::{self, Difference};
 use super::rebuild::{self, Cause, Refused, Report};
 use super::retry::Down;
-use super::{Fence, FenceState, RedisClock, Session, bounded, lock, postgres_loss};
+use super::{Fence, FenceState, RedisClock, Session, lock, postgres_loss, within_probe_interval};
 use crate::config;
 use crate::postgres::fence::FenceRow;
 use crate::postgres::{Postgres, coupons};
 use crate::redis::{Redis, RedisServer, stored};
 
 impl Fence {
-    /// Joins the agreement where there is one, else makes one first; only then is the session lent out.
+    /// Joins the agreement if there is one, else rebuilds first. Then lends out a session.
     pub(super) async fn come_up(
         &self,
         server: &RedisServer,
@@ -26,9 +26,9 @@ impl Fence {
         let mut is_rebuilt = false;
         loop {
             let redis = server.connect().await.map_err(Down::soon)?;
-            let (seen, row) = self.look(&redis, postgres).await.map_err(Down::soon)?;
-            // Behind rather than ahead: a deadline that is early refuses, a late one would claim too late.
-            let looked_at = Instant::now();
+            let (seen, row) = self.probe(&redis, postgres).await.map_err(Down::soon)?;
+            // The clock estimate may lag but never lead: an early deadline only refuses the claim.
+            let probed_at = Instant::now();
             let loss = lock(&self.shared.loss).clone().filter(|loss| loss.epoch == row.epoch);
             let order = lock(&self.shared.ordered).take();
             let verdict = match (&order, &loss) {
@@ -47,7 +47,7 @@ impl Fence {
                 if order.is_none() && is_rebuilt {
                     return Err(Down::Failed(format!("a rebuild has not helped: {difference}")));
                 }
-                // A rebuild that fails again keeps its own reason.
+                // When a rebuild fails repeatedly, the fence keeps the reason of the failure.
                 if order.is_some() || !is_repeated {
                     self.stay_down(&difference.sentence, difference.is_normal);
                 }
@@ -60,9 +60,9 @@ impl Fence {
                 self.postgres_lost_commits(&row.epoch, &why);
                 continue;
             }
-            let clock = RedisClock::learned(seen.now_ms, looked_at);
+            let clock = RedisClock::new(seen.now_ms, probed_at);
             let session = Arc::new(Session::new(row.epoch, redis, clock));
-            self.note(&seen);
+            self.record_probe(&seen);
             if !self.lend_out(&session) {
                 continue;
             }
@@ -75,13 +75,13 @@ impl Fence {
         }
     }
 
-    /// Why Postgres has lost an edit or a coupon although everything else agrees; not asked while it is away.
+    /// Why Postgres has lost an edit or a coupon although the rest agrees; `None` while Postgres gives no answer.
     async fn lost_definition(&self, redis: &Redis, row: &FenceRow, postgres: &Postgres) -> Option<String> {
         row.lsn.as_ref()?;
-        // Redis first: an edit reaches Postgres before it.
+        // Redis first: an edit reaches Postgres before Redis.
         let in_redis = stored::versions(redis).await.ok()?;
         let pool = postgres.pool.clone();
-        let in_postgres = bounded(async move { coupons::versions(&pool).await }).await?.ok()?;
+        let in_postgres = within_probe_interval(async move { coupons::versions(&pool).await }).await?.ok()?;
         postgres_loss::Definitions::compare(redis, &in_redis, &in_postgres).await.ok()?.why()
     }
 
@@ -90,8 +90,8 @@ impl Fence {
         Down::Waits(known.get_or_insert_with(|| postgres_loss::sentence(why).into()).clone())
     }
 
-    /// `false` where a loss of this epoch has become known since it was looked for: a worker may have been
-    /// told of it only once, while the fence was down.
+    /// `false` where evidence against this epoch came in after it was checked: a worker reports evidence once, perhaps
+    /// while the fence is down.
     fn lend_out(&self, session: &Arc<Session>) -> bool {
         let mut loss = lock(&self.shared.loss);
         if loss.as_ref().is_some_and(|loss| loss.epoch == session.epoch) {
@@ -99,7 +99,7 @@ impl Fence {
         }
         *loss = None;
         *lock(&self.shared.waits) = None;
-        // Under the lock: what is noted after this finds a session to take down.
+        // Under the lock: evidence that is reported later finds a session to take down.
         self.shared.state.send_replace(FenceState::Up(session.clone()));
         true
     }
@@ -121,7 +121,7 @@ impl Fence {
             _ => Down::after_rebuild(error),
         });
         if let Some(order) = order {
-            // The client that ordered it may be gone; it is done all the same.
+            // The client that ordered the rebuild may be gone.
             drop(order.send(outcome.map(Option::unwrap_or_default).map_err(|error| format!("{error:#}"))));
         }
         down.map_or(Ok(()), Err)

@@ -1,26 +1,26 @@
-//! Says what an answered claim is worth: with anything but `appendfsync always` a killed Redis forgets claims
-//! that somebody was told of. Told once for each session, and again when the setting changes.
+//! Reports the durability of answered claims: with any setting but `appendfsync always`, a Redis that is killed forgets
+//! claims that were answered. Logged once for each session, and again when the setting changes.
 
 use crate::metrics;
 use crate::redis::Redis;
 use crate::redis::health::{self, Durability};
 
-/// What was told last.
+/// What was logged last.
 #[derive(Default)]
-pub struct Watch {
-    told: Option<Durability>,
+pub struct DurabilityWatch {
+    logged: Option<Durability>,
 }
 
-impl Watch {
-    pub async fn look(&mut self, redis: &Redis) {
-        // No answer is the probe's affair.
+impl DurabilityWatch {
+    pub async fn check(&mut self, redis: &Redis) {
+        // The probe handles a Redis that does not answer.
         let Ok(durability) = health::durability(redis).await else { return };
         metrics::APPENDFSYNC_ALWAYS.set_bool(durability == Durability::Always);
-        if self.told.as_ref() == Some(&durability) {
+        if self.logged.as_ref() == Some(&durability) {
             return;
         }
         match &durability {
-            Durability::Always if self.told.is_some() => {
+            Durability::Always if self.logged.is_some() => {
                 tracing::info!("Redis makes claims durable again before they are answered");
             }
             Durability::Always => {}
@@ -29,10 +29,10 @@ impl Watch {
                  Set appendonly yes and appendfsync always"
             ),
             Durability::Unreadable => tracing::warn!(
-                "Redis does not tell its appendfsync: unless it is `always`, claims that were answered may be \
+                "Redis does not show its appendfsync: unless it is `always`, claims that were answered may be \
                  lost when it is killed"
             ),
         }
-        self.told = Some(durability);
+        self.logged = Some(durability);
     }
 }

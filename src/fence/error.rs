@@ -1,4 +1,4 @@
-//! Why a read or an effect that needs the agreement of both stores was not done.
+//! Why a read or a write that needs the agreement of both stores failed.
 
 use std::sync::Arc;
 
@@ -7,10 +7,10 @@ use crate::redis::RedisError;
 
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The fence is down, for this reason: nothing was tried.
+    /// The fence is down, for this reason; nothing was sent to a store.
     #[error("{0}")]
     NotReady(Arc<str>),
-    /// A script met another marker than its own, or Redis does not add up: the fence comes down.
+    /// A script found another marker than the session's, or an inconsistent coupon: the fence comes down.
     #[error("claims are fenced off")]
     Fenced,
     #[error(transparent)]

@@ -1,17 +1,17 @@
-//! What others tell the fence: a script met another marker, something is known to be lost, Redis failed. Each
-//! takes the fence down at once; what comes of it is the fence's own task.
+//! How other parts take the fence down: a script found another marker, data is known to be lost, Redis failed. The fence
+//! comes down at once; its task then probes and rebuilds.
 
 use super::probe::Difference;
 use super::{Fence, FenceState, MARKER_CHANGED, Session, counter, lock};
 use crate::domain::CouponId;
 use crate::redis::RedisError;
 
-/// Evidence that no look would find again, such as a sum that does not hold.
+/// Evidence that a later probe would not find, such as a coupon that is inconsistent.
 #[derive(Clone, Debug)]
 pub struct Loss {
     pub epoch: String,
     pub reason: String,
-    /// It is Postgres that has lost something.
+    /// Postgres has lost commits.
     pub by_postgres: bool,
 }
 
@@ -23,23 +23,23 @@ impl Loss {
 }
 
 impl Fence {
-    /// A script met another marker: takes the fence down until somebody has looked again.
+    /// Takes the fence down until the next probe: a script found another marker.
     pub fn marker_changed(&self, session: &Session) {
         self.take_down(&session.epoch, MARKER_CHANGED);
     }
 
-    /// A coupon does not add up: takes the fence down until a rebuild.
+    /// Takes the fence down until a rebuild: a coupon is inconsistent.
     pub fn sum_fails(&self, epoch: &str, coupon: &CouponId) {
         self.lost(epoch, &format!("coupon {coupon}: stock + claims is not its total in Redis"));
     }
 
-    /// Takes the fence down until a rebuild: something of this epoch is known to be lost.
+    /// Takes the fence down until a rebuild: Redis has lost data of this epoch.
     pub fn lost(&self, epoch: &str, reason: &str) {
         tracing::error!(fence.epoch = epoch, "fence: {reason}: claims wait for a rebuild");
         self.note_loss(epoch, reason, false);
     }
 
-    /// The same where it is Postgres that has lost something, seen at a (re)connection to it.
+    /// Takes the fence down until an operator orders a rebuild: Postgres has lost commits.
     pub fn postgres_lost_commits(&self, epoch: &str, reason: &str) {
         tracing::error!(fence.epoch = epoch, "fence: {reason}");
         self.note_loss(epoch, reason, true);
@@ -49,7 +49,7 @@ impl Fence {
         let mut loss = Loss { epoch: epoch.to_owned(), reason: reason.to_owned(), by_postgres };
         let mut known = lock(&self.shared.loss);
         loss.by_postgres |= known.as_ref().is_some_and(|known| known.epoch == epoch && known.by_postgres);
-        // Whoever still works in an older epoch must not hide what is lost of a newer one.
+        // Evidence from a part that still works in an older epoch must not hide evidence of a newer one.
         if known.as_ref().is_none_or(|known| counter(&known.epoch) <= counter(epoch)) {
             *known = Some(loss);
         }
@@ -60,17 +60,17 @@ impl Fence {
         self.take_down(epoch, reason);
     }
 
-    /// What an error of Redis says about the agreement.
+    /// Takes the fence down, or not, by what an error of Redis means for the agreement.
     pub fn redis_failed(&self, epoch: &str, error: &RedisError) {
         match error {
             RedisError::WrongType(_) => self.lost(epoch, &error.to_string()),
-            // It reads as before, and workers go on where they can: they are who makes room.
+            // Redis still reads: workers go on, and acknowledging entries makes room.
             RedisError::Busy(_) if error.is_about_writes() => {
                 *lock(&self.shared.refusal) = Some(error.to_string().into());
             }
             _ => {
                 self.take_down(epoch, &error.to_string());
-                // No rebuild has failed: the next look is due at once, however short the session was.
+                // No rebuild has failed: the next probe is due at once, however short the session was.
                 self.shared.wanted.notify_one();
             }
         }

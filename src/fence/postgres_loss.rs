@@ -1,6 +1,6 @@
-//! Whether Postgres has lost commits of which Redis still tells (a restored copy, an asynchronous failover). Then a
-//! person must decide, whatever has become of Redis since: rebuilding from such a Postgres would forget winners and
-//! undo edits.
+//! Detects that Postgres has lost commits (a restored copy, an asynchronous failover) of which Redis still has the
+//! effects. Then an operator must decide, whatever has happened to Redis since: a rebuild from such a Postgres would
+//! forget winners and undo edits.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -16,21 +16,21 @@ use crate::redis::{Redis, RedisError, stored};
 #[derive(Clone, Debug)]
 pub struct Sign {
     pub why: String,
-    /// The Redis may as well be that of another Postgres: nothing is noted about this one.
+    /// This Redis may belong to another Postgres: the fence row is not flagged.
     pub may_be_foreign: bool,
 }
 
-/// How the coupons that Redis has stand to those of Postgres.
+/// How the coupons in Redis differ from those in Postgres.
 #[derive(Clone, Debug, Default)]
 pub struct Definitions {
-    /// Coupons that Postgres does not know. Claims of theirs are the only trace of winners: nothing is deleted.
+    /// Coupons that Postgres does not know. Their claims are the only trace of winners: nothing is deleted.
     pub unknown: Vec<CouponId>,
-    /// A coupon of which Redis has a higher version, with that and Postgres's.
+    /// A coupon whose version in Redis is higher, with the version in Redis and the version in Postgres.
     pub newer: Option<(CouponId, i64, i64)>,
 }
 
 impl Definitions {
-    /// Compares what Redis has with what Postgres answered *after* it: an edit reaches Postgres first.
+    /// Compares versions read from Redis with versions read from Postgres *afterwards*: an edit reaches Postgres first.
     pub async fn compare(
         redis: &Redis,
         in_redis: &BTreeMap<CouponId, Option<i64>>,
@@ -51,7 +51,7 @@ impl Definitions {
         Ok(compared)
     }
 
-    /// Why Postgres has lost commits, if these show it.
+    /// Why Postgres has lost commits; `None` where these definitions do not show it.
     pub fn why(&self) -> Option<String> {
         match (self.unknown.first(), &self.newer) {
             (Some(unknown), _) => Some(format!("it does not know coupon {unknown}, which Redis holds")),
@@ -61,15 +61,15 @@ impl Definitions {
     }
 }
 
-/// Why Postgres has lost an edit where a coupon's hash that adds up has a higher version than its row, which was read
-/// after it: Postgres alone makes versions. For `Fence::postgres_lost_commits`.
+/// Why Postgres has lost an edit: a consistent coupon hash has a higher version than the row, which was read after the
+/// hash. Only Postgres makes versions. `None` where the version is not higher.
 pub fn newer_in_redis(coupon: &CouponId, in_redis: i64, in_postgres: i64) -> Option<String> {
     (in_redis > in_postgres).then(|| {
         format!("coupon {coupon} is at version {in_redis} in Redis and at {in_postgres} in Postgres")
     })
 }
 
-/// A sign of lost commits, unless Redis is empty and nothing was noticed before: nothing could be made again then.
+/// A sign of lost commits. `None` also where Redis is empty and nothing was noticed before: nothing could be restored.
 pub async fn by_postgres(
     redis: &Redis,
     seen: &RedisProbe,
@@ -89,7 +89,7 @@ pub async fn by_postgres(
     Ok(Some(Sign { why, may_be_foreign }))
 }
 
-/// What a look alone shows.
+/// Why Postgres has lost commits, by what one probe shows.
 pub fn change(seen: &RedisProbe, row: &FenceRow, loss: Option<&Loss>) -> Option<String> {
     let is_older_copy =
         seen.postgres_lsn.as_ref().zip(row.lsn.as_ref()).is_some_and(|(noted, now)| now < noted);
@@ -106,26 +106,26 @@ pub fn change(seen: &RedisProbe, row: &FenceRow, loss: Option<&Loss>) -> Option<
     }
 }
 
-/// Whether Redis cannot be behind this Postgres: it is the one of the agreement, or holds what was live at the start of
-/// a later one than this Postgres remembers. Only then has an order ended that it does not hold.
+/// Whether Redis cannot be behind this Postgres: it is the Redis of the agreement, or its marker is of a later epoch than
+/// the row's. Only then a live order that Redis does not hold has ended.
 pub fn may_cancel(seen: &RedisProbe, row: &FenceRow) -> bool {
     if marker_counter(seen) > counter(&row.epoch) {
         seen.marker.as_ref().is_some_and(|marker| marker.starts_with("ready:"))
     } else {
-        // A rebuild that died after its new epoch leaves the marker behind the row.
+        // A rebuild that died after it made the new epoch leaves an older marker in Redis.
         seen.run_id == row.redis_run_id && seen.marker.is_some()
     }
 }
 
-/// For the operator, at the first place where he looks: the same words wherever the reason is shown.
+/// The reason and the command that helps, for the operator: the same sentence wherever the reason is shown.
 pub fn sentence(why: &str) -> String {
     format!(
-        "Postgres has lost commits, or belongs to another Redis ({why}): claims wait for a person. {WHAT_TO_DO}"
+        "Postgres has lost commits, or belongs to another Redis ({why}): claims wait for an operator. {WHAT_TO_DO}"
     )
 }
 
-/// Both possibilities.
-pub const WHAT_TO_DO: &str = "If this is the right database, `seckill reconcile --rebuild` makes again what Redis \
+/// What helps in either case.
+pub const WHAT_TO_DO: &str = "If this is the right database, `seckill reconcile --rebuild` restores what Redis \
     still holds and lists what it changes; if these stores do not belong together, correct REDIS_URL, DATABASE_URL or \
     SECKILL_REDIS_PREFIX";
 

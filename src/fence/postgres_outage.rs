@@ -1,4 +1,4 @@
-//! Whether Postgres answers, and since when it does not. That is no reason to take the fence down.
+//! Since when Postgres gives no answer. An outage of Postgres does not take the fence down.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use crate::metrics;
 use crate::postgres::PostgresError;
 
-/// Postgres does not answer: claims go on, and the stream holds them.
+/// Postgres does not answer: claims go on, and the stream holds their events.
 #[derive(Clone, Debug)]
 pub struct PostgresOutage {
     /// By this machine's clock.
@@ -17,20 +17,20 @@ pub struct PostgresOutage {
 
 #[derive(Default)]
 pub struct OutageWatch {
-    away: Mutex<Option<PostgresOutage>>,
+    outage: Mutex<Option<PostgresOutage>>,
 }
 
 impl OutageWatch {
     pub fn get(&self) -> Option<PostgresOutage> {
-        self.away.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.outage.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes note of a question's end; of a row of failures the first time stands.
-    pub fn note(&self, error: Option<&PostgresError>) {
+    /// Records the result of a query; keeps the time of the first failure in a row.
+    pub fn record(&self, error: Option<&PostgresError>) {
         metrics::POSTGRES_UP.set_bool(error.is_none());
-        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
-        *away = error.map(|error| {
-            let since = away.as_ref().map_or_else(OffsetDateTime::now_utc, |away| away.since);
+        let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
+        *outage = error.map(|error| {
+            let since = outage.as_ref().map_or_else(OffsetDateTime::now_utc, |outage| outage.since);
             PostgresOutage { since, why: error.to_string() }
         });
     }

@@ -1,4 +1,4 @@
-//! Rule 1: what must be the same in Redis and in the fence row for claims to be accepted.
+//! Rule 1: what must be equal in Redis and in the fence row for claims to be accepted.
 
 use super::postgres_loss;
 use crate::postgres::fence::FenceRow;
@@ -6,19 +6,22 @@ use crate::redis::probe::RedisProbe;
 use crate::redis::probe::{STREAM_IS_FULL, StreamState};
 use crate::redis::scripts::ready_marker;
 
-/// What keeps claims out.
+/// Why claims are not accepted.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{sentence}")]
 pub struct Difference {
-    /// One of the causes by which rebuilds are counted.
+    /// The label under which a rebuild is counted.
     pub cause: &'static str,
     /// For the operator.
     pub sentence: String,
-    /// It belongs to a normal start, or a person wants it: nothing is known to be lost.
+    /// Part of a normal start, or ordered by an operator: no data is known to be lost.
     pub is_normal: bool,
 }
 
-/// The first difference.
+/// Compares Redis with the fence row.
+///
+/// # Errors
+/// With the first difference.
 pub fn compare(seen: &RedisProbe, row: &FenceRow) -> Result<(), Difference> {
     let difference =
         |cause, sentence: &str, is_normal| Err(Difference { cause, sentence: sentence.into(), is_normal });
@@ -65,13 +68,13 @@ pub fn compare(seen: &RedisProbe, row: &FenceRow) -> Result<(), Difference> {
         StreamState::Passed => {
             return differs(
                 "stream",
-                "the consumer group in Redis stands behind the last event: it would skip new ones",
+                "the consumer group in Redis is ahead of the last event: it would skip new events",
             );
         }
         StreamState::Usable | StreamState::Absent => {}
     }
     if !seen.knows_scripts {
-        return differs("scripts", "Redis does not know our scripts");
+        return differs("scripts", "Redis does not know the program's scripts");
     }
     Ok(())
 }

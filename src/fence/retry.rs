@@ -13,11 +13,11 @@ use crate::redis::RedisError;
 /// Why there is no session.
 #[derive(Debug)]
 pub enum Down {
-    /// A store is away, or another process makes the agreement: the next look is soon.
+    /// A store gives no answer, or another process rebuilds: the fence tries again soon.
     Soon(String),
-    /// A person has to decide.
+    /// An operator has to decide.
     Waits(Arc<str>),
-    /// The rebuild was refused: the next one is later each time.
+    /// The rebuild failed: each further attempt is later.
     Failed(String),
 }
 
@@ -28,14 +28,14 @@ impl Down {
 
     pub fn after_rebuild(error: &anyhow::Error) -> Self {
         let is_busy = matches!(error.downcast_ref(), Some(Refused::Busy));
-        let is_away = matches!(error.downcast_ref(), Some(PostgresError::Transient(_)))
+        let is_outage = matches!(error.downcast_ref(), Some(PostgresError::Transient(_)))
             || match error.downcast_ref() {
                 Some(RedisError::Unknown(_)) => true,
                 Some(busy @ RedisError::Busy(_)) => !busy.is_about_writes(),
                 _ => false,
             };
         let reason = format!("{error:#}");
-        if is_busy || is_away { Self::Soon(reason) } else { Self::Failed(reason) }
+        if is_busy || is_outage { Self::Soon(reason) } else { Self::Failed(reason) }
     }
 
     pub fn reason(&self) -> &str {
@@ -75,7 +75,7 @@ impl Pauses {
         }
     }
 
-    /// A session that ended at once is a rebuild that has mended nothing.
+    /// A session that ended at once counts as a failed rebuild.
     pub fn after_session(&mut self, held: Duration) -> Duration {
         if held < config::FENCE_HELD_AFTER {
             return self.longer();
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rebuilds_that_fail_in_a_row_are_ever_rarer_until_a_session_lasts() {
+    fn rebuilds_that_fail_in_a_row_pause_longer_each_time_until_a_session_lasts() {
         let mut pauses = Pauses::default();
         let failed = Down::Failed("stream".into());
         let first: Vec<Duration> = (0..8).map(|_| pauses.after(&failed)).collect();
@@ -105,9 +105,9 @@ mod tests {
         assert_eq!(pauses.after_session(config::FENCE_HELD_AFTER), Duration::ZERO);
         assert_eq!(pauses.after(&failed), config::FENCE_RETRY);
         assert_eq!(
-            pauses.after(&Down::Soon("away".into())),
+            pauses.after(&Down::Soon("outage".into())),
             config::FENCE_RETRY,
-            "a store that is away is looked for at once"
+            "a store that gives no answer is tried again at once"
         );
     }
 }

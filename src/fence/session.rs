@@ -1,5 +1,5 @@
-//! What the fence lends out while it is up, and Redis's clock as this process knows it: deadlines of claims go
-//! by it, not by this machine's.
+//! The session that the fence lends out while it is up, and the estimate of Redis's clock: deadlines of claims are in
+//! Redis's time, not in this machine's.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -9,7 +9,7 @@ use super::counter;
 use crate::redis::Redis;
 use crate::redis::scripts::ready_marker;
 
-/// An agreement in force, and the connection on which it was seen.
+/// An agreement that holds, and the connection on which it was probed.
 pub struct Session {
     /// Numbers the sessions of this process, from 1.
     pub id: u64,
@@ -27,31 +27,31 @@ impl Session {
         Self { id, ready: ready_marker(&epoch), epoch, redis, clock }
     }
 
-    /// The part of the epoch that grows.
+    /// The number in the epoch.
     #[must_use]
     pub fn number(&self) -> u64 {
         counter(&self.epoch)
     }
 }
 
-/// Redis's clock as learned from its last reply, carried on by the monotonic clock: a wall clock that
-/// is seconds off would refuse every claim.
+/// An estimate of Redis's clock: the time in its last reply, advanced by the monotonic clock. A wall clock that is off by
+/// seconds would refuse every claim.
 pub struct RedisClock {
-    /// Redis's ms since 1970 minus our monotonic ms.
+    /// Redis's ms since 1970 minus this process's monotonic ms.
     offset_ms: AtomicI64,
 }
 
 static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl RedisClock {
-    pub(super) fn learned(now_ms: i64, at: Instant) -> Self {
+    pub(super) fn new(now_ms: i64, at: Instant) -> Self {
         let clock = Self { offset_ms: AtomicI64::new(0) };
-        clock.learn(now_ms, at);
+        clock.set(now_ms, at);
         clock
     }
 
-    /// Takes over a time that a reply carried, which arrived at `at`.
-    pub fn learn(&self, now_ms: i64, at: Instant) {
+    /// Sets the clock by the time in a reply that arrived at `at`.
+    pub fn set(&self, now_ms: i64, at: Instant) {
         self.offset_ms.store(now_ms - monotonic_ms(at), Ordering::Relaxed);
     }
 

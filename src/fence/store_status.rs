@@ -1,4 +1,4 @@
-//! How each store is by itself, and the fence that compares them: what `/readyz?verbose` shows.
+//! The state of each store and of the fence that compares them: what `/readyz?verbose` shows.
 
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
@@ -28,7 +28,7 @@ pub struct StoreStatus {
     /// RFC 3339, by this machine's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     postgres_away_since: Option<String>,
-    /// A store's disk that runs short.
+    /// The disk of an embedded store has little space left.
     #[serde(skip_serializing_if = "Option::is_none")]
     disk: Option<String>,
 }
@@ -39,7 +39,7 @@ impl Stores {
         Self { fence, redis, postgres }
     }
 
-    /// Asks both stores; a store that does not answer costs at most `PROBE_INTERVAL` for each question.
+    /// Asks both stores; waits at most `PROBE_INTERVAL` for each query to Postgres.
     pub async fn status(&self) -> StoreStatus {
         let postgres = self.postgres().await;
         let outage = postgres.as_ref().err().and(self.fence.postgres_outage());
@@ -52,7 +52,7 @@ impl Stores {
             fence: word(self.fence.session().map(drop).map_err(|reason| reason.to_string())),
             backlog: self.fence.backlog(),
             postgres_away_since: since,
-            // A Postgres without room still reads.
+            // A Postgres without disk space still answers reads.
             disk: self.postgres.store_folder().and_then(disk::shortage),
         }
     }
@@ -107,7 +107,7 @@ async fn ask_on_a_new_connection(server: &RedisServer) -> Result<(), RedisError>
     info::now_ms(&redis).await.map(drop)
 }
 
-/// Waits at most `PROBE_INTERVAL` for a query, which then goes on to its end without a reader.
+/// Waits at most `PROBE_INTERVAL` for a query; the query goes on to its end.
 async fn with_timeout<T: Send + 'static>(
     query: impl Future<Output = Result<T, PostgresError>> + Send + 'static,
 ) -> Result<T, PostgresError> {

@@ -1,12 +1,15 @@
-//! How far Postgres's WAL was seen to be durable, kept in Redis: an older copy of Postgres put in its place is
-//! known by it. Before the effect of a commit reaches Redis (a definition, a unit that goes back), so does the
-//! position of that commit, or nobody would miss the commit.
+//! The highest WAL position that Postgres was seen to have made durable, kept in Redis: an older copy of Postgres is
+//! detected by it. The position of a commit reaches Redis before the effect of that commit does (a definition, a released
+//! unit); else the loss of the commit would go unnoticed.
 
 use super::{Fence, Session, StoreError};
 use crate::postgres::{self, Postgres};
 use crate::redis::scripts;
 
-/// Notes a position that lies behind everything Postgres has answered so far.
+/// Records a position in Redis that covers everything Postgres has answered so far.
+///
+/// # Errors
+/// Where a store does not answer, or a script found another marker.
 pub async fn record(fence: &Fence, session: &Session, postgres: &Postgres) -> Result<(), StoreError> {
     let lsn = postgres::fence::durable_lsn(&postgres.pool).await?;
     match scripts::note_lsn(&session.redis, &session.ready, &lsn).await {
