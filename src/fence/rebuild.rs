@@ -1,6 +1,6 @@
-//! Rule 7: makes Redis agree with Postgres again, beside no live claim. Numbers in the comments are the
-//! rule's steps; anything refused or dropped means starting over, which the caller does. Who
-//! keeps what is in `decide`, which definition is in force afterwards in `definitions`.
+//! Rule 7: makes Redis agree with Postgres again while no claims are accepted. Numbers in the comments are the rule's
+//! steps. Where a step is refused or a connection breaks, the caller starts over. `decide` decides which order each user
+//! keeps, `definitions` which definition is in force afterwards.
 
 mod decide;
 mod definitions;
@@ -32,25 +32,25 @@ use definitions::Edit;
 
 const NEWER: &str = "another process has begun a newer rebuild";
 
-/// Why a rebuild was not begun, or given up before it changed anything.
+/// Why a rebuild did not begin, or stopped before it changed anything.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
-    /// Postgres has lost commits, and no person has ordered the rebuild.
+    /// Postgres has lost commits, and no operator has ordered the rebuild.
     #[error("{}", postgres_loss::sentence(.0))]
     Waits(String),
     #[error("another process is rebuilding")]
     Busy,
 }
 
-/// Why a rebuild is asked for.
+/// Why a rebuild is needed.
 pub struct Cause {
-    /// What is known to be lost, if a look alone would not show it.
+    /// Evidence that a probe alone would not show.
     pub loss: Option<Loss>,
     /// What differs, for the log and the metrics.
     pub difference: Difference,
-    /// A person ordered it, also over a Postgres that has lost commits.
+    /// An operator ordered it, also over a Postgres that has lost commits.
     pub ordered: bool,
-    /// The one before it failed: its beginning is not worth a warning again.
+    /// The rebuild before this one failed: the log does not warn again.
     pub is_repeated: bool,
 }
 
@@ -62,30 +62,31 @@ pub struct Report {
     pub claims: usize,
     /// Fields of claims hashes set or deleted.
     pub changed: usize,
-    /// Order events sent again.
+    /// Order events that were appended again.
     pub resent: usize,
     pub rejected: usize,
-    /// Where Postgres had lost commits: live orders that Redis did not hold and that had ended.
+    /// After Postgres lost commits: live orders that Redis did not hold and that had ended.
     pub cancelled: Vec<OrderId>,
-    /// The same of a Redis that may be behind: they stand, and a person may have to cancel them.
+    /// After Postgres lost commits: live orders that Redis did not hold, where Redis may be behind. They stay live, and an
+    /// operator may have to cancel them.
     pub unheld: Vec<OrderId>,
-    /// Coupons that only Redis still knew, where Postgres had lost commits.
+    /// After Postgres lost commits: coupons that only Redis knew.
     pub adopted: Vec<CouponId>,
-    /// Definitions that were taken over from Redis, or that nothing confirms, where Postgres had lost commits.
+    /// After Postgres lost commits: definitions that were adopted from Redis, or that nothing confirms.
     pub edits: Vec<Edit>,
 }
 
-/// Rebuilds; `None` where another process has done so meanwhile.
+/// Rebuilds. `None` if another process has rebuilt before this one got the lock.
 ///
 /// # Errors
-/// Whatever was refused or dropped: the fence stays down and the caller starts over.
+/// Where a step was refused or a connection broke: the fence stays down and the caller starts over.
 pub async fn rebuild(
     server: &RedisServer,
     postgres: &Postgres,
     cause: &Cause,
 ) -> anyhow::Result<Option<Report>> {
     let started = Instant::now();
-    // 1. A lock of the session's, and a connection that never reconnects by itself.
+    // 1. A lock that belongs to the Postgres session, and a Redis connection that never reconnects by itself.
     let Some(mut session) = RebuildSession::open(postgres).await? else {
         bail!(Refused::Busy);
     };
@@ -101,21 +102,21 @@ pub async fn rebuild(
         bail!("Redis is a replica: REDIS_URL must lead to the master");
     }
 
-    // 2. What Postgres lost is known from here on, whichever process dies; then a new epoch, after every open
-    // recording transaction has ended.
+    // 2. The row keeps the knowledge that Postgres lost commits, even if this process dies; then a new epoch, after every
+    // open recording transaction has ended.
     let versions = in_redis::versions(&redis).await?;
     let compared = postgres_loss::Definitions::compare(&redis, &versions, &session.versions().await?).await?;
     let sign = postgres_loss::by_postgres(&redis, &seen, &row, loss, &compared).await?;
     if let Some(sign) = &sign
         && !cause.ordered
     {
-        return wait_for_a_person(&mut session, sign, &row).await;
+        return wait_for_an_operator(&mut session, sign, &row).await;
     }
     let Source { epoch, lost } = begin(&redis, &mut session, &seen, &row, cause, sign.is_some()).await?;
     let decided = decide_and_apply(&redis, &mut session, &epoch, lost, compared.unknown).await;
     let (report, definitions) = match decided {
         Err(error) => {
-            // It was put in the place of a newer one since the look.
+            // An older copy of Postgres has taken its place since the probe.
             if let Some(Refused::Waits(_)) = error.downcast_ref() {
                 session.flag_lost().await?;
             }
@@ -124,7 +125,7 @@ pub async fn rebuild(
         Ok(decided) => decided,
     };
 
-    // 7. On the same connection, so that these are the scripts of the server just rebuilt.
+    // 7. On the same connection: the scripts are loaded into the server that was rebuilt.
     scripts::load_all(&redis).await?;
     session.mark_published(&epoch, &definitions).await?;
     session.settle(&epoch, &seen.run_id, &seen.replid).await?;
@@ -135,7 +136,7 @@ pub async fn rebuild(
     Ok(Some(report))
 }
 
-async fn wait_for_a_person(
+async fn wait_for_an_operator(
     session: &mut RebuildSession,
     sign: &Sign,
     row: &FenceRow,
@@ -146,14 +147,14 @@ async fn wait_for_a_person(
     bail!(Refused::Waits(sign.why.clone()))
 }
 
-/// What a rebuild goes by.
+/// What a rebuild is based on.
 struct Source {
     epoch: String,
-    /// Where Postgres has lost commits, how far Redis may be believed.
+    /// How far Redis is believed, if Postgres has lost commits.
     lost: Option<Trust>,
 }
 
-/// Steps 2 and 3: the new epoch, in Postgres and then in Redis.
+/// Steps 2 and 3: sets the new epoch in Postgres, then in Redis.
 async fn begin(
     redis: &Redis,
     session: &mut RebuildSession,
@@ -174,10 +175,10 @@ async fn begin(
         );
     }
     let may_cancel = postgres_loss::may_cancel(seen, row);
-    // A Redis that may be behind must not count as the one of the agreement if this rebuild dies.
+    // If this rebuild dies, a Redis that may be behind must not count as the Redis of the agreement.
     let (run_id, replid) = if may_cancel { (&*seen.run_id, &*seen.replid) } else { ("", "") };
     session.start_epoch(&epoch, run_id, replid, is_lost).await?;
-    // From here nothing else writes to Redis.
+    // From here on only this rebuild writes to Redis.
     if !redis_rebuild::begin(redis, &epoch).await? {
         bail!(NEWER);
     }
@@ -207,13 +208,13 @@ fn log(report: &Report, started: Instant) {
          {resent} events sent again, {rejected} rejected",
     );
     for coupon in adopted {
-        tracing::warn!(%coupon, "coupon {coupon} was made again: Postgres had lost it, and Redis holds it");
+        tracing::warn!(%coupon, "coupon {coupon} was inserted again: Postgres had lost it, and Redis holds it");
     }
     for edit in edits {
         tracing::warn!(coupon = %edit.coupon, "{}", edit.sentence());
     }
     for order in unheld {
-        tracing::warn!(%order, "order {order} stands, though Redis did not hold it: it may have ended in lost commits");
+        tracing::warn!(%order, "order {order} stays live, although Redis did not hold it: lost commits may have ended it");
     }
     for order in cancelled {
         tracing::warn!(%order, "order {order} was cancelled: Postgres had lost commits, and Redis does not hold it");
@@ -237,17 +238,17 @@ async fn decide_and_apply(
         bail!(NEWER);
     }
 
-    // 4. Claims hashes first, then what is not acknowledged: the direction in which an event moves.
+    // 4. Claims hashes first, then unacknowledged entries: the direction in which an event moves.
     let mut hashes = Vec::with_capacity(ids.len());
     for id in &ids {
         let claims = redis_rebuild::claims_hash(redis, id).await?;
-        // What cancels live orders must be the hash that stood beside them: neither a flushed one nor half of one.
+        // A claims hash cancels live orders only if it was consistent with its coupon: a flushed or partial one must not.
         let stored = StoredCoupon::read(redis, id, claims.held()).await?;
         hashes.push((claims, stored));
     }
     let (mut events, gone) = unacknowledged(redis).await?;
 
-    // 5. Who keeps what, in one transaction of the lock's own session.
+    // 5. Decides which order each user keeps, in one transaction of the session that holds the lock.
     let mut report = Report { epoch: epoch.to_owned(), coupons: ids.len(), ..Report::default() };
     for (id, (claims, stored)) in unknown.iter().zip(&hashes[definitions.len()..]) {
         let (definition, edit) = definitions::adopt(&mut decision, id, stored, claims.held()).await?;
@@ -271,7 +272,7 @@ async fn decide_and_apply(
     }
     decision.commit().await?;
 
-    // 6. Differences only, and the marker last.
+    // 6. Writes only differences, and the marker last.
     for (definition, plan) in definitions.iter().zip(&plans) {
         apply_plan(redis, &building, definition, plan).await?;
     }
@@ -283,7 +284,7 @@ async fn decide_and_apply(
     Ok((report, definitions))
 }
 
-/// Postgres may have been put back since the look: a rebuild must not undo an edit.
+/// An older copy of Postgres may have taken its place since the probe: a rebuild must not undo an edit.
 fn refuse_newer(definition: &Definition, stored: &StoredCoupon) -> Result<(), Refused> {
     let theirs = stored.version().filter(|_| stored.adds_up);
     match theirs.and_then(|theirs| postgres_loss::newer_in_redis(&definition.id, theirs, definition.version))
@@ -301,7 +302,7 @@ async fn unacknowledged(
     let mut walk = order_stream::Walk::start(redis).await?;
     while let Some(page) = walk.next_page().await? {
         for entry in page {
-            // Workers end the unreadable ones.
+            // Workers turn unreadable entries into dead letters.
             if let Ok(event) = OrderEvent::read(&entry.fields) {
                 events.entry(event.coupon.clone()).or_default().push((entry.id, event));
             }
@@ -327,7 +328,7 @@ async fn apply_plan(
     definition: &Definition,
     plan: &Plan,
 ) -> anyhow::Result<()> {
-    // Several on their way at once, on one connection: Redis applies one while the next is being written.
+    // Several chunks in flight on one connection: Redis applies one while the next one is sent.
     let apply =
         |delete, set| redis_rebuild::apply_chunk(redis, building, &definition.id, delete, set).boxed();
     let deletions = plan.delete.chunks(config::REBUILD_CHUNK_FIELDS).map(|delete| apply(delete, &[]));
@@ -345,7 +346,7 @@ async fn apply_plan(
             CouponSet::Done => {}
             CouponSet::Fenced => bail!(NEWER),
             CouponSet::ClaimsChanged => {
-                bail!("somebody has changed the claims of coupon {} during the rebuild", definition.id)
+                bail!("another program changed the claims of coupon {} during the rebuild", definition.id)
             }
         }
     }
@@ -355,7 +356,7 @@ async fn apply_plan(
     Ok(())
 }
 
-/// Above the row's and the marker's; the random part tells apart two databases that count alike.
+/// A number above those of the row and the marker; the random part distinguishes two databases with equal numbers.
 fn next_epoch(row: &str, marker: Option<&str>) -> String {
     let marker = marker.and_then(scripts::marker_epoch).map_or(0, counter);
     format!("{}-{:08x}", counter(row).max(marker) + 1, rand::random::<u32>())

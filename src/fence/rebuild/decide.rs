@@ -1,4 +1,4 @@
-//! Who keeps what: the fifth step of a rebuild, coupon by coupon, inside its one transaction.
+//! Decides which order each user keeps: step 5 of a rebuild, coupon by coupon, in one transaction.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,39 +11,39 @@ use crate::postgres::dead_letters::{Ended, Letter, encode_fields};
 use crate::postgres::rebuild::Decision;
 use crate::redis::rebuild::ClaimsHash;
 
-/// One coupon's differences.
+/// The changes that one coupon needs in Redis.
 #[derive(Default)]
 pub struct Plan {
     /// Fields of the claims hash to delete.
     pub delete: Vec<Bytes>,
-    /// Claims to put into it.
+    /// Claims to add to the claims hash.
     pub set: Vec<(UserId, OrderId)>,
     /// Kept orders that have neither row nor entry.
     pub resend: Vec<(UserId, OrderId)>,
-    /// Units held once the changes are applied.
+    /// Units held after the changes are applied.
     pub held: usize,
-    /// Claims and events that ended as rejected orders.
+    /// Claims and events that became rejected orders.
     pub rejected: usize,
     /// Live orders that were cancelled.
     pub cancelled: Vec<OrderId>,
-    /// Live orders that Redis did not hold, and that may have ended: they stand.
+    /// Live orders that Redis did not hold and that may have ended: they stay live.
     pub unheld: Vec<OrderId>,
 }
 
-/// How far Redis is believed where Postgres has lost commits.
+/// How far Redis is believed after Postgres has lost commits.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Trust {
-    /// Its claims hash adds up, and is believed over events.
+    /// The coupon is consistent: its claims hash is believed over events.
     pub is_believed: bool,
-    /// It cannot be behind Postgres either: what it does not hold has ended.
+    /// Redis cannot be behind Postgres: an order that it does not hold has ended.
     pub may_cancel: bool,
 }
 
-/// For each user: the live order in Postgres, else the claim without a row, else an event without a row.
+/// Keeps, for each user, the live order in Postgres, else the claim without a row, else an event without a row.
 ///
-/// Where Postgres has lost commits, Redis is the one to be believed: events that the claims hash does not hold lose,
-/// and before that live orders that it does not hold are cancelled. A Redis that may be behind Postgres cancels only
-/// those whose user holds a newer claim: he could not have made it while the order lived.
+/// After Postgres has lost commits, Redis is believed: live orders that the claims hash does not hold are cancelled, then
+/// events that it does not hold are rejected. A Redis that may be behind Postgres cancels only orders whose user holds a
+/// newer claim: the user could not have made that claim while the order was live.
 pub async fn decide_coupon(
     decision: &mut Decision<'_>,
     epoch: &str,
@@ -56,9 +56,9 @@ pub async fn decide_coupon(
     let mut plan = Plan { delete: hash.strangers.into_iter().collect(), ..Plan::default() };
     let LiveOrders { live, claims } =
         live_orders(decision, coupon, hash.claims, events, trust, &mut plan).await?;
-    let suspects: Vec<OrderId> =
+    let without_live_order: Vec<OrderId> =
         events.iter().map(|(_, event)| event.order).chain(claims.values().copied()).collect();
-    let with_row = decision.with_row(&suspects).await?;
+    let with_row = decision.with_row(&without_live_order).await?;
     let entries: HashSet<OrderId> = events.iter().map(|(_, event)| event.order).collect();
 
     let mut kept: HashMap<UserId, OrderId> = HashMap::new();
@@ -80,22 +80,22 @@ pub async fn decide_coupon(
     plan.held += kept.len();
     let added = kept.iter().filter(|(user, order)| claims.get(*user) != Some(*order));
     plan.set.extend(added.map(|(user, &order)| (user.clone(), order)));
-    let dead = claims.keys().filter(|user| !live.contains_key(*user) && !kept.contains_key(*user));
-    plan.delete.extend(dead.map(|user| Bytes::copy_from_slice(user.as_str().as_bytes())));
+    let ended = claims.keys().filter(|user| !live.contains_key(*user) && !kept.contains_key(*user));
+    plan.delete.extend(ended.map(|user| Bytes::copy_from_slice(user.as_str().as_bytes())));
     plan.resend = kept.into_iter().filter(|(_, order)| !entries.contains(order)).collect();
     Ok(plan)
 }
 
-/// What is left to decide about once every live order has met its claim.
+/// What is left to decide after every live order was compared with its claim.
 struct LiveOrders {
-    /// Live orders of the users of whom there is a claim or an event left.
+    /// Live orders of users who have another claim or an event.
     live: HashMap<UserId, OrderId>,
-    /// Claims that are no live order's.
+    /// Claims that belong to no live order.
     claims: HashMap<UserId, OrderId>,
 }
 
-/// Counts the live orders as held and plans claims for those that have none; a claim is forgotten as soon as
-/// it has met its order, for there may be millions.
+/// Counts the live orders as held and plans claims for live orders without one. A claim that has its live order is
+/// dropped at once: there may be millions.
 async fn live_orders(
     decision: &mut Decision<'_>,
     coupon: &CouponId,
@@ -106,14 +106,14 @@ async fn live_orders(
 ) -> anyhow::Result<LiveOrders> {
     let with_event: HashSet<&str> = events.iter().map(|(_, event)| event.user.as_str()).collect();
     let mut live = HashMap::new();
-    let mut doubtful = Vec::new();
+    let mut not_held = Vec::new();
     decision
         .visit_live_orders(coupon, |name, order| {
-            // A row that the API could not have made holds its unit in Postgres only.
+            // A row that the API cannot have made holds its unit in Postgres only.
             let Ok(user) = name.parse::<UserId>() else { return };
             let claim = claims.get(name).copied();
             if trust.is_believed && claim != Some(order) {
-                doubtful.push((user, order));
+                not_held.push((user, order));
                 return;
             }
             plan.held += 1;
@@ -127,9 +127,9 @@ async fn live_orders(
             }
         })
         .await?;
-    let rivals: Vec<OrderId> = doubtful.iter().filter_map(|(user, _)| claims.get(user).copied()).collect();
+    let rivals: Vec<OrderId> = not_held.iter().filter_map(|(user, _)| claims.get(user).copied()).collect();
     let recorded = decision.with_row(&rivals).await?;
-    for (user, order) in doubtful {
+    for (user, order) in not_held {
         let newer = claims.get(&user).filter(|claim| !recorded.contains(claim) && is_newer(**claim, order));
         if trust.may_cancel || newer.is_some() {
             plan.cancelled.push(order);
@@ -146,12 +146,12 @@ async fn live_orders(
     Ok(LiveOrders { live, claims })
 }
 
-/// By the times inside the ids; an order that has none was not made by the API.
+/// Compares the times inside the ids; an order without a time was not made by the API.
 fn is_newer(claim: OrderId, order: OrderId) -> bool {
     claim.claimed_at().zip(order.claimed_at()).is_some_and(|(claimed, ordered)| claimed > ordered)
 }
 
-/// Claims and events without a row that lost to another order of their user end as `rejected`.
+/// Rejects claims and events without a row whose user keeps another order.
 async fn reject_losers(
     decision: &mut Decision<'_>,
     epoch: &str,
@@ -166,7 +166,7 @@ async fn reject_losers(
         .map(|(user, &order)| (None, OrderEvent { order, coupon: coupon.clone(), user: user.clone() }));
     let from_events = events.iter().map(|(entry, event)| (Some(entry.as_str()), event.clone()));
     let mut seen = HashSet::new();
-    // Events first: their letters carry the entry.
+    // Events first: their dead letters name the entry.
     let losers = from_events
         .chain(from_claims)
         .filter(|(_, event)| !with_row.contains(&event.order) && !is_kept(&event.user, event.order));

@@ -1,6 +1,6 @@
-//! Which definition of a coupon is in force after a rebuild over a Postgres that has lost commits: Redis's where its
-//! version is higher, else Postgres's if Redis confirms it, else Postgres's paused, so that a person looks first. Each
-//! edit that is taken over, undone or cannot be told is listed.
+//! Decides which definition of a coupon is in force after a rebuild over a Postgres that has lost commits: Redis's if its
+//! version is higher, else Postgres's if Redis confirms it, else Postgres's with the coupon paused, so that an operator
+//! checks it first. Each edit that is adopted, undone or unknown is listed.
 
 use anyhow::bail;
 use serde::Serialize;
@@ -14,19 +14,19 @@ use crate::redis::stored::StoredCoupon;
 const UNREADABLE: &str = "its definition in Redis cannot be read";
 const WRONG_SUM: &str = "stock + claims is not its total in Redis";
 
-/// What became of a coupon's definition.
+/// A change of a coupon's definition by a rebuild.
 #[derive(Clone, Debug, Serialize)]
 pub struct Edit {
     pub coupon: CouponId,
     pub outcome: Outcome,
-    /// Postgres's before and after.
+    /// The version in Postgres before and after.
     pub from_version: i64,
     pub to_version: i64,
-    /// What has changed in Postgres.
+    /// Fields that changed in Postgres.
     pub changes: Vec<Change>,
-    /// What Redis had that is not in force.
+    /// Values that Redis had and that are not in force.
     pub undone: Vec<Change>,
-    /// Why Redis's definition was not taken over.
+    /// Why Redis's definition was not adopted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<&'static str>,
 }
@@ -34,7 +34,7 @@ pub struct Edit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// Redis's definition is in force, which Postgres had lost.
+    /// Postgres had lost the definition; Redis's is in force.
     Adopted,
     /// Nothing confirms the definition: the coupon is paused.
     Paused,
@@ -47,7 +47,7 @@ pub struct Change {
     pub to: String,
 }
 
-/// The coupon as it is to be, and what is to be told of it.
+/// The definition that shall be in force, and what is reported about it.
 struct Verdict {
     definition: Definition,
     outcome: Outcome,
@@ -55,7 +55,8 @@ struct Verdict {
     why: Option<&'static str>,
 }
 
-/// Makes the row of a coupon that only Redis knows; what cannot be read of its definition is guessed, and it is paused.
+/// Inserts the row of a coupon that only Redis knows. Where its definition cannot be read, the coupon is paused and gets
+/// defaults.
 pub async fn adopt(
     decision: &mut Decision<'_>,
     id: &CouponId,
@@ -63,10 +64,10 @@ pub async fn adopt(
     held: usize,
 ) -> anyhow::Result<(Definition, Option<Edit>)> {
     let found = stored.definition(id).filter(|_| stored.adds_up);
-    let is_guessed = found.is_none();
+    let has_defaults = found.is_none();
     let mut definition = found.unwrap_or_else(|| stored.or_as_far_as_it_goes(id, held));
     definition.total = decision.adopt(&definition).await?;
-    let edit = is_guessed.then(|| Edit {
+    let edit = has_defaults.then(|| Edit {
         coupon: id.clone(),
         outcome: Outcome::Paused,
         from_version: 0,
@@ -78,7 +79,7 @@ pub async fn adopt(
     Ok((definition, edit))
 }
 
-/// Brings a coupon's row to what is in force, beside `held` units in Redis after the rebuild.
+/// Updates a coupon's row to the definition that shall be in force; `held` units are in Redis after the rebuild.
 pub async fn settle(
     decision: &mut Decision<'_>,
     definition: &mut Definition,
@@ -86,7 +87,7 @@ pub async fn settle(
     held: usize,
 ) -> anyhow::Result<Option<Edit>> {
     let standing = decision.standing(&definition.id).await?;
-    let Some(verdict) = judge(definition, stored, standing, held) else { return Ok(None) };
+    let Some(verdict) = decide(definition, stored, standing, held) else { return Ok(None) };
     let Verdict { definition: to, outcome, undone, why } = verdict;
     if to.version != definition.version && !decision.redefine(definition.version, &to).await? {
         bail!("coupon {} was edited during the rebuild", to.id);
@@ -104,19 +105,19 @@ pub async fn settle(
     Ok(Some(edit))
 }
 
-/// `None` where Redis confirms what Postgres has.
-fn judge(ours: &Definition, stored: &StoredCoupon, standing: Standing, held: usize) -> Option<Verdict> {
+/// `None` if Redis confirms what Postgres has.
+fn decide(ours: &Definition, stored: &StoredCoupon, standing: Standing, held: usize) -> Option<Verdict> {
     let theirs = stored.definition(&ours.id).filter(|_| stored.adds_up);
     match theirs {
-        Some(theirs) if theirs.version > ours.version => Some(take_over(theirs, standing)),
+        Some(theirs) if theirs.version > ours.version => Some(adopt_edit(theirs, standing)),
         Some(theirs) if theirs.version >= standing.published_version && theirs.version < ours.version => None,
         Some(theirs) if theirs.version == ours.version && changes(&theirs, ours).is_empty() => None,
         theirs => unconfirmed(ours, theirs.as_ref(), stored, standing, held),
     }
 }
 
-/// A total below what is live beside it cannot be taken over as it was: then a person looks.
-fn take_over(theirs: Definition, standing: Standing) -> Verdict {
+/// Adopts Redis's definition. A total below the number of live orders is raised, and the coupon paused.
+fn adopt_edit(theirs: Definition, standing: Standing) -> Verdict {
     let total = theirs.total.max(standing.live);
     if total == theirs.total {
         return Verdict { definition: theirs, outcome: Outcome::Adopted, undone: Vec::new(), why: None };
@@ -134,12 +135,12 @@ fn unconfirmed(
     standing: Standing,
     held: usize,
 ) -> Option<Verdict> {
-    // The request that inserted it had not brought it into force yet.
+    // The request that inserted the coupon has not brought it into force yet.
     if stored.is_absent() && standing.published_version == 0 {
         return None;
     }
     let version = stored.version().unwrap_or(0);
-    // Each claim was accepted under the total in force: it was at least as many, if Postgres lacks an edit of it.
+    // Each claim was accepted under the total in force: if Postgres lacks an edit, that total was at least `held`.
     let may_lack_an_edit = stored.is_absent() || version > ours.version;
     let held = i64::try_from(held).unwrap_or(i64::MAX);
     let total = if may_lack_an_edit { ours.total.max(held) } else { ours.total };
@@ -168,7 +169,7 @@ fn changes(from: &Definition, to: &Definition) -> Vec<Change> {
     pairs.map(|((field, from), (_, to))| Change { field, from, to }).collect()
 }
 
-/// As Redis keeps them: times to the millisecond.
+/// The fields as Redis stores them: times in whole ms.
 fn fields(definition: &Definition) -> [(&'static str, String); 8] {
     let time = |time: Option<OffsetDateTime>| {
         let ms = time.and_then(|time| time.replace_millisecond(time.millisecond()).ok());
@@ -189,7 +190,7 @@ fn fields(definition: &Definition) -> [(&'static str, String); 8] {
 }
 
 impl Edit {
-    /// For a log.
+    /// A sentence for the log.
     pub fn sentence(&self) -> String {
         let Self { coupon, from_version, to_version, .. } = self;
         let list = |changes: &[Change]| {
