@@ -164,14 +164,14 @@ async fn sell(
 
     // First those who make work, then those who do it; what is accepted until then is in the stream.
     http.stop.cancel();
-    let let_go = async {
+    let close_waits = async {
         tokio::time::sleep_until(stop.by(config::STOP_WAITS_BY)).await;
-        core.waiters.let_go();
+        core.waiters.close();
         std::future::pending::<()>().await;
     };
     tokio::select! {
         answered = end_by(stop.by(config::STOP_ANSWERS_BY), http.task, "requests") => answered?,
-        () = let_go => {}
+        () = close_waits => {}
     }
     worker_stop.cancel();
     end_by(stop.by(config::STOP_WORKERS_BY), workers, "workers").await?;

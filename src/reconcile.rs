@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use crate::config;
-use crate::coupons::in_force::told;
+use crate::coupons::in_force::describe;
 use crate::domain::{CouponId, FieldDifference, OrderId};
 use crate::fence::{Fence, FenceState, MARKER_CHANGED, Session, deleted};
 use crate::fence::{StoreError, wal_position};
@@ -66,7 +66,7 @@ impl fmt::Display for Difference {
         match order {
             Some(order) => write!(f, "{kind} of order {order} of coupon {coupon}"),
             None if fields.is_empty() => write!(f, "{kind} of coupon {coupon}"),
-            None => write!(f, "{kind} of coupon {coupon} ({})", told(fields)),
+            None => write!(f, "{kind} of coupon {coupon} ({})", describe(fields)),
         }
     }
 }

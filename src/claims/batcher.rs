@@ -1,6 +1,6 @@
-//! The gate: claims that wait together travel in one EVALSHA. Whatever waits when the last one is answered goes;
-//! nothing is delayed to fill a batch. It owns the line, the deadline and the batch; what a
-//! claim means is the script's affair, whether claims are accepted at all the fence's.
+//! Sends claims to Redis in batches: all claims that wait when a sender is free go in one EVALSHA. No claim is delayed to
+//! fill a batch. Owns the deadline of a claim and its batch; the script decides what a claim gets, the fence whether
+//! claims are accepted.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -17,7 +17,7 @@ use crate::redis::RedisError;
 use crate::redis::probe::STREAM_IS_FULL;
 use crate::redis::scripts::claim::{self, BatchOutcome};
 
-/// A cheap handle; clones share one queue.
+/// Makes claims in batches. A cheap handle; clones share one queue.
 #[derive(Clone)]
 pub struct Batcher {
     shared: Arc<Shared>,
@@ -29,7 +29,7 @@ struct Waiting {
     answer: oneshot::Sender<Result<ClaimOutcome, Unavailable>>,
 }
 
-/// Why there is no answer about stock. Nothing was claimed, except with `NoAnswer`, where it is not known.
+/// Why a claim has no outcome. Nothing was claimed, except with `NoAnswer`: then it is not known.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Unavailable {
     #[error("claims are not accepted now: {0}")]
@@ -48,7 +48,7 @@ pub enum Unavailable {
 }
 
 impl Unavailable {
-    /// One of the outcomes by which claims are counted.
+    /// The label under which the claim is counted.
     const fn outcome(&self) -> &'static str {
         match self {
             Self::FenceDown(_) => "fence-down",
@@ -79,6 +79,9 @@ impl Batcher {
     }
 
     /// The session, or why no claims are taken.
+    ///
+    /// # Errors
+    /// With the reason: the fence is down, Redis refuses to write, or the backlog is full.
     pub fn taking_claims(&self) -> Result<Arc<Session>, Arc<str>> {
         let session = self.shared.fence.taking_claims()?;
         if self.shared.backlog_is_full() {
@@ -88,7 +91,10 @@ impl Batcher {
         }
     }
 
-    /// Makes one claim and waits for its answer, at most its deadline and a little more.
+    /// Makes one claim and waits for its outcome, at most `CLAIM_DEADLINE` and the timeout of one command.
+    ///
+    /// # Errors
+    /// Where there is no outcome; it is safe to make the claim again.
     pub async fn claim(&self, claim: Claim) -> Result<ClaimOutcome, Unavailable> {
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting { claim, deadline: Instant::now() + config::CLAIM_DEADLINE, answer };
@@ -122,8 +128,8 @@ impl Shared {
     }
 }
 
-/// A carrier's task. Should it end in the middle of its work, another one takes its place: the line counts carriers,
-/// and claims would wait for one that never comes back.
+/// The task of one sender. If it ends by a panic, another one takes its place: the queue counts senders, and claims would
+/// wait for a sender that does not exist.
 struct Sender {
     shared: Arc<Shared>,
     has_ended: bool,
@@ -137,46 +143,46 @@ impl Sender {
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        // Without a runtime the program ends, and every waiting claim with it.
+        // Without a runtime the program is ending.
         if !self.has_ended && tokio::runtime::Handle::try_current().is_ok() {
-            tracing::error!("a carrier of claims has ended before its time: another one sets out");
+            tracing::error!("a sender of claims has panicked: another one is started");
             Self::start(self.shared.clone());
         }
     }
 }
 
-/// Takes claims to Redis until it finds too few that wait. The next batch is on its way before the last one's
-/// claims are answered: whoever is woken by an answer has work to do, and Redis would wait for all of them.
+/// Sends batches until too few claims wait. The next batch is sent before the claims of the last one are answered: the
+/// tasks that an answer wakes have work to do, and Redis would be idle until they had done it.
 async fn send_batches(mut sender: Sender) {
     let shared = sender.shared.clone();
-    let mut ended: Option<Ended> = None;
+    let mut answered: Option<AnsweredBatch> = None;
     loop {
         let batch = shared.queue().next_batch();
         sender.has_ended = batch.is_none();
-        // A task of its own: should it ever panic, the gate goes on.
-        let on_its_way = batch.map(|batch| tokio::spawn(send(batch, shared.clone())));
-        if let Some(ended) = ended.take() {
-            ended.deliver();
+        // In a task of its own: if it panics, the sender goes on.
+        let sent = batch.map(|batch| tokio::spawn(send(batch, shared.clone())));
+        if let Some(answered) = answered.take() {
+            answered.deliver();
         }
-        let Some(on_its_way) = on_its_way else { return };
-        ended = on_its_way.await.ok();
+        let Some(sent) = sent else { return };
+        answered = sent.await.ok();
     }
 }
 
-/// What became of a batch, and who waits to hear it.
-struct Ended {
+/// A batch with its outcomes, before they are delivered to the claims.
+struct AnsweredBatch {
     answers: Vec<oneshot::Sender<Result<ClaimOutcome, Unavailable>>>,
-    /// One outcome for each.
+    /// One outcome for each claim, in their order.
     outcomes: Result<Vec<ClaimOutcome>, Unavailable>,
 }
 
-impl Ended {
+impl AnsweredBatch {
     fn deliver(self) {
         match self.outcomes {
             Ok(outcomes) => {
                 count(&outcomes);
                 for (answer, outcome) in self.answers.into_iter().zip(outcomes) {
-                    // Whoever asked may be gone; the claim stands and a repeat finds it.
+                    // The client may be gone: the claim stands, and a repeat finds it.
                     drop(answer.send(Ok(outcome)));
                 }
             }
@@ -190,7 +196,7 @@ impl Ended {
     }
 }
 
-async fn send(mut batch: Vec<Waiting>, shared: Arc<Shared>) -> Ended {
+async fn send(mut batch: Vec<Waiting>, shared: Arc<Shared>) -> AnsweredBatch {
     let session = match shared.fence.session() {
         Ok(_) if shared.backlog_is_full() => return refuse(batch, Unavailable::BacklogFull),
         Ok(session) => session,
@@ -205,7 +211,7 @@ async fn send(mut batch: Vec<Waiting>, shared: Arc<Shared>) -> Ended {
 
     let (claims, answers): (Vec<Claim>, Vec<_>) = batch.into_iter().map(|w| (w.claim, w.answer)).unzip();
     let outcomes = claim_batch(&shared, &session, deadline, &claims).await;
-    Ended { answers, outcomes }
+    AnsweredBatch { answers, outcomes }
 }
 
 async fn claim_batch(
@@ -240,7 +246,7 @@ async fn claim_batch(
     }
 }
 
-/// Once for each kind of outcome in the batch: a claim costs no look-up of its own.
+/// Counts each kind of outcome once for the batch: a claim then costs no lookup of a counter.
 fn count(outcomes: &[ClaimOutcome]) {
     let word = |outcome: &ClaimOutcome| match outcome {
         ClaimOutcome::Accepted { .. } => "accepted",
@@ -263,8 +269,8 @@ fn count(outcomes: &[ClaimOutcome]) {
     }
 }
 
-fn refuse(batch: Vec<Waiting>, why: Unavailable) -> Ended {
-    Ended { answers: batch.into_iter().map(|waiting| waiting.answer).collect(), outcomes: Err(why) }
+fn refuse(batch: Vec<Waiting>, why: Unavailable) -> AnsweredBatch {
+    AnsweredBatch { answers: batch.into_iter().map(|waiting| waiting.answer).collect(), outcomes: Err(why) }
 }
 
 #[cfg(test)]
@@ -274,16 +280,16 @@ mod tests {
     use crate::postgres::Postgres;
 
     #[tokio::test]
-    async fn claims_whose_carrier_ends_before_its_time_are_taken_by_another() {
+    async fn claims_whose_sender_panics_are_sent_by_another() {
         let postgres = Postgres::new("postgres://127.0.0.1:1/nowhere", "seckill").unwrap();
-        let gate = Batcher::new(Fence::new(), Catalogue::new(postgres), u64::MAX);
+        let batcher = Batcher::new(Fence::new(), Catalogue::new(postgres), u64::MAX);
         let (answer, answered) = oneshot::channel();
         let (coupon, user) = ("coffee".parse().unwrap(), "alice".parse().unwrap());
         let claim = Claim { coupon, user, order: OrderId::mint() };
         let deadline = Instant::now() + config::CLAIM_DEADLINE;
-        assert_eq!(gate.shared.queue().join(Waiting { claim, deadline, answer }), Joined::NeedsSender);
-        // As by a panic in the middle of its work.
-        drop(Sender { shared: gate.shared.clone(), has_ended: false });
+        assert_eq!(batcher.shared.queue().join(Waiting { claim, deadline, answer }), Joined::NeedsSender);
+        // As a panic would drop it.
+        drop(Sender { shared: batcher.shared.clone(), has_ended: false });
         assert!(matches!(answered.await, Ok(Err(Unavailable::FenceDown(_)))), "the claim is answered");
     }
 }

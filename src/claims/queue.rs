@@ -1,8 +1,8 @@
-//! Who waits at the gate, in the order in which they came, and how many senders take them to Redis.
+//! The claims that wait, in the order of their arrival, and the number of senders that take them to Redis.
 //!
-//! One carrier makes the largest batches, which cost Redis and us the least, but while Redis flushes its log both
-//! wait for each other. A second one sets out as soon as half of a batch has gathered again, and Redis finds it
-//! waiting; a third was never faster.
+//! One sender makes the largest batches, which cost Redis and this process the least, but while Redis flushes its log the
+//! sender waits, and then Redis waits for the sender. A second sender starts when half of a batch has gathered again:
+//! Redis then has the next batch at once. A third sender was not faster in any measurement.
 
 use std::collections::VecDeque;
 
@@ -11,18 +11,18 @@ use crate::config;
 pub struct Queue<T> {
     waiting: VecDeque<T>,
     senders: usize,
-    /// How many the last batch had.
+    /// Claims in the last batch.
     last_batch: usize,
 }
 
-/// What became of somebody who came to the queue.
+/// The result of joining the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Joined {
-    /// A carrier that is on its way will come back.
+    /// A sender that is at work takes it.
     Waits,
-    /// Whoever joined sends a new carrier.
+    /// The caller starts a new sender.
     NeedsSender,
-    /// There is no room.
+    /// The queue has no room.
     Full,
 }
 
@@ -38,16 +38,16 @@ impl<T> Queue<T> {
             return Joined::Full;
         }
         self.waiting.push_back(one);
-        if self.senders >= config::CLAIM_MAX_SENDERS || !self.is_worth_going(self.senders) {
+        if self.senders >= config::CLAIM_MAX_SENDERS || !self.is_worth_sending(self.senders) {
             return Joined::Waits;
         }
         self.senders += 1;
         Joined::NeedsSender
     }
 
-    /// What a carrier takes. Without anything it is dismissed.
+    /// The next batch of a sender; `None` ends the sender.
     pub fn next_batch(&mut self) -> Option<Vec<T>> {
-        if !self.is_worth_going(self.senders - 1) {
+        if !self.is_worth_sending(self.senders - 1) {
             self.senders -= 1;
             return None;
         }
@@ -55,7 +55,7 @@ impl<T> Queue<T> {
         Some(self.waiting.drain(..self.last_batch).collect())
     }
 
-    fn is_worth_going(&self, other_senders: usize) -> bool {
+    fn is_worth_sending(&self, other_senders: usize) -> bool {
         let least = if other_senders == 0 {
             1
         } else {
@@ -70,13 +70,13 @@ mod tests {
     use super::{Joined, Queue};
     use crate::config;
 
-    /// So many come; how many senders they ask for.
-    fn come(queue: &mut Queue<usize>, count: usize) -> usize {
+    /// Joins `count` claims; returns how many senders they need.
+    fn join_many(queue: &mut Queue<usize>, count: usize) -> usize {
         (0..count).filter(|number| queue.join(*number) == Joined::NeedsSender).count()
     }
 
     #[test]
-    fn the_first_does_not_wait_and_the_next_go_together() {
+    fn the_first_claim_does_not_wait_and_the_next_ones_go_together() {
         let mut queue = Queue::default();
         assert_eq!(queue.join(0), Joined::NeedsSender);
         assert_eq!(queue.next_batch(), Some(vec![0]));
@@ -88,27 +88,27 @@ mod tests {
     }
 
     #[test]
-    fn a_second_carrier_goes_for_half_a_batch_and_never_a_third() {
+    fn a_second_sender_starts_for_half_a_batch_and_a_third_never_does() {
         let mut queue = Queue::default();
         let second = config::CLAIM_SECOND_BATCH_MIN_CLAIMS;
-        assert_eq!(come(&mut queue, 1), 1);
+        assert_eq!(join_many(&mut queue, 1), 1);
         queue.next_batch();
-        assert_eq!(come(&mut queue, second - 1), 0);
-        assert_eq!(come(&mut queue, 1), 1);
+        assert_eq!(join_many(&mut queue, second - 1), 0);
+        assert_eq!(join_many(&mut queue, 1), 1);
         assert_eq!(queue.next_batch().map(|batch| batch.len()), Some(second));
-        assert_eq!(come(&mut queue, 100), 0);
-        // The first comes back to a hundred, the second, while the first is away, to less than half of that.
+        assert_eq!(join_many(&mut queue, 100), 0);
+        // The first sender finds a hundred; the second, while the first is away, finds less than half of that.
         assert_eq!(queue.next_batch().map(|batch| batch.len()), Some(100));
-        assert_eq!(come(&mut queue, 49), 0);
+        assert_eq!(join_many(&mut queue, 49), 0);
         assert_eq!(queue.next_batch(), None);
-        assert_eq!(come(&mut queue, 1), 1);
+        assert_eq!(join_many(&mut queue, 1), 1);
         assert_eq!(queue.next_batch().map(|batch| batch.len()), Some(50));
     }
 
     #[test]
-    fn a_batch_and_the_line_have_an_end() {
+    fn a_batch_and_the_queue_have_a_limit() {
         let mut queue = Queue::default();
-        come(&mut queue, config::CLAIM_QUEUE_MAX_CLAIMS);
+        join_many(&mut queue, config::CLAIM_QUEUE_MAX_CLAIMS);
         assert_eq!(queue.join(0), Joined::Full);
         assert_eq!(queue.next_batch().map(|batch| batch.len()), Some(config::CLAIM_BATCH_MAX_CLAIMS));
         assert_eq!(queue.join(0), Joined::Waits);

@@ -211,7 +211,7 @@ pub const SHUTDOWN_CLIENT_PATIENCE: Duration = Duration::from_millis(300);
 /// Age at which a coupon's snapshot is read again; with the read itself it stays under 100 ms.
 pub const SNAPSHOT_MAX_AGE: Duration = Duration::from_millis(80);
 /// How long a list waits for Postgres before it shows what was last read.
-pub const CATALOGUE_PATIENCE: Duration = Duration::from_millis(250);
+pub const CATALOGUE_TIMEOUT: Duration = Duration::from_millis(250);
 /// Coupons whose snapshots are kept in memory.
 pub const SNAPSHOT_CACHE_MAX_COUPONS: u64 = 10_000;
 

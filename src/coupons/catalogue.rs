@@ -1,5 +1,5 @@
-//! The coupon ids that Postgres knows, in memory: so that an unknown id never becomes a query, a coupon
-//! that is gone from Redis is told from one that never was, and lists need no store. Stock is not here.
+//! The coupon ids that Postgres knows, in memory: an unknown id costs no query, a coupon that Redis has lost differs from
+//! one that never existed, and a list reads no store. Stock is not here.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -15,12 +15,12 @@ use crate::domain::{CouponId, Definition};
 use crate::fence::Session;
 use crate::postgres::{Postgres, PostgresError, coupons};
 
-/// A cheap handle; clones share one catalogue.
+/// Coupon ids in memory. A cheap handle; clones share one catalogue.
 #[derive(Clone)]
 pub struct Catalogue {
     postgres: Postgres,
     known: Arc<RwLock<BTreeMap<CouponId, Known>>>,
-    /// Held while Postgres is asked, so that many readers ask once.
+    /// Held during a query: many readers then make one query.
     refreshed: Arc<Mutex<Refreshed>>,
     /// The number of the session for which it was refreshed last; 0 before the first one.
     session: Arc<AtomicU64>,
@@ -29,9 +29,9 @@ pub struct Catalogue {
 #[derive(Clone, Copy)]
 struct Known {
     unlisted: bool,
-    /// Redis has had it: if it is absent there, it is lost.
+    /// Redis has had the coupon: if it is absent there, Redis has lost it.
     published: bool,
-    /// Its orders end by themselves unless they are confirmed.
+    /// Its orders expire unless they are confirmed.
     expires: bool,
 }
 
@@ -52,7 +52,7 @@ impl Catalogue {
         self.read().get(id).is_some_and(|known| known.published)
     }
 
-    /// Whether the coupon's orders end by themselves.
+    /// Whether orders of the coupon expire unless they are confirmed.
     #[must_use]
     pub fn orders_expire(&self, id: &CouponId) -> bool {
         self.read().get(id).is_some_and(|known| known.expires)
@@ -70,14 +70,17 @@ impl Catalogue {
             .collect()
     }
 
-    /// Reads what has changed, unless that was done less than `max_age` ago.
+    /// Reads what has changed, unless it was read less than `max_age` ago.
+    ///
+    /// # Errors
+    /// Where Postgres does not answer.
     pub async fn refresh(&self, max_age: Duration) -> Result<(), PostgresError> {
         let mut refreshed = self.refreshed.lock().await;
         if refreshed.at.is_some_and(|at| at.elapsed() < max_age) {
             return Ok(());
         }
         let at = Instant::now();
-        // A change shows only when its transaction commits, up to a statement's longest run after its time.
+        // A change is visible when its transaction commits, up to a statement timeout after its `changed_at`.
         let since = refreshed.newest_change.map(|newest| newest - 2 * config::POSTGRES_STATEMENT_TIMEOUT);
         let rows = coupons::changed_since(&self.postgres.pool, since).await?;
         if let Some(last) = rows.last() {
@@ -93,8 +96,8 @@ impl Catalogue {
         Ok(())
     }
 
-    /// Refreshes once for each session of the fence, before the first claim in it: the catalogue tells a coupon that
-    /// Redis has lost from one that never was. Without Postgres it may be a little behind.
+    /// Refreshes once for each session of the fence, before its first claim: the catalogue distinguishes a coupon that
+    /// Redis has lost from an unknown one. Without Postgres the catalogue may be out of date.
     pub async fn refresh_for(&self, session: &Session) {
         if self.session.load(Ordering::Acquire) != session.id {
             self.refresh_briefly(Duration::ZERO).await;
@@ -102,11 +105,11 @@ impl Catalogue {
         }
     }
 
-    /// The same for a reader that will not wait for a Postgres that hangs: what was last read stands.
+    /// Refreshes, but waits at most `CATALOGUE_TIMEOUT`; without Postgres the catalogue stays as it was read last.
     pub async fn refresh_briefly(&self, max_age: Duration) {
         let catalogue = self.clone();
         let refreshing = tokio::spawn(async move { catalogue.refresh(max_age).await });
-        match tokio::time::timeout(config::CATALOGUE_PATIENCE, refreshing).await {
+        match tokio::time::timeout(config::CATALOGUE_TIMEOUT, refreshing).await {
             Ok(Ok(Ok(()))) => {}
             Ok(Ok(Err(error))) => tracing::debug!("catalogue: {error}"),
             Ok(Err(panicked)) => tracing::error!("catalogue: {panicked}"),

@@ -1,6 +1,6 @@
-//! Whether a coupon's definition is in force: read back from Redis field by field, never concluded from what was
-//! published before. Postgres owns definitions, so that another content of the same version in Redis is replaced by
-//! a new version of Postgres's; a higher version in Redis is an edit that Postgres has lost.
+//! Checks whether a coupon's definition is in force: reads it back from Redis, field by field. Postgres owns definitions:
+//! other content of the same version in Redis is replaced by a new version; a higher version in Redis is an edit that
+//! Postgres has lost.
 
 use super::publish::publish;
 use crate::config;
@@ -11,17 +11,17 @@ use crate::postgres::coupons::{self, CouponRow};
 use crate::redis::Redis;
 use crate::redis::coupon_hash::{self, KeptDefinition};
 
-/// What Redis has of a coupon, beside the row as it was read before.
+/// How the coupon in Redis compares with its row, which was read before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
     InForce,
-    /// Postgres knows that Redis has not had this version yet.
+    /// This version is not marked as published yet.
     Unpublished(Vec<FieldDifference>),
-    /// Redis has a lower version, though it is noted that it had this one.
+    /// Redis has a lower version, although this one is marked as published.
     Older(Vec<FieldDifference>),
-    /// The same version, and another content.
+    /// The same version with other content.
     Other(Vec<FieldDifference>),
-    /// A higher version than Postgres's: the row is out of date, or Postgres has lost an edit.
+    /// A higher version in Redis: the row is out of date, or Postgres has lost an edit.
     Newer(Vec<FieldDifference>),
     /// Redis has no such coupon.
     Absent,
@@ -31,17 +31,17 @@ impl Standing {
     #[must_use]
     pub fn of(row: &CouponRow, kept: Option<&KeptDefinition>) -> Self {
         let Some(kept) = kept else { return Self::Absent };
-        let (noted, version) = (row.published_version, row.definition.version);
+        let (published, version) = (row.published_version, row.definition.version);
         let differences = kept.differences(&row.definition);
         if kept.version() > version {
             Self::Newer(differences)
-        } else if noted < version {
+        } else if published < version {
             Self::Unpublished(differences)
         } else if kept.version() < version {
             Self::Older(differences)
-        } else if noted > version {
-            // Noted by hand: later versions would count as published before they are.
-            let postgres = format!("{noted} of version {version}");
+        } else if published > version {
+            // Set by hand: later versions would count as published too early.
+            let postgres = format!("{published} of version {version}");
             Self::Other(vec![FieldDifference { field: "published_version", postgres, redis: None }])
         } else if differences.is_empty() {
             Self::InForce
@@ -62,8 +62,11 @@ impl Standing {
     }
 }
 
-/// Where a coupon stands, and the row of which that is so: a row that has changed since it was read says nothing about
-/// the hash that was read after it.
+/// Compares a coupon with its row, and reads both again while the row changes: a row that has changed since it was read
+/// says nothing about the hash that was read after it. Returns the row that was compared.
+///
+/// # Errors
+/// Where a store does not answer.
 pub async fn stands(
     redis: &Redis,
     postgres: &Postgres,
@@ -82,25 +85,28 @@ pub async fn stands(
         kept = coupon_hash::read_one(redis, &again.definition.id).await?;
         row = again;
     }
-    // Edited all the time, and each edit is published by who made it.
+    // Other requests edit it all the time, and each request publishes its own edit.
     Ok((row, Standing::Unpublished(Vec::new())))
 }
 
-/// What became of bringing a coupon into force.
+/// The result of one step of `bring`.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Redis has this row's definition, in every field.
+    /// Redis has the definition of this row in every field.
     InForce(Box<CouponRow>),
-    /// Only the request that inserted it may make it in Redis.
+    /// Redis does not have it yet: only the request that inserted it may make it there.
     NotMade,
-    /// Another edit came between: look again.
+    /// One step was done, or another edit came in between: call `bring` again.
     Overtaken,
     /// Postgres does not know it.
     Unknown,
 }
 
-/// Reads a coupon's definition back from Redis, and where it is not in force does the one thing that helps: once
-/// more until the answer is `InForce` brings it into force.
+/// Reads a coupon's definition back from Redis and, if it is not in force, does the next step towards it. The caller
+/// repeats it until the result is `InForce`.
+///
+/// # Errors
+/// Where a store does not answer, the agreement has changed, or Postgres has lost an edit.
 pub async fn bring(
     fence: &Fence,
     session: &Session,
@@ -125,7 +131,7 @@ pub async fn bring(
     Ok(Outcome::Overtaken)
 }
 
-/// The hash as it stands; what it shows to be lost takes the fence down.
+/// Reads the hash; an error takes the fence down.
 async fn read(fence: &Fence, session: &Session, id: &CouponId) -> Result<Option<KeptDefinition>, StoreError> {
     let read = coupon_hash::read_one(&session.redis, id).await;
     read.map_err(|error| {
@@ -134,7 +140,7 @@ async fn read(fence: &Fence, session: &Session, id: &CouponId) -> Result<Option<
     })
 }
 
-/// Gives the content that Postgres has a new version and publishes that.
+/// Gives Postgres's content a new version and publishes it.
 async fn renew(
     fence: &Fence,
     session: &Session,
@@ -150,8 +156,8 @@ async fn renew(
     let version = renewed.definition.version;
     tracing::warn!(
         coupon = %id, version,
-        "coupon {id} was not in force as Postgres has it, and is as version {version} now: {}",
-        told(fields)
+        "coupon {id} was not in force as Postgres has it; it is now, as version {version}: {}",
+        describe(fields)
     );
     Ok(())
 }
@@ -173,11 +179,11 @@ async fn check_lost_edit(
     Err(StoreError::Fenced)
 }
 
-/// `total: 10 in Postgres, 110 in Redis; …`
+/// Describes differences for a log or report: `total: 10 in Postgres, 110 in Redis; …`.
 #[must_use]
-pub fn told(fields: &[FieldDifference]) -> String {
-    let told = |FieldDifference { field, postgres, redis }: &FieldDifference| {
+pub fn describe(fields: &[FieldDifference]) -> String {
+    let one = |FieldDifference { field, postgres, redis }: &FieldDifference| {
         format!("{field}: {postgres} in Postgres, {} in Redis", redis.as_deref().unwrap_or("nothing"))
     };
-    fields.iter().map(told).collect::<Vec<_>>().join("; ")
+    fields.iter().map(one).collect::<Vec<_>>().join("; ")
 }

@@ -1,5 +1,5 @@
-//! Rule 6: a coupon's definition reaches Redis as a difference, over a lower version only, and is
-//! repeated until Redis has Postgres's version. Whether Redis has it is in `in_force`.
+//! Rule 6: publishes a coupon's definition to Redis, as a difference and over a lower version only, and repeats it until
+//! Redis has Postgres's version. `in_force` reads back what Redis has.
 
 use tokio::time::MissedTickBehavior;
 
@@ -11,8 +11,11 @@ use crate::postgres::{Postgres, coupons};
 use crate::redis::rebuild as redis_rebuild;
 use crate::redis::scripts::{self, Published};
 
-/// Brings one definition into force and notes it in Postgres. `just_inserted` only from the request
-/// that inserted the row: it alone may make the hash, and it tries once.
+/// Publishes one definition and marks it as published in Postgres. `just_inserted` is true only in the request that
+/// inserted the row: only that request may make the hash, and it tries once.
+///
+/// # Errors
+/// Where a store does not answer, the agreement has changed, or Postgres has lost an edit.
 pub async fn publish(
     fence: &Fence,
     session: &Session,
@@ -29,7 +32,10 @@ pub async fn publish(
             return Err(StoreError::Fenced);
         }
         Ok(Published::Lost) => {
-            fence.lost(&session.epoch, &format!("coupon {} is not in Redis as it should be", definition.id));
+            fence.lost(
+                &session.epoch,
+                &format!("coupon {} is absent from Redis or inconsistent", definition.id),
+            );
             return Err(StoreError::Fenced);
         }
         Err(error) => {
@@ -42,8 +48,8 @@ pub async fn publish(
     Ok(())
 }
 
-/// Redis had this version or a higher one: another publication has brought it, or Postgres has lost the edit that made
-/// it, and made another of the same version since.
+/// Handles a version in Redis that is not lower: another request has published it, or Postgres has lost the edit that made
+/// it and has since made another edit with the same version.
 async fn check_current(
     fence: &Fence,
     session: &Session,
@@ -53,7 +59,7 @@ async fn check_current(
     let id = &definition.id;
     let in_redis = redis_rebuild::coupon_hash(&session.redis, id).await?;
     let version = in_redis.get("version").and_then(|text| text.parse::<i64>().ok()).unwrap_or(0);
-    // Redis first: an edit reaches Postgres before it.
+    // Redis first: an edit reaches Postgres before Redis.
     let in_postgres = coupons::get(&postgres.pool, id).await?.map_or(0, |row| row.definition.version);
     let why = if version == definition.version && !redis_rebuild::is_defined_as(&in_redis, definition) {
         Some(format!("Redis has another version {version} of coupon {id}"))
@@ -65,8 +71,8 @@ async fn check_current(
     Err(StoreError::Fenced)
 }
 
-/// Publishes what an earlier attempt could not and keeps the catalogue fresh, once a second while the fence is up. May
-/// be dropped at any moment: a publication is repeated until Postgres knows that Redis has it.
+/// Publishes what an earlier attempt did not, and refreshes the catalogue, once a second while the fence is up. Safe to drop
+/// at any moment: a publication is repeated until Postgres marks it as published.
 pub async fn run(fence: Fence, postgres: Postgres, catalogue: Catalogue) {
     let mut ticks = tokio::time::interval(config::PROBE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -80,7 +86,7 @@ pub async fn run(fence: Fence, postgres: Postgres, catalogue: Catalogue) {
         let Ok(session) = fence.session() else { continue };
         let (fence, postgres) = (fence.clone(), postgres.clone());
         let repeating = tokio::spawn(async move { repeat(&fence, &session, &postgres).await });
-        // On a Postgres that hangs, the work goes on without its reader: it is never dropped half-way.
+        // The work goes on if Postgres hangs: work on the connection pool is never dropped half-way.
         match tokio::time::timeout(config::PROBE_INTERVAL, repeating).await {
             Ok(Ok(())) => {}
             Ok(Err(panicked)) => tracing::error!("publishing panicked: {panicked}"),
@@ -90,7 +96,7 @@ pub async fn run(fence: Fence, postgres: Postgres, catalogue: Catalogue) {
     }
 }
 
-/// Publishes what an earlier attempt could not.
+/// Publishes definitions that an earlier attempt did not bring to Redis.
 async fn repeat(fence: &Fence, session: &Session, postgres: &Postgres) {
     let rows = match coupons::unpublished(&postgres.pool, config::FIRST_PUBLICATION_GRACE.as_secs_f64()).await
     {
@@ -101,7 +107,7 @@ async fn repeat(fence: &Fence, session: &Session, postgres: &Postgres) {
         let id = &row.definition.id;
         match publish(fence, session, postgres, false, &row.definition).await {
             Ok(()) => {
-                tracing::info!(coupon = %id, version = row.definition.version, "published coupon {id} at last");
+                tracing::info!(coupon = %id, version = row.definition.version, "published coupon {id}, which an earlier attempt did not");
             }
             Err(error) => return tracing::warn!(coupon = %id, "publishing coupon {id} failed: {error}"),
         }

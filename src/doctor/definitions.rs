@@ -3,7 +3,7 @@
 
 use super::{Finding, ask, counted};
 use crate::config;
-use crate::coupons::in_force::{Standing, told};
+use crate::coupons::in_force::{Standing, describe};
 use crate::domain::{CouponId, FieldDifference};
 use crate::postgres::coupons::{self, CouponRow};
 use crate::postgres::{PgConnection, PostgresError};
@@ -84,7 +84,7 @@ fn judge(found: &Found) -> Finding {
         return Finding::green(CHECK, format!("the same in both stores, for {coupons}"));
     };
     let differ = counted(found.differing, "coupon differs", "coupons differ");
-    let what = format!("{differ} between the stores, the first is {coupon}: {}", told(fields));
+    let what = format!("{differ} between the stores, the first is {coupon}: {}", describe(fields));
     let what_to_do = if found.has_newer {
         "Postgres has lost an edit: if this is the right database, `seckill reconcile --rebuild`"
     } else {

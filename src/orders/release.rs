@@ -1,13 +1,16 @@
-//! Rule 5: the unit of an order that has ended goes back to stock in Redis. The claims hash decides whether, and
-//! the WAL position behind the order's end was recorded in Redis before ([`crate::fence::wal_position`]).
+//! Rule 5: returns the unit of an order that has ended to the stock in Redis. The claims hash decides whether the unit is
+//! still held. The caller first records the WAL position of the order's end ([`crate::fence::wal_position`]).
 
 use crate::domain::{CouponId, OrderId};
 use crate::fence::{Fence, Session, StoreError};
 use crate::metrics;
 use crate::redis::scripts::{self, Released};
 
-/// Returns the unit that `field` of the claims hash holds for this order; `false` where it holds none for it.
-/// May run again and again.
+/// Returns the unit that `field` of the claims hash holds for this order; `false` where the field holds none for it. Safe
+/// to repeat.
+///
+/// # Errors
+/// Where Redis does not answer, or the script found another marker or an inconsistent coupon.
 pub async fn release(
     fence: &Fence,
     session: &Session,

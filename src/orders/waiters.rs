@@ -1,5 +1,5 @@
-//! Who waits for an order to be recorded, and what is known of recorded orders: workers of this process
-//! announce what they commit; for other processes' workers one query asks for all who wait, however many.
+//! Tells requests that wait for an order that it is recorded. Workers of this process announce what they commit; for
+//! orders that another process records, one query asks for all waiting orders at once. Also batches single lookups.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,16 +13,16 @@ use crate::domain::{Order, OrderId};
 use crate::postgres::{Postgres, orders};
 use crate::tasks::Tasks;
 
-/// A cheap handle; clones share the same waiting orders.
+/// Waits for orders to be recorded. A cheap handle; clones share the same waiting orders.
 #[derive(Clone)]
 pub struct OrderWaiters {
     waiting: Arc<Mutex<HashMap<OrderId, Vec<oneshot::Sender<Order>>>>>,
-    /// Set when the program stops: nothing is waited for any more.
-    has_let_go: Arc<AtomicBool>,
+    /// Set when the program stops: no wait begins any more.
+    is_closed: Arc<AtomicBool>,
     lookups: mpsc::Sender<Lookup>,
 }
 
-/// Postgres cannot be asked now, or too many ask.
+/// Postgres gives no answer, or too many lookups wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoAnswer;
 
@@ -32,12 +32,12 @@ struct Lookup {
 }
 
 impl OrderWaiters {
-    /// Starts the tasks that ask Postgres, until `stop`.
+    /// Starts the tasks that query Postgres, until `stop`.
     #[must_use]
     pub fn start(postgres: &Postgres, tasks: &Tasks, stop: &CancellationToken) -> Self {
         let (lookups, queue) = mpsc::channel(config::WAITING_ORDERS_MAX);
-        let recorded = Self { waiting: Arc::default(), has_let_go: Arc::default(), lookups };
-        // It outlives the task that reads it: what waits in it is answered by the next one.
+        let recorded = Self { waiting: Arc::default(), is_closed: Arc::default(), lookups };
+        // The queue outlives the task that reads it: the next task answers what waits.
         let queue = Arc::new(tokio::sync::Mutex::new(queue));
         let parts = (queue, postgres.clone(), stop.clone());
         tokio::spawn(tasks.keep("lookups of orders", None, stop, move || {
@@ -52,12 +52,12 @@ impl OrderWaiters {
         recorded
     }
 
-    /// Resolves when the order is recorded; `None` where too many wait already. Ask before the claim is
-    /// made, or its recording may be missed until the next poll.
+    /// A receiver that resolves when the order is recorded; `None` if `WAITING_ORDERS_MAX` requests wait. Call it before
+    /// the claim is made: a recording that comes earlier is noticed only by the next poll.
     #[must_use]
     pub fn wait(&self, order: OrderId) -> Option<oneshot::Receiver<Order>> {
         let mut waiting = lock(&self.waiting);
-        if waiting.len() >= config::WAITING_ORDERS_MAX || self.has_let_go.load(Ordering::Relaxed) {
+        if waiting.len() >= config::WAITING_ORDERS_MAX || self.is_closed.load(Ordering::Relaxed) {
             return None;
         }
         let (sender, receiver) = oneshot::channel();
@@ -66,13 +66,13 @@ impl OrderWaiters {
     }
 
     /// Ends every wait, without a row, and refuses new ones.
-    pub fn let_go(&self) {
+    pub fn close(&self) {
         let mut waiting = lock(&self.waiting);
-        self.has_let_go.store(true, Ordering::Relaxed);
+        self.is_closed.store(true, Ordering::Relaxed);
         waiting.clear();
     }
 
-    /// Those of the orders for which somebody waits.
+    /// The orders among these for which a request waits.
     #[must_use]
     pub fn waited_for(&self, orders: &[OrderId]) -> Vec<OrderId> {
         let waiting = lock(&self.waiting);
@@ -82,12 +82,15 @@ impl OrderWaiters {
         orders.iter().copied().filter(|order| waiting.contains_key(order)).collect()
     }
 
-    /// Tells those who wait.
+    /// Wakes the requests that wait for these orders.
     pub fn announce(&self, orders: &[Order]) {
         announce(&self.waiting, orders);
     }
 
-    /// The order's row, in one query with whoever else asks; `None` where there is none.
+    /// The order's row; `None` where there is none. Lookups that wait together share one query.
+    ///
+    /// # Errors
+    /// Where Postgres gives no answer, or the queue of lookups is full.
     pub async fn lookup(&self, order: OrderId) -> Result<Option<Order>, NoAnswer> {
         let (answer, answered) = oneshot::channel();
         self.lookups.try_send(Lookup { order, answer }).map_err(|_| NoAnswer)?;
@@ -102,7 +105,7 @@ fn announce(waiting: &Mutex<HashMap<OrderId, Vec<oneshot::Sender<Order>>>>, orde
     }
     for order in orders {
         for sender in waiting.remove(&order.id).unwrap_or_default() {
-            // Whoever waited may be gone.
+            // The request may be gone.
             drop(sender.send(order.clone()));
         }
     }
@@ -121,7 +124,7 @@ async fn answer_lookups(queue: &tokio::sync::Mutex<mpsc::Receiver<Lookup>>, post
             found.map(|orders| orders.into_iter().map(|order| (order.id, order)).collect());
         for lookup in batch.drain(..) {
             let row = found.as_ref().map(|found| found.get(&lookup.order).cloned());
-            // Whoever asked may be gone.
+            // The request may be gone.
             drop(lookup.answer.send(row.map_err(|no_answer| *no_answer)));
         }
     }
