@@ -1,4 +1,4 @@
-//! Composition: what `serve`, `worker` and `demo` start and stop, in which order and why.
+//! Composition: what `serve`, `worker` and `demo` start and stop, and in which order.
 
 mod demo;
 
@@ -38,12 +38,18 @@ use crate::stop::Stop;
 use crate::tasks::Tasks;
 use crate::worker;
 
-/// HTTP and workers in one process, until SIGTERM, SIGINT or SIGHUP.
+/// Runs HTTP and workers in one process, until SIGTERM, SIGINT or SIGHUP.
+///
+/// # Errors
+/// For wrong settings, and where a store or a task that the program needs fails for good.
 pub async fn serve(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> {
     run_server(args, log_format, false).await
 }
 
-/// `serve` with sample coupons and a token to try them with, on loopback only.
+/// Runs `serve` with sample coupons and a token to try them with, on loopback only.
+///
+/// # Errors
+/// As `serve`.
 pub async fn demo(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> {
     if !config::is_loopback(args.http.listen.ip()) {
         let address = args.http.listen;
@@ -55,7 +61,10 @@ pub async fn demo(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> 
     run_server(args, log_format, true).await
 }
 
-/// Workers alone, on external stores or those of a running `serve`.
+/// Runs workers alone, on external stores or those of a running `serve`.
+///
+/// # Errors
+/// As `serve`.
 pub async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
     if args.workers.workers == 0 {
         bail!(WrongUsage(
@@ -74,15 +83,15 @@ pub async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
     let Some(core) = Core::start(&args.stores, &addresses, &tasks, &stop, |_| {}).await? else {
         return Ok(tasks.verdict()?);
     };
-    tracing::info!("{} workers are at work", args.workers.workers);
+    tracing::info!("{} workers have started", args.workers.workers);
     let workers = core.run_workers(args.workers, stop.token());
-    workers.await.context("the workers' task ended badly")?;
+    workers.await.context("the workers' task panicked")?;
     core.stop(&stop).await;
     Ok(tasks.verdict()?)
 }
 
 async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> anyhow::Result<()> {
-    // Before anything is started: from here on a signal ends what was.
+    // Before anything is started: from here on a signal stops what was started.
     let tasks = Tasks::default();
     let stop = Stop::on_signals(&tasks)?;
     let external = args.stores.external_addresses()?;
@@ -90,7 +99,7 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     let max_connections = open_files::for_connections()?;
     let (listener, address) = bind(args.http.listen, log_format)?;
 
-    // HTTP first: from here /livez and /readyz answer, whatever the stores do.
+    // HTTP first: from here on /livez and /readyz answer, also while the stores start.
     let api = Arc::new(ApiSlot::new(tasks.clone()));
     api.set_startup_status("the stores are starting");
     let http_stop = CancellationToken::new();
@@ -110,7 +119,7 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     let addresses = external.or_else(|| stores.as_ref().map(Embedded::addresses));
     let addresses = addresses.context("there are stores, embedded or external")?;
     let outcome = Box::pin(sell(&args, is_demo, http, &addresses, &credentials, &tasks, &stop)).await;
-    // Last, also after a failure: everything above needs them.
+    // Last, also after a failure: all other parts need the stores.
     if let Some(stores) = stores {
         stores.stop_by(stop.by(config::STOP_STORES_BY)).await?;
     }
@@ -118,7 +127,7 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     Ok(tasks.verdict()?)
 }
 
-/// On a thread of its own: a reader that stands still holds up nothing, and without one the sale goes on.
+/// Prints on a separate thread: a reader of stdout that is slow or gone must not delay the sale.
 fn print_beside_the_sale(text: String) -> anyhow::Result<()> {
     let print = move || {
         if let Err(error) = printing::to_stdout(&format!("{text}\n")) {
@@ -129,7 +138,7 @@ fn print_beside_the_sale(text: String) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The listener's task and what it shows.
+/// The HTTP server's task and its API slot.
 struct Http {
     address: SocketAddr,
     api: Arc<ApiSlot>,
@@ -137,7 +146,7 @@ struct Http {
     stop: CancellationToken,
 }
 
-/// Claims, recording and all else on stores that run, until the stop.
+/// Runs the API and the workers on stores that have started, until the stop.
 async fn sell(
     args: &ServeArgs,
     is_demo: bool,
@@ -147,8 +156,10 @@ async fn sell(
     tasks: &Tasks,
     stop: &Stop,
 ) -> anyhow::Result<()> {
-    let tell = |what: &str| http.api.set_startup_status(what);
-    let Some(core) = Core::start(&args.stores, addresses, tasks, stop, tell).await? else { return Ok(()) };
+    let set_status = |status: &str| http.api.set_startup_status(status);
+    let Some(core) = Core::start(&args.stores, addresses, tasks, stop, set_status).await? else {
+        return Ok(());
+    };
     let domain = core.domain(args.http.max_backlog);
     http.api.open(Arc::new(core.api(&domain, credentials)?))?;
     let worker_stop = CancellationToken::new();
@@ -162,7 +173,7 @@ async fn sell(
     drop(domain);
     stop.token().cancelled().await;
 
-    // First those who make work, then those who do it; what is accepted until then is in the stream.
+    // First HTTP, which makes work, then the workers, which do it; claims accepted until then are in the stream.
     http.stop.cancel();
     let close_waits = async {
         tokio::time::sleep_until(stop.by(config::STOP_WAITS_BY)).await;
@@ -179,17 +190,17 @@ async fn sell(
     Ok(())
 }
 
-/// Waits for a task that was told to end; what does not end in time is left behind.
+/// Waits for a task that was told to end; aborts it after the deadline.
 async fn end_by(deadline: Instant, mut task: JoinHandle<Option<()>>, what: &str) -> anyhow::Result<()> {
     if let Ok(ended) = tokio::time::timeout_at(deadline, &mut task).await {
-        return ended.map(drop).with_context(|| format!("the task of the {what} ended badly"));
+        return ended.map(drop).with_context(|| format!("the task of the {what} panicked"));
     }
-    tracing::warn!("stopping although some {what} are still under way");
+    tracing::warn!("stopping although some {what} have not ended");
     task.abort();
     Ok(())
 }
 
-/// What a process with or without HTTP has in common.
+/// The parts that every process has, with or without HTTP.
 struct Core {
     server: RedisServer,
     postgres: Postgres,
@@ -204,7 +215,7 @@ struct Core {
     reconciling: JoinHandle<Option<()>>,
 }
 
-/// What claims, orders and coupons are asked through.
+/// The handles through which claims, orders and coupons are used.
 struct Domain {
     claims: Claims,
     orders: Orders,
@@ -213,19 +224,19 @@ struct Domain {
 }
 
 impl Core {
-    /// Waits for Postgres (and tells why), brings its schema up to date and starts the fence; `None` when told to
-    /// stop meanwhile.
+    /// Waits for Postgres (and reports why through `set_status`), migrates its schema and starts the fence. `None` when
+    /// the program is told to stop first.
     async fn start(
         stores: &StoreSettings,
         addresses: &StoreAddresses,
         tasks: &Tasks,
         stop: &Stop,
-        tell: impl Fn(&str),
+        set_status: impl Fn(&str),
     ) -> anyhow::Result<Option<Self>> {
         metrics::install()?;
         let server = RedisServer::new(addresses, &stores.redis_prefix)?;
         let postgres = Postgres::new(&addresses.database_url, &stores.db_schema)?;
-        if !wait_for_postgres(&postgres, stop, tell).await? {
+        if !wait_for_postgres(&postgres, stop, set_status).await? {
             return Ok(None);
         }
         let catalogue = Catalogue::new(postgres.clone());
@@ -308,28 +319,32 @@ impl Core {
         self.reconciling.abort();
         self.publisher.abort();
         if let Err(error) = self.fence_task.await {
-            tracing::error!("the fence's task ended badly: {error}");
+            tracing::error!("the fence's task panicked: {error}");
         }
         let closed = tokio::time::timeout_at(stop.by(config::STOP_CONNECTIONS_BY), self.postgres.close());
         if closed.await.is_err() {
-            tracing::debug!("connections to Postgres are dropped without a goodbye");
+            tracing::debug!("connections to Postgres are dropped without a Terminate message");
         }
     }
 }
 
-/// Retries what will pass; `false` when told to stop meanwhile.
-async fn wait_for_postgres(postgres: &Postgres, stop: &Stop, tell: impl Fn(&str)) -> anyhow::Result<bool> {
-    let mut told = false;
+/// Migrates the schema, and retries transient errors; `false` when the program is told to stop first.
+async fn wait_for_postgres(
+    postgres: &Postgres,
+    stop: &Stop,
+    set_status: impl Fn(&str),
+) -> anyhow::Result<bool> {
+    let mut is_logged = false;
     loop {
-        // On connections of its own, and each migration in one transaction: a stop may drop it half-way.
+        // On separate connections, and each migration in one transaction: a stop may drop it half-way.
         let Some(prepared) = stop.unless_ordered(postgres.prepare()).await else { return Ok(false) };
         match prepared {
             Ok(()) => return Ok(true),
             Err(PostgresError::Transient(why)) => {
-                tell(&format!("waiting for Postgres: {why}"));
-                if !told {
+                set_status(&format!("waiting for Postgres: {why}"));
+                if !is_logged {
                     tracing::warn!("waiting for Postgres: {why}");
-                    told = true;
+                    is_logged = true;
                 }
             }
             Err(error) => return Err(error.into()),
@@ -344,7 +359,7 @@ fn bind(address: SocketAddr, log_format: LogFormat) -> anyhow::Result<(TcpListen
     let listener = server::listen(address)
         .with_context(|| format!("cannot listen on {address}: choose another with SECKILL_LISTEN"))?;
     let address = listener.local_addr()?;
-    // The first line, whatever the log filter: scripts wait for it.
+    // The first line, with every log filter: scripts wait for it.
     stderr::line(&match log_format {
         LogFormat::Text => format!("listening on http://{address}"),
         LogFormat::Json => {
@@ -356,7 +371,7 @@ fn bind(address: SocketAddr, log_format: LogFormat) -> anyhow::Result<(TcpListen
     Ok((listener, address))
 }
 
-/// What can be known to be wrong before a port is bound or a store started.
+/// Checks the settings that can be checked before a port is bound or a store is started.
 fn check_settings(args: &ServeArgs, external: Option<&StoreAddresses>) -> anyhow::Result<()> {
     if let Some(addresses) = external {
         required_credentials(&args.credentials)?;
@@ -372,7 +387,7 @@ fn check_settings(args: &ServeArgs, external: Option<&StoreAddresses>) -> anyhow
     }
 }
 
-/// Replicas must not mint their own.
+/// With external stores the credentials must be set: replicas must not generate different ones.
 fn required_credentials(settings: &CredentialSettings) -> anyhow::Result<CredentialSettings> {
     if settings.admin_token.is_none() || settings.jwt_secret.is_none() {
         bail!(WrongUsage(

@@ -1,4 +1,4 @@
-//! A claim, and what the claim script answers to it.
+//! A claim and its outcome.
 
 use super::{CouponId, OrderId, UserId};
 
@@ -10,10 +10,10 @@ pub struct Claim {
     pub order: OrderId,
 }
 
-/// What the claim script answered. Refusals are values, not errors.
+/// The claim script's answer. A refusal is a value, not an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClaimOutcome {
-    /// A unit is the user's, and its order event is in the stream; `stock` is what was left just after.
+    /// The user has a unit, and its order event is in the stream; `stock` is what was left just after.
     Accepted {
         stock: i64,
     },

@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 
 use super::{CouponId, Definition};
 
-/// The first that applies, in this order.
+/// A coupon's state: the first that applies, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CouponState {
@@ -22,7 +22,7 @@ pub struct CouponSnapshot {
     pub id: CouponId,
     pub title: String,
     pub total: i64,
-    /// Units left; never below zero here.
+    /// Units left. Redis may have less than 0 for a moment; here it is at least 0.
     pub stock: i64,
     pub starts_at_ms: Option<i64>,
     pub ends_at_ms: Option<i64>,

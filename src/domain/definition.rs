@@ -1,11 +1,11 @@
-//! A coupon's definition, and the rules that a new or an edited one keeps.
+//! A coupon's definition, and the limits of a new or an edited one.
 
 use time::OffsetDateTime;
 
 use super::CouponId;
 use crate::config;
 
-/// A coupon as its owner defined it; `version` grows by one with every edit.
+/// A coupon as the admin defined it; `version` grows by one with every edit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Definition {
     pub id: CouponId,
@@ -50,7 +50,7 @@ pub struct CouponPatch {
 pub struct InvalidDefinition(String);
 
 impl NewCoupon {
-    /// The definition, if it keeps every limit.
+    /// The definition, if it is within every limit.
     ///
     /// # Errors
     /// With a sentence that names the field.
@@ -85,7 +85,7 @@ impl NewCoupon {
 }
 
 impl CouponPatch {
-    /// The edited definition, if it keeps every limit. Its version stays.
+    /// The edited definition, if it is within every limit. Its version stays.
     ///
     /// # Errors
     /// With a sentence that names the field.
@@ -133,7 +133,7 @@ fn check(definition: &Definition) -> Result<(), InvalidDefinition> {
     Ok(())
 }
 
-/// Only a title that the request names is checked: a pause does not fail for a title that was set by another way.
+/// Checks a title that the request names; an old title is not checked, so that it cannot block a pause.
 fn check_title(title: &str) -> Result<(), InvalidDefinition> {
     let most = config::TITLE_MAX_CHARS;
     if (1..=most).contains(&title.chars().count()) && !title.chars().any(char::is_control) {

@@ -1,4 +1,4 @@
-//! Ids that are valid by construction. Where they are stored is not their part.
+//! Ids that are valid by construction.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -19,11 +19,11 @@ pub struct CouponId(Arc<str>);
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct UserId(Arc<str>);
 
-/// A UUIDv7, minted before the script runs, so that a script that is sent twice claims once.
+/// A UUIDv7, minted before the script runs: a script that is sent twice then claims once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct OrderId(pub Uuid);
 
-/// Why a text is no id; the sentence is fit for an error's `detail`.
+/// Why a text is not an id; the sentence is used as an error's `detail`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
     #[error("a coupon id is 1 to 63 letters, digits, `_` or `-`, and starts with a letter or digit")]
@@ -80,7 +80,7 @@ impl FromStr for OrderId {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        // Only the hyphenated form: the text is a key's value in Redis and must have one spelling.
+        // Only the hyphenated form: the text is a value in Redis and must have one spelling.
         if text.len() != 36 {
             return Err(InvalidId::Order);
         }

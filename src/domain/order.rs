@@ -19,7 +19,7 @@ pub enum OrderStatus {
 }
 
 impl OrderStatus {
-    /// Its unit goes back, or has gone.
+    /// The order is no longer live: its unit is returned, or will be.
     #[must_use]
     pub const fn has_ended(self) -> bool {
         matches!(self, Self::Cancelled | Self::Expired | Self::Rejected)
@@ -46,7 +46,7 @@ impl Order {
     }
 }
 
-/// An entry of the order stream that can be read: an accepted claim on its way to Postgres.
+/// The content of an entry of the order stream: an accepted claim on its way to Postgres.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrderEvent {
     pub order: OrderId,
@@ -54,7 +54,7 @@ pub struct OrderEvent {
     pub user: UserId,
 }
 
-/// Why an entry is no order event, and the order id if at least that can be read.
+/// Why an entry is not an order event, and its order id if that can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnreadableEvent {
     pub reason: String,
@@ -65,7 +65,7 @@ impl OrderEvent {
     /// Reads an entry's fields, name and value by turns.
     ///
     /// # Errors
-    /// When a field is missing, doubled in meaning, no UTF-8 or no id of its kind.
+    /// When a field is missing, is not UTF-8 or is not an id of its kind.
     pub fn read<B: AsRef<[u8]>>(fields: &[B]) -> Result<Self, UnreadableEvent> {
         let get = |name: &str| -> Result<&str, String> {
             let pair = fields.chunks_exact(2).find(|pair| pair[0].as_ref() == name.as_bytes());

@@ -3,7 +3,7 @@
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// Why a text is no point in time; the sentence shows how one is written.
+/// Why a text is not a time; the sentence shows the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not an RFC 3339 time with its offset: write 2026-11-11T20:00:00+01:00, or 2026-11-11T19:00:00Z for UTC"

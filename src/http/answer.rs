@@ -18,7 +18,7 @@ pub struct List<T> {
 }
 
 impl<T: Serialize> List<T> {
-    /// A list that is whole by nature.
+    /// A list that is never split into pages.
     pub fn whole(items: Vec<T>) -> Self {
         Self { items, next: None }
     }

@@ -1,4 +1,4 @@
-//! Who asks: a user by an HS256 token whose `sub` is the user, or the admin by the one admin token.
+//! Identifies the client: a user by an HS256 token whose `sub` is the user, or the admin by the admin token.
 
 use anyhow::ensure;
 use http::{HeaderMap, header};
@@ -13,7 +13,7 @@ use crate::domain::UserId;
 pub struct Auth {
     admin_token: String,
     rules: TokenRules,
-    /// Tokens whose signature was verified: who asks again is known at once.
+    /// Tokens whose signature was verified: it is not verified again.
     verified: Cache<Box<str>, Verified>,
 }
 
@@ -47,7 +47,7 @@ impl Auth {
     /// The user of a user's token.
     pub fn user(&self, headers: &HeaderMap) -> Result<UserId, Problem> {
         let token = bearer(headers)?;
-        // All else that was looked at when it was verified is the same for ever.
+        // Only the time can make a verified token invalid.
         if let Some(Verified { user, .. }) = self.verified.get(token).filter(Verified::is_in_time) {
             return Ok(user);
         }

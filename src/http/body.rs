@@ -1,5 +1,4 @@
-//! JSON bodies, and what is wrong with one in words about its fields: which one, and what it must be. Reading the
-//! bytes is `request`'s work.
+//! Parses JSON bodies. An error names the field and says what it must be. `request` reads the bytes.
 
 use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
@@ -19,9 +18,9 @@ impl<'de> Deserialize<'de> for Rfc3339 {
     }
 }
 
-/// A JSON object as `T`; unknown fields are `T`'s to refuse.
+/// Parses a JSON object as `T`; `T` decides about unknown fields.
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    // serde would take an array for a struct's fields in their order.
+    // serde would accept an array of a struct's fields.
     if !body.trim_ascii_start().starts_with(b"{") {
         return Err(Problem::bad_request("the body must be a JSON object"));
     }
@@ -47,7 +46,7 @@ pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     })
 }
 
-/// serde's message about a field, in words for people who never met serde.
+/// Rewrites serde's message about a field for clients that do not know serde.
 fn in_words(field: &str, message: &str) -> String {
     let name = |prefix: &str| message.strip_prefix(prefix).and_then(|rest| rest.split('`').nth(1));
     if let Some(missing) = name("missing field ") {

@@ -1,4 +1,4 @@
-//! The claim and what became of it.
+//! Claims: making one, and reading what it became.
 
 use std::sync::Arc;
 
@@ -74,7 +74,7 @@ pub async fn claim_on_behalf(api: &Api, coupon: &str, mut request: Request) -> A
     make_claim(api, coupon, user, &request.headers).await.map(|(_, response)| response)
 }
 
-/// Makes the claim; answers its order beside the response.
+/// Makes the claim; returns its order with the response.
 pub async fn make_claim(
     api: &Api,
     coupon: CouponId,

@@ -57,7 +57,7 @@ pub async fn show(api: &Api, coupon: &str, request: Request) -> Answer {
 /// `GET /v1/coupons`
 pub async fn list(api: Arc<Api>, request: Request) -> Answer {
     let page: Page<CouponId> = Page::read(&request.query_fields())?;
-    // Without Postgres the list is as it was last read; a new coupon may be missing, stock never is.
+    // Without Postgres the list of ids is as it was read last: a new coupon may be missing. Stock is always fresh.
     api.catalogue.refresh_briefly(config::SNAPSHOT_MAX_AGE).await;
     let rows = usize::try_from(page.rows()).unwrap_or(usize::MAX);
     let mut ids = api.catalogue.page(page.after.as_ref(), rows, false);
@@ -71,7 +71,7 @@ pub async fn list(api: Arc<Api>, request: Request) -> Answer {
     }))
 }
 
-/// Weak: the same tag means the same answer, but for `server_time`.
+/// A weak tag: the same tag means the same answer except for `server_time`.
 fn etag<'a>(snapshots: impl IntoIterator<Item = &'a CouponSnapshot>, next: Option<&str>) -> String {
     let mut hasher = DefaultHasher::new();
     next.hash(&mut hasher);

@@ -1,5 +1,4 @@
-//! Dead letters as the admin sees them, and what can be done with one: claim anew for its user, or mark
-//! it as dealt with.
+//! The admin's dead letters: read, replay (a new claim for the letter's user), and discard (mark as seen).
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -138,7 +137,7 @@ fn view(letter: DeadLetter, with_fields: bool) -> LetterView {
     }
 }
 
-/// Any bytes as text, cut where it grows too long; psql shows the rest.
+/// Any bytes as text, cut after `DEAD_FIELD_SHOWN_BYTES`; psql shows the rest.
 fn text(bytes: &[u8]) -> String {
     let most = config::DEAD_FIELD_SHOWN_BYTES;
     let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(most)]);

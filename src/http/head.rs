@@ -1,5 +1,5 @@
-//! What must be right about a request's head before it is routed. hyper parses it; what it lets pass although
-//! HTTP forbids it, or although two readers would understand it differently, is refused here.
+//! Checks a request's head before it is routed. hyper parses the head; this refuses what hyper accepts although HTTP
+//! forbids it, or although two programs could read it differently.
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName};
 use http::uri::Authority;
@@ -9,11 +9,11 @@ use percent_encoding::percent_decode_str;
 use super::problem::Problem;
 use super::request::Request;
 
-/// Headers of which a second one would contradict the first.
+/// Headers that may be sent only once.
 const SINGLE: [HeaderName; 3] = [HOST, AUTHORIZATION, CONTENT_TYPE];
 
 /// # Errors
-/// When no answer would be right.
+/// When the head is invalid or ambiguous.
 pub fn check(request: &Request) -> Result<(), Problem> {
     for name in &SINGLE {
         if request.headers.get_all(name).iter().nth(1).is_some() {
@@ -32,11 +32,13 @@ fn check_host(headers: &HeaderMap, version: Version) -> Result<(), Problem> {
         }
         None => Ok(()),
         Some(host) if is_host(host) => Ok(()),
-        Some(_) => Err(Problem::bad_request("the header Host is no host: send one such as localhost:8080")),
+        Some(_) => {
+            Err(Problem::bad_request("the header Host is not a host: send one such as localhost:8080"))
+        }
     }
 }
 
-/// Empty, where the client's address has none, or a host with or without a port.
+/// Whether the value is empty (the client's address has no host), or a host with or without a port.
 fn is_host(value: &HeaderValue) -> bool {
     let Ok(text) = value.to_str() else { return false };
     if text.is_empty() {

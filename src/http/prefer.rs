@@ -1,4 +1,4 @@
-//! `Prefer: wait=N` (RFC 7240): how long a client lets its claim's answer wait for the recording.
+//! `Prefer: wait=N` (RFC 7240): how long the answer to a claim may wait for the order to be recorded.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use crate::config;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-/// The first `wait` counts, over all lines of the header. More than the program waits is as much as it waits; what
-/// is no number of seconds is no preference.
+/// The first `wait` of all lines of the header, at most `PREFER_WAIT_MAX`. A value that is not a number of seconds is
+/// ignored.
 pub fn preferred_wait(headers: &HeaderMap) -> Duration {
     let lines = headers.get_all(&PREFER).iter().filter_map(|value| value.to_str().ok());
     let mut preferences = lines.flat_map(|line| split(line, ','));
@@ -24,7 +24,7 @@ pub fn preferred_wait(headers: &HeaderMap) -> Duration {
 fn seconds(text: &str) -> Option<Duration> {
     let digits = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    // What is beyond a u64 is a long time too.
+    // A number beyond u64 means the maximum.
     is_number.then(|| Duration::from_secs(digits.parse().unwrap_or(u64::MAX)))
 }
 

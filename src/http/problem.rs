@@ -73,7 +73,7 @@ impl Code {
     }
 }
 
-/// An error answer: what happened, and for this request.
+/// An error answer.
 #[derive(Clone, Debug)]
 pub struct Problem {
     pub code: Code,
@@ -82,7 +82,7 @@ pub struct Problem {
     allow: Option<&'static str>,
 }
 
-/// As it is sent.
+/// The JSON that is sent.
 #[derive(Serialize)]
 struct Body<'a> {
     r#type: String,
@@ -112,7 +112,7 @@ impl Problem {
         Self::new(Code::UnknownCoupon, format!("there is no coupon {coupon}"))
     }
 
-    /// Claims are not taken, and what else needs both stores is not answered.
+    /// The fence is down: requests that need both stores are not answered.
     pub fn not_ready(reason: &str) -> Self {
         Self::unavailable(format!("not ready: {reason}"))
     }

@@ -1,5 +1,5 @@
-//! A request as the handlers see it. Bodies are read with a limit and a deadline of their own: `Content-Length`
-//! may lie and a client may stall.
+//! A request as the handlers see it. A body is read with a size limit and a deadline: `Content-Length` may be wrong and a
+//! client may stall.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ use crate::domain::{CouponId, InvalidId, OrderId};
 
 type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send>>;
 
-/// How a request came, noted by the server in its extensions.
+/// How a request arrived; the server adds it to the request's extensions.
 #[derive(Clone, Copy)]
 pub struct Arrival {
     pub peer: SocketAddr,
@@ -36,11 +36,11 @@ pub struct Request {
     pub body: Body,
 }
 
-/// A body that was not read yet.
+/// A body that has not been read yet.
 pub struct Body {
-    /// `None` where there is none.
+    /// `None` without a body.
     chunks: Option<Chunks>,
-    /// By its own word; chunked bodies give none.
+    /// `Content-Length`; `None` for a chunked body.
     length: Option<u64>,
 }
 
@@ -76,7 +76,7 @@ impl Body {
             }
             Ok(body.freeze())
         };
-        // Boxed: most claims have no body, and each would carry room for reading one.
+        // Boxed: most claims have no body, and their future needs no room for reading one.
         Box::pin(tokio::time::timeout(config::HTTP_BODY_TIMEOUT, read))
             .await
             .unwrap_or_else(|_| Err(Problem::new(Code::RequestTimeout, "the body did not arrive in time")))
@@ -84,7 +84,7 @@ impl Body {
 }
 
 impl Request {
-    /// The body as `T`; unknown fields are `T`'s to refuse.
+    /// The body as `T`; `T` decides about unknown fields.
     pub async fn json<T: DeserializeOwned>(&mut self) -> Result<T, Problem> {
         let body = self.body.read().await?;
         if body.is_empty() {
@@ -94,7 +94,7 @@ impl Request {
         body::parse(&body)
     }
 
-    /// A body that may be absent, but if it is there must be a JSON object.
+    /// Checks a body that may be absent: if there is one, it must be a JSON object.
     pub async fn optional_object(&mut self) -> Result<(), Problem> {
         let body = self.body.read().await?;
         if body.is_empty() {
@@ -115,14 +115,14 @@ impl Request {
         Err(Problem::new(Code::UnsupportedMediaType, "send the body as Content-Type: application/json"))
     }
 
-    /// The query's fields; of a repeated one the last counts.
+    /// The fields of the query; the last one counts if a field is repeated.
     pub fn query_fields(&self) -> HashMap<String, String> {
         url::form_urlencoded::parse(self.query.as_bytes()).into_owned().collect()
     }
 }
 
-/// An id in a path, its percent signs decoded: `%2F` is a character of it, not another segment. Every other part of
-/// an address has one spelling, so that a rule of a proxy about `/v1/admin` means all of it.
+/// Decodes the percent signs of an id in a path: `%2F` is a character of the id, not a separator. All other parts of an
+/// address have one spelling: a proxy's rule about `/v1/admin` then covers every admin address.
 pub fn segment(text: &str) -> Result<Cow<'_, str>, Problem> {
     let is_escape = |rest: &str| {
         let digits = rest.as_bytes().get(..2);
@@ -173,12 +173,12 @@ impl<T: std::str::FromStr<Err: std::fmt::Display>> Page<T> {
         Ok(Self { limit, after })
     }
 
-    /// One row more than the page, to learn whether there is a next one.
+    /// One row more than the page: it shows whether there is a next page.
     pub fn rows(&self) -> i64 {
         self.limit + 1
     }
 
-    /// Cuts that row off; answers the `after` of the next page.
+    /// Removes that row; returns the `after` of the next page.
     pub fn cut<R, N: ToString>(&self, rows: &mut Vec<R>, key: impl Fn(&R) -> N) -> Option<String> {
         let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
         if rows.len() <= limit {

@@ -1,5 +1,5 @@
-//! Every route on one screen. Paths are matched by hand rather than by one filter each: an unknown path
-//! is then a 404, a wrong method a 405 with `Allow`, and HEAD a GET, without any rejection to recover.
+//! Every route on one screen. Paths are matched in one table, not by a warp filter each: an unknown path is a 404, a wrong
+//! method a 405 with `Allow`, and HEAD a GET, without a rejection to recover.
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -22,14 +22,14 @@ use crate::config;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-#[expect(clippy::match_same_arms, reason = "a 405 stands beside its address, not beside its like")]
+#[expect(clippy::match_same_arms, reason = "a 405 stands beside its address, not beside the other 405s")]
 async fn route(api: Arc<Api>, mut request: Request) -> Answer {
     let path = std::mem::take(&mut request.path);
     let method = if request.method == Method::HEAD { Method::GET } else { request.method.clone() };
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     // Boxed: the future of the whole table would be as large as that of its largest handler.
     let answer: BoxFuture<'_, Answer> = match (segments.as_slice(), method.as_str()) {
-        // An empty segment is no id: a slash too many is another address.
+        // An empty segment is not an id: an address with an extra slash is unknown.
         (segments, _) if segments.len() > 1 && segments.contains(&"") => nothing_here(),
         (["v1", "coupons", coupon, "claims"], "POST") => claims::claim(&api, coupon, request).boxed(),
         (["v1", "coupons", coupon, "claims"], "GET") => claims::held(api, coupon, request).boxed(),
@@ -87,7 +87,7 @@ fn not_allowed(allow: &'static str) -> BoxFuture<'static, Answer> {
     ready(Err(Problem::method_not_allowed(allow))).boxed()
 }
 
-/// All of the API as one filter. Until the slot is open the stores are starting.
+/// The API as one filter. Until the slot holds an API, the stores are starting.
 fn filter(
     slot: Arc<ApiSlot>,
 ) -> impl Filter<Extract = (Response<Bytes>,), Error = warp::Rejection> + Clone + Send + Sync + 'static {
@@ -116,11 +116,11 @@ fn filter(
 
 async fn answer(slot: Arc<ApiSlot>, request: Request) -> Response<Bytes> {
     let id = request_id(&request.headers);
-    // A claim and an ordered rebuild touch no Postgres here; all other work must outlive its client.
+    // A claim and a rebuild use no pooled connection to Postgres; all other work must outlive its client.
     let is_claim = request.method == Method::POST && request.path.starts_with("/v1/coupons/");
     let answer = match head::check(&request).and_then(|()| slot.api()) {
         Err(problem) if problem.code == Code::BadRequest => Err(problem),
-        // With or without an API, and beside no Postgres.
+        // Also before there is an API.
         _ if request.path == "/livez" => health::livez(&slot.tasks, &request.method),
         Err(problem) => Err(problem),
         Ok(api) if is_claim => route(api, request).await,
@@ -135,7 +135,7 @@ async fn answer(slot: Arc<ApiSlot>, request: Request) -> Response<Bytes> {
     response
 }
 
-/// The client's own id where it is fit to be echoed, else a new one.
+/// The client's id if it may be echoed, else a new one.
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     let mut theirs = headers.get_all(&REQUEST_ID).iter();
     let theirs = theirs.next().filter(|_| theirs.next().is_none());
@@ -148,7 +148,7 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     })
 }
 
-/// The filter never rejects; this says so to the type checker.
+/// The same filter with an error type that says that it never rejects.
 pub fn service(
     slot: Arc<ApiSlot>,
 ) -> impl Filter<Extract = (Response<Bytes>,), Error = Infallible> + Clone + Send + Sync + 'static {
@@ -166,7 +166,7 @@ mod tests {
 
     use super::service;
 
-    /// What is moved and allocated for every request. It was 22 kB while the table of routes was one future.
+    /// Moved and allocated for every request. It was 22 kB while the table of routes was one future.
     const FUTURE_MAX_BYTES: usize = 4_096;
 
     #[tokio::test]

@@ -1,5 +1,5 @@
-//! Sockets: the accept loop, the connections' limits and time-outs, and stopping without dropping an
-//! answer. warp's own server has none of these.
+//! The accept loop, the limits and timeouts of connections, and a stop that drops no answer. warp's own server has none of
+//! these.
 
 use std::convert::Infallible;
 use std::io;
@@ -27,8 +27,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(20);
 /// What is on its way when the server is told to stop has this long to arrive.
 const LAST_CALL: Duration = Duration::from_millis(20);
 
-/// With room for everybody who connects in the second in which a sale opens: beyond it the system drops
-/// connections, which are tried again a second later.
+/// Listens with a queue that is long enough for the second in which a sale opens: the kernel drops further connections,
+/// and clients retry after a second.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
@@ -36,7 +36,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(config::HTTP_LISTEN_QUEUE)
 }
 
-/// Serves until `stop`, then answers what is under way, at most for `SHUTDOWN_GRACE`.
+/// Serves until `stop`, then finishes the requests that are under way, for at most `SHUTDOWN_GRACE`.
 pub async fn serve(
     listener: TcpListener,
     api: Arc<ApiSlot>,
@@ -65,12 +65,12 @@ pub async fn serve(
             () = &mut accepting => {}
             () = stop.cancelled() => {}
         }
-        // Who was connected before the stop is let in, not reset.
+        // Connections that the kernel accepted before the stop are served, not reset.
         tokio::time::timeout(LAST_CALL, accepting).await.unwrap_or_default();
     }
     drop(listener);
     if tokio::time::timeout(config::SHUTDOWN_GRACE, graceful.shutdown()).await.is_err() {
-        tracing::warn!("some requests were still under way after {:?}", config::SHUTDOWN_GRACE);
+        tracing::warn!("some requests had not ended after {:?}", config::SHUTDOWN_GRACE);
     }
 }
 
@@ -101,7 +101,7 @@ async fn connection<S>(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!("TCP_NODELAY: {error}");
     }
-    // Buffers only for connections that speak: a new socket counts as readable until somebody has tried.
+    // A connection gets buffers when it sends something: a new socket counts as readable until it was read once.
     let mut byte = [0];
     tokio::select! {
         peeked = tokio::time::timeout(config::HTTP_IDLE_TIMEOUT, stream.peek(&mut byte)) => {
@@ -110,13 +110,13 @@ async fn connection<S>(
             }
         }
         () = stop.cancelled() => {
-            // A request may have arrived that nobody has looked at.
+            // A request may have arrived before the stop.
             if !matches!(tokio::time::timeout(LAST_CALL, stream.peek(&mut byte)).await, Ok(Ok(1))) {
                 return;
             }
         }
     }
-    // Boxed: a connection that says nothing then costs no more than its socket.
+    // Boxed: a silent connection then costs no more than its socket.
     Box::pin(async move {
         let pace = Arc::new(Pace::default());
         let of_requests = pace.clone();
@@ -124,13 +124,13 @@ async fn connection<S>(
             let arrival = Arrival { peer, version: request.version() };
             request.extensions_mut().insert(arrival);
             if request.uri().path_and_query().is_none() {
-                // CONNECT names a host alone, at which warp would panic: an address that does not exist.
+                // CONNECT names only a host, on which warp would panic: use an address that does not exist.
                 *request.uri_mut() = http::Uri::from_static("*");
             }
             let has_body = request.headers().contains_key(header::TRANSFER_ENCODING)
                 || request.headers().get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
             let (pace, mut service) = (of_requests.clone(), service.clone());
-            // Boxed: hyper keeps room for it on each connection, also between requests.
+            // Boxed: hyper reserves room for this future on each connection, also between requests.
             Box::pin(async move {
                 let _answering = pace.begin(has_body).await;
                 service.call(request).await
@@ -140,7 +140,7 @@ async fn connection<S>(
             .timer(TokioTimer::new())
             .header_read_timeout(config::HTTP_IDLE_TIMEOUT)
             .max_buf_size(config::HTTP_HEAD_MAX_BYTES)
-            // Else hyper reads while a claim waits, into 8 KiB made anew each time; who hung up is noticed later.
+            // Else hyper reads while a claim waits, each time into 8 KiB that it allocates.
             .half_close(true)
             .writev(false)
             .serve_connection(TokioIo::new(PacedStream::new(stream, pace, stop)), with_arrival);

@@ -1,6 +1,6 @@
-//! The socket of one connection with the time-outs that hyper has not: a head that was begun, and an answer that
-//! its client does not take. What a connection costs while its client keeps pace is two flags: timers are set only
-//! once the socket has nothing to read or takes no more.
+//! The socket of one connection, with the timeouts that hyper lacks: for a head that was begun, and for an answer that the
+//! client does not read. A timer starts only when the socket has nothing to read or accepts no more; until then a
+//! connection costs two flags.
 
 use std::io;
 use std::pin::Pin;
@@ -17,28 +17,28 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config;
 
-/// What a connection's socket and its requests know of each other. All of it runs in one task.
+/// State that a connection's socket and its requests share. Both run in one task.
 #[derive(Default)]
 pub struct Pace {
     /// A request's head is complete and its answer is not.
     is_answering: AtomicBool,
-    /// Bytes of a head have come since the last one was complete.
+    /// Bytes of a new head have arrived since the last head was complete.
     head_has_begun: AtomicBool,
-    /// What was read last ends as a head does.
+    /// The bytes that were read last end like a head.
     head_has_ended: AtomicBool,
-    /// The client does not take what was written.
+    /// The client does not read what was written.
     is_blocked: AtomicBool,
     drained: Notify,
 }
 
-/// Ends with the answer, or with the connection.
+/// Marks the time from a complete head to the end of its answer, or of the connection.
 pub struct Answering<'a>(&'a Pace);
 
 impl Pace {
-    /// A head is complete. Before it is answered the answers before it must be taken: else a client that sends
-    /// requests and reads nothing would fill memory.
+    /// Call it when a head is complete. Waits until the client has read earlier answers: a client that sends requests and
+    /// reads nothing would else fill memory.
     pub async fn begin(&self, has_body: bool) -> Answering<'_> {
-        // Without a body, whatever came behind this head is the beginning of another.
+        // Without a body, bytes behind this head are the beginning of the next one.
         let begins_another = !has_body && !self.head_has_ended.load(Relaxed);
         self.head_has_begun.store(begins_another, Relaxed);
         self.is_answering.store(true, Relaxed);
@@ -92,7 +92,7 @@ impl AsyncRead for PacedStream {
         let had = buffer.filled().len();
         let outcome = Pin::new(&mut this.stream).poll_read(cx, buffer);
         if this.pace.is_answering.load(Relaxed) {
-            // Bytes of a body, which have a deadline of their own, but for a stop.
+            // Bytes of a body: `request` has a deadline for them; here only a stop counts.
             if outcome.is_pending() && this.stop.is_cancelled() {
                 return this.body.poll(cx, &this.stop).map(Err);
             }
@@ -123,7 +123,7 @@ impl AsyncWrite for PacedStream {
         self.written(outcome, cx)
     }
 
-    /// hyper flushes the socket once nothing is left in its own buffer.
+    /// hyper flushes the socket when its own buffer is empty.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         if self.pace.is_blocked.swap(false, Relaxed) {
@@ -138,10 +138,10 @@ impl AsyncWrite for PacedStream {
     }
 }
 
-/// How long a client may keep the server waiting for one thing, from its first delay on.
+/// A deadline for one action of the client; starts with its first delay.
 struct Patience {
     limit: Duration,
-    /// What has not happened when it ends.
+    /// The error when the deadline has passed.
     what: &'static str,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -151,7 +151,7 @@ impl Patience {
         Self { limit, what, timer: None }
     }
 
-    /// Ready with the error when the time is over. A stopping server has less of it.
+    /// Ready with the error after the deadline, which a stop shortens.
     fn poll(&mut self, cx: &mut Context<'_>, stop: &CancellationToken) -> Poll<io::Error> {
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.limit)));
         if stop.is_cancelled() {

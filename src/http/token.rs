@@ -1,5 +1,5 @@
-//! User tokens: what makes one valid, and every way in which one is not, as a sentence that says which rule it
-//! breaks. The crate verifies the signature and judges the claims; the header's rules are here.
+//! Verifies user tokens. An error is a sentence that names the rule which the token breaks. The crate verifies the
+//! signature and the claims; the rules for the header are here.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub struct Verified {
 }
 
 impl Verified {
-    /// What may change of a token that was valid once: the time.
+    /// Whether a token that was verified is still within its time.
     pub fn is_in_time(&self) -> bool {
         let leeway = Duration::from_secs(config::JWT_LEEWAY_SECONDS).as_secs_f64();
         let now = seconds_now();
@@ -39,8 +39,8 @@ impl Verified {
     }
 }
 
-/// Members of the header that decide how the rest is read; each may be there once. All others (`typ`, `kid`, `jwk`,
-/// `x5u` and the like) change nothing: the key is always this server's own.
+/// Members of the header that decide how the rest is read; each may appear once. All others (`typ`, `kid`, `jwk`, `x5u`, …)
+/// are ignored: the key is always this server's.
 #[derive(Deserialize)]
 struct Header {
     #[serde(default)]
@@ -51,7 +51,7 @@ struct Header {
     b64: Option<Value>,
 }
 
-/// Claims that are looked at; each may be there once.
+/// The claims that are checked; each may appear once.
 #[derive(Deserialize)]
 struct Claims {
     #[serde(default)]
@@ -113,7 +113,7 @@ impl TokenRules {
     }
 
     fn refusal(&self, kind: &ErrorKind, token: &str) -> String {
-        // The signature was verified before a claim is judged.
+        // The crate verifies the signature before it checks a claim.
         let time = |claim: fn(&Claims) -> &Value| {
             let claims = jsonwebtoken::dangerous::insecure_decode::<Claims>(token);
             claims.map_or_else(|_| String::new(), |token| instant(claim(&token.claims).as_f64()))
@@ -145,8 +145,7 @@ impl TokenRules {
     }
 }
 
-/// RFC 7515 4.1.11 and RFC 7797: an extension that must be understood and is not refuses the token, and a payload
-/// that is not base64url is such an extension.
+/// Refuses critical extensions (RFC 7515, 4.1.11), and a payload that is not base64url (RFC 7797).
 fn check_header(token: &str) -> Result<(), String> {
     let parts: Vec<&str> = token.split('.').collect();
     let [header, _, _] = parts[..] else {
@@ -176,7 +175,7 @@ fn seconds_now() -> f64 {
     (now - OffsetDateTime::UNIX_EPOCH).as_seconds_f64()
 }
 
-/// Seconds since 1970 as a time, where there is one.
+/// Seconds since 1970 as a time; `None` if it is out of range.
 fn instant(seconds: Option<f64>) -> String {
     let whole = seconds.map_or(0.0, f64::floor);
     #[expect(
