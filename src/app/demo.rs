@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use time::OffsetDateTime;
 
-use super::Domain;
+use super::core::Domain;
 use crate::cli::ServeArgs;
 use crate::cli::demo::{DemoText, demo_text};
 use crate::cli::token::mint_token;

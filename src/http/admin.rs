@@ -6,8 +6,8 @@ use http::StatusCode;
 use serde::Deserialize;
 
 use super::Api;
-use super::answer::{Answer, json};
-use super::problem::{Code, Problem};
+use super::answer::json;
+use super::problem::{Answer, Code, Problem};
 use super::request::Request;
 use crate::orders::stream_status;
 

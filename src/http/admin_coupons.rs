@@ -7,9 +7,10 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Api;
-use super::answer::{Answer, List, json};
+use super::answer::{List, json};
 use super::body::Rfc3339;
 use super::coupons::CouponView;
+use super::problem::Answer;
 use super::request::{Page, Request, coupon_id};
 use crate::coupons::definitions::{AdminCoupon, Created, ExpectedVersion};
 use crate::domain::{CouponId, CouponPatch, FieldDifference, NewCoupon};

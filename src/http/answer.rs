@@ -4,11 +4,6 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
-use super::problem::Problem;
-
-/// What a handler returns.
-pub type Answer = Result<Response<Bytes>, Problem>;
-
 #[expect(clippy::option_option, reason = "a whole list has no `next`, a last page has null")]
 #[derive(Serialize)]
 pub struct List<T> {

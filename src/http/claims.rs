@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::Api;
-use super::answer::{Answer, List, json};
+use super::answer::{List, json};
 use super::prefer::preferred_wait;
-use super::problem::{Code, Problem};
+use super::problem::{Answer, Code, Problem};
 use super::request::{Request, coupon_id, order_id};
 use crate::claims::claim::Claimed;
 use crate::config;

@@ -9,8 +9,8 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
 use super::Api;
-use super::answer::{Answer, List, json};
-use super::problem::Problem;
+use super::answer::{List, json};
+use super::problem::{Answer, Problem};
 use super::request::{Page, Request, coupon_id};
 use crate::config;
 use crate::domain::{CouponId, CouponSnapshot, CouponState, rfc3339};

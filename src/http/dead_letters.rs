@@ -10,9 +10,9 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::Api;
-use super::answer::{Answer, List, json};
+use super::answer::{List, json};
 use super::claims::{OrderView, make_claim};
-use super::problem::{Code, Problem};
+use super::problem::{Answer, Code, Problem};
 use super::request::{Page, Request, segment};
 use crate::config;
 use crate::domain::{CouponId, Order, OrderId, UserId};

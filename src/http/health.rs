@@ -7,8 +7,8 @@ use http::{HeaderValue, Method, Response, StatusCode, header};
 use serde_json::{Value, json as value};
 
 use super::Api;
-use super::answer::{Answer, json};
-use super::problem::Problem;
+use super::answer::json;
+use super::problem::{Answer, Problem};
 use super::request::Request;
 use crate::metrics;
 use crate::tasks::Tasks;

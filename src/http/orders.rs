@@ -9,9 +9,9 @@ use serde::de::IntoDeserializer;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 
 use super::Api;
-use super::answer::{Answer, List, json};
+use super::answer::{List, json};
 use super::claims::OrderView;
-use super::problem::Problem;
+use super::problem::{Answer, Problem};
 use super::request::{Page, Request};
 use crate::domain::{OrderId, OrderStatus};
 use crate::postgres::orders::{self, OrderFilter};

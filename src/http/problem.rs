@@ -13,6 +13,9 @@ use crate::domain::{CouponId, InvalidDefinition};
 use crate::fence::StoreError;
 use crate::postgres::PostgresError;
 
+/// What a handler returns.
+pub type Answer = Result<Response<Bytes>, Problem>;
+
 /// Stable words that programs may rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {

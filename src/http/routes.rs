@@ -11,9 +11,8 @@ use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Version};
 use warp::Filter;
 
-use super::answer::Answer;
 use super::prefer::preferred_wait;
-use super::problem::{Code, Problem};
+use super::problem::{Answer, Code, Problem};
 use super::request::{Arrival, Body, Request};
 use super::{
     Api, ApiSlot, admin, admin_coupons, claims, coupons, dead_letters, detached, head, health, orders,

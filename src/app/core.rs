@@ -1,0 +1,183 @@
+//! The parts that every process has, with or without HTTP: connections, the fence with the tasks that depend on it, and
+//! the handles of the domain.
+
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::claims::batcher::Batcher;
+use crate::claims::claim::Claims;
+use crate::config::{self, CredentialSettings, StoreAddresses, StoreSettings, WorkerSettings};
+use crate::coupons::catalogue::Catalogue;
+use crate::coupons::definitions::Coupons;
+use crate::coupons::publish;
+use crate::coupons::snapshots::Snapshots;
+use crate::fence::Fence;
+use crate::fence::store_status::Stores;
+use crate::http::Api;
+use crate::http::auth::Auth;
+use crate::metrics;
+use crate::orders::lookup::Orders;
+use crate::orders::waiters::OrderWaiters;
+use crate::postgres::{Postgres, PostgresError};
+use crate::reconcile::Reconciler;
+use crate::redis::RedisServer;
+use crate::stop::Stop;
+use crate::tasks::Tasks;
+use crate::worker;
+
+/// What every process starts and stops.
+pub struct Core {
+    server: RedisServer,
+    postgres: Postgres,
+    catalogue: Catalogue,
+    pub fence: Fence,
+    pub waiters: OrderWaiters,
+    tasks: Tasks,
+    /// Ends the tasks below, and those of `waiters`.
+    stop: CancellationToken,
+    fence_task: JoinHandle<Option<()>>,
+    publisher: JoinHandle<Option<()>>,
+    reconciling: JoinHandle<Option<()>>,
+}
+
+/// The handles through which claims, orders and coupons are used.
+pub struct Domain {
+    pub claims: Claims,
+    pub orders: Orders,
+    pub coupons: Coupons,
+    pub snapshots: Snapshots,
+}
+
+impl Core {
+    /// Waits for Postgres (and reports why through `set_status`), migrates its schema and starts the fence. `None` when
+    /// the program is told to stop first.
+    pub async fn start(
+        stores: &StoreSettings,
+        addresses: &StoreAddresses,
+        tasks: &Tasks,
+        stop: &Stop,
+        set_status: impl Fn(&str),
+    ) -> anyhow::Result<Option<Self>> {
+        metrics::install()?;
+        let server = RedisServer::new(addresses, &stores.redis_prefix)?;
+        let postgres = Postgres::new(&addresses.database_url, &stores.db_schema)?;
+        if !wait_for_postgres(&postgres, stop, set_status).await? {
+            return Ok(None);
+        }
+        let catalogue = Catalogue::new(postgres.clone());
+        let (fence, stop) = (Fence::new(), CancellationToken::new());
+        let parts = (fence.clone(), server.clone(), postgres.clone(), stop.clone());
+        let run_fence = move || {
+            let (fence, server, postgres, stop) = parts.clone();
+            fence.run(server, postgres, stop)
+        };
+        let fence_task = tokio::spawn(tasks.keep("fence", Some(config::TASK_WAKES_WITHIN), &stop, run_fence));
+        let waiters = OrderWaiters::start(&postgres, tasks, &stop);
+        let parts = (fence.clone(), postgres.clone(), catalogue.clone());
+        let publisher = tasks.keep("publisher", None, &stop, move || {
+            let (fence, postgres, catalogue) = parts.clone();
+            publish::run(fence, postgres, catalogue)
+        });
+        let publisher = tokio::spawn(publisher);
+        let reconciler = Reconciler { fence: fence.clone(), postgres: postgres.clone() };
+        let reconciling = tasks.keep("reconciler", None, &stop, move || reconciler.clone().run());
+        let (reconciling, tasks) = (tokio::spawn(reconciling), tasks.clone());
+        Ok(Some(Self {
+            server,
+            postgres,
+            catalogue,
+            fence,
+            waiters,
+            tasks,
+            stop,
+            fence_task,
+            publisher,
+            reconciling,
+        }))
+    }
+
+    pub fn domain(&self, max_backlog: u64) -> Domain {
+        let batcher = Batcher::new(self.fence.clone(), self.catalogue.clone(), max_backlog);
+        let orders = Orders::new(self.waiters.clone(), self.fence.clone(), self.postgres.clone());
+        let snapshots = Snapshots::new(self.fence.clone());
+        let (fence, postgres, catalogue) =
+            (self.fence.clone(), self.postgres.clone(), self.catalogue.clone());
+        Domain {
+            claims: Claims::new(batcher, orders.clone(), catalogue.clone()),
+            orders,
+            coupons: Coupons::new(fence, postgres, catalogue, snapshots.clone()),
+            snapshots,
+        }
+    }
+
+    pub fn api(&self, domain: &Domain, credentials: &CredentialSettings) -> anyhow::Result<Api> {
+        let (fence, postgres) = (self.fence.clone(), self.postgres.clone());
+        Ok(Api {
+            claims: domain.claims.clone(),
+            orders: domain.orders.clone(),
+            coupons: domain.coupons.clone(),
+            catalogue: self.catalogue.clone(),
+            snapshots: domain.snapshots.clone(),
+            stores: Stores::new(fence.clone(), self.server.clone(), postgres.clone()),
+            reconciler: Reconciler { fence: fence.clone(), postgres: postgres.clone() },
+            fence,
+            postgres,
+            auth: Auth::new(credentials)?,
+        })
+    }
+
+    pub fn run_workers(&self, settings: WorkerSettings, stop: &CancellationToken) -> JoinHandle<Option<()>> {
+        let context = worker::Context {
+            server: self.server.clone(),
+            postgres: self.postgres.clone(),
+            fence: self.fence.clone(),
+            waiters: self.waiters.clone(),
+            tasks: self.tasks.clone(),
+            unit_waits: Arc::default(),
+        };
+        let work = worker::run(context, settings, stop.clone());
+        tokio::spawn(self.tasks.need("workers", stop, work))
+    }
+
+    pub async fn stop(self, stop: &Stop) {
+        self.stop.cancel();
+        self.reconciling.abort();
+        self.publisher.abort();
+        if let Err(error) = self.fence_task.await {
+            tracing::error!("the fence's task panicked: {error}");
+        }
+        let closed = tokio::time::timeout_at(stop.by(config::STOP_CONNECTIONS_BY), self.postgres.close());
+        if closed.await.is_err() {
+            tracing::debug!("connections to Postgres are dropped without a Terminate message");
+        }
+    }
+}
+
+/// Migrates the schema, and retries transient errors; `false` when the program is told to stop first.
+async fn wait_for_postgres(
+    postgres: &Postgres,
+    stop: &Stop,
+    set_status: impl Fn(&str),
+) -> anyhow::Result<bool> {
+    let mut is_logged = false;
+    loop {
+        // On separate connections, and each migration in one transaction: a stop may drop it half-way.
+        let Some(prepared) = stop.unless_ordered(postgres.prepare()).await else { return Ok(false) };
+        match prepared {
+            Ok(()) => return Ok(true),
+            Err(PostgresError::Transient(why)) => {
+                set_status(&format!("waiting for Postgres: {why}"));
+                if !is_logged {
+                    tracing::warn!("waiting for Postgres: {why}");
+                    is_logged = true;
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if stop.unless_ordered(tokio::time::sleep(config::BACKOFF_MAX)).await.is_none() {
+            return Ok(false);
+        }
+    }
+}
