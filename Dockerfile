@@ -12,8 +12,9 @@ ENV CARGO_PROFILE_RELEASE_DEBUG=false CARGO_PROFILE_RELEASE_STRIP=debuginfo
 # when Cargo.toml or Cargo.lock change.
 COPY Cargo.toml Cargo.lock ./
 COPY model/Cargo.toml model/
-RUN mkdir src model/src \
-    && touch model/src/lib.rs \
+COPY tests/support/Cargo.toml tests/support/
+RUN mkdir src model/src tests/support/src \
+    && touch model/src/lib.rs tests/support/src/lib.rs \
     && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs \
     && cargo build --release --locked \

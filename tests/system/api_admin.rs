@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Sale};
+use support::{Answer, Sale};
 
 const COUPONS: &str = "/v1/admin/coupons";
 const COFFEE: &str = "/v1/admin/coupons/coffee";

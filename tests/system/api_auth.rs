@@ -8,7 +8,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Sale};
+use support::{Answer, Sale};
 
 const ORDERS: &str = "/v1/orders";
 /// `{"alg":"none","typ":"JWT"}`

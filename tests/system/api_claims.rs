@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Sale, signal, until};
+use support::{Answer, Sale, signal, until};
 
 /// Creates a coupon with more than a total.
 async fn create(sale: &Sale, id: &str, more: Value) {

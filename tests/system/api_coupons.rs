@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Sale, until};
+use support::{Answer, Sale, until};
 
 async fn create(sale: &Sale, body: Value) {
     let answer = sale.admin(Method::POST, "/v1/admin/coupons", Some(body)).await;

@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Sale, signal, until};
+use support::{Sale, signal, until};
 
 /// Every address with the methods that it answers.
 const ROUTES: &[(&str, &str)] = &[

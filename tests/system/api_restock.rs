@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Sale};
+use support::{Answer, Sale};
 
 const COUPONS: &str = "/v1/admin/coupons";
 const COFFEE: &str = "/v1/admin/coupons/coffee";

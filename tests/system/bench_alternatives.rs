@@ -10,7 +10,7 @@ use seckill::config::StoreAddresses;
 use seckill::embedded::Embedded;
 use seckill::redis::{RedisServer, order_stream};
 
-use crate::harness::Sale;
+use support::Sale;
 
 const ROUND: Duration = Duration::from_millis(200);
 /// What pgbench can measure at least.

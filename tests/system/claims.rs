@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use futures_util::StreamExt;
 
-use crate::harness::Sale;
+use support::Sale;
 
 #[tokio::test]
 async fn a_claim_becomes_an_order_that_redis_cli_and_psql_show() {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{Sale, until};
+use support::{Sale, until};
 
 struct Run {
     status: i32,

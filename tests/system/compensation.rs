@@ -3,8 +3,8 @@
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Process, Sale, signal, until};
-use crate::proxy::{ACKNOWLEDGEMENT, Act, Proxy, Trap};
+use support::proxy::{ACKNOWLEDGEMENT, Act, Proxy, Trap};
+use support::{Process, Sale, signal, until};
 
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
 const REJECT: &str = "Ends an order event as a rejected order";

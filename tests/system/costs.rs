@@ -8,8 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
 use crate::deleted_entries::delete_unnoticed;
-use crate::harness::Sale;
 use crate::recording::consumers;
+use support::Sale;
 
 const CONNECTIONS: usize = 100;
 /// Each connection sends ten claims, one after the other: ten batches, and a few more while they come in.

@@ -6,9 +6,9 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::deleted_entries::delete_unnoticed;
-use crate::harness::{Process, Sale, until};
 use crate::own_stores::{OwnStore, folder};
-use crate::proxy::Proxy;
+use support::proxy::Proxy;
+use support::{Process, Sale, until};
 
 const COUPON: &str = "seckill:{0}:coupon:coffee";
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
@@ -92,9 +92,9 @@ async fn without_postgres_a_repeat_stands_only_where_orders_do_not_expire() {
     })
     .await;
     let pids = sale.postgres_pids();
-    crate::harness::signal_all(&pids, Signal::SIGSTOP);
+    support::signal_all(&pids, Signal::SIGSTOP);
     let (coffee, tea) = (sale.claim("coffee", "alice").await, sale.claim("tea", "alice").await);
-    crate::harness::signal_all(&pids, Signal::SIGCONT);
+    support::signal_all(&pids, Signal::SIGCONT);
     assert_eq!(coffee.status, 200, "{}", coffee.text);
     tea.assert_problem(503, "unavailable");
     assert_eq!(sale.claim("tea", "alice").await.status, 200);

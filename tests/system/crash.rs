@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use nix::sys::signal::Signal;
 
-use crate::harness::{Sale, signal, signal_all, until};
+use support::{Sale, signal, signal_all, until};
 
 const QUICK_RECLAIM: (&str, &str) = ("SECKILL_RECLAIM_AFTER", "200ms");
 

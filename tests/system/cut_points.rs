@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Process, Sale, until};
-use crate::proxy::{Meter, Proxy, Strike};
+use support::proxy::{Meter, Proxy, Strike};
+use support::{Process, Sale, until};
 
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
 /// How many of all cut points the quick tests try.

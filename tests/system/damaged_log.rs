@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{Sale, until};
+use support::{Sale, until};
 
 const BASE: &str = ".base.rdb";
 const INCREMENT: &str = ".incr.aof";

@@ -1,7 +1,7 @@
 //! Redis loses something, or somebody's hand slips: claims stop until both stores agree again, by themselves.
 
 use crate::deleted_entries::delete_unnoticed;
-use crate::harness::{Sale, until};
+use support::{Sale, until};
 
 const COUPON: &str = "seckill:{0}:coupon:coffee";
 const CLAIMS: &str = "seckill:{0}:claims:coffee";

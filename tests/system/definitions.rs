@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Sale, until};
+use support::{Answer, Sale, until};
 
 const HASH: &str = "seckill:{0}:coupon:coffee";
 const COFFEE: &str = "/v1/admin/coupons/coffee";

@@ -4,8 +4,8 @@
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{Sale, until};
 use crate::metrics::count;
+use support::{Sale, until};
 
 const ORDERS: &str = "seckill:{0}:orders";
 const DELETED: &str = "seckill_deleted_entries_total";

@@ -7,8 +7,8 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::deleted_entries::delete_unnoticed;
-use crate::harness::{Sale, signal, signal_all, until};
 use crate::own_stores::{OwnStore, folder};
+use support::{Sale, signal, signal_all, until};
 
 const COUPON: &str = "seckill:{0}:coupon:coffee";
 const ORDERS: &str = "seckill:{0}:orders";

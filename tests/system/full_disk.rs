@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid};
 use reqwest::Method;
 
-use crate::harness::{Process, Sale, signal, until};
+use support::{Process, Sale, signal, until};
 
 const SECRET: &str = "a secret of at least thirty-two bytes";
 const ENVIRONMENT: [(&str, &str); 2] = [("SECKILL_ADMIN_TOKEN", "token"), ("SECKILL_JWT_SECRET", SECRET)];

@@ -1,6 +1,6 @@
 //! A stream whose ids have come to an end: claims stop whole, a rebuild makes it anew, and no event in it is lost.
 
-use crate::harness::{Sale, until};
+use support::{Sale, until};
 
 const ORDERS: &str = "seckill:{0}:orders";
 const COUPON: &str = "seckill:{0}:coupon:coffee";

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Process, Sale, signal_all, until};
-use crate::proxy::{Proxy, Trap};
+use support::proxy::{Proxy, Trap};
+use support::{Process, Sale, signal_all, until};
 
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
 const ORDERS: &str = "seckill:{0}:orders";

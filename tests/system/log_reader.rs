@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::{Sale, until};
+use support::{Sale, until};
 
 /// A server whose log is read by the test.
 struct Piped {
@@ -43,11 +43,11 @@ impl Piped {
         self.until_a_claim_is_recorded("alice").await;
         let info = sale.redis_cli_alone(&["INFO", "server"]);
         let redis = info.lines().find_map(|line| line.strip_prefix("process_id:")).unwrap();
-        crate::harness::signal(redis.trim().parse().unwrap(), Signal::SIGKILL);
+        support::signal(redis.trim().parse().unwrap(), Signal::SIGKILL);
         self.until_a_claim_is_recorded("bob").await;
         let postmaster =
             std::fs::read_to_string(sale.data_dir().join("postgres/cluster/postmaster.pid")).unwrap();
-        crate::harness::signal(postmaster.lines().next().unwrap().parse().unwrap(), Signal::SIGKILL);
+        support::signal(postmaster.lines().next().unwrap().parse().unwrap(), Signal::SIGKILL);
         self.until_a_claim_is_recorded("carol").await;
         assert_eq!(sale.get("/livez").await.status, 200);
     }

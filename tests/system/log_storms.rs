@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Process, Sale, signal_all, until};
+use support::{Process, Sale, signal_all, until};
 
 const ORDERS: &str = "seckill:{0}:orders";
 /// Lines that a storm may cost: the first ones, and a sum for each window that it lasts.
@@ -57,7 +57,7 @@ async fn healthy_starts_stops_and_restarts_raise_no_alarm() {
 #[tokio::test]
 async fn a_restart_of_redis_alone_is_told_without_an_alarm() {
     let mut sale = Sale::start().await;
-    crate::harness::signal(sale.redis_pid(), Signal::SIGTERM);
+    support::signal(sale.redis_pid(), Signal::SIGTERM);
     sale.server().until_it_says("Redis is back").await;
     sale.server().until_it_says("rebuild of epoch 2").await;
     sale.until_ready().await;
@@ -128,7 +128,7 @@ async fn a_thousand_rejected_orders_are_told_in_a_few_lines_that_add_up() {
 async fn a_store_that_is_away_is_told_when_it_goes_and_when_it_is_back() {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
     sale.create("coffee", 10).await;
-    let postgres = crate::proxy::Proxy::before(&sale.postgres_socket());
+    let postgres = support::proxy::Proxy::before(&sale.postgres_socket());
     let worker = sale.spawn_by_address("worker", &[&postgres], &[("SECKILL_WORKERS", "3")]);
     worker.until_it_says("workers are at work").await;
     assert_eq!(sale.claim_with("coffee", "alice", &[("prefer", "wait=10")]).await.status, 201);

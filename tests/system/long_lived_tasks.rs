@@ -8,7 +8,7 @@ use seckill::http::{ApiSlot, server};
 use seckill::tasks::Tasks;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{client, until};
+use support::{client, until};
 
 fn new() -> (Tasks, CancellationToken) {
     (Tasks::default(), CancellationToken::new())

@@ -5,8 +5,8 @@ use std::cell::Cell;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Process, Sale, signal, signal_all, until};
-use crate::proxy::{ACKNOWLEDGEMENT, Act, Proxy};
+use support::proxy::{ACKNOWLEDGEMENT, Act, Proxy};
+use support::{Process, Sale, signal, signal_all, until};
 
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
 const NO_WORKERS: (&str, &str) = ("SECKILL_WORKERS", "0");

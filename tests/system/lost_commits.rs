@@ -5,8 +5,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::counterexamples::{DURABLE, on_own_stores};
-use crate::harness::{Sale, until};
 use crate::own_stores::{OwnStore, folder};
+use support::{Sale, until};
 
 const ORDERED: &str = "reconcile --rebuild";
 

@@ -1,11 +1,7 @@
-//! The program as its users have it: the real binary on a real Redis and Postgres.
+//! The real binary with a real Redis and Postgres, used as its users use it.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a test tells what it found, where that helps to read a failure"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
+#![expect(clippy::print_stdout, reason = "a test prints the figures that help to read a failure")]
 
 mod api_admin;
 mod api_auth;
@@ -28,7 +24,6 @@ mod deleted_entries;
 mod doctor;
 mod full_disk;
 mod full_stream;
-mod harness;
 mod late_commits;
 mod log_reader;
 mod log_storms;
@@ -39,7 +34,6 @@ mod metrics;
 mod million;
 mod missed_entries;
 mod own_stores;
-mod proxy;
 mod rebuild_races;
 mod recording;
 mod redis_rights;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, UdpSocket};
 use nix::sys::signal::Signal;
 use reqwest::Method;
 
-use crate::harness::{Sale, signal, until};
+use support::{Sale, signal, until};
 
 const ORDERS: &str = "seckill:{0}:orders";
 
@@ -209,7 +209,7 @@ async fn readiness_names_the_store_that_is_away_and_since_when() {
     );
 
     // Without Postgres claims go on, and whoever looks closer is told.
-    crate::harness::signal_all(&postgres, Signal::SIGSTOP);
+    support::signal_all(&postgres, Signal::SIGSTOP);
     let told = until("Postgres is known to be away", async || {
         let answer = sale.get("/readyz?verbose").await;
         let is_told = answer.body["stores"]["postgres_away_since"].is_string();
@@ -223,7 +223,7 @@ async fn readiness_names_the_store_that_is_away_and_since_when() {
     assert_metrics(&sale, &[("seckill_postgres_up", 0.0), ("seckill_fence_up", 1.0)]).await;
     assert!(metric(&sale, "seckill_outbox_rows").await.is_nan());
     assert_eq!(sale.claim("coffee", "alice").await.status, 202);
-    crate::harness::signal_all(&postgres, Signal::SIGCONT);
+    support::signal_all(&postgres, Signal::SIGCONT);
     until_metric(&sale, "seckill_postgres_up", 1.0).await;
     until("Postgres is back", async || {
         let stores = &sale.get("/readyz?verbose").await.body["stores"];

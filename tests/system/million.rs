@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::harness::{Process, Sale, until};
+use support::{Process, Sale, until};
 
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
 const MILLION: u64 = 1_000_000;

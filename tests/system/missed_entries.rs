@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use seckill::redis::keys::GROUP;
 
-use crate::harness::{Process, Sale, until};
 use crate::metrics::count;
+use support::{Process, Sale, until};
 
 const ORDERS: &str = "seckill:{0}:orders";
 const TALLY: &str = "seckill:{0}:tally";

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::harness::until;
+use support::until;
 
 /// A store that runs until it is dropped.
 pub struct OwnStore {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::harness::{Process, Sale, until};
-use crate::proxy::{Proxy, Trap};
+use support::proxy::{Proxy, Trap};
+use support::{Process, Sale, until};
 
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
 const COUPON: &str = "seckill:{0}:coupon:coffee";

@@ -3,8 +3,8 @@
 use futures_util::StreamExt;
 use nix::sys::signal::Signal;
 
-use crate::harness::{Sale, signal_all, until};
-use crate::proxy::Proxy;
+use support::proxy::Proxy;
+use support::{Sale, signal_all, until};
 
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
 const ORDERS: &str = "seckill:{0}:orders";
@@ -245,7 +245,7 @@ async fn comparing_beside_live_claims_finds_no_difference_and_changes_nothing() 
     assert_eq!(sale.epoch(), epoch);
 }
 
-async fn reconcile(sale: &Sale, fix: bool) -> crate::harness::Answer {
+async fn reconcile(sale: &Sale, fix: bool) -> support::Answer {
     let body = serde_json::json!({"fix": fix});
     sale.admin(reqwest::Method::POST, "/v1/admin/reconcile", Some(body)).await
 }

@@ -1,7 +1,7 @@
 //! A Redis user that may not run all that the program sends: nothing is half done, the missing right is named, and
 //! claims go on by themselves once it is given.
 
-use crate::harness::{Sale, until};
+use support::{Sale, until};
 
 const EVERYTHING: [&str; 2] = ["+@all", "~*"];
 

@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::Sale;
+use support::Sale;
 
 /// Each leaves every row and every name as it was.
 const CHANGES: [&str; 17] = [

@@ -3,8 +3,8 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use crate::harness::{Sale, until};
 use crate::own_stores::OwnStore;
+use support::{Sale, until};
 
 /// The program in an environment without any setting but these; how it ended and what it said.
 fn run(dir: &std::path::Path, args: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::harness::{Process, Sale, signal, signal_all, until};
+use support::{Process, Sale, signal, signal_all, until};
 
 /// Each of them ends the program and its stores within this time, whatever it does.
 const SIGNALS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];

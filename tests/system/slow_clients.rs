@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::harness::{Sale, until};
+use support::{Sale, until};
 
 /// Far above the limits of ten seconds, below the minute that an idle connection has.
 const BOUND: Duration = Duration::from_secs(40);

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Answer, Process, Sale, signal, signal_all, until};
-use crate::proxy::Proxy;
+use support::proxy::Proxy;
+use support::{Answer, Process, Sale, signal, signal_all, until};
 
 /// Longest wait for an answer: the program's own deadlines, with room for a busy machine.
 const BOUND: Duration = Duration::from_secs(10);

@@ -389,7 +389,7 @@ fn the_checker_knows_nothing_of_the_program() {
         include_str!("history.rs"),
         include_str!("stores.rs"),
     ] {
-        for foreign in ["seckill::", "harness", "proxy", "crate::load", "crate::stage", "crate::it"] {
+        for foreign in ["seckill::", "support", "crate::load", "crate::stage"] {
             assert!(!source.contains(foreign), "{foreign}");
         }
     }

@@ -4,10 +4,10 @@
 //! `run` is one run from beginning to end. `load` and `hands` make the traffic, `faults` plans what goes wrong,
 //! `strike` does it to the `stage`; all of them write the `history`, from which, and from what the `stores` hold
 //! at the end, the `checker` decides; then the `trace`, which the stores' own logs are, is held against the protocol.
-//! The checker uses neither the program's code nor the harness.
+//! The checker uses neither the program's code nor `support`.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a run tells what it does and what it found")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
+#![expect(clippy::print_stdout, reason = "a run prints what it does and what it found")]
 
 mod checker;
 mod checker_cases;
@@ -22,17 +22,8 @@ mod stores;
 mod strike;
 mod trace;
 mod trace_cases;
-/// Processes and proxies of the tests of single promises.
-#[path = "../system"]
-#[expect(dead_code, unused_imports, reason = "those tests use the rest")]
-mod it {
-    pub mod harness;
-    pub mod proxy;
-}
 
 use std::time::Duration;
-
-use it::{harness, proxy};
 
 use checker::Verdict;
 use faults::{Kind, Mode};

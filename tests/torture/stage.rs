@@ -11,10 +11,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rand::RngExt;
 
-use crate::harness::{Process, Sale};
-use crate::proxy::Proxy;
 use crate::stores::Stores;
 use crate::trace::Slot;
+use support::proxy::Proxy;
+use support::{Process, Sale};
 
 /// The longest wait for anything that has to happen in the end.
 pub const PATIENCE: Duration = Duration::from_mins(1);

@@ -7,10 +7,10 @@ use model::trace::{Change, Effect, Line};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::harness::until;
 use crate::history::{Claim, Class, History, Span, Status};
 use crate::stage::Stage;
 use crate::trace::{follow, read};
+use support::until;
 
 const COUPON: &str = "coffee";
 

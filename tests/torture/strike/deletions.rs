@@ -10,8 +10,8 @@ use super::points::first_taken;
 use super::{Director, Outcome, STREAM};
 use crate::hands;
 use crate::history::{Class, Fault, Line, Loses};
-use crate::proxy::Trap;
 use crate::stage::{WORKERS, wait};
+use support::proxy::Trap;
 
 /// More than ten times the batch of a reclaim, which is how many of them Redis looks at for one page.
 const HOARDED_EVENTS: &str = "10500";

@@ -9,8 +9,8 @@ use super::{Director, Outcome};
 use crate::faults::Kind;
 use crate::hands;
 use crate::load::WARES;
-use crate::proxy::{ACKNOWLEDGEMENT, Trap};
 use crate::stage::{SERVER, WORKERS};
+use support::proxy::{ACKNOWLEDGEMENT, Trap};
 
 /// How long a process is given to come to its point.
 const TRAP_PATIENCE: Duration = Duration::from_secs(30);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use nix::sys::signal::Signal;
 
-use crate::harness::signal;
+use crate::process::signal;
 
 /// A handle; clones share one count.
 #[derive(Clone, Default)]

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::Request;
-use crate::harness::until;
+use crate::wait::until;
 
 /// What happens to the first request that contains a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

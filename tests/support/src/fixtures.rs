@@ -1,0 +1,46 @@
+//! Values that many tests need: the program's path, temporary directories, coupon definitions, tokens.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use seckill::config::CredentialSettings;
+use seckill::domain::Definition;
+use tempfile::TempDir;
+
+/// Path of the program under test. Cargo and nextest set the variable for the tests of the package.
+pub fn program() -> OsString {
+    std::env::var_os("CARGO_BIN_EXE_seckill").expect("cargo test or cargo nextest runs this test")
+}
+
+/// A temporary directory that the users of the stores, who are not root, can pass through.
+pub fn temp_dir(prefix: &str) -> TempDir {
+    let dir = tempfile::Builder::new().prefix(prefix).tempdir_in("/tmp").unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
+    dir
+}
+
+/// A coupon that is open: no window, one unit for each user, orders confirmed at once, version 1. A test that
+/// needs something else writes `Definition { paused: true, ..definition("coffee", 5) }`.
+pub fn definition(id: &str, total: i64) -> Definition {
+    Definition {
+        id: id.parse().unwrap(),
+        title: id.to_owned(),
+        total,
+        starts_at: None,
+        ends_at: None,
+        paused: false,
+        per_user_limit: 1,
+        reserve_seconds: None,
+        unlisted: false,
+        version: 1,
+    }
+}
+
+/// A user's token, signed with the server's secret.
+pub fn mint_token(secret: &str, user: &str, lifetime: Duration) -> String {
+    let settings =
+        CredentialSettings { admin_token: None, jwt_secret: None, jwt_audience: None, jwt_issuer: None };
+    seckill::cli::token::mint_token(secret.as_bytes(), &user.parse().unwrap(), lifetime, &settings).unwrap()
+}

@@ -1,0 +1,19 @@
+//! What the tests share: servers on stores of their own (`Sale`), processes, proxies before the stores, temporary
+//! directories, coupon definitions and waits. It asserts nothing about the program but what each test of a kind
+//! needs. Unit tests inside `src` cannot use it: they would see two versions of the program's types.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
+#![expect(clippy::missing_panics_doc, reason = "every function here panics where a test has to fail")]
+
+mod answer;
+mod fixtures;
+mod process;
+pub mod proxy;
+mod sale;
+mod wait;
+
+pub use answer::Answer;
+pub use fixtures::{definition, mint_token, program, temp_dir};
+pub use process::{Process, PsqlSession, signal, signal_all};
+pub use sale::{Sale, client};
+pub use wait::until;
