@@ -187,6 +187,21 @@ async fn every_statement_fits_the_migrated_schema() {
 }
 
 #[test]
+fn the_two_recording_statements_differ_only_in_their_conflict_clause() {
+    let statement = |file: &str| -> Vec<String> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("sql/queries").join(file);
+        let text = fs::read_to_string(path).unwrap();
+        let code = text.lines().map(|line| line.split("--").next().unwrap().trim_end().to_owned());
+        code.filter(|line| !line.is_empty()).collect()
+    };
+    let (any, new) = (statement("record_orders.sql"), statement("record_new_orders.sql"));
+    let (clauses, rest): (Vec<String>, Vec<String>) =
+        any.into_iter().partition(|line| line.trim() == "on conflict do nothing");
+    assert_eq!(clauses.len(), 1, "record_orders.sql has one conflict clause");
+    assert_eq!(rest, new, "record_new_orders.sql is record_orders.sql without its conflict clause");
+}
+
+#[test]
 fn every_migration_is_found_by_its_name() {
     // sqlx skips a name of another form without a word.
     for (index, file) in sql_files("sql/migrations").iter().enumerate() {

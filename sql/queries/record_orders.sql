@@ -1,6 +1,7 @@
--- Inserts order events as orders. Writes nothing where the fence's epoch is no longer the workers' one
--- or this is not the Postgres of that epoch; `fenced` says so. `only` has the ids that were inserted, where some
--- were not.
+-- Inserts order events as orders, except those whose order has a row already or whose user has another live order.
+-- Inserts nothing if the fence's epoch is not $2, if this is not the Postgres of that epoch, or if commits are lost;
+-- then `fenced` is true. `only` has the inserted ids, or null if all were inserted.
+-- record_new_orders.sql is the same statement without `on conflict`; a test compares the two.
 -- $1 partition  $2 epoch  $3 order ids  $4 coupon ids  $5 user ids  $6 claim times
 with fence_up as (
     select 1 from fence
@@ -18,7 +19,7 @@ inserted as (
     from event e
     join coupons c on c.id = e.coupon_id
     cross join fence_up
-    order by e.id -- one order of row locks for all workers, or they deadlock
+    order by e.id -- all workers take row locks in one order, to avoid deadlocks
     on conflict do nothing
     returning id
 ),
@@ -26,6 +27,6 @@ counted as (
     select count(*) as orders from inserted
 )
 select not exists (select 1 from fence_up) as fenced,
-       -- null where it was all of them, as almost always: their ids would cost a quarter of the statement
+       -- null in the usual case: to return all ids costs a quarter of the statement
        case when c.orders < cardinality($3) then coalesce((select array_agg(id) from inserted), '{}') end as only
 from counted c
