@@ -1,9 +1,9 @@
-//! Everything that knows sqlx: connections, what every session is set to, migrations, and the classes of
-//! Postgres's errors. The statements are grouped by intent in the files below; the larger ones lie in `sql/`.
+//! The only module that knows sqlx: connections, session settings, migrations, and the classes of Postgres's errors. The
+//! files below have the statements, one file for each table; longer statements are in `sql/queries`.
 //!
-//! Work on the pool is never dropped half-way (a cancelled `begin` can poison it): callers that may be
-//! cancelled spawn it, and deadlines are Postgres's own. A dedicated connection may be dropped at any
-//! moment, with whatever was under way on it.
+//! A future on the pool must run to its end (a cancelled `begin` can leave a connection in a transaction): callers that
+//! may be cancelled spawn it, and Postgres itself enforces the timeouts. A dedicated connection may be dropped at any
+//! time, also during a statement.
 
 pub mod coupons;
 pub mod dead_letters;
@@ -29,47 +29,47 @@ use crate::{config, disk};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./sql/migrations");
 
-/// Every statement of a session looks up by index what it was given. Left to itself, Postgres keeps the plan it made
-/// when a table was still empty, and reads all of it ever after. `jit` would compile whatever has no index to use.
+/// Settings that make every statement use an index. By default Postgres keeps a plan that it made for an empty table,
+/// and scans the whole table later. `jit` would compile statements that cannot use an index.
 pub const BY_INDEX: [(&str, &str); 4] =
     [("enable_seqscan", "off"), ("enable_hashjoin", "off"), ("enable_mergejoin", "off"), ("jit", "off")];
 
-/// A pool for requests and looks. Workers and rebuilds have connections of their own, so that a flood of
-/// requests never keeps them waiting, and one that gives no answer can be thrown away.
+/// The pool for requests and probes. Workers and rebuilds open dedicated connections: requests cannot use them up, and a
+/// connection that does not answer can be dropped.
 #[derive(Clone)]
 pub struct Postgres {
     options: PgConnectOptions,
-    /// The same for looking: it cannot write, and has the server's own `synchronous_commit`.
+    /// For sessions that only read: they cannot write, and have the server's own `synchronous_commit`.
     reading: PgConnectOptions,
     schema: String,
     pub pool: Pool,
 }
 
-/// What went wrong with a statement, by what it means for the caller.
+/// A failed statement, classified by what the caller should do.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PostgresError {
-    /// Away, restarting, full, locked, a deadlock: try again for as long as it takes.
+    /// Down, restarting, full, locked, a deadlock: try again until it works.
     #[error("Postgres cannot serve now: {0}")]
     Transient(String),
-    /// The row itself is at fault: trying again cannot help.
+    /// The row is not valid: a retry cannot help.
     #[error("Postgres refused a row: {0}")]
     Row(String),
-    /// Our statement or schema is at fault, or a class that nobody has thought of: keep everything, alarm.
+    /// The statement or the schema is wrong, or the error is of an unknown class: keep the entries and log an error.
     #[error("Postgres refused a statement: {0}")]
     Statement(String),
 }
 
 impl Postgres {
-    /// Prepares the pool; connects to nothing yet.
+    /// Prepares the pool; does not connect yet.
     ///
     /// # Errors
-    /// For an address that is no Postgres one.
+    /// If `url` is not a valid Postgres address.
     pub fn new(url: &str, schema: &str) -> anyhow::Result<Self> {
-        // sqlx would take any scheme.
+        // sqlx accepts any scheme.
         let is_ours = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
         anyhow::ensure!(is_ours, "DATABASE_URL must start with postgres://");
-        let options: PgConnectOptions = url.parse().context("DATABASE_URL is no valid address")?;
-        // As libpq does: no TLS on a Unix socket, whatever `sslmode` says.
+        let options: PgConnectOptions = url.parse().context("DATABASE_URL is not a valid address")?;
+        // As in libpq, a Unix socket has no TLS, even if `sslmode` requires it.
         let options = match options.get_socket() {
             Some(_) => options.ssl_mode(PgSslMode::Disable),
             None => options,
@@ -91,24 +91,27 @@ impl Postgres {
         Ok(Self { pool: pool.into(), schema: schema.to_owned(), options, reading })
     }
 
-    /// What must be so before anything else: a session connection and this program's schema.
+    /// Checks that sessions are real ones, and migrates the schema. Must succeed before any other call.
+    ///
+    /// # Errors
+    /// If Postgres cannot serve, a transaction pooler is in between, or a migration fails.
     pub async fn prepare(&self) -> Result<(), PostgresError> {
         if self.is_behind_transaction_pooler().await? {
             return Err(PostgresError::Statement(
-                "DATABASE_URL leads through a transaction pooler: give a session connection, \
-                 or the pooler's session mode"
+                "DATABASE_URL leads through a transaction pooler: connect to Postgres itself, or use the pooler's \
+                 session mode"
                     .into(),
             ));
         }
         self.migrate().await
     }
 
-    /// Brings the schema to this program's version, on a connection of its own: a failed migration
-    /// leaks its advisory lock.
+    /// Migrates the schema to this program's version, on a dedicated connection: a failed migration keeps its advisory
+    /// lock until the connection is closed.
     async fn migrate(&self) -> Result<(), PostgresError> {
         let mut connection = self.dedicated().await?;
-        // A second process that makes the same schema would fail on its catalogue's unique index. It waits for as
-        // long as a statement may take: another one's migration is more than a lock that should be free by now.
+        // Without this lock, a second process that creates the same schema would fail at a unique index of Postgres's
+        // catalogue. It may wait for as long as a statement may run, since a migration takes longer than other locks.
         sqlx::query("set lock_timeout = 0").execute(&mut connection).await?;
         sqlx::query("select pg_advisory_lock(hashtextextended($1 || '/schema', 0))")
             .bind(&self.schema)
@@ -125,8 +128,11 @@ impl Postgres {
         Ok(())
     }
 
-    /// Whether a transaction pooler stands between us and Postgres: it would hand our session-level
-    /// lock to others. Two of our connections then share one server process.
+    /// Whether there is a transaction pooler in front of Postgres: two connections then share one server process, and
+    /// our session-level lock could belong to another client.
+    ///
+    /// # Errors
+    /// If Postgres cannot serve.
     pub async fn is_behind_transaction_pooler(&self) -> Result<bool, PostgresError> {
         let pid = "select pg_backend_pid()";
         let (mut one, mut two) = (self.dedicated().await?, self.dedicated().await?);
@@ -141,26 +147,30 @@ impl Postgres {
         Ok(shared)
     }
 
-    /// A connection of its own, outside the pools.
+    /// Opens a connection outside the pool.
+    ///
+    /// # Errors
+    /// If Postgres cannot be reached within `POSTGRES_CONNECT_TIMEOUT`.
     pub async fn dedicated(&self) -> Result<PgConnection, PostgresError> {
         connect_with(&self.options).await
     }
 
-    /// That of an embedded store, whose disk and log may tell why it gives no answer.
+    /// The folder of an embedded Postgres: its disk and log may show why it does not answer. `None` for other servers.
     #[must_use]
     pub fn store_folder(&self) -> Option<&Path> {
         store_folder(&self.options)
     }
 
+    /// The schema of all tables.
     #[must_use]
     pub fn schema(&self) -> &str {
         &self.schema
     }
 
-    /// Says goodbye, but does not wait for a Postgres that hangs.
+    /// Closes the pool; waits at most `POSTGRES_CONNECT_TIMEOUT` for a Postgres that does not answer.
     pub async fn close(&self) {
         if tokio::time::timeout(config::POSTGRES_CONNECT_TIMEOUT, self.pool.close()).await.is_err() {
-            tracing::debug!("Postgres was left without a goodbye");
+            tracing::debug!("the connections to Postgres were not closed in time");
         }
     }
 }
@@ -201,9 +211,9 @@ impl From<sqlx::Error> for PostgresError {
         };
         let code = database.code().unwrap_or_default();
         let text = format!("{} ({code})", database.message());
-        // Its connection is thrown away, and the next one prepares its own.
+        // The caller drops the connection, and a new one prepares its own statements.
         if pool::is_stale(&error) {
-            return Self::Transient(format!("a table has changed under a prepared statement: {text}"));
+            return Self::Transient(format!("a table has changed since a statement was prepared: {text}"));
         }
         match code.get(..2).unwrap_or_default() {
             "08" | "25" | "28" | "40" | "53" | "55" | "57" | "58" => Self::Transient(text),

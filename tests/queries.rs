@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use seckill::data_dir::DataDir;
 use seckill::domain::{CouponId, Definition, OrderEvent, OrderId, OrderStatus, UserId};
 use seckill::embedded::Embedded;
-use seckill::postgres::dead_letters::{self, Ended, Letter};
-use seckill::postgres::orders::{self, OrderFilter, Recorded};
+use seckill::postgres::dead_letters::{self, Letter, LetterOutcome};
+use seckill::postgres::orders::{self, OrderFilter, RecordOutcome};
 use seckill::postgres::rebuild::RebuildSession;
 use seckill::postgres::{PgConnection, Postgres, PostgresError, coupons};
 use sqlx::{AssertSqlSafe, Connection, PgPool, Row};
@@ -122,14 +122,14 @@ impl Database {
         self.postgres.dedicated().await.unwrap()
     }
 
-    async fn record(&self, epoch: &str, events: &[&OrderEvent]) -> Recorded {
+    async fn record(&self, epoch: &str, events: &[&OrderEvent]) -> RecordOutcome {
         orders::record(&mut self.connection().await, epoch, events).await.unwrap()
     }
 
     /// Records in the current epoch and expects that something was written.
     async fn done(&self, events: &[&OrderEvent]) -> (Vec<OrderId>, Vec<OrderId>) {
         match self.record(EPOCH, events).await {
-            Recorded::Done { inserted, conflicting } => (inserted, conflicting),
+            RecordOutcome::Done { inserted, conflicting } => (inserted, conflicting),
             other => panic!("{other:?}"),
         }
     }
@@ -350,7 +350,7 @@ async fn an_order_has_a_known_status_and_a_user_that_fits() {
 #[tokio::test]
 async fn an_entry_has_one_dead_letter() {
     let database = Database::new("dead_letters").await;
-    for ended in [Ended::Done, Ended::AlreadyEnded] {
+    for ended in [LetterOutcome::Written, LetterOutcome::AlreadyEnded] {
         let letter = letter(Some("5-0"));
         let kept =
             dead_letters::keep_unreadable(&mut database.connection().await, EPOCH, None, &letter).await;
@@ -397,7 +397,7 @@ async fn events_taken_for_new_are_recorded_like_any_others_where_they_are_not() 
     let mut connection = database.connection().await;
     let mut done =
         async |events: &[&OrderEvent]| match orders::record_new(&mut connection, EPOCH, events).await {
-            Ok(Recorded::Done { inserted, conflicting }) => (inserted, conflicting),
+            Ok(RecordOutcome::Done { inserted, conflicting }) => (inserted, conflicting),
             other => panic!("{other:?}"),
         };
     assert_eq!(done(&[&alice]).await, (vec![alice.order], vec![]));
@@ -534,7 +534,7 @@ async fn a_batch_beyond_the_stock_writes_nothing() {
     let (coffee, tea) = (database.create("coffee", 5).await, database.create("tea", 1).await);
     let events = [event(&coffee, "alice"), event(&tea, "alice"), event(&tea, "bob")];
     let outcome = database.record(EPOCH, &events.each_ref()).await;
-    assert!(matches!(&outcome, Recorded::StockShort(id) if *id == tea), "{outcome:?}");
+    assert!(matches!(&outcome, RecordOutcome::StockShort(id) if *id == tea), "{outcome:?}");
     assert_eq!(database.orders().await, 0);
     assert_eq!((database.stock(&coffee).await, database.stock(&tea).await), (5, 1));
 }
@@ -546,7 +546,7 @@ async fn a_batch_with_an_unknown_coupon_writes_nothing() {
     let ghost: CouponId = "ghost".parse().unwrap();
     let events = [event(&coffee, "alice"), event(&ghost, "alice")];
     let outcome = database.record(EPOCH, &events.each_ref()).await;
-    assert!(matches!(&outcome, Recorded::UnknownCoupon(id) if *id == ghost), "{outcome:?}");
+    assert!(matches!(&outcome, RecordOutcome::UnknownCoupon(id) if *id == ghost), "{outcome:?}");
     assert_eq!((database.orders().await, database.stock(&coffee).await), (0, 5));
 }
 
@@ -565,15 +565,15 @@ async fn behind_a_fence_nothing_is_recorded_rejected_or_kept() {
     for (epoch, fence) in fences {
         database.execute(fence).await.unwrap();
         let recorded = database.record(epoch, &[&claim]).await;
-        assert!(matches!(recorded, Recorded::Fenced), "{fence}: {recorded:?}");
+        assert!(matches!(recorded, RecordOutcome::Fenced), "{fence}: {recorded:?}");
         let entry = letter(Some("5-0"));
         let rejected =
             dead_letters::reject(&mut database.connection().await, epoch, &claim, &entry).await.unwrap();
-        assert_eq!(rejected, Ended::Fenced, "{fence}");
+        assert_eq!(rejected, LetterOutcome::Fenced, "{fence}");
         let kept = dead_letters::keep_unreadable(&mut database.connection().await, epoch, None, &entry)
             .await
             .unwrap();
-        assert_eq!(kept, Ended::Fenced, "{fence}");
+        assert_eq!(kept, LetterOutcome::Fenced, "{fence}");
     }
     let written = "select (select count(*) from orders) + (select count(*) from dead_letters) + (select count(*) from outbox)";
     assert_eq!((database.number(written).await, database.stock(&coffee).await), (0, 5));
@@ -604,7 +604,7 @@ async fn a_rejected_order_has_one_letter_and_one_unit_to_return() {
     let database = Database::new("rejected").await;
     let coffee = database.create("coffee", 5).await;
     let claim = event(&coffee, "alice");
-    for expected in [Ended::Done, Ended::AlreadyEnded] {
+    for expected in [LetterOutcome::Written, LetterOutcome::AlreadyEnded] {
         let ended =
             dead_letters::reject(&mut database.connection().await, EPOCH, &claim, &letter(Some("5-0"))).await;
         assert_eq!(ended.unwrap(), expected);
@@ -629,7 +629,7 @@ async fn a_recorded_order_is_never_rejected() {
     let ended = dead_letters::reject(&mut database.connection().await, EPOCH, &claim, &letter(Some("5-0")))
         .await
         .unwrap();
-    assert_eq!(ended, Ended::AlreadyEnded);
+    assert_eq!(ended, LetterOutcome::AlreadyEnded);
     let order = orders::get(&database.postgres.pool, claim.order).await.unwrap().unwrap();
     assert_eq!(order.status, OrderStatus::Confirmed);
     assert_eq!(database.number("select count(*) from outbox").await, 0);
@@ -659,8 +659,8 @@ async fn batches_in_opposite_orders_never_deadlock() {
             orders::record(&mut mine, EPOCH, &forwards),
             orders::record(&mut theirs, EPOCH, &backwards)
         );
-        let inserted = |outcome: Result<Recorded, PostgresError>| match outcome {
-            Ok(Recorded::Done { inserted, conflicting }) => {
+        let inserted = |outcome: Result<RecordOutcome, PostgresError>| match outcome {
+            Ok(RecordOutcome::Done { inserted, conflicting }) => {
                 assert!(conflicting.is_empty(), "round {round}: {conflicting:?}");
                 inserted.len()
             }
@@ -722,11 +722,11 @@ async fn a_rebuild_waits_for_a_recording_transaction_and_then_fences_it_off() {
 
     held.commit().await.unwrap();
     let recorded = recording.await.unwrap().unwrap();
-    assert!(matches!(&recorded, Recorded::Done { inserted, .. } if inserted.len() == 1), "{recorded:?}");
+    assert!(matches!(&recorded, RecordOutcome::Done { inserted, .. } if inserted.len() == 1), "{recorded:?}");
     assert_eq!(rebuild.await.unwrap(), [claim.order], "the rebuild sees what it waited for");
 
     let after = database.record(EPOCH, &[&late]).await;
-    assert!(matches!(after, Recorded::Fenced), "{after:?}");
+    assert!(matches!(after, RecordOutcome::Fenced), "{after:?}");
     assert_eq!((database.orders().await, database.stock(&coffee).await), (1, 4));
 }
 

@@ -1,5 +1,6 @@
--- Keeps an event without a readable order id, user or coupon: a dead letter alone, keyed by its entry.
--- $1 partition  $2 epoch  $3 entry id  $4 fields  $5 error  $6 deliveries  $7 order id, if it can be read
+-- Keeps an entry that cannot become an order row as a dead letter alone. One entry has one dead letter.
+-- Writes nothing if `fenced`, as in record_orders.sql.
+-- $1 partition  $2 epoch  $3 entry id  $4 fields  $5 error  $6 deliveries  $7 order id, or null if it cannot be read
 with fence_up as (
     select 1 from fence
     where partition = $1 and epoch = $2 and postgres_identity = postgres_identity() and not postgres_lost

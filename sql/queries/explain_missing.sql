@@ -1,5 +1,5 @@
--- Why events were not inserted: recorded before (same order id), or their coupon is not known here, or
--- neither: then another live order of the user stands in the way.
+-- Why events were not inserted: `recorded` if the order has a row already; not `coupon_known` if Postgres has no such
+-- coupon; in all other cases the user has another live order.
 -- $1 order ids  $2 coupon ids
 select e.id,
        o.id is not null as recorded,

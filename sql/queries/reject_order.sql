@@ -1,7 +1,7 @@
--- Ends an order event as a rejected order with its dead letter, and puts its unit into the outbox. Does
--- nothing where the order has a row already; `fenced` as in record_orders.
+-- Ends an order event as a rejected order with its dead letter, and puts its unit into the outbox. Writes nothing if
+-- the order has a row already, or if `fenced`, as in record_orders.sql.
 -- $1 partition  $2 epoch  $3 order id  $4 coupon id  $5 user id  $6 claim time
--- $7 entry id  $8 fields  $9 error  $10 deliveries  $11 whether this is the rebuild that makes good
+-- $7 entry id  $8 fields  $9 error  $10 deliveries  $11 whether a rebuild runs it: also on a Postgres that lost commits
 with fence_up as (
     select 1 from fence
     where partition = $1 and epoch = $2 and postgres_identity = postgres_identity() and (not postgres_lost or $11)
@@ -21,7 +21,7 @@ unit as (
     insert into outbox (order_id, coupon_id, user_id, slot)
     select r.id, r.coupon_id, r.user_id, r.slot
     from rejected r
-    where exists (select 1 from coupons c where c.id = r.coupon_id) -- else Redis has no stock to return to
+    where exists (select 1 from coupons c where c.id = r.coupon_id) -- otherwise Redis has no stock for the unit
     on conflict (order_id) do nothing
 )
 select not exists (select 1 from fence_up) as fenced, exists (select 1 from rejected) as rejected

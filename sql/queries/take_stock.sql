@@ -1,4 +1,4 @@
--- Takes the units of newly inserted orders from stock; a coupon that has too few is left out of the answer.
+-- Takes the units of newly inserted orders from stock. Returns the ids of the coupons that had enough.
 -- $1 coupon ids  $2 units
 with wanted as (
     select * from unnest($1::text[], $2::bigint[]) as w (id, units)
@@ -7,7 +7,7 @@ locked as (
     select c.id, w.units
     from coupons c join wanted w on w.id = c.id
     where c.stock >= w.units
-    order by c.id -- one order of row locks for all workers, or they deadlock
+    order by c.id -- all workers take row locks in one order, to avoid deadlocks
     for no key update of c
 )
 update coupons c set stock = c.stock - l.units

@@ -118,7 +118,7 @@ pub async fn rebuild(
         Err(error) => {
             // An older copy of Postgres has taken its place since the probe.
             if let Some(Refused::Waits(_)) = error.downcast_ref() {
-                session.flag_lost().await?;
+                session.flag_postgres_loss().await?;
             }
             return Err(error);
         }
@@ -128,7 +128,7 @@ pub async fn rebuild(
     // 7. On the same connection: the scripts are loaded into the server that was rebuilt.
     scripts::load_all(&redis).await?;
     session.mark_published(&epoch, &definitions).await?;
-    session.settle(&epoch, &seen.run_id, &seen.replid).await?;
+    session.record_agreement(&epoch, &seen.run_id, &seen.replid).await?;
     session.close().await?;
     log(&report, started);
     metrics::DEAD_LETTERS.add(report.rejected as u64);
@@ -142,7 +142,7 @@ async fn wait_for_an_operator(
     row: &FenceRow,
 ) -> anyhow::Result<Option<Report>> {
     if !sign.may_be_foreign && !row.postgres_lost {
-        session.flag_lost().await?;
+        session.flag_postgres_loss().await?;
     }
     bail!(Refused::Waits(sign.why.clone()))
 }

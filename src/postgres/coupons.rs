@@ -1,4 +1,4 @@
-//! Coupon definitions: Postgres owns them, Redis has copies.
+//! Table `coupons`: definitions, which Postgres owns and of which Redis has copies, and stock.
 
 use std::collections::HashMap;
 
@@ -10,31 +10,22 @@ use super::fence::PARTITION;
 use super::{Pool, PostgresError};
 use crate::domain::{CouponId, Definition};
 
-/// Reads coupons: each column by its name and as the type that is decoded, whatever type a later schema gives it.
-/// A time beyond what this program can name (`infinity` is one) is the nearest that it can.
+/// `select_coupons.sql`, and what follows it.
 macro_rules! select_coupons {
     ($rest:literal) => {
-        concat!(
-            "select id::text, title::text, total::bigint,
-                case when starts_at is not null then least(greatest(starts_at::timestamptz,
-                    '1970-01-01 00:00:01+00'), '9999-12-31 23:59:59+00') end as starts_at,
-                case when ends_at is not null then least(greatest(ends_at::timestamptz,
-                    '1970-01-01 00:00:01+00'), '9999-12-31 23:59:59+00') end as ends_at,
-                paused::boolean, per_user_limit::smallint, reserve_seconds::integer, unlisted::boolean,
-                version::bigint, published_version::bigint, stock::bigint, changed_at::timestamptz
-             from coupons ",
-            $rest
-        )
+        concat!(include_str!("../../sql/queries/select_coupons.sql"), $rest)
     };
 }
 
-/// A definition, and what Postgres knows besides.
+const ADOPT: &str = include_str!("../../sql/queries/adopt_coupon.sql");
+
+/// A row: the definition, and its state in Postgres.
 #[derive(Clone, Debug)]
 pub struct CouponRow {
     pub definition: Definition,
-    /// The version that Redis is known to have; 0 before the first.
+    /// The last version that is known to be in Redis; 0 before the first.
     pub published_version: i64,
-    /// Units not yet taken by a recorded order.
+    /// The total less the units of live orders in Postgres.
     pub stock: i64,
     pub changed_at: OffsetDateTime,
 }
@@ -70,7 +61,10 @@ pub(super) fn definition(row: &PgRow) -> Result<Definition, sqlx::Error> {
     })
 }
 
-/// Inserts a new coupon; `false` where the id is taken.
+/// Inserts a new coupon; `false` if the id exists.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn insert(pool: &Pool, new: &Definition) -> Result<bool, PostgresError> {
     let done = sqlx::query(
         "insert into coupons (id, title, total, stock, starts_at, ends_at, paused, per_user_limit, reserve_seconds, unlisted)
@@ -90,47 +84,44 @@ pub async fn insert(pool: &Pool, new: &Definition) -> Result<bool, PostgresError
     Ok(done.rows_affected() == 1)
 }
 
-/// Inserts a coupon as Redis has it, at its version; answers its total, which is higher where rows of a coupon that was
-/// deleted by hand are live.
+/// Inserts a coupon as Redis has it, at its version. Returns its total, raised to the number of live orders if the row
+/// of the coupon was deleted.
 pub(super) async fn adopt(connection: &mut PgConnection, known: &Definition) -> Result<i64, PostgresError> {
-    Ok(sqlx::query_scalar(
-        "insert into coupons (id, title, total, stock, starts_at, ends_at, paused, per_user_limit, reserve_seconds, unlisted, version)
-         select $1, $2, greatest($3, live), greatest($3, live) - live, $4, $5, $6, $7, $8, $9, $10
-         from (select count(*) as live from orders
-             where coupon_id = $1 and status in ('reserved', 'confirmed')) as rows returning total",
-    )
-    .bind(known.id.as_str())
-    .bind(&known.title)
-    .bind(known.total)
-    .bind(known.starts_at)
-    .bind(known.ends_at)
-    .bind(known.paused)
-    .bind(known.per_user_limit)
-    .bind(known.reserve_seconds)
-    .bind(known.unlisted)
-    .bind(known.version)
-    .fetch_one(connection)
-    .await?)
+    Ok(sqlx::query_scalar(ADOPT)
+        .bind(known.id.as_str())
+        .bind(&known.title)
+        .bind(known.total)
+        .bind(known.starts_at)
+        .bind(known.ends_at)
+        .bind(known.paused)
+        .bind(known.per_user_limit)
+        .bind(known.reserve_seconds)
+        .bind(known.unlisted)
+        .bind(known.version)
+        .fetch_one(connection)
+        .await?)
 }
 
-/// What a rebuild over lost commits asks of a coupon.
+/// A coupon whose row the transaction has locked.
 #[derive(Clone, Copy, Debug, FromRow)]
-pub struct Standing {
+pub struct LockedCoupon {
     /// Units of live orders.
     pub live: i64,
+    /// The last version that is known to be in Redis; 0 before the first.
     pub published_version: i64,
 }
 
-pub(super) async fn standing(
+pub(super) async fn lock(
     connection: &mut PgConnection,
     id: &CouponId,
-) -> Result<Standing, PostgresError> {
+) -> Result<LockedCoupon, PostgresError> {
     let query = "select (total - stock)::bigint as live, published_version::bigint from coupons where id = $1
         for update";
     Ok(sqlx::query_as(query).bind(id.as_str()).fetch_one(connection).await?)
 }
 
-/// Replaces the definition of this version, whatever the next one is; stock moves with the total.
+/// Replaces the definition of this version by one of any version, and moves the stock with the total. `false` if the row
+/// has another version.
 pub(super) async fn redefine(
     connection: &mut PgConnection,
     version: i64,
@@ -158,19 +149,29 @@ pub(super) async fn redefine(
     Ok(done.rows_affected() == 1)
 }
 
-/// The version of every coupon. An id that no coupon can have is left out.
+/// The version of every coupon. Leaves out rows whose id is not valid.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn versions(executor: impl PgExecutor<'_>) -> Result<HashMap<CouponId, i64>, PostgresError> {
     let rows: Vec<(String, i64)> =
         sqlx::query_as("select id::text, version::bigint from coupons").fetch_all(executor).await?;
     Ok(rows.into_iter().filter_map(|(id, version)| Some((id.parse().ok()?, version))).collect())
 }
 
+/// The coupon of this id, if it has a row.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn get(executor: impl PgExecutor<'_>, id: &CouponId) -> Result<Option<CouponRow>, PostgresError> {
     let query = sqlx::query_as(select_coupons!("where id = $1")).bind(id.as_str());
     Ok(query.fetch_optional(executor).await?)
 }
 
-/// One page of coupons after `after`, in the order of their ids.
+/// One page of coupons after `after`, ordered by id.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn page(
     executor: impl PgExecutor<'_>,
     after: Option<&CouponId>,
@@ -180,16 +181,20 @@ pub async fn page(
     Ok(query.bind(after.map_or("", CouponId::as_str)).bind(limit).fetch_all(executor).await?)
 }
 
+/// The result of an edit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Edited {
     Done,
-    /// Another edit came between: read again.
+    /// The row has another version, or does not exist: read it again.
     Stale,
-    /// More units are held than the new total.
+    /// The new total is below the number of live orders.
     TotalTooLow,
 }
 
-/// Replaces the definition of version `edited.version` by the next one; stock moves with the total.
+/// Replaces the definition of version `edited.version` by the next version, and moves the stock with the total.
+///
+/// # Errors
+/// If Postgres cannot serve, or refuses the row for another reason than its stock.
 pub async fn edit(pool: &Pool, edited: &Definition) -> Result<Edited, PostgresError> {
     let result = sqlx::query(
         "update coupons set title = $3, stock = stock + ($4 - total), total = $4, starts_at = $5, ends_at = $6,
@@ -215,8 +220,11 @@ pub async fn edit(pool: &Pool, edited: &Definition) -> Result<Edited, PostgresEr
     }
 }
 
-/// Gives the definition of this version the next one, with its content as it is; `None` where another edit came
-/// between. A total that was edited without its stock is made good with `recount`.
+/// Raises the version of an unchanged definition; returns the new row, or `None` if the row has another version. With
+/// `recount` it also sets the stock, for a total that was edited without it.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn renew(
     pool: &Pool,
     id: &CouponId,
@@ -224,7 +232,7 @@ pub async fn renew(
     recount: bool,
 ) -> Result<Option<CouponRow>, PostgresError> {
     let mut transaction = pool.begin().await?;
-    // Noted as published by hand, the new version would count as published before it is.
+    // An operator may have raised `published_version`: then the new version would count as published too early.
     let renewed = sqlx::query(
         "update coupons set version = version + 1, published_version = least(published_version, version),
             changed_at = clock_timestamp()
@@ -242,8 +250,11 @@ pub async fn renew(
     get(pool, id).await
 }
 
-/// Notes that Redis has these versions. Only in the epoch in which it took them, and only versions that this
-/// Postgres has: a note that comes late must not hide an edit of a Postgres that was put in the place of another.
+/// Records that Redis has these versions. Only if the epoch is still the one in which Redis got them, and only versions
+/// up to the row's: a late call must not hide an edit in a Postgres that has replaced another one.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn mark_published(
     executor: impl PgExecutor<'_>,
     epoch: &str,
@@ -265,8 +276,11 @@ pub async fn mark_published(
     Ok(())
 }
 
-/// Coupons of which Redis may not have the last version, a first publication left to its own request
-/// for `grace_seconds`.
+/// At most 1,000 coupons of which Redis may not have the last version. Leaves out a first version for `grace_seconds`:
+/// the request that created it publishes it.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn unpublished(pool: &Pool, grace_seconds: f64) -> Result<Vec<CouponRow>, PostgresError> {
     Ok(sqlx::query_as(select_coupons!(
         "where published_version < version
@@ -278,7 +292,10 @@ pub async fn unpublished(pool: &Pool, grace_seconds: f64) -> Result<Vec<CouponRo
     .await?)
 }
 
-/// Whether a coupon's stock is not its total less its live orders, all at one moment.
+/// Whether a coupon's stock differs from its total less its live orders, in one snapshot.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn stock_drifts(pool: &Pool, id: &CouponId) -> Result<bool, PostgresError> {
     Ok(sqlx::query_scalar(
         "select stock <> total - (select count(*) from orders
@@ -289,8 +306,11 @@ pub async fn stock_drifts(pool: &Pool, id: &CouponId) -> Result<bool, PostgresEr
     .await?)
 }
 
-/// Sets a coupon's stock to its total less its live orders; `false` where that is so, or more orders live than its
-/// total.
+/// Sets a coupon's stock to its total less its live orders. `false` if the stock is right already, or if there are more
+/// live orders than the total.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn recount_stock(pool: &Pool, id: &CouponId) -> Result<bool, PostgresError> {
     let mut transaction = pool.begin().await?;
     sqlx::query("select from coupons where id = $1 for no key update")
@@ -302,8 +322,8 @@ pub async fn recount_stock(pool: &Pool, id: &CouponId) -> Result<bool, PostgresE
     Ok(recounted)
 }
 
-/// Under the row's lock, and in a later statement than the one that took it: whatever moves orders moves this row in
-/// the same transaction, so that what is not seen yet takes or returns its unit afterwards.
+/// The caller has locked the row in an earlier statement. Each transaction that changes orders also changes this row, so
+/// an order that this statement does not see takes or returns its unit later.
 async fn recount_in(connection: &mut PgConnection, id: &CouponId) -> Result<bool, PostgresError> {
     let recounted = sqlx::query(
         "update coupons c set stock = c.total - live.orders
@@ -317,7 +337,10 @@ async fn recount_in(connection: &mut PgConnection, id: &CouponId) -> Result<bool
     Ok(recounted.rows_affected() == 1)
 }
 
-/// Coupons changed at or after `since`; all of them for `None`.
+/// Coupons changed at or after `since`, by Postgres's clock; all coupons for `None`. Ordered by that time.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn changed_since(
     pool: &Pool,
     since: Option<OffsetDateTime>,
@@ -331,7 +354,7 @@ pub async fn changed_since(
     Ok(query.fetch_all(pool).await?)
 }
 
-/// All definitions, in the order of their ids.
+/// All definitions, ordered by id.
 pub(super) async fn all_definitions(connection: &mut PgConnection) -> Result<Vec<Definition>, PostgresError> {
     let rows = sqlx::query(select_coupons!("order by id")).fetch_all(connection).await?;
     Ok(rows.iter().map(definition).collect::<Result<_, _>>()?)

@@ -1,5 +1,5 @@
-//! Order events that can never be recorded: kept as dead letters, their orders as `rejected`, their
-//! units in the outbox, all in one transaction.
+//! Table `dead_letters`: order events that can never be recorded. One transaction inserts the dead letter, the order as
+//! `rejected`, and its unit into the outbox.
 
 use sqlx::postgres::PgRow;
 use sqlx::{Connection, FromRow, PgConnection, Row};
@@ -13,7 +13,7 @@ use crate::domain::{OrderEvent, OrderId};
 const REJECT: &str = include_str!("../../sql/queries/reject_order.sql");
 const ALONE: &str = include_str!("../../sql/queries/dead_letter_alone.sql");
 
-/// Reads letters: each column by its name and as the type that is decoded, whatever type a later schema gives it.
+/// Reads letters: each column by name and cast to the type that is decoded, so that a later schema may change its type.
 macro_rules! select_letters {
     ($rest:literal) => {
         concat!(
@@ -24,59 +24,65 @@ macro_rules! select_letters {
     };
 }
 
-/// What is kept of an event that died.
+/// A dead letter that is to be inserted.
 #[derive(Clone, Debug)]
 pub struct Letter<'a> {
-    /// `None` where a rebuild found a claim without an entry.
+    /// `None` if a rebuild found a claim without an entry.
     pub entry_id: Option<&'a str>,
     /// The entry's fields, as [`encode_fields`] writes them.
     pub fields: Vec<u8>,
+    /// Why the event cannot be recorded, for the operator.
     pub error: &'a str,
+    /// How often Redis delivered the entry.
     pub deliveries: Option<i64>,
 }
 
+/// The result of ending an event with a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum LetterOutcome {
     /// Written by this transaction.
-    Done,
-    /// An earlier transaction has ended it; nothing was written.
+    Written,
+    /// The event has an order row or a dead letter already; nothing was written.
     AlreadyEnded,
-    /// The epoch is another one, or this is not its Postgres; nothing was written.
+    /// The fence row has another epoch or another Postgres; nothing was written.
     Fenced,
 }
 
-impl Ended {
+impl LetterOutcome {
     fn read(row: &PgRow, written: &str) -> Result<Self, PostgresError> {
         Ok(match (row.try_get("fenced")?, row.try_get(written)?) {
             (true, _) => Self::Fenced,
-            (false, true) => Self::Done,
+            (false, true) => Self::Written,
             (false, false) => Self::AlreadyEnded,
         })
     }
 }
 
-/// Ends an event as a rejected order with its dead letter, its unit in the outbox.
+/// Ends an event as a rejected order with its dead letter, and puts its unit into the outbox.
+///
+/// # Errors
+/// If Postgres cannot serve, or refuses a row or a statement; then nothing is written.
 pub async fn reject(
     connection: &mut PgConnection,
     epoch: &str,
     event: &OrderEvent,
     letter: &Letter<'_>,
-) -> Result<Ended, PostgresError> {
+) -> Result<LetterOutcome, PostgresError> {
     let mut transaction = connection.begin().await?;
     fence::lock_shared(&mut transaction).await?;
-    let ended = reject_in(&mut transaction, epoch, event, letter, false).await?;
+    let outcome = reject_in(&mut transaction, epoch, event, letter, false).await?;
     transaction.commit().await?;
-    Ok(ended)
+    Ok(outcome)
 }
 
-/// The same inside a transaction that holds the fence's lock already.
+/// The same in a transaction that has the fence's lock. A rebuild may do it on a Postgres that lost commits.
 pub(super) async fn reject_in(
     connection: &mut PgConnection,
     epoch: &str,
     event: &OrderEvent,
     letter: &Letter<'_>,
     is_rebuild: bool,
-) -> Result<Ended, PostgresError> {
+) -> Result<LetterOutcome, PostgresError> {
     let row = sqlx::query(REJECT)
         .bind(PARTITION)
         .bind(epoch)
@@ -91,16 +97,19 @@ pub(super) async fn reject_in(
         .bind(is_rebuild)
         .fetch_one(connection)
         .await?;
-    Ended::read(&row, "rejected")
+    LetterOutcome::read(&row, "rejected")
 }
 
-/// Keeps an event that cannot be read as a dead letter alone, keyed by its entry.
+/// Ends an entry that cannot become an order row as a dead letter alone; its entry id is the key.
+///
+/// # Errors
+/// As [`reject`].
 pub async fn keep_unreadable(
     connection: &mut PgConnection,
     epoch: &str,
     order: Option<OrderId>,
     letter: &Letter<'_>,
-) -> Result<Ended, PostgresError> {
+) -> Result<LetterOutcome, PostgresError> {
     let mut transaction = connection.begin().await?;
     fence::lock_shared(&mut transaction).await?;
     let row = sqlx::query(ALONE)
@@ -113,12 +122,12 @@ pub async fn keep_unreadable(
         .bind(order.map(|order| order.0))
         .fetch_one(&mut *transaction)
         .await?;
-    let ended = Ended::read(&row, "inserted")?;
+    let outcome = LetterOutcome::read(&row, "inserted")?;
     transaction.commit().await?;
-    Ok(ended)
+    Ok(outcome)
 }
 
-/// A letter as it was kept.
+/// A row of the table.
 #[derive(Clone, Debug, FromRow)]
 pub struct DeadLetter {
     pub id: i64,
@@ -132,17 +141,27 @@ pub struct DeadLetter {
     pub replaced_by: Option<Uuid>,
 }
 
-/// One page of letters older than `before`, newest first.
+/// One page of letters with ids below `before`, newest first.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn list(pool: &Pool, before: Option<i64>, limit: i64) -> Result<Vec<DeadLetter>, PostgresError> {
     let query = sqlx::query_as(select_letters!("where id < $1 order by id desc limit $2"));
     Ok(query.bind(before.unwrap_or(i64::MAX)).bind(limit).fetch_all(pool).await?)
 }
 
+/// The letter of this id, if any.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn get(pool: &Pool, id: i64) -> Result<Option<DeadLetter>, PostgresError> {
     Ok(sqlx::query_as(select_letters!("where id = $1")).bind(id).fetch_optional(pool).await?)
 }
 
-/// Notes that somebody has dealt with the letter; `false` where there is none of that id.
+/// Marks a letter as seen by an operator; `false` if there is no such letter.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn mark_seen(pool: &Pool, id: i64) -> Result<bool, PostgresError> {
     let done =
         sqlx::query("update dead_letters set seen_at = coalesce(seen_at, clock_timestamp()) where id = $1")
@@ -152,7 +171,10 @@ pub async fn mark_seen(pool: &Pool, id: i64) -> Result<bool, PostgresError> {
     Ok(done.rows_affected() == 1)
 }
 
-/// Notes the order of the claim that a replay made; the first one stands.
+/// Marks a letter as replaced by the order of a replay, and as seen. A second call changes nothing.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn mark_replaced(pool: &Pool, id: i64, order: OrderId) -> Result<(), PostgresError> {
     sqlx::query(
         "update dead_letters set replaced_by = coalesce(replaced_by, $2),
@@ -165,7 +187,10 @@ pub async fn mark_replaced(pool: &Pool, id: i64, order: OrderId) -> Result<(), P
     Ok(())
 }
 
-/// The order that a replay of this rejected order made.
+/// The order that a replay made in place of this rejected order, if any.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn replacement(pool: &Pool, order: OrderId) -> Result<Option<OrderId>, PostgresError> {
     let replaced_by: Option<Option<Uuid>> = sqlx::query_scalar(
         "select replaced_by::uuid from dead_letters where order_id = $1 and replaced_by is not null limit 1",
@@ -176,7 +201,8 @@ pub async fn replacement(pool: &Pool, order: OrderId) -> Result<Option<OrderId>,
     Ok(replaced_by.flatten().map(OrderId))
 }
 
-/// Fields and values as a RESP array: any bytes, and readable with `encode(fields, 'escape')`.
+/// Encodes an entry's fields and values as a RESP array (<https://redis.io/docs/latest/develop/reference/protocol-spec/>):
+/// it holds any bytes, and `encode(fields, 'escape')` shows it in psql.
 #[must_use]
 pub fn encode_fields<B: AsRef<[u8]>>(fields: &[B]) -> Vec<u8> {
     let mut encoded = format!("*{}\r\n", fields.len()).into_bytes();
@@ -189,7 +215,7 @@ pub fn encode_fields<B: AsRef<[u8]>>(fields: &[B]) -> Vec<u8> {
     encoded
 }
 
-/// What [`encode_fields`] wrote; `None` for anything else.
+/// Decodes what [`encode_fields`] wrote; `None` for any other bytes.
 #[must_use]
 pub fn decode_fields(encoded: &[u8]) -> Option<Vec<&[u8]>> {
     let (count, mut rest) = read_length(encoded, b'*')?;

@@ -1,35 +1,43 @@
-//! The fence row: the epoch of the present agreement and the servers it was made between.
+//! Table `fence`: the epoch of the current agreement and the two servers that agreed; and the locks of the fence.
 
 use sqlx::{FromRow, PgConnection, PgExecutor};
 
 use super::{Pool, PostgresError};
 
-/// The one partition of now.
+/// The partition that every statement uses, as column `fence.partition` has it. There is only one.
 pub const PARTITION: i32 = 0;
 
+/// The row, and the state of the server that returned it.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct FenceRow {
     pub epoch: String,
     pub postgres_identity: String,
     pub redis_run_id: String,
     pub redis_replid: String,
+    /// This Postgres has lost commits, and a rebuild has not repaired that yet.
     pub postgres_lost: bool,
-    /// Who answers, to be compared with `postgres_identity`.
+    /// The identity of the server that returned the row, to compare with `postgres_identity`.
     pub this_postgres: String,
-    /// How far this Postgres has made its WAL durable, with all digits: positions compare as text. `None`
-    /// in a row that was read earlier.
+    /// The durable WAL position, padded so that positions compare as text. `None` in a row that was read earlier.
     pub lsn: Option<String>,
 }
 
 const READ: &str = "select epoch::text, postgres_identity::text, redis_run_id::text, redis_replid::text,
     postgres_lost::boolean, postgres_identity() as this_postgres, durable_lsn() as lsn from fence where partition = $1";
 
+/// Reads the row on the pool.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn read(pool: &Pool) -> Result<FenceRow, PostgresError> {
     Ok(sqlx::query_as(READ).bind(PARTITION).fetch_one(pool).await?)
 }
 
-/// First statement of every transaction that records or rejects: held to its end, it keeps a rebuild
-/// from reading before this transaction has ended. The epoch is to be read in a later statement.
+/// Takes the fence's shared lock: the first statement of every transaction that records or rejects. A rebuild waits for
+/// the end of the transaction. The epoch must be read in a later statement.
+///
+/// # Errors
+/// If Postgres cannot serve, or a rebuild has the lock for longer than `lock_timeout`.
 pub async fn lock_shared(connection: &mut PgConnection) -> Result<(), PostgresError> {
     sqlx::query(
         "select pg_advisory_xact_lock_shared(hashtextextended(current_schema() || '/fence/' || $1::int, 0))",
@@ -40,7 +48,10 @@ pub async fn lock_shared(connection: &mut PgConnection) -> Result<(), PostgresEr
     Ok(())
 }
 
-/// Waits out every open transaction that records or rejects.
+/// Takes the fence's exclusive lock: waits for every open transaction that records or rejects.
+///
+/// # Errors
+/// If Postgres cannot serve, or a transaction is open for longer than `lock_timeout`.
 pub async fn lock_exclusive(connection: &mut PgConnection) -> Result<(), PostgresError> {
     sqlx::query(
         "select pg_advisory_xact_lock(hashtextextended(current_schema() || '/fence/' || $1::int, 0))",
@@ -51,7 +62,10 @@ pub async fn lock_exclusive(connection: &mut PgConnection) -> Result<(), Postgre
     Ok(())
 }
 
-/// Takes the session-level lock that lets one process rebuild at a time; `false` where another has it.
+/// Takes the session-level lock of the one process that rebuilds; `false` if another process has it.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn try_lock_rebuild(connection: &mut PgConnection) -> Result<bool, PostgresError> {
     Ok(sqlx::query_scalar(
         "select pg_try_advisory_lock(hashtextextended(current_schema() || '/rebuild/' || $1::int, 0))",
@@ -61,17 +75,27 @@ pub async fn try_lock_rebuild(connection: &mut PgConnection) -> Result<bool, Pos
     .await?)
 }
 
+/// The same on a dedicated connection.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn read_in(connection: &mut PgConnection) -> Result<FenceRow, PostgresError> {
     Ok(sqlx::query_as(READ).bind(PARTITION).fetch_one(connection).await?)
 }
 
-/// How far this Postgres has made its WAL durable.
+/// The durable WAL position of this Postgres, padded so that positions compare as text.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn durable_lsn(executor: impl PgExecutor<'_>) -> Result<String, PostgresError> {
     Ok(sqlx::query_scalar("select durable_lsn()").fetch_one(executor).await?)
 }
 
-/// Notes that this Postgres has lost commits.
-pub async fn flag_lost(connection: &mut PgConnection) -> Result<(), PostgresError> {
+/// Records that this Postgres has lost commits.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn flag_postgres_loss(connection: &mut PgConnection) -> Result<(), PostgresError> {
     sqlx::query("update fence set postgres_lost = true where partition = $1")
         .bind(PARTITION)
         .execute(connection)
@@ -79,9 +103,11 @@ pub async fn flag_lost(connection: &mut PgConnection) -> Result<(), PostgresErro
     Ok(())
 }
 
-/// Notes that the agreement with the given Redis is made and what this Postgres had lost made good, unless another
-/// rebuild has begun since.
-pub async fn settle(
+/// Records that Redis and Postgres agree and that lost commits are repaired, unless another rebuild has begun since.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn record_agreement(
     connection: &mut PgConnection,
     epoch: &str,
     redis_run_id: &str,
@@ -100,8 +126,11 @@ pub async fn settle(
     Ok(())
 }
 
-/// Starts a new agreement between this Postgres and the given Redis; no Redis of that name where it is not known to
-/// be as new as this Postgres, and must not count as that after a kill.
+/// Starts a new epoch with the given Redis. The names of Redis are empty if Redis may be older than this Postgres: after
+/// a kill it must not count as the Redis of this epoch.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn write_epoch(
     connection: &mut PgConnection,
     epoch: &str,

@@ -1,14 +1,16 @@
-//! How the server is set up and how our tables fare: what an operator may have got wrong. Reads only, on a
-//! session that may not write; what to think of it is the readers' affair.
+//! The server's settings and the state of the tables, for `doctor`, which judges them. Reads only, on a session that
+//! cannot write.
 
 use sqlx::{Connection, FromRow, PgConnection, Row};
 
 use super::{MIGRATIONS, Postgres, PostgresError};
 
-/// Settings as the server has them for a session that asks for nothing.
+const SERVER_SETTINGS: &str = include_str!("../../sql/queries/server_settings.sql");
+
+/// The server's settings, as a session without settings of its own has them.
 #[derive(Clone, Debug, FromRow)]
 pub struct Server {
-    /// `150013` for 15.13.
+    /// As in `server_version_num`: 150013 means 15.13.
     pub version_number: i32,
     pub version: String,
     pub in_recovery: bool,
@@ -17,55 +19,56 @@ pub struct Server {
     pub synchronous_commit: String,
     pub max_connections: i32,
     pub connections: i64,
-    /// Its clock, ms since 1970.
+    /// The server's clock, ms since 1970.
     pub now_ms: i64,
 }
 
-/// What of this program's migrations the schema has.
+/// How the schema differs from this program's migrations, by their versions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Migrated {
     pub missing: Vec<i64>,
-    /// Begun and not finished, or another text than this program's.
+    /// Not completed, or applied with another text than this program has.
     pub broken: Vec<i64>,
-    /// Of a newer program.
+    /// From a newer version of the program.
     pub unknown: Vec<i64>,
 }
 
-/// Rows that wait for something to be done with them.
+/// Rows that the program has still to process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromRow)]
 pub struct Waiting {
     pub rows: i64,
     pub oldest_seconds: i64,
 }
 
-/// A session that reads and may not write, without the settings that this program's own sessions insist on.
+/// Opens a session that cannot write, without the settings of the program's other sessions.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn connect(postgres: &Postgres) -> Result<PgConnection, PostgresError> {
     super::connect_with(&postgres.reading).await
 }
 
+/// Reads version, settings, connections and clock.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn server(connection: &mut PgConnection) -> Result<Server, PostgresError> {
-    Ok(sqlx::query_as(
-        "select current_setting('server_version_num')::int as version_number,
-            split_part(current_setting('server_version'), ' ', 1) as version,
-            pg_is_in_recovery() as in_recovery,
-            current_setting('fsync') as fsync,
-            current_setting('full_page_writes') as full_page_writes,
-            current_setting('synchronous_commit') as synchronous_commit,
-            current_setting('max_connections')::int as max_connections,
-            (select count(*) from pg_stat_activity where backend_type = 'client backend') as connections,
-            (extract(epoch from clock_timestamp()) * 1000)::bigint as now_ms",
-    )
-    .fetch_one(connection)
-    .await?)
+    Ok(sqlx::query_as(SERVER_SETTINGS).fetch_one(connection).await?)
 }
 
-/// Its clock, ms since 1970.
+/// The server's clock, ms since 1970.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn now_ms(connection: &mut PgConnection) -> Result<i64, PostgresError> {
     let now = "select (extract(epoch from clock_timestamp()) * 1000)::bigint";
     Ok(sqlx::query_scalar(now).fetch_one(connection).await?)
 }
 
-/// `synchronous_commit` of the sessions in which this program records orders.
+/// `synchronous_commit` of the sessions that record orders.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn own_synchronous_commit(postgres: &Postgres) -> Result<String, PostgresError> {
     let mut connection = postgres.dedicated().await?;
     let setting = sqlx::query_scalar("show synchronous_commit").fetch_one(&mut connection).await?;
@@ -73,7 +76,10 @@ pub async fn own_synchronous_commit(postgres: &Postgres) -> Result<String, Postg
     Ok(setting)
 }
 
-/// Looks at the schema's list of migrations without making it.
+/// Compares the schema's list of applied migrations with this program's; creates nothing.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn migrated(connection: &mut PgConnection, schema: &str) -> Result<Migrated, PostgresError> {
     let ours = || MIGRATIONS.iter().filter(|migration| !migration.migration_type.is_down_migration());
     let exists: bool = sqlx::query_scalar("select to_regclass($1 || '._sqlx_migrations') is not null")
@@ -102,14 +108,20 @@ pub async fn migrated(connection: &mut PgConnection, schema: &str) -> Result<Mig
     Ok(found)
 }
 
-/// Units that wait to go back to stock in Redis.
+/// Units that are to return to stock in Redis.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn outbox(connection: &mut PgConnection) -> Result<Waiting, PostgresError> {
     let waiting = "select count(*) as rows,
         coalesce(extract(epoch from clock_timestamp() - min(created_at)), 0)::bigint as oldest_seconds from outbox";
     Ok(sqlx::query_as(waiting).fetch_one(connection).await?)
 }
 
-/// Edits of coupons that are not in force in Redis.
+/// Coupons whose last edit is not known to be in Redis.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn unpublished(connection: &mut PgConnection) -> Result<Waiting, PostgresError> {
     let waiting = "select count(*) as rows,
         coalesce(extract(epoch from clock_timestamp() - min(changed_at)), 0)::bigint as oldest_seconds
@@ -117,15 +129,21 @@ pub async fn unpublished(connection: &mut PgConnection) -> Result<Waiting, Postg
     Ok(sqlx::query_as(waiting).fetch_one(connection).await?)
 }
 
-/// Dead letters that nobody has dealt with.
+/// The number of dead letters that no operator has marked as seen.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn unseen_letters(connection: &mut PgConnection) -> Result<i64, PostgresError> {
     let count = "select count(*) from dead_letters where seen_at is null";
     Ok(sqlx::query_scalar(count).fetch_one(connection).await?)
 }
 
-/// Coupons, and the first of those whose stock is not total − live orders.
+/// The number of coupons, and the first id whose stock is not its total less its live orders.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn stock_drift(connection: &mut PgConnection) -> Result<(i64, Option<String>), PostgresError> {
-    // One walk over all live orders, not one for each coupon.
+    // One scan of all live orders, not one for each coupon.
     let row = sqlx::query(
         "select count(*) as coupons, min(c.id) filter (where c.stock <> c.total - coalesce(live.orders, 0)) as wrong
          from coupons c left join (select coupon_id, count(*) as orders from orders
@@ -136,7 +154,10 @@ pub async fn stock_drift(connection: &mut PgConnection) -> Result<(i64, Option<S
     Ok((row.try_get("coupons")?, row.try_get("wrong")?))
 }
 
-/// One page of the ids of coupons that Redis must have, after `after`.
+/// One page of the ids of published coupons after `after`: Redis must have them.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn published_ids(
     connection: &mut PgConnection,
     after: &str,

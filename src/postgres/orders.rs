@@ -1,4 +1,4 @@
-//! Orders: recording events in batches, and reading them back.
+//! Table `orders`: records order events in batches, and reads orders.
 
 use sqlx::postgres::PgRow;
 use sqlx::{Connection, FromRow, PgConnection, PgExecutor, Row};
@@ -16,7 +16,7 @@ const RECORD_NEW: &str = include_str!("../../sql/queries/record_new_orders.sql")
 const TAKE_STOCK: &str = include_str!("../../sql/queries/take_stock.sql");
 const EXPLAIN_MISSING: &str = include_str!("../../sql/queries/explain_missing.sql");
 
-/// Reads orders: each column by its name and as the type that is decoded, whatever type a later schema gives it.
+/// Reads orders: each column by name and cast to the type that is decoded, so that a later schema may change its type.
 macro_rules! select_orders {
     ($rest:literal) => {
         concat!(
@@ -27,42 +27,48 @@ macro_rules! select_orders {
     };
 }
 
-/// What became of a batch; only `Done` wrote anything.
+/// The result of recording a batch; only `Done` wrote anything.
 #[derive(Debug)]
-pub enum Recorded {
+pub enum RecordOutcome {
     Done {
         /// Orders inserted by this transaction.
         inserted: Vec<OrderId>,
-        /// Events that another live order of the same user keeps out: to be ended one by one.
+        /// Events that are not recorded because the user has another live order: the caller ends them one by one.
         conflicting: Vec<OrderId>,
     },
-    /// The epoch is another one, or this is not its Postgres: read the marker anew.
+    /// The fence row has another epoch or another Postgres: read the marker again.
     Fenced,
     /// Postgres does not know this coupon.
     UnknownCoupon(CouponId),
-    /// This coupon has less stock left than the batch would take: split it.
+    /// This coupon has less stock in Postgres than the batch would take: split the batch.
     StockShort(CouponId),
 }
 
-/// Records a batch in one transaction: lock, insert, take stock, commit.
+/// Records a batch in one transaction: takes the fence's lock, inserts the orders, takes their stock, commits.
+///
+/// # Errors
+/// If Postgres cannot serve, or refuses a row or a statement; then nothing is written.
 pub async fn record(
     connection: &mut PgConnection,
     epoch: &str,
     events: &[&OrderEvent],
-) -> Result<Recorded, PostgresError> {
+) -> Result<RecordOutcome, PostgresError> {
     record_by(RECORD, connection, epoch, events).await
 }
 
-/// The same, at less cost where none of the events was recorded before and none has a rival.
+/// The same at less cost, for events that probably have no row and no conflict. Otherwise it falls back to [`record`].
+///
+/// # Errors
+/// As [`record`].
 pub async fn record_new(
     connection: &mut PgConnection,
     epoch: &str,
     events: &[&OrderEvent],
-) -> Result<Recorded, PostgresError> {
+) -> Result<RecordOutcome, PostgresError> {
     match record_by(RECORD_NEW, connection, epoch, events).await {
-        // Whether it is more than a conflict, the careful statement tells.
+        // If it is more than a conflict, `record` returns the error again.
         Err(PostgresError::Row(_)) => record(connection, epoch, events).await,
-        recorded => recorded,
+        outcome => outcome,
     }
 }
 
@@ -71,16 +77,16 @@ async fn record_by(
     connection: &mut PgConnection,
     epoch: &str,
     events: &[&OrderEvent],
-) -> Result<Recorded, PostgresError> {
+) -> Result<RecordOutcome, PostgresError> {
     let mut transaction = connection.begin().await?;
-    let recorded = record_in(&mut transaction, statement, epoch, events).await?;
-    match recorded {
-        Recorded::Done { .. } => transaction.commit().await?,
-        // Not left to the transaction's drop, which tells Postgres only with the next statement: until then
-        // the fence's lock and the rows' would be held.
+    let outcome = record_in(&mut transaction, statement, epoch, events).await?;
+    match outcome {
+        RecordOutcome::Done { .. } => transaction.commit().await?,
+        // Not left to the drop, which sends the rollback with the next statement: until then the fence's lock and
+        // the row locks would be held.
         _ => transaction.rollback().await?,
     }
-    Ok(recorded)
+    Ok(outcome)
 }
 
 async fn record_in(
@@ -88,7 +94,7 @@ async fn record_in(
     statement: &'static str,
     epoch: &str,
     events: &[&OrderEvent],
-) -> Result<Recorded, PostgresError> {
+) -> Result<RecordOutcome, PostgresError> {
     fence::lock_shared(transaction).await?;
     let (fenced, only): (bool, Option<Vec<Uuid>>) = sqlx::query_as(statement)
         .bind(PARTITION)
@@ -100,20 +106,20 @@ async fn record_in(
         .fetch_one(&mut *transaction)
         .await?;
     if fenced {
-        return Ok(Recorded::Fenced);
+        return Ok(RecordOutcome::Fenced);
     }
     let mut only: Option<HashSet<Uuid>> = only.map(|ids| ids.into_iter().collect());
-    // An event may stand in the batch twice, and was inserted once.
+    // An event may be in the batch twice; then it was inserted once.
     let (inserted, missing): (Vec<&OrderEvent>, Vec<&OrderEvent>) =
         events.iter().partition(|event| only.as_mut().is_none_or(|only| only.remove(&event.order.0)));
     let conflicting = match explain_missing(transaction, &missing).await? {
-        Missing::UnknownCoupon(coupon) => return Ok(Recorded::UnknownCoupon(coupon)),
+        Missing::UnknownCoupon(coupon) => return Ok(RecordOutcome::UnknownCoupon(coupon)),
         Missing::Conflicting(orders) => orders,
     };
     if let Some(coupon) = take_stock(transaction, &inserted).await? {
-        return Ok(Recorded::StockShort(coupon));
+        return Ok(RecordOutcome::StockShort(coupon));
     }
-    Ok(Recorded::Done { inserted: inserted.iter().map(|event| event.order).collect(), conflicting })
+    Ok(RecordOutcome::Done { inserted: inserted.iter().map(|event| event.order).collect(), conflicting })
 }
 
 enum Missing {
@@ -121,7 +127,8 @@ enum Missing {
     Conflicting(Vec<OrderId>),
 }
 
-/// `on conflict do nothing` hides two cases: the same order again (fine), and another live order.
+/// Why events were not inserted: the order has a row already (correct), the coupon is unknown, or the user has another
+/// live order.
 async fn explain_missing(
     connection: &mut PgConnection,
     missing: &[&OrderEvent],
@@ -150,7 +157,7 @@ async fn explain_missing(
     Ok(Missing::Conflicting(conflicting))
 }
 
-/// Takes the inserted orders' units; answers a coupon that has too few.
+/// Takes the units of the inserted orders from stock; returns a coupon that has too few.
 async fn take_stock(
     connection: &mut PgConnection,
     inserted: &[&OrderEvent],
@@ -171,19 +178,29 @@ async fn take_stock(
     Ok(units.keys().find(|coupon| !taken.contains(coupon.as_str())).map(|&coupon| coupon.clone()))
 }
 
+/// The order of this id, if it has a row.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn get(executor: impl PgExecutor<'_>, id: OrderId) -> Result<Option<Order>, PostgresError> {
     let row = sqlx::query_as::<_, OrderRow>(select_orders!("where id = $1")).bind(id.0);
     Ok(row.fetch_optional(executor).await?.map(|row| row.0))
 }
 
-/// Those of the given orders that are recorded.
+/// Those of the given orders that have a row.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn get_many(executor: impl PgExecutor<'_>, ids: &[OrderId]) -> Result<Vec<Order>, PostgresError> {
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     let rows = sqlx::query_as::<_, OrderRow>(select_orders!("where id = any($1)")).bind(ids);
     Ok(rows.fetch_all(executor).await?.into_iter().map(|row| row.0).collect())
 }
 
-/// The state of those of the given orders that are recorded.
+/// The status of those of the given orders that have a row.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn statuses(pool: &Pool, ids: &[OrderId]) -> Result<HashMap<OrderId, OrderStatus>, PostgresError> {
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     let rows = sqlx::query("select id::uuid, status::text from orders where id = any($1)")
@@ -194,6 +211,9 @@ pub async fn statuses(pool: &Pool, ids: &[OrderId]) -> Result<HashMap<OrderId, O
 }
 
 /// One page of a coupon's live orders after `after`, oldest first.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn live_page(
     pool: &Pool,
     coupon: &CouponId,
@@ -211,7 +231,7 @@ pub async fn live_page(
     Ok(rows.into_iter().map(|row| row.0).collect())
 }
 
-/// Which orders a list shows; `None` for all.
+/// Which orders a list shows; `None` means all.
 #[derive(Clone, Debug, Default)]
 pub struct OrderFilter {
     pub coupon: Option<CouponId>,
@@ -219,14 +239,17 @@ pub struct OrderFilter {
     pub status: Option<OrderStatus>,
 }
 
-/// One page of recorded orders, newest first, older than `after`.
+/// One page of orders older than `after`, newest first.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn list(
     pool: &Pool,
     filter: &OrderFilter,
     after: Option<OrderId>,
     limit: i64,
 ) -> Result<Vec<Order>, PostgresError> {
-    // A user's orders are in two indexes, of the live and of the ended ones.
+    // A user's orders are in two partial indexes: one of live orders, one of ended orders.
     let parts: &[&str] = match &filter.user {
         Some(_) => &["status in ('reserved', 'confirmed')", "status not in ('reserved', 'confirmed')"],
         None => &["true"],

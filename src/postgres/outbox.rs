@@ -1,4 +1,4 @@
-//! Units that wait to go back to stock in Redis.
+//! Table `outbox`: units that are to return to stock in Redis.
 
 use std::collections::HashSet;
 
@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{Pool, PostgresError};
 use crate::domain::{CouponId, OrderId};
 
+/// One unit that is to return.
 #[derive(Clone, Debug)]
 pub struct OutboxRow {
     pub order: OrderId,
@@ -17,14 +18,17 @@ pub struct OutboxRow {
 }
 
 impl OutboxRow {
-    /// The field of the claims hash that held the unit.
+    /// The field of the claims hash that holds the unit.
     #[must_use]
     pub fn claims_field(&self) -> String {
         if self.slot == 1 { self.user.clone() } else { format!("{}\u{1f}{}", self.user, self.slot) }
     }
 }
 
-/// One page of rows, oldest first.
+/// At most 1,000 rows, oldest first.
+///
+/// # Errors
+/// If Postgres cannot serve, or a row has a coupon id that is not valid.
 pub async fn oldest(pool: &Pool) -> Result<Vec<OutboxRow>, PostgresError> {
     let rows = sqlx::query(
         "select order_id::uuid, coupon_id::text, user_id::text, slot::smallint from outbox
@@ -47,13 +51,19 @@ pub async fn oldest(pool: &Pool) -> Result<Vec<OutboxRow>, PostgresError> {
     Ok(outbox)
 }
 
-/// Units that wait.
+/// The number of rows.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn count(pool: &Pool) -> Result<u64, PostgresError> {
     let rows: i64 = sqlx::query_scalar("select count(*) from outbox").fetch_one(pool).await?;
     Ok(u64::try_from(rows).unwrap_or(0))
 }
 
-/// Those of the given orders whose unit waits here.
+/// Those of the given orders that have a row.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn waiting(pool: &Pool, orders: &[OrderId]) -> Result<HashSet<OrderId>, PostgresError> {
     if orders.is_empty() {
         return Ok(HashSet::new());
@@ -66,6 +76,10 @@ pub async fn waiting(pool: &Pool, orders: &[OrderId]) -> Result<HashSet<OrderId>
     Ok(rows.into_iter().map(OrderId).collect())
 }
 
+/// Deletes a row after Redis has decided about its unit.
+///
+/// # Errors
+/// If Postgres cannot serve.
 pub async fn remove(pool: &Pool, order: OrderId) -> Result<(), PostgresError> {
     sqlx::query("delete from outbox where order_id = $1").bind(order.0).execute(pool).await?;
     Ok(())

@@ -1,6 +1,6 @@
-//! The pool of requests and looks: one statement at a time, on whichever connection is free. A statement that was
-//! prepared before a table changed is prepared anew and run once more; here alone, for every statement of the pool.
-//! A connection outside the pool is thrown away instead, by its owner.
+//! The pool for requests and probes: runs each statement on a free connection. A statement that was prepared before a
+//! table changed is prepared again and run once more. Connections outside the pool are not handled here: their owner
+//! drops them after such an error.
 
 use std::ops::Deref;
 
@@ -20,7 +20,7 @@ impl From<PgPool> for Pool {
     }
 }
 
-/// All that one statement answers.
+/// All rows and counts that one statement returns.
 type Answer = Vec<Either<PgQueryResult, PgRow>>;
 
 /// A statement that can be sent twice.
@@ -29,7 +29,7 @@ struct Statement {
     arguments: Option<PgArguments>,
 }
 
-/// For connections and transactions of a caller's own, which are not tried again.
+/// Gives connections and transactions to callers; their statements are not run again.
 impl Deref for Pool {
     type Target = PgPool;
 
@@ -43,9 +43,9 @@ impl Pool {
         let statement = statement?;
         let mut connection = self.0.acquire().await?;
         match statement.run(&mut connection).await {
-            // It failed whole, outside any transaction: nothing was written.
+            // Outside a transaction, a failed statement has written nothing.
             Err(error) if is_stale(&error) => {
-                tracing::debug!("prepares its statements anew: {error}");
+                tracing::debug!("preparing the statements of a connection again: {error}");
                 connection.clear_cached_statements().await?;
                 statement.run(&mut connection).await
             }
@@ -99,7 +99,7 @@ impl<'p> Executor<'p> for &Pool {
         Box::pin(async move { pool.acquire().await?.prepare_with(sql, parameters).await })
     }
 
-    // Hidden in sqlx's docs, and demanded with the feature that `migrate!` needs.
+    // Hidden in sqlx's docs; required by the feature that `migrate!` needs.
     fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Postgres>, Error>>
     where
         'p: 'e,
@@ -109,16 +109,16 @@ impl<'p> Executor<'p> for &Pool {
     }
 }
 
-/// Whether a prepared statement no longer fits: its table has another shape now, or the session lost it.
+/// Whether a prepared statement is stale: its table has changed, or the session has lost the statement.
 pub(super) fn is_stale(error: &Error) -> bool {
     let Error::Database(error) = error else { return false };
     let routine = error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::routine);
     match error.code().as_deref() {
-        // "cached plan must not change result type", in whatever language the server speaks
+        // "cached plan must not change result type", in any language of the server
         Some("0A000") => routine == Some("RevalidateCachedQuery"),
-        // The session has no statement of that name (a pooler reset it), or has one of it already.
+        // The session does not have the statement (a pooler has reset it), or has another one of that name.
         Some("26000" | "42P05") => true,
-        // A type or table was dropped and made again under the statement; never translated.
+        // A type or table of the statement was dropped and created again; the text is never translated.
         Some("XX000") => error.message().starts_with("cache lookup failed"),
         _ => false,
     }

@@ -1,5 +1,5 @@
-//! What a rebuild does to Postgres, all of it on the one session that holds the rebuild's lock: if that
-//! session dies, so does the rebuild.
+//! What a rebuild does in Postgres, all on the one session that has the rebuild's lock: if the session ends, the rebuild
+//! fails.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,11 +7,11 @@ use futures_util::TryStreamExt;
 use sqlx::{Connection, PgConnection, PgTransaction, Row};
 use uuid::Uuid;
 
-use super::dead_letters::{self, Ended, Letter};
+use super::dead_letters::{self, Letter, LetterOutcome};
 use super::{Postgres, PostgresError, coupons, fence};
 use crate::config;
 use crate::domain::{CouponId, Definition, OrderEvent, OrderId};
-pub use coupons::Standing;
+pub use coupons::LockedCoupon;
 
 /// The session of the process that rebuilds.
 pub struct RebuildSession {
@@ -19,12 +19,15 @@ pub struct RebuildSession {
 }
 
 impl RebuildSession {
-    /// Opens the session and takes the lock; `None` where another process rebuilds.
+    /// Opens the session and takes the lock; `None` if another process rebuilds.
+    ///
+    /// # Errors
+    /// If Postgres cannot serve.
     pub async fn open(postgres: &Postgres) -> Result<Option<Self>, PostgresError> {
         let mut connection = postgres.dedicated().await?;
         let lock = config::REBUILD_LOCK_TIMEOUT.as_millis();
-        // A rebuild of a million claims is longer than any other work, and reads Redis in between. Its session is new
-        // and plans for what is there.
+        // A rebuild of a million claims takes longer than any other work, and reads Redis during a transaction.
+        // Sequential scans are allowed: the session is new, so its plans fit the tables' present sizes.
         let settings = format!(
             "set statement_timeout = '60s'; set lock_timeout = '{lock}ms'; \
              set idle_in_transaction_session_timeout = '60s'; set enable_seqscan = on"
@@ -33,33 +36,55 @@ impl RebuildSession {
         Ok(fence::try_lock_rebuild(&mut connection).await?.then_some(Self { connection }))
     }
 
+    /// The fence row.
+    ///
+    /// # Errors
+    /// If Postgres cannot serve.
     pub async fn row(&mut self) -> Result<fence::FenceRow, PostgresError> {
         fence::read_in(&mut self.connection).await
     }
 
+    /// The version of every coupon.
+    ///
+    /// # Errors
+    /// If Postgres cannot serve.
     pub async fn versions(&mut self) -> Result<HashMap<CouponId, i64>, PostgresError> {
         coupons::versions(&mut self.connection).await
     }
 
+    /// The durable WAL position.
+    ///
+    /// # Errors
+    /// If Postgres cannot serve.
     pub async fn durable_lsn(&mut self) -> Result<String, PostgresError> {
         fence::durable_lsn(&mut self.connection).await
     }
 
-    /// Keeps the knowledge that this Postgres has lost commits, whichever process dies.
-    pub async fn flag_lost(&mut self) -> Result<(), PostgresError> {
-        fence::flag_lost(&mut self.connection).await
+    /// Records that this Postgres has lost commits, so that a rebuild by another process knows it too.
+    ///
+    /// # Errors
+    /// If Postgres cannot serve.
+    pub async fn flag_postgres_loss(&mut self) -> Result<(), PostgresError> {
+        fence::flag_postgres_loss(&mut self.connection).await
     }
 
-    pub async fn settle(
+    /// Records the end of the rebuild; see [`fence::record_agreement`].
+    ///
+    /// # Errors
+    /// If Postgres cannot serve.
+    pub async fn record_agreement(
         &mut self,
         epoch: &str,
         redis_run_id: &str,
         redis_replid: &str,
     ) -> Result<(), PostgresError> {
-        fence::settle(&mut self.connection, epoch, redis_run_id, redis_replid).await
+        fence::record_agreement(&mut self.connection, epoch, redis_run_id, redis_replid).await
     }
 
-    /// Waits out every transaction that records or rejects, then starts a new epoch.
+    /// Waits for every open transaction that records or rejects, then starts a new epoch.
+    ///
+    /// # Errors
+    /// If Postgres cannot serve, or a transaction is open for longer than `REBUILD_LOCK_TIMEOUT`.
     pub async fn start_epoch(
         &mut self,
         epoch: &str,
@@ -74,13 +99,20 @@ impl RebuildSession {
         Ok(())
     }
 
-    /// The transaction in which the rebuild decides who keeps what.
+    /// Begins the transaction in which the rebuild decides which order keeps its unit.
+    ///
+    /// # Errors
+    /// If Postgres cannot serve.
     pub async fn decide(&mut self) -> Result<Decision<'_>, PostgresError> {
         let mut transaction = self.connection.begin().await?;
         fence::lock_shared(&mut transaction).await?;
         Ok(Decision { transaction })
     }
 
+    /// Records that Redis has these definitions.
+    ///
+    /// # Errors
+    /// If Postgres cannot serve.
     pub async fn mark_published(
         &mut self,
         epoch: &str,
@@ -94,28 +126,34 @@ impl RebuildSession {
         Ok(())
     }
 
-    /// Gives the lock back.
+    /// Ends the session, which releases the lock.
+    ///
+    /// # Errors
+    /// If Postgres does not answer.
     pub async fn close(self) -> Result<(), PostgresError> {
         Ok(self.connection.close().await?)
     }
 }
 
+/// The transaction of the rebuild's decisions, under the fence's shared lock. Without `commit` it is rolled back. Each
+/// method fails if Postgres cannot serve.
 pub struct Decision<'c> {
     transaction: PgTransaction<'c>,
 }
 
 impl Decision<'_> {
+    /// All definitions, ordered by coupon id.
     pub async fn definitions(&mut self) -> Result<Vec<Definition>, PostgresError> {
         coupons::all_definitions(&mut self.transaction).await
     }
 
-    /// Shows the coupon's live orders, at most one of each user.
+    /// Calls `visit` with user and id of each live order of the coupon, at most one of each user.
     pub async fn visit_live_orders(
         &mut self,
         coupon: &CouponId,
         mut visit: impl FnMut(&str, OrderId),
     ) -> Result<(), PostgresError> {
-        // One by one: a million rows at once would be several times as large as what is kept of them.
+        // Row by row: a million rows in memory are several times larger than what the caller keeps of them.
         let mut rows = sqlx::query(
             "select user_id, id from orders
              where coupon_id = $1 and slot = 1 and status in ('reserved', 'confirmed')",
@@ -128,8 +166,8 @@ impl Decision<'_> {
         Ok(())
     }
 
-    /// Those of the given orders that have a row, dead or alive.
-    pub async fn with_row(&mut self, orders: &[OrderId]) -> Result<HashSet<OrderId>, PostgresError> {
+    /// Those of the given orders that have a row, live or ended.
+    pub async fn recorded(&mut self, orders: &[OrderId]) -> Result<HashSet<OrderId>, PostgresError> {
         let mut found = HashSet::new();
         for chunk in orders.chunks(10 * config::REBUILD_CHUNK_FIELDS) {
             let ids: Vec<Uuid> = chunk.iter().map(|order| order.0).collect();
@@ -142,7 +180,7 @@ impl Decision<'_> {
         Ok(found)
     }
 
-    /// Cancels live orders that Redis does not hold, and gives their units back to Postgres's stock.
+    /// Cancels live orders that Redis does not hold, and returns their units to Postgres's stock.
     pub async fn cancel(&mut self, coupon: &CouponId, orders: &[OrderId]) -> Result<(), PostgresError> {
         let ids: Vec<Uuid> = orders.iter().map(|order| order.0).collect();
         let cancelled = sqlx::query(
@@ -160,31 +198,32 @@ impl Decision<'_> {
         Ok(())
     }
 
-    /// Takes over a coupon that only Redis still knows, with what is live of it: the orders that Redis holds follow.
+    /// Inserts a coupon that only Redis has, and returns its total. The orders that Redis holds are recorded later.
     pub async fn adopt(&mut self, definition: &Definition) -> Result<i64, PostgresError> {
         coupons::adopt(&mut self.transaction, definition).await
     }
 
-    /// What is live of a coupon, and the version that Redis is known to have had.
-    pub async fn standing(&mut self, coupon: &CouponId) -> Result<Standing, PostgresError> {
-        coupons::standing(&mut self.transaction, coupon).await
+    /// Locks a coupon's row and reads its live units and published version.
+    pub async fn lock_coupon(&mut self, coupon: &CouponId) -> Result<LockedCoupon, PostgresError> {
+        coupons::lock(&mut self.transaction, coupon).await
     }
 
-    /// Replaces a definition of this version; `false` where it has another version by now.
+    /// Replaces a definition of this version; `false` if the row has another version.
     pub async fn redefine(&mut self, version: i64, to: &Definition) -> Result<bool, PostgresError> {
         coupons::redefine(&mut self.transaction, version, to).await
     }
 
-    /// Ends a claim or event that loses to another order of its user.
+    /// Rejects a claim or event because another order of its user keeps the unit.
     pub async fn reject(
         &mut self,
         epoch: &str,
         event: &OrderEvent,
         letter: &Letter<'_>,
-    ) -> Result<Ended, PostgresError> {
+    ) -> Result<LetterOutcome, PostgresError> {
         dead_letters::reject_in(&mut self.transaction, epoch, event, letter, true).await
     }
 
+    /// Commits all decisions.
     pub async fn commit(self) -> Result<(), PostgresError> {
         Ok(self.transaction.commit().await?)
     }

@@ -6,7 +6,7 @@ use crate::config;
 use crate::domain::{Order, OrderEvent, OrderId, UnreadableEvent};
 use crate::metrics;
 use crate::postgres::dead_letters::{self, Letter, encode_fields};
-use crate::postgres::orders::{self, Recorded};
+use crate::postgres::orders::{self, RecordOutcome};
 use crate::postgres::{self, PgConnection, PostgresError};
 use crate::redis::order_stream::{self, Entry};
 use crate::redis::scripts::{self, ready_marker};
@@ -166,16 +166,16 @@ impl Batch<'_> {
             orders::record(self.postgres, &self.handed.epoch, &events).await
         };
         match recorded {
-            Ok(Recorded::Done { inserted, conflicting }) => {
+            Ok(RecordOutcome::Done { inserted, conflicting }) => {
                 self.announce(&inserted).await;
                 self.reject_conflicting(part, &conflicting).await?;
                 Ok(None)
             }
-            Ok(Recorded::Fenced) => Err(Halt::Fenced),
-            Ok(Recorded::StockShort(coupon)) => {
+            Ok(RecordOutcome::Fenced) => Err(Halt::Fenced),
+            Ok(RecordOutcome::StockShort(coupon)) => {
                 Ok(Some(format!("coupon {coupon} has no stock left in Postgres")))
             }
-            Ok(Recorded::UnknownCoupon(coupon)) => {
+            Ok(RecordOutcome::UnknownCoupon(coupon)) => {
                 if info::coupon(self.redis, &coupon).await.map_err(Halt::Redis)?.is_some() {
                     // Not a bad event but a lost database.
                     let what = format!("Postgres does not know coupon {coupon}, which Redis sells");
@@ -209,10 +209,10 @@ impl Batch<'_> {
     async fn reject_conflicting(&mut self, part: &[Readable], conflicting: &[OrderId]) -> Result<(), Halt> {
         for readable in part.iter().filter(|readable| conflicting.contains(&readable.event.order)) {
             match orders::record(self.postgres, &self.handed.epoch, &[&readable.event]).await.map_err(halt)? {
-                Recorded::Done { inserted, conflicting } if conflicting.is_empty() => {
+                RecordOutcome::Done { inserted, conflicting } if conflicting.is_empty() => {
                     self.announce(&inserted).await;
                 }
-                Recorded::Fenced => return Err(Halt::Fenced),
+                RecordOutcome::Fenced => return Err(Halt::Fenced),
                 _ => self.reject(readable, "the user has another live order of this coupon").await?,
             }
         }
@@ -223,13 +223,13 @@ impl Batch<'_> {
         let event = &readable.event;
         let letter = self.letter(&readable.entry, why).await?;
         match dead_letters::reject(self.postgres, &self.handed.epoch, event, &letter).await {
-            Ok(dead_letters::Ended::Done) => {
+            Ok(dead_letters::LetterOutcome::Written) => {
                 metrics::DEAD_LETTERS.add(1);
                 self.context.unit_waits.notify_one();
                 tracing::warn!(order = %event.order, coupon = %event.coupon, "order {} rejected: {why}", event.order);
             }
-            Ok(dead_letters::Ended::AlreadyEnded) => {}
-            Ok(dead_letters::Ended::Fenced) => return Err(Halt::Fenced),
+            Ok(dead_letters::LetterOutcome::AlreadyEnded) => {}
+            Ok(dead_letters::LetterOutcome::Fenced) => return Err(Halt::Fenced),
             Err(PostgresError::Row(why)) => {
                 return self.keep_unreadable(&readable.entry, Some(event.order), &why).await;
             }
@@ -250,13 +250,13 @@ impl Batch<'_> {
     ) -> Result<(), Halt> {
         let letter = self.letter(entry, why).await?;
         match dead_letters::keep_unreadable(self.postgres, &self.handed.epoch, order, &letter).await {
-            Ok(dead_letters::Ended::Done) => {
+            Ok(dead_letters::LetterOutcome::Written) => {
                 metrics::DEAD_LETTERS.add(1);
                 tracing::warn!(entry = entry.id, "entry {} is a dead letter: {why}", entry.id);
                 Ok(())
             }
-            Ok(dead_letters::Ended::AlreadyEnded) => Ok(()),
-            Ok(dead_letters::Ended::Fenced) => Err(Halt::Fenced),
+            Ok(dead_letters::LetterOutcome::AlreadyEnded) => Ok(()),
+            Ok(dead_letters::LetterOutcome::Fenced) => Err(Halt::Fenced),
             Err(error) => Err(halt(error)),
         }
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::NEWER;
 use crate::domain::{CouponId, OrderEvent, OrderId, UserId};
-use crate::postgres::dead_letters::{Ended, Letter, encode_fields};
+use crate::postgres::dead_letters::{Letter, LetterOutcome, encode_fields};
 use crate::postgres::rebuild::Decision;
 use crate::redis::rebuild::ClaimsHash;
 
@@ -58,7 +58,7 @@ pub async fn decide_coupon(
         live_orders(decision, coupon, hash.claims, events, trust, &mut plan).await?;
     let without_live_order: Vec<OrderId> =
         events.iter().map(|(_, event)| event.order).chain(claims.values().copied()).collect();
-    let with_row = decision.with_row(&without_live_order).await?;
+    let with_row = decision.recorded(&without_live_order).await?;
     let entries: HashSet<OrderId> = events.iter().map(|(_, event)| event.order).collect();
 
     let mut kept: HashMap<UserId, OrderId> = HashMap::new();
@@ -128,7 +128,7 @@ async fn live_orders(
         })
         .await?;
     let rivals: Vec<OrderId> = not_held.iter().filter_map(|(user, _)| claims.get(user).copied()).collect();
-    let recorded = decision.with_row(&rivals).await?;
+    let recorded = decision.recorded(&rivals).await?;
     for (user, order) in not_held {
         let newer = claims.get(&user).filter(|claim| !recorded.contains(claim) && is_newer(**claim, order));
         if trust.may_cancel || newer.is_some() {
@@ -178,7 +178,7 @@ async fn reject_losers(
         let fields = encode_fields(&["order", &order, "coupon", coupon.as_str(), "user", user]);
         let error = "another order of this user was kept when Redis was rebuilt";
         let letter = Letter { entry_id, fields, error, deliveries: None };
-        if decision.reject(epoch, &event, &letter).await? == Ended::Fenced {
+        if decision.reject(epoch, &event, &letter).await? == LetterOutcome::Fenced {
             bail!(NEWER);
         }
     }

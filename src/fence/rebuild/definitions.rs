@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::domain::{CouponId, Definition};
-use crate::postgres::rebuild::{Decision, Standing};
+use crate::postgres::rebuild::{Decision, LockedCoupon};
 use crate::redis::stored::StoredCoupon;
 
 const UNREADABLE: &str = "its definition in Redis cannot be read";
@@ -86,8 +86,8 @@ pub async fn settle(
     stored: &StoredCoupon,
     held: usize,
 ) -> anyhow::Result<Option<Edit>> {
-    let standing = decision.standing(&definition.id).await?;
-    let Some(verdict) = decide(definition, stored, standing, held) else { return Ok(None) };
+    let locked = decision.lock_coupon(&definition.id).await?;
+    let Some(verdict) = decide(definition, stored, locked, held) else { return Ok(None) };
     let Verdict { definition: to, outcome, undone, why } = verdict;
     if to.version != definition.version && !decision.redefine(definition.version, &to).await? {
         bail!("coupon {} was edited during the rebuild", to.id);
@@ -106,19 +106,19 @@ pub async fn settle(
 }
 
 /// `None` if Redis confirms what Postgres has.
-fn decide(ours: &Definition, stored: &StoredCoupon, standing: Standing, held: usize) -> Option<Verdict> {
+fn decide(ours: &Definition, stored: &StoredCoupon, locked: LockedCoupon, held: usize) -> Option<Verdict> {
     let theirs = stored.definition(&ours.id).filter(|_| stored.adds_up);
     match theirs {
-        Some(theirs) if theirs.version > ours.version => Some(adopt_edit(theirs, standing)),
-        Some(theirs) if theirs.version >= standing.published_version && theirs.version < ours.version => None,
+        Some(theirs) if theirs.version > ours.version => Some(adopt_edit(theirs, locked)),
+        Some(theirs) if theirs.version >= locked.published_version && theirs.version < ours.version => None,
         Some(theirs) if theirs.version == ours.version && changes(&theirs, ours).is_empty() => None,
-        theirs => unconfirmed(ours, theirs.as_ref(), stored, standing, held),
+        theirs => unconfirmed(ours, theirs.as_ref(), stored, locked, held),
     }
 }
 
 /// Adopts Redis's definition. A total below the number of live orders is raised, and the coupon paused.
-fn adopt_edit(theirs: Definition, standing: Standing) -> Verdict {
-    let total = theirs.total.max(standing.live);
+fn adopt_edit(theirs: Definition, locked: LockedCoupon) -> Verdict {
+    let total = theirs.total.max(locked.live);
     if total == theirs.total {
         return Verdict { definition: theirs, outcome: Outcome::Adopted, undone: Vec::new(), why: None };
     }
@@ -132,11 +132,11 @@ fn unconfirmed(
     ours: &Definition,
     theirs: Option<&Definition>,
     stored: &StoredCoupon,
-    standing: Standing,
+    locked: LockedCoupon,
     held: usize,
 ) -> Option<Verdict> {
     // The request that inserted the coupon has not brought it into force yet.
-    if stored.is_absent() && standing.published_version == 0 {
+    if stored.is_absent() && locked.published_version == 0 {
         return None;
     }
     let version = stored.version().unwrap_or(0);

@@ -1,0 +1,10 @@
+-- Version and settings of the server, as a session without settings of its own has them; connections and clock.
+select current_setting('server_version_num')::int as version_number,
+       split_part(current_setting('server_version'), ' ', 1) as version,
+       pg_is_in_recovery() as in_recovery,
+       current_setting('fsync') as fsync,
+       current_setting('full_page_writes') as full_page_writes,
+       current_setting('synchronous_commit') as synchronous_commit,
+       current_setting('max_connections')::int as max_connections,
+       (select count(*) from pg_stat_activity where backend_type = 'client backend') as connections,
+       (extract(epoch from clock_timestamp()) * 1000)::bigint as now_ms
