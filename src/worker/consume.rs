@@ -1,9 +1,9 @@
-//! One consumer: reads new entries and records them. After any failure it starts from its own pending
-//! entries, so that nothing it was handed is forgotten. Entries of others are `reclaim`'s affair.
+//! One consumer: reads new entries and records them. After a failure it reads its own pending entries first, so that no
+//! entry that was delivered to it is forgotten. `reclaim` handles the pending entries of other consumers.
 //!
-//! While a backlog lasts, Redis and Postgres work at the same time: beside the recording of one batch the batch
-//! before it is acknowledged and the one after it is read. A second consumer then takes every other batch, so that
-//! Postgres inserts one while it flushes the other; with fewer events it would only make smaller batches.
+//! Under a backlog, Redis and Postgres work at the same time: while a batch is recorded, the batch before it is
+//! acknowledged and the next one is read. A second consumer then reads too, so that Postgres inserts one batch while it
+//! flushes another. With fewer events a second consumer would only make smaller batches.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,158 +11,165 @@ use std::time::Instant;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::record::{Ended, Handed, Unacknowledged, acknowledge, record};
-use super::{Context, Hindrance, Link, backoff, leave, pause, report_deleted};
+use super::connections::Connections;
+use super::context::Context;
+use super::pause::{backoff, pause};
+use super::record::{BatchOutcome, EventBatch, RecordedBatch, acknowledge, record};
+use super::stall::Stall;
 use crate::config;
 use crate::redis::{Redis, RedisError, order_stream};
 
 /// When a consumer reads.
 #[derive(Clone)]
-pub enum Shift {
-    /// Always; tells of a backlog.
+pub enum ConsumerMode {
+    /// Always; notifies the backlog consumer of a full batch.
     Always(Arc<Notify>),
-    /// When it is told of a backlog, for as long as batches are full.
+    /// Only after such a notification, as long as batches are full.
     Backlog(Arc<Notify>),
 }
 
-pub async fn run(context: Arc<Context>, name: String, shift: Shift, stop: CancellationToken) {
-    let link = Link::new(&context);
+/// Reads and records until `stop`; then ends the batch that it has read, and leaves the group.
+pub async fn run(context: Arc<Context>, name: String, mode: ConsumerMode, stop: CancellationToken) {
     let mut consumer = Consumer {
         context: &context,
         name: &name,
-        // Nobody was handed anything under this name, and a look would make it a consumer of the group.
-        reads_own: matches!(shift, Shift::Always(_)),
-        shift,
-        link,
-        began: None,
-        ahead: None,
+        // A backlog consumer has no pending entries yet, and a read would already add it to the group.
+        reads_pending: matches!(mode, ConsumerMode::Always(_)),
+        mode,
+        connections: Connections::new(&context),
+        batch_started: None,
+        next: None,
         unacknowledged: None,
     };
-    let mut hindrance = Hindrance::default();
+    let mut stall = Stall::default();
     let mut delays = backoff();
-    while !stop.is_cancelled() || consumer.ahead.is_some() {
-        let turn = consumer.turn(&stop).await;
-        match turn {
-            Ok(Turn::Empty) => {
-                hindrance.note_nothing_to_do(&name);
-                consumer.reads_own = false;
+    while !stop.is_cancelled() || consumer.next.is_some() {
+        match consumer.step(&stop).await {
+            Ok(Step::Empty) => {
+                stall.record_empty(&name);
+                consumer.reads_pending = false;
             }
-            Ok(Turn::Recorded) => {
-                hindrance.is_over(&name);
+            Ok(Step::Recorded) => {
+                stall.record_success(&name);
                 delays = backoff();
             }
-            Ok(Turn::Again) => consumer.start_over(),
-            Ok(Turn::Failed(why)) => {
-                hindrance.note(&name, &why);
-                consumer.start_over();
+            Ok(Step::Restart) => consumer.restart(),
+            Ok(Step::Failed(why)) => {
+                stall.record_failure(&name, &why);
+                consumer.restart();
                 pause(delays.next().unwrap_or_default(), &stop).await;
             }
             Err(error) => {
-                hindrance.note(&name, &error.to_string());
-                consumer.link.broken();
-                consumer.start_over();
+                stall.record_failure(&name, &error.to_string());
+                consumer.connections.disconnect();
+                consumer.restart();
                 pause(delays.next().unwrap_or_default(), &stop).await;
             }
         }
     }
-    leave(&context, &name).await;
+    context.leave_group(&name).await;
 }
 
-enum Turn {
-    /// Nothing was there to read.
+/// The result of one read and its recording.
+enum Step {
+    /// There was no entry to read.
     Empty,
     Recorded,
-    /// The agreement changed: read the marker anew, then the own pending entries.
-    Again,
-    /// Postgres cannot record now.
+    /// The epoch changed, or there is none: read the marker again, then the own pending entries.
+    Restart,
+    /// Postgres cannot record now; the text says why.
     Failed(String),
 }
 
 struct Consumer<'a> {
     context: &'a Context,
     name: &'a str,
-    shift: Shift,
-    link: Link<'a>,
-    /// Its own pending entries come first, until there are none.
-    reads_own: bool,
-    /// When the last batch was read.
-    began: Option<Instant>,
-    /// What was read while the batch before was recorded, and the connection that read it.
-    ahead: Option<(Redis, Handed)>,
-    /// What is acknowledged while the batch after is recorded.
-    unacknowledged: Option<Unacknowledged>,
+    mode: ConsumerMode,
+    connections: Connections<'a>,
+    /// Reads its own pending entries, until there are none; then new ones.
+    reads_pending: bool,
+    /// When the recording of the last batch began.
+    batch_started: Option<Instant>,
+    /// The batch that was read during the last recording, and the connection that read it.
+    next: Option<(Redis, EventBatch)>,
+    /// The batch to acknowledge during the next recording.
+    unacknowledged: Option<RecordedBatch>,
 }
 
 impl Consumer<'_> {
-    /// Forgets what is in hand: it is all in the list of pending entries.
-    fn start_over(&mut self) {
-        self.reads_own = true;
-        self.ahead = None;
+    /// Drops its batches and starts with its pending entries again: the dropped batches are among them.
+    fn restart(&mut self) {
+        self.reads_pending = true;
+        self.next = None;
         self.unacknowledged = None;
     }
 
-    async fn turn(&mut self, stop: &CancellationToken) -> Result<Turn, RedisError> {
-        let (redis, handed) = match self.ahead.take() {
-            Some(ahead) => ahead,
+    async fn step(&mut self, stop: &CancellationToken) -> Result<Step, RedisError> {
+        let (redis, batch) = match self.next.take() {
+            Some(next) => next,
             None => match self.read(stop).await? {
                 Some(read) => read,
-                None => return Ok(Turn::Again),
+                None => return Ok(Step::Restart),
             },
         };
-        if handed.is_empty() {
-            return Ok(Turn::Empty);
+        if batch.is_empty() {
+            return Ok(Step::Empty);
         }
-        self.began = Some(Instant::now());
-        let reads_ahead = handed.is_full() && !self.reads_own && !stop.is_cancelled();
-        let (context, name, before) = (self.context, self.name, self.unacknowledged.take());
-        let beside = async {
-            match &before {
-                Some(before) if !acknowledge(context, &redis, before).await? => Ok(None),
+        self.batch_started = Some(Instant::now());
+        let reads_ahead = batch.is_full() && !self.reads_pending && !stop.is_cancelled();
+        let (context, name, previous) = (self.context, self.name, self.unacknowledged.take());
+        let acknowledge_and_read = async {
+            match &previous {
+                Some(previous) if !acknowledge(context, &redis, previous).await? => Ok(None),
                 _ if reads_ahead => read_ahead(&redis, name).await,
                 _ => Ok(None),
             }
         };
-        let (ended, ahead) = tokio::join!(record(&mut self.link, &redis, handed), beside);
-        let ahead = ahead?;
-        if let (Shift::Always(backlog), Some(ahead)) = (&self.shift, &ahead)
-            && ahead.is_full()
+        let (outcome, next) =
+            tokio::join!(record(&mut self.connections, &redis, batch), acknowledge_and_read);
+        let next = next?;
+        if let (ConsumerMode::Always(backlog), Some(next)) = (&self.mode, &next)
+            && next.is_full()
         {
             backlog.notify_one();
         }
-        match ended? {
-            Ended::All(ended) if ahead.is_some() => {
-                self.unacknowledged = Some(ended);
-                self.ahead = ahead.map(|ahead| (redis, ahead));
-                Ok(Turn::Recorded)
+        match outcome? {
+            BatchOutcome::Recorded(recorded) if next.is_some() => {
+                self.unacknowledged = Some(recorded);
+                self.next = next.map(|next| (redis, next));
+                Ok(Step::Recorded)
             }
-            Ended::All(ended) if acknowledge(context, &redis, &ended).await? => Ok(Turn::Recorded),
-            Ended::All(_) | Ended::Fenced => Ok(Turn::Again),
-            Ended::Failed(why) => Ok(Turn::Failed(why)),
+            BatchOutcome::Recorded(recorded) if acknowledge(context, &redis, &recorded).await? => {
+                Ok(Step::Recorded)
+            }
+            BatchOutcome::Recorded(_) | BatchOutcome::Fenced => Ok(Step::Restart),
+            BatchOutcome::Failed(why) => Ok(Step::Failed(why)),
         }
     }
 
-    /// Waits for entries, under the marker that stands before them; `None` while there is no agreement.
-    async fn read(&mut self, stop: &CancellationToken) -> Result<Option<(Redis, Handed)>, RedisError> {
-        if let Some(began) = self.began {
-            // Under load a commit is shared by whatever comes meanwhile; the first event after a pause waits for nobody.
-            tokio::time::sleep_until((began + config::RECORD_INTERVAL).into()).await;
+    /// Reads the marker, then waits for entries; `None` at `stop`, and if there is no epoch or the stream is damaged.
+    async fn read(&mut self, stop: &CancellationToken) -> Result<Option<(Redis, EventBatch)>, RedisError> {
+        if let Some(started) = self.batch_started {
+            // Under load, the events that arrive in this interval share one commit. The first event after a pause
+            // does not wait.
+            tokio::time::sleep_until((started + config::RECORD_INTERVAL).into()).await;
         }
-        if let (Shift::Backlog(backlog), false) = (&self.shift, self.reads_own) {
+        if let (ConsumerMode::Backlog(backlog), false) = (&self.mode, self.reads_pending) {
             tokio::select! {
                 () = backlog.notified() => {}
                 () = stop.cancelled() => return Ok(None),
             }
         }
-        let Some((redis, epoch)) = self.link.epoch(stop).await? else { return Ok(None) };
+        let Some((redis, epoch)) = self.connections.redis(stop).await? else { return Ok(None) };
         if stop.is_cancelled() {
             return Ok(None);
         }
-        let read = if self.reads_own {
+        let read = if self.reads_pending {
             order_stream::read_pending(&redis, self.name, "0").await
         } else {
-            match self.shift {
-                Shift::Always(_) => order_stream::wait_for_new(&redis, self.name).await,
-                Shift::Backlog(_) => order_stream::read_new(&redis, self.name).await,
+            match self.mode {
+                ConsumerMode::Always(_) => order_stream::wait_for_new(&redis, self.name).await,
+                ConsumerMode::Backlog(_) => order_stream::read_new(&redis, self.name).await,
             }
         };
         let read = match read {
@@ -173,16 +180,16 @@ impl Consumer<'_> {
             read => read?,
         };
         if !read.deleted.is_empty() {
-            report_deleted(self.context, &redis, read.deleted.len()).await?;
+            self.context.report_deleted(&redis, read.deleted.len()).await?;
             return Ok(None);
         }
-        Ok(Some((redis, Handed::new(epoch, read.entries, !self.reads_own))))
+        Ok(Some((redis, EventBatch::new(epoch, read.entries, !self.reads_pending))))
     }
 }
 
-/// The next entries, if there are any and claims are accepted.
-async fn read_ahead(redis: &Redis, consumer: &str) -> Result<Option<Handed>, RedisError> {
+/// The next entries, if there are any and Redis has a `ready` marker.
+async fn read_ahead(redis: &Redis, consumer: &str) -> Result<Option<EventBatch>, RedisError> {
     let Some(epoch) = order_stream::ready_epoch(redis).await? else { return Ok(None) };
     let entries = order_stream::read_new(redis, consumer).await?.entries;
-    Ok((!entries.is_empty()).then(|| Handed::new(epoch, entries, true)))
+    Ok((!entries.is_empty()).then(|| EventBatch::new(epoch, entries, true)))
 }

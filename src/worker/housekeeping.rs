@@ -1,28 +1,32 @@
-//! Once a second: returns units from the outbox, trims the stream, removes consumers that are gone.
-//! Every process with workers does it; each step is a script that checks for itself.
+//! Once a second: returns units from the outbox, trims the stream, removes consumers that are gone. Every process with
+//! workers does this; several may do it at the same time, since each step is a script that checks its own conditions.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, pause, wait_until_up};
+use super::context::Context;
+use super::pause::pause;
 use crate::config;
-use crate::fence::{Session, wal_position};
+use crate::fence::{Session, StoreError, wal_position};
 use crate::orders::release::release;
 use crate::postgres::outbox;
 use crate::redis::keys::GROUP;
 use crate::redis::scripts;
 use crate::redis::{RedisError, order_stream};
 
+/// Runs every `HOUSEKEEPING_INTERVAL`, and as soon as a unit is in the outbox, until `stop`. `stream_keep` is the number
+/// of entries behind our group that are kept for other consumer groups.
 pub async fn run(context: Arc<Context>, stream_keep: u64, stop: CancellationToken) {
-    let mut marks = Marks::default();
+    let mut watermarks = TrimWatermarks::default();
     while !stop.is_cancelled() {
-        wait_until_up(&context.fence, &stop).await;
+        context.wait_until_up(&stop).await;
         if let Ok(session) = context.fence.session() {
-            return_units(&context, &session).await;
-            let kept = keep_house(&session, stream_keep, &mut marks).await;
-            if let Err(error) = kept {
+            if let Err(error) = return_units(&context, &session).await {
+                tracing::debug!("outbox: {error}");
+            }
+            if let Err(error) = trim_and_prune(&session, stream_keep, &mut watermarks).await {
                 context.fence.redis_failed(&session.epoch, &error);
             }
         }
@@ -33,34 +37,29 @@ pub async fn run(context: Arc<Context>, stream_keep: u64, stop: CancellationToke
     }
 }
 
-/// Rule 5: the claims hash decides whether a unit goes back; the row goes once that is settled.
-async fn return_units(context: &Context, session: &Session) {
-    let rows = match outbox::oldest(&context.postgres.pool).await {
-        Ok(rows) => rows,
-        Err(error) => return tracing::debug!("outbox: {error}"),
-    };
+/// Rule 5: the claims hash decides whether a unit returns to stock. The outbox row is deleted after that.
+async fn return_units(context: &Context, session: &Session) -> Result<(), StoreError> {
+    let rows = outbox::oldest(&context.postgres.pool).await?;
     if rows.is_empty() {
-        return;
+        return Ok(());
     }
-    if let Err(error) = wal_position::record(&context.fence, session, &context.postgres).await {
-        return tracing::debug!("outbox: {error}");
-    }
+    wal_position::record(&context.fence, session, &context.postgres).await?;
     for row in rows {
-        let field = row.claims_field();
-        let released = release(&context.fence, session, &row.coupon, &field, row.order).await;
-        if let Err(error) = released {
-            return tracing::debug!("outbox: {error}");
-        }
-        if let Err(error) = outbox::remove(&context.postgres.pool, row.order).await {
-            return tracing::debug!("outbox: {error}");
-        }
+        release(&context.fence, session, &row.coupon, &row.claims_field(), row.order).await?;
+        outbox::remove(&context.postgres.pool, row.order).await?;
     }
+    Ok(())
 }
 
-async fn keep_house(session: &Session, stream_keep: u64, marks: &mut Marks) -> Result<(), RedisError> {
+/// Trims entries that all groups have acknowledged, and removes consumers that are gone.
+async fn trim_and_prune(
+    session: &Session,
+    stream_keep: u64,
+    watermarks: &mut TrimWatermarks,
+) -> Result<(), RedisError> {
     let groups = order_stream::groups(&session.redis).await?;
     if let Some(ours) = groups.iter().find(|group| group.name == GROUP) {
-        let keep_from = marks.note(ours.entries_read, &ours.last_delivered_id, stream_keep);
+        let keep_from = watermarks.advance(ours.entries_read, &ours.last_delivered_id, stream_keep);
         let trimmed =
             scripts::trim(&session.redis, &session.ready, config::STREAM_TAIL_ENTRIES, &keep_from).await?;
         if let Some(entries @ 1..) = trimmed {
@@ -68,8 +67,8 @@ async fn keep_house(session: &Session, stream_keep: u64, marks: &mut Marks) -> R
         }
     }
     for consumer in order_stream::consumers(&session.redis).await? {
-        let gone = consumer.pending == 0 && consumer.idle_ms >= to_ms(config::CONSUMER_GONE_AFTER);
-        if gone
+        let is_gone = consumer.pending == 0 && consumer.idle_ms >= to_ms(config::CONSUMER_GONE_AFTER);
+        if is_gone
             && scripts::remove_consumer(
                 &session.redis,
                 &session.ready,
@@ -78,11 +77,11 @@ async fn keep_house(session: &Session, stream_keep: u64, marks: &mut Marks) -> R
             )
             .await?
         {
-            // To Redis 7.0 one that waits for entries looks the same; its next read brings it back.
+            // In Redis 7.0 a consumer that waits for entries looks the same; its next read adds it again.
             let name = consumer.name;
             tracing::debug!(
                 consumer = name,
-                "removed consumer {name}, which holds nothing and was not seen lately"
+                "removed consumer {name}: it has no pending entries and has not read lately"
             );
         }
     }
@@ -93,28 +92,30 @@ fn to_ms(duration: std::time::Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Where our group stood earlier: the id that lies `stream_keep` entries behind it, without walking there.
+/// Earlier positions of our group, oldest first: entries read and last delivered id. They give the id that lies
+/// `stream_keep` entries behind the group, without a scan of the stream.
 #[derive(Default)]
-struct Marks {
+struct TrimWatermarks {
     earlier: VecDeque<(i64, String)>,
 }
 
-impl Marks {
-    /// The lowest id to keep for other groups; `0-0` while we have not come that far.
-    fn note(&mut self, entries_read: Option<i64>, last_delivered_id: &str, stream_keep: u64) -> String {
+impl TrimWatermarks {
+    /// Records the group's position and returns the lowest id to keep for other groups; `0-0` while fewer than
+    /// `stream_keep` entries were read since the first position, or if Redis does not know how many.
+    fn advance(&mut self, entries_read: Option<i64>, last_delivered_id: &str, stream_keep: u64) -> String {
         let keep = i64::try_from(stream_keep).unwrap_or(i64::MAX);
         let Some(read) = entries_read else { return "0-0".into() };
         if self.earlier.back().is_some_and(|(last, _)| *last > read) {
-            self.earlier.clear(); // the group was made anew
+            self.earlier.clear(); // the group was created again
         }
         if self.earlier.back().is_none_or(|(last, _)| *last < read) {
             self.earlier.push_back((read, last_delivered_id.to_owned()));
         }
-        while self.earlier.get(1).is_some_and(|(mark, _)| read - mark >= keep) {
+        while self.earlier.get(1).is_some_and(|(position, _)| read - position >= keep) {
             self.earlier.pop_front();
         }
         match self.earlier.front() {
-            Some((mark, id)) if read - mark >= keep => id.clone(),
+            Some((position, id)) if read - position >= keep => id.clone(),
             _ => "0-0".into(),
         }
     }

@@ -1,92 +1,97 @@
-//! Takes over entries that stayed unacknowledged for too long: their worker crashed, or is so slow that
-//! doing its work twice is better than waiting (it is safe).
+//! Reclaims entries that stay unacknowledged for too long, and records them: their worker has crashed, or is so slow
+//! that it is better to do its work twice (which is safe) than to wait for it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::record::{Ended, Handed, acknowledge, record};
-use super::{Context, Hindrance, Link, leave, pause, report_deleted};
+use super::connections::Connections;
+use super::context::Context;
+use super::pause::pause;
+use super::record::{BatchOutcome, EventBatch, acknowledge, record};
+use super::stall::Stall;
 use crate::config;
 use crate::redis::RedisError;
 use crate::redis::reclaim::{Ages, reclaim};
 
+/// Scans the pending entries list, with a pause after each scan, until `stop`; then leaves the group.
 pub async fn run(context: Arc<Context>, consumer: String, reclaim_after: Duration, stop: CancellationToken) {
-    let mut link = Link::new(&context);
+    let mut connections = Connections::new(&context);
     let mut ages = Ages::default();
     let interval = (reclaim_after / 4).clamp(config::BACKOFF_MIN, config::BACKOFF_MAX);
-    let mut hindrance = Hindrance::default();
+    let mut stall = Stall::default();
     while !stop.is_cancelled() {
-        match round(&context, &mut link, &mut ages, &consumer, reclaim_after, &stop).await {
-            Ok(Round { recorded, hindered: None }) => {
+        match scan_pending(&mut connections, &mut ages, &consumer, reclaim_after, &stop).await {
+            Ok(Scan { recorded, failure: None }) => {
                 if recorded == 0 {
-                    hindrance.note_nothing_to_do(&consumer);
+                    stall.record_empty(&consumer);
                 } else {
-                    hindrance.is_over(&consumer);
+                    stall.record_success(&consumer);
                     tracing::info!(consumer, entries = recorded, "recorded {recorded} reclaimed entries");
                 }
             }
-            Ok(Round { hindered: Some(why), .. }) => hindrance.note(&consumer, &why),
+            Ok(Scan { failure: Some(why), .. }) => stall.record_failure(&consumer, &why),
             Err(error) => {
-                hindrance.note(&consumer, &error.to_string());
-                link.broken();
+                stall.record_failure(&consumer, &error.to_string());
+                connections.disconnect();
             }
         }
         pause(interval, &stop).await;
     }
-    leave(&context, &consumer).await;
+    context.leave_group(&consumer).await;
 }
 
-/// What came of one walk.
+/// The result of one scan.
 #[derive(Default)]
-struct Round {
+struct Scan {
+    /// Entries recorded and acknowledged.
     recorded: usize,
-    /// Why Postgres records nothing now.
-    hindered: Option<String>,
+    /// Why Postgres cannot record now.
+    failure: Option<String>,
 }
 
-/// One walk over the pending entries list to its end; an empty page is not the end.
-async fn round(
-    context: &Context,
-    link: &mut Link<'_>,
+/// Scans the pending entries list once, to its end; an empty page is not the end.
+async fn scan_pending(
+    connections: &mut Connections<'_>,
     ages: &mut Ages,
     consumer: &str,
     reclaim_after: Duration,
     stop: &CancellationToken,
-) -> Result<Round, RedisError> {
+) -> Result<Scan, RedisError> {
+    let context = connections.context;
     let mut from = "-".to_owned();
     ages.begin_walk();
-    let mut done = Round::default();
+    let mut scan = Scan::default();
     loop {
-        let Some((redis, epoch)) = link.epoch(stop).await? else { return Ok(done) };
+        let Some((redis, epoch)) = connections.redis(stop).await? else { return Ok(scan) };
         if stop.is_cancelled() {
-            return Ok(done);
+            return Ok(scan);
         }
         let (page, next) = match reclaim(&redis, ages, consumer, reclaim_after, &from).await {
             Err(error @ (RedisError::NoGroup(_) | RedisError::WrongType(_))) => {
                 context.fence.redis_failed(&epoch, &error);
-                return Ok(done);
+                return Ok(scan);
             }
             page => page?,
         };
         if !page.deleted.is_empty() {
-            report_deleted(context, &redis, page.deleted.len()).await?;
+            context.report_deleted(&redis, page.deleted.len()).await?;
         }
         if !page.entries.is_empty() {
-            let handed = Handed::new(epoch, page.entries, false);
-            let entries = handed.len();
-            match record(link, &redis, handed).await? {
-                Ended::All(ended) if acknowledge(context, &redis, &ended).await? => {
-                    done.recorded += entries;
+            let batch = EventBatch::new(epoch, page.entries, false);
+            let entries = batch.len();
+            match record(connections, &redis, batch).await? {
+                BatchOutcome::Recorded(recorded) if acknowledge(context, &redis, &recorded).await? => {
+                    scan.recorded += entries;
                 }
-                Ended::All(_) | Ended::Fenced => return Ok(done),
-                Ended::Failed(why) => return Ok(Round { hindered: Some(why), ..done }),
+                BatchOutcome::Recorded(_) | BatchOutcome::Fenced => return Ok(scan),
+                BatchOutcome::Failed(why) => return Ok(Scan { failure: Some(why), ..scan }),
             }
         }
         let Some(next) = next else {
             ages.end_walk();
-            return Ok(done);
+            return Ok(scan);
         };
         from = next;
     }

@@ -1,34 +1,35 @@
-//! Ends a batch of entries: each becomes an order, or a rejected one with its dead letter, then all are
-//! acknowledged. A batch that Postgres refuses for one event's sake is split down to that event.
+//! Records a batch of entries: each becomes an order, or a rejected order with its dead letter; then all are
+//! acknowledged. If Postgres refuses a batch because of one event, the batch is split until that event is alone.
 
-use super::{Context, Link};
+use super::connections::Connections;
+use super::context::Context;
 use crate::config;
-use crate::domain::{Order, OrderEvent, OrderId, UnreadableEvent};
+use crate::domain::{OrderEvent, OrderId, UnreadableEvent};
 use crate::metrics;
-use crate::postgres::dead_letters::{self, Letter, encode_fields};
+use crate::postgres::dead_letters::{self, Letter, LetterOutcome, encode_fields};
 use crate::postgres::orders::{self, RecordOutcome};
 use crate::postgres::{self, PgConnection, PostgresError};
 use crate::redis::order_stream::{self, Entry};
 use crate::redis::scripts::{self, ready_marker};
 use crate::redis::{Redis, RedisError, info};
 
-/// Entries of one read, and the epoch of the marker that was read before them: under no other may they be recorded.
+/// The entries of one read, and the epoch of the marker that was read before them: they may be recorded only in it.
 #[derive(Debug)]
-pub struct Handed {
+pub struct EventBatch {
     epoch: String,
-    /// They were never delivered before, and are not expected to be recorded already.
+    /// Delivered for the first time, so that no row of them is expected.
     are_new: bool,
-    readable: Vec<Readable>,
+    readable: Vec<ReadableEntry>,
     unreadable: Vec<(Entry, UnreadableEvent)>,
 }
 
-impl Handed {
+impl EventBatch {
     pub fn new(epoch: String, entries: Vec<Entry>, are_new: bool) -> Self {
         let mut readable = Vec::with_capacity(entries.len());
         let mut unreadable = Vec::new();
         for entry in entries {
             match OrderEvent::read(&entry.fields) {
-                Ok(event) => readable.push(Readable { entry, event }),
+                Ok(event) => readable.push(ReadableEntry { entry, event }),
                 Err(why) => unreadable.push((entry, why)),
             }
         }
@@ -43,81 +44,92 @@ impl Handed {
         self.len() == 0
     }
 
-    /// As many as are read at once: more may wait.
+    /// Whether it has `RECORD_BATCH_MAX_EVENTS` entries, the most of one read: the stream may have more.
     pub const fn is_full(&self) -> bool {
         self.len() >= config::RECORD_BATCH_MAX_EVENTS
     }
 }
 
-/// Entries that have ended in Postgres, and how far its WAL was durable then.
+/// A batch that is committed in Postgres and not yet acknowledged.
 #[derive(Debug)]
-pub struct Unacknowledged {
-    handed: Handed,
+pub struct RecordedBatch {
+    batch: EventBatch,
+    /// The durable WAL position after the commit.
     lsn: String,
 }
 
-/// How a batch ended.
+/// The result of recording a batch.
 #[derive(Debug)]
-pub enum Ended {
-    /// Every entry is recorded or dead, and may be acknowledged.
-    All(Unacknowledged),
-    /// The agreement changed; nothing is to be acknowledged.
+pub enum BatchOutcome {
+    /// Every entry is an order or a dead letter, and may be acknowledged.
+    Recorded(RecordedBatch),
+    /// The epoch changed: nothing may be acknowledged.
     Fenced,
-    /// Postgres cannot serve now: the entries stay pending, for as long as it takes.
+    /// Postgres cannot record now; the text says why. The entries stay pending until it can.
     Failed(String),
 }
 
-/// Why a batch goes no further.
-enum Halt {
+/// Why the recording of a batch stops.
+enum RecordError {
     Fenced,
     Failed(String),
     Redis(RedisError),
 }
 
-/// An entry that can be read, beside what it says.
+/// An entry and the event in it.
 #[derive(Debug)]
-struct Readable {
+struct ReadableEntry {
     entry: Entry,
     event: OrderEvent,
 }
 
-/// Ends a batch in Postgres.
-pub async fn record(link: &mut Link<'_>, redis: &Redis, handed: Handed) -> Result<Ended, RedisError> {
-    let context = link.context;
-    let postgres = match link.postgres(redis, &handed.epoch).await {
+/// Records a batch in Postgres, in at most `RECORD_TIMEOUT`. After a failure of Postgres the connections are dropped.
+///
+/// # Errors
+/// If Redis does not answer.
+pub async fn record(
+    connections: &mut Connections<'_>,
+    redis: &Redis,
+    batch: EventBatch,
+) -> Result<BatchOutcome, RedisError> {
+    let context = connections.context;
+    let postgres = match connections.postgres(redis, &batch.epoch).await {
         Ok(postgres) => postgres,
-        Err(error) => return Ok(Ended::Failed(error.to_string())),
+        Err(error) => return Ok(BatchOutcome::Failed(error.to_string())),
     };
-    let mut batch = Batch { context, redis, postgres: &mut *postgres, handed: &handed };
-    let ended = tokio::time::timeout(config::RECORD_TIMEOUT, batch.end()).await;
-    match ended.unwrap_or_else(|_| Err(Halt::Failed("the batch took too long".into()))) {
+    let mut recorder = BatchRecorder { context, redis, postgres: &mut *postgres, batch: &batch };
+    let recorded = tokio::time::timeout(config::RECORD_TIMEOUT, recorder.record_all()).await;
+    match recorded.unwrap_or_else(|_| Err(RecordError::Failed("the batch took too long".into()))) {
         Ok(()) => {}
-        Err(Halt::Fenced) => return Ok(Ended::Fenced),
-        Err(Halt::Failed(why)) => {
-            link.broken();
-            return Ok(Ended::Failed(why));
+        Err(RecordError::Fenced) => return Ok(BatchOutcome::Fenced),
+        Err(RecordError::Failed(why)) => {
+            connections.disconnect();
+            return Ok(BatchOutcome::Failed(why));
         }
-        Err(Halt::Redis(error)) => return Err(error),
+        Err(RecordError::Redis(error)) => return Err(error),
     }
     match postgres::fence::durable_lsn(postgres).await {
-        Ok(lsn) => Ok(Ended::All(Unacknowledged { handed, lsn })),
+        Ok(lsn) => Ok(BatchOutcome::Recorded(RecordedBatch { batch, lsn })),
         Err(error) => {
-            link.broken();
-            Ok(Ended::Failed(error.to_string()))
+            connections.disconnect();
+            Ok(BatchOutcome::Failed(error.to_string()))
         }
     }
 }
 
-/// Acknowledges what has ended; `false` where the agreement has changed.
+/// Acknowledges a recorded batch; `false` if the epoch has changed, and then nothing is acknowledged.
+///
+/// # Errors
+/// If Redis does not answer.
 pub async fn acknowledge(
     context: &Context,
     redis: &Redis,
-    ended: &Unacknowledged,
+    recorded: &RecordedBatch,
 ) -> Result<bool, RedisError> {
-    let Handed { epoch, readable, unreadable, .. } = &ended.handed;
+    let EventBatch { epoch, readable, unreadable, .. } = &recorded.batch;
     let entries = readable.iter().map(|readable| &readable.entry);
     let ids = entries.chain(unreadable.iter().map(|(entry, _)| entry)).map(|entry| entry.id.as_str());
-    match scripts::acknowledge(redis, &ready_marker(epoch), &ended.lsn, ids).await {
+    match scripts::acknowledge(redis, &ready_marker(epoch), &recorded.lsn, ids).await {
         Ok(acknowledged) => Ok(acknowledged.is_some()),
         Err(error @ (RedisError::WrongType(_) | RedisError::NoScript)) => {
             context.fence.redis_failed(epoch, &error);
@@ -127,16 +139,16 @@ pub async fn acknowledge(
     }
 }
 
-struct Batch<'a> {
+struct BatchRecorder<'a> {
     context: &'a Context,
     redis: &'a Redis,
     postgres: &'a mut PgConnection,
-    handed: &'a Handed,
+    batch: &'a EventBatch,
 }
 
-impl Batch<'_> {
-    async fn end(&mut self) -> Result<(), Halt> {
-        let mut parts = vec![self.handed.readable.as_slice()];
+impl BatchRecorder<'_> {
+    async fn record_all(&mut self) -> Result<(), RecordError> {
+        let mut parts = vec![self.batch.readable.as_slice()];
         while let Some(part) = parts.pop() {
             if part.is_empty() {
                 continue;
@@ -150,119 +162,127 @@ impl Batch<'_> {
                 }
             }
         }
-        // Last, for each takes a transaction of its own: nobody's order waits for them.
-        for (entry, why) in &self.handed.unreadable {
+        // Last: each takes a transaction, and the orders do not wait for them.
+        for (entry, why) in &self.batch.unreadable {
             self.keep_unreadable(entry, why.order, &why.reason).await?;
         }
         Ok(())
     }
 
-    /// Records a part in one transaction; answers why Postgres refuses it, if one event is at fault.
-    async fn record_part(&mut self, part: &[Readable]) -> Result<Option<String>, Halt> {
+    /// Records a part in one transaction. Returns the reason if Postgres refuses one of its events; then nothing of
+    /// the part is recorded.
+    async fn record_part(&mut self, part: &[ReadableEntry]) -> Result<Option<String>, RecordError> {
         let events: Vec<&OrderEvent> = part.iter().map(|readable| &readable.event).collect();
-        let recorded = if self.handed.are_new {
-            orders::record_new(self.postgres, &self.handed.epoch, &events).await
+        let outcome = if self.batch.are_new {
+            orders::record_new(self.postgres, &self.batch.epoch, &events).await
         } else {
-            orders::record(self.postgres, &self.handed.epoch, &events).await
+            orders::record(self.postgres, &self.batch.epoch, &events).await
         };
-        match recorded {
+        match outcome {
             Ok(RecordOutcome::Done { inserted, conflicting }) => {
                 self.announce(&inserted).await;
                 self.reject_conflicting(part, &conflicting).await?;
                 Ok(None)
             }
-            Ok(RecordOutcome::Fenced) => Err(Halt::Fenced),
+            Ok(RecordOutcome::Fenced) => Err(RecordError::Fenced),
             Ok(RecordOutcome::StockShort(coupon)) => {
                 Ok(Some(format!("coupon {coupon} has no stock left in Postgres")))
             }
             Ok(RecordOutcome::UnknownCoupon(coupon)) => {
-                if info::coupon(self.redis, &coupon).await.map_err(Halt::Redis)?.is_some() {
-                    // Not a bad event but a lost database.
+                if info::coupon(self.redis, &coupon).await.map_err(RecordError::Redis)?.is_some() {
+                    // The event is right: Postgres has lost the coupon.
                     let what = format!("Postgres does not know coupon {coupon}, which Redis sells");
-                    self.context.fence.lost(&self.handed.epoch, &what);
-                    return Err(Halt::Fenced);
+                    self.context.fence.lost(&self.batch.epoch, &what);
+                    return Err(RecordError::Fenced);
                 }
-                Ok(Some(format!("no coupon {coupon} is known")))
+                Ok(Some(format!("neither store knows coupon {coupon}")))
             }
             Err(PostgresError::Row(why)) => Ok(Some(why)),
-            Err(error) => Err(halt(error)),
+            Err(error) => Err(postgres_failed(error)),
         }
     }
 
-    /// Tells those who wait for these orders, which were just written.
+    /// Sends orders that were just inserted to the requests that wait for them.
     async fn announce(&mut self, inserted: &[OrderId]) {
         metrics::ORDERS_RECORDED.add(inserted.len() as u64);
-        let recorded = &self.context.waiters;
-        let waited_for = recorded.waited_for(inserted);
+        let waiters = &self.context.waiters;
+        let waited_for = waiters.waited_for(inserted);
         if waited_for.is_empty() {
             return;
         }
         match orders::get_many(&mut *self.postgres, &waited_for).await {
-            Ok(orders) => recorded.announce(&orders),
-            // The poll for other processes' orders finds them, too.
-            Err(error) => tracing::debug!("orders that are waited for: {error}"),
+            Ok(orders) => waiters.announce(&orders),
+            // The waiters' own poll, for orders of other processes, finds them too.
+            Err(error) => tracing::debug!("cannot read orders for their waiters: {error}"),
         }
     }
 
-    /// The rest of their batch is recorded; these are tried once more alone, for their rival may have been
-    /// a transaction that did not last.
-    async fn reject_conflicting(&mut self, part: &[Readable], conflicting: &[OrderId]) -> Result<(), Halt> {
+    /// Ends events that conflicted with another live order, after the rest of their batch is recorded. Each is first
+    /// tried again alone: the transaction of the other order may have been rolled back.
+    async fn reject_conflicting(
+        &mut self,
+        part: &[ReadableEntry],
+        conflicting: &[OrderId],
+    ) -> Result<(), RecordError> {
         for readable in part.iter().filter(|readable| conflicting.contains(&readable.event.order)) {
-            match orders::record(self.postgres, &self.handed.epoch, &[&readable.event]).await.map_err(halt)? {
+            let again = orders::record(self.postgres, &self.batch.epoch, &[&readable.event]).await;
+            match again.map_err(postgres_failed)? {
                 RecordOutcome::Done { inserted, conflicting } if conflicting.is_empty() => {
                     self.announce(&inserted).await;
                 }
-                RecordOutcome::Fenced => return Err(Halt::Fenced),
+                RecordOutcome::Fenced => return Err(RecordError::Fenced),
                 _ => self.reject(readable, "the user has another live order of this coupon").await?,
             }
         }
         Ok(())
     }
 
-    async fn reject(&mut self, readable: &Readable, why: &str) -> Result<(), Halt> {
+    /// Ends an event as a rejected order with a dead letter; as a dead letter alone if Postgres refuses the row.
+    async fn reject(&mut self, readable: &ReadableEntry, why: &str) -> Result<(), RecordError> {
         let event = &readable.event;
         let letter = self.letter(&readable.entry, why).await?;
-        match dead_letters::reject(self.postgres, &self.handed.epoch, event, &letter).await {
-            Ok(dead_letters::LetterOutcome::Written) => {
+        match dead_letters::reject(self.postgres, &self.batch.epoch, event, &letter).await {
+            Ok(LetterOutcome::Written) => {
                 metrics::DEAD_LETTERS.add(1);
                 self.context.unit_waits.notify_one();
                 tracing::warn!(order = %event.order, coupon = %event.coupon, "order {} rejected: {why}", event.order);
             }
-            Ok(dead_letters::LetterOutcome::AlreadyEnded) => {}
-            Ok(dead_letters::LetterOutcome::Fenced) => return Err(Halt::Fenced),
+            Ok(LetterOutcome::AlreadyEnded) => {}
+            Ok(LetterOutcome::Fenced) => return Err(RecordError::Fenced),
             Err(PostgresError::Row(why)) => {
                 return self.keep_unreadable(&readable.entry, Some(event.order), &why).await;
             }
-            Err(error) => return Err(halt(error)),
+            Err(error) => return Err(postgres_failed(error)),
         }
         if let Ok(Some(order)) = orders::get(&mut *self.postgres, event.order).await {
-            let orders: [Order; 1] = [order];
-            self.context.waiters.announce(&orders);
+            self.context.waiters.announce(&[order]);
         }
         Ok(())
     }
 
+    /// Ends an entry as a dead letter without an order.
     async fn keep_unreadable(
         &mut self,
         entry: &Entry,
         order: Option<OrderId>,
         why: &str,
-    ) -> Result<(), Halt> {
+    ) -> Result<(), RecordError> {
         let letter = self.letter(entry, why).await?;
-        match dead_letters::keep_unreadable(self.postgres, &self.handed.epoch, order, &letter).await {
-            Ok(dead_letters::LetterOutcome::Written) => {
+        match dead_letters::keep_unreadable(self.postgres, &self.batch.epoch, order, &letter).await {
+            Ok(LetterOutcome::Written) => {
                 metrics::DEAD_LETTERS.add(1);
                 tracing::warn!(entry = entry.id, "entry {} is a dead letter: {why}", entry.id);
                 Ok(())
             }
-            Ok(dead_letters::LetterOutcome::AlreadyEnded) => Ok(()),
-            Ok(dead_letters::LetterOutcome::Fenced) => Err(Halt::Fenced),
-            Err(error) => Err(halt(error)),
+            Ok(LetterOutcome::AlreadyEnded) => Ok(()),
+            Ok(LetterOutcome::Fenced) => Err(RecordError::Fenced),
+            Err(error) => Err(postgres_failed(error)),
         }
     }
 
-    async fn letter<'l>(&self, entry: &'l Entry, why: &'l str) -> Result<Letter<'l>, Halt> {
-        let deliveries = order_stream::delivery_count(self.redis, &entry.id).await.map_err(Halt::Redis)?;
+    async fn letter<'l>(&self, entry: &'l Entry, why: &'l str) -> Result<Letter<'l>, RecordError> {
+        let deliveries =
+            order_stream::delivery_count(self.redis, &entry.id).await.map_err(RecordError::Redis)?;
         Ok(Letter {
             entry_id: Some(&entry.id),
             fields: encode_fields(&entry.fields),
@@ -272,11 +292,11 @@ impl Batch<'_> {
     }
 }
 
-/// Anything but a row's own fault keeps the entries pending; what is ours to mend is logged as an error.
+/// The entries stay pending. A refused statement is logged as an error: it needs a change of the program or the schema.
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn halt(error: PostgresError) -> Halt {
+fn postgres_failed(error: PostgresError) -> RecordError {
     if let PostgresError::Statement(why) = &error {
-        tracing::error!("recording is stuck on a statement that Postgres refuses: {why}");
+        tracing::error!("cannot record orders: Postgres refuses a statement: {why}");
     }
-    Halt::Failed(error.to_string())
+    RecordError::Failed(error.to_string())
 }

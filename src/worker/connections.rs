@@ -1,0 +1,67 @@
+//! One role's own connections to Redis and Postgres. They never reconnect by themselves: after an error on one of them
+//! the role drops both and opens new ones.
+
+use tokio_util::sync::CancellationToken;
+
+use super::context::Context;
+use super::pause::pause;
+use crate::config;
+use crate::postgres::{self, PgConnection, PostgresError};
+use crate::redis::{Redis, RedisError, info, order_stream};
+
+pub struct Connections<'a> {
+    pub context: &'a Context,
+    redis: Option<Redis>,
+    postgres: Option<PgConnection>,
+}
+
+impl<'a> Connections<'a> {
+    /// Connects to nothing yet.
+    pub fn new(context: &'a Context) -> Self {
+        Self { context, redis: None, postgres: None }
+    }
+
+    /// The connection to Redis, and the epoch of the marker read on it: always from Redis, never from Postgres. Waits
+    /// while the fence is down; `None` at `stop`, and after a pause if Redis has no `ready` marker.
+    ///
+    /// # Errors
+    /// If Redis cannot be reached or does not answer.
+    pub async fn redis(&mut self, stop: &CancellationToken) -> Result<Option<(Redis, String)>, RedisError> {
+        self.context.wait_until_up(stop).await;
+        let redis = match &self.redis {
+            Some(redis) => redis.clone(),
+            None => self.redis.insert(self.context.server.connect_blocking().await?).clone(),
+        };
+        let epoch = order_stream::ready_epoch(&redis).await?;
+        if epoch.is_none() {
+            pause(config::FENCE_RETRY, stop).await;
+        }
+        Ok(epoch.map(|epoch| (redis, epoch)))
+    }
+
+    /// The connection to Postgres. A new one is first compared with the WAL position that Redis has noted; if Postgres
+    /// is behind it, the fence goes down.
+    ///
+    /// # Errors
+    /// If Postgres cannot be reached or is an older copy of itself.
+    pub async fn postgres(&mut self, redis: &Redis, epoch: &str) -> Result<&mut PgConnection, PostgresError> {
+        if self.postgres.is_none() {
+            let noted = info::noted_lsn(redis).await;
+            let mut connection = self.context.postgres.dedicated().await?;
+            let now = postgres::fence::durable_lsn(&mut connection).await?;
+            if noted.is_ok_and(|noted| noted.is_some_and(|noted| now < noted)) {
+                let why = "Postgres is an older copy of itself";
+                self.context.fence.postgres_lost_commits(epoch, why);
+                return Err(PostgresError::Transient(why.into()));
+            }
+            self.postgres = Some(connection);
+        }
+        self.postgres.as_mut().ok_or_else(|| PostgresError::Transient("no connection".into()))
+    }
+
+    /// Drops the connections; the next use opens new ones.
+    pub fn disconnect(&mut self) {
+        self.redis = None;
+        self.postgres = None;
+    }
+}

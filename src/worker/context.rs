@@ -1,0 +1,62 @@
+//! The handles that all roles of a worker share, and what each role does with them: waits for the fence, leaves the
+//! consumer group, reports deleted entries.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::fence::{Fence, FenceState};
+use crate::orders::waiters::OrderWaiters;
+use crate::postgres::Postgres;
+use crate::redis::{Redis, RedisError, RedisServer, order_stream, scripts};
+use crate::tasks::Tasks;
+
+/// Handles for every role of a worker.
+#[derive(Clone)]
+pub struct Context {
+    pub server: RedisServer,
+    pub postgres: Postgres,
+    pub fence: Fence,
+    pub waiters: OrderWaiters,
+    pub tasks: Tasks,
+    /// Wakes the housekeeping when a unit is in the outbox.
+    pub unit_waits: Arc<Notify>,
+}
+
+impl Context {
+    /// Returns when the fence is up or at `stop`.
+    pub(super) async fn wait_until_up(&self, stop: &CancellationToken) {
+        let mut states = self.fence.subscribe();
+        tokio::select! {
+            // It fails if the fence has ended with the program.
+            _ = states.wait_for(|state| matches!(state, FenceState::Up(_))) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    /// Takes the fence down because pending entries were deleted or trimmed. Reads the marker again: the loss belongs to
+    /// the epoch in force now. A report of an epoch that is over would be ignored.
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub(super) async fn report_deleted(&self, redis: &Redis, entries: usize) -> Result<(), RedisError> {
+        let marker = order_stream::marker(redis).await?;
+        // Without a marker, a rebuild follows in any case.
+        if let Some(epoch) = marker.as_deref().and_then(scripts::marker_epoch) {
+            self.fence.lost(epoch, &format!("{entries} pending entries were deleted or trimmed in Redis"));
+        }
+        Ok(())
+    }
+
+    /// Removes a consumer from the group if it has no pending entries.
+    pub(super) async fn leave_group(&self, consumer: &str) {
+        let Ok(session) = self.fence.session() else { return };
+        let removed =
+            scripts::remove_consumer(&session.redis, &session.ready, consumer, Duration::ZERO).await;
+        if let Err(error) = removed {
+            tracing::debug!(consumer, "consumer {consumer} stays in the group: {error}");
+        }
+    }
+}
