@@ -17,7 +17,7 @@ fn candidates(module: &str) -> Vec<String> {
     if folder.is_empty() {
         vec![format!("tests/system/{name}.rs"), format!("tests/{name}.rs"), format!("tests/{name}/main.rs")]
     } else {
-        vec![format!("tests/{folder}{name}.rs"), format!("tests/{folder}tests/{name}.rs")]
+        vec![format!("tests/{folder}{name}.rs"), format!("{folder}tests/{name}.rs")]
     }
 }
 
