@@ -1,7 +1,7 @@
-//! Replays a trace that a torture run has kept: `cargo run -p model --example replay -- FILE`. Says how many
-//! lines of each kind it holds, and which is the first that no rule allows; exit status 1 then.
+//! Replays a trace that a torture run has written: `cargo run -p model --example replay -- FILE`. Prints the number of
+//! lines of each kind, or the first line that no rule allows, with exit status 1.
 
-#![expect(clippy::print_stdout, reason = "a person runs it, and reads what it prints")]
+#![expect(clippy::print_stdout, reason = "its output is for the terminal")]
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -9,9 +9,8 @@ use std::process::ExitCode;
 use model::trace::{Line, Replay};
 
 fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
-    let path = std::env::args()
-        .nth(1)
-        .ok_or("which trace? give its file, such as target/torture/1-safe/trace.jsonl")?;
+    let path =
+        std::env::args().nth(1).ok_or("usage: replay FILE, for example target/torture/1-safe/trace.jsonl")?;
     let mut replay = Replay::default();
     let mut names: BTreeMap<&str, usize> = BTreeMap::new();
     for (number, text) in (1..).zip(std::fs::read_to_string(&path)?.lines()) {
@@ -19,7 +18,7 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
         match replay.take(&line) {
             Ok(name) => *names.entry(name).or_default() += 1,
             Err(why) => {
-                println!("line {number}, no rule allows it: {why}\n{text}");
+                println!("line {number}: no rule allows it: {why}\n{text}");
                 return Ok(ExitCode::FAILURE);
             }
         }
@@ -28,9 +27,9 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
         println!("{count:>8}  {name}");
     }
     match replay.is_at_rest() {
-        Ok(()) => println!("all allowed, and at rest at the end"),
+        Ok(()) => println!("all lines are allowed, and the run is at rest at its end"),
         Err(why) => {
-            println!("all allowed, but not at rest at the end: {why}");
+            println!("all lines are allowed, but the run is not at rest at its end: {why}");
             return Ok(ExitCode::FAILURE);
         }
     }

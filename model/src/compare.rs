@@ -1,28 +1,28 @@
-//! The comparison beside live claims (`reconcile.rs`, `lua/readd.lua`), and the check of the sums.
+//! The comparison beside live claims (`reconcile`), and the check of each coupon's `stock + claims = total`.
 
 use crate::search::Steps;
 use crate::serve::note_loss;
 use crate::state::{
     Comparison, Epoch, Marker, Orders, State, Status, ToCompare, bit, counter, each, user_of,
 };
-use crate::{Rule, Scope, lost, rebuild};
+use crate::{Rule, Scope, postgres_loss, rebuild};
 
 pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
-    // Its scripts would be refused: what it found has to be found again.
+    // Redis would refuse its scripts: the comparison must start again.
     if state.comparison.epoch().is_some_and(|epoch| state.server.session != Some(epoch)) {
-        return steps.take("a comparison is given up", |next| {
+        return steps.take("a comparison is abandoned", |next| {
             give_up(next);
             true
         });
     }
     let Some(session) = state.server.session else { return };
-    if scope.has(Rule::Sum) && !state.redis.adds_up() {
-        steps.take("a sum is found wrong", |next| {
+    if scope.has(Rule::Sum) && !state.redis.is_consistent() {
+        steps.take("an inconsistent coupon is found", |next| {
             note_loss(next, session, false);
             true
         });
     }
-    if scope.compares && lost::has_newer_definition(&state.redis, &state.postgres, scope) {
+    if scope.compares && postgres_loss::has_newer_definition(&state.redis, &state.postgres, scope) {
         steps.take("a comparison finds a newer definition", |next| {
             note_loss(next, session, true);
             true
@@ -33,7 +33,7 @@ pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
     }
 }
 
-/// A comparison that does not end has found nothing.
+/// An abandoned comparison counts as not done.
 pub fn give_up(next: &mut State) {
     next.comparison = Comparison::Idle;
     if next.users.to_compare == ToCompare::UnderWay {
@@ -47,13 +47,13 @@ fn compare(state: &State, scope: &Scope, session: u8, steps: &mut Steps) {
         Comparison::Idle if state.users.to_compare == ToCompare::Yes || writes_stock => {
             let held = state.redis.claims.iter().flatten().fold(0, |set, &order| set | bit(order));
             steps.take("a comparison reads the claims", |next| {
-                next.comparison = Comparison::HashRead(session, held);
+                next.comparison = Comparison::ClaimsRead(session, held);
                 next.users.to_compare = ToCompare::UnderWay;
                 true
             });
         }
         Comparison::Idle => {}
-        Comparison::HashRead(epoch, held) => {
+        Comparison::ClaimsRead(epoch, held) => {
             let events = state.redis.stream.map_or(0, |stream| stream.unacknowledged());
             steps.take("a comparison reads the events", |next| {
                 next.comparison = Comparison::EventsRead(epoch, held & !events);
@@ -78,7 +78,7 @@ fn compare(state: &State, scope: &Scope, session: u8, steps: &mut Steps) {
         Comparison::Found(epoch, lost, dead) => repair(state, scope, epoch, lost, dead, steps),
         Comparison::LiveRead(epoch, live) => {
             let unheld = each(live).filter(|&o| !state.redis.holds(o)).fold(0, |set, o| set | bit(o));
-            steps.take("a comparison looks for live orders' claims", |next| {
+            steps.take("a comparison reads live orders' claims", |next| {
                 next.comparison = Comparison::Unheld(epoch, unheld);
                 true
             });
@@ -100,7 +100,7 @@ fn compare(state: &State, scope: &Scope, session: u8, steps: &mut Steps) {
     }
 }
 
-/// Bounded: where the sum heals a wrong stock, each one is a new epoch.
+/// Bounded, because each wrong stock that a rebuild repairs makes a new epoch.
 fn writes_stock(scope: &Scope, epoch: Epoch) -> bool {
     !scope.has(Rule::CompareWritesNoStock) && counter(epoch) < 3
 }
@@ -113,7 +113,7 @@ fn repair(state: &State, scope: &Scope, epoch: u8, lost: Orders, dead: Orders, s
         });
     }
     if let Some(order) = each(lost).next() {
-        return steps.take("an event is sent again", |next| {
+        return steps.take("an event is requeued", |next| {
             next.comparison = Comparison::Found(epoch, lost & !bit(order), dead);
             let holds = next.redis.holds(order);
             match &mut next.redis.stream {
@@ -125,7 +125,7 @@ fn repair(state: &State, scope: &Scope, epoch: u8, lost: Orders, dead: Orders, s
     if let Some(order) = each(dead).next() {
         return steps.take("a missed unit is released", |next| {
             next.comparison = Comparison::Found(epoch, lost, dead & !bit(order));
-            if next.redis.adds_up() && next.redis.holds(order) {
+            if next.redis.is_consistent() && next.redis.holds(order) {
                 next.redis.claims[user_of(order)] = None;
                 if let Some(coupon) = &mut next.redis.coupon {
                     coupon.stock += 1;
@@ -149,23 +149,23 @@ fn repair(state: &State, scope: &Scope, epoch: u8, lost: Orders, dead: Orders, s
     });
 }
 
-/// Nothing is on its way any more: what must hold when the system is quiet can be asked.
+/// No step is under way: the promises for a quiet system can be checked.
 #[must_use]
 pub fn is_quiet(state: &State, scope: &Scope) -> bool {
-    use crate::state::{Returning, Worker};
+    use crate::state::{Releasing, Worker};
     let row = &state.postgres.row;
     let server = &state.server;
     server.session == Some(row.epoch)
         && crate::serve::agrees(&state.redis, &state.postgres, scope)
         && server.publishing.is_none()
         && state.postgres.published == state.postgres.coupon.version
-        && server.returning == Returning::Idle
+        && server.releasing == Releasing::Idle
         && state.postgres.outbox == 0
         && state.workers.iter().all(|worker| *worker == Worker::Idle)
         && rebuild::all_idle(state)
         && state.comparison == Comparison::Idle
         && !(state.users.to_compare != ToCompare::No && scope.compares)
         && state.redis.stream.is_some_and(|stream| stream.is_settled())
-        && (!scope.has(Rule::Sum) || state.redis.adds_up())
-        && !lost::has_newer_definition(&state.redis, &state.postgres, scope)
+        && (!scope.has(Rule::Sum) || state.redis.is_consistent())
+        && !postgres_loss::has_newer_definition(&state.redis, &state.postgres, scope)
 }

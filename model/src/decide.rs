@@ -1,13 +1,14 @@
-//! Who keeps what, and which definition is in force afterwards: what a rebuild decides (`fence/rebuild/decide.rs`).
+//! What a rebuild decides: which user keeps which order, and which definition is in force (`fence/rebuild/decide.rs`).
 
 use crate::state::{Coupon, Order, Orders, Rebuilder, State, USERS, bit, each, user_of};
-use crate::{Rule, Scope, lost};
+use crate::{Rule, Scope, postgres_loss};
 
-/// What no store tells of is listed: a coupon that was paused, or that a Redis which is behind too confirms.
-pub fn see_definition(next: &mut State, mine: &Rebuilder, is_edited: bool) {
+/// Records the definition that an ordered rebuild showed to the operator. The operator then knows what is in force,
+/// also where both stores are older than the last edit.
+pub fn show_definition(next: &mut State, mine: &Rebuilder, is_edited: bool) {
     let version = next.postgres.coupon.version;
     let is_paused = next.postgres.coupon.paused;
-    let known = match mine.hash.filter(|_| mine.is_believed) {
+    let known = match mine.hash.filter(|_| mine.is_consistent) {
         Some(hash) => version.max(hash.version),
         None if is_edited || is_paused => version,
         None => u8::MAX,
@@ -28,15 +29,15 @@ pub fn plan(state: &State, scope: &Scope, index: usize) -> Plan {
     let postgres = &state.postgres;
     let mut plan =
         Plan { definition: postgres.coupon, kept: [None; USERS], rejected: 0, cancelled: 0, resend: 0 };
-    let is_believed = mine.postgres_lost && mine.is_believed;
+    let is_consistent = mine.postgres_lost && mine.is_consistent;
     let mut live_count = 0;
     let mut events = each(mine.events).collect::<Vec<_>>();
     for user in 0..USERS {
         let mut live = postgres.live(user);
         let from_hash = mine.claims[user].filter(|&order| !postgres.has_row(order));
-        let may_cancel = mine.may_cancel || !scope.has(Rule::CancelsAsTheAgreement);
+        let may_cancel = mine.may_cancel || !scope.has(Rule::OnlyCurrentRedisCancels);
         let has_newer = scope.has(Rule::NewerClaimCancels) && from_hash > live;
-        if is_believed
+        if is_consistent
             && (may_cancel && scope.has(Rule::LossCancels) || has_newer)
             && let Some(order) = live.filter(|&order| mine.claims[user] != Some(order))
         {
@@ -47,7 +48,7 @@ pub fn plan(state: &State, scope: &Scope, index: usize) -> Plan {
         let from_events = events
             .iter()
             .copied()
-            .find(|&order| user_of(order) == user && !postgres.has_row(order) && !is_believed);
+            .find(|&order| user_of(order) == user && !postgres.has_row(order) && !is_consistent);
         plan.kept[user] = live.or(from_hash).or(from_events);
         if live.is_none()
             && let Some(order) = plan.kept[user].filter(|&order| mine.events & bit(order) == 0)
@@ -56,7 +57,7 @@ pub fn plan(state: &State, scope: &Scope, index: usize) -> Plan {
         }
     }
     let held = plan.kept.iter().flatten().count() as i8;
-    plan.definition = lost::definition(mine, postgres, scope, live_count, held);
+    plan.definition = postgres_loss::definition(mine, postgres, scope, live_count, held);
     events.extend(mine.claims.iter().flatten());
     for order in events {
         if !postgres.has_row(order) && plan.kept[user_of(order)] != Some(order) {

@@ -1,41 +1,41 @@
-//! What happens to stores and processes, between any two steps.
+//! Faults of stores and processes; they happen between any two steps.
 
 use crate::search::Steps;
 use crate::state::{
-    Coupon, Entry, Marker, Place, Postgres, REBUILDERS, Rebuilder, Redis, Returning, Server, Stage, State,
+    Coupon, Entry, Marker, Place, Postgres, REBUILDERS, Rebuilder, Redis, Releasing, Server, Stage, State,
     ToCompare, Worker, bit, each,
 };
 use crate::{Scope, compare, rebuild};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A worker is killed, or its connection to Postgres breaks: an open transaction is gone.
+    /// A worker is killed, or its connection to Postgres breaks: its open transaction is rolled back.
     WorkerKilled,
     /// The process that rebuilds is killed.
     RebuilderKilled,
     ServerKilled,
-    /// Postgres drops the session that holds a rebuild's lock; its owner notices at its next statement.
+    /// Postgres drops the session that holds a rebuild's lock; the rebuild notices at its next statement.
     SessionDropped,
     /// Redis restarts with all its data: connections break, the run id changes, scripts are gone.
     RedisRestarted,
     RedisFlushed,
-    /// A replica that is behind takes Redis's place.
+    /// A replica with older data replaces Redis.
     RedisFailedOver,
     ClaimsDeleted,
     CouponDeleted,
     StreamDeleted,
     MarkerDeleted,
     StockEdited,
-    /// An entry is deleted or trimmed before anybody has read it.
+    /// An entry is deleted or trimmed before a worker has read it.
     EntryDeleted,
-    /// An entry is deleted or trimmed that a worker has read and not acknowledged.
+    /// An entry is deleted or trimmed after a worker has read it and before its acknowledgement.
     PendingDeleted,
     GroupDestroyed,
-    /// An older copy of Postgres takes its place, the same server by its name.
+    /// An older copy replaces Postgres, with the same system identifier.
     PostgresOlderCopy,
-    /// A replica of Postgres that is behind is promoted.
+    /// A replica of Postgres with older data is promoted.
     PostgresPromoted,
-    /// The coupon's first definition is put back by hand, as from a dump.
+    /// An operator restores the coupon's first definition, for example from a dump.
     DefinitionRestored,
 }
 
@@ -45,11 +45,11 @@ pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
         return;
     }
     for &fault in scope.faults {
-        happen(state, scope, fault, steps);
+        offer(state, scope, fault, steps);
     }
 }
 
-/// The moment at which a replica or a backup stopped following: any one.
+/// A replica or a backup is taken at any moment before the first fault.
 fn copies(state: &State, scope: &Scope, steps: &mut Steps) {
     if state.faults > 0 {
         return;
@@ -69,45 +69,45 @@ fn copies(state: &State, scope: &Scope, steps: &mut Steps) {
     }
 }
 
-fn happen(state: &State, scope: &Scope, fault: Fault, steps: &mut Steps) {
+fn offer(state: &State, scope: &Scope, fault: Fault, steps: &mut Steps) {
     match fault {
         Fault::WorkerKilled => {
             for worker in (0..scope.workers).filter(|&worker| state.workers[worker] != Worker::Idle) {
-                strike(fault, steps, |next| next.workers[worker] = Worker::Idle);
+                inject(fault, steps, |next| next.workers[worker] = Worker::Idle);
             }
         }
         Fault::RebuilderKilled => {
             for index in (0..scope.rebuilders).filter(|&index| state.rebuilders[index].stage != Stage::Idle) {
-                strike(fault, steps, |next| {
+                inject(fault, steps, |next| {
                     rebuild::stop(next, index);
                     if index == 0 {
-                        // It is the serving process.
+                        // Rebuilder 0 is the serving process.
                         restart_server(next);
                     }
                 });
             }
         }
-        Fault::ServerKilled => strike(fault, steps, |next| {
+        Fault::ServerKilled => inject(fault, steps, |next| {
             restart_server(next);
             rebuild::stop(next, 0);
         }),
         Fault::SessionDropped => {
             let held = (0..scope.rebuilders).filter(|&index| state.rebuilders[index].session_lives);
             for index in held {
-                strike(fault, steps, |next| drop_session(next, index));
+                inject(fault, steps, |next| drop_session(next, index));
             }
         }
         Fault::PostgresOlderCopy | Fault::PostgresPromoted => {
             if let Some(copy) = state.backup {
                 let identity = copy.identity + u8::from(fault == Fault::PostgresPromoted);
                 let put_back = Postgres { identity, ..copy };
-                strike(fault, steps, |next| replace_postgres(next, put_back));
+                inject(fault, steps, |next| replace_postgres(next, put_back));
             }
         }
         Fault::DefinitionRestored => {
             let stock = scope.total - state.postgres.live_count();
             if state.postgres.coupon.version > 1 && stock >= 0 && !state.row_is_locked() {
-                strike(fault, steps, |next| restore_definition(next, scope.total, stock));
+                inject(fault, steps, |next| restore_definition(next, scope.total, stock));
             }
         }
         _ => on_redis(state, fault, steps),
@@ -116,27 +116,27 @@ fn happen(state: &State, scope: &Scope, fault: Fault, steps: &mut Steps) {
 
 fn on_redis(state: &State, fault: Fault, steps: &mut Steps) {
     match fault {
-        Fault::RedisRestarted => strike(fault, steps, |next| disconnect(next, next.redis)),
+        Fault::RedisRestarted => inject(fault, steps, |next| disconnect(next, next.redis)),
         Fault::RedisFlushed => {
-            strike(fault, steps, |next| next.redis = Redis { run: next.redis.run, ..Redis::default() });
+            inject(fault, steps, |next| next.redis = Redis { run: next.redis.run, ..Redis::default() });
         }
         Fault::RedisFailedOver => {
             if let Some(replica) = state.replica {
-                strike(fault, steps, |next| disconnect(next, replica));
+                inject(fault, steps, |next| disconnect(next, replica));
             }
         }
-        Fault::ClaimsDeleted => strike(fault, steps, |next| {
+        Fault::ClaimsDeleted => inject(fault, steps, |next| {
             next.redis.claims = Default::default();
-            hide(next);
+            mark_for_comparison(next);
         }),
-        Fault::CouponDeleted => strike(fault, steps, |next| next.redis.coupon = None),
-        Fault::StreamDeleted => strike(fault, steps, |next| next.redis.stream = None),
-        Fault::MarkerDeleted => strike(fault, steps, |next| next.redis.marker = Marker::None),
-        Fault::StockEdited => strike(fault, steps, |next| {
+        Fault::CouponDeleted => inject(fault, steps, |next| next.redis.coupon = None),
+        Fault::StreamDeleted => inject(fault, steps, |next| next.redis.stream = None),
+        Fault::MarkerDeleted => inject(fault, steps, |next| next.redis.marker = Marker::None),
+        Fault::StockEdited => inject(fault, steps, |next| {
             if let Some(coupon) = &mut next.redis.coupon {
                 coupon.stock += 1;
             }
-            hide(next);
+            mark_for_comparison(next);
         }),
         Fault::EntryDeleted | Fault::PendingDeleted => {
             let Some(stream) = state.redis.stream else { return };
@@ -148,19 +148,19 @@ fn on_redis(state: &State, fault: Fault, steps: &mut Steps) {
                     }
                     _ => continue,
                 };
-                strike(fault, steps, |next| {
+                inject(fault, steps, |next| {
                     if let Some(stream) = &mut next.redis.stream {
                         stream.entries[index] = left;
                         stream.sort();
                     }
-                    // Only a comparison finds what nobody had read.
+                    // Only a comparison finds an entry that no worker had read.
                     if fault == Fault::EntryDeleted {
                         next.users.to_compare = ToCompare::Yes;
                     }
                 });
             }
         }
-        Fault::GroupDestroyed => strike(fault, steps, |next| {
+        Fault::GroupDestroyed => inject(fault, steps, |next| {
             if let Some(stream) = &mut next.redis.stream {
                 stream.has_group = false;
             }
@@ -169,42 +169,43 @@ fn on_redis(state: &State, fault: Fault, steps: &mut Steps) {
     }
 }
 
-/// What it knew is gone with it; everything is compared once it is up again.
+/// The process loses its state; the next one compares everything when it starts.
 fn restart_server(next: &mut State) {
     next.server = Server::default();
     compare::give_up(next);
     next.users.to_compare = ToCompare::Yes;
 }
 
-/// Two hands may slip so that the sum holds again: only a comparison finds that.
-fn hide(next: &mut State) {
-    if next.redis.adds_up() {
+/// Two edits by hand may leave the coupon consistent: only a comparison finds that.
+fn mark_for_comparison(next: &mut State) {
+    if next.redis.is_consistent() {
         next.users.to_compare = ToCompare::Yes;
     }
 }
 
-fn strike(fault: Fault, steps: &mut Steps, act: impl Fn(&mut State)) {
-    steps.strike(fault, |next| {
+fn inject(fault: Fault, steps: &mut Steps, act: impl Fn(&mut State)) {
+    steps.inject(fault, |next| {
         act(next);
         next.faults += 1;
-        // What nothing tells of any more and was not noticed before cannot be seen; no process takes it along.
+        // A loss that no store shows any more, and that was not recorded, cannot be found. A killed process hides no
+        // loss.
         let is_of_a_process = matches!(
             fault,
             Fault::WorkerKilled | Fault::RebuilderKilled | Fault::ServerKilled | Fault::SessionDropped
         );
-        next.users.unseen &= is_of_a_process || next.postgres.row.lost || is_told_of(next);
-        if !next.postgres.row.lost && !next.users.unseen {
-            let in_redis = next.redis.believable().map_or(0, |coupon| coupon.version);
+        next.users.loss_pending &= is_of_a_process || next.postgres.row.lost || is_detectable(next);
+        if !next.postgres.row.lost && !next.users.loss_pending {
+            let in_redis = next.redis.consistent_coupon().map_or(0, |coupon| coupon.version);
             next.users.in_force = next.users.in_force.min(in_redis.max(next.postgres.coupon.version));
         }
         excuse(next);
     });
 }
 
-/// Nobody can make an order that no store holds any more; whoever was told of it is to be excused.
+/// Excuses accepted orders that no store holds any more: no process can restore them.
 fn excuse(next: &mut State) {
     let events = next.redis.stream.map_or(0, |stream| stream.unacknowledged());
-    for order in each(next.users.told) {
+    for order in each(next.users.accepted) {
         let is_known = next.postgres.has_row(order) || next.redis.holds(order) || events & bit(order) != 0;
         if !is_known {
             next.users.excused |= bit(order);
@@ -212,9 +213,9 @@ fn excuse(next: &mut State) {
     }
 }
 
-/// Another Redis process answers: every connection is a new one.
+/// Another Redis process answers: all connections break.
 fn disconnect(next: &mut State, redis: Redis) {
-    /// No stream's generation.
+    /// The generation of no stream.
     const NO_STREAM: u8 = u8::MAX;
     next.redis = Redis { run: 10 + next.faults, ..redis };
     next.server.session = None;
@@ -222,8 +223,8 @@ fn disconnect(next: &mut State, redis: Redis) {
     if next.server.publishing.is_some_and(|publication| !publication.is_answered) {
         next.server.publishing = None;
     }
-    if matches!(next.server.returning, Returning::Picked(..)) {
-        next.server.returning = Returning::Idle;
+    if matches!(next.server.releasing, Releasing::Picked(..)) {
+        next.server.releasing = Releasing::Idle;
     }
     for worker in &mut next.workers {
         *worker = match *worker {
@@ -235,22 +236,22 @@ fn disconnect(next: &mut State, redis: Redis) {
     }
 }
 
-/// Whether anything is left by which lost commits can be noticed.
-fn is_told_of(state: &State) -> bool {
+/// Whether a store still shows the Postgres loss.
+fn is_detectable(state: &State) -> bool {
     let State { redis, postgres, .. } = state;
     let is_older = redis.noted > postgres.position || redis.marker.epoch() > postgres.row.epoch;
-    let is_newer = redis.believable().is_some_and(|coupon| coupon.version > postgres.coupon.version);
+    let is_newer = redis.consistent_coupon().is_some_and(|coupon| coupon.version > postgres.coupon.version);
     !redis.is_empty() && (is_older || is_newer || postgres.identity != postgres.row.identity)
 }
 
 fn replace_postgres(next: &mut State, by: Postgres) {
-    // Redis no longer holds what had ended: nobody can make these rows again.
-    next.users.excused |= next.users.told & next.postgres.dead();
+    // Redis no longer holds ended orders: no process can restore their rows.
+    next.users.excused |= next.users.accepted & next.postgres.dead();
     next.postgres = by;
-    next.users.unseen = is_told_of(next);
+    next.users.loss_pending = is_detectable(next);
     next.backup = None;
-    // A database is not swapped within the time-out of one command; a connection to the one that is gone breaks.
-    next.server.returning = Returning::Idle;
+    // Replacing a database takes longer than the timeout of one command; connections to the old one break.
+    next.server.releasing = Releasing::Idle;
     if next.server.publishing.is_some_and(|publication| !publication.is_answered) {
         next.server.publishing = None;
     }
@@ -261,12 +262,12 @@ fn replace_postgres(next: &mut State, by: Postgres) {
     }
 }
 
-/// What was on its way to Redis may still arrive.
+/// A publication that is under way may still arrive in Redis.
 fn restore_definition(next: &mut State, total: i8, stock: i8) {
     next.users.lowered |= total < next.postgres.coupon.total;
     next.postgres.coupon = Coupon { total, stock, version: 1, paused: false };
     next.postgres.published = 1;
-    next.users.unseen |= is_told_of(next);
+    next.users.loss_pending |= is_detectable(next);
 }
 
 fn drop_session(next: &mut State, index: usize) {

@@ -1,22 +1,21 @@
-//! The agreement between Redis and Postgres as a model: the same steps as the program's, one for each
-//! script, transaction and acknowledgement, taken in every order, with faults between any two. The search
-//! asks of every state that can be reached: is a promise broken, and can the system still come to rest?
+//! A model of the protocol between Redis and Postgres. It has the program's steps, one for each script,
+//! transaction and acknowledgement. The search takes them in every order, with faults between any two, and
+//! checks each state that it reaches: no promise is broken, and the system can still come to rest.
 //!
-//! `state` is what the two stores and every process hold; `serve`, `record`, `rebuild` and `compare` are
-//! the steps of the program, named after its files, `lost` what they make of lost commits; `fault` is what happens to it; `promise` is what must
-//! hold; `search` walks. Each rule that makes the promises hold can be switched off ([`Rule`]): then the
-//! search finds the shortest way in which they break.
+//! `state` is what both stores and all processes hold. `serve`, `record`, `rebuild` and `compare` are the
+//! program's steps; `decide` and `postgres_loss` are the decisions that they share. `fault` is what goes wrong,
+//! `promise` is what must hold, `search` is the search. Each rule of the protocol can be switched off ([`Rule`]):
+//! the search then finds a shortest path to a broken promise. `trace` checks a recorded run against the rules.
 //!
-//! Left out on purpose: several coupons and partitions, limits above one, windows, batches,
-//! entries that cannot be read, time. One coupon, two users and two workers are enough for every way in
-//! which an agreement was seen to break.
+//! Not modelled: several coupons and partitions, limits above one, sale windows, batches, unreadable entries,
+//! time. One coupon, two users and two workers showed every failure of the protocol that is known so far.
 
 #![expect(clippy::cast_possible_truncation, reason = "all numbers of a scope are below ten")]
 
 mod compare;
 mod decide;
 mod fault;
-mod lost;
+mod postgres_loss;
 mod promise;
 mod rebuild;
 mod record;
@@ -31,101 +30,105 @@ pub use promise::Broken;
 pub use search::{Outcome, Path, Search, search};
 pub use state::State;
 
-/// A rule of the protocol that can be taken away.
+/// A rule of the protocol that can be switched off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// Redis's run id and replication id are compared with those of the agreement.
+    /// Redis's run id and replication id must equal those in the fence row.
     RedisIdentity,
-    /// Postgres's identity and WAL position are compared with those of the agreement.
+    /// Postgres's identity must equal the one in the fence row, and its WAL position must not be below the one that is
+    /// recorded in Redis.
     PostgresIdentity,
-    /// Scripts refuse where `stock + claims = total` does not hold.
+    /// Scripts refuse unless `stock + claims = total`.
     Sum,
     /// A rebuild waits until every open recording transaction has ended.
     FenceLock,
-    /// A recording transaction writes nothing in another epoch than the marker's, read before the entry.
+    /// A recording transaction writes only if the fence row has the epoch that its worker read from the marker
+    /// before it read the entry.
     RecordingEpoch,
-    /// Stock short in Postgres ends the event as rejected.
+    /// An event for which Postgres has no stock is rejected.
     StockShortRejects,
-    /// The claims hash decides whether a unit goes back, not who asks or the answer of XACK.
+    /// The claims hash alone decides whether a unit goes back to stock, not the answer of XACK.
     HashArbitrates,
-    /// A release takes back the unit of its own order only.
+    /// A release returns the unit only if the user holds it for the order that the release names.
     ReleaseNamesTheOrder,
-    /// Postgres's position is noted in Redis before a commit's effect reaches it.
+    /// The WAL position of a commit is recorded in Redis before any effect of the commit.
     EffectsNotePosition,
-    /// A lowered total may push Redis's stock below zero.
+    /// A lowered total may make Redis's stock negative.
     NoClamp,
-    /// A published coupon that Redis does not have is a loss, not a coupon to be made.
-    PublishNeverMakes,
-    /// A publication is repeated until Redis has Postgres's version.
+    /// A publication never creates a coupon that Redis has lost.
+    PublishNeverCreates,
+    /// A publication is repeated until Redis has Postgres's version of the definition.
     PublishRepeats,
-    /// A publication is noted only in the epoch in which Redis took it, and never above the row's version.
+    /// A publication is recorded only in the epoch in which Redis accepted it, and never above the row's version.
     PublicationOfItsEpoch,
     /// A session ends when the fence row names another epoch.
     SessionOfTheRow,
-    /// Acknowledged entries are no proof that an order is on its way.
+    /// An acknowledged entry does not prove that its order will be recorded.
     AcknowledgedDoNotCount,
-    /// The rebuild decides on the very session that holds its lock, and rejects in its own epoch only.
+    /// The rebuild decides on the session that holds its lock, and only while the fence row has its epoch.
     DecisionIsFenced,
-    /// Every write of a rebuild demands its own `building` marker.
+    /// Every write of a rebuild to Redis requires the rebuild's own `building` marker.
     BuildingMarker,
-    /// A rebuild sets a coupon only where the claims hash holds as many claims as it decided.
+    /// A rebuild sets a coupon only if the claims hash has the number of claims that the rebuild decided.
     CouponCountsClaims,
-    /// What Postgres lost is noted in it before anything is done about it.
+    /// A Postgres loss is recorded in the fence row before the rebuild acts on it.
     LossIsNoted,
-    /// With lost commits, live orders that Redis does not hold are cancelled.
+    /// After a Postgres loss, live orders that Redis does not hold are cancelled.
     LossCancels,
-    /// They are cancelled only where Redis cannot be behind Postgres.
-    CancelsAsTheAgreement,
-    /// A claim without a row that is newer than its user's live order shows that this one had ended.
+    /// They are cancelled only if Redis cannot be older than Postgres.
+    OnlyCurrentRedisCancels,
+    /// After a Postgres loss, a user's newer claim without a row proves that the user's live order had ended.
     NewerClaimCancels,
-    /// Lost commits wait for a person whatever has become of Redis, unless it is empty and nothing was noticed before.
+    /// A Postgres loss waits for the operator whatever happens to Redis, unless Redis is empty and the loss was not
+    /// recorded before.
     LossWaits,
-    /// A definition in Redis of a higher version than Postgres's shows that Postgres has lost commits.
+    /// A definition in Redis with a higher version than Postgres's proves a Postgres loss.
     HigherVersionIsALoss,
-    /// With lost commits, a definition in Redis of a higher version replaces Postgres's.
+    /// After a Postgres loss, a definition in Redis with a higher version replaces Postgres's.
     HigherVersionWins,
-    /// With lost commits, a coupon whose definition Redis does not confirm is paused.
+    /// After a Postgres loss, a coupon is paused if Redis does not confirm its definition.
     UnconfirmedPauses,
-    /// Nothing is cancelled for the sake of a claims hash whose sum does not hold.
-    LossAsksTheSum,
-    /// The live comparison never writes a stock.
+    /// Nothing is cancelled because of a claims hash for which `stock + claims = total` does not hold.
+    LossChecksSum,
+    /// The comparison beside live claims never writes the stock.
     CompareWritesNoStock,
-    /// A repeat that names a dead order releases it and claims again.
+    /// A repeat whose order has ended releases the unit and claims again.
     RepeatAsksPostgres,
-    /// Pending entries that somebody deleted are a loss.
+    /// A deleted pending entry counts as a loss: the fence comes down.
     DeletedEntriesAreALoss,
-    /// A deleted entry stays in the pending list until a rebuild has made it good.
+    /// A deleted entry stays in the pending list until a rebuild has repaired it.
     DeletedEntriesStay,
-    /// The group is made at the stream's beginning.
+    /// The consumer group is created at the beginning of the stream.
     GroupAtZero,
 }
 
-/// How much of the world is searched.
+/// What a search includes.
 #[derive(Clone, Debug)]
 pub struct Scope {
     /// Units of the coupon.
     pub total: i8,
-    /// How many orders each user may ask for, one after the other; at most two.
+    /// How many orders each user may claim, one after the other; at most two.
     pub claims: [u8; state::USERS],
     pub workers: usize,
     pub rebuilders: usize,
-    /// Whether the live comparison runs.
+    /// Whether the comparison beside live claims runs.
     pub compares: bool,
-    /// Orders that a person or a deadline may end.
+    /// How many orders may be cancelled.
     pub cancels: u8,
-    /// Edits of the total, in this order; 0 pauses the coupon.
+    /// Changes of the total, in this order; 0 pauses the coupon instead.
     pub edits: &'static [i8],
-    /// Rebuilds that a person may order although nothing is wrong.
+    /// How many rebuilds the operator may order although nothing is wrong.
     pub orders: u8,
-    /// What may happen, and how often in all.
+    /// Which faults may happen.
     pub faults: &'static [Fault],
+    /// How many faults may happen in all.
     pub max_faults: u8,
-    /// Taken away.
+    /// Rules that are switched off.
     pub without: &'static [Rule],
 }
 
 impl Scope {
-    /// One unit, two users, one worker, nothing goes wrong.
+    /// One unit, two users, one worker, no fault.
     #[must_use]
     pub const fn small() -> Self {
         Self {

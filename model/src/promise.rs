@@ -4,26 +4,26 @@ use crate::compare::is_quiet;
 use crate::state::{Coupon, State, Status, USERS, each};
 use crate::{Rule, Scope};
 
-/// A promise that a state breaks.
+/// A broken promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Broken {
-    /// Postgres's stock is not total − live orders, or there are more of these than units.
+    /// Postgres's stock is not total − live orders, or there are more live orders than units.
     Oversold,
-    /// A repeat was answered with an order that had ended.
+    /// A repeat got an order that had ended.
     DeadOrderAnswered,
-    /// Claims were accepted over lost commits that no person had seen.
-    SoldUnseen,
-    /// A unit was sold under a definition that had been replaced, and no person had seen that.
-    SoldUndone,
+    /// Claims were accepted after a Postgres loss, before the operator had ordered a rebuild.
+    SoldOverLoss,
+    /// A unit was sold under a definition that had been replaced, and no operator was told.
+    SoldByOldDefinition,
     /// The system is quiet, and Redis's stock is not Postgres's.
     StocksDiffer,
-    /// The system is quiet, and somebody holds a unit in one store only.
+    /// The system is quiet, and a user holds a unit in one store only.
     ClaimsDiffer,
-    /// The system is quiet, and an accepted claim has no order although a store still knew of it.
+    /// The system is quiet, and an accepted claim has no order although a store still held it after every fault.
     Forgotten,
-    /// The system is quiet, and an accepted claim was rejected for no reason of its user's.
+    /// The system is quiet, and an accepted claim was rejected without a lowered total or a cancellation.
     Rejected,
-    /// From this state the system never comes to rest.
+    /// No quiet state can be reached from this state.
     NeverAtRest,
 }
 
@@ -51,7 +51,7 @@ pub fn broken(state: &State, scope: &Scope) -> Option<Broken> {
         return Some(Broken::ClaimsDiffer);
     }
     let users = &state.users;
-    each(users.told & !users.excused).find_map(|order| match postgres.status[usize::from(order)] {
+    each(users.accepted & !users.excused).find_map(|order| match postgres.status[usize::from(order)] {
         Status::None => Some(Broken::Forgotten),
         Status::Rejected if !users.lowered => Some(Broken::Rejected),
         Status::Cancelled if scope.cancels == 0 => Some(Broken::Rejected),

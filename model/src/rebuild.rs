@@ -1,5 +1,6 @@
-//! A rebuild, step by step (`fence/rebuild.rs`, `lua/rebuild_*.lua`): a lock, a look, a new epoch, the
-//! `building` marker, reading, one deciding transaction, differences in chunks, the `ready` marker.
+//! A rebuild, step by step (`fence/rebuild`, `lua/rebuild_*.lua`): take the lock, probe both stores, write a new epoch,
+//! set the `building` marker, read both stores, decide in one transaction, apply the differences in chunks, set the
+//! `ready` marker.
 
 use crate::search::Steps;
 use crate::serve::agrees;
@@ -7,29 +8,29 @@ use crate::state::{
     Coupon, Entry, Marker, Place, REBUILDERS, Rebuilder, Stage, State, Status, Stream, USERS, bit, counter,
     each,
 };
-use crate::{Rule, Scope, decide, lost};
+use crate::{Rule, Scope, decide, postgres_loss};
 
 pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
     for index in 0..scope.rebuilders {
         let rebuilder = &state.rebuilders[index];
         match rebuilder.stage {
             Stage::Idle => begin(state, scope, index, steps),
-            Stage::Locked => look(state, scope, index, steps),
-            Stage::Looked => start_epoch(state, scope, index, steps),
+            Stage::Locked => probe(state, scope, index, steps),
+            Stage::Probed => start_epoch(state, scope, index, steps),
             Stage::EpochWritten => on_redis(state, scope, index, "a rebuild sets its marker", steps, open),
-            Stage::Begun => {
+            Stage::Opened => {
                 on_postgres(state, scope, index, "a rebuild reads definitions", steps, |next, index| {
                     next.rebuilders[index].definition = next.postgres.coupon;
-                    next.rebuilders[index].stage = Stage::Defined;
+                    next.rebuilders[index].stage = Stage::DefinitionRead;
                 });
             }
-            Stage::Defined => {
+            Stage::DefinitionRead => {
                 let scope = scope.clone();
                 read(state, index, "a rebuild reads the claims", steps, move |next, index| {
                     read_claims(next, index, &scope);
                 });
             }
-            Stage::HashRead => {
+            Stage::ClaimsRead => {
                 let counts_acknowledged = !scope.has(Rule::AcknowledgedDoNotCount);
                 read(state, index, "a rebuild reads the events", steps, move |next, index| {
                     let stream = next.redis.stream.unwrap_or_default();
@@ -52,13 +53,13 @@ pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
                 on_redis(state, scope, index, "a rebuild sets the ready marker", steps, |next, index, _| {
                     next.redis.noted = next.postgres.position;
                     next.redis.marker = Marker::Ready(next.rebuilders[index].epoch);
-                    next.users.unseen &= !next.rebuilders[index].ordered;
+                    next.users.loss_pending &= !next.rebuilders[index].ordered;
                     next.rebuilders[index].stage = Stage::Ready;
                     true
                 });
             }
             Stage::Ready => {
-                on_postgres(state, scope, index, "a rebuild notes publications", steps, |next, index| {
+                on_postgres(state, scope, index, "a rebuild records publications", steps, |next, index| {
                     let version = next.rebuilders[index].definition.version;
                     next.postgres.published = next.postgres.published.max(version);
                     next.rebuilders[index].stage = Stage::Published;
@@ -75,7 +76,7 @@ pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
     }
 }
 
-/// Gives up or has done: the session's end gives the lock back.
+/// Ends a rebuild, done or not; the end of its session releases the lock.
 pub fn stop(next: &mut State, index: usize) {
     if next.lock == Some(index as u8) && next.rebuilders[index].session_lives {
         next.lock = None;
@@ -90,9 +91,9 @@ fn begin(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
     let row = &state.postgres.row;
     let knows_loss = index == 0 && state.server.loss.is_some_and(|(epoch, _)| epoch == row.epoch);
     let is_down = index > 0 || state.server.session.is_none();
-    let waits_for_a_person = lost::waits_for_a_person(state, scope);
+    let waits_for_operator = postgres_loss::waits_for_operator(state, scope);
     let by_postgres = knows_loss && state.server.loss.is_some_and(|(_, by_postgres)| by_postgres);
-    let may_order = lost::shows(&state.redis, &state.postgres, scope, by_postgres);
+    let may_order = postgres_loss::is_lost(&state.redis, &state.postgres, scope, by_postgres);
     let has_reason = knows_loss || !agrees(&state.redis, &state.postgres, scope);
     let lock = |ordered: bool| {
         move |next: &mut State| {
@@ -106,24 +107,24 @@ fn begin(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
             true
         }
     };
-    if is_down && has_reason && !waits_for_a_person {
+    if is_down && has_reason && !waits_for_operator {
         steps.take("a rebuild takes the lock", lock(false));
     }
     if index == 0 && (may_order || state.orders < scope.orders) {
-        steps.take("a person orders a rebuild", lock(true));
+        steps.take("the operator orders a rebuild", lock(true));
     }
 }
 
-fn look(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
+fn probe(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
     let rebuilder = state.rebuilders[index];
     let row = state.postgres.row;
     let loss = state.server.loss.filter(|&(epoch, _)| index == 0 && epoch == row.epoch);
-    on_postgres(state, scope, index, "a rebuild looks", steps, |next, index| {
+    on_postgres(state, scope, index, "a rebuild probes the stores", steps, |next, index| {
         if !rebuilder.ordered && loss.is_none() && agrees(&next.redis, &next.postgres, scope) {
             return stop(next, index);
         }
         let by_postgres = loss.is_some_and(|(_, by_postgres)| by_postgres);
-        let is_lost = lost::shows(&next.redis, &next.postgres, scope, by_postgres);
+        let is_lost = postgres_loss::is_lost(&next.redis, &next.postgres, scope, by_postgres);
         if is_lost && !rebuilder.ordered {
             next.postgres.row.lost = scope.has(Rule::LossIsNoted);
             return stop(next, index);
@@ -133,13 +134,13 @@ fn look(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
         mine.epoch = 8 * newest + 2 * state.faults + index as u8;
         mine.run = state.redis.run;
         mine.postgres_lost = is_lost;
-        mine.may_cancel = lost::may_cancel(&state.redis, row.epoch, row.run);
-        mine.stage = Stage::Looked;
+        mine.may_cancel = postgres_loss::may_cancel(&state.redis, row.epoch, row.run);
+        mine.stage = Stage::Probed;
     });
 }
 
 fn start_epoch(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
-    // The exclusive lock: every open recording transaction ends first.
+    // The exclusive lock waits for every open recording transaction.
     if scope.has(Rule::FenceLock) && state.row_is_locked() {
         return;
     }
@@ -147,7 +148,7 @@ fn start_epoch(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
         let Rebuilder { epoch, run, postgres_lost, may_cancel, .. } = next.rebuilders[index];
         let row = &mut next.postgres.row;
         row.epoch = epoch;
-        // What is not known of this Redis must not be known of it after a kill.
+        // 0 until the rebuild ends: after a kill, no process may take this Redis for the one of the epoch.
         row.run = if may_cancel { run } else { 0 };
         row.identity = next.postgres.identity;
         row.lost = postgres_lost && scope.has(Rule::LossIsNoted);
@@ -183,25 +184,25 @@ fn open(next: &mut State, index: usize, scope: &Scope) -> bool {
             .for_each(|entry| *entry = Entry::default());
         stream.sort();
     }
-    next.rebuilders[index].stage = Stage::Begun;
+    next.rebuilders[index].stage = Stage::Opened;
     true
 }
 
 fn read_claims(next: &mut State, index: usize, scope: &Scope) {
-    // What cancels live orders must be the hash that stood beside them.
-    let is_believed = next.redis.adds_up() || !scope.has(Rule::LossAsksTheSum);
+    // Only a claims hash that was consistent when it was read may cancel live orders.
+    let is_consistent = next.redis.is_consistent() || !scope.has(Rule::LossChecksSum);
     let mine = &mut next.rebuilders[index];
-    mine.is_believed = is_believed;
+    mine.is_consistent = is_consistent;
     mine.hash = next.redis.coupon;
     mine.claims = next.redis.claims;
-    mine.stage = Stage::HashRead;
+    mine.stage = Stage::ClaimsRead;
 }
 
-/// Who keeps what (`fence/rebuild/decide.rs`), in one transaction.
+/// Decides which user keeps which order (`fence/rebuild/decide.rs`), in one transaction.
 fn decide(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
     let plan = decide::plan(state, scope, index);
     let is_edited = plan.definition.version != state.postgres.coupon.version;
-    // What it writes waits for whoever holds the rows.
+    // Its writes wait for the transaction that locks the rows.
     let writes = plan.rejected | plan.cancelled != 0 || is_edited;
     if state.row_is_locked() && writes {
         return;
@@ -210,7 +211,7 @@ fn decide(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
     let is_stale = is_edited && mine.definition.version != state.postgres.coupon.version;
     let is_newer = !mine.postgres_lost
         && scope.has(Rule::HigherVersionIsALoss)
-        && mine.is_believed
+        && mine.is_consistent
         && mine.hash.is_some_and(|hash| hash.version > mine.definition.version);
     let decided = |next: &mut State, index: usize| {
         let is_older = next.postgres.row.epoch != mine.epoch && scope.has(Rule::DecisionIsFenced);
@@ -231,7 +232,7 @@ fn decide(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
         next.postgres.coupon = plan.definition;
         next.postgres.position += u8::from(next.backup.is_some() && writes);
         if mine.postgres_lost {
-            decide::see_definition(next, &mine, is_edited);
+            decide::show_definition(next, &mine, is_edited);
         }
         let mine = &mut next.rebuilders[index];
         if is_edited {
@@ -244,7 +245,7 @@ fn decide(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
     if scope.has(Rule::DecisionIsFenced) {
         on_postgres(state, scope, index, "a rebuild decides", steps, decided);
     } else {
-        // On any session: nobody notices that the lock's own is dead.
+        // On any session: the rebuild does not notice that the session of its lock is dead.
         steps.take("a rebuild decides", |next| {
             decided(next, index);
             true
@@ -252,7 +253,7 @@ fn decide(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
     }
 }
 
-/// One field a step: the smallest chunk there is.
+/// Applies one field a step, the smallest possible chunk.
 fn apply(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
     let mine = state.rebuilders[index];
     let Some(user) = (0..USERS).find(|&user| mine.kept[user] != mine.claims[user]) else {
@@ -268,7 +269,7 @@ fn apply(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
         if let Some(coupon) = &mut next.redis.coupon {
             coupon.stock += moved;
         }
-        // What was applied is no difference any more.
+        // An applied field is not a difference any more.
         next.rebuilders[index].claims[user] = mine.kept[user];
         true
     });
@@ -291,7 +292,7 @@ fn send(next: &mut State, index: usize, _scope: &Scope) -> bool {
     let Rebuilder { resend, deleted, .. } = next.rebuilders[index];
     next.rebuilders[index].stage = Stage::Resent;
     let Some(stream) = &mut next.redis.stream else { return true };
-    // The pending entries that were found deleted have been made good.
+    // The deleted pending entries are repaired.
     for entry in &mut stream.entries {
         if matches!(entry.place, Place::Deleted(_)) && deleted & bit(entry.order) != 0 {
             *entry = Entry::default();
@@ -301,7 +302,7 @@ fn send(next: &mut State, index: usize, _scope: &Scope) -> bool {
     each(resend).all(|order| stream.add(order))
 }
 
-/// A script of the rebuild's own connection that demands its marker and the stream.
+/// Runs a script on the rebuild's own connection; the script requires the rebuild's marker and the stream.
 fn on_redis(
     state: &State,
     scope: &Scope,
@@ -338,7 +339,7 @@ fn read(state: &State, index: usize, name: &'static str, steps: &mut Steps, act:
     });
 }
 
-/// A statement on the session that holds the lock.
+/// Runs a statement on the session that holds the lock.
 fn on_postgres(
     state: &State,
     _scope: &Scope,
@@ -358,7 +359,7 @@ fn on_postgres(
     });
 }
 
-/// No rebuild is under way.
+/// Whether no rebuild is under way.
 #[must_use]
 pub fn all_idle(state: &State) -> bool {
     (0..REBUILDERS).all(|index| state.rebuilders[index].stage == Stage::Idle)

@@ -1,4 +1,4 @@
-//! Workers: the marker, then an entry, then one transaction, then the acknowledgement (`worker/`).
+//! The workers (`worker/`): read the marker, read an entry, record it in one transaction, acknowledge it.
 
 use crate::search::Steps;
 use crate::serve::note_loss;
@@ -33,7 +33,7 @@ pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
     }
 }
 
-/// XREADGROUP of a new entry, or `lua/reclaim.lua` of any pending one.
+/// Reads a new entry (XREADGROUP), or takes over any pending one (`lua/reclaim.lua`).
 fn read(state: &State, scope: &Scope, worker: usize, epoch: Epoch, steps: &mut Steps) {
     let Some(stream) = state.redis.stream.filter(|stream| stream.has_group) else {
         return steps.take("a worker finds no group", |next| {
@@ -73,7 +73,7 @@ fn read(state: &State, scope: &Scope, worker: usize, epoch: Epoch, steps: &mut S
                 }
                 next.workers[worker] = Worker::Idle;
                 if scope.has(Rule::DeletedEntriesAreALoss) {
-                    // The epoch in force now: the one that was read before may be over.
+                    // The loss belongs to the epoch in force now: it may be later than the one that the worker read.
                     let now = next.redis.marker.epoch();
                     note_loss(next, now, false);
                 }
@@ -84,7 +84,7 @@ fn read(state: &State, scope: &Scope, worker: usize, epoch: Epoch, steps: &mut S
     }
 }
 
-/// Whether a transaction of this epoch may write, seen after the fence's shared lock was taken.
+/// Whether a transaction of this epoch may write; checked under the fence's shared lock.
 fn may_write(state: &State, scope: &Scope, epoch: Epoch) -> bool {
     let postgres = &state.postgres;
     let same_epoch = !scope.has(Rule::RecordingEpoch) || postgres.row.epoch == epoch;
@@ -100,7 +100,7 @@ fn insert(
     (epoch, generation, order): (Epoch, u8, Order),
     steps: &mut Steps,
 ) {
-    // Whoever holds the coupon's row is waited for.
+    // Waits for the transaction that locks the coupon's row.
     if state.row_is_locked() {
         return;
     }
@@ -123,7 +123,7 @@ fn insert(
         });
     } else if has_other || postgres.coupon.stock <= 0 {
         if has_other || scope.has(Rule::StockShortRejects) {
-            steps.take("an event is refused for good", |next| {
+            steps.take("an event is refused permanently", |next| {
                 next.workers[worker] = Worker::Refused(epoch, generation, order);
                 true
             });
@@ -136,7 +136,7 @@ fn insert(
     }
 }
 
-/// The second transaction: a rejected order, its letter, its outbox row.
+/// The second transaction: it writes a rejected order, its dead letter and its outbox row.
 fn reject(
     state: &State,
     scope: &Scope,
@@ -168,10 +168,10 @@ fn commit(worker: usize, (epoch, generation, order): (Epoch, u8, Order), status:
         } else {
             next.postgres.coupon.stock -= 1;
         }
-        // Counted only where an older copy may come back.
+        // Counted only if an older copy may come back: the position has no other use.
         next.postgres.position += u8::from(next.backup.is_some());
         next.workers[worker] = Worker::Ended(epoch, generation, order, is_rejected);
-        // A comparison that began before this commit may have seen neither event nor order.
+        // A comparison that began before this commit may have read neither the event nor the order.
         if next.users.to_compare == ToCompare::UnderWay {
             next.users.to_compare = ToCompare::Yes;
         }
@@ -209,14 +209,14 @@ fn acknowledge(
         forget_acknowledged(scope, &mut stream.entries);
         next.redis.noted = next.redis.noted.max(position);
         if rejected && answered && !scope.has(Rule::HashArbitrates) {
-            // The unit goes back because XACK answered 1.
-            crate::serve::give_back(&mut next.redis, order, scope);
+            // Without the rule, the answer 1 of XACK returns the unit.
+            crate::serve::release_unit(&mut next.redis, order, scope);
         }
         true
     });
 }
 
-/// Acknowledged entries matter only to a group that is made anew, and to who takes them for a proof.
+/// Drops acknowledged entries. They matter only to a group that is created again, or without `AcknowledgedDoNotCount`.
 fn forget_acknowledged(scope: &Scope, entries: &mut [Entry]) {
     let matters =
         scope.faults.contains(&crate::Fault::GroupDestroyed) || !scope.has(Rule::AcknowledgedDoNotCount);

@@ -1,5 +1,5 @@
-//! The search: breadth first, so that the first way in which something breaks is a shortest one; then
-//! backwards from the quiet states, for states from which none of them can be reached.
+//! The search. It goes breadth first, so that the first broken promise has a shortest path. Then it goes backwards
+//! from the quiet states and finds the states from which no quiet state can be reached.
 
 use std::fmt;
 use std::hash::BuildHasher;
@@ -12,11 +12,11 @@ use crate::promise::{Broken, broken};
 use crate::state::State;
 use crate::{Fault, Scope, compare, fault, rebuild, record, serve};
 
-/// The steps that lead on from one state.
+/// The possible next steps of one state.
 pub struct Steps<'a> {
     from: &'a State,
     next: Vec<Step>,
-    /// States with more entries than are followed.
+    /// Steps to states with more stream entries than the model has room for.
     unfollowed: usize,
 }
 
@@ -27,7 +27,7 @@ pub struct Step {
 }
 
 impl Steps<'_> {
-    /// A step of the program's; `false` from `act`: not followed.
+    /// Adds a step of the program; `act` returns `false` if the next state has no room for its entries.
     pub fn take(&mut self, name: &'static str, act: impl FnOnce(&mut State) -> bool) {
         let mut to = *self.from;
         if !act(&mut to) {
@@ -37,15 +37,15 @@ impl Steps<'_> {
         }
     }
 
-    /// A fault.
-    pub fn strike(&mut self, fault: Fault, act: impl FnOnce(&mut State)) {
+    /// Adds a fault.
+    pub fn inject(&mut self, fault: Fault, act: impl FnOnce(&mut State)) {
         let mut to = *self.from;
         act(&mut to);
         self.next.push(Step { name: "fault", fault: Some(fault), to });
     }
 }
 
-/// Every step from a state, and how many lead to states that are not followed.
+/// Every step from a state, and how many steps were dropped because the stream had no room.
 pub fn steps_from(state: &State, scope: &Scope) -> (Vec<Step>, usize) {
     let mut steps = Steps { from: state, next: Vec::with_capacity(16), unfollowed: 0 };
     serve::steps(state, scope, &mut steps);
@@ -56,36 +56,36 @@ pub fn steps_from(state: &State, scope: &Scope) -> (Vec<Step>, usize) {
     (steps.next, steps.unfollowed)
 }
 
-/// What a search found.
+/// The result of a search.
 #[derive(Debug)]
 pub struct Search {
     pub states: usize,
     pub quiet: usize,
-    /// States that were not followed: the stream had no room in the model.
+    /// Steps that were dropped because the model's stream had no room.
     pub unfollowed: usize,
     pub outcome: Outcome,
 }
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "one a search")]
+#[expect(clippy::large_enum_variant, reason = "there is one for each search")]
 pub enum Outcome {
     Holds,
-    /// A promise broken, and the steps that lead there.
+    /// A broken promise, and the steps that lead to it.
     Breaks(Broken, Path),
-    /// More states than were allowed.
+    /// The scope has more states than the limit.
     TooLarge,
 }
 
 /// The steps to a state, and the state.
 pub struct Path {
     pub steps: Vec<String>,
-    /// After each step.
+    /// The state after each step.
     pub states: Vec<State>,
     pub state: State,
 }
 
 impl Path {
-    /// Whether these steps occur in this order.
+    /// Whether the path contains these steps in this order, with any steps between them.
     #[must_use]
     pub fn passes(&self, steps: &[&str]) -> bool {
         let mut all = self.steps.iter();
@@ -107,7 +107,7 @@ struct Walk<'a> {
     states: Vec<State>,
     parents: Vec<u32>,
     index: HashTable<u32>,
-    /// Steps of the program's own: `(from, to)`.
+    /// Steps of the program, without faults: `(from, to)`.
     steps: Vec<(u32, u32)>,
     unfollowed: usize,
 }
@@ -172,7 +172,7 @@ impl Walk<'_> {
         (0..self.states.len()).filter(|&index| is_quiet(&self.states[index], self.scope))
     }
 
-    /// The first state from which the program's own steps lead to no quiet one.
+    /// The first state from which the program's steps reach no quiet state.
     fn never_at_rest(&self) -> Option<usize> {
         let mut starts = vec![0_u32; self.states.len() + 1];
         for &(_, to) in &self.steps {

@@ -1,15 +1,15 @@
-//! The serving process: the fence's look, claims (`lua/claim.lua`), publications (`lua/publish.lua`), and
-//! units that go back (`lua/release.lua`). Also what people do over HTTP: cancel an order, edit a total.
+//! The serving process: the fence's probe, claims (`lua/claim.lua`), publications (`lua/publish.lua`) and releases
+//! of units (`lua/release.lua`). Also the admin's actions: to cancel an order, to edit a total.
 
 use crate::promise::Broken;
 use crate::search::Steps;
 use crate::state::{
-    Coupon, Epoch, Marker, ORDERS, Order, Postgres, Publication, Redis, Returning, State, Status, USERS, bit,
+    Coupon, Epoch, Marker, ORDERS, Order, Postgres, Publication, Redis, Releasing, State, Status, USERS, bit,
     counter, each, user_of,
 };
-use crate::{Rule, Scope, lost};
+use crate::{Rule, Scope, postgres_loss};
 
-/// The fence's look: what must be the same in Redis and in the fence row.
+/// The fence's probe: whether Redis and Postgres match the fence row.
 #[must_use]
 pub fn agrees(redis: &Redis, postgres: &Postgres, scope: &Scope) -> bool {
     let row = &postgres.row;
@@ -21,25 +21,25 @@ pub fn agrees(redis: &Redis, postgres: &Postgres, scope: &Scope) -> bool {
         && redis.has_group()
 }
 
-/// What a script answers that demands `ready:<epoch>` and the sum.
+/// The check that each script makes first: the marker is `ready:<epoch>`, the coupon is consistent.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Batcher {
-    Open,
+enum ScriptCheck {
+    Passed,
     Fenced,
-    Lost,
+    Inconsistent,
 }
 
-fn gate(redis: &Redis, epoch: Epoch, scope: &Scope) -> Batcher {
+fn check(redis: &Redis, epoch: Epoch, scope: &Scope) -> ScriptCheck {
     if redis.marker != Marker::Ready(epoch) {
-        Batcher::Fenced
-    } else if scope.has(Rule::Sum) && !redis.adds_up() || redis.stream.is_none() {
-        Batcher::Lost
+        ScriptCheck::Fenced
+    } else if scope.has(Rule::Sum) && !redis.is_consistent() || redis.stream.is_none() {
+        ScriptCheck::Inconsistent
     } else {
-        Batcher::Open
+        ScriptCheck::Passed
     }
 }
 
-/// Something of this epoch is known to be lost; an older epoch never hides what is known of a newer one.
+/// Records a loss in this epoch. A loss in an older epoch never replaces one in a newer epoch.
 pub fn note_loss(state: &mut State, epoch: Epoch, by_postgres: bool) {
     let server = &mut state.server;
     match server.loss {
@@ -52,17 +52,17 @@ pub fn note_loss(state: &mut State, epoch: Epoch, by_postgres: bool) {
     }
 }
 
-/// Acts on a script's refusal; `true` where the script may write.
+/// Handles a script's refusal; returns `true` if the script may write.
 fn passes(state: &mut State, epoch: Epoch, scope: &Scope) -> bool {
-    match gate(&state.redis, epoch, scope) {
-        Batcher::Open => true,
-        Batcher::Fenced => {
+    match check(&state.redis, epoch, scope) {
+        ScriptCheck::Passed => true,
+        ScriptCheck::Fenced => {
             if state.server.session == Some(epoch) {
                 state.server.session = None;
             }
             false
         }
-        Batcher::Lost => {
+        ScriptCheck::Inconsistent => {
             note_loss(state, epoch, false);
             false
         }
@@ -70,22 +70,22 @@ fn passes(state: &mut State, epoch: Epoch, scope: &Scope) -> bool {
 }
 
 pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
-    look(state, scope, steps);
+    probe(state, scope, steps);
     if let Some(epoch) = state.server.session {
         for user in 0..USERS {
             claim(state, scope, epoch, user, steps);
         }
-        people(state, scope, steps);
+        admin_actions(state, scope, steps);
     }
     publish(state, scope, steps);
     release(state, scope, steps);
 }
 
-fn look(state: &State, scope: &Scope, steps: &mut Steps) {
+fn probe(state: &State, scope: &Scope, steps: &mut Steps) {
     let agrees = agrees(&state.redis, &state.postgres, scope);
     let epoch = state.postgres.row.epoch;
     let is_lost = state.server.loss.is_some_and(|(of, _)| of == epoch);
-    let is_newer = lost::has_newer_definition(&state.redis, &state.postgres, scope);
+    let is_newer = postgres_loss::has_newer_definition(&state.redis, &state.postgres, scope);
     match state.server.session {
         None if agrees && !is_lost && is_newer => steps.take("the fence finds a newer definition", |next| {
             note_loss(next, epoch, true);
@@ -94,8 +94,8 @@ fn look(state: &State, scope: &Scope, steps: &mut Steps) {
         None if agrees && !is_lost => steps.take("the fence comes up", |next| {
             next.server.session = Some(epoch);
             next.server.loss = None;
-            if next.users.unseen {
-                next.users.broken = Some(Broken::SoldUnseen);
+            if next.users.loss_pending {
+                next.users.broken = Some(Broken::SoldOverLoss);
             }
             true
         }),
@@ -127,22 +127,22 @@ fn claim(state: &State, scope: &Scope, epoch: Epoch, user: usize, steps: &mut St
             return true;
         }
         if coupon.version < next.users.in_force {
-            next.users.broken = Some(Broken::SoldUndone);
+            next.users.broken = Some(Broken::SoldByOldDefinition);
         }
         next.redis.coupon = Some(Coupon { stock: coupon.stock - 1, ..coupon });
         next.redis.claims[user] = Some(order);
         next.users.sent[user] += 1;
-        next.users.told |= bit(order);
+        next.users.accepted |= bit(order);
         next.redis.stream.as_mut().is_some_and(|stream| stream.add(order))
     });
 }
 
-/// The user holds a unit already. Where its order is dead, its unit goes back first, and the claim is run again.
+/// The user holds a unit already. If its order has ended, the unit is released first, and the claim runs again.
 fn repeat(next: &mut State, scope: &Scope, held: Order) -> bool {
     if next.postgres.dead() & bit(held) != 0 {
         if scope.has(Rule::RepeatAsksPostgres) {
             note_position(next, scope, next.postgres.position);
-            give_back(&mut next.redis, held, scope);
+            release_unit(&mut next.redis, held, scope);
         } else {
             next.users.broken = Some(Broken::DeadOrderAnswered);
         }
@@ -150,15 +150,15 @@ fn repeat(next: &mut State, scope: &Scope, held: Order) -> bool {
     true
 }
 
-/// Before an effect of a commit reaches Redis, so does the position of that commit.
+/// Records the WAL position of a commit in Redis before an effect of that commit.
 fn note_position(next: &mut State, scope: &Scope, position: u8) {
     if scope.has(Rule::EffectsNotePosition) {
         next.redis.noted = next.redis.noted.max(position);
     }
 }
 
-/// `release.lua`, with the rules that may be taken away.
-pub fn give_back(redis: &mut Redis, order: Order, scope: &Scope) {
+/// `release.lua`, with the rules that can be switched off.
+pub fn release_unit(redis: &mut Redis, order: Order, scope: &Scope) {
     let user = user_of(order);
     let is_its =
         if scope.has(Rule::ReleaseNamesTheOrder) { redis.holds(order) } else { redis.claims[user].is_some() };
@@ -170,9 +170,9 @@ pub fn give_back(redis: &mut Redis, order: Order, scope: &Scope) {
     }
 }
 
-/// Orders that end, and edits of the total. Both move the coupon's row, so they wait for whoever holds it.
-fn people(state: &State, scope: &Scope, steps: &mut Steps) {
-    // A commit on an older copy could bring it to the position that was noted, before anybody has looked.
+/// Cancelled orders and edits of the coupon. Both write the coupon's row, so they wait while a transaction locks it.
+fn admin_actions(state: &State, scope: &Scope, steps: &mut Steps) {
+    // A commit on an older copy could bring it to the recorded position before a process has probed it.
     let may_be_older = state.backup.is_some() && !agrees(&state.redis, &state.postgres, scope);
     if state.row_is_locked() || may_be_older {
         return;
@@ -205,7 +205,7 @@ fn people(state: &State, scope: &Scope, steps: &mut Steps) {
         });
     }
     if state.postgres.coupon.paused && usize::from(state.edits) == scope.edits.len() {
-        steps.take("a person resumes the coupon", |next| {
+        steps.take("an admin resumes the coupon", |next| {
             next.postgres.coupon.paused = false;
             next.postgres.coupon.version += 1;
             next.postgres.position += u8::from(next.backup.is_some());
@@ -238,7 +238,7 @@ fn publish(state: &State, scope: &Scope, steps: &mut Steps) {
             }
             true
         }),
-        Some(publication) => steps.take("a publication is noted", |next| {
+        Some(publication) => steps.take("a publication is recorded", |next| {
             next.server.publishing = None;
             let postgres = &mut next.postgres;
             let is_its_own =
@@ -251,10 +251,10 @@ fn publish(state: &State, scope: &Scope, steps: &mut Steps) {
     }
 }
 
-/// `false` where it was refused.
+/// Returns `false` if the script refused.
 fn publish_script(next: &mut State, scope: &Scope, publication: Publication) -> bool {
     let Publication { epoch, version, total, paused, position, .. } = publication;
-    if next.redis.coupon.is_none() && !scope.has(Rule::PublishNeverMakes) {
+    if next.redis.coupon.is_none() && !scope.has(Rule::PublishNeverCreates) {
         next.redis.coupon = Some(Coupon { total, stock: total, version, paused });
         return next.redis.marker == Marker::Ready(epoch);
     }
@@ -277,27 +277,27 @@ fn publish_script(next: &mut State, scope: &Scope, publication: Publication) -> 
 }
 
 fn release(state: &State, scope: &Scope, steps: &mut Steps) {
-    match state.server.returning {
-        Returning::Idle => {
+    match state.server.releasing {
+        Releasing::Idle => {
             let Some(epoch) = state.server.session else { return };
             for order in each(state.postgres.outbox) {
-                steps.take("a unit is seen waiting", |next| {
-                    next.server.returning = Returning::Picked(epoch, order, next.postgres.position);
+                steps.take("an outbox row is read", |next| {
+                    next.server.releasing = Releasing::Picked(epoch, order, next.postgres.position);
                     true
                 });
             }
         }
-        Returning::Picked(epoch, order, position) => steps.take("a unit is released", |next| {
-            next.server.returning = Returning::Idle;
+        Releasing::Picked(epoch, order, position) => steps.take("a unit is released", |next| {
+            next.server.releasing = Releasing::Idle;
             if passes(next, epoch, scope) {
                 note_position(next, scope, position);
-                give_back(&mut next.redis, order, scope);
-                next.server.returning = Returning::Answered(order);
+                release_unit(&mut next.redis, order, scope);
+                next.server.releasing = Releasing::Answered(order);
             }
             true
         }),
-        Returning::Answered(order) => steps.take("an outbox row is deleted", |next| {
-            next.server.returning = Returning::Idle;
+        Releasing::Answered(order) => steps.take("an outbox row is deleted", |next| {
+            next.server.releasing = Releasing::Idle;
             next.postgres.outbox &= !bit(order);
             true
         }),

@@ -1,11 +1,11 @@
-//! Real runs held against the protocol. What Redis and Postgres did is read from their own logs (the append-only
-//! file, the write-ahead log), one [`Line`] for each script, acknowledgement and transaction: nothing in the
-//! program could leave one out or make one up. [`in_one_order`] puts both logs into one; [`Replay`] follows them
-//! and names the first line that no rule allows.
+//! Checks recorded runs of the program against the protocol. The input comes from the stores' own logs (the
+//! append-only file, the write-ahead log), so the program can neither hide nor invent a step. There is one [`Line`]
+//! for each script, acknowledgement and transaction. [`in_one_order`] merges both logs; [`Replay`] follows the lines
+//! and names the first one that no rule allows.
 //!
-//! The rules here are those of the searched model, for any number of coupons, users and workers. `of_model` turns
-//! the model's steps into lines; tests hold that every step of the model is allowed here, and that every way in
-//! which the model breaks without a rule is refused.
+//! The rules are those of the searched model, for any number of coupons, users and workers. `of_model` turns the
+//! model's steps into lines. Tests check that the replay allows every step of the model, and refuses each path to a
+//! broken promise that the model finds without a rule.
 
 mod of_model;
 mod order;
@@ -21,22 +21,22 @@ pub use order::in_one_order;
 pub use replay::Replay;
 pub use stores::{Coupon, Postgres, Redis, Row, Stores};
 
-/// Milliseconds since 1970 and a number, as Redis counts.
+/// A Redis entry id: milliseconds since 1970, and a sequence number.
 pub type EntryId = (u64, u64);
 
 /// One atomic step of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Line {
-    /// A script or a command of the program's that wrote.
+    /// A script or a command of the program that wrote.
     Redis(Vec<Effect>),
-    /// A transaction that wrote, by the end of its commit in the WAL.
+    /// A transaction that wrote; `lsn` is the end of its commit in the WAL.
     Postgres { lsn: u64, changes: Vec<Change> },
-    /// What somebody else did to either store: anything is allowed.
+    /// A write by another program or by hand, to either store: everything is allowed.
     Hand { effects: Vec<Effect>, changes: Vec<Change> },
 }
 
-/// What was written to Redis.
+/// One write to Redis.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Effect {
@@ -44,17 +44,17 @@ pub enum Effect {
         is_ready: bool,
         epoch: String,
     },
-    /// Postgres's position.
+    /// Postgres's WAL position was recorded.
     Noted {
         lsn: u64,
     },
-    /// A field of a claims hash set.
+    /// A field of a claims hash was set.
     Held {
         coupon: String,
         user: String,
         order: String,
     },
-    /// A field of a claims hash deleted.
+    /// A field of a claims hash was deleted.
     Freed {
         coupon: String,
         user: String,
@@ -63,19 +63,19 @@ pub enum Effect {
         coupon: String,
         by: i64,
     },
-    /// Fields of a coupon hash set.
+    /// Fields of a coupon hash were set.
     Defined {
         coupon: String,
         total: Option<i64>,
         stock: Option<i64>,
         version: Option<u64>,
     },
-    /// An entry appended; without an event where it cannot be read as one.
+    /// An entry was appended; `event` is `None` if the entry is unreadable.
     Sent {
         entry: EntryId,
         event: Option<Event>,
     },
-    /// In the pending list of a consumer from now on, or out of every one if the entry was deleted.
+    /// The entry moved to the pending list of this consumer; if it was deleted, it left every pending list.
     Delivered {
         entry: EntryId,
         consumer: String,
@@ -83,7 +83,7 @@ pub enum Effect {
     Acknowledged {
         entry: EntryId,
     },
-    /// Entries with a lower id deleted.
+    /// Entries with a lower id were deleted.
     Trimmed {
         below: EntryId,
     },
@@ -120,7 +120,7 @@ pub struct Event {
     pub user: String,
 }
 
-/// What was committed to Postgres: a row as it stands from now on.
+/// One committed change in Postgres: the row as it is after the commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Change {
@@ -140,14 +140,15 @@ pub enum Change {
         version: u64,
         published: u64,
     },
-    /// An outbox row.
+    /// An outbox row was inserted.
     Waiting {
         order: String,
     },
-    /// An outbox row deleted.
+    /// An outbox row was deleted.
     Returned {
         order: String,
     },
+    /// A dead letter was inserted.
     Letter {
         entry: Option<EntryId>,
         order: Option<String>,

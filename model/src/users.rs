@@ -1,26 +1,26 @@
-//! What users did and were told, and what people have seen: no process knows it. Promises are asked of it.
+//! What users and the operator did and were told. No process knows it; the promises are checked against it.
 
 use crate::promise::Broken;
 use crate::state::{Orders, USERS};
 
-/// What users did and were told: no process knows it.
+/// What users and the operator did and were told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Users {
-    /// Claims sent, for each user.
+    /// How many claims each user has made.
     pub sent: [u8; USERS],
-    /// Orders that a user was told of.
-    pub told: Orders,
-    /// Of these, those that no store held any more after a fault.
+    /// Orders whose claim was accepted.
+    pub accepted: Orders,
+    /// Accepted orders that no store held any more after a fault: they need not exist.
     pub excused: Orders,
-    /// The total was lowered: an accepted claim may be rejected.
+    /// Whether the total was lowered: an accepted claim may then be rejected.
     pub lowered: bool,
-    /// Something was lost that only a comparison finds; cleared by a whole one that began after it.
+    /// Whether something is lost that only a comparison finds. A whole comparison that begins later clears it.
     pub to_compare: ToCompare,
-    /// The version of the definition that was in force last, as far as anything still tells of it.
+    /// The version of the definition that was in force last, as far as a store still shows it.
     pub in_force: u8,
-    /// Postgres has lost commits of which Redis tells, and no person has ordered a rebuild since.
-    pub unseen: bool,
-    /// A promise that was broken by an answer.
+    /// Whether Redis shows a Postgres loss, and the operator has not ordered a rebuild since.
+    pub loss_pending: bool,
+    /// A promise that an answer broke.
     pub broken: Option<Broken>,
 }
 

@@ -1,5 +1,6 @@
-//! Without a rule something breaks: for each one the search finds a shortest way. Where the sum that every
-//! script looks at would notice the damage and heal it, it is taken away too; that alone breaks nothing there.
+//! Without a rule a promise breaks: for each rule the search finds a shortest path to the broken promise. Where the
+//! check of `stock + claims = total` would find and repair the damage, that rule is switched off too; alone, it breaks
+//! nothing there.
 
 use model::trace::replay_path;
 use model::{Broken, Fault, Outcome, Path, Rule, Scope, search};
@@ -9,8 +10,8 @@ use Rule::*;
 
 const MAX_STATES: usize = 6_000_000;
 
-/// The way in which the scope breaks without these rules, all of which it takes: with any one of them left
-/// in force it holds.
+/// The broken promise without these rules, and the path to it. Also checks that all of them must be missing: with any
+/// one of them in force the scope holds.
 fn breaks(rules: &'static [Rule], scope: &Scope) -> (Broken, Path) {
     for left in rules {
         let others: Vec<Rule> = rules.iter().copied().filter(|rule| rule != left).collect();
@@ -20,8 +21,8 @@ fn breaks(rules: &'static [Rule], scope: &Scope) -> (Broken, Path) {
     let without = Scope { without: rules, ..scope.clone() };
     match search(&without, MAX_STATES).outcome {
         Outcome::Breaks(broken, path) => {
-            // A replay sees what the stores do: no answers, no server that refuses for no reason; and it does not
-            // follow from one server to another.
+            // A replay sees only what the stores do: not an answer, and not a server that refuses without a reason. It
+            // does not follow a change from one server to another.
             let replaces = |fault| matches!(fault, &RedisFailedOver | &PostgresOlderCopy | &PostgresPromoted);
             let is_hidden = broken == Broken::DeadOrderAnswered || rules == [SessionOfTheRow];
             let is_seen = !is_hidden && !scope.faults.iter().any(replaces);
@@ -87,21 +88,21 @@ fn a_worker_records_an_entry_of_an_older_epoch() {
 }
 
 #[test]
-fn stock_short_in_postgres_is_tried_for_ever() {
+fn an_event_without_stock_in_postgres_is_retried_for_ever() {
     let (broken, path) = breaks(&[StockShortRejects], &Scope { edits: &[-1], ..compared() });
     assert_eq!(broken, Broken::NeverAtRest);
     passes(&path, &["a user claims", "the total is edited"]);
 }
 
 #[test]
-fn a_unit_goes_back_because_xack_says_so_and_once_more_from_the_outbox() {
+fn a_unit_is_released_by_the_answer_of_xack_and_again_from_the_outbox() {
     let (broken, path) = breaks(&[Sum, HashArbitrates], &Scope { edits: &[-1], ..compared() });
     assert_eq!(broken, Broken::StocksDiffer);
     passes(&path, &["a worker rejects an order", "a unit is released", "a worker acknowledges"]);
 }
 
 #[test]
-fn a_unit_that_a_rebuild_has_counted_goes_back_again() {
+fn a_unit_that_a_rebuild_returned_is_returned_again() {
     let faults = &[RedisRestarted];
     let scope = Scope { cancels: 1, claims: [2, 0], faults, max_faults: 1, ..compared() };
     let (broken, _) = breaks(&[Sum, HashArbitrates], &scope);
@@ -115,7 +116,7 @@ fn a_late_release_takes_the_unit_of_the_users_next_order() {
 }
 
 #[test]
-fn a_cancelled_order_comes_back_with_an_older_copy_and_nobody_sees_it() {
+fn a_cancelled_order_comes_back_with_an_older_copy_unnoticed() {
     let faults = &[PostgresOlderCopy];
     let scope = Scope { cancels: 1, claims: [2, 0], faults, max_faults: 1, ..compared() };
     let (_, path) = breaks(&[EffectsNotePosition], &scope);
@@ -123,7 +124,7 @@ fn a_cancelled_order_comes_back_with_an_older_copy_and_nobody_sees_it() {
 }
 
 #[test]
-fn a_stock_clamped_at_nought_gives_a_unit_too_many_later() {
+fn a_stock_clamped_at_zero_gives_one_unit_too_many_later() {
     let (_, path) = breaks(&[Sum, NoClamp], &Scope { edits: &[-1, 1], ..compared() });
     passes(
         &path,
@@ -132,10 +133,10 @@ fn a_stock_clamped_at_nought_gives_a_unit_too_many_later() {
 }
 
 #[test]
-fn a_publication_makes_a_lost_coupon_anew_over_live_orders() {
+fn a_publication_recreates_a_lost_coupon_that_has_live_orders() {
     let faults = &[CouponDeleted, ClaimsDeleted];
     let scope = Scope { edits: &[1], claims: [1, 0], faults, max_faults: 2, ..compared() };
-    let (_, path) = breaks(&[PublishNeverMakes], &scope);
+    let (_, path) = breaks(&[PublishNeverCreates], &scope);
     passes(&path, &["a worker commits", "CouponDeleted", "ClaimsDeleted", "a definition is published"]);
 }
 
@@ -148,11 +149,11 @@ fn an_edit_beside_a_rebuild_never_reaches_redis() {
 }
 
 #[test]
-fn a_publication_of_a_lost_postgres_is_noted_in_its_successor() {
+fn a_publication_from_a_replaced_postgres_is_recorded_in_the_new_one() {
     let faults = &[PostgresPromoted];
     let scope = Scope { edits: &[1, -1], claims: [0, 0], faults, max_faults: 1, ..compared() };
     let (_, path) = breaks(&[PublicationOfItsEpoch, HigherVersionWins], &scope);
-    passes(&path, &["a definition is published", "PostgresPromoted", "a publication is noted"]);
+    passes(&path, &["a definition is published", "PostgresPromoted", "a publication is recorded"]);
 }
 
 #[test]
@@ -164,7 +165,7 @@ fn a_session_outlives_its_epoch() {
 }
 
 #[test]
-fn an_acknowledged_entry_is_taken_for_an_order_on_its_way() {
+fn an_acknowledged_entry_is_counted_as_an_unrecorded_order() {
     let scope = Scope { faults: &[PostgresPromoted], max_faults: 1, ..Scope::small() };
     let (_, path) = breaks(&[AcknowledgedDoNotCount], &scope);
     passes(&path, &["a worker acknowledges", "PostgresPromoted", "a rebuild decides"]);
@@ -196,12 +197,12 @@ fn claims_deleted_in_the_middle_of_a_rebuild_are_counted_as_free_units() {
 }
 
 #[test]
-fn a_rebuilder_that_dies_takes_the_knowledge_of_lost_commits_with_it() {
+fn a_rebuilder_that_dies_leaves_lost_commits_unnoticed() {
     let faults = &[PostgresPromoted, RebuilderKilled];
     let scope = Scope { cancels: 1, claims: [2, 0], faults, max_faults: 2, ..compared() };
     let (broken, path) = breaks(&[LossIsNoted], &scope);
-    assert_eq!(broken, Broken::SoldUnseen);
-    passes(&path, &["a person orders a rebuild", "RebuilderKilled", "the fence comes up"]);
+    assert_eq!(broken, Broken::SoldOverLoss);
+    passes(&path, &["the operator orders a rebuild", "RebuilderKilled", "the fence comes up"]);
 }
 
 #[test]
@@ -225,28 +226,28 @@ fn an_order_that_came_back_beside_another_redis_rejects_the_next_one() {
 fn a_replica_that_is_behind_cancels_recorded_orders() {
     let faults = &[RedisFailedOver, PostgresOlderCopy];
     let scope = Scope { faults, max_faults: 2, ..compared() };
-    let (broken, path) = breaks(&[CancelsAsTheAgreement], &scope);
+    let (broken, path) = breaks(&[OnlyCurrentRedisCancels], &scope);
     assert_eq!(broken, Broken::Rejected);
     passes(&path, &["a worker commits", "RedisFailedOver", "a rebuild decides"]);
 }
 
 #[test]
-fn lost_commits_are_rebuilt_over_without_a_person_where_redis_has_restarted() {
+fn lost_commits_are_rebuilt_without_the_operator_after_redis_has_restarted() {
     for fault in [RedisRestarted, MarkerDeleted, StockEdited] {
         let faults = Vec::leak(vec![PostgresOlderCopy, fault]);
         let (broken, path) = breaks(&[LossWaits], &Scope { faults, max_faults: 2, ..compared() });
-        assert_eq!(broken, Broken::SoldUnseen);
+        assert_eq!(broken, Broken::SoldOverLoss);
         passes(&path, &["PostgresOlderCopy", "the fence comes up"]);
     }
 }
 
 #[test]
-fn a_raised_total_that_an_older_copy_lacks_rejects_who_got_the_units() {
+fn orders_under_a_raised_total_that_an_older_copy_lacks_are_rejected() {
     let faults = &[PostgresOlderCopy];
     let scope = Scope { edits: &[1], faults, max_faults: 1, ..compared() };
     let (broken, path) = breaks(&[HigherVersionWins], &scope);
-    assert!([Broken::Rejected, Broken::SoldUndone].contains(&broken), "{broken:?}");
-    passes(&path, &["the total is edited", "PostgresOlderCopy", "a person orders a rebuild"]);
+    assert!([Broken::Rejected, Broken::SoldByOldDefinition].contains(&broken), "{broken:?}");
+    passes(&path, &["the total is edited", "PostgresOlderCopy", "the operator orders a rebuild"]);
 }
 
 #[test]
@@ -254,7 +255,7 @@ fn a_pause_that_an_older_copy_lacks_is_undone() {
     let faults = &[PostgresOlderCopy, RedisRestarted];
     let scope = Scope { edits: &[0], claims: [1, 0], faults, max_faults: 2, ..compared() };
     let (broken, path) = breaks(&[HigherVersionWins], &scope);
-    assert_eq!(broken, Broken::SoldUndone);
+    assert_eq!(broken, Broken::SoldByOldDefinition);
     passes(&path, &["a definition is published", "PostgresOlderCopy", "a user claims"]);
 }
 
@@ -267,26 +268,26 @@ fn a_definition_put_back_by_hand_goes_unnoticed() {
 }
 
 #[test]
-fn a_coupon_whose_definition_nothing_confirms_is_sold_on() {
+fn a_coupon_with_an_unconfirmed_definition_is_still_sold() {
     let faults = &[DefinitionRestored, CouponDeleted];
     let scope = Scope { edits: &[0], claims: [1, 0], faults, max_faults: 2, ..compared() };
     let (broken, path) = breaks(&[UnconfirmedPauses], &scope);
-    assert_eq!(broken, Broken::SoldUndone);
+    assert_eq!(broken, Broken::SoldByOldDefinition);
     passes(&path, &["DefinitionRestored", "CouponDeleted", "a rebuild decides", "a user claims"]);
 }
 
 #[test]
-fn redis_flushed_while_a_person_rebuilds_cancels_every_order() {
+fn a_flush_during_an_ordered_rebuild_cancels_every_order() {
     for faults in [&[PostgresPromoted, RedisFlushed], &[PostgresPromoted, ClaimsDeleted]] {
         let scope = Scope { claims: [1, 0], faults, max_faults: 2, ..compared() };
-        let (broken, path) = breaks(&[LossAsksTheSum], &scope);
+        let (broken, path) = breaks(&[LossChecksSum], &scope);
         assert_eq!(broken, Broken::Rejected);
-        passes(&path, &["a person orders a rebuild", "a rebuild reads the claims", "a rebuild decides"]);
+        passes(&path, &["the operator orders a rebuild", "a rebuild reads the claims", "a rebuild decides"]);
     }
 }
 
 #[test]
-fn a_comparison_writes_a_stock_over_claims_on_their_way() {
+fn a_comparison_overwrites_the_stock_while_claims_are_under_way() {
     let (broken, _) = breaks(&[Sum, CompareWritesNoStock], &Scope { claims: [1, 0], ..compared() });
     assert_eq!(broken, Broken::StocksDiffer);
 }
@@ -306,7 +307,7 @@ fn a_pending_entry_that_was_deleted_is_forgotten() {
 }
 
 #[test]
-fn a_group_made_at_the_end_skips_what_only_the_stream_still_knows() {
+fn a_group_created_at_the_end_skips_events_that_only_the_stream_has() {
     let faults = &[GroupDestroyed, ClaimsDeleted];
     let scope = Scope { claims: [1, 0], faults, max_faults: 2, ..compared() };
     let (broken, _) = breaks(&[GroupAtZero], &scope);
@@ -314,7 +315,7 @@ fn a_group_made_at_the_end_skips_what_only_the_stream_still_knows() {
 }
 
 #[test]
-fn whoever_finds_a_deleted_entry_dies_and_it_is_forgotten() {
+fn a_deleted_entry_is_forgotten_when_the_worker_that_finds_it_dies() {
     let faults = &[PendingDeleted, WorkerKilled, ServerKilled];
     let scope = Scope { claims: [1, 0], faults, max_faults: 3, ..Scope::small() };
     let (_, path) = breaks(&[DeletedEntriesStay], &scope);

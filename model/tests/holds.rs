@@ -1,4 +1,4 @@
-//! With all rules in force nothing that can happen breaks a promise, and the system can always come to rest.
+//! With all rules in force no sequence of steps and faults breaks a promise, and the system can always come to rest.
 
 use model::{Fault, Outcome, Scope, search};
 
@@ -25,7 +25,7 @@ const ALL: [Fault; 18] = [
     DefinitionRestored,
 ];
 
-/// Searches the whole scope; a scope in which nothing happens, or which is cut short, proves nothing.
+/// Searches the whole scope. A scope in which nothing happens, or that the search cuts short, proves nothing.
 fn holds(scope: &Scope, max_states: usize) -> usize {
     let found = search(scope, max_states);
     assert!(matches!(found.outcome, Outcome::Holds), "{scope:?}: {:?}", found.outcome);
@@ -38,8 +38,8 @@ fn of(faults: &[Fault]) -> &'static [Fault] {
     Vec::leak(faults.to_vec())
 }
 
-/// Every pair of faults, each but the ones that hide each other: a deleted hash and an edited stock that add
-/// up again are found by the next comparison, and no sooner.
+/// Every pair of faults, except the pair that hides itself: a deleted claims hash and an edited stock that together
+/// keep `stock + claims = total` are found only by the next comparison.
 fn pairs() -> impl Iterator<Item = [Fault; 2]> {
     let pairs = ALL.iter().enumerate().flat_map(|(n, &one)| ALL[n..].iter().map(move |&other| [one, other]));
     pairs.filter(|pair| *pair != [ClaimsDeleted, StockEdited])
@@ -82,7 +82,7 @@ fn any_fault_beside_a_second_worker() {
 }
 
 #[test]
-fn any_fault_beside_two_that_rebuild_and_may_die() {
+fn any_fault_beside_two_rebuilders_that_may_die() {
     for fault in ALL {
         let scope = Scope { claims: [1, 0], rebuilders: 2, compares: true, max_faults: 2, ..Scope::small() };
         holds(&Scope { faults: of(&[fault, RebuilderKilled, SessionDropped]), ..scope }, 2_000_000);
@@ -90,7 +90,7 @@ fn any_fault_beside_two_that_rebuild_and_may_die() {
 }
 
 #[test]
-fn any_fault_beside_a_rebuild_that_a_person_orders() {
+fn any_fault_beside_an_ordered_rebuild() {
     for fault in ALL {
         let scope = Scope { orders: 1, compares: true, max_faults: 1, ..Scope::small() };
         holds(&Scope { faults: of(&[fault]), ..scope }, 2_000_000);
@@ -107,9 +107,10 @@ fn any_two_faults() {
 const LOST_COMMITS: [Fault; 3] = [PostgresOlderCopy, PostgresPromoted, DefinitionRestored];
 
 #[test]
-fn lost_commits_and_what_befalls_redis_beside_an_edit_and_who_claims() {
-    let befalls = [RedisRestarted, RedisFlushed, ClaimsDeleted, CouponDeleted, StockEdited, MarkerDeleted];
-    for fault in befalls {
+fn lost_commits_and_a_fault_of_redis_beside_an_edit_and_a_claim() {
+    let faults_of_redis =
+        [RedisRestarted, RedisFlushed, ClaimsDeleted, CouponDeleted, StockEdited, MarkerDeleted];
+    for fault in faults_of_redis {
         for (lost, total, edits) in
             [(PostgresOlderCopy, 0, &[1]), (DefinitionRestored, 0, &[1]), (DefinitionRestored, 1, &[0])]
         {
@@ -121,7 +122,7 @@ fn lost_commits_and_what_befalls_redis_beside_an_edit_and_who_claims() {
 }
 
 #[test]
-fn what_workers_find_themselves_needs_no_comparison() {
+fn faults_that_workers_find_need_no_comparison() {
     for fault in ALL.into_iter().filter(|fault| *fault != EntryDeleted) {
         holds(&Scope { faults: of(&[fault]), max_faults: 1, ..Scope::small() }, 2_000_000);
     }
@@ -138,7 +139,7 @@ fn any_two_faults_beside_an_order_that_ends() {
     println!("{states} states");
 }
 
-/// The model knows entries by their orders: two deleted ones of one order are one to it, hence none here.
+/// Without deleted pending entries: the model identifies entries by their orders and would merge two of one order.
 #[test]
 #[ignore = "long"]
 fn any_three_faults() {
@@ -166,7 +167,7 @@ fn any_fault_beside_two_workers_and_an_order_that_ends() {
 
 #[test]
 #[ignore = "long"]
-fn lost_commits_and_any_fault_beside_an_edit_and_who_claims() {
+fn lost_commits_and_any_fault_beside_an_edit_and_a_claim() {
     let mut states = 0;
     for (lost, fault) in LOST_COMMITS.into_iter().flat_map(|lost| ALL.map(|fault| (lost, fault))) {
         for (total, edits) in [(0, &[1]), (1, &[-1]), (1, &[0])] {

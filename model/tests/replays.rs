@@ -1,11 +1,11 @@
-//! Every step of the searched model is one that a replay allows, and its quiet states are runs at rest.
+//! The replay allows every step of the searched model, and accepts the model's quiet states as runs at rest.
 
 use model::trace::hold_against_model;
 use model::{Fault, Scope};
 
 use Fault::*;
 
-/// All but those that put another server in a store's place: real runs are replayed without them.
+/// All faults except those that replace a store by another server: traces of real runs do not contain them.
 const FAULTS: [Fault; 14] = [
     WorkerKilled,
     RebuilderKilled,
@@ -23,7 +23,7 @@ const FAULTS: [Fault; 14] = [
     DefinitionRestored,
 ];
 
-/// How many steps were allowed, of which there are at most a few for each of so many states.
+/// How many steps the replay allowed.
 fn allows(scope: &Scope) -> usize {
     hold_against_model(scope, 20_000).unwrap_or_else(|refused| panic!("{scope:?}: {refused:#?}"))
 }

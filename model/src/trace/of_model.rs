@@ -1,4 +1,4 @@
-//! The steps of the searched model as lines of a run, so that the two can be held against each other.
+//! Turns the steps of the searched model into lines of a run, to check that the replay and the model agree.
 
 use std::collections::HashSet;
 
@@ -11,17 +11,17 @@ use crate::{Fault, Scope};
 
 const COUPON: &str = "c";
 
-/// A step of the model that the replay does not allow, and the way there.
+/// A step of the model that the replay refuses, and the steps that lead to it.
 #[derive(Debug)]
 pub struct Refused {
     pub steps: Vec<&'static str>,
     pub why: String,
 }
 
-/// Walks every state of the scope, at most `max_states`, and replays every step. Answers how many steps there were.
+/// Replays every step from every state of the scope, for at most `max_states` states. Returns the number of steps.
 ///
 /// # Errors
-/// The first step that the replay refuses; a quiet state that it does not call at rest.
+/// The first step that the replay refuses, or the first quiet state that it does not accept as at rest.
 pub fn hold_against_model(scope: &Scope, max_states: usize) -> Result<usize, Refused> {
     let first = State::first(scope.total);
     let mut known = HashSet::from([first]);
@@ -57,7 +57,7 @@ pub fn hold_against_model(scope: &Scope, max_states: usize) -> Result<usize, Ref
     Ok(steps)
 }
 
-/// Replays the steps to a state: why one of them is refused, or why the run is not at rest at the end of it.
+/// Replays the steps to a state. Returns why a step is refused, or why the run is not at rest at its end.
 #[must_use]
 pub fn replay_path(scope: &Scope, path: &Path) -> Option<String> {
     let mut state = State::first(scope.total);
@@ -85,7 +85,7 @@ fn take(replay: &mut Replay, from: &State, step: &Step) -> Result<(), String> {
     let (effects, changes) = match step.fault {
         Some(fault) => {
             let (mut effects, changes) = differences(from, &step.to, replay, step.name);
-            effects.splice(0..0, hands(fault, from, &step.to, replay));
+            effects.splice(0..0, removals(fault, from, &step.to, replay));
             return replay.take(&Line::Hand { effects, changes }).map(drop);
         }
         None => differences(from, &step.to, replay, step.name),
@@ -93,7 +93,7 @@ fn take(replay: &mut Replay, from: &State, step: &Step) -> Result<(), String> {
     if !changes.is_empty() {
         replay.take(&Line::Postgres { lsn: 0, changes })?;
     }
-    // A position is noted by a command of its own, before what it is noted for; a rebuild notes it with its marker.
+    // The program records a position by a separate command before the effect; a rebuild records it with its marker.
     let is_marked = effects.iter().any(|effect| matches!(effect, Effect::Marked { .. }));
     let (noted, others): (Vec<Effect>, Vec<Effect>) =
         effects.into_iter().partition(|effect| !is_marked && matches!(effect, Effect::Noted { .. }));
@@ -174,7 +174,7 @@ fn of_coupon(from: Option<Coupon>, to: Coupon, name: &str) -> Option<Effect> {
     (to.stock != before.stock).then(|| Effect::StockMoved { coupon, by: i64::from(to.stock - before.stock) })
 }
 
-/// Entries moved on: what left a place and what came to one, paired by order.
+/// The moves of entries: pairs the entries that left a place with those that arrived at one, by order.
 fn of_entries(from: &state::Redis, to: &state::Redis, replay: &Replay, name: &str) -> Vec<Effect> {
     let entries = |redis: &state::Redis| -> Vec<state::Entry> {
         let all = redis.stream.iter().flat_map(|stream| stream.entries);
@@ -204,7 +204,7 @@ fn of_entries(from: &state::Redis, to: &state::Redis, replay: &Replay, name: &st
                     effects.push(Effect::Delivered { entry: id, consumer: worker.to_string() });
                 }
             }
-            // Seen by who has left: the model forgets some of these at once.
+            // Found below among the entries that left: the model drops some of these at once.
             _ => {}
         }
     }
@@ -287,8 +287,8 @@ fn in_postgres(from: &state::Postgres, to: &state::Postgres) -> Vec<Change> {
     changes
 }
 
-/// What a fault takes away; what it writes is a difference like any other.
-fn hands(fault: Fault, from: &State, to: &State, replay: &Replay) -> Vec<Effect> {
+/// What a fault deletes; its writes are ordinary differences.
+fn removals(fault: Fault, from: &State, to: &State, replay: &Replay) -> Vec<Effect> {
     let gone = |key| vec![Effect::Gone { key }];
     match fault {
         Fault::RedisFlushed => vec![Effect::Flushed],

@@ -1,20 +1,19 @@
-//! One order for the logs of two stores that share no clock. Redis's log says itself how far Postgres had come:
-//! before a commit has any effect in Redis, its position is noted there; and what only Postgres can have made up,
-//! an epoch or a version of a coupon, was committed before it shows in Redis. Every commit is put as late as
-//! these allow.
+//! Merges the logs of two stores that share no clock. Redis's log shows how far Postgres had come: a commit's position
+//! is recorded in Redis before any effect of the commit, and epochs and versions, which only Postgres makes, are
+//! committed before they appear in Redis. Each commit is placed as late as these two facts allow.
 
 use std::collections::HashMap;
 
 use super::{Change, Effect, Line};
 
-/// What Postgres makes up and Redis repeats.
+/// A value that Postgres makes and Redis repeats.
 #[derive(PartialEq, Eq, Hash)]
 enum Sign {
     Epoch(String),
     Version(String, u64),
 }
 
-/// Both logs, each in its own order, as one.
+/// Merges both logs; each keeps its own order.
 #[must_use]
 pub fn in_one_order(redis: Vec<Line>, postgres: Vec<Line>) -> Vec<Line> {
     let made = first_made(&postgres);
@@ -44,7 +43,7 @@ pub fn in_one_order(redis: Vec<Line>, postgres: Vec<Line>) -> Vec<Line> {
     lines
 }
 
-/// The first commit with each sign.
+/// The index of the first commit with each sign.
 fn first_made(postgres: &[Line]) -> HashMap<Sign, usize> {
     let mut made = HashMap::new();
     for (place, line) in postgres.iter().enumerate() {

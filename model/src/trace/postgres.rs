@@ -1,5 +1,5 @@
-//! What a transaction may commit: rules 4 (an event ends in one way), 5 (a unit goes back through the outbox) and
-//! the guard of scheme one, stock and live orders in step.
+//! What a transaction may commit: rules 4 (an event ends in exactly one way) and 5 (a unit goes back through the
+//! outbox), and `stock + live orders = total`.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use super::Change;
 use super::replay::{Memory, Sent};
 use super::stores::{Row, Stores, is_live};
 
-/// The transaction's name, or why no rule allows it here.
+/// The name of the transaction, or why no rule allows it in this state.
 pub fn allows(changes: &[Change], stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
     let mut name = "a definition";
     let mut after = stores.postgres.clone_touched(changes);
@@ -32,7 +32,9 @@ pub fn allows(changes: &[Change], stores: &Stores, memory: &Memory) -> Result<&'
             Change::Waiting { order } => {
                 let ends = |change: &Change| matches!(change, Change::Order { order: of, status, .. } if of == order && !is_live(status));
                 if !changes.iter().any(ends) {
-                    return Err(format!("the unit of order {order} waits, which does not end here"));
+                    return Err(format!(
+                        "the unit of order {order} is in the outbox, but the order does not end in this transaction"
+                    ));
                 }
                 name
             }
@@ -46,9 +48,11 @@ pub fn allows(changes: &[Change], stores: &Stores, memory: &Memory) -> Result<&'
             Change::Letter { entry, order: None } => {
                 let is_readable = |entry| memory.entries.get(&entry).is_some_and(Option::is_some);
                 if entry.is_some_and(is_readable) {
-                    return Err(format!("entry {entry:?} can be read, and died without its order"));
+                    return Err(format!(
+                        "entry {entry:?} can be read, and became a dead letter without its order"
+                    ));
                 }
-                "an event is buried"
+                "an event becomes a dead letter"
             }
             Change::Letter { order: Some(_), .. } => name,
             Change::Fence { epoch, lost } => may_fence(epoch, *lost, stores)?,
@@ -68,18 +72,18 @@ pub fn allows(changes: &[Change], stores: &Stores, memory: &Memory) -> Result<&'
     }
 }
 
-/// Rules 3 and 4.
+/// Checks rules 3 and 4.
 fn may_insert(order: &str, row: &Row, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
     let Row { coupon, user, .. } = row;
-    let sent = of_an_event(order, row, memory)?;
+    let sent = sent_event_of(order, row, memory)?;
     if let Some(other) = stores.postgres.live_order(coupon, user) {
         return Err(format!("{user} has order {other} of {coupon} and was given {order} too"));
     }
-    can_be_read(order, sent, stores)?;
+    check_epoch(order, sent, stores)?;
     Ok("orders are recorded")
 }
 
-fn of_an_event<'a>(order: &str, row: &Row, memory: &'a Memory) -> Result<&'a Sent, String> {
+fn sent_event_of<'a>(order: &str, row: &Row, memory: &'a Memory) -> Result<&'a Sent, String> {
     let sent = memory
         .sent
         .get(order)
@@ -87,12 +91,12 @@ fn of_an_event<'a>(order: &str, row: &Row, memory: &'a Memory) -> Result<&'a Sen
     sent.ok_or_else(|| format!("order {order} of {} ({}) comes from no event", row.user, row.coupon))
 }
 
-fn can_be_read(order: &str, sent: &Sent, stores: &Stores) -> Result<(), String> {
-    // A transaction that was open when lost commits were noticed may still commit in its epoch.
+fn check_epoch(order: &str, sent: &Sent, stores: &Stores) -> Result<(), String> {
+    // A transaction that was open when a Postgres loss was noticed may still commit in its epoch.
     let epoch = &stores.postgres.epoch;
     if !sent.epochs.contains(epoch) {
         return Err(format!(
-            "order {order} was recorded in epoch {epoch}, in which no entry of it could be read"
+            "order {order} was recorded in epoch {epoch}, but no entry of it could be read in that epoch"
         ));
     }
     Ok(())
@@ -115,9 +119,9 @@ fn may_reject(
     let waits = changes.iter().any(|change| matches!(change, Change::Waiting { order: of } if of == order));
     let is_known = stores.postgres.coupons.contains_key(coupon);
     if !is_whole || waits != is_known {
-        return Err(format!("order {order} was rejected without its letter, or without its unit"));
+        return Err(format!("order {order} was rejected without its dead letter, or without its outbox row"));
     }
-    // A rebuild rejects before its own marker is there.
+    // A rebuild rejects before its own `ready` marker is set.
     let is_rebuild = stores.redis.marker != Some((true, stores.postgres.epoch.clone()));
     let since = sent.map_or(0, |sent| sent.after);
     let is_short = stores.postgres.coupons.get(coupon).is_some_and(|row| row.stock <= 0);
@@ -156,7 +160,7 @@ fn may_end(
         return Err(format!("order {order}, {}, became {}", before.status, after.status));
     }
     let waits = changes.iter().any(|change| matches!(change, Change::Waiting { order: of } if of == order));
-    // Where Postgres had lost commits, a rebuild ends what Redis does not hold.
+    // After a Postgres loss, a rebuild ends orders that Redis does not hold.
     let is_rebuild = stores.redis.marker != Some((true, stores.postgres.epoch.clone()));
     if waits || (is_rebuild && stores.postgres.lost) {
         Ok("an order is ended")
@@ -171,9 +175,9 @@ fn may_define(
     stores: &Stores,
     memory: &Memory,
 ) -> Result<(), String> {
-    // Redis may have lost it again.
+    // The highest version that Redis ever had; it may have lost it since.
     let hash = memory.published.get(coupon).copied().unwrap_or(0);
-    // Where Postgres has lost commits, a rebuild takes over what Redis has, or pauses what it does not confirm.
+    // After a Postgres loss, a rebuild adopts Redis's definitions, or pauses coupons that Redis does not confirm.
     let is_rebuild = matches!(&stores.redis.marker, Some((false, epoch)) if *epoch == stores.postgres.epoch);
     let is_adopted = is_rebuild && stores.postgres.lost && published == 0;
     match stores.postgres.coupons.get(coupon) {
@@ -196,7 +200,7 @@ fn may_fence(epoch: &str, lost: bool, stores: &Stores) -> Result<&'static str, S
     if *epoch == before.epoch {
         let is_agreed = *marker == Some((true, epoch.to_owned()));
         return if before.lost && !lost && !is_agreed {
-            Err("what Postgres lost was forgotten before Redis agreed".into())
+            Err("the Postgres loss was cleared before the `ready` marker was set".into())
         } else {
             Ok("a rebuild ends")
         };
@@ -205,13 +209,13 @@ fn may_fence(epoch: &str, lost: bool, stores: &Stores) -> Result<&'static str, S
         return Err(format!("epoch {epoch} follows {}", before.epoch));
     }
     if before.lost && !lost {
-        return Err("a new epoch forgot what Postgres had lost".into());
+        return Err("a new epoch cleared the Postgres loss".into());
     }
     Ok("a rebuild starts an epoch")
 }
 
 impl super::stores::Postgres {
-    /// As much of it as these changes touch.
+    /// A copy of the coupons that these changes touch.
     fn clone_touched(&self, changes: &[Change]) -> Self {
         let mut touched = Self { epoch: self.epoch.clone(), lost: self.lost, ..Self::default() };
         for change in changes {

@@ -1,5 +1,5 @@
-//! What a script or a command may write to Redis: rules 2 (the sum), 3 (an acknowledgement follows its commit), 5
-//! (a unit goes back once), 6 (definitions as differences), 7 (a rebuild) and 8 (events sent again).
+//! What a script or a command may write to Redis: rules 2 (`stock + claims = total`), 3 (an acknowledgement follows its
+//! commit), 5 (a unit goes back once), 6 (definitions as differences), 7 (a rebuild) and 8 (requeued events).
 
 use std::collections::BTreeSet;
 
@@ -7,10 +7,10 @@ use super::replay::{Memory, agreement, units_held_more};
 use super::stores::{Place, Redis, Stores};
 use super::{Effect, EntryId, Event};
 
-/// The step that accepts orders.
+/// The name of the step that accepts claims.
 pub const CLAIM: &str = "users claim";
 
-/// The group's name, or why no rule allows it here.
+/// The name of the step, or why no rule allows it in this state.
 pub fn allows(effects: &[Effect], stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
     let group = Group::of(effects);
     if let Some(refused) = group.foreign {
@@ -30,7 +30,7 @@ pub fn allows(effects: &[Effect], stores: &Stores, memory: &Memory) -> Result<&'
         let is_gone = |id: &&EntryId| stores.redis.entry(**id).is_some_and(|entry| entry.is_deleted);
         return match group.delivered.iter().find(is_gone) {
             Some((ms, number)) => {
-                Err(format!("entry {ms}-{number} was deleted, and a reader had it forgotten"))
+                Err(format!("entry {ms}-{number} was deleted, and a read dropped it from the pending list"))
             }
             None => Ok("a worker reads entries"),
         };
@@ -46,7 +46,7 @@ pub fn counter(epoch: &str) -> u64 {
     epoch.split('-').next().and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
-/// The effects of one script by kind.
+/// The effects of one script, by kind.
 #[derive(Default)]
 struct Group<'a> {
     effects: &'a [Effect],
@@ -62,7 +62,7 @@ struct Group<'a> {
     trimmed: Option<EntryId>,
     consumer: Option<&'a str>,
     begins_at_start: Option<bool>,
-    /// Coupons touched by definitions, claims or stock.
+    /// Coupons whose definition, claims or stock change.
     coupons: BTreeSet<&'a str>,
     is_definition: bool,
     foreign: Option<&'a Effect>,
@@ -109,7 +109,7 @@ impl<'a> Group<'a> {
         self.effects.len() == number
     }
 
-    /// The coupons that it touches as they are after it.
+    /// The touched coupons as they are after the effects.
     fn applied(&self, stores: &Stores) -> Redis {
         let mut after = Redis::default();
         for coupon in &self.coupons {
@@ -133,9 +133,9 @@ fn acknowledge(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'
         let is_allowed = match &stores.redis.marker {
             Some((true, _)) => {
                 memory.has_ended(id, stores.redis.noted.max(group.noted.unwrap_or(0)))
-                    || is_sent_again(id, &stores.redis)
+                    || is_replaced(id, &stores.redis)
             }
-            // A rebuild has made good what was deleted.
+            // A rebuild has repaired the deleted entries.
             Some((false, _)) => stores.redis.entry(id).is_none_or(|entry| entry.is_deleted),
             None => false,
         };
@@ -148,8 +148,8 @@ fn acknowledge(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'
     Ok("entries are acknowledged")
 }
 
-/// A deleted entry is made good by another one for the same order; one that cannot be read has none.
-fn is_sent_again(id: EntryId, redis: &Redis) -> bool {
+/// Whether another entry replaces a deleted one; an unreadable entry needs no replacement.
+fn is_replaced(id: EntryId, redis: &Redis) -> bool {
     let Some(deleted) = redis.entry(id).filter(|entry| entry.is_deleted) else { return false };
     let Some(event) = &deleted.event else { return true };
     redis.unacknowledged().any(|(other, entry)| {
@@ -159,7 +159,7 @@ fn is_sent_again(id: EntryId, redis: &Redis) -> bool {
 
 fn begin(group: &Group<'_>, epoch: &str, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
     if !memory.epochs.contains(epoch) {
-        return Err(format!("epoch {epoch} is in no fence row"));
+        return Err(format!("epoch {epoch} was never in the fence row"));
     }
     if let Some((_, theirs)) = &stores.redis.marker
         && counter(theirs) >= counter(epoch)
@@ -179,7 +179,7 @@ fn begin(group: &Group<'_>, epoch: &str, stores: &Stores, memory: &Memory) -> Re
 
 fn ready(group: &Group<'_>, epoch: &str, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
     if stores.redis.marker != Some((false, epoch.to_owned())) {
-        return Err(format!("epoch {epoch} is ready, which nobody was building"));
+        return Err(format!("epoch {epoch} became ready, but it was not the one being built"));
     }
     if group.noted.is_none() {
         return Err("a rebuild ended without Postgres's position".into());
@@ -188,7 +188,7 @@ fn ready(group: &Group<'_>, epoch: &str, stores: &Stores, memory: &Memory) -> Re
     Ok("a rebuild sets the ready marker")
 }
 
-/// Under a `building` marker.
+/// Checks a write under a `building` marker.
 fn build(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
     if !group.sent.is_empty() {
         for (_, event) in &group.sent {
@@ -207,12 +207,12 @@ fn build(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static
     if group.is_definition {
         let after = group.applied(stores);
         let version = after.coupons.get(*coupon).map_or(0, |hash| hash.version);
-        // Postgres alone makes versions: it has lost an edit, and Redis has it still.
+        // Only Postgres makes versions: Postgres has lost an edit that Redis still has.
         if let Some(before) = stores.redis.coupons.get(*coupon).filter(|hash| hash.version > version)
             && stores.redis.adds_up(coupon)
         {
             return Err(format!(
-                "a rebuild puts version {version} of coupon {coupon} in the place of {}",
+                "a rebuild replaces version {} of coupon {coupon} by version {version}",
                 before.version
             ));
         }
@@ -223,24 +223,26 @@ fn build(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static
         if row
             .is_some_and(|row| !row.is_live() || (row.coupon.as_str(), row.user.as_str()) != (*coupon, *user))
         {
-            return Err(format!("a rebuild gives {user} order {order}, which is not a live one of his"));
+            return Err(format!(
+                "a rebuild gives {user} order {order}, which is not a live order of this user"
+            ));
         }
         if row.is_none() && !memory.sent.contains_key(*order) {
-            return Err(format!("a rebuild gives {user} order {order}, which nobody has claimed"));
+            return Err(format!("a rebuild gives {user} order {order}, which was never claimed"));
         }
     }
     let more = units_held_more(group.effects, stores, coupon);
     if stores.redis.coupons.contains_key(*coupon) && group.moved != -more {
-        return Err(format!("claims of {coupon} grew by {more}, and its stock moved by {}", group.moved));
+        return Err(format!("the claims of {coupon} grew by {more}, but its stock moved by {}", group.moved));
     }
     Ok("a rebuild applies fields")
 }
 
-/// A coupon is as Postgres had it at some time, and adds up.
+/// Checks that Postgres once had this definition, and that `stock + claims = total`.
 fn defined(coupon: &str, after: &Redis, memory: &Memory) -> Result<(), String> {
     let hash = after.coupons.get(coupon).copied().unwrap_or_default();
     if !memory.definitions.contains(&(coupon.to_owned(), hash.version, hash.total)) {
-        return Err(format!("coupon {coupon} is {hash:?} in Redis, as it never was in Postgres"));
+        return Err(format!("coupon {coupon} is {hash:?} in Redis, but it never was so in Postgres"));
     }
     if !after.adds_up(coupon) {
         let held = after.held(coupon);
@@ -249,21 +251,19 @@ fn defined(coupon: &str, after: &Redis, memory: &Memory) -> Result<(), String> {
     Ok(())
 }
 
-/// Under a `ready` marker.
+/// Checks a write under a `ready` marker.
 fn serve(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
     if let (Some(lsn), true) = (group.noted, group.is_only(1)) {
         return if lsn > stores.redis.noted {
             Ok("a position is noted")
         } else {
-            Err("a position was noted that is no higher than before".into())
+            Err("a position was noted that is not higher than the one before".into())
         };
     }
     if let Some(below) = group.trimmed {
         let lost = stores.redis.unacknowledged().find(|(id, _)| **id < below);
         return match lost {
-            Some((id, _)) => {
-                Err(format!("entry {}-{} was trimmed, and nobody had acknowledged it", id.0, id.1))
-            }
+            Some((id, _)) => Err(format!("entry {}-{} was trimmed before it was acknowledged", id.0, id.1)),
             None => Ok("the stream is trimmed"),
         };
     }
@@ -271,7 +271,7 @@ fn serve(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static
         let its = |place: &Place| matches!(place, Place::Pending(of) if of == consumer);
         return match stores.redis.unacknowledged().find(|(_, entry)| its(&entry.place)) {
             Some((id, _)) => {
-                Err(format!("consumer {consumer} was removed, and entry {}-{} with it", id.0, id.1))
+                Err(format!("consumer {consumer} was removed while entry {}-{} was pending", id.0, id.1))
             }
             None => Ok("a consumer is removed"),
         };
@@ -280,12 +280,12 @@ fn serve(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static
         return publish(group, stores, memory);
     }
     if let Some(coupon) = group.coupons.iter().find(|coupon| !stores.redis.adds_up(coupon)) {
-        return Err(format!("coupon {coupon} did not add up, and was written to"));
+        return Err(format!("coupon {coupon} did not add up, but was written to"));
     }
     match (group.held.as_slice(), group.freed.as_slice(), group.sent.as_slice()) {
         ([_, ..], [], [_, ..]) => claim(group, stores, memory),
         ([], [(coupon, user)], []) => release(coupon, user, group, stores, memory),
-        ([], [], [_, ..]) if group.is_only(group.sent.len()) => send_again(group, stores),
+        ([], [], [_, ..]) if group.is_only(group.sent.len()) => requeue(group, stores),
         _ => Err(format!("no script does {:?}", group.effects)),
     }
 }
@@ -306,11 +306,11 @@ fn claim(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static
             })
         });
         if !is_sent {
-            return Err(format!("order {order} was claimed, and no event tells of it"));
+            return Err(format!("order {order} was claimed without an event"));
         }
     }
     if group.sent.len() != group.held.len() {
-        return Err("events were sent of claims that were not made".into());
+        return Err("events were sent for claims that were not made".into());
     }
     for coupon in &group.coupons {
         if after.coupons.get(*coupon).is_some_and(|hash| hash.stock < 0) {
@@ -334,20 +334,22 @@ fn release(
         return Err(format!("a unit of {coupon} went back that {user} did not hold"));
     };
     if group.moved != 1 {
-        return Err(format!("a unit of {coupon} went back, and its stock moved by {}", group.moved));
+        return Err(format!("a unit of {coupon} went back, but its stock moved by {}", group.moved));
     }
     match stores.postgres.orders.get(order) {
         Some(row) if !row.is_live() && memory.committed.get(order) <= Some(&stores.redis.noted) => {
             Ok("a unit is released")
         }
-        Some(row) if row.is_live() => Err(format!("the unit of order {order} went back, which is live")),
+        Some(row) if row.is_live() => {
+            Err(format!("the unit of order {order} went back, but the order is live"))
+        }
         _ => Err(format!("the unit of order {order} went back, and no commit that was noted has ended it")),
     }
 }
 
-fn send_again(group: &Group<'_>, stores: &Stores) -> Result<&'static str, String> {
+fn requeue(group: &Group<'_>, stores: &Stores) -> Result<&'static str, String> {
     match group.sent.iter().find(|(_, event)| !event.is_some_and(|event| stores.redis.holds(event))) {
-        Some((_, event)) => Err(format!("{event:?} was sent, and Redis does not hold it")),
+        Some((_, event)) => Err(format!("{event:?} was sent again, but Redis does not hold it")),
         None => Ok("events are sent again"),
     }
 }
@@ -360,10 +362,10 @@ fn publish(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'stat
     let version = after.coupons.get(*coupon).map_or(0, |hash| hash.version);
     match stores.redis.coupons.get(*coupon) {
         None if memory.published.contains_key(*coupon) => {
-            return Err(format!("coupon {coupon} was lost, and a publication made it anew"));
+            return Err(format!("coupon {coupon} was lost, and a publication created it again"));
         }
         Some(_) if !stores.redis.adds_up(coupon) => {
-            return Err(format!("coupon {coupon} did not add up, and was published"));
+            return Err(format!("coupon {coupon} did not add up, but was published"));
         }
         Some(hash) if hash.version >= version => {
             return Err(format!("version {version} of coupon {coupon} was published over {}", hash.version));

@@ -1,47 +1,48 @@
-//! Follows a run line by line. `redis` and `postgres` say what each line may do where the run stands.
+//! Follows a run line by line. `redis` and `postgres` check whether a line is allowed in the current state.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::stores::{Stores, units};
 use super::{Change, Effect, EntryId, Event, Line, postgres, redis};
 
-/// Where a run stands.
+/// The state of a run after the lines so far.
 #[derive(Clone, Debug, Default)]
 pub struct Replay {
     pub stores: Stores,
     pub memory: Memory,
 }
 
-/// What neither store holds any more.
+/// Facts from earlier lines that the stores do not hold any more.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
-    /// By order: its event, and in which epochs an entry of it could be read.
+    /// By order: its event, and the epochs in which an entry of it could be read.
     pub sent: BTreeMap<String, Sent>,
-    /// Entries that were ever in the stream, by what can be read in them.
+    /// All entries that were ever in the stream; `None` if unreadable.
     pub entries: BTreeMap<EntryId, Option<Event>>,
-    /// Coupon, version and total as Postgres had them.
+    /// Coupon, version and total of every definition that Postgres ever had.
     pub definitions: BTreeSet<(String, u64, i64)>,
     pub epochs: BTreeSet<String>,
     /// The highest version of each coupon that Redis ever had.
     pub published: BTreeMap<String, u64>,
     /// Coupons whose total was lowered: an accepted claim may find no unit left.
     pub lowered: BTreeSet<String>,
-    /// A hand took or changed something: the same.
+    /// Whether another program deleted or changed something: an accepted claim may find no unit left.
     pub is_damaged: bool,
-    /// By order, and by entry of a letter: the position of the commit that it last changed in.
+    /// By order: the position of the commit that last changed it.
     pub committed: BTreeMap<String, u64>,
-    pub buried: BTreeMap<EntryId, u64>,
-    /// By coupon and version.
+    /// By entry of a dead letter: the position of the commit that inserted the letter.
+    pub dead: BTreeMap<EntryId, u64>,
+    /// By coupon and version: the position of the commit that made the version.
     pub edited: BTreeMap<(String, u64), u64>,
     /// How many transactions have committed.
     pub commits: usize,
-    /// By coupon: after which commit Postgres last had none in stock.
+    /// By coupon: the number of the last commit before or after which Postgres had no stock.
     pub short: BTreeMap<String, usize>,
-    /// By coupon and user: after which commit he last had a live order.
+    /// By coupon and user: the number of the last commit before or after which the user had a live order.
     pub had: BTreeMap<(String, String), usize>,
     /// Orders whose claim was accepted.
     pub accepted: BTreeSet<String>,
-    /// Of these, those that a hand left in neither store.
+    /// Accepted orders that another program removed from both stores.
     pub excused: BTreeSet<String>,
 }
 
@@ -49,16 +50,16 @@ pub struct Memory {
 pub struct Sent {
     pub event: Event,
     pub epochs: BTreeSet<String>,
-    /// How many transactions had committed at least.
+    /// How many transactions had committed when the event was sent.
     pub after: usize,
     pub by_hand: bool,
 }
 
 impl Replay {
-    /// Takes the next line, which is called by its name in the answer.
+    /// Checks and applies the next line; returns the name of its step.
     ///
     /// # Errors
-    /// Why no rule allows it here. The line is not taken.
+    /// Why no rule allows the line. The line is then not applied.
     pub fn take(&mut self, line: &Line) -> Result<&'static str, String> {
         match line {
             Line::Redis(effects) => {
@@ -77,7 +78,7 @@ impl Replay {
                 self.apply_redis(effects, false, true);
                 self.apply_postgres(changes, 0);
                 self.excuse();
-                Ok("somebody's hand")
+                Ok("another program writes")
             }
         }
     }
@@ -151,7 +152,7 @@ impl Replay {
                         memory.lowered.insert(coupon.clone());
                     }
                 }
-                Change::Letter { entry: Some(entry), .. } => drop(memory.buried.insert(*entry, lsn)),
+                Change::Letter { entry: Some(entry), .. } => drop(memory.dead.insert(*entry, lsn)),
                 Change::Fence { epoch, .. } => drop(memory.epochs.insert(epoch.clone())),
                 _ => {}
             }
@@ -159,26 +160,26 @@ impl Replay {
         }
     }
 
-    /// Nobody can make an order that neither store holds any more.
+    /// Excuses accepted orders that neither store holds any more: no process can restore them.
     fn excuse(&mut self) {
         let Stores { redis, postgres } = &self.stores;
-        let on_its_way: BTreeSet<&str> = redis
+        let unrecorded: BTreeSet<&str> = redis
             .unacknowledged()
             .filter(|(_, entry)| !entry.is_deleted)
             .filter_map(|(_, entry)| Some(entry.event.as_ref()?.order.as_str()))
             .collect();
         for order in &self.memory.accepted {
             let held = self.memory.sent.get(order).is_some_and(|sent| redis.holds(&sent.event));
-            if !postgres.orders.contains_key(order) && !held && !on_its_way.contains(order.as_str()) {
+            if !postgres.orders.contains_key(order) && !held && !unrecorded.contains(order.as_str()) {
                 self.memory.excused.insert(order.clone());
             }
         }
     }
 
-    /// Whether the run has ended as every run must: nothing on its way, both stores in agreement, nobody forgotten.
+    /// Checks the end of a run: no work is left, both stores agree, and no accepted order is missing.
     ///
     /// # Errors
-    /// What is left to do, or differs.
+    /// What is left to do, or what differs.
     pub fn is_at_rest(&self) -> Result<(), String> {
         let Stores { redis, postgres } = &self.stores;
         if redis.marker != Some((true, postgres.epoch.clone())) || postgres.lost {
@@ -203,7 +204,7 @@ impl Replay {
         let is_forgotten =
             |order: &&String| !postgres.orders.contains_key(*order) && !self.memory.excused.contains(*order);
         match self.memory.accepted.iter().find(is_forgotten) {
-            Some(order) => Err(format!("order {order} was accepted and has no row")),
+            Some(order) => Err(format!("order {order} was accepted, but has no row")),
             None => Ok(()),
         }
     }
@@ -213,9 +214,9 @@ fn is_ready(effect: &Effect) -> bool {
     matches!(effect, Effect::Marked { is_ready: true, .. })
 }
 
-/// What must hold before claims are accepted again: Redis holds exactly the live orders and what is on its way.
+/// What must hold before claims are accepted again: Redis holds exactly the live orders and those of unrecorded events.
 pub fn agreement(Stores { redis, postgres }: &Stores, memory: &Memory) -> Result<(), String> {
-    let on_their_way: BTreeMap<&str, &Event> = redis
+    let unrecorded: BTreeMap<&str, &Event> = redis
         .unacknowledged()
         .filter(|(_, entry)| !entry.is_deleted)
         .filter_map(|(_, entry)| entry.event.as_ref().map(|event| (event.order.as_str(), event)))
@@ -223,13 +224,13 @@ pub fn agreement(Stores { redis, postgres }: &Stores, memory: &Memory) -> Result
     for (coupon, claims) in &redis.claims {
         for (user, order) in claims {
             let is_right = match postgres.orders.get(order) {
-                None => on_their_way.contains_key(order.as_str()),
+                None => unrecorded.contains_key(order.as_str()),
                 Some(row) if row.is_live() => (&row.coupon, &row.user) == (coupon, user),
                 Some(_) => postgres.outbox.contains(order),
             };
             if !is_right {
                 return Err(format!(
-                    "{user} holds order {order} of {coupon}, which is neither live nor on its way"
+                    "{user} holds order {order} of {coupon}, which is neither live nor in an unrecorded event"
                 ));
             }
         }
@@ -237,35 +238,37 @@ pub fn agreement(Stores { redis, postgres }: &Stores, memory: &Memory) -> Result
     for (coupon, live) in &postgres.live {
         let missing = live.iter().find(|(user, order)| redis.holder(coupon, user) != Some(order));
         if let Some((user, order)) = missing {
-            return Err(format!("order {order} of {user} ({coupon}) is live, and Redis does not hold it"));
+            return Err(format!("order {order} of {user} ({coupon}) is live, but Redis does not hold it"));
         }
     }
-    for (order, event) in on_their_way {
+    for (order, event) in unrecorded {
         let is_decided = postgres.orders.contains_key(order) || redis.holds(event);
         if !is_decided && !memory.sent.get(order).is_some_and(|sent| sent.by_hand) {
-            return Err(format!("order {order} is on its way, and Redis does not hold it"));
+            return Err(format!("order {order} has an unrecorded event, but Redis does not hold it"));
         }
     }
     match postgres.coupons.keys().find(|coupon| !redis.adds_up(coupon)) {
         Some(coupon) => {
             let hash = redis.coupons.get(coupon).copied().unwrap_or_default();
             let (stock, held, total) = (hash.stock, redis.held(coupon), hash.total);
-            Err(format!("Redis has {stock} of {coupon} in stock beside {held} claims of {total}"))
+            Err(format!(
+                "Redis has {stock} units of {coupon} in stock beside {held} claims, but its total is {total}"
+            ))
         }
         None => Ok(()),
     }
 }
 
 impl Memory {
-    /// Whether an entry has ended in Postgres, by a commit at or before this position.
+    /// Whether a commit at or before this position has ended an entry in Postgres.
     pub fn has_ended(&self, entry: EntryId, by: u64) -> bool {
         let order = self.entries.get(&entry).and_then(Option::as_ref).map(|event| &event.order);
-        let commit = self.buried.get(&entry).or_else(|| order.and_then(|order| self.committed.get(order)));
+        let commit = self.dead.get(&entry).or_else(|| order.and_then(|order| self.committed.get(order)));
         commit.is_some_and(|lsn| *lsn <= by)
     }
 }
 
-/// How many units more are held after a group of effects.
+/// By how much a group of effects raises the number of held units.
 pub fn units_held_more(effects: &[Effect], stores: &Stores, coupon: &str) -> i64 {
     let mut claims = stores.redis.claims.get(coupon).cloned().unwrap_or_default();
     let before = units(claims.len());

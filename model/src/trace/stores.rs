@@ -1,4 +1,4 @@
-//! What both stores hold after the lines so far. Nothing is judged here.
+//! What both stores hold after the lines so far. The rules are in `redis` and `postgres`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,9 +12,9 @@ pub struct Stores {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Redis {
-    /// Whether it says `ready`, and the epoch.
+    /// Whether the marker is `ready`, and its epoch.
     pub marker: Option<(bool, String)>,
-    /// The position of Postgres's WAL that was noted.
+    /// The position of Postgres's WAL that was recorded.
     pub noted: u64,
     pub coupons: BTreeMap<String, Coupon>,
     /// By coupon: user → order.
@@ -28,7 +28,7 @@ pub struct Coupon {
     pub total: i64,
     pub stock: i64,
     pub version: u64,
-    /// The version that Postgres says Redis has.
+    /// The version that Postgres has recorded as published.
     pub published: u64,
 }
 
@@ -42,7 +42,7 @@ pub struct Stream {
 pub struct Entry {
     pub event: Option<Event>,
     pub place: Place,
-    /// No longer in the stream, only in a pending list.
+    /// Whether it was deleted from the stream and is only in a pending list.
     pub is_deleted: bool,
 }
 
@@ -87,7 +87,7 @@ pub fn is_live(status: &str) -> bool {
     matches!(status, "reserved" | "confirmed")
 }
 
-/// What a number of things is as a number of units.
+/// Converts a count to a number of units.
 #[must_use]
 pub fn units(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
@@ -109,13 +109,13 @@ impl Redis {
         self.holder(&event.coupon, &event.user) == Some(&event.order)
     }
 
-    /// Whether stock and claims of a coupon are its total.
+    /// Whether `stock + claims = total` for a coupon.
     #[must_use]
     pub fn adds_up(&self, coupon: &str) -> bool {
         self.coupons.get(coupon).is_some_and(|hash| hash.stock + self.held(coupon) == hash.total)
     }
 
-    /// Entries that are still to be recorded, with those that were deleted meanwhile.
+    /// Entries that are not acknowledged, with those that were deleted before their acknowledgement.
     pub fn unacknowledged(&self) -> impl Iterator<Item = (&EntryId, &Entry)> {
         let entries = self.stream.iter().flat_map(|stream| &stream.entries);
         entries.filter(|(_, entry)| entry.place != Place::Acknowledged)
@@ -204,7 +204,7 @@ impl Stream {
         }
     }
 
-    /// Who has it pending keeps its id.
+    /// A consumer that has the entry pending keeps its id in the pending list.
     fn delete(&mut self, id: EntryId) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         if matches!(entry.place, Place::Pending(_)) {
@@ -216,7 +216,7 @@ impl Stream {
 }
 
 impl Postgres {
-    /// Whether stock and live orders of a coupon are its total.
+    /// Whether `stock + live orders = total` for a coupon.
     #[must_use]
     pub fn adds_up(&self, coupon: &str) -> bool {
         let live = units(self.live.get(coupon).map_or(0, BTreeMap::len));

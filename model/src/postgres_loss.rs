@@ -1,13 +1,13 @@
-//! Whether Postgres has lost commits that Redis still tells of (`fence/lost.rs`), and what an ordered rebuild makes
-//! of the coupon's definition then (`fence/rebuild/definitions.rs`).
+//! Whether Redis shows that Postgres has lost commits (`fence/postgres_loss.rs`), and which definition an ordered
+//! rebuild then puts in force (`fence/rebuild/definitions.rs`).
 
 use crate::state::{Coupon, Epoch, Marker, Postgres, Rebuilder, Redis, State, counter};
 use crate::{Rule, Scope};
 
-/// A sign of lost commits. Claims then wait for a person, unless Redis is empty and nothing was noticed before:
-/// there is nothing to be made again then.
+/// Whether Postgres has lost commits. Claims then wait for the operator, unless Redis is empty and the loss was not
+/// recorded before: Redis then holds nothing to restore.
 #[must_use]
-pub fn shows(redis: &Redis, postgres: &Postgres, scope: &Scope, loss_by_postgres: bool) -> bool {
+pub fn is_lost(redis: &Redis, postgres: &Postgres, scope: &Scope, loss_by_postgres: bool) -> bool {
     let changed = postgres.row.lost
         || has_newer_definition(redis, postgres, scope)
         || (scope.has(Rule::PostgresIdentity)
@@ -23,39 +23,39 @@ pub fn shows(redis: &Redis, postgres: &Postgres, scope: &Scope, loss_by_postgres
     changed && matters
 }
 
-/// Postgres alone makes versions.
+/// Redis has a version that Postgres does not have. Only Postgres makes versions, so Postgres has lost an edit.
 #[must_use]
 pub fn has_newer_definition(redis: &Redis, postgres: &Postgres, scope: &Scope) -> bool {
     scope.has(Rule::HigherVersionIsALoss)
-        && redis.believable().is_some_and(|coupon| coupon.version > postgres.coupon.version)
+        && redis.consistent_coupon().is_some_and(|coupon| coupon.version > postgres.coupon.version)
 }
 
-/// What was noticed waits, whatever becomes of Redis.
+/// A recorded loss waits for the operator, whatever happens to Redis.
 #[must_use]
-pub fn waits_for_a_person(state: &State, scope: &Scope) -> bool {
+pub fn waits_for_operator(state: &State, scope: &Scope) -> bool {
     let row = &state.postgres.row;
     let is_same_redis = state.redis.run == row.run && state.redis.marker != Marker::None;
     row.lost && (scope.has(Rule::LossWaits) || is_same_redis)
 }
 
-/// Redis is not behind this Postgres: the one of the agreement, or of a later one than this Postgres remembers. A
-/// replica with a later marker holds whatever was live when that marker was set.
+/// Redis is not older than this Postgres: it is the Redis of the fence row's epoch, or it has a later marker. A
+/// replica with a later marker holds every order that was live when that marker was set.
 #[must_use]
 pub fn may_cancel(redis: &Redis, epoch: Epoch, run: u8) -> bool {
     if counter(redis.marker.epoch()) > counter(epoch) {
         matches!(redis.marker, Marker::Ready(_))
     } else {
-        // A rebuild that died after its new epoch leaves the marker behind the row.
+        // A rebuild that died after it had written its new epoch leaves an older marker in Redis.
         redis.run == run && redis.marker != Marker::None
     }
 }
 
 fn is_whole(redis: &Redis, epoch: Epoch, run: u8) -> bool {
-    let adds_up = redis.coupon.is_none() || redis.believable().is_some();
-    may_cancel(redis, epoch, run) && redis.has_group() && adds_up
+    let is_consistent = redis.coupon.is_none() || redis.consistent_coupon().is_some();
+    may_cancel(redis, epoch, run) && redis.has_group() && is_consistent
 }
 
-/// The coupon as an ordered rebuild leaves it in Postgres, beside so many live orders and units held.
+/// The definition that an ordered rebuild leaves in Postgres, for a number of live orders and of claims held.
 #[must_use]
 pub fn definition(mine: &Rebuilder, postgres: &Postgres, scope: &Scope, live: i8, held: i8) -> Coupon {
     let before = Coupon { stock: postgres.coupon.total - live, ..postgres.coupon };
@@ -63,15 +63,15 @@ pub fn definition(mine: &Rebuilder, postgres: &Postgres, scope: &Scope, live: i8
         return before;
     }
     match mine.hash {
-        Some(hash) if mine.is_believed && hash.version > before.version => {
+        Some(hash) if mine.is_consistent && hash.version > before.version => {
             if scope.has(Rule::HigherVersionWins) { adopted(hash, live) } else { before }
         }
-        Some(hash) if mine.is_believed && is_confirmed(hash, postgres) => before,
+        Some(hash) if mine.is_consistent && is_confirmed(hash, postgres) => before,
         hash => unconfirmed(before, hash, scope, live, held),
     }
 }
 
-/// A total below what is live beside it cannot be taken over as it was.
+/// A total below the number of live orders is raised to it.
 fn adopted(hash: Coupon, live: i8) -> Coupon {
     let total = hash.total.max(live);
     let is_cut = total != hash.total;
@@ -79,14 +79,15 @@ fn adopted(hash: Coupon, live: i8) -> Coupon {
     Coupon { total, stock: total - live, version, paused: hash.paused || is_cut }
 }
 
-/// Redis has what Postgres says that it has.
+/// Redis has the version that Postgres has recorded as published.
 fn is_confirmed(hash: Coupon, postgres: &Postgres) -> bool {
     let Coupon { total, version, paused, .. } = postgres.coupon;
     hash.version >= postgres.published
         && (hash.version < version || (hash.total, hash.paused) == (total, paused))
 }
 
-/// What was in force is not known: paused, so that a person looks. The claims tell how many units there were at least.
+/// The definition that was in force is unknown: the coupon is paused until an admin resumes it. The total is at least
+/// the number of claims.
 fn unconfirmed(before: Coupon, hash: Option<Coupon>, scope: &Scope, live: i8, held: i8) -> Coupon {
     let version = hash.map_or(0, |hash| hash.version);
     let may_lack_an_edit = hash.is_none() || version > before.version;

@@ -1,0 +1,195 @@
+//! What Redis and Postgres hold in the model.
+
+use super::{ENTRIES, Epoch, ORDERS, Order, Orders, USERS, bit, user_of};
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Marker {
+    #[default]
+    None,
+    Building(Epoch),
+    Ready(Epoch),
+}
+
+impl Marker {
+    #[must_use]
+    pub fn epoch(self) -> Epoch {
+        match self {
+            Self::None => 0,
+            Self::Building(epoch) | Self::Ready(epoch) => epoch,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Coupon {
+    pub total: i8,
+    pub stock: i8,
+    pub version: u8,
+    pub paused: bool,
+}
+
+/// Where an entry stands in the consumer group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Place {
+    /// No entry.
+    #[default]
+    Empty,
+    Undelivered,
+    Pending(u8),
+    /// Deleted from the stream, still in the pending list of this consumer.
+    Deleted(u8),
+    Acknowledged,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Entry {
+    pub place: Place,
+    pub order: Order,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Stream {
+    /// Distinguishes the entries of this stream from those of a stream that was deleted.
+    pub generation: u8,
+    pub has_group: bool,
+    /// Sorted, because their order does not matter.
+    pub entries: [Entry; ENTRIES],
+}
+
+impl Stream {
+    /// Returns `false` if there is no room for the entry.
+    #[must_use]
+    pub fn add(&mut self, order: Order) -> bool {
+        let Some(free) = self.entries.iter_mut().find(|entry| entry.place == Place::Empty) else {
+            return false;
+        };
+        *free = Entry { place: Place::Undelivered, order };
+        self.sort();
+        true
+    }
+
+    pub fn sort(&mut self) {
+        self.entries.sort_unstable();
+    }
+
+    /// Orders whose events are neither acknowledged nor deleted.
+    #[must_use]
+    pub fn unacknowledged(&self) -> Orders {
+        self.orders(|place| matches!(place, Place::Undelivered | Place::Pending(_)))
+    }
+
+    #[must_use]
+    pub fn orders(&self, which: impl Fn(Place) -> bool) -> Orders {
+        self.entries.iter().filter(|entry| which(entry.place)).fold(0, |set, entry| set | bit(entry.order))
+    }
+
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.entries.iter().all(|entry| matches!(entry.place, Place::Empty | Place::Acknowledged))
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Redis {
+    /// Stands for the run id and the replication id.
+    pub run: u8,
+    pub marker: Marker,
+    pub coupon: Option<Coupon>,
+    /// The claims hash: the order that each user holds.
+    pub claims: [Option<Order>; USERS],
+    pub stream: Option<Stream>,
+    /// The highest position of Postgres's WAL that was recorded in Redis.
+    pub noted: u8,
+}
+
+impl Redis {
+    #[must_use]
+    pub fn held(&self) -> i8 {
+        self.claims.iter().flatten().count() as i8
+    }
+
+    /// Whether the stream exists and `stock + claims = total`, which every script checks first.
+    #[must_use]
+    pub fn is_consistent(&self) -> bool {
+        self.stream.is_some() && self.consistent_coupon().is_some()
+    }
+
+    /// The coupon's hash, if `stock + claims = total`.
+    #[must_use]
+    pub fn consistent_coupon(&self) -> Option<Coupon> {
+        self.coupon.filter(|coupon| coupon.stock + self.held() == coupon.total)
+    }
+
+    /// Whether Redis holds no data of the program.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self { run: self.run, ..Self::default() }
+    }
+
+    #[must_use]
+    pub fn holds(&self, order: Order) -> bool {
+        self.claims[user_of(order)] == Some(order)
+    }
+
+    #[must_use]
+    pub fn has_group(&self) -> bool {
+        self.stream.is_some_and(|stream| stream.has_group)
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Status {
+    #[default]
+    None,
+    Live,
+    Cancelled,
+    Rejected,
+}
+
+/// The fence row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Row {
+    pub epoch: Epoch,
+    /// The run of the Redis of this epoch; 0 while a rebuild uses another Redis.
+    pub run: u8,
+    pub identity: u8,
+    pub lost: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Postgres {
+    pub identity: u8,
+    /// The WAL position, as a number of commits; counted only if an older copy may come back.
+    pub position: u8,
+    pub row: Row,
+    pub coupon: Coupon,
+    pub published: u8,
+    pub status: [Status; ORDERS],
+    pub outbox: Orders,
+}
+
+impl Postgres {
+    #[must_use]
+    pub fn live(&self, user: usize) -> Option<Order> {
+        (0..ORDERS as u8)
+            .find(|&order| user_of(order) == user && self.status[usize::from(order)] == Status::Live)
+    }
+
+    #[must_use]
+    pub fn live_count(&self) -> i8 {
+        self.status.iter().filter(|&&status| status == Status::Live).count() as i8
+    }
+
+    /// Orders that have ended.
+    #[must_use]
+    pub fn dead(&self) -> Orders {
+        let is_dead =
+            |order: &u8| matches!(self.status[usize::from(*order)], Status::Cancelled | Status::Rejected);
+        (0..ORDERS as u8).filter(is_dead).fold(0, |set, order| set | bit(order))
+    }
+
+    #[must_use]
+    pub fn has_row(&self, order: Order) -> bool {
+        self.status[usize::from(order)] != Status::None
+    }
+}
