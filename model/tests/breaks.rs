@@ -260,7 +260,7 @@ fn a_pause_that_an_older_copy_lacks_is_undone() {
 }
 
 #[test]
-fn a_definition_put_back_by_hand_goes_unnoticed() {
+fn a_definition_restored_by_hand_is_not_noticed() {
     let faults = &[DefinitionRestored];
     let scope = Scope { edits: &[0], claims: [1, 0], faults, max_faults: 1, ..compared() };
     let (_, path) = breaks(&[HigherVersionIsALoss], &scope);

@@ -1,4 +1,4 @@
-//! The admin's coupons: made once and within their bounds, edited by merge patch and by tag.
+//! The admin's coupons: created once and within their limits, edited by merge patch, guarded by the entity tag.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -22,8 +22,8 @@ async fn patch_if(sale: &Sale, tag: &str, body: Value) -> Answer {
     sale.send(Method::PATCH, COFFEE, &headers, Some(body)).await
 }
 
-/// Each alone makes a coupon impossible.
-fn unfit_fields() -> Vec<Value> {
+/// Each of these fields alone makes a coupon invalid.
+fn invalid_fields() -> Vec<Value> {
     vec![
         json!({"total": 0}),
         json!({"total": -1}),
@@ -65,7 +65,7 @@ fn unfit_fields() -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn a_coupon_is_made_once_and_within_its_bounds() {
+async fn a_coupon_is_created_once_and_only_with_valid_fields() {
     let sale = Sale::start().await;
     let full = json!({
         "id": "coffee", "total": 100, "title": "A free coffee \u{2615}", "starts_at": "2026-11-11T20:00:00+01:00",
@@ -84,7 +84,7 @@ async fn a_coupon_is_made_once_and_within_its_bounds() {
     });
     assert_eq!(shown, expected);
 
-    // The identical one again, in other words, is no second one; any difference is another coupon.
+    // The same coupon again, written differently, is not created twice; any other field is a conflict.
     let mut again = full.clone();
     again["starts_at"] = json!("2026-11-11T19:00:00.0009Z");
     assert_eq!(post(&sale, again).await.status, 200);
@@ -109,7 +109,7 @@ async fn a_coupon_is_made_once_and_within_its_bounds() {
     let plain = post(&sale, plain).await;
     assert_eq!((plain.status, &plain.body["title"]), (201, &json!("plain")), "{}", plain.text);
     assert_eq!(post(&sale, json!({"id": "plain", "total": 1})).await.status, 200);
-    let fits = [
+    let valid = [
         json!({"total": 1_000_000_000}),
         json!({"title": "\u{4f60}".repeat(200)}),
         json!({"reserve_seconds": 1}),
@@ -118,7 +118,7 @@ async fn a_coupon_is_made_once_and_within_its_bounds() {
         json!({"title": "'; drop table coupons; --"}),
         json!({"starts_at": "1970-01-01T00:00:01Z"}),
     ];
-    for (n, more) in fits.iter().enumerate() {
+    for (n, more) in valid.iter().enumerate() {
         let mut body = json!({"id": format!("fit-{n}"), "total": 1});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let answer = post(&sale, body).await;
@@ -128,7 +128,7 @@ async fn a_coupon_is_made_once_and_within_its_bounds() {
         }
     }
 
-    for more in unfit_fields() {
+    for more in invalid_fields() {
         let mut body = json!({"id": "unfit", "total": 1});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let answer = post(&sale, body.clone()).await;
@@ -154,7 +154,7 @@ async fn a_coupon_is_made_once_and_within_its_bounds() {
 }
 
 #[tokio::test]
-async fn a_patch_changes_what_it_names_and_its_repeat_nothing() {
+async fn a_patch_changes_only_the_fields_it_names_and_its_repeat_changes_nothing() {
     let sale = Sale::start().await;
     let more = json!({"id": "coffee", "total": 10, "title": "Coffee", "ends_at": "2999-01-01T00:00:00Z"});
     post(&sale, more).await;
@@ -209,7 +209,7 @@ async fn a_patch_changes_what_it_names_and_its_repeat_nothing() {
     let unknown = sale.admin(Method::PATCH, "/v1/admin/coupons/nothing", Some(json!({"total": 1}))).await;
     unknown.assert_problem(404, "unknown-coupon");
 
-    // The tag names the definition: a claim does not move it, an edit does.
+    // The tag stands for the definition: a claim does not change it, an edit does.
     let tag = sale.admin(Method::GET, COFFEE, None).await.header("etag").to_owned();
     assert_eq!(tag, "\"v7\"");
     assert_eq!(sale.claim("coffee", "alice").await.status, 202);

@@ -1,4 +1,4 @@
-//! Who may ask: tokens of users and the admin's, and every way in which one is none.
+//! Authentication: the users' tokens and the admin's, and every kind of invalid token.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -27,16 +27,16 @@ fn token(claims: &Value) -> String {
     sign(Algorithm::HS256, SECRET, claims)
 }
 
-async fn ask(sale: &Sale, authorization: &str) -> Answer {
+async fn get_orders(sale: &Sale, authorization: &str) -> Answer {
     sale.send(Method::GET, ORDERS, &[("authorization", authorization)], None).await
 }
 
 #[tokio::test]
-async fn only_a_token_that_is_whole_signed_and_in_time_is_let_in() {
+async fn only_a_complete_signed_and_current_token_is_accepted() {
     let sale = Sale::start_with(&[("SECKILL_JWT_SECRET", SECRET)]).await;
     let good = token(&json!({"sub": "alice", "exp": now() + 600}));
     for scheme in ["Bearer ", "bearer ", "BEARER ", "Bearer  "] {
-        let answer = ask(&sale, &format!("{scheme}{good}")).await;
+        let answer = get_orders(&sale, &format!("{scheme}{good}")).await;
         assert_eq!(answer.status, 200, "{scheme}: {}", answer.text);
     }
     sale.get(ORDERS).await.assert_problem(401, "unauthorized");
@@ -59,7 +59,7 @@ async fn only_a_token_that_is_whole_signed_and_in_time_is_let_in() {
         format!("Bearer {head}.{payload}.{}{signature}", &signature[..1]),
         format!("Bearer {good} {good}"),
     ] {
-        ask(&sale, &authorization).await.assert_problem(401, "unauthorized");
+        get_orders(&sale, &authorization).await.assert_problem(401, "unauthorized");
     }
 
     let expiry = now() + 600;
@@ -92,21 +92,21 @@ async fn only_a_token_that_is_whole_signed_and_in_time_is_let_in() {
         token(&json!("alice")),
     ];
     for forged in forged {
-        ask(&sale, &format!("Bearer {forged}")).await.assert_problem(401, "unauthorized");
+        get_orders(&sale, &format!("Bearer {forged}")).await.assert_problem(401, "unauthorized");
     }
-    let fit = [
+    let valid = [
         json!({"sub": "alice", "exp": now() - 30}),
         json!({"sub": "alice", "exp": expiry, "nbf": now() + 30}),
         json!({"sub": "u".repeat(128), "exp": expiry}),
         json!({"sub": "\u{4f60}\u{597d} {0}:x", "exp": expiry}),
         json!({"sub": "alice", "exp": expiry, "aud": "any", "iss": ["any"], "role": "buyer"}),
     ];
-    for claims in fit {
-        let answer = ask(&sale, &format!("Bearer {}", token(&claims))).await;
+    for claims in valid {
+        let answer = get_orders(&sale, &format!("Bearer {}", token(&claims))).await;
         assert_eq!(answer.status, 200, "{claims}: {}", answer.text);
     }
 
-    // Neither key opens the other's door, and a door wants its key before it looks at anything else.
+    // A user's token is not accepted for admin routes, nor the admin's for users' routes; the token is checked first.
     let admin = sale.admin_token();
     for (method, path) in [
         (Method::GET, ORDERS),
@@ -136,7 +136,7 @@ async fn only_a_token_that_is_whole_signed_and_in_time_is_let_in() {
 }
 
 #[tokio::test]
-async fn audience_and_issuer_count_where_they_are_set() {
+async fn audience_and_issuer_are_checked_if_they_are_set() {
     let sale = Sale::start_with(&[
         ("SECKILL_JWT_SECRET", SECRET),
         ("SECKILL_JWT_AUDIENCE", "shop"),
@@ -154,15 +154,15 @@ async fn audience_and_issuer_count_where_they_are_set() {
         (json!([]), json!("till"), 401),
     ] {
         let claims = json!({"sub": "alice", "exp": expiry, "aud": aud, "iss": iss});
-        assert_eq!(ask(&sale, &format!("Bearer {}", token(&claims))).await.status, status, "{claims}");
+        assert_eq!(get_orders(&sale, &format!("Bearer {}", token(&claims))).await.status, status, "{claims}");
     }
-    // The program's own tokens carry both.
+    // The program's own tokens have both.
     let output = sale.command().args(["token", "--user", "alice"]).output().unwrap();
     let own = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(ask(&sale, &format!("Bearer {}", own.trim_end())).await.status, 200, "{own}");
+    assert_eq!(get_orders(&sale, &format!("Bearer {}", own.trim_end())).await.status, 200, "{own}");
 }
 
-/// A token of any header and payload, well signed.
+/// A token with this header and payload, correctly signed.
 fn signed(header: &str, payload: &Value) -> String {
     let part = |json: &str| URL_SAFE_NO_PAD.encode(json);
     let message = format!("{}.{}", part(header), part(&payload.to_string()));
@@ -172,7 +172,7 @@ fn signed(header: &str, payload: &Value) -> String {
 }
 
 #[tokio::test]
-async fn a_token_that_asks_for_an_extension_is_refused_however_often_it_comes() {
+async fn a_token_that_requires_an_extension_is_refused_each_time() {
     let sale = Sale::start_with(&[("SECKILL_JWT_SECRET", SECRET)]).await;
     let payload = json!({"sub": "alice", "exp": now() + 600});
     for (header, why) in [
@@ -186,7 +186,7 @@ async fn a_token_that_asks_for_an_extension_is_refused_however_often_it_comes() 
     ] {
         let token = format!("Bearer {}", signed(header, &payload));
         for _ in 0..2 {
-            let answer = ask(&sale, &token).await;
+            let answer = get_orders(&sale, &token).await;
             answer.assert_problem(401, "unauthorized");
             assert!(answer.body["detail"].as_str().unwrap().contains(why), "{header}: {}", answer.text);
         }
@@ -194,12 +194,12 @@ async fn a_token_that_asks_for_an_extension_is_refused_however_often_it_comes() 
     let harmless =
         signed(r#"{"alg":"HS256","typ":"at+jwt","x5u":"http://127.0.0.1:1/","b64":true}"#, &payload);
     for _ in 0..2 {
-        assert_eq!(ask(&sale, &format!("Bearer {harmless}")).await.status, 200);
+        assert_eq!(get_orders(&sale, &format!("Bearer {harmless}")).await.status, 200);
     }
 }
 
 #[tokio::test]
-async fn a_token_out_of_time_is_refused_with_both_times() {
+async fn a_refusal_of_an_expired_or_early_token_names_its_time_and_the_servers() {
     let sale = Sale::start_with(&[("SECKILL_JWT_SECRET", SECRET)]).await;
     for (claims, words) in [
         (json!({"sub": "alice", "exp": 1_700_000_000}), "the token expired at 2023-11-14T22:13:20Z"),
@@ -208,7 +208,7 @@ async fn a_token_out_of_time_is_refused_with_both_times() {
             "from 2096-10-02T07:06:40Z on",
         ),
     ] {
-        let answer = ask(&sale, &format!("Bearer {}", token(&claims))).await;
+        let answer = get_orders(&sale, &format!("Bearer {}", token(&claims))).await;
         answer.assert_problem(401, "unauthorized");
         let detail = answer.body["detail"].as_str().unwrap();
         let clock = detail.split("this server's clock says ").nth(1).unwrap_or_else(|| panic!("{detail}"));

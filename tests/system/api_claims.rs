@@ -1,4 +1,4 @@
-//! What a claim is answered, in every state of a coupon and of its body, and how its order is found again.
+//! The answers to claims, for every state of a coupon and every kind of body, and how orders are read.
 
 use std::convert::Infallible;
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use support::{Answer, Sale, signal, until};
 
-/// Creates a coupon with more than a total.
+/// Creates a coupon with additional fields.
 async fn create(sale: &Sale, id: &str, more: Value) {
     let mut body = json!({"id": id, "total": 5});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -29,7 +29,7 @@ fn order_of(answer: &Answer) -> &str {
 }
 
 #[tokio::test]
-async fn a_claim_is_accepted_repeated_and_refused_as_its_coupon_stands() {
+async fn a_claim_is_accepted_repeated_or_refused_by_its_coupons_state() {
     let sale = Sale::start().await;
     create(&sale, "coffee", json!({"total": 2})).await;
     let first = sale.claim("coffee", "alice").await;
@@ -47,29 +47,29 @@ async fn a_claim_is_accepted_repeated_and_refused_as_its_coupon_stands() {
     assert!(waited.body["recorded_at"].is_string() && waited.body["stock"] == 0, "{}", waited.text);
     sale.claim("coffee", "carol").await.assert_problem(409, "sold-out");
 
-    // Whoever has a unit hears so, whatever has become of the coupon.
+    // A user who holds a unit gets the same order again, in every state of the coupon.
     let order = order_of(&first).to_owned();
-    let is_hers = async |state: &str| {
+    let assert_repeat = async |state: &str| {
         let again = sale.claim("coffee", "alice").await;
         assert_eq!((again.status, order_of(&again)), (200, order.as_str()), "{state}: {}", again.text);
         assert_eq!(again.header("location"), first.header("location"), "{state}");
         assert_eq!(again.body["claimed_at"], first.body["claimed_at"], "{state}");
     };
-    is_hers("sold out").await;
+    assert_repeat("sold out").await;
     edit(&sale, "coffee", json!({"total": 5, "starts_at": "2999-01-01T00:00:00Z"})).await;
-    is_hers("not started").await;
+    assert_repeat("not started").await;
     let early = sale.claim("coffee", "carol").await;
     early.assert_problem(409, "not-started");
     assert_eq!(early.body["starts_at"], "2999-01-01T00:00:00Z");
     assert!(early.body["server_time"].as_str().unwrap() > "2026", "{}", early.text);
-    // The first that applies: ended, paused, not started.
+    // Of several reasons the first one is given: ended, paused, not started.
     edit(&sale, "coffee", json!({"paused": true})).await;
     sale.claim("coffee", "carol").await.assert_problem(409, "paused");
-    is_hers("paused").await;
+    assert_repeat("paused").await;
     let window = json!({"starts_at": "2000-01-01T00:00:00Z", "ends_at": "2001-01-01T00:00:00Z"});
     edit(&sale, "coffee", window).await;
     sale.claim("coffee", "carol").await.assert_problem(409, "ended");
-    is_hers("ended").await;
+    assert_repeat("ended").await;
     sale.claim("nothing", "carol").await.assert_problem(404, "unknown-coupon");
     edit(&sale, "coffee", json!({"ends_at": null, "paused": false})).await;
     assert_eq!(sale.claim("coffee", "carol").await.body["stock"], 2);
@@ -77,7 +77,7 @@ async fn a_claim_is_accepted_repeated_and_refused_as_its_coupon_stands() {
 }
 
 #[tokio::test]
-async fn a_wait_ends_by_its_limit_and_a_preference_that_cannot_be_read_is_none() {
+async fn a_wait_ends_at_its_limit_and_an_unreadable_preference_is_ignored() {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
     create(&sale, "coffee", json!({"total": 100})).await;
     let garbage = ["wait", "wait=", "wait=x", "wait=-1", "wait=1.5", "waiting=3", "wait=x, wait=10"];
@@ -88,7 +88,7 @@ async fn a_wait_ends_by_its_limit_and_a_preference_that_cannot_be_read_is_none()
     let waited = sale.claim_with("coffee", "alice", &[("prefer", "wait=1")]).await;
     assert_eq!((waited.status, &waited.body["status"]), (202, &json!("accepted")), "{}", waited.text);
 
-    // Nobody records anything: both waits end by themselves, at the clamp, and neither as an error.
+    // No worker records the claims: both waits end at the largest wait, and neither as an error.
     let authorization = format!("Bearer {}", sale.admin_token());
     let headers = [("authorization", authorization.as_str()), ("prefer", "wait=3600")];
     let path = "/v1/admin/coupons/coffee/claims";
@@ -98,16 +98,13 @@ async fn a_wait_ends_by_its_limit_and_a_preference_that_cannot_be_read_is_none()
         sale.send(Method::POST, path, &headers, Some(json!({"user": "carol"})))
     );
     assert_eq!((own.status, on_behalf.status), (202, 202), "{} {}", own.text, on_behalf.text);
-    assert!(
-        since.elapsed() >= std::time::Duration::from_secs(10),
-        "more than the largest wait is the largest"
-    );
+    assert!(since.elapsed() >= std::time::Duration::from_secs(10), "a longer wait is cut to the largest one");
 
-    let hers = sale.get_as(&sale.token("alice"), waited.header("location")).await;
-    assert_eq!((hers.status, &hers.body["status"]), (200, &json!("accepted")), "{}", hers.text);
+    let own = sale.get_as(&sale.token("alice"), waited.header("location")).await;
+    assert_eq!((own.status, &own.body["status"]), (200, &json!("accepted")), "{}", own.text);
     let live = sale.get_as(&sale.token("alice"), "/v1/coupons/coffee/claims").await;
     assert_eq!(order_of(&Answer { body: live.body["items"][0].clone(), ..live }), order_of(&waited));
-    // A worker that comes later records them all, and a wait on a repeat sees it.
+    // A worker that starts later records them all, and the wait of a repeat returns the recorded order.
     let _worker = sale.spawn("worker", &[("SECKILL_WORKERS", "1")]);
     let repeat = sale.claim_with("coffee", "alice", &[("prefer", "wait=10")]).await;
     assert_eq!((repeat.status, &repeat.body["status"]), (200, &json!("confirmed")), "{}", repeat.text);
@@ -115,7 +112,7 @@ async fn a_wait_ends_by_its_limit_and_a_preference_that_cannot_be_read_is_none()
 }
 
 #[tokio::test]
-async fn a_body_is_an_object_or_nothing_and_refused_by_what_is_wrong_with_it() {
+async fn a_body_is_an_object_or_empty_and_a_refusal_names_its_fault() {
     let sale = Sale::start().await;
     create(&sale, "coffee", json!({"total": 100})).await;
     let authorization = format!("Bearer {}", sale.token("alice"));
@@ -145,7 +142,7 @@ async fn a_body_is_an_object_or_nothing_and_refused_by_what_is_wrong_with_it() {
     answer.assert_problem(413, "payload-too-large");
     assert_eq!(sale.redis_stock("coffee"), 100, "nothing was claimed");
 
-    assert_eq!(post("text/plain", Vec::new()).await.status, 202, "an empty body has no type to be wrong");
+    assert_eq!(post("text/plain", Vec::new()).await.status, 202, "an empty body needs no content type");
     let full = format!("{{\"a\":\"{}\"}}", "x".repeat(16 * 1024 - 8));
     for body in ["{}", r#"{"why": "not"}"#, &full] {
         assert_eq!(post("Application/JSON; charset=utf-8", body.into()).await.status, 200, "{body}");
@@ -159,14 +156,14 @@ async fn a_body_is_an_object_or_nothing_and_refused_by_what_is_wrong_with_it() {
     sale.claim_with("coffee", "user", &twice).await.assert_problem(400, "bad-request");
     let fit = sale.claim_with("coffee", "user", &[("idempotency-key", &long[1..])]).await;
     assert_eq!(fit.status, 202, "{}", fit.text);
-    // At the limit of one the user is the key.
+    // With a limit of one unit the user identifies the claim, whatever the key.
     let other_key = sale.claim_with("coffee", "user", &[("idempotency-key", "other")]).await;
     assert_eq!((other_key.status, order_of(&other_key)), (200, order_of(&fit)));
     assert_eq!(sale.redis_stock("coffee"), 98);
 }
 
 #[tokio::test]
-async fn a_reserved_order_is_recorded_with_the_moment_it_expires() {
+async fn a_reserved_order_is_recorded_with_its_time_of_expiry() {
     let sale = Sale::start().await;
     create(&sale, "table", json!({"reserve_seconds": 900})).await;
     let claimed = sale.claim_with("table", "alice", &[("prefer", "wait=10")]).await;
@@ -174,7 +171,7 @@ async fn a_reserved_order_is_recorded_with_the_moment_it_expires() {
     let row = sale.psql("select status, extract(epoch from expires_at - claimed_at)::int from orders");
     assert_eq!(row, "reserved|900");
 
-    // Its owner and the admin see it, nobody else learns that it exists.
+    // Its owner and the admin can read it; other users do not learn that it exists.
     let path = claimed.header("location");
     let own = sale.get_as(&sale.token("alice"), path).await;
     assert_eq!(
@@ -254,7 +251,7 @@ async fn a_buyers_orders_are_paged_newest_first() {
 }
 
 #[tokio::test]
-async fn ids_outside_their_alphabet_never_become_a_key() {
+async fn ids_with_invalid_characters_never_become_a_key() {
     let sale = Sale::start().await;
     let token = sale.token("alice");
     let long = "a".repeat(64);
@@ -314,7 +311,7 @@ async fn ids_outside_their_alphabet_never_become_a_key() {
 }
 
 #[tokio::test]
-async fn only_a_claim_whose_outcome_is_open_is_said_to_be_not_known() {
+async fn only_a_claim_without_an_answer_from_redis_is_reported_as_not_known() {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
     create(&sale, "coffee", json!({})).await;
     let counted = async |outcome: &str| {
@@ -326,25 +323,28 @@ async fn only_a_claim_whose_outcome_is_open_is_said_to_be_not_known() {
         answer.assert_problem(503, "unavailable");
         answer.body["detail"].as_str().unwrap().to_owned()
     };
-    // Refused whole: full memory, short of replicas, no script.
+    // Refused as a whole: full memory, too few replicas, no script.
     for (setting, refused, restored) in [("maxmemory", "1", "0"), ("min-replicas-to-write", "3", "0")] {
         sale.redis_cli(&["CONFIG", "SET", setting, refused]);
-        let told = detail(&sale.claim("coffee", "alice").await);
-        assert!(told.contains("nothing was claimed") && !told.contains("not known"), "{setting}: {told}");
+        let refusal = detail(&sale.claim("coffee", "alice").await);
+        assert!(
+            refusal.contains("nothing was claimed") && !refusal.contains("not known"),
+            "{setting}: {refusal}"
+        );
         sale.redis_cli(&["CONFIG", "SET", setting, restored]);
     }
     assert_eq!((counted("refused").await, counted("no-answer").await), ("2".into(), "0".into()));
     sale.redis_cli(&["SCRIPT", "FLUSH"]);
-    let told = sale.claim("coffee", "alice").await;
-    assert!(!told.text.contains("not known"), "{}", told.text);
+    let refusal = sale.claim("coffee", "alice").await;
+    assert!(!refusal.text.contains("not known"), "{}", refusal.text);
     sale.until_ready().await;
     assert_eq!(sale.redis_stock("coffee"), 5, "nothing was claimed");
 
-    // Without an answer it is open.
+    // Without an answer from Redis the result is not known.
     let redis = sale.redis_pid();
     signal(redis, Signal::SIGSTOP);
-    let told = detail(&sale.claim("coffee", "alice").await);
-    assert!(told.contains("whether the claim was made is not known"), "{told}");
+    let refusal = detail(&sale.claim("coffee", "alice").await);
+    assert!(refusal.contains("whether the claim was made is not known"), "{refusal}");
     signal(redis, Signal::SIGCONT);
     assert_eq!(counted("no-answer").await, "1");
     sale.until_ready().await;

@@ -1,4 +1,4 @@
-//! Coupons as everybody sees them: one by one and in lists, with tags, and never the unlisted ones.
+//! The public view of coupons: single coupons and lists, with entity tags, and without the unlisted coupons.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ fn ids(answer: &Answer) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_coupon_shows_its_state_and_is_read_again_only_when_it_has_changed() {
+async fn a_coupon_shows_its_state_and_is_sent_again_only_when_it_has_changed() {
     let sale = Sale::start().await;
     create(&sale, json!({"id": "coffee", "total": 2, "title": "Coffee", "reserve_seconds": 60})).await;
     let shown = sale.get("/v1/coupons/coffee").await;
@@ -53,12 +53,12 @@ async fn a_coupon_shows_its_state_and_is_read_again_only_when_it_has_changed() {
     let state = async |patch: Value, expected: &str| {
         let answer = sale.admin(Method::PATCH, "/v1/admin/coupons/coffee", Some(patch)).await;
         assert_eq!(answer.body["state"], expected, "{}", answer.text);
-        until("everybody sees the state", async || {
+        until("a public read shows the state", async || {
             (sale.get("/v1/coupons/coffee").await.body["state"] == expected).then_some(())
         })
         .await;
     };
-    // The first that applies of ended, paused, scheduled, sold out, open.
+    // The state is the first that applies of ended, paused, scheduled, sold out, open.
     state(json!({}), "sold_out").await;
     state(json!({"starts_at": "2998-01-01T00:00:00Z"}), "scheduled").await;
     state(json!({"paused": true}), "paused").await;
@@ -76,11 +76,11 @@ async fn lists_are_paged_by_id_and_leave_out_what_is_unlisted() {
         create(&sale, json!({"id": id, "total": 5})).await;
     }
     create(&sale, json!({"id": "bb", "total": 5, "unlisted": true})).await;
-    // One that was just created is there at once; the order is that of the bytes.
+    // A new coupon is in the list at once; the list is sorted by bytes.
     let all = sale.get("/v1/coupons").await;
     assert_eq!(ids(&all), ["0", "B", "a-1", "a_1", "b", "c", "d"]);
     assert_eq!((all.header("cache-control"), &all.body["next"]), ("public, max-age=1", &Value::Null));
-    assert_eq!(sale.get("/v1/coupons/bb").await.status, 200, "who knows its id may see it");
+    assert_eq!(sale.get("/v1/coupons/bb").await.status, 200, "an unlisted coupon can be read by its id");
     let everything = sale.admin(Method::GET, "/v1/admin/coupons", None).await;
     assert_eq!(ids(&everything), ["0", "B", "a-1", "a_1", "b", "bb", "c", "d"]);
     assert_eq!(everything.header("cache-control"), "no-store");
@@ -96,7 +96,7 @@ async fn lists_are_paged_by_id_and_leave_out_what_is_unlisted() {
     let paged = sale.admin(Method::GET, "/v1/admin/coupons?limit=1&after=b", None).await;
     assert_eq!((ids(&paged), &paged.body["next"]), (vec!["bb"], &json!("bb")));
 
-    // A tag stands for the whole answer, `next` included.
+    // The tag covers the whole answer, with `next`.
     let page = "/v1/coupons?limit=1&after=c";
     let tag = sale.get(page).await.header("etag").to_owned();
     let headers = [("if-none-match", tag.as_str())];

@@ -1,4 +1,4 @@
-//! HTTP itself: addresses and methods, request ids, and what arrives on the socket that is no fair request.
+//! HTTP: addresses and methods, request ids, queries, malformed requests, and the readiness answer.
 
 use nix::sys::signal::Signal;
 use reqwest::Method;
@@ -29,7 +29,7 @@ const ROUTES: &[(&str, &str)] = &[
 ];
 
 #[tokio::test]
-async fn every_address_knows_its_methods_and_no_other_address_exists() {
+async fn every_address_allows_only_its_methods_and_every_other_address_is_not_found() {
     let sale = Sale::start().await;
     sale.create("coffee", 5).await;
     for (path, allowed) in ROUTES {
@@ -95,34 +95,34 @@ async fn every_address_knows_its_methods_and_no_other_address_exists() {
 }
 
 #[tokio::test]
-async fn every_answer_names_its_request() {
+async fn every_answer_has_the_id_of_its_request() {
     let sale = Sale::start().await;
     let long = "r".repeat(64);
-    for fit in ["a", "client-7:42", long.as_str()] {
+    for valid in ["a", "client-7:42", long.as_str()] {
         for path in ["/livez", "/nowhere", "/v1/coupons"] {
-            let answer = sale.send(Method::GET, path, &[("x-request-id", fit)], None).await;
-            assert_eq!(answer.header("x-request-id"), fit, "{path}");
+            let answer = sale.send(Method::GET, path, &[("x-request-id", valid)], None).await;
+            assert_eq!(answer.header("x-request-id"), valid, "{path}");
         }
-        let refused = sale.send(Method::GET, "/nowhere", &[("x-request-id", fit)], None).await;
-        assert_eq!(refused.body["request_id"], fit);
+        let refused = sale.send(Method::GET, "/nowhere", &[("x-request-id", valid)], None).await;
+        assert_eq!(refused.body["request_id"], valid);
     }
     let too_long = format!("{long}r");
-    for unfit in ["", "a b", "\u{e4}", "a\tb", &too_long] {
-        let answer = sale.send(Method::GET, "/nowhere", &[("x-request-id", unfit)], None).await;
+    for invalid in ["", "a b", "\u{e4}", "a\tb", &too_long] {
+        let answer = sale.send(Method::GET, "/nowhere", &[("x-request-id", invalid)], None).await;
         answer.assert_problem(404, "not-found");
-        assert_ne!(answer.header("x-request-id"), unfit);
+        assert_ne!(answer.header("x-request-id"), invalid);
     }
     let (one, two) = (sale.get("/livez").await, sale.get("/livez").await);
     assert_ne!(one.header("x-request-id"), two.header("x-request-id"));
 }
 
-/// The statuses of all answers; a body has no newline at its end.
+/// The status of each answer in the text.
 fn statuses(text: &str) -> Vec<&str> {
     text.split("HTTP/1.").skip(1).map(|answer| &answer[2..5]).collect()
 }
 
 #[tokio::test]
-async fn what_is_no_request_is_refused_and_the_server_lives_on() {
+async fn malformed_requests_are_refused_and_the_server_goes_on() {
     let sale = Sale::start().await;
     sale.create("coffee", 5).await;
     let token = sale.token("alice");
@@ -157,7 +157,7 @@ async fn what_is_no_request_is_refused_and_the_server_lives_on() {
     let long = sale.raw(format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(20_000)).as_bytes()).await;
     assert!(["414", "431"].contains(&statuses(&long)[0]), "{long}");
 
-    // Broken inside the body: a problem like any other.
+    // A malformed body gets a problem like every other refusal.
     let json = "Content-Type: application/json\r\n";
     for broken in [
         claim(&format!("{json}Transfer-Encoding: chunked\r\n\r\nzz\r\n")),
@@ -167,7 +167,7 @@ async fn what_is_no_request_is_refused_and_the_server_lives_on() {
         assert_eq!(statuses(&answer), ["400"], "{broken:?}: {answer}");
         assert!(answer.contains("urn:seckill:problem:bad-request"), "{answer}");
     }
-    // Too large by its own word: no byte of it is waited for.
+    // A body whose declared length is too large is refused before the server reads any of it.
     let answer = sale.raw(claim(&format!("{json}Content-Length: 1000000000\r\n\r\n")).as_bytes()).await;
     assert_eq!(statuses(&answer), ["413"], "{answer}");
     assert!(answer.contains("urn:seckill:problem:payload-too-large"), "{answer}");
@@ -177,14 +177,14 @@ async fn what_is_no_request_is_refused_and_the_server_lives_on() {
         assert_eq!(statuses(&answer), ["404"], "{target}: {answer}");
         assert!(answer.contains("urn:seckill:problem:not-found"), "{answer}");
     }
-    assert_eq!(sale.redis_stock("coffee"), 5, "nothing of it was a claim");
+    assert_eq!(sale.redis_stock("coffee"), 5, "nothing was claimed");
     let expect = claim(&format!("{json}Expect: 100-continue\r\nContent-Length: 2\r\n\r\n{{}}"));
     assert_eq!(*statuses(&sale.raw(expect.as_bytes()).await).last().unwrap(), "202");
     assert_eq!(statuses(&sale.raw(b"GET /livez HTTP/1.0\r\n\r\n").await), ["200"]);
 }
 
 #[tokio::test]
-async fn pipelined_requests_are_answered_in_order_and_a_stalled_body_is_given_up() {
+async fn pipelined_requests_are_answered_in_order_and_a_stalled_body_times_out() {
     let sale = Sale::start().await;
     sale.create("coffee", 5).await;
     let head = format!(
@@ -248,9 +248,9 @@ async fn a_thousand_idle_connections_and_a_flood_of_unknown_ids_cost_postgres_no
         }
     })
     .await;
-    // One for each id would be a thousand; the probes go on meanwhile.
+    // One transaction for each id would be a thousand; the probes make some during the same time.
     assert!(unknown < 500, "{unknown} transactions for 2,000 requests");
-    // And what does reach Postgres is counted, or the number above would mean nothing.
+    // Requests that need Postgres are counted: the count above is valid.
     let known = transactions_of(&sale, async || {
         for _ in 0..300 {
             assert_eq!(sale.send(Method::GET, "/v1/orders", &headers, None).await.status, 200);
@@ -262,14 +262,14 @@ async fn a_thousand_idle_connections_and_a_flood_of_unknown_ids_cost_postgres_no
     drop(idle);
 }
 
-/// How many transactions the program made meanwhile, its probes included.
+/// How many transactions the program makes during `work`, with its probes.
 async fn transactions_of(sale: &Sale, work: impl AsyncFn()) -> i64 {
     let count =
         || sale.psql_number("select xact_commit from pg_stat_database where datname = current_database()");
     let ours = "from pg_stat_activity where application_name = 'seckill'";
     let before = count();
     work().await;
-    // A session reports what it did when it ends, at the latest.
+    // A session reports its transactions at the latest when it ends.
     let pids = sale.psql(&format!("select string_agg(pid::text, ',') {ours}"));
     sale.psql(&format!("select pg_terminate_backend(pid) {ours} and pid in ({pids})"));
     until("the program's sessions have ended", async || {
@@ -282,7 +282,7 @@ async fn transactions_of(sale: &Sale, work: impl AsyncFn()) -> i64 {
 }
 
 #[tokio::test]
-async fn a_head_that_two_readers_would_read_differently_is_refused() {
+async fn an_ambiguous_head_is_refused() {
     let sale = Sale::start().await;
     sale.create("coffee", 5).await;
     let token = sale.token("alice");
@@ -314,16 +314,16 @@ async fn a_head_that_two_readers_would_read_differently_is_refused() {
     refused("GET /v1/coupons?after=%FF HTTP/1.1\r\nHost: a\r\n", "UTF-8").await;
     refused("GET /v1/coupons/%zz HTTP/1.1\r\nHost: a\r\n", "percent sign").await;
     refused("GET /v1/coupons/%FF HTTP/1.1\r\nHost: a\r\n", "UTF-8").await;
-    assert_eq!(sale.redis_stock("coffee"), 5, "nothing of it was a claim");
+    assert_eq!(sale.redis_stock("coffee"), 5, "nothing was claimed");
 
-    // What one reader alone can read is let pass, and of two lengths no byte becomes a second request.
-    for fit in [
+    // Heads with a single meaning are accepted. With two body lengths no byte becomes a second request.
+    for accepted in [
         "GET /livez HTTP/1.0\r\n\r\n",
         "GET /livez HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n",
         "GET /livez HTTP/1.1\r\nHost: [::1]:8080\r\nConnection: close\r\n\r\n",
         "GET http://other.example/livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
     ] {
-        assert_eq!(statuses(&sale.raw(fit.as_bytes()).await), ["200"], "{fit:?}");
+        assert_eq!(statuses(&sale.raw(accepted.as_bytes()).await), ["200"], "{accepted:?}");
     }
     let smuggled = "GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n";
     let two_lengths = format!(
@@ -338,7 +338,7 @@ async fn a_head_that_two_readers_would_read_differently_is_refused() {
 }
 
 #[tokio::test]
-async fn an_id_in_an_address_may_be_written_with_percent_signs() {
+async fn an_id_in_an_address_may_be_percent_encoded() {
     let sale = Sale::start().await;
     sale.create("coffee", 5).await;
     let plain = sale.claim("coffee", "alice").await;
@@ -352,13 +352,13 @@ async fn an_id_in_an_address_may_be_written_with_percent_signs() {
     assert_eq!(sale.get_as(&token, &path).await.body["order"], order);
     assert_eq!(sale.admin(Method::GET, "/v1/admin/coupons/%63offee", None).await.body["id"], "coffee");
     assert_eq!(sale.admin(Method::GET, "/v1/admin/dead/%37", None).await.status, 404);
-    // Decoded once, and never another segment.
+    // An id is decoded once, and a decoded slash does not start another path segment.
     sale.get("/v1/coupons/%2563offee").await.assert_problem(400, "bad-request");
     sale.get("/v1/coupons/coffee%2Fclaims").await.assert_problem(400, "bad-request");
 }
 
 #[tokio::test]
-async fn a_query_that_cannot_be_read_is_refused_in_words_about_its_field() {
+async fn a_refusal_of_an_unreadable_query_or_body_names_the_field() {
     let sale = Sale::start().await;
     for (path, words) in [
         ("/v1/coupons?limit=x", "limit is a whole number from 1 to 200"),
@@ -407,7 +407,7 @@ async fn a_query_that_cannot_be_read_is_refused_in_words_about_its_field() {
 }
 
 #[tokio::test]
-async fn a_list_of_tags_may_stand_in_two_lines() {
+async fn a_list_of_entity_tags_may_have_two_header_lines() {
     let sale = Sale::start().await;
     sale.create("coffee", 5).await;
     let authorization = format!("Bearer {}", sale.admin_token());
@@ -425,7 +425,7 @@ async fn a_list_of_tags_may_stand_in_two_lines() {
 }
 
 #[tokio::test]
-async fn a_mapped_loopback_client_of_a_server_on_every_address_is_on_loopback() {
+async fn a_loopback_client_with_a_mapped_address_counts_as_loopback() {
     let sale = Sale::start_with(&[("SECKILL_LISTEN", "[::]:0")]).await;
     let port = sale.url.rsplit(':').next().unwrap();
     for host in ["127.0.0.1", "[::1]"] {
@@ -437,19 +437,19 @@ async fn a_mapped_loopback_client_of_a_server_on_every_address_is_on_loopback() 
 }
 
 #[tokio::test]
-async fn readiness_tells_of_each_store_what_is_about_that_store() {
+async fn readiness_reports_for_each_store_only_its_own_trouble() {
     let sale = Sale::start().await;
     sale.create("coffee", 5).await;
-    let told = async |state: &str, is: &dyn Fn(&serde_json::Value) -> bool| {
+    let reported = async |state: &str, is: &dyn Fn(&serde_json::Value) -> bool| {
         until(state, async || {
             let answer = sale.get("/readyz?verbose").await;
             is(&answer.body["stores"]).then_some(answer)
         })
         .await
     };
-    // As a restored Postgres leaves it; only a person ends it.
+    // The fence row as it is after a Postgres loss; only the operator clears it.
     sale.psql("update fence set postgres_lost = true");
-    let lost = told("the loss is told", &|stores| stores["fence"] != "ok").await;
+    let lost = reported("the loss is reported", &|stores| stores["fence"] != "ok").await;
     lost.assert_problem(503, "unavailable");
     let stores = &lost.body["stores"];
     assert!(stores["fence"].as_str().unwrap().contains("Postgres has lost commits"), "{}", lost.text);
@@ -459,7 +459,7 @@ async fn readiness_tells_of_each_store_what_is_about_that_store() {
     sale.until_ready().await;
 
     sale.redis_cli(&["CONFIG", "SET", "maxmemory", "1"]);
-    let full = told("full memory is told", &|stores| stores["redis"] != "ok").await;
+    let full = reported("full memory is reported", &|stores| stores["redis"] != "ok").await;
     let stores = &full.body["stores"];
     assert!(stores["redis"].as_str().unwrap().contains("OOM"), "{}", full.text);
     assert_eq!((&stores["fence"], &stores["postgres"]), (&"ok".into(), &"ok".into()), "{}", full.text);
@@ -468,7 +468,7 @@ async fn readiness_tells_of_each_store_what_is_about_that_store() {
 
     let redis = sale.redis_pid();
     signal(redis, Signal::SIGSTOP);
-    let away = told("Redis is away", &|stores| stores["redis"] != "ok" && stores["fence"] != "ok").await;
+    let away = reported("Redis is away", &|stores| stores["redis"] != "ok" && stores["fence"] != "ok").await;
     assert_eq!(away.body["stores"]["postgres"], "ok", "{}", away.text);
     signal(redis, Signal::SIGCONT);
     sale.until_ready().await;

@@ -1,5 +1,5 @@
-//! What people do instead, on real stores: each sells, never a unit twice nor two to one user. How fast is
-//! `seckill bench`'s to say.
+//! The alternative schemes of the bench on real stores: each sells, no unit twice and no two units to one user. Their
+//! speed is measured by `seckill bench`, not here.
 
 use std::process::Command;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use seckill::redis::{RedisServer, order_stream};
 use support::Sale;
 
 const ROUND: Duration = Duration::from_millis(200);
-/// What pgbench can measure at least.
+/// The shortest round that pgbench can measure.
 const PGBENCH_ROUND: Duration = Duration::from_secs(1);
 
 async fn stores_of(sale: &Sale) -> StoreAddresses {
@@ -43,17 +43,17 @@ fn number_in(sale: &Sale, database: &str, sql: &str) -> i64 {
     psql_in(sale, database, sql).parse().unwrap()
 }
 
-/// The last round's tables as they were left: all units went, each to another user.
+/// Checks the tables of the last round: all units are sold, each to a different user.
 fn assert_sold_out(sale: &Sale, stock: &str, orders: &str) {
     let [left, total] = ["stock", "total"]
         .map(|column| number_in(sale, stock, &format!("select {column} from bench.coupons")));
     let rows = number_in(sale, orders, "select count(*) from bench.orders");
     let users = number_in(sale, orders, "select count(distinct user_id) from bench.orders");
-    assert_eq!((left, rows, users), (0, total, total), "units left, orders, users who have one");
+    assert_eq!((left, rows, users), (0, total, total), "units left, orders, users with an order");
 }
 
 #[tokio::test]
-async fn one_claim_in_each_script_call_is_accepted_and_has_its_cost() {
+async fn claims_sent_one_in_each_script_call_are_accepted_and_their_cost_is_measured() {
     let sale = Sale::start().await;
     sale.create("mug", 1_000_000).await;
     let server = RedisServer::new(&stores_of(&sale).await, "seckill").unwrap();
@@ -70,7 +70,7 @@ async fn one_claim_in_each_script_call_is_accepted_and_has_its_cost() {
     sale.assert_in_agreement("mug").await;
 }
 
-/// What the clients of a figure may have wanted, and which figures there are.
+/// The figures by name and number of clients.
 fn names_and_clients(figures: &[alternatives::Figure]) -> Vec<(&str, usize)> {
     figures.iter().map(|figure| (figure.name, figure.clients)).collect()
 }
@@ -90,7 +90,7 @@ async fn the_conditional_update_driven_by_pgbench_sells_its_stock_and_no_unit_mo
     ];
     assert_eq!(names_and_clients(&figures), expected);
     assert_sold_out(&sale, "seckill", "seckill");
-    // The last round's figure is what lies in the database, but for the hundred units of its end.
+    // The last round's figure equals the rows in the database, without the hundred units sold to check the end.
     let rows = sale.psql_number("select count(*) from bench.orders");
     assert_eq!(figures.last().unwrap().rate.operations, u64::try_from(rows).unwrap() - 100);
     let scripts = std::fs::read_dir(sale.data_dir()).unwrap().filter(|entry| {
@@ -99,14 +99,14 @@ async fn the_conditional_update_driven_by_pgbench_sells_its_stock_and_no_unit_mo
     assert_eq!(scripts.count(), 0, "scripts left behind");
 }
 
-/// Lets Postgres do this to the tables of the bench as soon as they are made.
-fn meddle(sale: &Sale, sql: &str) {
+/// Runs this SQL in Postgres as soon as the tables of the bench are created.
+fn damage(sale: &Sale, sql: &str) {
     sale.psql(&format!(
-        "create function public.meddle() returns event_trigger language plpgsql as $$ begin
+        "create function public.damage() returns event_trigger language plpgsql as $$ begin
              if to_regclass('bench.orders_ended_of_user') is not null then {sql}; end if;
          end $$;
-         create event trigger meddle on ddl_command_end when tag in ('CREATE INDEX')
-             execute function public.meddle()"
+         create event trigger damage on ddl_command_end when tag in ('CREATE INDEX')
+             execute function public.damage()"
     ));
 }
 
@@ -118,29 +118,29 @@ async fn error_of_a_round(sale: &Sale) -> String {
 }
 
 #[tokio::test]
-async fn a_database_that_sells_twice_to_a_user_counts_for_nothing() {
+async fn a_round_that_sells_twice_to_a_user_fails() {
     let sale = Sale::start().await;
-    meddle(&sale, "drop index if exists bench.orders_one_live_per_slot");
+    damage(&sale, "drop index if exists bench.orders_one_live_per_slot");
     assert_eq!(error_of_a_round(&sale).await, "one_statement.sql: a user's second order was not refused");
 }
 
 #[tokio::test]
-async fn a_database_that_turns_a_buyer_away_counts_for_nothing() {
+async fn a_round_that_refuses_a_buyer_while_units_are_left_fails() {
     let sale = Sale::start().await;
-    meddle(&sale, "alter table bench.orders add check (user_id > 'x')");
+    damage(&sale, "alter table bench.orders add check (user_id > 'x')");
     let error = error_of_a_round(&sale).await;
     assert!(error.starts_with("one_statement.sql: a new user was refused though units are left"), "{error}");
     assert!(error.contains("violates check constraint"), "{error}");
 }
 
 #[tokio::test]
-async fn a_database_that_loses_an_order_counts_for_nothing() {
+async fn a_round_that_loses_an_order_fails() {
     let sale = Sale::start().await;
     sale.psql(
         "create function public.lose() returns trigger language plpgsql as
              $$ begin return case when new.user_id not like '%7' then new end; end $$",
     );
-    meddle(
+    damage(
         &sale,
         "create or replace trigger lose before insert on bench.orders
              for each row execute function public.lose()",
@@ -163,7 +163,7 @@ async fn lua_then_the_conditional_update_sells_each_unit_once_in_both_stores() {
     let [total, stock] =
         ["total", "stock"].map(|column| sale.psql_number(&format!("select {column} from bench.coupons")));
     let sold = i64::try_from(alone.rate.operations).unwrap();
-    assert_eq!((total, stock), (sold + 100, 0), "units of the round and its end, units left");
+    assert_eq!((total, stock), (sold + 100, 0), "units of the round and of its end, units left");
 }
 
 #[tokio::test]
@@ -179,7 +179,7 @@ async fn a_row_for_each_unit_is_sold_once_and_bare_inserts_take_their_stock() {
     );
     let [units, sold, users] = ["count(*)", "count(order_id)", "count(distinct user_id)"]
         .map(|what| sale.psql_number(&format!("select {what} from bench.units")));
-    assert_eq!((sold, users), (units, units), "units sold, users who have one");
+    assert_eq!((sold, users), (units, units), "units sold, users with a unit");
     assert_eq!(figures[1].rate.operations, u64::try_from(units).unwrap() - 100);
 
     let inserted = alternatives::bare_insert(&stores, ROUND).await.unwrap();
@@ -204,12 +204,12 @@ async fn both_clients_sell_by_the_same_statement() {
 }
 
 #[tokio::test]
-async fn two_phase_commit_sells_each_unit_once_and_leaves_nothing_in_doubt() {
+async fn two_phase_commit_sells_each_unit_once_and_leaves_no_prepared_transaction() {
     let mut sale = Sale::start().await;
     sale.psql("alter system set max_prepared_transactions = 100");
     sale.stop();
     sale.start_server().await;
-    // As a bench that was killed would leave it: no database with this in it can be dropped.
+    // As a killed bench leaves it: a database with a prepared transaction cannot be dropped.
     sale.psql("create database bench_stock");
     psql_in(&sale, "bench_stock", "begin; create table left_over (); prepare transaction 'left'");
     assert_sold(&alternatives::two_phase(&stores_of(&sale).await, &[1, 16], ROUND).await.unwrap());

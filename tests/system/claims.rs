@@ -1,4 +1,4 @@
-//! The way of a claim, and races for stock.
+//! A claim from the request to its order, and races for stock.
 
 use std::collections::HashSet;
 

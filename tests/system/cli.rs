@@ -1,4 +1,4 @@
-//! The command line against a real server: what is printed, the exit status, and what it did.
+//! The command line against a real server: its output, its exit status and its effect.
 
 use serde_json::Value;
 
@@ -19,7 +19,7 @@ fn run(sale: &Sale, line: &str) -> Run {
     }
 }
 
-/// What a command that succeeds prints.
+/// Runs a command that must succeed; returns its output.
 #[track_caller]
 fn done(sale: &Sale, line: &str) -> String {
     let run = run(sale, line);
@@ -34,7 +34,7 @@ fn json(sale: &Sale, line: &str) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{line}: {error}: {text}"))
 }
 
-/// A command that is refused says why in one line on stderr, and nothing on stdout.
+/// Runs a command that must be refused: one line on stderr, nothing on stdout.
 #[track_caller]
 fn refused(sale: &Sale, line: &str, code: &str) {
     let run = run(sale, line);
@@ -94,7 +94,7 @@ async fn a_whole_sale_is_run_from_the_command_line() {
     let early = run(&sale, "claim coffee --user carol");
     assert!(early.status == 1 && early.stderr.contains("2998-01-01T00:00:00Z"), "{}", early.stderr);
 
-    // The printed token is one that the server takes.
+    // The server accepts the printed token.
     let token = done(&sale, "token --user alice --ttl 5m");
     let own = sale.get_as(token.trim_end(), "/v1/coupons/coffee/claims").await;
     assert_eq!(own.body["items"][0]["order"], order, "{}", own.text);
@@ -111,12 +111,12 @@ async fn a_whole_sale_is_run_from_the_command_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_away_or_not_ours_is_told_in_one_line() {
+async fn an_unreachable_server_or_a_wrong_token_is_reported_in_one_line() {
     let mut sale = Sale::start().await;
     let wrong = sale.command().env("SECKILL_ADMIN_TOKEN", "wrong").args(["coupon", "list"]).output().unwrap();
-    let said = String::from_utf8(wrong.stderr).unwrap();
-    assert_eq!((wrong.status.code(), said.lines().count()), (Some(1), 1), "{said}");
-    assert!(said.contains("[unauthorized]") && said.contains("SECKILL_ADMIN_TOKEN"), "{said}");
+    let stderr = String::from_utf8(wrong.stderr).unwrap();
+    assert_eq!((wrong.status.code(), stderr.lines().count()), (Some(1), 1), "{stderr}");
+    assert!(stderr.contains("[unauthorized]") && stderr.contains("SECKILL_ADMIN_TOKEN"), "{stderr}");
 
     sale.signal_server(nix::sys::signal::Signal::SIGTERM);
     until("the server has ended", || std::future::ready(sale.server().ended())).await;
@@ -132,6 +132,6 @@ async fn a_server_that_is_away_or_not_ours_is_told_in_one_line() {
     }
     let tool = run(&sale, "redis-cli PING");
     assert!(tool.status == 1 && tool.stderr.contains("no stores are running"), "{}", tool.stderr);
-    // A token needs no server, and the secret lives on in the data directory.
+    // `token` needs no server: the secret is in the data directory.
     assert_eq!(done(&sale, "token --user alice").lines().count(), 1);
 }

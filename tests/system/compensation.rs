@@ -1,5 +1,5 @@
-//! A unit that goes back to stock goes back once, wherever whoever returns it dies. The unit is a sale's
-//! only one, so that one too few and one too many both show at the next claim.
+//! A unit is returned to stock exactly once, at whichever point the worker that returns it dies. The sale has one unit,
+//! so that the next claim shows both a missing and a doubled return.
 
 use nix::sys::signal::Signal;
 
@@ -9,7 +9,7 @@ use support::{Process, Sale, signal, until};
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
 const REJECT: &str = "Ends an order event as a rejected order";
 const ORDER: &str = "<order>";
-/// Postgres refuses the first order of some users for good: their events end as dead letters.
+/// Postgres permanently refuses the first order of some users: their events become dead letters.
 const REFUSE_SOME: &str = "
     create function refuse_some() returns trigger language plpgsql as $$
     begin
@@ -21,9 +21,9 @@ const REFUSE_SOME: &str = "
     end $$;
     create trigger refuse_some before insert on orders for each row execute function refuse_some()";
 
-/// A moment at which the worker dies that ends an order and returns its unit.
+/// A moment at which a worker dies that ends an order and returns its unit.
 struct Death {
-    /// What it was about to send to this store, or had just sent.
+    /// The store of the request that the worker was about to send, or had just sent.
     store: Store,
     act: Act,
     needles: &'static [&'static str],
@@ -37,18 +37,18 @@ enum Store {
     Postgres,
 }
 
-/// What happens to a request that was held when its sender died.
+/// What the proxy does with a held request whose sender has died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Held {
     Lost,
-    /// It arrives after everything else is done.
+    /// The store receives it after everything else is done.
     Late,
 }
 
-/// What happens to Redis before somebody else goes on with the outbox.
+/// What happens to Redis before another worker continues with the outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Meanwhile {
-    Nothing,
+enum RedisFault {
+    None,
     Flush,
     Restart,
 }
@@ -70,7 +70,7 @@ const BEFORE_ACKNOWLEDGEMENT: Death =
 const AFTER_ACKNOWLEDGEMENT: Death =
     Death { store: Store::Redis, act: Act::CutReply, needles: &ACKNOWLEDGEMENT, leaves: (0, 0) };
 
-/// A sale of one unit without workers but those of a test.
+/// A sale of one unit; a test starts its workers.
 struct Scene {
     sale: Sale,
     redis: Proxy,
@@ -94,14 +94,14 @@ impl Scene {
         self.sale.spawn_by_address("worker", proxies, &environment)
     }
 
-    /// Rows in the outbox, units held.
-    fn waiting(&self) -> (i64, i64) {
+    /// Number of rows in the outbox, and of units held.
+    fn outbox_and_held(&self) -> (i64, i64) {
         let rows = self.sale.psql_number("select count(*) from outbox");
         (rows, self.sale.redis_cli(&["HLEN", CLAIMS]).parse().unwrap())
     }
 
-    /// One claim is rejected by a worker that dies at the given moment; others go on.
-    async fn survive(&mut self, death: &Death, held: Held, meanwhile: Meanwhile) {
+    /// A worker rejects one claim and dies at the given moment; another worker continues.
+    async fn survive(&mut self, death: &Death, held: Held, fault: RedisFault) {
         self.doomed += 1;
         let user = format!("doomed-{}", self.doomed);
         let answer = self.sale.claim("coffee", &user).await;
@@ -116,13 +116,13 @@ impl Scene {
             _ => trap.until_done().await,
         }
         if death.leaves == (0, 0) {
-            // The unit goes back beside the rest of the worker's work.
-            until("the unit is back", async || (self.waiting() == (0, 0)).then_some(())).await;
+            // The worker returns the unit concurrently with its other work.
+            until("the unit is back", async || (self.outbox_and_held() == (0, 0)).then_some(())).await;
         }
         worker.kill_9();
         if death.act == Act::Hold {
-            // Whatever follows a request whose answer is lost may have followed before the kill.
-            assert_eq!(self.waiting(), death.leaves, "rows in the outbox, units held");
+            // Only for a held request: after a lost answer the worker may have gone on before the kill.
+            assert_eq!(self.outbox_and_held(), death.leaves, "rows in the outbox, units held");
         }
         let late = match held {
             Held::Lost => {
@@ -131,20 +131,20 @@ impl Scene {
             }
             Held::Late => Some(trap),
         };
-        self.happen(meanwhile).await;
+        self.inject(fault).await;
 
-        let heir = self.worker(&[]);
+        let second_worker = self.worker(&[]);
         self.assert_unit_is_back().await;
         self.sell_once_more(&user, late).await;
-        assert!(heir.stop().success());
+        assert!(second_worker.stop().success());
     }
 
-    async fn happen(&self, meanwhile: Meanwhile) {
+    async fn inject(&self, fault: RedisFault) {
         let before = self.sale.epoch();
-        match meanwhile {
-            Meanwhile::Nothing => return,
-            Meanwhile::Flush => drop(self.sale.redis_cli(&["FLUSHALL"])),
-            Meanwhile::Restart => signal(self.sale.redis_pid(), Signal::SIGKILL),
+        match fault {
+            RedisFault::None => return,
+            RedisFault::Flush => drop(self.sale.redis_cli(&["FLUSHALL"])),
+            RedisFault::Restart => signal(self.sale.redis_pid(), Signal::SIGKILL),
         }
         until("a new epoch is in force", async || (self.sale.epoch() != before).then_some(())).await;
         self.sale.until_ready().await;
@@ -161,8 +161,8 @@ impl Scene {
         assert_eq!(ended, format!("{0}|{1}|{0}|{0}", self.doomed, self.served), "rejected, others, letters");
     }
 
-    /// The same user can have the unit, nobody else beside him, and what arrives late takes it from nobody;
-    /// then it goes back as a cancelled one.
+    /// The same user claims the unit again. No other user gets it, and a late request does not take it away. Then the
+    /// order is cancelled and the unit is returned.
     async fn sell_once_more(&mut self, user: &str, late: Option<Trap>) {
         self.served += 1;
         let order = self.buy(user).await;
@@ -176,7 +176,7 @@ impl Scene {
         self.assert_unit_is_back().await;
     }
 
-    /// The order that a user has of a claim.
+    /// Claims and waits for the order.
     async fn buy(&self, user: &str) -> String {
         let answer = self.sale.claim_with("coffee", user, &[("prefer", "wait=10")]).await;
         assert_eq!(answer.status, 201, "{}", answer.text);
@@ -187,48 +187,48 @@ impl Scene {
 #[tokio::test]
 async fn a_worker_killed_around_the_commit_of_a_rejection_returns_its_unit_once() {
     let mut scene = Scene::start().await;
-    scene.survive(&BEFORE_COMMIT, Held::Lost, Meanwhile::Nothing).await;
-    scene.survive(&BEFORE_COMMIT, Held::Late, Meanwhile::Nothing).await;
-    scene.survive(&AFTER_COMMIT, Held::Lost, Meanwhile::Nothing).await;
+    scene.survive(&BEFORE_COMMIT, Held::Lost, RedisFault::None).await;
+    scene.survive(&BEFORE_COMMIT, Held::Late, RedisFault::None).await;
+    scene.survive(&AFTER_COMMIT, Held::Lost, RedisFault::None).await;
 }
 
 #[tokio::test]
 async fn a_worker_killed_around_the_release_of_a_unit_returns_it_once() {
     let mut scene = Scene::start().await;
-    scene.survive(&BEFORE_RELEASE, Held::Lost, Meanwhile::Nothing).await;
-    scene.survive(&BEFORE_RELEASE, Held::Late, Meanwhile::Nothing).await;
-    scene.survive(&AFTER_RELEASE, Held::Lost, Meanwhile::Nothing).await;
+    scene.survive(&BEFORE_RELEASE, Held::Lost, RedisFault::None).await;
+    scene.survive(&BEFORE_RELEASE, Held::Late, RedisFault::None).await;
+    scene.survive(&AFTER_RELEASE, Held::Lost, RedisFault::None).await;
 }
 
 #[tokio::test]
 async fn a_worker_killed_around_the_deletion_of_the_outbox_row_returns_the_unit_once() {
     let mut scene = Scene::start().await;
-    scene.survive(&BEFORE_DELETION, Held::Lost, Meanwhile::Nothing).await;
-    scene.survive(&BEFORE_DELETION, Held::Late, Meanwhile::Nothing).await;
-    scene.survive(&AFTER_DELETION, Held::Lost, Meanwhile::Nothing).await;
+    scene.survive(&BEFORE_DELETION, Held::Lost, RedisFault::None).await;
+    scene.survive(&BEFORE_DELETION, Held::Late, RedisFault::None).await;
+    scene.survive(&AFTER_DELETION, Held::Lost, RedisFault::None).await;
 }
 
 #[tokio::test]
 async fn a_worker_killed_around_the_acknowledgement_of_a_dead_letter_returns_the_unit_once() {
     let mut scene = Scene::start().await;
-    scene.survive(&BEFORE_ACKNOWLEDGEMENT, Held::Lost, Meanwhile::Nothing).await;
-    scene.survive(&BEFORE_ACKNOWLEDGEMENT, Held::Late, Meanwhile::Nothing).await;
-    scene.survive(&AFTER_ACKNOWLEDGEMENT, Held::Lost, Meanwhile::Nothing).await;
+    scene.survive(&BEFORE_ACKNOWLEDGEMENT, Held::Lost, RedisFault::None).await;
+    scene.survive(&BEFORE_ACKNOWLEDGEMENT, Held::Late, RedisFault::None).await;
+    scene.survive(&AFTER_ACKNOWLEDGEMENT, Held::Lost, RedisFault::None).await;
 }
 
 #[tokio::test]
-async fn a_redis_lost_or_restarted_before_a_release_returns_the_unit_once() {
+async fn a_unit_is_returned_once_when_redis_is_flushed_or_restarted_before_its_release() {
     let mut scene = Scene::start().await;
-    for meanwhile in [Meanwhile::Flush, Meanwhile::Restart] {
-        scene.survive(&BEFORE_RELEASE, Held::Lost, meanwhile).await;
-        scene.survive(&AFTER_RELEASE, Held::Lost, meanwhile).await;
+    for fault in [RedisFault::Flush, RedisFault::Restart] {
+        scene.survive(&BEFORE_RELEASE, Held::Lost, fault).await;
+        scene.survive(&AFTER_RELEASE, Held::Lost, fault).await;
     }
 }
 
 #[tokio::test]
-async fn a_cancelled_unit_is_returned_once_though_redis_was_rebuilt_before_its_release() {
+async fn the_unit_of_a_cancelled_order_is_returned_once_although_redis_was_rebuilt_before_its_release() {
     let mut scene = Scene::start().await;
-    for meanwhile in [Meanwhile::Flush, Meanwhile::Restart] {
+    for fault in [RedisFault::Flush, RedisFault::Restart] {
         let seller = scene.worker(&[]);
         scene.served += 1;
         let user = format!("served-{}", scene.served);
@@ -236,13 +236,13 @@ async fn a_cancelled_unit_is_returned_once_though_redis_was_rebuilt_before_its_r
         scene.sale.until_quiet().await;
         seller.kill_9();
         scene.sale.end_order(&order);
-        scene.happen(meanwhile).await;
-        // The rebuild counts the unit as returned; the row still waits for somebody to apply it.
-        assert_eq!(scene.waiting(), (1, 0), "rows in the outbox, units held");
+        scene.inject(fault).await;
+        // The rebuild counts the unit as returned; the outbox row still waits for a worker.
+        assert_eq!(scene.outbox_and_held(), (1, 0), "rows in the outbox, units held");
         assert_eq!(scene.sale.redis_stock("coffee"), 1);
-        let heir = scene.worker(&[]);
+        let second_worker = scene.worker(&[]);
         scene.assert_unit_is_back().await;
         scene.sell_once_more(&user, None).await;
-        assert!(heir.stop().success());
+        assert!(second_worker.stop().success());
     }
 }

@@ -1,4 +1,4 @@
-//! What makes the speed, counted rather than timed: how many round trips, scripts and transactions a crowd costs.
+//! The costs of many claims, counted instead of timed: round trips, scripts and transactions.
 
 use std::collections::HashMap;
 
@@ -12,10 +12,10 @@ use crate::recording::consumers;
 use support::Sale;
 
 const CONNECTIONS: usize = 100;
-/// Each connection sends ten claims, one after the other: ten batches, and a few more while they come in.
+/// The most scripts for a thousand claims: each connection sends ten, so about ten batches and a few more.
 const SCRIPTS_MAX: u64 = 60;
 
-/// Calls of each command since Redis started, those from scripts included.
+/// Calls of each command since Redis started, also those from scripts.
 fn calls(sale: &Sale) -> HashMap<String, u64> {
     let stats = sale.redis_cli(&["INFO", "commandstats"]);
     let call = |line: &str| {
@@ -25,13 +25,13 @@ fn calls(sale: &Sale) -> HashMap<String, u64> {
     stats.lines().filter_map(call).collect()
 }
 
-/// Calls of one command between two readings.
-fn grew(before: &HashMap<String, u64>, after: &HashMap<String, u64>, name: &str) -> u64 {
+/// Number of calls of one command between two readings.
+fn growth(before: &HashMap<String, u64>, after: &HashMap<String, u64>, name: &str) -> u64 {
     let of = |calls: &HashMap<String, u64>| calls.get(name).copied().unwrap_or(0);
     of(after) - of(before)
 }
 
-/// Claims of so many users, from `first` on, all sent before the first is answered; how many of each status.
+/// Sends claims of `users` users, from number `first` on, all before the first answer; counts the statuses.
 async fn crowd(sale: &Sale, coupon: &str, first: usize, users: usize) -> HashMap<String, usize> {
     let mut clients = JoinSet::new();
     for connection in 0..CONNECTIONS {
@@ -68,22 +68,22 @@ async fn a_thousand_claims_at_once_cost_a_few_scripts() {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
     sale.create("coffee", 1_000).await;
     let before = calls(&sale);
-    // What arrives while Redis is busy travels together.
+    // Claims that arrive while Redis is busy are sent as one batch.
     sale.redis_cli(&["CLIENT", "PAUSE", "500", "WRITE"]);
     assert_eq!(crowd(&sale, "coffee", 0, 1_000).await, HashMap::from([("202".to_owned(), 1_000)]));
     let after = calls(&sale);
-    assert_eq!(grew(&before, &after, "xadd"), 1_000);
-    let scripts = grew(&before, &after, "evalsha");
+    assert_eq!(growth(&before, &after, "xadd"), 1_000);
+    let scripts = growth(&before, &after, "evalsha");
     assert!(scripts <= SCRIPTS_MAX, "{scripts} EVALSHAs for 1,000 claims at once");
-    // Once a batch: the coupon and its holders are read, its claims and its stock are written.
+    // For each batch the coupon and its holders are read once, and its claims and its stock are written once.
     for (command, times) in [("hmget", 2), ("hlen", 1), ("hset", 1), ("hincrby", 1)] {
-        let calls = grew(&before, &after, command);
+        let calls = growth(&before, &after, command);
         assert!(calls <= times * scripts, "{calls} calls of {command} in {scripts} batches");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_claim_that_comes_too_late_costs_one_look_and_writes_nothing() {
+async fn a_claim_for_a_sold_out_coupon_costs_one_read_and_writes_nothing() {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
     sale.create("coffee", 1).await;
     assert_eq!(sale.claim("coffee", "winner").await.status, 202);
@@ -99,14 +99,14 @@ async fn a_claim_that_comes_too_late_costs_one_look_and_writes_nothing() {
     assert_eq!(crowd(&sale, "coffee", 0, 1_000).await, HashMap::from([("409".to_owned(), 1_000)]));
     let after = calls(&sale);
     assert_eq!(aof_bytes(), aof_before);
-    let scripts = grew(&before, &after, "evalsha");
-    assert!(scripts <= SCRIPTS_MAX, "{scripts} EVALSHAs for 1,000 claims that came too late");
-    let looks = grew(&before, &after, "hmget");
-    assert!(looks <= 2 * scripts, "{looks} looks at the coupon and its holders in {scripts} batches");
+    let scripts = growth(&before, &after, "evalsha");
+    assert!(scripts <= SCRIPTS_MAX, "{scripts} EVALSHAs for 1,000 refused claims");
+    let reads = growth(&before, &after, "hmget");
+    assert!(reads <= 2 * scripts, "{reads} reads of the coupon and its holders in {scripts} batches");
 }
 
 #[tokio::test]
-async fn a_hundred_holders_are_not_looked_through_for_every_claim() {
+async fn the_claims_of_a_hundred_holders_are_a_hash_table_and_not_a_list() {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
     sale.create("coffee", 100).await;
     crowd(&sale, "coffee", 0, 100).await;
@@ -127,17 +127,17 @@ async fn ten_thousand_events_cost_ten_transactions() {
     let worker = sale.spawn("worker", &[("SECKILL_WORKERS", "1")]);
     sale.until_quiet().await;
     let after = calls(&sale);
-    assert!(has_backlog_consumer(&sale), "one consumer recorded all of it");
+    assert!(has_backlog_consumer(&sale), "the backlog consumer has read");
     drop(worker);
     assert_eq!(sale.psql_number("select count(*) from orders"), 10_000);
     assert_eq!(sale.psql_number("select count(distinct xmin::text) from orders"), 10, "transactions");
-    assert_eq!(grew(&before, &after, "xack"), 10);
-    // One for each batch, the first look at its own entries, and the empty-handed ones while all was recorded.
-    let reads = grew(&before, &after, "xreadgroup");
+    assert_eq!(growth(&before, &after, "xack"), 10);
+    // One read for each batch, one of the consumer's own entries, and some empty ones before the worker ends.
+    let reads = growth(&before, &after, "xreadgroup");
     assert!((11..100).contains(&reads), "{reads} reads of the stream");
 }
 
-/// Whether the consumer has read that helps with a backlog.
+/// Whether the consumer for backlogs exists: it has read the stream.
 fn has_backlog_consumer(sale: &Sale) -> bool {
     consumers(sale).iter().any(|name| name.ends_with("-backlog"))
 }
@@ -152,21 +152,21 @@ async fn fewer_events_than_a_batch_have_one_consumer() {
 }
 
 #[tokio::test]
-async fn a_comparison_walks_the_stream_once_for_many_coupons() {
+async fn a_comparison_reads_the_stream_once_for_all_coupons() {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
     for number in 0..20 {
         let coupon = format!("coupon-{number}");
         sale.create(&coupon, 1).await;
         assert_eq!(sale.claim(&coupon, "alice").await.status, 202);
     }
-    // Two of their events are lost, of different coupons.
+    // The events of two different coupons are lost.
     let stream = "seckill:{0}:orders";
     let newest = sale.redis_cli(&["XREVRANGE", stream, "+", "-", "COUNT", "2"]);
     let ids: Vec<&str> = newest.lines().filter(|line| line.starts_with('1') && line.len() < 25).collect();
     delete_unnoticed(&sale, &[ids[0], ids[1]]);
     let before = calls(&sale);
     let answer = sale.admin(Method::POST, "/v1/admin/reconcile", Some(json!({"fix": true}))).await;
-    let pages = grew(&before, &calls(&sale), "xrange");
+    let pages = growth(&before, &calls(&sale), "xrange");
     let found = ["claims", "in_flight", "lost_events", "fixed"].map(|name| answer.body[name].as_u64());
     assert_eq!(found, [20, 18, 2, 2].map(Some), "{}", answer.text);
     assert_eq!(sale.redis_cli(&["XLEN", stream]).trim(), "20");

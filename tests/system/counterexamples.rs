@@ -1,5 +1,5 @@
-//! The ways in which the agreement breaks when a rule is taken away (`model`), tried on the real
-//! program: stopped at the very moment, it must come out right. Those of other subjects are beside them.
+//! The failures that the model finds without a rule (`model`), reproduced with the real program: the test stops it
+//! at that moment, and no promise may break. Some of them are in the files of their subject.
 
 use nix::sys::signal::Signal;
 use reqwest::Method;
@@ -21,7 +21,7 @@ const SECRET: &str = "a secret of at least thirty-two bytes";
 const QUICK_RECLAIM: (&str, &str) = ("SECKILL_RECLAIM_AFTER", "200ms");
 
 async fn order_of(sale: &Sale, user: &str) -> String {
-    until("the claim is taken", async || {
+    until("the claim is accepted", async || {
         let answer = sale.claim("coffee", user).await;
         assert!([200, 202, 503].contains(&answer.status), "{}", answer.text);
         (answer.status != 503).then(|| answer.body["order"].as_str().unwrap().to_owned())
@@ -40,8 +40,11 @@ async fn until_recorded(sale: &Sale, orders: i64) {
     .await;
 }
 
-/// A second server on the same stores, behind a proxy; requests go to it from here on.
-async fn behind_a_proxy(sale: &mut Sale, environment: &[(&str, &str)]) -> (Proxy, Process, String) {
+/// Starts a second server on the same stores, behind a proxy, and sends all later requests to it.
+async fn switch_to_server_behind_a_proxy(
+    sale: &mut Sale,
+    environment: &[(&str, &str)],
+) -> (Proxy, Process, String) {
     let proxy = Proxy::before(&sale.redis_socket());
     let server = sale.spawn_by_address("serve", &[&proxy], environment);
     let home = std::mem::replace(&mut sale.url, server.url_when_up().await);
@@ -49,7 +52,7 @@ async fn behind_a_proxy(sale: &mut Sale, environment: &[(&str, &str)]) -> (Proxy
 }
 
 #[tokio::test]
-async fn a_repeat_over_a_dead_order_is_a_new_claim_and_costs_one_unit() {
+async fn a_repeat_whose_order_has_ended_is_a_new_claim_and_costs_one_unit() {
     let sale = Sale::start_with(&[NO_WORKERS]).await;
     sale.create("coffee", 1).await;
     let first = order_of(&sale, "alice").await;
@@ -60,15 +63,15 @@ async fn a_repeat_over_a_dead_order_is_a_new_claim_and_costs_one_unit() {
     assert_eq!(
         sale.claim("coffee", "alice").await.body["order"],
         first.as_str(),
-        "hers, as long as it lives"
+        "a repeat gets the live order"
     );
-    // Nobody returns the unit yet.
+    // No worker returns the unit yet.
     sale.end_order(&first);
     let again = sale.claim("coffee", "alice").await;
     assert_eq!(again.status, 202, "{}", again.text);
     let second = again.body["order"].as_str().unwrap().to_owned();
     assert_ne!(first, second);
-    assert_eq!(sale.claim("coffee", "bob").await.code(), "sold-out", "the unit is hers again");
+    assert_eq!(sale.claim("coffee", "bob").await.code(), "sold-out", "alice holds the unit again");
 
     let _worker = sale.spawn("worker", &[ONE_WORKER]);
     sale.assert_in_agreement("coffee").await;
@@ -79,7 +82,7 @@ async fn a_repeat_over_a_dead_order_is_a_new_claim_and_costs_one_unit() {
 }
 
 #[tokio::test]
-async fn without_postgres_a_repeat_stands_only_where_orders_do_not_expire() {
+async fn without_postgres_a_repeat_is_answered_only_if_orders_do_not_expire() {
     let sale = Sale::start().await;
     sale.create("coffee", 1).await;
     let reserved = json!({"id": "tea", "total": 1, "reserve_seconds": 3600});
@@ -125,10 +128,10 @@ async fn a_late_release_does_not_take_the_unit_of_the_users_next_order() {
 async fn claims_deleted_in_the_middle_of_a_rebuild_are_not_taken_for_free_units() {
     let mut sale = Sale::start().await;
     sale.create("coffee", 3).await;
-    let mut told = vec![order_of(&sale, "alice").await, order_of(&sale, "bob").await];
+    let mut orders = vec![order_of(&sale, "alice").await, order_of(&sale, "bob").await];
     sale.until_quiet().await;
     sale.server().signal(Signal::SIGSTOP);
-    let (proxy, rebuilder, home) = behind_a_proxy(&mut sale, &[NO_WORKERS]).await;
+    let (proxy, rebuilder, home) = switch_to_server_behind_a_proxy(&mut sale, &[NO_WORKERS]).await;
     for step in ["Sets a coupon to Postgres's definition", "Ends a rebuild"] {
         let trap = proxy.hold(&[step]);
         sale.redis_cli(&["DEL", CLAIMS, COUPON]);
@@ -136,53 +139,53 @@ async fn claims_deleted_in_the_middle_of_a_rebuild_are_not_taken_for_free_units(
         trap.until_taken().await;
         sale.redis_cli(&["DEL", CLAIMS]);
         trap.release();
-        told.push(order_of(&sale, step).await);
+        orders.push(order_of(&sale, step).await);
         assert_eq!(sale.claim("coffee", "late").await.code(), "sold-out", "{step}");
         sale.server().signal(Signal::SIGCONT);
         sale.assert_in_agreement("coffee").await;
-        let more = Some(json!({"total": told.len() + 1}));
+        let more = Some(json!({"total": orders.len() + 1}));
         assert_eq!(sale.admin(Method::PATCH, "/v1/admin/coupons/coffee", more).await.status, 200);
         sale.server().signal(Signal::SIGSTOP);
     }
     sale.server().signal(Signal::SIGCONT);
     assert!(rebuilder.stop().success());
     sale.url = home;
-    sale.assert_recorded(&told);
+    sale.assert_recorded(&orders);
 }
 
 #[tokio::test]
-async fn redis_flushed_while_a_person_rebuilds_cancels_nobodys_order() {
+async fn a_flush_during_an_ordered_rebuild_cancels_no_order() {
     let mut sale = Sale::start().await;
     sale.create("coffee", 10).await;
-    let told = [order_of(&sale, "alice").await, order_of(&sale, "bob").await];
+    let orders = [order_of(&sale, "alice").await, order_of(&sale, "bob").await];
     sale.until_quiet().await;
     sale.server().signal(Signal::SIGSTOP);
-    let (proxy, rebuilder, home) = behind_a_proxy(&mut sale, &[NO_WORKERS]).await;
+    let (proxy, rebuilder, home) = switch_to_server_behind_a_proxy(&mut sale, &[NO_WORKERS]).await;
     for damage in [&["FLUSHALL"][..], &["DEL", CLAIMS], &["DEL", CLAIMS, COUPON]] {
-        // As a look notes it that found another Postgres beside a whole Redis.
+        // As a probe records it that finds another Postgres beside a consistent Redis.
         sale.psql("update fence set postgres_lost = true");
-        until("claims wait for a person", async || {
+        until("claims wait for the operator", async || {
             let ready = sale.get("/readyz").await;
             ready.text.contains("reconcile --rebuild").then_some(())
         })
         .await;
         let trap = proxy.hold(&["Removes keys of ours"]);
         let rebuilding = sale.admin(Method::POST, "/v1/admin/reconcile", Some(json!({"rebuild": true})));
-        let meanwhile = async {
+        let damaging = async {
             trap.until_taken().await;
             sale.redis_cli(damage);
             trap.release();
         };
-        let (answer, ()) = tokio::join!(rebuilding, meanwhile);
+        let (answer, ()) = tokio::join!(rebuilding, damaging);
         assert!([200, 503].contains(&answer.status), "{damage:?}: {}", answer.text);
-        // It goes on waiting for a person, who orders it once more.
+        // The loss still waits for the operator, who orders the rebuild again.
         until("the rebuild is done", async || {
             let rebuild = Some(json!({"rebuild": true}));
             (sale.admin(Method::POST, "/v1/admin/reconcile", rebuild).await.status == 200).then_some(())
         })
         .await;
-        until("claims are taken", async || (sale.get("/readyz").await.status == 200).then_some(())).await;
-        sale.assert_recorded(&told);
+        until("claims are accepted", async || (sale.get("/readyz").await.status == 200).then_some(())).await;
+        sale.assert_recorded(&orders);
         sale.assert_in_agreement("coffee").await;
     }
     assert!(rebuilder.stop().success());
@@ -192,7 +195,7 @@ async fn redis_flushed_while_a_person_rebuilds_cancels_nobodys_order() {
 }
 
 #[tokio::test]
-async fn a_rebuild_elsewhere_ends_a_session_that_nobody_uses() {
+async fn a_rebuild_by_another_process_ends_an_idle_session() {
     let sale = Sale::start_with(&[NO_WORKERS]).await;
     sale.create("coffee", 10).await;
     let other = sale.spawn("worker", &[ONE_WORKER]);
@@ -205,15 +208,15 @@ async fn a_rebuild_elsewhere_ends_a_session_that_nobody_uses() {
 }
 
 #[tokio::test]
-async fn a_deleted_entry_is_held_against_the_epoch_in_which_it_is_found() {
+async fn a_deleted_entry_is_a_loss_of_the_epoch_in_which_it_is_found() {
     let mut sale = Sale::start_with(&[NO_WORKERS]).await;
     sale.create("coffee", 10).await;
-    let told = order_of(&sale, "alice").await;
+    let order = order_of(&sale, "alice").await;
     let group = ["XREADGROUP", "GROUP", "order-writers", "gone", "STREAMS", ORDERS, ">"];
     let entry =
         sale.redis_cli(&group).lines().find(|line| line.contains('-') && line.len() < 25).unwrap().to_owned();
     let proxy = Proxy::before(&sale.redis_socket());
-    // It looks for what others left, and is held between the marker and the entries.
+    // The worker reclaims entries; it is held after it has read the marker and before it reads the entries.
     let trap = proxy.hold(&["Takes over pending entries"]);
     let _worker = sale.spawn_by_address("worker", &[&proxy], &[ONE_WORKER, QUICK_RECLAIM]);
     trap.until_taken().await;
@@ -221,24 +224,24 @@ async fn a_deleted_entry_is_held_against_the_epoch_in_which_it_is_found() {
     sale.redis_cli(&["DEL", EPOCH]);
     until("another epoch has begun", async || (sale.epoch() != before).then_some(())).await;
     sale.until_ready().await;
-    // The server's comparison at its start and its check of each minute would find it too.
+    // Stopped: the server's comparison at its start and its check each minute would find the deleted entry too.
     sale.server().signal(Signal::SIGSTOP);
-    // Nor does any look of each second miss it.
+    // Deleted so that no probe notices it.
     delete_unnoticed(&sale, &[&entry]);
     trap.release();
     until_recorded(&sale, 1).await;
     sale.server().signal(Signal::SIGCONT);
     sale.assert_in_agreement("coffee").await;
-    sale.assert_recorded(&[told]);
+    sale.assert_recorded(&[order]);
 }
 
 #[tokio::test]
-async fn a_group_that_was_destroyed_skips_no_event_that_only_the_stream_still_knows() {
+async fn a_group_that_is_created_again_skips_no_event_that_only_the_stream_has() {
     let sale = Sale::start_with(&[NO_WORKERS]).await;
     sale.create("coffee", 10).await;
-    let mut told = Vec::new();
+    let mut orders = Vec::new();
     for user in ["alice", "bob", "carol"] {
-        told.push(order_of(&sale, user).await);
+        orders.push(order_of(&sale, user).await);
     }
     sale.redis_cli(&[
         "EVAL",
@@ -250,11 +253,11 @@ async fn a_group_that_was_destroyed_skips_no_event_that_only_the_stream_still_kn
     let _worker = sale.spawn("worker", &[ONE_WORKER]);
     until_recorded(&sale, 3).await;
     sale.assert_in_agreement("coffee").await;
-    sale.assert_recorded(&told);
+    sale.assert_recorded(&orders);
 }
 
 #[tokio::test]
-async fn an_entry_of_an_older_epoch_is_not_recorded_beside_the_order_that_followed_it() {
+async fn an_entry_of_an_older_epoch_is_not_recorded_beside_the_users_next_order() {
     let sale = Sale::start_with(&[NO_WORKERS]).await;
     sale.create("coffee", 10).await;
     let lost = order_of(&sale, "alice").await;
@@ -266,14 +269,14 @@ async fn an_entry_of_an_older_epoch_is_not_recorded_beside_the_order_that_follow
     sale.redis_cli(&["FLUSHALL"]);
     until("another epoch has begun", async || (sale.epoch() != before).then_some(())).await;
     let kept = order_of(&sale, "alice").await;
-    assert_ne!(lost, kept, "the flush took her claim with it");
+    assert_ne!(lost, kept, "the flush deleted the first claim");
     trap.release();
     until_recorded(&sale, 1).await;
     sale.assert_in_agreement("coffee").await;
     sale.assert_recorded(&[kept]);
 }
 
-/// A sale on stores that are not its own, and those.
+/// A sale on external stores.
 pub async fn on_own_stores(redis: &str, postgres: &OwnStore) -> Sale {
     let sale = Sale::start_with(&[
         ("REDIS_URL", redis),
@@ -282,7 +285,7 @@ pub async fn on_own_stores(redis: &str, postgres: &OwnStore) -> Sale {
         ("SECKILL_ADMIN_TOKEN", SECRET),
     ])
     .await;
-    // Where a client of these tests looks for them.
+    // Where the harness looks for them.
     std::fs::create_dir_all(sale.data_dir()).unwrap();
     for file in ["jwt-secret", "admin-token"] {
         std::fs::write(sale.data_dir().join(file), SECRET).unwrap();
@@ -290,17 +293,17 @@ pub async fn on_own_stores(redis: &str, postgres: &OwnStore) -> Sale {
     sale
 }
 
-/// A sale beside whose running Redis an older copy of Postgres is put in the place of the newer one.
+/// A sale whose Postgres is replaced by an older copy while its Redis goes on.
 struct OlderCopy {
     // Dropped before its stores.
     sale: Sale,
     _stores: [OwnStore; 2],
-    /// Alice's, recorded before the copy was made.
+    /// Alice's order, recorded before the copy was made.
     first: String,
 }
 
 impl OlderCopy {
-    /// What `then` did after the copy was made is lost with it.
+    /// Makes a copy, runs `then`, and puts the copy in place: what `then` did in Postgres is lost.
     async fn after(then: impl AsyncFnOnce(&Sale, &str)) -> Self {
         let postgres = OwnStore::postgres(&[]).await;
         let redis = OwnStore::redis(&DURABLE, folder());
@@ -315,7 +318,7 @@ impl OlderCopy {
         let postgres = OwnStore::postgres_at(dir, &[]).await;
         let epoch = sale.epoch();
         then(&sale, &first).await;
-        assert_eq!(sale.epoch(), epoch, "nothing but that has noted a position");
+        assert_eq!(sale.epoch(), epoch, "no rebuild has recorded a position");
         let dir = postgres.stop();
         std::fs::rename(dir.path().join("cluster"), dir.path().join("lost")).unwrap();
         std::fs::rename(dir.path().join("copy"), dir.path().join("cluster")).unwrap();
@@ -323,7 +326,7 @@ impl OlderCopy {
         Self { sale, _stores: [redis, postgres], first }
     }
 
-    async fn is_noticed(&self) {
+    async fn until_noticed(&self) {
         until("the loss is noticed", async || {
             self.sale.get("/readyz").await.text.contains("reconcile --rebuild").then_some(())
         })
@@ -333,16 +336,16 @@ impl OlderCopy {
 }
 
 #[tokio::test]
-async fn an_order_that_an_older_copy_brings_back_to_life_is_noticed_and_cancelled() {
+async fn a_cancelled_order_that_is_live_in_an_older_copy_is_noticed_and_cancelled_again() {
     let scene = OlderCopy::after(async |sale, first| {
         sale.end_order(first);
         sale.until_quiet().await;
-        assert_eq!(sale.redis_stock("coffee"), 1, "her unit is back");
+        assert_eq!(sale.redis_stock("coffee"), 1, "the unit is back in stock");
     })
     .await;
-    scene.is_noticed().await;
+    scene.until_noticed().await;
     let OlderCopy { sale, first, .. } = &scene;
-    assert_eq!(status_of(sale, first), "confirmed", "so says the copy");
+    assert_eq!(status_of(sale, first), "confirmed", "the copy has the order live");
     let rebuilt = sale.admin(Method::POST, "/v1/admin/reconcile", Some(json!({"rebuild": true}))).await;
     assert_eq!((rebuilt.status, &rebuilt.body["cancelled"]), (200, &json!([first])), "{}", rebuilt.text);
     sale.until_ready().await;
@@ -353,7 +356,7 @@ async fn an_order_that_an_older_copy_brings_back_to_life_is_noticed_and_cancelle
 }
 
 #[tokio::test]
-async fn an_edit_that_an_older_copy_lacks_is_noticed_although_nobody_claimed_since() {
+async fn an_edit_that_an_older_copy_lacks_is_noticed_without_any_claim() {
     let scene = OlderCopy::after(async |sale, _| {
         until("the total is edited", async || {
             let edit = Some(json!({"total": 5}));
@@ -362,7 +365,7 @@ async fn an_edit_that_an_older_copy_lacks_is_noticed_although_nobody_claimed_sin
         .await;
     })
     .await;
-    scene.is_noticed().await;
+    scene.until_noticed().await;
     let order = Some(json!({"rebuild": true}));
     let done = scene.sale.admin(Method::POST, "/v1/admin/reconcile", order).await;
     assert_eq!(done.status, 200, "{}", done.text);
@@ -379,7 +382,7 @@ async fn a_replica_that_is_behind_takes_over_and_sells_nothing_twice() {
     let master = OwnStore::redis(&[&DURABLE[..], &["--port", &port]].concat(), folder());
     let follows = format!("127.0.0.1 {port}");
     let replica = OwnStore::redis(&[&DURABLE[..], &["--replicaof", &follows]].concat(), folder());
-    // What a virtual address is to a client: it leads to whoever is the master.
+    // A link in place of a virtual address: it leads to the current master.
     let address = folder();
     let link = address.path().join("redis.sock");
     std::os::unix::fs::symlink(master.dir.path().join("redis.sock"), &link).unwrap();
@@ -389,7 +392,7 @@ async fn a_replica_that_is_behind_takes_over_and_sells_nothing_twice() {
     sale.until_quiet().await;
     let follows = |field: &str| replica.redis_cli(&["HEXISTS", CLAIMS, field]).is_ok_and(|held| held == "1");
     until("the replica has alice's claim", async || follows("alice").then_some(())).await;
-    // From here it is behind.
+    // From here on the replica has older data.
     replica.redis_cli(&["REPLICAOF", "NO", "ONE"]).unwrap();
     let bob = order_of(&sale, "bob").await;
     sale.until_quiet().await;

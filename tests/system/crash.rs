@@ -1,4 +1,4 @@
-//! Killed, stopped and restarted in the middle: nothing accepted is lost, nobody gets two.
+//! Processes and stores are killed, stopped and restarted during work: no accepted claim is lost, no user gets two.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -23,7 +23,7 @@ async fn a_worker_killed_between_commit_and_acknowledgement_leaves_one_order() {
     let lock = sale.lock_coupon("coffee").await;
     assert_eq!(sale.claim("coffee", "alice").await.status, 202);
     sale.until_a_worker_waits().await;
-    // From here Redis takes no XACK; the transaction commits all the same.
+    // From here on Redis accepts no XACK; the transaction still commits.
     sale.redis_cli(&["CLIENT", "PAUSE", "60000", "WRITE"]);
     lock.release();
     until("the order is a row", async || {
@@ -35,7 +35,7 @@ async fn a_worker_killed_between_commit_and_acknowledgement_leaves_one_order() {
     sale.redis_cli(&["CLIENT", "UNPAUSE"]);
     assert_eq!(pending(&sale), 1);
 
-    let _heir = sale.spawn("worker", &[("SECKILL_WORKERS", "1"), QUICK_RECLAIM]);
+    let _second_worker = sale.spawn("worker", &[("SECKILL_WORKERS", "1"), QUICK_RECLAIM]);
     sale.assert_in_agreement("coffee").await;
     assert_eq!(sale.psql("select count(*), max(user_id) from orders"), "1|alice");
     assert_eq!(sale.psql_number("select count(*) from dead_letters"), 0);
@@ -53,7 +53,7 @@ async fn a_worker_killed_before_its_commit_leaves_its_entry_to_another() {
     lock.release();
     assert_eq!(pending(&sale), 1);
 
-    let _heir = sale.spawn("worker", &[("SECKILL_WORKERS", "1"), QUICK_RECLAIM]);
+    let _second_worker = sale.spawn("worker", &[("SECKILL_WORKERS", "1"), QUICK_RECLAIM]);
     sale.assert_in_agreement("coffee").await;
     assert_eq!(sale.psql("select id from orders"), order);
 }
@@ -119,7 +119,7 @@ async fn postgres_killed_again_and_again_makes_no_dead_letter() {
     assert_eq!(sale.psql_number("select count(*) from dead_letters"), 0);
 }
 
-/// Claims as a real client does: again after every answer that leaves it open.
+/// Claims as a real client does: again after every answer that does not say whether the claim was made.
 async fn claim_until_answered(sale: &Sale, coupon: &str, user: &str) -> Option<String> {
     until("the claim is answered", async || {
         let answer = sale.claim(coupon, user).await;
@@ -133,7 +133,7 @@ async fn claim_until_answered(sale: &Sale, coupon: &str, user: &str) -> Option<S
 }
 
 #[tokio::test]
-async fn redis_killed_under_load_costs_nobody_an_order_and_gives_nobody_two() {
+async fn redis_killed_under_load_loses_no_order_and_gives_no_user_two() {
     let sale = Sale::start_with(&[QUICK_RECLAIM]).await;
     sale.create("coffee", 300).await;
     let killer = async {
@@ -153,12 +153,12 @@ async fn redis_killed_under_load_costs_nobody_an_order_and_gives_nobody_two() {
             })
             .buffer_unordered(16)
             .collect::<HashMap<_, _>>();
-    let ((), told) = tokio::join!(killer, buyers);
+    let ((), claims) = tokio::join!(killer, buyers);
     sale.assert_in_agreement("coffee").await;
     let rows = sale.psql("select user_id, id from orders where status = 'confirmed'");
     let recorded: HashMap<&str, &str> = rows.lines().map(|row| row.split_once('|').unwrap()).collect();
     assert_eq!(recorded.len(), rows.lines().count(), "a user has two orders");
-    for (user, order) in told {
+    for (user, order) in claims {
         assert_eq!(order.as_deref(), recorded.get(user.as_str()).copied(), "{user}");
     }
     assert_eq!(recorded.len(), 300);
@@ -185,18 +185,18 @@ async fn a_killed_program_starts_again_and_finds_every_accepted_claim() {
             .collect()
             .await;
         if round == 1 {
-            // The stores too: nothing of the sale is left running.
+            // The stores are killed too: no process of the sale is left.
             signal_all(&stores, Signal::SIGKILL);
         }
         sale.kill_9();
         sale.start_server().await;
         assert_ne!(url, sale.url);
         sale.assert_in_agreement("coffee").await;
-        let told = answers.iter().filter(|answer| answer.status == 202);
-        let told: Vec<String> =
-            told.map(|answer| format!("'{}'", answer.body["order"].as_str().unwrap())).collect();
-        let rows = format!("select count(*) from orders where id in ({})", told.join(","));
-        assert_eq!(sale.psql_number(&rows), i64::try_from(told.len()).unwrap());
+        let accepted = answers.iter().filter(|answer| answer.status == 202);
+        let accepted: Vec<String> =
+            accepted.map(|answer| format!("'{}'", answer.body["order"].as_str().unwrap())).collect();
+        let rows = format!("select count(*) from orders where id in ({})", accepted.join(","));
+        assert_eq!(sale.psql_number(&rows), i64::try_from(accepted.len()).unwrap());
     }
     assert!(sale.stop().success());
 }

@@ -1,5 +1,5 @@
-//! One claim, its order and the return of its unit, again and again: each time something else on the wire
-//! to either store is the last that passed, and each time nothing is lost and nothing doubled.
+//! One claim, its order and the return of its unit, repeated: each run is cut or killed at another point of the traffic
+//! to the stores, and nothing is lost or doubled.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const CLAIMS: &str = "seckill:{0}:claims:coffee";
 /// How many of all cut points the quick tests try.
 const SAMPLE: usize = 10;
 
-/// How long a client waits before it asks again, and how often it does.
+/// How long a client waits before it tries again.
 const PAUSE: Duration = Duration::from_millis(20);
 const TRIES: usize = 3_000;
 
@@ -31,7 +31,7 @@ impl Scene {
         sale.create("coffee", 1).await;
         let meter = Meter::default();
         let proxies = [sale.redis_socket(), sale.postgres_socket()].map(|s| Proxy::metered(&s, &meter));
-        // The server that keeps the stores does nothing more: whatever is repaired, the program repairs.
+        // The server that runs the stores is stopped: only the program behind the proxies can repair anything.
         sale.signal_server(Signal::SIGSTOP);
         let program = spawn(&sale, &proxies);
         sale.url = program.url_when_up().await;
@@ -39,17 +39,17 @@ impl Scene {
     }
 
     /// Starts the program again if it was killed.
-    async fn tend(&mut self) {
+    async fn restart_if_killed(&mut self) {
         if !self.program.is_running() {
             self.program = spawn(&self.sale, &self.proxies);
             self.sale.url = self.program.url_when_up().await;
         }
     }
 
-    /// Claims, as a client does who wants to know: again until it is told of a recorded order.
+    /// Claims as a persistent client does: again until the answer has a recorded order.
     async fn claim(&mut self, user: &str) -> String {
         for _ in 0..TRIES {
-            self.tend().await;
+            self.restart_if_killed().await;
             let answer = self.sale.claim_with("coffee", user, &[("prefer", "wait=10")]).await;
             assert!([0, 200, 201, 202, 503].contains(&answer.status), "{}", answer.text);
             if answer.body["status"] == "confirmed" {
@@ -57,7 +57,7 @@ impl Scene {
             }
             tokio::time::sleep(PAUSE).await;
         }
-        panic!("nobody records the order of {user}");
+        panic!("the order of {user} is not recorded");
     }
 
     /// Ends the order as the program would, and waits until its unit is back.
@@ -65,7 +65,7 @@ impl Scene {
         self.sale.end_order(order);
         let hlen = [&b"HLEN"[..], CLAIMS.as_bytes()];
         for _ in 0..TRIES {
-            self.tend().await;
+            self.restart_if_killed().await;
             let is_back = self.sale.redis_raw(&hlen) == ":0\r\n";
             if is_back && self.sale.psql_number("select count(*) from outbox") == 0 {
                 return;
@@ -75,7 +75,7 @@ impl Scene {
         panic!("the unit of {order} does not come back");
     }
 
-    /// One claim, order and release, with or without a strike; how many chunks passed, and what was struck.
+    /// One claim, order and release, with or without a fault; how many chunks passed, and what the fault hit.
     async fn run(&mut self, strike: Option<(usize, Strike)>) -> (usize, Option<String>) {
         self.runs += 1;
         let user = format!("user-{}", self.runs);
@@ -83,14 +83,14 @@ impl Scene {
         let order = self.claim(&user).await;
         self.cancel(&order).await;
         if strike.is_some() {
-            // Beyond the release there is always another chunk: the program looks at its stores.
+            // After the release there is always another chunk: the program probes its stores.
             until("the chunk comes", async || self.meter.struck()).await;
             if let Some((_, Strike::Kill(pid))) = strike
                 && pid == self.program.pid()
             {
                 self.program.wait();
             }
-            self.tend().await;
+            self.restart_if_killed().await;
         }
         let passed = self.meter.stop();
         self.sale.assert_in_agreement("coffee").await;
@@ -108,7 +108,7 @@ impl Scene {
         (passed, self.meter.struck())
     }
 
-    /// Strikes at every n-th of the chunks that a run takes, n chosen by their number.
+    /// Injects a fault at every n-th chunk of a run; `pace` computes n from the number of chunks.
     async fn strike_at_each(&mut self, pace: impl Fn(usize) -> usize, aim: impl Fn(i32) -> Strike) {
         let (first, _) = self.run(None).await;
         let (second, _) = self.run(None).await;

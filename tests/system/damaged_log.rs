@@ -1,5 +1,5 @@
-//! Redis's append-only files, damaged: the start fails with the command for this very directory, and the command
-//! works when it is pasted.
+//! Damaged append-only files of Redis: the start fails and prints the command for this directory, and the command works
+//! when it is pasted.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -17,7 +17,7 @@ struct Damage {
     /// The end of the damaged file's name.
     file: &'static str,
     apply: fn(&Path),
-    /// The command that is advised first.
+    /// The start of the command that is printed first.
     command: &'static str,
 }
 
@@ -58,13 +58,13 @@ fn cut(file: &Path) {
     OpenOptions::new().write(true).open(file).unwrap().set_len(length / 2).unwrap();
 }
 
-/// As a file system may leave the end of a file after the machine lost its power.
+/// As a file system may leave the end of a file after a power failure.
 fn lengthen(file: &Path) {
     let length = fs::metadata(file).unwrap().len();
     OpenOptions::new().write(true).open(file).unwrap().set_len(length + 100).unwrap();
 }
 
-/// As a copy that was put back by root.
+/// As after a restore by root.
 fn take_away(file: &Path) {
     let folder = file.parent().unwrap();
     if nix::unistd::Uid::effective().is_root() {
@@ -78,7 +78,7 @@ fn garble(file: &Path, at: u64) {
 }
 
 fn garble_middle(file: &Path) {
-    // Between two commands, so that a length is garbled rather than a value.
+    // Between two commands, so that a length is garbled and not a value.
     let bytes = fs::read(file).unwrap();
     let middle = bytes.len() / 2;
     let at =
@@ -96,7 +96,7 @@ fn first_command(text: &str) -> &str {
 }
 
 #[tokio::test]
-async fn a_log_that_redis_cannot_load_is_mended_by_the_command_that_the_start_prints() {
+async fn an_append_only_file_that_redis_cannot_load_is_repaired_by_the_printed_command() {
     let mut sale = Sale::start().await;
     sale.create("coffee", 1_000).await;
     let mut orders = Vec::new();
@@ -128,17 +128,17 @@ async fn a_log_that_redis_cannot_load_is_mended_by_the_command_that_the_start_pr
         let status = failed.wait();
         assert_eq!(status.code(), Some(1), "{}: {}", damage.name, failed.log());
         let log = failed.log();
-        let told = log.lines().last().unwrap();
-        let command = first_command(told);
-        assert!(command.starts_with(damage.command), "{}: {told}", damage.name);
-        assert!(command.contains(folder.to_str().unwrap()), "{}: {told}", damage.name);
+        let last_line = log.lines().last().unwrap();
+        let command = first_command(last_line);
+        assert!(command.starts_with(damage.command), "{}: {last_line}", damage.name);
+        assert!(command.contains(folder.to_str().unwrap()), "{}: {last_line}", damage.name);
         let parts: &[&str] = match damage.command {
             "chown -R " => &["Redis may not use its own files", "nothing is lost"],
             _ => &["Redis cannot load its log", "safe in Postgres", "not recorded yet"],
         };
         for part in parts {
-            let (at, lines) = (told.find(part), told.find("last lines of"));
-            assert!(at.is_some() && at < lines, "{}: {told}", damage.name);
+            let (at, lines) = (last_line.find(part), last_line.find("last lines of"));
+            assert!(at.is_some() && at < lines, "{}: {last_line}", damage.name);
         }
         let shell = Command::new("sh").args(["-c", &format!("echo y | {command}")]).output().unwrap();
         assert!(shell.status.success(), "{}: {command}: {shell:?}", damage.name);

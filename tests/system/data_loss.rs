@@ -1,4 +1,4 @@
-//! Redis loses something, or somebody's hand slips: claims stop until both stores agree again, by themselves.
+//! Redis loses data, or data is edited by hand: claims stop until the program has made both stores agree again.
 
 use crate::deleted_entries::delete_unnoticed;
 use support::{Sale, until};
@@ -8,8 +8,8 @@ const CLAIMS: &str = "seckill:{0}:claims:coffee";
 const ORDERS: &str = "seckill:{0}:orders";
 const EPOCH: &str = "seckill:{0}:epoch";
 
-/// Does the damage to a sale with recorded orders, then sells on: whatever a claim is answered meanwhile, in
-/// the end both stores agree and everybody who was told so has an order.
+/// Does the damage to a sale with recorded orders, then claims until a claim is accepted. In the end both stores agree,
+/// and each accepted claim has its order.
 async fn survives(sale: &Sale, damage: &[&[&str]]) {
     let before = sale.psql_number("select count(*) from orders where status = 'confirmed'");
     let next = sale.psql_number("select count(*) from orders");
@@ -17,19 +17,19 @@ async fn survives(sale: &Sale, damage: &[&[&str]]) {
         sale.redis_cli(command);
     }
     let user = format!("user-{next}");
-    let told = until("the next claim is answered", async || {
+    let order = until("the next claim is answered", async || {
         let answer = sale.claim("coffee", &user).await;
         assert!([200, 202, 503].contains(&answer.status), "{damage:?}: {}", answer.text);
         (answer.status != 503).then(|| answer.body["order"].as_str().unwrap().to_owned())
     })
     .await;
     sale.assert_in_agreement("coffee").await;
-    assert_eq!(sale.psql(&format!("select id from orders where user_id = '{user}'")), told, "{damage:?}");
+    assert_eq!(sale.psql(&format!("select id from orders where user_id = '{user}'")), order, "{damage:?}");
     assert_eq!(sale.psql_number("select count(*) from orders where status = 'confirmed'"), before + 1);
 }
 
 #[tokio::test]
-async fn whatever_is_deleted_flushed_or_edited_by_hand_ends_in_agreement() {
+async fn both_stores_agree_again_after_any_deletion_flush_or_edit_by_hand() {
     let sale = Sale::start().await;
     sale.create("coffee", 1_000).await;
     for n in 0..5 {
@@ -60,14 +60,14 @@ async fn whatever_is_deleted_flushed_or_edited_by_hand_ends_in_agreement() {
     for damage in damages {
         survives(&sale, damage).await;
     }
-    // Owners see their orders still, whatever happened to Redis.
+    // The owners still have their orders.
     let order = sale.psql("select id from orders where user_id = 'user-0'");
     let again = sale.claim("coffee", "user-0").await;
     assert_eq!((again.status, again.body["order"].as_str()), (200, Some(order.as_str())));
 }
 
 #[tokio::test]
-async fn entries_trimmed_before_they_were_recorded_are_sent_again() {
+async fn entries_trimmed_before_they_were_recorded_are_requeued() {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0"), ("SECKILL_RECLAIM_AFTER", "200ms")]).await;
     sale.create("coffee", 100).await;
     for n in 0..20 {
@@ -86,7 +86,7 @@ async fn entries_trimmed_before_they_were_recorded_are_sent_again() {
 }
 
 #[tokio::test]
-async fn a_full_redis_refuses_claims_whole_and_takes_them_again_when_there_is_room() {
+async fn a_full_redis_refuses_claims_as_a_whole_and_accepts_them_again_when_there_is_room() {
     let sale = Sale::start().await;
     sale.create("coffee", 10).await;
     let epoch = sale.epoch();
@@ -97,10 +97,10 @@ async fn a_full_redis_refuses_claims_whole_and_takes_them_again_when_there_is_ro
     sale.redis_cli(&["CONFIG", "SET", "maxmemory", "0"]);
     assert_eq!(sale.claim("coffee", "alice").await.status, 202);
     sale.assert_in_agreement("coffee").await;
-    assert_eq!(sale.epoch(), epoch, "a full Redis is no reason to rebuild");
+    assert_eq!(sale.epoch(), epoch, "a full Redis causes no rebuild");
 }
 
-/// Flushes a Redis beside that many recorded orders, and waits for the rebuild.
+/// Flushes Redis with that many recorded orders in Postgres, and waits for the rebuild.
 async fn rebuild_live_claims(claims: i64) {
     let sale = Sale::start().await;
     sale.create("coffee", claims + 50_000).await;
@@ -134,7 +134,7 @@ async fn a_million_live_claims_are_rebuilt_after_a_flush() {
 }
 
 #[tokio::test]
-async fn events_that_cannot_be_recorded_become_dead_letters_and_block_nobody() {
+async fn events_that_cannot_be_recorded_become_dead_letters_and_block_no_other_event() {
     let sale = Sale::start().await;
     sale.create("coffee", 10).await;
     assert_eq!(sale.claim_with("coffee", "alice", &[("prefer", "wait=10")]).await.status, 201);
@@ -158,11 +158,11 @@ async fn events_that_cannot_be_recorded_become_dead_letters_and_block_nobody() {
     let alices = items.iter().find(|letter| letter["order"] == order(4).as_str()).unwrap();
     let replay = format!("/v1/admin/dead/{}/replay", alices["id"]);
     let replayed = sale.admin(reqwest::Method::POST, &replay, None).await;
-    assert_eq!(replayed.status, 200, "alice has her unit still: {}", replayed.text);
+    assert_eq!(replayed.status, 200, "alice still has her unit: {}", replayed.text);
 }
 
 #[tokio::test]
-async fn a_process_that_starts_joins_the_agreement_and_a_flush_is_rebuilt_once_by_all() {
+async fn a_starting_process_joins_the_epoch_in_force_and_only_one_process_rebuilds_after_a_flush() {
     let sale = Sale::start().await;
     sale.create("coffee", 1_000).await;
     let epoch = sale.epoch();
@@ -188,14 +188,14 @@ async fn a_process_that_starts_joins_the_agreement_and_a_flush_is_rebuilt_once_b
     assert_eq!(counter(&sale.epoch()), counter(&epoch) + 1);
 }
 
-/// Puts an older copy of Postgres's files in the place of the present ones, while the program is stopped.
-fn swap_postgres(sale: &Sale, from: &str, to: &str) {
+/// Renames a folder of Postgres's files while the program is stopped.
+fn rename_cluster(sale: &Sale, from: &str, to: &str) {
     let folder = sale.data_dir().join("postgres");
     std::fs::rename(folder.join(from), folder.join(to)).unwrap();
 }
 
 #[tokio::test]
-async fn orders_that_a_restored_postgres_lost_are_made_again_on_a_persons_order() {
+async fn an_ordered_rebuild_restores_orders_that_a_restored_postgres_lost() {
     let mut sale = Sale::start().await;
     sale.create("coffee", 100).await;
     assert_eq!(sale.claim("coffee", "early").await.status, 202);
@@ -218,8 +218,8 @@ async fn orders_that_a_restored_postgres_lost_are_made_again_on_a_persons_order(
     }
     sale.until_quiet().await;
     assert!(sale.stop().success());
-    swap_postgres(&sale, "cluster", "lost");
-    swap_postgres(&sale, "copy", "cluster");
+    rename_cluster(&sale, "cluster", "lost");
+    rename_cluster(&sale, "copy", "cluster");
 
     sale.start_server_unready().await;
     let why = until("the loss is noticed", async || {
@@ -230,10 +230,10 @@ async fn orders_that_a_restored_postgres_lost_are_made_again_on_a_persons_order(
     .await;
     assert!(why.contains("lost commits"), "{why}");
     assert_eq!(sale.claim("coffee", "late").await.status, 503);
-    // Nobody but a person goes on from here, not even after another start.
+    // Only the operator can end this, also after another start.
     sale.kill_9();
     sale.start_server_unready().await;
-    until("the loss is still known", async || {
+    until("the loss is still reported", async || {
         let ready = sale.get("/readyz").await;
         (ready.status == 503 && ready.text.contains("lost commits")).then_some(())
     })
@@ -262,7 +262,7 @@ async fn reconcile(sale: &Sale, fix: bool) -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn reconcile_tells_a_lost_event_from_one_in_flight_and_sends_it_again_beside_live_claims() {
+async fn reconcile_tells_a_lost_event_from_one_in_flight_and_requeues_it_while_claims_go_on() {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
     sale.create("coffee", 100).await;
     let mut orders = Vec::new();
@@ -276,17 +276,20 @@ async fn reconcile_tells_a_lost_event_from_one_in_flight_and_sends_it_again_besi
         (&clean["claims"], &clean["in_flight"], &clean["lost_events"]),
         (&6.into(), &6.into(), &0.into())
     );
-    // Three of them vanish before anybody read them: only a comparison can find them.
+    // Three of them are deleted before a worker has read them: only a comparison can find them.
     let entries = sale.redis_cli(&["XRANGE", ORDERS, "-", "+"]);
     let ids: Vec<&str> = entries.lines().filter(|line| line.starts_with('1') && line.len() < 25).collect();
     assert_eq!(ids.len(), 6);
     delete_unnoticed(&sale, &[ids[1], ids[3], ids[5]]);
-    let told = reconcile(&sale, false).await;
-    assert_eq!((&told["in_flight"], &told["lost_events"], &told["fixed"]), (&3.into(), &3.into(), &0.into()));
+    let report = reconcile(&sale, false).await;
+    assert_eq!(
+        (&report["in_flight"], &report["lost_events"], &report["fixed"]),
+        (&3.into(), &3.into(), &0.into())
+    );
     let epoch = sale.epoch();
     let fixed = reconcile(&sale, true).await;
     assert_eq!((&fixed["lost_events"], &fixed["fixed"]), (&3.into(), &3.into()));
-    assert_eq!(sale.epoch(), epoch, "repaired beside live claims");
+    assert_eq!(sale.epoch(), epoch, "repaired while claims go on");
 
     let _worker = sale.spawn("worker", &[("SECKILL_WORKERS", "1")]);
     until("all are recorded", async || (sale.psql_number("select count(*) from orders") == 6).then_some(()))
@@ -305,18 +308,18 @@ async fn reconcile_returns_missed_units_and_stops_claims_for_missing_ones() {
     sale.until_quiet().await;
     // Alice's order ends by hand, without the outbox row that would return her unit.
     sale.psql("update orders set status = 'cancelled' where user_id = 'alice'; update coupons set stock = stock + 1");
-    let told = reconcile(&sale, false).await;
-    assert_eq!((&told["missed_releases"], &told["missing_claims"]), (&1.into(), &0.into()), "{told}");
+    let report = reconcile(&sale, false).await;
+    assert_eq!((&report["missed_releases"], &report["missing_claims"]), (&1.into(), &0.into()), "{report}");
     assert_eq!(reconcile(&sale, true).await["fixed"], 1);
     sale.assert_in_agreement("coffee").await;
     assert_eq!(sale.redis_stock("coffee"), 8);
 
-    // Bob's claim is lost so that the sum still holds: only a comparison can see it.
+    // Bob's claim is deleted so that the coupon stays consistent: only a comparison can find that.
     sale.redis_cli(&["HDEL", CLAIMS, "bob"]);
     sale.redis_cli(&["HINCRBY", COUPON, "stock", "1"]);
     let epoch = sale.epoch();
-    let told = reconcile(&sale, true).await;
-    assert_eq!((&told["missing_claims"], &told["fenced"]), (&1.into(), &true.into()), "{told}");
+    let report = reconcile(&sale, true).await;
+    assert_eq!((&report["missing_claims"], &report["fenced"]), (&1.into(), &true.into()), "{report}");
     until("a new epoch is in force", async || (sale.epoch() != epoch).then_some(())).await;
     sale.until_ready().await;
     sale.assert_in_agreement("coffee").await;

@@ -1,5 +1,5 @@
-//! Definitions edited by hand in either store: no answer calls in force what is not, and the comparison finds every
-//! field and brings Postgres's into force beside live claims.
+//! Definitions edited by hand in either store: no answer reports a definition as in force that is not, and the
+//! comparison finds each field and puts Postgres's definition in force while claims go on.
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -10,7 +10,7 @@ use support::{Answer, Sale, until};
 const HASH: &str = "seckill:{0}:coupon:coffee";
 const COFFEE: &str = "/v1/admin/coupons/coffee";
 
-/// Each takes one field of the hash away from what Postgres has, and leaves the sum as it was.
+/// Each makes one field of the hash differ from Postgres and keeps `stock + claims = total`.
 const EDITS_OF_REDIS: [(&str, &[&str]); 19] = [
     ("total", &["HSET", HASH, "total", "110", "stock", "109"]),
     ("total", &["HSET", HASH, "total", "5", "stock", "4"]),
@@ -33,7 +33,7 @@ const EDITS_OF_REDIS: [(&str, &[&str]); 19] = [
     ("unlisted", &["HSET", HASH, "unlisted", "yes"]),
 ];
 
-/// The same from Postgres's side, at the same version.
+/// The same for Postgres's row, without a new version.
 const EDITS_OF_POSTGRES: [(&str, &str); 10] = [
     ("total", "total = 12, stock = stock + 2"),
     ("title", "title = 'Milk'"),
@@ -70,12 +70,12 @@ async fn patch(sale: &Sale, body: Value) -> Answer {
     sale.admin(Method::PATCH, COFFEE, Some(body)).await
 }
 
-/// Edits a row as a hand does, which thinks of no version.
+/// Edits the row by hand, without a new version.
 fn edit_row(sale: &Sale, what: &str) {
     sale.psql(&format!("update coupons set {what} where id = 'coffee'"));
 }
 
-/// The hash has, field by field, what Postgres has.
+/// Checks that the hash equals Postgres's row in every field.
 fn assert_in_force(sale: &Sale) {
     let of_postgres = sale.psql(
         "select total, version, title, coalesce(trunc(extract(epoch from starts_at) * 1000)::bigint, 0),
@@ -101,12 +101,12 @@ fn assert_in_force(sale: &Sale) {
 }
 
 #[tokio::test]
-async fn every_field_edited_by_hand_in_redis_is_named_and_brought_into_force_beside_claims() {
+async fn every_field_edited_by_hand_in_redis_is_named_and_repaired_while_claims_go_on() {
     let sale = sale().await;
     let (epoch, mut seen) = (sale.epoch(), 0);
     for (field, edit) in EDITS_OF_REDIS {
         sale.redis_cli(edit);
-        // A look every ten seconds may have been there before.
+        // The comparison that runs every ten seconds may have repaired it already.
         let found = reconcile(&sale, false).await;
         if found["definition_drift"] == 1 {
             seen += 1;
@@ -134,13 +134,16 @@ async fn every_field_edited_by_hand_in_redis_is_named_and_brought_into_force_bes
             "{edit:?}: {again}"
         );
     }
-    assert!(seen > EDITS_OF_REDIS.len() / 2, "{seen} were seen before the look that repairs");
+    assert!(
+        seen > EDITS_OF_REDIS.len() / 2,
+        "{seen} were found before the periodic comparison repaired them"
+    );
     assert_eq!(sale.epoch(), epoch, "claims went on");
     sale.assert_in_agreement("coffee").await;
 }
 
 #[tokio::test]
-async fn every_column_edited_by_hand_at_the_same_version_is_brought_into_force_beside_claims() {
+async fn every_column_edited_by_hand_at_the_same_version_is_put_in_force_while_claims_go_on() {
     let sale = sale().await;
     let (epoch, mut seen) = (sale.epoch(), 0);
     for (field, edit) in EDITS_OF_POSTGRES {
@@ -154,13 +157,16 @@ async fn every_column_edited_by_hand_at_the_same_version_is_brought_into_force_b
         assert_eq!(fixed["definition_drift"], fixed["fixed"], "{edit}: {fixed}");
         assert_in_force(&sale);
     }
-    assert!(seen > EDITS_OF_POSTGRES.len() / 2, "{seen} were seen before the look that repairs");
+    assert!(
+        seen > EDITS_OF_POSTGRES.len() / 2,
+        "{seen} were found before the periodic comparison repaired them"
+    );
     assert_eq!(sale.epoch(), epoch, "claims went on");
     sale.assert_in_agreement("coffee").await;
 }
 
 #[tokio::test]
-async fn an_answer_of_200_means_that_redis_was_read_back_in_every_field() {
+async fn an_answer_of_200_means_that_every_field_was_read_back_from_redis() {
     let sale = sale().await;
     let identical = json!({
         "id": "coffee", "total": 10, "title": "Coffee", "starts_at": "2000-01-01T00:00:00Z",
@@ -190,15 +196,15 @@ async fn an_answer_of_200_means_that_redis_was_read_back_in_every_field() {
         }
         assert_in_force(&sale);
     }
-    // Paused by hand in Postgres alone: the repeat of a pause pauses.
+    // Paused by hand in Postgres only: a repeated pause pauses in Redis too.
     edit_row(&sale, "paused = true");
     let paused = patch(&sale, json!({"paused": true})).await;
     assert_eq!((paused.status, &paused.body["state"]), (200, &json!("paused")), "{}", paused.text);
     sale.claim("coffee", "bob").await.assert_problem(409, "paused");
     edit_row(&sale, "paused = false");
     let resumed = sale.command().args(["coupon", "resume", "coffee"]).output().unwrap();
-    let said = String::from_utf8(resumed.stdout).unwrap();
-    assert!(resumed.status.success() && said.starts_with("coffee resumed: open"), "{said}");
+    let stdout = String::from_utf8(resumed.stdout).unwrap();
+    assert!(resumed.status.success() && stdout.starts_with("coffee resumed: open"), "{stdout}");
     assert_in_force(&sale);
     sale.assert_in_agreement("coffee").await;
 }
@@ -227,7 +233,7 @@ async fn assert_in_force_once_recorded(sale: &Sale) {
 }
 
 #[tokio::test]
-async fn an_edit_by_hand_is_in_force_without_anything_being_asked_for() {
+async fn an_edit_by_hand_is_put_in_force_without_a_request() {
     let sale = sale().await;
     sale.create("tea", 5).await;
     sale.redis_cli(&["HSET", HASH, "paused", "1"]);
@@ -237,12 +243,12 @@ async fn an_edit_by_hand_is_in_force_without_anything_being_asked_for() {
         (seen == "0\nMilk").then_some(())
     })
     .await;
-    until("the look is counted", async || {
+    until("the difference is counted", async || {
         let metrics = sale.get("/metrics").await.text;
         (!metrics.contains("seckill_reconcile_drift_total{kind=\"definition\"} 0")).then_some(())
     })
     .await;
-    // A coupon that is gone from Redis without a trace, or no hash any more, is noticed though no user claims.
+    // A coupon that is deleted from Redis, or not a hash any more, is noticed without any claim.
     for damage in [&["DEL", "seckill:{0}:coupon:tea"][..], &["SET", "seckill:{0}:coupon:tea", "x"]] {
         let epoch = sale.epoch();
         sale.redis_cli(damage);
@@ -255,7 +261,7 @@ async fn an_edit_by_hand_is_in_force_without_anything_being_asked_for() {
 }
 
 #[tokio::test]
-async fn a_total_edited_by_hand_takes_its_stock_along_and_every_unit_of_it_is_recorded() {
+async fn a_total_edited_by_hand_changes_the_stock_and_every_unit_of_it_can_be_sold() {
     let sale = sale().await;
     for (edit, total) in [("total = 20", 20), ("total = 30, stock = 30", 30), ("total = 3, stock = 0", 3)] {
         sale.psql(&format!("update coupons set {edit}"));
@@ -269,12 +275,12 @@ async fn a_total_edited_by_hand_takes_its_stock_along_and_every_unit_of_it_is_re
     }
     sale.claim("coffee", "dave").await.assert_problem(409, "sold-out");
     sale.assert_in_agreement("coffee").await;
-    // A title that the API would refuse stands in no other edit's way.
+    // A title that the API would refuse does not prevent other edits.
     edit_row(&sale, "title = E'a\\nb'");
     let paused = patch(&sale, json!({"paused": true})).await;
     assert_eq!((paused.status, &paused.body["title"]), (200, &json!("a\nb")), "{}", paused.text);
     assert_eq!(patch(&sale, json!({"paused": false, "title": "Coffee"})).await.status, 200);
-    // What no clock of this program can name is the nearest that it can.
+    // A time outside the program's range becomes the nearest time in it.
     sale.psql("update coupons set starts_at = '-infinity', ends_at = 'infinity', version = version + 1");
     let shown = patch(&sale, json!({})).await;
     assert_eq!((shown.status, &shown.body["state"]), (200, &json!("sold_out")), "{}", shown.text);
@@ -282,16 +288,16 @@ async fn a_total_edited_by_hand_takes_its_stock_along_and_every_unit_of_it_is_re
 }
 
 #[tokio::test]
-async fn a_version_that_only_redis_has_is_an_edit_that_postgres_has_lost_and_waits_for_a_person() {
-    for ask in ["edit", "reconcile"] {
+async fn a_version_that_only_redis_has_counts_as_a_postgres_loss_and_waits_for_the_operator() {
+    for action in ["edit", "reconcile"] {
         let sale = sale().await;
         sale.redis_cli(&["HSET", HASH, "version", "5", "paused", "1"]);
-        if ask == "edit" {
+        if action == "edit" {
             patch(&sale, json!({"paused": false})).await.assert_problem(503, "unavailable");
         } else {
             reconcile(&sale, true).await;
         }
-        until("claims wait for a person", async || {
+        until("claims wait for the operator", async || {
             let ready = sale.get("/readyz").await;
             (ready.status == 503 && ready.text.contains("seckill reconcile --rebuild")).then_some(())
         })
@@ -307,7 +313,7 @@ async fn a_version_that_only_redis_has_is_an_edit_that_postgres_has_lost_and_wai
 }
 
 #[tokio::test]
-async fn comparing_beside_edits_takes_none_of_them_for_a_difference() {
+async fn a_comparison_during_edits_reports_none_of_them_as_a_difference() {
     let sale = sale().await;
     let epoch = sale.epoch();
     let edits = async {
@@ -329,7 +335,7 @@ async fn comparing_beside_edits_takes_none_of_them_for_a_difference() {
     for found in found {
         assert_eq!((&found["definition_drift"], &found["fixed"]), (&json!(0), &json!(0)), "{found}");
     }
-    assert_eq!(sale.psql("select version from coupons"), "121", "one for each edit and none besides");
+    assert_eq!(sale.psql("select version from coupons"), "121", "one version for each edit, and no other");
     assert_eq!(sale.epoch(), epoch);
     assert_in_force(&sale);
 }

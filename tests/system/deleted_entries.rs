@@ -1,5 +1,5 @@
-//! Entries that somebody deletes or trims while they are pending: found, counted once and logged, and their
-//! orders are made all the same.
+//! Entries that another program deletes or trims while they are pending: they are found, counted once and logged, and
+//! their orders are still recorded.
 
 use reqwest::Method;
 use serde_json::json;
@@ -25,8 +25,8 @@ async fn sale_with_deleted_entries() -> Sale {
     sale
 }
 
-/// Deletes entries of a stream that has lost none yet as if a comparison had looked into it, so that no look misses
-/// them.
+/// Deletes entries and settles them in the tally as a comparison would, so that no probe notices them. The stream must
+/// not have lost an entry before.
 pub fn delete_unnoticed(sale: &Sale, ids: &[&str]) {
     let delete =
         "redis.call('XDEL', KEYS[1], unpack(ARGV, 2)) redis.call('HSET', KEYS[2], 'settled', ARGV[1])";
@@ -46,7 +46,7 @@ async fn assert_all_are_recorded(sale: &Sale) {
 }
 
 #[tokio::test]
-async fn deleted_entries_are_told_of_then_counted_and_sent_again_beside_live_claims() {
+async fn deleted_entries_are_reported_then_counted_and_requeued_while_claims_go_on() {
     let sale = sale_with_deleted_entries().await;
     let epoch = sale.epoch();
     let reconcile = async |fix: bool| {
@@ -56,7 +56,7 @@ async fn deleted_entries_are_told_of_then_counted_and_sent_again_beside_live_cla
             .map(|number| number.as_i64().unwrap())
     };
     assert_eq!(reconcile(false).await, [3, 3, 0]);
-    assert_eq!((pending(&sale).as_str(), count(&sale, DELETED).await), ("6", 0), "told, not touched");
+    assert_eq!((pending(&sale).as_str(), count(&sale, DELETED).await), ("6", 0), "reported, not repaired");
     assert_eq!(count(&sale, "seckill_reconcile_drift{kind=\"lost_event\"}").await, 3);
 
     assert_eq!(reconcile(true).await, [3, 3, 3]);
@@ -66,12 +66,12 @@ async fn deleted_entries_are_told_of_then_counted_and_sent_again_beside_live_cla
     assert_eq!(count(&sale, DELETED).await, 3, "counted once");
     assert_eq!(count(&sale, "seckill_reconcile_drift{kind=\"lost_event\"}").await, 0);
     assert_eq!(count(&sale, "seckill_reconcile_drift_total{kind=\"lost_event\"}").await, 6);
-    assert_eq!(sale.epoch(), epoch, "repaired beside live claims");
+    assert_eq!(sale.epoch(), epoch, "repaired while claims go on");
     assert_all_are_recorded(&sale).await;
 }
 
 #[tokio::test]
-async fn deleted_entries_are_found_at_the_next_start_by_itself() {
+async fn deleted_entries_are_found_at_the_next_start() {
     let mut sale = sale_with_deleted_entries().await;
     assert!(sale.stop().success());
     sale.start_server().await;
@@ -86,20 +86,20 @@ async fn deleted_entries_are_found_at_the_next_start_by_itself() {
 async fn deleted_entries_are_found_by_a_process_that_joins() {
     let sale = sale_with_deleted_entries().await;
     let epoch = sale.epoch();
-    // It has no workers: only its comparison can find what is gone.
+    // It has no workers: only its comparison can find the deleted entries.
     let joining = sale.spawn_by_address("serve", &[], &[("SECKILL_WORKERS", "0")]);
     joining.until_it_says("3 pending entries were deleted or trimmed").await;
-    until("three are sent again", async || (sale.redis_cli(&["XLEN", ORDERS]) == "6").then_some(())).await;
-    assert_eq!(pending(&sale), "3", "those that are only late stay where they are");
-    assert_eq!(sale.epoch(), epoch, "repaired beside live claims");
+    until("three are requeued", async || (sale.redis_cli(&["XLEN", ORDERS]) == "6").then_some(())).await;
+    assert_eq!(pending(&sale), "3", "entries that are only late stay pending");
+    assert_eq!(sale.epoch(), epoch, "repaired while claims go on");
     assert_all_are_recorded(&sale).await;
 }
 
 #[tokio::test]
-#[ignore = "long: waits for the look of every minute"]
+#[ignore = "long: waits for the check of each minute"]
 async fn deleted_entries_are_found_within_a_minute_without_any_worker() {
     let sale = sale_with_deleted_entries().await;
-    // The harness waits a minute, which the interval alone takes.
+    // Longer than `until` waits: the interval alone is a minute.
     for _ in 0..2 {
         let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(50);
         while tokio::time::Instant::now() < deadline && count(&sale, DELETED).await != 3 {

@@ -1,4 +1,4 @@
-//! `seckill doctor` on real stores: each condition is provoked, and everything else stays as it was.
+//! `seckill doctor` on real stores: each test causes one condition and checks that only its findings change.
 
 use std::process::{Command, Output, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,7 +14,7 @@ const COUPON: &str = "seckill:{0}:coupon:coffee";
 const ORDERS: &str = "seckill:{0}:orders";
 const EPOCH: &str = "seckill:{0}:epoch";
 
-/// What the doctor said, and how it ended.
+/// The doctor's findings and exit status.
 struct Diagnosis {
     status: i32,
     findings: Vec<Value>,
@@ -33,7 +33,7 @@ impl Diagnosis {
         found.unwrap_or_else(|| panic!("no {check} in {:#?}", self.findings))
     }
 
-    /// The finding's level, with its text; all that is not green says what to do.
+    /// Checks a finding's level and a part of its text; each finding that is not green says what to do.
     #[track_caller]
     fn assert(&self, check: &str, level: &str, what: &str) -> &Self {
         let finding = self.find(check);
@@ -43,7 +43,7 @@ impl Diagnosis {
         self
     }
 
-    /// All that is not green, and the exit status that follows from it.
+    /// Checks that only these findings are not green, and the exit status that follows.
     #[track_caller]
     fn assert_only(&self, bad: &[(&str, &str)]) -> &Self {
         let mut found: Vec<(&str, &str)> = self
@@ -74,7 +74,7 @@ fn diagnose_with(sale: &Sale, environment: &[(&str, &str)]) -> Diagnosis {
     Diagnosis::read(&doctor.output().unwrap())
 }
 
-/// The doctor on stores that it knows by address only.
+/// The doctor on stores that are given by address.
 fn diagnose_at(redis: &str, postgres: &str, environment: &[(&str, &str)]) -> Diagnosis {
     let mut doctor = Command::new(env!("CARGO_BIN_EXE_seckill"));
     doctor.env_clear().args(["doctor", "--json"]).env("REDIS_URL", redis).env("DATABASE_URL", postgres);
@@ -105,7 +105,7 @@ async fn a_server_that_has_just_started_is_green_in_every_check() {
     let text = String::from_utf8(table.stdout).unwrap();
     assert!(table.status.success() && table.stderr.is_empty(), "{text}");
     assert_eq!(text.lines().count(), healthy.findings.len(), "{text}");
-    assert!(text.lines().all(|line| line.starts_with("green  ")), "no colours but on a terminal: {text}");
+    assert!(text.lines().all(|line| line.starts_with("green  ")), "colours only on a terminal: {text}");
 }
 
 #[tokio::test]
@@ -135,7 +135,7 @@ async fn redis_settings_that_cost_claims_are_red_and_say_how_to_set_them() {
 }
 
 #[tokio::test]
-async fn what_a_managed_redis_does_not_tell_is_yellow_and_a_refused_password_red() {
+async fn settings_that_redis_does_not_show_are_yellow_and_a_refused_password_is_red() {
     let sale = Sale::start().await;
     let rights = ["~*", "+@all", "-info", "-config"];
     sale.redis_cli(&[&["ACL", "SETUSER", "guest", "on", ">right"], &rights[..]].concat());
@@ -182,14 +182,14 @@ async fn a_store_that_hangs_is_one_red_line_and_the_others_checks_still_run() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_loading_and_one_that_is_a_replica_are_told_apart_from_one_that_is_away() {
+async fn a_loading_redis_a_replica_and_an_unreachable_redis_are_told_apart() {
     let first = OwnStore::redis(&["--save", ""], folder());
     until("Redis answers", async || first.redis_cli(&["PING"]).ok()).await;
     let fill = "for n = 1, 4000 do redis.call('SET', n, string.rep('v', 4096)) end";
     first.redis_cli(&["EVAL", fill, "0"]).unwrap();
     first.redis_cli(&["SAVE"]).unwrap();
     let dir = first.kill_9();
-    // It loads for longer than any test waits.
+    // Loading takes longer than any test waits.
     let slow = ["--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024"];
     let loading = OwnStore::redis(&slow, dir);
     let is_loading = async || loading.redis_cli(&["GET", "x"]).err().filter(|e| e.contains("LOADING"));
@@ -212,23 +212,23 @@ async fn a_redis_that_is_loading_and_one_that_is_a_replica_are_told_apart_from_o
 }
 
 #[tokio::test]
-async fn postgres_settings_that_cost_orders_are_red_as_is_one_without_connections() {
+async fn postgres_settings_that_cost_orders_are_red_and_so_is_a_postgres_without_free_connections() {
     let postgres = OwnStore::postgres(&["max_connections=12"]).await;
     let sale = Sale::start().await;
     let redis = format!("redis+unix://{}", sale.redis_socket().display());
-    let look = || diagnose_at(&redis, &postgres.url("postgres"), &[]);
-    look().assert("postgres-fsync", "green", "on").assert("postgres-full-page-writes", "green", "on");
+    let diagnose = || diagnose_at(&redis, &postgres.url("postgres"), &[]);
+    diagnose().assert("postgres-fsync", "green", "on").assert("postgres-full-page-writes", "green", "on");
     for (setting, check, level) in [
         ("fsync", "postgres-fsync", "red"),
         ("full_page_writes", "postgres-full-page-writes", "red"),
-        // Its own sessions say on, so that no order is lost.
+        // Yellow, because the program's own sessions set it on.
         ("synchronous_commit", "postgres-synchronous-commit", "yellow"),
     ] {
         postgres.psql(&format!("alter system set {setting} = off")).unwrap();
         postgres.psql("select pg_reload_conf()").unwrap();
         let is_off = async || (postgres.psql(&format!("show {setting}")).unwrap() == "off").then_some(());
         until(&format!("{setting} is off"), is_off).await;
-        let found = look();
+        let found = diagnose();
         found.assert(check, level, "off");
         assert!(found.find(check)["do"].as_str().unwrap().contains(&format!("{setting} = on")));
     }
@@ -236,7 +236,7 @@ async fn postgres_settings_that_cost_orders_are_red_as_is_one_without_connection
     let mut held = Vec::new();
     for (sessions, check, level, what) in [
         (9, "postgres-connections", "yellow", "10 of 12 connections are in use"),
-        // The doctor's own second one finds no place.
+        // The doctor's second connection is refused.
         (11, "postgres", "red", "too many clients"),
     ] {
         while held.len() < sessions {
@@ -248,7 +248,7 @@ async fn postgres_settings_that_cost_orders_are_red_as_is_one_without_connection
             let is_open = async || postgres.psql(open).is_ok_and(|count| count == all).then_some(());
             until("the session is open", is_open).await;
         }
-        look().assert(check, level, what).assert("redis-durability", "green", "always");
+        diagnose().assert(check, level, what).assert("redis-durability", "green", "always");
     }
     for mut psql in held {
         psql.kill().unwrap();
@@ -257,7 +257,7 @@ async fn postgres_settings_that_cost_orders_are_red_as_is_one_without_connection
 }
 
 #[tokio::test]
-async fn a_schema_that_lacks_migrations_is_red_and_is_not_made_by_looking() {
+async fn a_schema_that_lacks_migrations_is_red_and_the_doctor_does_not_create_it() {
     let sale = Sale::start().await;
     let empty = diagnose_with(&sale, &[("SECKILL_DB_SCHEMA", "elsewhere")]);
     empty.assert_only(&[("migrations", "red")]).assert(
@@ -266,7 +266,7 @@ async fn a_schema_that_lacks_migrations_is_red_and_is_not_made_by_looking() {
         "schema elsewhere lacks 1, 2, 3, 4",
     );
     let schemas = "select count(*) from pg_namespace where nspname = 'elsewhere'";
-    assert_eq!(sale.psql_number(schemas), 0, "the doctor made nothing");
+    assert_eq!(sale.psql_number(schemas), 0, "the doctor created nothing");
 
     sale.psql("create table kept as select * from _sqlx_migrations");
     for (damage, level, what) in [
@@ -287,7 +287,7 @@ async fn a_schema_that_lacks_migrations_is_red_and_is_not_made_by_looking() {
     diagnose(&sale).assert_only(&[]);
 }
 
-/// What a stopped server cannot mend while the doctor looks.
+/// The diagnosis after `damage`, with the server stopped so that it cannot repair the damage.
 fn diagnose_damaged(sale: &Sale, damage: impl FnOnce()) -> Diagnosis {
     sale.signal_server(Signal::SIGSTOP);
     damage();
@@ -297,7 +297,7 @@ fn diagnose_damaged(sale: &Sale, damage: impl FnOnce()) -> Diagnosis {
 }
 
 #[tokio::test]
-async fn stores_that_do_not_agree_are_red_whatever_the_difference() {
+async fn every_disagreement_between_the_stores_is_red() {
     let sale = Sale::start().await;
     sale.create("coffee", 10).await;
     assert_eq!(sale.claim("coffee", "alice").await.status, 202);
@@ -318,8 +318,8 @@ async fn stores_that_do_not_agree_are_red_whatever_the_difference() {
         let found = diagnose_damaged(&sale, || drop(sale.redis_cli(damage)));
         let bad: Vec<(&str, &str)> = checks.iter().map(|check| (*check, "red")).collect();
         found.assert_only(&bad).assert(checks[0], "red", what);
-        // A claim or the probe notices, and both stores agree again.
-        until("claims are taken again", async || {
+        // A claim or a probe notices the damage, and a rebuild makes both stores agree again.
+        until("claims are accepted again", async || {
             let answer = sale.claim("coffee", "alice").await;
             (answer.status == 200).then_some(())
         })
@@ -336,7 +336,7 @@ async fn stores_that_do_not_agree_are_red_whatever_the_difference() {
 }
 
 #[tokio::test]
-async fn what_waits_too_long_in_postgres_is_told_with_the_way_out() {
+async fn work_that_waits_too_long_in_postgres_is_reported_with_its_remedy() {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
     sale.create("coffee", 10).await;
     let idle = ("workers", "yellow");
@@ -382,7 +382,7 @@ async fn what_waits_too_long_in_postgres_is_told_with_the_way_out() {
 }
 
 #[tokio::test]
-async fn entries_that_nobody_takes_over_and_deleted_ones_are_told_by_age_and_consumer() {
+async fn unclaimed_and_deleted_entries_are_reported_by_age_and_consumer() {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
     sale.create("coffee", 10).await;
     let idle = ("workers", "yellow");
@@ -406,9 +406,9 @@ async fn entries_that_nobody_takes_over_and_deleted_ones_are_told_by_age_and_con
         let found = diagnose(&sale);
         found.assert_only(&[idle, ("backlog", "yellow"), ("pending-entries", level)]);
         found.assert("pending-entries", level, "1 entry with gone lies untouched, the oldest for");
-        // Judged by the reclaim time of the program that runs.
-        let patient = diagnose_with(&sale, &[("SECKILL_RECLAIM_AFTER", "10m")]);
-        patient.assert("pending-entries", "green", "10m");
+        // The limit is the reclaim time of this program's settings.
+        let later = diagnose_with(&sale, &[("SECKILL_RECLAIM_AFTER", "10m")]);
+        later.assert("pending-entries", "green", "10m");
     }
     delete_unnoticed(&sale, &[&id]);
     let found = diagnose(&sale);
@@ -420,12 +420,12 @@ async fn entries_that_nobody_takes_over_and_deleted_ones_are_told_by_age_and_con
 }
 
 #[tokio::test]
-async fn a_coupon_that_differs_between_the_stores_is_red_with_its_field_and_the_way_out() {
+async fn a_coupon_that_differs_between_the_stores_is_red_with_its_field_and_its_remedy() {
     let sale = Sale::start().await;
     sale.create("coffee", 10).await;
     diagnose(&sale).assert("definitions", "green", "for 1 coupon");
     let by_hand = "update coupons set";
-    for (damage, what, way_out) in [
+    for (damage, what, remedy) in [
         (
             &["HSET", COUPON, "total", "110", "stock", "110"][..],
             "coffee: total: 10 in Postgres, 110 in",
@@ -437,7 +437,7 @@ async fn a_coupon_that_differs_between_the_stores_is_red_with_its_field_and_the_
     ] {
         let found = diagnose_damaged(&sale, || drop(sale.redis_cli(damage)));
         found.assert_only(&[("definitions", "red")]).assert("definitions", "red", what);
-        assert!(found.find("definitions")["do"].as_str().unwrap().contains(way_out));
+        assert!(found.find("definitions")["do"].as_str().unwrap().contains(remedy));
         let fixed =
             sale.admin(reqwest::Method::POST, "/v1/admin/reconcile", Some(json!({"fix": true}))).await;
         assert_eq!(fixed.status, 200, "{}", fixed.text);

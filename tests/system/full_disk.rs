@@ -1,5 +1,5 @@
-//! A disk that fills: which store it ends, and how much room there is, is told everywhere, and the sale goes on once
-//! there is room. The data directory is a small disk of its own, which only the program and its stores see.
+//! A full disk: readiness, log and doctor name the store, the folder and the free room, and the sale goes on once there
+//! is room. The data directory is a small disk that only the program and its stores can see.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -13,9 +13,9 @@ use support::{Process, Sale, signal, until};
 const SECRET: &str = "a secret of at least thirty-two bytes";
 const ENVIRONMENT: [(&str, &str); 2] = [("SECKILL_ADMIN_TOKEN", "token"), ("SECKILL_JWT_SECRET", SECRET)];
 
-/// A process of the program whose data directory is a disk of so many megabytes.
+/// Starts the program with a data directory on a disk of this many megabytes.
 fn spawn_on_disk(sale: &Sale, megabytes: u32) -> Process {
-    // Where the harness looks for them: it does not see the disk.
+    // The harness looks for them here: it does not see the disk.
     std::fs::create_dir_all(sale.data_dir()).unwrap();
     std::fs::write(sale.data_dir().join("admin-token"), "token\n").unwrap();
     std::fs::write(sale.data_dir().join("jwt-secret"), SECRET).unwrap();
@@ -35,7 +35,7 @@ fn spawn_on_disk(sale: &Sale, megabytes: u32) -> Process {
     sale.spawn_as("serve", command)
 }
 
-/// Where others find the program's data directory.
+/// The path of the program's data directory for other processes.
 fn disk_of(sale: &mut Sale) -> PathBuf {
     let data_dir = sale.data_dir();
     PathBuf::from(format!("/proc/{}/root{}", sale.server().pid(), data_dir.display()))
@@ -75,13 +75,13 @@ fn doctor(sale: &mut Sale) -> String {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_named_wherever_one_looks_and_the_sale_goes_on_once_there_is_room() {
+async fn a_full_disk_is_named_in_readiness_log_and_doctor_and_the_sale_goes_on_once_there_is_room() {
     let mut sale = start_on_disk(200).await;
     sale.create("coffee", 100_000).await;
     let mut accepted = Vec::new();
     let disk = disk_of(&mut sale);
     let folder = format!("{}/redis", sale.data_dir().display());
-    let told = format!("the disk of {folder} is full: 0 of 209 MB are free");
+    let message = format!("the disk of {folder} is full: 0 of 209 MB are free");
     let filler = fill(&disk);
     for number in 0.. {
         let claim = sale.claim("coffee", &format!("user-{number}")).await;
@@ -91,10 +91,12 @@ async fn a_full_disk_is_named_wherever_one_looks_and_the_sale_goes_on_once_there
         }
         accepted.push(claim.body["order"].as_str().unwrap().to_owned());
     }
-    until("readiness names the disk", async || sale.get("/readyz").await.text.contains(&told).then_some(()))
-        .await;
+    until("readiness names the disk", async || {
+        sale.get("/readyz").await.text.contains(&message).then_some(())
+    })
+    .await;
     let verbose = sale.get("/readyz?verbose").await;
-    assert!(verbose.body["stores"]["redis"].as_str().unwrap().contains(&told), "{}", verbose.text);
+    assert!(verbose.body["stores"]["redis"].as_str().unwrap().contains(&message), "{}", verbose.text);
     assert!(
         verbose.body["stores"]["disk"].as_str().unwrap().contains("is full: 0 of 209 MB"),
         "{}",
@@ -102,12 +104,12 @@ async fn a_full_disk_is_named_wherever_one_looks_and_the_sale_goes_on_once_there
     );
     let log = sale.log();
     let died = log.lines().find(|line| line.contains("Redis died")).unwrap();
-    assert!(died.contains(&told), "{died}");
+    assert!(died.contains(&message), "{died}");
     let found = doctor(&mut sale);
-    assert!(found.contains(&told) && found.contains("make room"), "{found}");
+    assert!(found.contains(&message) && found.contains("make room"), "{found}");
     assert!(!found.contains("password"), "{found}");
 
-    // Postgres is named too, and its last lines are not Redis's or an earlier run's.
+    // Postgres is named too, with its own last log lines.
     let postmaster = std::fs::read_to_string(disk.join("postgres/cluster/postmaster.pid")).unwrap();
     signal(postmaster.lines().next().unwrap().parse().unwrap(), Signal::SIGKILL);
     let died = format!("the disk of {}/postgres is full: 0 of 209 MB", sale.data_dir().display());
@@ -144,9 +146,9 @@ async fn a_first_start_on_a_disk_that_is_too_small_says_so() {
         let status = process.wait();
         let log = process.log();
         assert_eq!(status.code(), Some(1), "{log}");
-        let told = log.lines().last().unwrap();
+        let message = log.lines().last().unwrap();
         let folder = format!("the disk of {}/postgres is", sale.data_dir().display());
-        assert!(told.contains(&folder) && told.contains("MB are free"), "{told}");
-        assert!(told.contains("No space left on device"), "{told}");
+        assert!(message.contains(&folder) && message.contains("MB are free"), "{message}");
+        assert!(message.contains("No space left on device"), "{message}");
     }
 }

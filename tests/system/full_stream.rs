@@ -1,4 +1,4 @@
-//! A stream whose ids have come to an end: claims stop whole, a rebuild makes it anew, and no event in it is lost.
+//! A stream whose ids are used up: claims are refused as a whole, a rebuild creates it again, and no event is lost.
 
 use support::{Sale, until};
 
@@ -7,7 +7,7 @@ const COUPON: &str = "seckill:{0}:coupon:coffee";
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
 const LAST_ID: &str = "18446744073709551615-18446744073709551615";
 
-/// Claims for a user, and again until it is accepted: a repeat is told of a unit only where there is an event.
+/// Claims until the claim is accepted. The first claim holds a unit only if it was accepted.
 async fn claim_twice(sale: &Sale, user: &str) -> String {
     let first = sale.claim("coffee", user).await;
     assert!([202, 503].contains(&first.status), "{}", first.text);
@@ -22,10 +22,10 @@ async fn claim_twice(sale: &Sale, user: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_stream_at_the_end_of_its_ids_costs_no_unit_and_is_made_anew_once() {
+async fn a_stream_at_the_end_of_its_ids_costs_no_unit_and_is_recreated_once() {
     let sale = Sale::start().await;
     sale.create("coffee", 100).await;
-    let mut told = Vec::new();
+    let mut orders = Vec::new();
     let ends: &[&[&str]] = &[
         &["XADD", ORDERS, LAST_ID, "hand", "made"],
         &["XADD", ORDERS, "18446744073709551615-0", "hand", "made"],
@@ -35,49 +35,49 @@ async fn a_stream_at_the_end_of_its_ids_costs_no_unit_and_is_made_anew_once() {
     for (number, end) in ends.iter().enumerate() {
         let epoch = sale.epoch();
         sale.redis_cli(end);
-        told.push(claim_twice(&sale, &format!("user-{number}")).await);
-        until(&format!("{end:?}: a rebuild makes the stream anew"), async || {
+        orders.push(claim_twice(&sale, &format!("user-{number}")).await);
+        until(&format!("{end:?}: a rebuild creates the stream again"), async || {
             (sale.epoch() != epoch).then_some(())
         })
         .await;
         sale.assert_in_agreement("coffee").await;
-        sale.assert_recorded(&told);
+        sale.assert_recorded(&orders);
         let last = sale.redis_cli(&["XINFO", "STREAM", ORDERS]);
         assert!(!last.contains("18446744073709551615-"), "{end:?}: {last}");
     }
     let rebuilds = sale.epoch().split('-').next().unwrap().parse::<usize>().unwrap() - 1;
-    assert_eq!(rebuilds, ends.len(), "one each");
+    assert_eq!(rebuilds, ends.len(), "one rebuild for each");
 }
 
 #[tokio::test]
-async fn an_id_of_the_far_future_stops_nothing() {
+async fn an_id_in_the_far_future_stops_no_claims() {
     let sale = Sale::start().await;
     sale.create("coffee", 100).await;
     let epoch = sale.epoch();
     sale.redis_cli(&["XADD", ORDERS, "4102444800000-18446744073709551615", "hand", "made"]);
-    let told = claim_twice(&sale, "alice").await;
+    let order = claim_twice(&sale, "alice").await;
     sale.assert_in_agreement("coffee").await;
-    sale.assert_recorded(&[told]);
+    sale.assert_recorded(&[order]);
     assert_eq!(sale.epoch(), epoch);
 }
 
 #[tokio::test]
-async fn events_that_only_a_full_stream_still_knows_are_kept_pending_or_unread() {
+async fn events_that_only_a_full_stream_has_are_kept_whether_pending_or_unread() {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0"), ("SECKILL_RECLAIM_AFTER", "200ms")]).await;
     sale.create("coffee", 100).await;
-    let mut told = Vec::new();
+    let mut orders = Vec::new();
     for n in 0..6 {
         let answer = sale.claim("coffee", &format!("user-{n}")).await;
-        told.push(answer.body["order"].as_str().unwrap().to_owned());
+        orders.push(answer.body["order"].as_str().unwrap().to_owned());
     }
     let read = ["XREADGROUP", "GROUP", "order-writers", "gone", "COUNT", "3", "STREAMS", ORDERS, ">"];
     sale.redis_cli(&read);
     sale.redis_cli(&["XGROUP", "CREATE", ORDERS, "analytics", "0"]);
     let epoch = sale.epoch();
-    // Both at once: the claims hash is gone, and the stream has come to its end.
+    // Both at once: the claims hash is deleted, and the ids of the stream are used up.
     let both = "redis.call('DEL', KEYS[1]) redis.call('XSETID', KEYS[2], ARGV[1])";
     sale.redis_cli(&["EVAL", both, "2", CLAIMS, ORDERS, LAST_ID]);
-    until("a rebuild makes the stream anew", async || (sale.epoch() != epoch).then_some(())).await;
+    until("a rebuild creates the stream again", async || (sale.epoch() != epoch).then_some(())).await;
     sale.until_ready().await;
     let groups = sale.redis_cli(&["XINFO", "GROUPS", ORDERS]);
     assert!(groups.contains("analytics"), "{groups}");
@@ -85,6 +85,6 @@ async fn events_that_only_a_full_stream_still_knows_are_kept_pending_or_unread()
     until("all are recorded", async || (sale.psql_number("select count(*) from orders") == 6).then_some(()))
         .await;
     sale.assert_in_agreement("coffee").await;
-    sale.assert_recorded(&told);
+    sale.assert_recorded(&orders);
     assert_eq!(sale.redis_cli(&["HGET", COUPON, "stock"]), "94");
 }

@@ -1,5 +1,5 @@
-//! Workers that stop between insert and commit, or hold entries while Postgres is away: an event ends in
-//! one way, as an order or with its unit returned, and being tried often is no reason to end it.
+//! Workers that stop between insert and commit, or hold entries during a Postgres outage: an event ends in exactly one
+//! way, as an order or with its unit returned, and many deliveries do not end it.
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,9 @@ use support::{Process, Sale, signal_all, until};
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
 const ORDERS: &str = "seckill:{0}:orders";
 const RECLAIM_AFTER: (&str, &str) = ("SECKILL_RECLAIM_AFTER", "200ms");
-/// Ten times that.
-const AWAY: Duration = Duration::from_secs(2);
-/// The first who inserts an order may; whoever tries again is refused for good, and gives the event up.
+/// Length of the Postgres outage: ten times the reclaim time.
+const OUTAGE: Duration = Duration::from_secs(2);
+/// Accepts the first insert of an order and permanently refuses later ones, so that their worker rejects the event.
 const REFUSE_AGAIN: &str = "
     create sequence tries;
     create function refuse_again() returns trigger language plpgsql as $$
@@ -25,12 +25,12 @@ const REFUSE_AGAIN: &str = "
     end $$;
     create trigger refuse_again before insert on orders for each row execute function refuse_again()";
 
-/// A sale of one unit. One worker has inserted the order of its claim and stands before its commit; the
-/// other gives the same event up, and waits for the first one's transaction.
+/// A sale of one unit. The first worker has inserted the order of its claim and is held before its commit. The second
+/// worker rejects the same event and waits for the first one's transaction.
 struct Scene {
     sale: Sale,
     first: Process,
-    heir: Process,
+    second_worker: Process,
     commit: Trap,
     order: String,
 }
@@ -40,8 +40,8 @@ impl Scene {
         let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
         sale.create("coffee", 1).await;
         sale.psql(REFUSE_AGAIN);
-        let [of_first, of_heir] = [(); 2].map(|()| Proxy::before(&sale.postgres_socket()));
-        // It reclaims nothing itself while it is held.
+        let [of_first, of_second] = [(); 2].map(|()| Proxy::before(&sale.postgres_socket()));
+        // It reclaims nothing while it is held.
         let never = [("SECKILL_WORKERS", "1"), ("SECKILL_RECLAIM_AFTER", "1h")];
         let first = sale.spawn_by_address("worker", &[&of_first], &never);
         first.until_it_says("fence up").await;
@@ -50,19 +50,21 @@ impl Scene {
         assert_eq!(answer.status, 202, "{}", answer.text);
         let order = answer.body["order"].as_str().unwrap().to_owned();
         begin.until_taken().await;
-        let begin_of_heir = of_heir.hold(&["BEGIN"]);
-        let heir = sale.spawn_by_address("worker", &[&of_heir], &[("SECKILL_WORKERS", "1"), RECLAIM_AFTER]);
-        begin_of_heir.until_taken().await;
+        let begin_of_second = of_second.hold(&["BEGIN"]);
+        let second_worker =
+            sale.spawn_by_address("worker", &[&of_second], &[("SECKILL_WORKERS", "1"), RECLAIM_AFTER]);
+        begin_of_second.until_taken().await;
 
         let commit = of_first.hold(&["COMMIT", "Inserts order events as orders"]);
         begin.release();
         commit.until_taken().await;
-        begin_of_heir.release();
-        Self { sale, first, heir, commit, order }
+        begin_of_second.release();
+        Self { sale, first, second_worker, commit, order }
     }
 }
 
-/// The event has ended in one way: `rejected` with its unit back, or as an order that holds it.
+/// Waits until the event has ended, and checks that it ended in one way: `rejected` with its unit returned, or as an
+/// order.
 async fn assert_one_end(sale: &Sale, order: &str) -> String {
     let status = until("the event has ended", async || {
         let status = sale.psql("select status from orders");
@@ -78,16 +80,16 @@ async fn assert_one_end(sale: &Sale, order: &str) -> String {
 }
 
 #[tokio::test]
-async fn an_event_given_up_while_its_first_worker_was_stopped_is_no_order_when_that_goes_on() {
+async fn an_event_rejected_while_its_first_worker_was_stopped_becomes_no_order_when_that_worker_continues() {
     let scene = Scene::start().await;
     scene.first.signal(Signal::SIGSTOP);
-    // Postgres ends the transaction that stands still, and the other one goes on.
+    // Postgres ends the idle transaction, and the second worker continues.
     assert_eq!(assert_one_end(&scene.sale, &scene.order).await, "rejected");
     scene.first.signal(Signal::SIGCONT);
     scene.commit.release();
-    assert!(scene.heir.stop().success());
+    assert!(scene.second_worker.stop().success());
 
-    // The first one has found its commit refused, and records whatever comes.
+    // The first worker's commit was refused; it records later events.
     let sale = scene.sale;
     sale.psql("drop trigger refuse_again on orders");
     let answer = sale.claim_with("coffee", "alice", &[("prefer", "wait=10")]).await;
@@ -100,19 +102,19 @@ async fn an_event_given_up_while_its_first_worker_was_stopped_is_no_order_when_t
 }
 
 #[tokio::test]
-async fn an_event_given_up_just_before_its_first_worker_commits_has_one_end() {
-    let Scene { sale, first, heir, commit, order } = Scene::start().await;
+async fn an_event_rejected_just_before_its_first_worker_commits_ends_in_one_way() {
+    let Scene { sale, first, second_worker, commit, order } = Scene::start().await;
     sale.until_a_worker_waits().await;
-    // In time, or just after Postgres has ended the transaction: either of them wins, but one.
+    // The commit arrives in time, or just after Postgres has ended the transaction: exactly one of the two wins.
     commit.release();
     assert_one_end(&sale, &order).await;
-    assert!(first.stop().success() && heir.stop().success());
+    assert!(first.stop().success() && second_worker.stop().success());
     assert_one_end(&sale, &order).await;
 }
 
-/// How workers lose Postgres.
+/// How Postgres fails for the workers.
 #[derive(Clone, Copy, Debug)]
-enum Away {
+enum Outage {
     Hanging,
     Refusing,
 }
@@ -125,8 +127,8 @@ fn deliveries(sale: &Sale) -> (u64, usize) {
     (lines.get(3).map_or(0, |count| count.parse().unwrap()), lines.len() / 4)
 }
 
-/// Kills the workers one by one, each after entries were taken over once more, while Postgres is away.
-async fn workers_die_without_postgres(away: Away) {
+/// Kills the workers one by one during an outage, each after entries were reclaimed once more.
+async fn workers_die_without_postgres(outage: Outage) {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
     sale.create("coffee", 1_000).await;
     let proxy = Proxy::before(&sale.postgres_socket());
@@ -137,19 +139,19 @@ async fn workers_die_without_postgres(away: Away) {
     }
     let postgres = sale.postgres_pids();
     let start = Instant::now();
-    match away {
-        Away::Hanging => signal_all(&postgres, Signal::SIGSTOP),
-        Away::Refusing => proxy.refuse(),
+    match outage {
+        Outage::Hanging => signal_all(&postgres, Signal::SIGSTOP),
+        Outage::Refusing => proxy.refuse(),
     }
     let (mut orders, mut before) = (Vec::new(), 0);
-    while workers.len() > 1 || start.elapsed() < AWAY {
+    while workers.len() > 1 || start.elapsed() < OUTAGE {
         for _ in 0..5 {
             let answer = sale.claim("coffee", &format!("user-{}", orders.len())).await;
             assert_eq!(answer.status, 202, "{}", answer.text);
             orders.push(answer.body["order"].as_str().unwrap().to_owned());
         }
         let claimed = orders.len();
-        before = until("entries are taken over once more", async || {
+        before = until("entries are reclaimed once more", async || {
             let (now, pending) = deliveries(&sale);
             (pending == claimed && now > before).then_some(now)
         })
@@ -159,11 +161,11 @@ async fn workers_die_without_postgres(away: Away) {
         }
     }
     assert!(before > 4, "delivered {before} times");
-    match away {
-        Away::Hanging => signal_all(&postgres, Signal::SIGCONT),
-        Away::Refusing => proxy.refuse_no_more(),
+    match outage {
+        Outage::Hanging => signal_all(&postgres, Signal::SIGCONT),
+        Outage::Refusing => proxy.refuse_no_more(),
     }
-    // The last worker is the one that has been there all the time.
+    // The last worker has run all the time.
     sale.assert_in_agreement("coffee").await;
     sale.assert_recorded(&orders);
     assert_eq!(sale.psql_number("select count(*) from dead_letters"), 0);
@@ -171,10 +173,10 @@ async fn workers_die_without_postgres(away: Away) {
 
 #[tokio::test]
 async fn workers_killed_while_postgres_hangs_make_no_dead_letter() {
-    workers_die_without_postgres(Away::Hanging).await;
+    workers_die_without_postgres(Outage::Hanging).await;
 }
 
 #[tokio::test]
 async fn workers_killed_while_postgres_refuses_connections_make_no_dead_letter() {
-    workers_die_without_postgres(Away::Refusing).await;
+    workers_die_without_postgres(Outage::Refusing).await;
 }

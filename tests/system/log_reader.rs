@@ -1,5 +1,5 @@
-//! A log that cannot be written stops nothing: its reader dies or stands still, its disk is full, its descriptor
-//! does not block. And stdout: the demo's text.
+//! A log that cannot be written stops nothing: its reader dies or stalls, its disk is full, its descriptor does not
+//! block. Also the demo's text on stdout.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -27,7 +27,7 @@ impl Piped {
         let mut program = sale.command();
         program.arg(command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         let mut piped = Self { child: program.spawn().unwrap(), sale };
-        // What is left of it here would keep the pipe open.
+        // The command holds a copy of the pipe's end, which would keep the pipe open.
         drop(program);
         let mut first = String::new();
         log.read_line(&mut first).unwrap();
@@ -36,8 +36,8 @@ impl Piped {
         piped
     }
 
-    /// Everything at which the tasks of the fence, of the workers and of both supervisors have to say something.
-    async fn goes_through_trouble(&self) {
+    /// Causes a log line from each of: the fence, the workers, both supervisors.
+    async fn cause_trouble(&self) {
         let sale = &self.sale;
         sale.redis_cli_alone(&["SCRIPT", "FLUSH"]);
         self.until_a_claim_is_recorded("alice").await;
@@ -63,8 +63,8 @@ impl Piped {
         .await;
     }
 
-    /// SIGTERM ends it with status 0.
-    fn stops_well(mut self) {
+    /// Sends SIGTERM and checks that the exit status is 0.
+    fn stop(mut self) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
         nix::sys::signal::kill(pid, Signal::SIGTERM).unwrap();
         let status = self.child.wait().unwrap();
@@ -91,7 +91,7 @@ fn set_blocking(file: impl AsFd, blocks: bool) {
     fcntl(file.as_fd(), FcntlArg::F_SETFL(flags)).unwrap();
 }
 
-/// Until not a byte more finds room.
+/// Writes until the pipe has no room for one more byte.
 fn fill(pipe: &mut std::io::PipeWriter) {
     set_blocking(&*pipe, false);
     for size in [4096, 1] {
@@ -104,24 +104,24 @@ async fn a_log_reader_that_dies_stops_nothing() {
     let (mut reader, writer) = pipe();
     let piped = Piped::start("serve", OwnedFd::from(writer), &mut reader).await;
     drop(reader);
-    piped.goes_through_trouble().await;
-    piped.stops_well();
+    piped.cause_trouble().await;
+    piped.stop();
 }
 
 #[tokio::test]
-async fn a_log_reader_that_stands_still_stops_nothing_and_reads_on_when_it_likes() {
+async fn a_stalled_log_reader_stops_nothing_and_can_continue_later() {
     let (mut reader, mut writer) = pipe();
     let piped = Piped::start("serve", OwnedFd::from(writer.try_clone().unwrap()), &mut reader).await;
     fill(&mut writer);
     set_blocking(&writer, true);
-    piped.goes_through_trouble().await;
+    piped.cause_trouble().await;
     drop(writer);
     let log = std::thread::spawn(move || {
         let mut log = String::new();
         reader.read_to_string(&mut log).unwrap();
         log
     });
-    piped.stops_well();
+    piped.stop();
     let log = log.join().unwrap();
     for line in ["Redis died", "Postgres died", "fence up", "SIGTERM: stopping"] {
         assert!(log.contains(line), "{line}: {log}");
@@ -129,18 +129,18 @@ async fn a_log_reader_that_stands_still_stops_nothing_and_reads_on_when_it_likes
 }
 
 #[tokio::test]
-async fn a_log_that_must_not_block_loses_no_line() {
+async fn a_nonblocking_log_descriptor_loses_no_line() {
     let (mut reader, mut writer) = pipe();
     let piped = Piped::start("serve", OwnedFd::from(writer.try_clone().unwrap()), &mut reader).await;
     fill(&mut writer);
-    piped.goes_through_trouble().await;
+    piped.cause_trouble().await;
     drop(writer);
     let read = std::thread::spawn(move || {
         let mut log = String::new();
         reader.read_to_string(&mut log).unwrap();
         log
     });
-    piped.stops_well();
+    piped.stop();
     let log = read.join().unwrap();
     assert!(log.contains("Redis died") && log.contains("SIGTERM: stopping"), "{log}");
     assert!(!log.contains("were lost"), "{log}");
@@ -150,24 +150,24 @@ async fn a_log_that_must_not_block_loses_no_line() {
 }
 
 #[tokio::test]
-async fn a_log_goes_on_when_it_can_be_written_again_and_says_how_much_is_lost() {
+async fn a_log_continues_when_it_can_be_written_again_and_counts_its_lost_lines() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    // Open for both, it waits for no other end.
+    // Opened for reading and writing, so that the open does not wait for another end.
     let both = File::options().read(true).write(true).open(&path).unwrap();
     let mut reader = BufReader::new(both);
     let writer = File::options().write(true).open(&path).unwrap();
     let piped = Piped::start("serve", writer, &mut reader).await;
     drop(reader);
-    piped.goes_through_trouble().await;
+    piped.cause_trouble().await;
     let mut reader = BufReader::new(File::open(&path).unwrap());
     piped.sale.redis_cli_alone(&["SCRIPT", "FLUSH"]);
     let mut log = String::new();
     while !log.contains("were lost") {
         assert!(reader.read_line(&mut log).unwrap() > 0, "the log ends: {log}");
     }
-    piped.stops_well();
+    piped.stop();
 }
 
 #[tokio::test]
@@ -177,7 +177,7 @@ async fn a_full_disk_under_the_log_stops_nothing() {
     let mut worker = sale.command().arg("worker").stdout(full()).stderr(full()).spawn().unwrap();
     sale.create("coffee", 10).await;
     sale.redis_cli(&["SCRIPT", "FLUSH"]);
-    until("a worker alone records", async || {
+    until("the worker process has joined the group", async || {
         let names = sale.redis_cli(&["XINFO", "CONSUMERS", "seckill:{0}:orders", "order-writers"]);
         names.contains(&format!("-{}-", worker.id())).then_some(())
     })
@@ -193,7 +193,7 @@ async fn a_full_disk_under_the_log_stops_nothing() {
 }
 
 #[tokio::test]
-async fn a_demo_whose_text_has_no_reader_serves_all_the_same() {
+async fn a_demo_whose_stdout_has_no_reader_still_serves() {
     let mut sale = Sale::start().await;
     sale.stop();
     let (text, writer) = std::io::pipe().unwrap();
@@ -202,14 +202,14 @@ async fn a_demo_whose_text_has_no_reader_serves_all_the_same() {
     let mut demo = sale.command();
     demo.arg("demo").stdout(OwnedFd::from(writer)).stderr(File::create(&log).unwrap());
     let mut demo = demo.spawn().unwrap();
-    let said = || std::fs::read_to_string(&log).unwrap();
-    until("it says that its text is not printed", async || {
-        said().contains("could not be printed").then_some(())
+    let log_text = || std::fs::read_to_string(&log).unwrap();
+    until("it logs that its text is not printed", async || {
+        log_text().contains("could not be printed").then_some(())
     })
     .await;
-    sale.url = said().lines().next().unwrap().strip_prefix("listening on ").unwrap().to_owned();
+    sale.url = log_text().lines().next().unwrap().strip_prefix("listening on ").unwrap().to_owned();
     assert_eq!(sale.claim("coffee", "alice").await.status, 202);
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(demo.id()).unwrap()), Signal::SIGTERM)
         .unwrap();
-    assert!(demo.wait().unwrap().success(), "{}", said());
+    assert!(demo.wait().unwrap().success(), "{}", log_text());
 }

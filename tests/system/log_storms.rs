@@ -1,20 +1,20 @@
-//! What the log says in healthy life, and in a storm.
+//! The log of a healthy program, and of one with a storm of equal events.
 
 use nix::sys::signal::Signal;
 
 use support::{Process, Sale, signal_all, until};
 
 const ORDERS: &str = "seckill:{0}:orders";
-/// Lines that a storm may cost: the first ones, and a sum for each window that it lasts.
+/// The most lines that a storm may cost: the first ones, and a sum for each window.
 const STORM_MAX_LINES: usize = 30;
 
-/// Lines that are neither information nor less.
+/// The lines at WARN or ERROR.
 fn alarms(log: &str) -> Vec<&str> {
     log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR ")).collect()
 }
 
-/// How many lines with this text were said or counted, and how many lines that took.
-fn told(log: &str, text: &str) -> (u64, usize) {
+/// How many events with this text were logged or counted in a sum, and in how many lines.
+fn count_of(log: &str, text: &str) -> (u64, usize) {
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(text)).collect();
     let repeats = |line: &&str| {
         line.split_once(" repeats=").map(|(_, rest)| rest.split(' ').next().unwrap().parse::<u64>().unwrap())
@@ -44,7 +44,7 @@ async fn healthy_starts_stops_and_restarts_raise_no_alarm() {
         );
         sale.start_server().await;
     }
-    // A program that was killed leaves its stores: one line for each, and nothing about claims.
+    // A killed program leaves its stores running: one warning for each store, and no other.
     sale.kill_9();
     sale.start_server().await;
     let log = sale.stop_and_read();
@@ -55,7 +55,7 @@ async fn healthy_starts_stops_and_restarts_raise_no_alarm() {
 }
 
 #[tokio::test]
-async fn a_restart_of_redis_alone_is_told_without_an_alarm() {
+async fn a_restart_of_redis_alone_is_logged_without_an_alarm() {
     let mut sale = Sale::start().await;
     support::signal(sale.redis_pid(), Signal::SIGTERM);
     sale.server().until_it_says("Redis is back").await;
@@ -68,8 +68,8 @@ async fn a_restart_of_redis_alone_is_told_without_an_alarm() {
         "rebuild begins epoch 2",
         "rebuild of epoch 2",
     ] {
-        let said = log.lines().find(|said| said.contains(line)).expect(line);
-        assert!(said.contains(" INFO "), "{said}");
+        let logged = log.lines().find(|logged| logged.contains(line)).expect(line);
+        assert!(logged.contains(" INFO "), "{logged}");
     }
 }
 
@@ -83,7 +83,7 @@ async fn a_loss_is_still_an_alarm() {
 }
 
 #[tokio::test]
-async fn a_thousand_dead_letters_are_told_in_a_few_lines_that_add_up() {
+async fn a_thousand_dead_letters_are_logged_in_a_few_lines_that_add_up() {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
     let add = "for i = 1, tonumber(ARGV[1]) do redis.call('XADD', KEYS[1], '*', 'no', 'order') end";
     sale.redis_cli(&["EVAL", add, "1", ORDERS, "1000"]);
@@ -91,14 +91,14 @@ async fn a_thousand_dead_letters_are_told_in_a_few_lines_that_add_up() {
     sale.until_quiet().await;
     assert_eq!(sale.psql_number("select count(*) from dead_letters"), 1_000);
     let log = stop_and_read(worker);
-    let (count, lines) = told(&log, "is a dead letter");
+    let (count, lines) = count_of(&log, "is a dead letter");
     assert_eq!(count, 1_000, "{log}");
     assert!(lines <= STORM_MAX_LINES, "{log}");
     assert!(log.contains("more lines like this one in"), "{log}");
 }
 
 #[tokio::test]
-async fn a_thousand_rejected_orders_are_told_in_a_few_lines_that_add_up() {
+async fn a_thousand_rejected_orders_are_logged_in_a_few_lines_that_add_up() {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
     sale.create("coffee", 1_000).await;
     let claims = (0..1_000).map(|n| {
@@ -125,7 +125,7 @@ async fn a_thousand_rejected_orders_are_told_in_a_few_lines_that_add_up() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_away_is_told_when_it_goes_and_when_it_is_back() {
+async fn an_unreachable_store_is_logged_when_it_fails_and_when_it_recovers() {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
     sale.create("coffee", 10).await;
     let postgres = support::proxy::Proxy::before(&sale.postgres_socket());
@@ -150,7 +150,7 @@ async fn a_store_that_is_away_is_told_when_it_goes_and_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_postgres_that_stands_still_costs_a_few_lines() {
+async fn a_stopped_postgres_costs_a_few_log_lines() {
     let mut sale = Sale::start_with(&[("SECKILL_WORKERS", "4")]).await;
     sale.create("coffee", 100).await;
     let postgres = sale.postgres_pids();

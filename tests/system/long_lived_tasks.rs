@@ -1,4 +1,4 @@
-//! The tasks that live as long as the program: what becomes of one that ends before its time, and what `/livez` says.
+//! The tasks that run as long as the program: what happens when one ends early, and what `/livez` says.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -14,7 +14,7 @@ fn new() -> (Tasks, CancellationToken) {
     (Tasks::default(), CancellationToken::new())
 }
 
-/// A task that ends at each of its first tries, in another way each time, and how often it was started.
+/// A task that fails at its first tries, by a return or a panic in turn, and the number of its starts.
 fn fails_at_first(
     tries: usize,
 ) -> (Arc<AtomicUsize>, impl FnMut() -> futures_util::future::BoxFuture<'static, ()> + Send) {
@@ -39,13 +39,13 @@ async fn a_task_that_panics_or_returns_is_started_again_and_is_named_until_then(
     let (started, make) = fails_at_first(4);
     let task = tokio::spawn(tasks.keep("fence", None, &stop, make));
     for (number, why) in [(1, "it returned"), (2, "it panicked (its try 1 fails)")] {
-        let told = until("it is known to have ended", async || {
+        let trouble = until("it is known to have ended", async || {
             let trouble = tasks.trouble()?;
             (started.load(Ordering::SeqCst) == number).then_some(trouble)
         })
         .await;
-        assert_eq!(told.task, "fence");
-        assert!(told.to_string().contains(why), "{told}");
+        assert_eq!(trouble.task, "fence");
+        assert!(trouble.to_string().contains(why), "{trouble}");
     }
     until("it runs", async || {
         (started.load(Ordering::SeqCst) == 5 && tasks.trouble().is_none()).then_some(())
@@ -55,25 +55,28 @@ async fn a_task_that_panics_or_returns_is_started_again_and_is_named_until_then(
     assert!(!tasks.failed().is_cancelled());
     task.abort();
     until("it is known to be cancelled", async || tasks.verdict().err()).await;
-    assert!(tasks.failed().is_cancelled(), "a task that is not kept any more ends the program");
+    assert!(tasks.failed().is_cancelled(), "a task that is not restarted any more ends the program");
 }
 
 #[tokio::test]
-async fn a_needed_task_that_ends_before_its_time_ends_the_program_with_its_name() {
-    let told = async |end: futures_util::future::BoxFuture<'static, ()>| {
+async fn a_required_task_that_ends_early_ends_the_program_with_its_name() {
+    let verdict_of = async |end: futures_util::future::BoxFuture<'static, ()>| {
         let (tasks, stop) = new();
         tokio::spawn(tasks.need("HTTP", &stop, end)).await.unwrap();
         assert!(tasks.failed().is_cancelled());
         assert_eq!(tasks.trouble().unwrap().task, "HTTP");
         tasks.verdict().unwrap_err().to_string()
     };
-    let panics = Box::pin(async { panic!("out of luck") });
-    assert_eq!(told(panics).await, "the task `HTTP` has ended before its time: it panicked (out of luck)");
-    assert_eq!(told(Box::pin(async {})).await, "the task `HTTP` has ended before its time: it returned");
+    let panics = Box::pin(async { panic!("provoked") });
+    assert_eq!(verdict_of(panics).await, "the task `HTTP` has ended before its time: it panicked (provoked)");
+    assert_eq!(
+        verdict_of(Box::pin(async {})).await,
+        "the task `HTTP` has ended before its time: it returned"
+    );
 }
 
 #[tokio::test]
-async fn a_task_that_was_told_to_stop_ends_well_and_is_forgotten() {
+async fn a_task_that_ends_after_a_stop_is_not_reported() {
     let (tasks, stop) = new();
     let stopped = stop.clone();
     let kept = tokio::spawn(tasks.keep("worker", None, &stop, move || {
@@ -91,30 +94,30 @@ async fn a_task_that_was_told_to_stop_ends_well_and_is_forgotten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_that_does_not_move_is_named_until_it_does() {
+async fn a_task_that_is_stuck_is_named_until_it_moves_again() {
     let (tasks, stop) = new();
     let (release, released) = mpsc::channel::<()>();
     let released = Arc::new(std::sync::Mutex::new(released));
     drop(tokio::spawn(tasks.keep("fence", Some(Duration::from_millis(200)), &stop, move || {
         let released = released.clone();
         async move {
-            // As a write to a full pipe would.
+            // Blocks as a write to a full pipe would.
             released.lock().unwrap().recv().unwrap();
             loop {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
     })));
-    let told = until("it is known to be stuck", async || tasks.trouble()).await;
-    assert_eq!(told.task, "fence");
-    assert!(told.what.contains("is stuck"), "{told}");
+    let trouble = until("it is known to be stuck", async || tasks.trouble()).await;
+    assert_eq!(trouble.task, "fence");
+    assert!(trouble.what.contains("is stuck"), "{trouble}");
     release.send(()).unwrap();
     until("it moves again", async || tasks.trouble().is_none().then_some(())).await;
     assert_eq!(tasks.verdict(), Ok(()));
 }
 
 #[tokio::test]
-async fn livez_is_about_the_tasks_and_names_the_one_that_has_ended() {
+async fn livez_reports_the_tasks_and_names_the_one_that_has_ended() {
     let (tasks, stop) = new();
     let listener = server::listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let url = format!("http://{}/livez", listener.local_addr().unwrap());
@@ -126,7 +129,7 @@ async fn livez_is_about_the_tasks_and_names_the_one_that_has_ended() {
         (answer.status().as_u16(), answer.json::<serde_json::Value>().await.unwrap())
     };
     assert_eq!(livez().await, (200, serde_json::json!({"status": "ok"})));
-    // Each try fails, with ever longer pauses.
+    // Each try fails, with longer and longer pauses.
     let (_, make) = fails_at_first(usize::MAX);
     drop(tokio::spawn(tasks.keep("fence", None, &stop, make)));
     let body = until("the task is named", async || {

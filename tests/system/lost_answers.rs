@@ -1,5 +1,5 @@
-//! Answers that never arrive, commands that arrive late, stores that hang: what is not known is asked
-//! again, and costs nobody a second unit.
+//! Lost answers, commands that arrive late, stores that hang: a client repeats a claim whose result is not known, and
+//! the repeat costs no second unit.
 
 use std::cell::Cell;
 
@@ -12,7 +12,7 @@ const CLAIMS: &str = "seckill:{0}:claims:coffee";
 const NO_WORKERS: (&str, &str) = ("SECKILL_WORKERS", "0");
 const ONE_WORKER: (&str, &str) = ("SECKILL_WORKERS", "1");
 
-/// A sale without workers whose clients talk to a second server, with a proxy between that one and Redis.
+/// A sale without workers whose clients use a second server, with a proxy between that server and Redis.
 async fn sale_behind_a_proxy() -> (Sale, Proxy, Process) {
     let mut sale = Sale::start_with(&[NO_WORKERS]).await;
     sale.create("coffee", 10).await;
@@ -29,8 +29,8 @@ fn scripts_run(sale: &Sale) -> u64 {
     line.split(',').next().unwrap().parse().unwrap()
 }
 
-async fn claim_until_taken(sale: &Sale, user: &str) -> (u16, String) {
-    until("the claim is taken", async || {
+async fn claim_until_accepted(sale: &Sale, user: &str) -> (u16, String) {
+    until("the claim is accepted", async || {
         let answer = sale.claim("coffee", user).await;
         assert!([200, 202, 503].contains(&answer.status), "{}", answer.text);
         (answer.status != 503).then(|| (answer.status, answer.body["order"].as_str().unwrap().to_owned()))
@@ -38,17 +38,18 @@ async fn claim_until_taken(sale: &Sale, user: &str) -> (u16, String) {
     .await
 }
 
-/// A question over a broken connection would cost its whole deadline, and every claim meanwhile.
+/// Claims until accepted, and checks that the program replaced its broken connection at once: a probe over the broken
+/// one would wait until its deadline, and every claim during that time would be refused.
 async fn claim_over_a_new_connection(sale: &Sale, user: &str) -> String {
     let refused = Cell::new(0);
-    let order = until("the claim is taken", async || {
+    let order = until("the claim is accepted", async || {
         let answer = sale.claim("coffee", user).await;
         refused.set(refused.get() + usize::from(answer.status == 503));
         (answer.status == 202).then(|| answer.body["order"].as_str().unwrap().to_owned())
     })
     .await;
     let refused = refused.get();
-    assert!(refused < 20, "refused {refused} times before anybody made a new connection");
+    assert!(refused < 20, "refused {refused} times before there was a new connection");
     order
 }
 
@@ -61,7 +62,7 @@ async fn a_claim_whose_answer_is_lost_is_found_by_its_repeat_and_costs_one_unit(
     assert!(lost.header("retry-after").parse::<u64>().is_ok());
     trap.until_done().await;
 
-    let (status, order) = claim_until_taken(&sale, "alice").await;
+    let (status, order) = claim_until_accepted(&sale, "alice").await;
     assert_eq!(status, 200);
     let _worker = sale.spawn("worker", &[ONE_WORKER]);
     sale.assert_in_agreement("coffee").await;
@@ -79,7 +80,7 @@ async fn a_claim_that_never_reached_redis_is_made_by_its_repeat() {
     let _worker = sale.spawn("worker", &[ONE_WORKER]);
     sale.assert_in_agreement("coffee").await;
     sale.assert_recorded(&[order]);
-    assert_eq!(sale.epoch(), epoch, "a broken connection is no reason to rebuild");
+    assert_eq!(sale.epoch(), epoch, "a broken connection causes no rebuild");
 }
 
 #[tokio::test]
@@ -94,7 +95,7 @@ async fn a_connection_that_breaks_while_it_is_idle_is_replaced_at_once() {
 }
 
 #[tokio::test]
-async fn a_claim_that_arrives_after_its_answer_was_given_up_is_not_made() {
+async fn a_claim_that_reaches_redis_after_its_timeout_is_not_made() {
     let (sale, proxy, _replica) = sale_behind_a_proxy().await;
     let trap = proxy.hold(&["EVALSHA", "alice"]);
     assert_eq!(sale.claim("coffee", "alice").await.status, 503);
@@ -103,11 +104,11 @@ async fn a_claim_that_arrives_after_its_answer_was_given_up_is_not_made() {
     until("the late claim has arrived", async || (scripts_run(&sale) > before).then_some(())).await;
     assert_eq!(sale.redis_cli(&["HLEN", CLAIMS]), "0");
     assert_eq!(sale.redis_stock("coffee"), 10);
-    assert_eq!(claim_until_taken(&sale, "bob").await.0, 202);
+    assert_eq!(claim_until_accepted(&sale, "bob").await.0, 202);
 }
 
 #[tokio::test]
-async fn claims_sent_to_a_redis_that_hangs_are_not_made_when_it_goes_on() {
+async fn claims_that_timed_out_while_redis_hung_are_not_made_when_it_continues() {
     let sale = Sale::start_with(&[NO_WORKERS]).await;
     sale.create("coffee", 10).await;
     let (redis, before) = (sale.redis_pid(), scripts_run(&sale));
@@ -116,7 +117,7 @@ async fn claims_sent_to_a_redis_that_hangs_are_not_made_when_it_goes_on() {
     signal(redis, Signal::SIGCONT);
     until("the late claim has arrived", async || (scripts_run(&sale) > before).then_some(())).await;
     assert_eq!(sale.redis_cli(&["HLEN", CLAIMS]), "0");
-    assert_eq!(claim_until_taken(&sale, "alice").await.0, 202);
+    assert_eq!(claim_until_accepted(&sale, "alice").await.0, 202);
     assert_eq!(sale.redis_stock("coffee"), 9);
 }
 
@@ -140,7 +141,7 @@ async fn an_acknowledgement_that_is_lost_makes_no_second_order() {
 }
 
 #[tokio::test]
-async fn a_commit_that_is_lost_or_whose_answer_is_makes_no_second_order_and_none_less() {
+async fn a_lost_commit_or_a_lost_answer_to_it_neither_doubles_nor_loses_an_order() {
     let sale = Sale::start_with(&[NO_WORKERS]).await;
     sale.create("coffee", 10).await;
     let proxy = Proxy::before(&sale.postgres_socket());
@@ -175,7 +176,7 @@ async fn claims_go_on_over_a_new_connection_while_postgres_hangs() {
     let mut orders = Vec::new();
     for user in ["alice", "bob"] {
         sale.redis_cli_alone(&["CLIENT", "KILL", "TYPE", "normal"]);
-        orders.push(claim_until_taken(&sale, user).await.1);
+        orders.push(claim_until_accepted(&sale, user).await.1);
     }
     signal_all(&pids, Signal::SIGCONT);
     sale.assert_in_agreement("coffee").await;

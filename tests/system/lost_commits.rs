@@ -1,5 +1,5 @@
-//! An older copy of Postgres is put in the place of the present one: edits and coupons that it lacks are in force again
-//! after a person's order, or listed and paused, and nothing is sold before.
+//! An older copy replaces Postgres: an ordered rebuild restores the edits and coupons that the copy lacks, or lists and
+//! pauses them, and nothing is sold before.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use support::{Sale, until};
 
 const ORDERED: &str = "reconcile --rebuild";
 
-/// A sale on stores that can be taken away.
+/// A sale on stores that the test can stop and replace.
 struct Scene {
     // Dropped before its stores.
     sale: Sale,
@@ -18,10 +18,10 @@ struct Scene {
     postgres: Option<OwnStore>,
 }
 
-/// What befalls Redis after the older copy is in place, before any process has looked.
+/// What happens to Redis after the older copy is in place and before a process has probed it.
 #[derive(Clone, Copy, Debug)]
-enum Befalls {
-    Nothing,
+enum RedisFault {
+    None,
     Restart,
     Kill,
 }
@@ -52,7 +52,7 @@ impl Scene {
         self.postgres = Some(OwnStore::postgres_at(dir, &[]).await);
     }
 
-    /// Puts the copy in place while the program is away.
+    /// Puts the copy in place while the program is stopped.
     async fn lose(&mut self) {
         self.sale.until_quiet().await;
         self.sale.kill_9();
@@ -62,20 +62,20 @@ impl Scene {
         self.postgres = Some(OwnStore::postgres_at(dir, &[]).await);
     }
 
-    async fn befall(&mut self, what: Befalls) {
+    async fn inject(&mut self, fault: RedisFault) {
         let redis = self.redis.take().unwrap();
-        self.redis = Some(match what {
-            Befalls::Nothing => redis,
-            Befalls::Restart => OwnStore::redis(&DURABLE, redis.stop()),
-            Befalls::Kill => OwnStore::redis(&DURABLE, redis.kill_9()),
+        self.redis = Some(match fault {
+            RedisFault::None => redis,
+            RedisFault::Restart => OwnStore::redis(&DURABLE, redis.stop()),
+            RedisFault::Kill => OwnStore::redis(&DURABLE, redis.kill_9()),
         });
         until("Redis answers", async || self.redis.as_ref().unwrap().redis_cli(&["PING"]).ok()).await;
     }
 
-    /// Starts the program again, and waits until it waits for a person.
+    /// Starts the program again, and waits until claims wait for the operator; returns the reason.
     async fn until_it_waits(&mut self) -> String {
         self.sale.start_server_unready().await;
-        until("claims wait for a person", async || {
+        until("claims wait for the operator", async || {
             let ready = self.sale.get("/readyz").await;
             let detail = ready.body["detail"].as_str().unwrap_or_default().to_owned();
             (ready.status == 503 && detail.contains(ORDERED)).then_some(detail)
@@ -122,33 +122,33 @@ fn edit_of<'r>(report: &'r Value, coupon: &str) -> &'r Value {
 }
 
 #[tokio::test]
-async fn a_raised_total_that_an_older_copy_lacks_is_in_force_again_and_costs_no_order() {
-    for what in [Befalls::Nothing, Befalls::Restart, Befalls::Kill] {
+async fn a_raised_total_that_an_older_copy_lacks_is_restored_and_no_order_is_rejected() {
+    for fault in [RedisFault::None, RedisFault::Restart, RedisFault::Kill] {
         let mut scene = Scene::start().await;
         scene.sale.create("coffee", 3).await;
-        let mut told = scene.sell("coffee", 0..3).await;
+        let mut orders = scene.sell("coffee", 0..3).await;
         scene.copy().await;
         scene.edit("coffee", json!({"total": 8})).await;
-        told.extend(scene.sell("coffee", 3..7).await);
+        orders.extend(scene.sell("coffee", 3..7).await);
         scene.lose().await;
-        scene.befall(what).await;
+        scene.inject(fault).await;
         scene.until_it_waits().await;
         scene.sale.claim("coffee", "late").await.assert_problem(503, "unavailable");
         let report = scene.rebuild().await;
-        assert_eq!((&report["resent"], &report["rejected"]), (&4.into(), &0.into()), "{what:?}: {report:#}");
+        assert_eq!((&report["resent"], &report["rejected"]), (&4.into(), &0.into()), "{fault:?}: {report:#}");
         let edit = edit_of(&report, "coffee");
-        assert_eq!(edit["outcome"], "adopted", "{what:?}: {report:#}");
+        assert_eq!(edit["outcome"], "adopted", "{fault:?}: {report:#}");
         assert_eq!(edit["changes"], json!([{"field": "total", "from": "3", "to": "8"}]));
         scene.sale.assert_in_agreement("coffee").await;
-        scene.sale.assert_recorded(&told);
-        assert_eq!(scene.definition("coffee"), "8|f|coffee", "{what:?}");
+        scene.sale.assert_recorded(&orders);
+        assert_eq!(scene.definition("coffee"), "8|f|coffee", "{fault:?}");
         scene.sell("coffee", 7..8).await;
         assert_eq!(scene.sale.claim("coffee", "late").await.code(), "sold-out");
     }
 }
 
 #[tokio::test]
-async fn every_edit_and_coupon_that_an_older_copy_lacks_is_in_force_again_and_listed() {
+async fn every_edit_and_coupon_that_an_older_copy_lacks_is_restored_and_listed() {
     let mut scene = Scene::start().await;
     for coupon in ["coffee", "tea", "cake", "juice", "milk"] {
         scene.sale.create(coupon, 10).await;
@@ -163,7 +163,7 @@ async fn every_edit_and_coupon_that_an_older_copy_lacks_is_in_force_again_and_li
     scene.sale.create("nova", 5).await;
     scene.sell("nova", 0..2).await;
     scene.lose().await;
-    scene.befall(Befalls::Kill).await;
+    scene.inject(RedisFault::Kill).await;
     scene.until_it_waits().await;
     let rebuilt = scene.sale.command().args(["reconcile", "--rebuild"]).output().unwrap();
     let text = String::from_utf8_lossy(&rebuilt.stdout).into_owned();
@@ -196,15 +196,15 @@ async fn every_edit_and_coupon_that_an_older_copy_lacks_is_in_force_again_and_li
 }
 
 #[tokio::test]
-async fn a_coupon_whose_definition_nothing_confirms_is_paused_and_listed_until_a_person_resumes_it() {
+async fn a_coupon_with_an_unconfirmed_definition_is_listed_and_paused_until_an_admin_resumes_it() {
     let mut scene = Scene::start().await;
     for coupon in ["coffee", "tea", "cake", "milk"] {
         scene.sale.create(coupon, 3).await;
     }
-    let mut told = scene.sell("coffee", 0..3).await;
+    let mut orders = scene.sell("coffee", 0..3).await;
     scene.copy().await;
     scene.edit("coffee", json!({"total": 8})).await;
-    told.extend(scene.sell("coffee", 3..7).await);
+    orders.extend(scene.sell("coffee", 3..7).await);
     scene.lose().await;
     scene.redis(&["HINCRBY", "seckill:{0}:coupon:coffee", "stock", "1"]);
     scene.redis(&["DEL", "seckill:{0}:coupon:tea"]);
@@ -224,9 +224,9 @@ async fn a_coupon_whose_definition_nothing_confirms_is_paused_and_listed_until_a
     assert_eq!(edit_of(&report, "cake")["undone"][1], json!({"field": "title", "from": "Pie", "to": "cake"}));
     assert_eq!(report["edits"].as_array().unwrap().len(), 3, "{report:#}");
     scene.sell("milk", 0..1).await;
-    // Its claims were accepted: there were at least as many units.
+    // Its total is at least the number of accepted claims.
     scene.sale.assert_in_agreement("coffee").await;
-    for order in told {
+    for order in orders {
         let status = scene.psql(&format!("select status from seckill.orders where id = '{order}'"));
         assert_eq!(status, "confirmed");
     }
@@ -239,7 +239,7 @@ async fn a_coupon_whose_definition_nothing_confirms_is_paused_and_listed_until_a
 }
 
 #[tokio::test]
-async fn lost_commits_that_were_noticed_wait_for_a_person_whatever_becomes_of_redis() {
+async fn a_noticed_postgres_loss_waits_for_the_operator_whatever_happens_to_redis() {
     let mut scene = Scene::start().await;
     scene.sale.create("coffee", 10).await;
     scene.copy().await;
@@ -252,7 +252,7 @@ async fn lost_commits_that_were_noticed_wait_for_a_person_whatever_becomes_of_re
     {
         scene.sale.kill_9();
         scene.redis(damage);
-        scene.befall(Befalls::Kill).await;
+        scene.inject(RedisFault::Kill).await;
         reason = scene.until_it_waits().await;
         assert_eq!(scene.psql("select epoch from seckill.fence"), epoch, "{damage:?}");
     }
@@ -264,14 +264,14 @@ async fn lost_commits_that_were_noticed_wait_for_a_person_whatever_becomes_of_re
 }
 
 #[tokio::test]
-async fn a_coupon_that_postgres_does_not_know_waits_with_one_reason_and_is_adopted_on_a_persons_order() {
+async fn a_coupon_that_postgres_does_not_know_stops_claims_and_is_adopted_by_an_ordered_rebuild() {
     let mut scene = Scene::start().await;
     scene.sale.create("coffee", 10).await;
     scene.copy().await;
     scene.sale.create("nova", 5).await;
-    let told = scene.sell("nova", 0..3).await;
+    let orders = scene.sell("nova", 0..3).await;
     scene.lose().await;
-    scene.befall(Befalls::Restart).await;
+    scene.inject(RedisFault::Restart).await;
     let reason = scene.until_it_waits().await;
     assert!(reason.contains("nova") && reason.contains("DATABASE_URL"), "{reason}");
     for _ in 0..2 {
@@ -288,12 +288,12 @@ async fn a_coupon_that_postgres_does_not_know_waits_with_one_reason_and_is_adopt
     let report = scene.rebuild().await;
     assert_eq!(report["adopted"], json!(["nova"]), "{report:#}");
     scene.sale.assert_in_agreement("nova").await;
-    scene.sale.assert_recorded(&told);
+    scene.sale.assert_recorded(&orders);
     scene.sell("nova", 3..5).await;
 }
 
 #[tokio::test]
-async fn what_redis_holds_of_an_unknown_coupon_that_cannot_be_read_is_adopted_paused() {
+async fn an_unknown_coupon_with_an_unreadable_hash_is_adopted_paused() {
     let mut scene = Scene::start().await;
     scene.sale.create("coffee", 10).await;
     scene.sale.until_quiet().await;
@@ -312,7 +312,7 @@ async fn what_redis_holds_of_an_unknown_coupon_that_cannot_be_read_is_adopted_pa
 }
 
 #[tokio::test]
-async fn a_definition_put_back_by_hand_is_noticed_by_the_next_start_and_by_the_next_edit() {
+async fn a_definition_restored_by_hand_is_noticed_by_the_next_start_and_by_the_next_edit() {
     let mut scene = Scene::start().await;
     scene.sale.create("coffee", 10).await;
     scene.edit("coffee", json!({"total": 20})).await;
@@ -326,7 +326,7 @@ async fn a_definition_put_back_by_hand_is_noticed_by_the_next_start_and_by_the_n
     assert_eq!(scene.definition("coffee"), "20|f|coffee");
 
     scene.psql(put_back);
-    // Of the version that Redis has, with another content.
+    // The edit makes the version that Redis has, with other fields.
     let edit = Some(json!({"title": "Espresso"}));
     let edited = scene.sale.admin(Method::PATCH, "/v1/admin/coupons/coffee", edit).await;
     edited.assert_problem(503, "unavailable");
@@ -339,7 +339,7 @@ async fn a_definition_put_back_by_hand_is_noticed_by_the_next_start_and_by_the_n
 }
 
 #[tokio::test]
-async fn a_redis_that_may_be_behind_cancels_no_order_and_lists_it() {
+async fn a_redis_that_may_be_older_than_postgres_cancels_no_order_and_lists_it() {
     let mut scene = Scene::start().await;
     scene.sale.create("coffee", 10).await;
     let ended = scene.sell("coffee", 0..2).await;
@@ -348,10 +348,10 @@ async fn a_redis_that_may_be_behind_cancels_no_order_and_lists_it() {
         scene.sale.end_order(order);
     }
     scene.sale.until_quiet().await;
-    // The first claims again: his order had ended.
+    // The first user claims again, because the first order had ended.
     let next = scene.sell("coffee", 0..1).await;
     scene.lose().await;
-    scene.befall(Befalls::Restart).await;
+    scene.inject(RedisFault::Restart).await;
     scene.until_it_waits().await;
     let report = scene.rebuild().await;
     assert_eq!(

@@ -1,4 +1,4 @@
-//! What the program counts, against what happened; and what it says of its stores.
+//! The metrics match what happened; also what the program reports about its stores.
 
 use std::net::{IpAddr, UdpSocket};
 
@@ -9,7 +9,7 @@ use support::{Sale, signal, until};
 
 const ORDERS: &str = "seckill:{0}:orders";
 
-/// The value of a metric that counts things.
+/// The value of a counter.
 pub async fn count(sale: &Sale, name: &str) -> u64 {
     text_of(sale, name).await.parse().unwrap()
 }
@@ -39,7 +39,7 @@ async fn assert_metrics(sale: &Sale, expected: &[(&str, f64)]) {
 }
 
 #[tokio::test]
-async fn every_metric_is_there_from_the_start_with_its_type_and_help() {
+async fn every_metric_exists_from_the_start_with_its_type_and_help() {
     let sale = Sale::start().await;
     let answer = sale.get("/metrics").await;
     assert!(answer.header("content-type").starts_with("text/plain; version=0.0.4"), "{answer:?}");
@@ -64,8 +64,9 @@ async fn every_metric_is_there_from_the_start_with_its_type_and_help() {
         assert!(answer.text.contains(&format!("# TYPE {name} {kind}\n")), "{name}: {}", answer.text);
         assert!(answer.text.contains(&format!("# HELP {name} ")), "{name}: {}", answer.text);
     }
-    let untold = |line: &&str| !line.is_empty() && !line.starts_with('#') && !line.starts_with("seckill_");
-    assert_eq!(answer.text.lines().find(untold), None);
+    let is_unknown =
+        |line: &&str| !line.is_empty() && !line.starts_with('#') && !line.starts_with("seckill_");
+    assert_eq!(answer.text.lines().find(is_unknown), None);
     until("everything was compared at the start", async || {
         (metric(&sale, "seckill_reconcile_last_seconds").await > 1.6e9).then_some(())
     })
@@ -112,7 +113,7 @@ async fn claims_orders_returned_units_and_dead_letters_are_counted_as_they_happe
 }
 
 #[tokio::test]
-async fn a_rebuild_is_counted_by_its_cause_and_moves_the_epoch() {
+async fn a_rebuild_is_counted_by_its_cause_and_raises_the_epoch() {
     let sale = Sale::start().await;
     sale.create("coffee", 10).await;
     let by = |cause: &str| format!("seckill_fence_rebuilds_total{{cause=\"{cause}\"}}");
@@ -132,23 +133,23 @@ async fn a_rebuild_is_counted_by_its_cause_and_moves_the_epoch() {
 }
 
 #[tokio::test]
-async fn a_weaker_appendfsync_is_told_in_the_log_and_in_a_metric_for_as_long_as_it_lasts() {
+async fn a_weaker_appendfsync_is_logged_and_shown_by_a_metric_as_long_as_it_is_set() {
     let mut sale = Sale::start().await;
     until_metric(&sale, "seckill_redis_appendfsync_always", 1.0).await;
     assert!(!sale.log().contains("appendfsync"), "{}", sale.log());
     sale.redis_cli(&["CONFIG", "SET", "appendfsync", "everysec"]);
     until_metric(&sale, "seckill_redis_appendfsync_always", 0.0).await;
     sale.server().until_it_says("Redis runs with appendfsync everysec").await;
-    // Another process says so when it starts, and says it once.
+    // Another process logs it at its start, once.
     let worker = sale.spawn("worker", &[]);
     worker.until_it_says("Redis runs with appendfsync everysec").await;
-    let looks = || {
+    let probes = || {
         let stats = sale.redis_cli(&["INFO", "commandstats"]);
         let calls = stats.split_once("cmdstat_config|get:calls=").unwrap().1.split(',').next().unwrap();
         calls.parse::<u64>().unwrap()
     };
-    let before = looks();
-    until("both have looked again", async || (looks() >= before + 4).then_some(())).await;
+    let before = probes();
+    until("both have probed again", async || (probes() >= before + 4).then_some(())).await;
     sale.redis_cli(&["CONFIG", "SET", "appendfsync", "always"]);
     until_metric(&sale, "seckill_redis_appendfsync_always", 1.0).await;
     sale.redis_cli(&["CONFIG", "SET", "appendonly", "no"]);
@@ -158,7 +159,7 @@ async fn a_weaker_appendfsync_is_told_in_the_log_and_in_a_metric_for_as_long_as_
 }
 
 #[tokio::test]
-async fn a_redis_that_does_not_tell_its_appendfsync_counts_as_a_weaker_one() {
+async fn a_redis_that_does_not_show_its_appendfsync_counts_as_weaker() {
     let mut sale = Sale::start().await;
     until_metric(&sale, "seckill_redis_appendfsync_always", 1.0).await;
     sale.redis_cli(&["ACL", "SETUSER", "default", "-config"]);
@@ -176,7 +177,7 @@ fn other_address() -> Option<IpAddr> {
 }
 
 #[tokio::test]
-async fn metrics_and_the_stores_states_want_the_admin_token_off_loopback() {
+async fn metrics_and_verbose_readiness_require_the_admin_token_off_loopback() {
     let sale = Sale::start().await;
     let replica = sale.spawn_by_address("serve", &[], &[("SECKILL_LISTEN", "0.0.0.0:0")]);
     let url = replica.url_when_up().await;
@@ -199,7 +200,7 @@ async fn metrics_and_the_stores_states_want_the_admin_token_off_loopback() {
 }
 
 #[tokio::test]
-async fn readiness_names_the_store_that_is_away_and_since_when() {
+async fn readiness_names_the_unreachable_store_and_the_time_since_when() {
     let sale = Sale::start().await;
     sale.create("coffee", 10).await;
     let (redis, postgres) = (sale.redis_pid(), sale.postgres_pids());
@@ -208,17 +209,17 @@ async fn readiness_names_the_store_that_is_away_and_since_when() {
         serde_json::Value::Null
     );
 
-    // Without Postgres claims go on, and whoever looks closer is told.
+    // Without Postgres claims go on; verbose readiness reports the outage.
     support::signal_all(&postgres, Signal::SIGSTOP);
-    let told = until("Postgres is known to be away", async || {
+    let answer = until("the Postgres outage is reported", async || {
         let answer = sale.get("/readyz?verbose").await;
         let is_told = answer.body["stores"]["postgres_away_since"].is_string();
         is_told.then_some(answer)
     })
     .await;
-    assert_eq!((told.status, &told.body["stores"]["redis"]), (200, &"ok".into()), "{told:?}");
-    assert!(told.body["stores"]["postgres"].as_str().unwrap().starts_with("Postgres"), "{told:?}");
-    assert!(told.body["stores"]["postgres_away_since"].as_str().unwrap().ends_with('Z'), "{told:?}");
+    assert_eq!((answer.status, &answer.body["stores"]["redis"]), (200, &"ok".into()), "{answer:?}");
+    assert!(answer.body["stores"]["postgres"].as_str().unwrap().starts_with("Postgres"), "{answer:?}");
+    assert!(answer.body["stores"]["postgres_away_since"].as_str().unwrap().ends_with('Z'), "{answer:?}");
     assert_eq!(sale.get("/readyz").await.status, 200);
     assert_metrics(&sale, &[("seckill_postgres_up", 0.0), ("seckill_fence_up", 1.0)]).await;
     assert!(metric(&sale, "seckill_outbox_rows").await.is_nan());
@@ -232,15 +233,15 @@ async fn readiness_names_the_store_that_is_away_and_since_when() {
     .await;
 
     signal(redis, Signal::SIGSTOP);
-    let told = until("Redis is known to be away", async || {
+    let answer = until("the Redis outage is reported", async || {
         let answer = sale.get("/readyz?verbose").await;
         (answer.status == 503).then_some(answer)
     })
     .await;
-    told.assert_problem(503, "unavailable");
-    assert!(told.body["detail"].as_str().unwrap().contains("Redis"), "{told:?}");
-    assert!(told.body["stores"]["redis"].as_str().unwrap().contains("Redis"), "{told:?}");
-    assert_eq!(told.body["stores"]["postgres"], "ok", "{told:?}");
+    answer.assert_problem(503, "unavailable");
+    assert!(answer.body["detail"].as_str().unwrap().contains("Redis"), "{answer:?}");
+    assert!(answer.body["stores"]["redis"].as_str().unwrap().contains("Redis"), "{answer:?}");
+    assert_eq!(answer.body["stores"]["postgres"], "ok", "{answer:?}");
     assert_eq!(sale.get("/livez").await.status, 200);
     assert_metrics(&sale, &[("seckill_fence_up", 0.0)]).await;
     signal(redis, Signal::SIGCONT);

@@ -1,4 +1,4 @@
-//! A million claims under comparison while the sale goes on: what it costs in memory, and what it costs Redis.
+//! A comparison of a million claims while the sale goes on: its cost in memory and in Redis.
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
@@ -11,13 +11,13 @@ use support::{Process, Sale, until};
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
 const MILLION: u64 = 1_000_000;
 const MEMORY_GROWTH_MAX_KB: u64 = 64 * 1_024;
-/// What nobody in the queue behind it should feel.
+/// Commands slower than this delay the commands behind them.
 const SLOW_COMMAND_US: &str = "10000";
-/// Another program on the machine may hold Redis up in any command; one that is slow by itself is slow each time:
-/// fewer of a kind than one in so many may be slow.
+/// At most one in so many calls of a command may be slow. Another program on the machine may delay any single call, but
+/// a command that is slow by itself is slow each time.
 const SLOW_SHARE: u64 = 5;
 
-/// Recorded orders and their claims, in both stores, as if they had been made by hand; the server sleeps meanwhile.
+/// Writes recorded orders and their claims directly into both stores, with the server stopped.
 fn load_a_million(sale: &Sale) {
     sale.signal_server(Signal::SIGSTOP);
     sale.psql(
@@ -43,14 +43,14 @@ fn peak_memory_kb(process: &Process) -> u64 {
     line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
 }
 
-/// One comparison ordered from the command line; what it found.
+/// Runs one comparison from the command line; returns its report.
 fn compare(mut command: Command) -> Value {
     let output = command.args(["reconcile", "--json"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Commands that took Redis long, by their names.
+/// The number of slow commands in Redis, by name.
 fn slow_commands(sale: &Sale) -> BTreeMap<String, u64> {
     let log: Value = serde_json::from_str(&sale.redis_cli(&["--json", "SLOWLOG", "GET", "-1"])).unwrap();
     let mut slow = BTreeMap::new();
@@ -72,7 +72,7 @@ fn calls(sale: &Sale, command: &str) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: compares a million claims"]
-async fn a_million_claims_are_compared_in_little_memory_beside_live_claims_that_do_not_feel_it() {
+async fn a_million_claims_are_compared_in_little_memory_without_delay_for_live_claims() {
     let mut sale = Sale::start().await;
     sale.create("coffee", 2_000_000).await;
     let before_kb = peak_memory_kb(sale.server());
@@ -99,14 +99,14 @@ async fn a_million_claims_are_compared_in_little_memory_beside_live_claims_that_
 
     let slow = slow_commands(&sale);
     let peak_kb = peak_memory_kb(sale.server());
-    let told = format!("{before_kb} kB with an empty coupon, {peak_kb} kB with a million claims");
-    println!("peak memory: {told}; {accepted} claims beside it; slow commands: {slow:?}");
-    assert!(peak_kb < before_kb + MEMORY_GROWTH_MAX_KB, "{told}");
+    let memory = format!("{before_kb} kB with an empty coupon, {peak_kb} kB with a million claims");
+    println!("peak memory: {memory}; {accepted} claims during the comparison; slow commands: {slow:?}");
+    assert!(peak_kb < before_kb + MEMORY_GROWTH_MAX_KB, "{memory}");
     for (command, times) in slow {
         let all = calls(&sale, &command);
         assert!(times * SLOW_SHARE < all, "{times} of {all} calls of {command} took Redis long");
     }
-    // Nobody read it whole; it was read page by page.
+    // The claims hash was read page by page, and not at once.
     assert!(calls(&sale, "hscan") >= MILLION / 1_000, "{} HSCANs", calls(&sale, "hscan"));
     for whole in ["hkeys", "hvals", "keys"] {
         assert_eq!(calls(&sale, whole), 0, "{whole}");

@@ -1,5 +1,5 @@
-//! Entries that leave the order stream, or the group, by another hand than the program's: missed within a second
-//! or two by what the stream and the group count, and sent again.
+//! Entries that another program removes from the order stream or from the group: the counts of the stream and the group
+//! show them within two seconds, and they are requeued.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ const ORDERS: &str = "seckill:{0}:orders";
 const TALLY: &str = "seckill:{0}:tally";
 const LOST: &str = "seckill_reconcile_drift_total{kind=\"lost_event\"}";
 const MISSED: &str = "acknowledged by another program";
-/// The promise is two seconds; a loaded machine is given more.
+/// The promise is two seconds; a loaded machine gets more.
 const IN_TIME: Duration = Duration::from_secs(10);
 
-/// What another hand does, with the ids of the ten unread events, and how many of them are lost by it.
-type Hand = fn(&Sale, &[String]) -> u64;
+/// What another program does, given the ids of the ten unread events; returns how many events are lost.
+type Removal = fn(&Sale, &[String]) -> u64;
 
-const HANDS: &[(&str, Hand)] = &[
+const REMOVALS: &[(&str, Removal)] = &[
     ("XTRIM to nothing", |sale, _| {
         sale.redis_cli(&["XTRIM", ORDERS, "MAXLEN", "0"]);
         10
@@ -87,7 +87,7 @@ async fn until_tally_is_settled(sale: &Sale) {
         tokio::time::sleep(Duration::from_secs(2)).await;
         (times() == before).then_some(())
     };
-    until("nothing is missed any more", quiet).await;
+    until("nothing more is reported missing", quiet).await;
 }
 
 fn start_worker(sale: &Sale) -> Process {
@@ -95,47 +95,47 @@ fn start_worker(sale: &Sale) -> Process {
 }
 
 #[tokio::test]
-async fn whatever_another_hand_takes_from_the_stream_is_missed_at_once_and_sent_again() {
+async fn entries_that_another_program_removes_are_noticed_at_once_and_requeued() {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
     sale.create("coffee", 1_000).await;
     let epoch = sale.epoch();
-    let (mut users, mut told) = (0, Vec::new());
-    for (name, hand) in HANDS {
+    let (mut users, mut orders) = (0, Vec::new());
+    for (name, remove) in REMOVALS {
         for _ in 0..10 {
             users += 1;
             let answer = sale.claim("coffee", &format!("user-{users}")).await;
             assert_eq!(answer.status, 202, "{name}: {}", answer.text);
-            told.push(answer.body["order"].as_str().unwrap().to_owned());
+            orders.push(answer.body["order"].as_str().unwrap().to_owned());
         }
         let before = count(&sale, LOST).await;
-        let lost = hand(&sale, &last_ids(&sale));
+        let lost = remove(&sale, &last_ids(&sale));
         let began = std::time::Instant::now();
         until(&format!("{name}: {lost} events are found lost"), async || {
             (count(&sale, LOST).await >= before + lost).then_some(())
         })
         .await;
         assert!(began.elapsed() < IN_TIME, "{name}: {:?}", began.elapsed());
-        // No worker has been there until now, so that nothing but the tally can have told.
+        // No worker has run until now: only the tally can have shown the loss.
         let worker = start_worker(&sale);
         sale.until_quiet().await;
-        sale.assert_recorded(&told);
+        sale.assert_recorded(&orders);
         assert_eq!(count(&sale, LOST).await, before + lost, "{name}: each is found once");
         assert!(worker.stop().success());
     }
     assert_eq!(sale.psql_number("select count(*) from orders where status = 'rejected'"), 0);
     assert_eq!(sale.epoch(), epoch, "repaired beside live claims");
     sale.assert_in_agreement("coffee").await;
-    // What was settled is looked for no more.
+    // Settled losses are not reported again.
     until_tally_is_settled(&sale).await;
 }
 
 #[tokio::test]
-async fn a_group_that_stands_behind_the_last_event_reads_all_of_them_again() {
+async fn a_group_set_beyond_the_last_event_reads_all_events_again() {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
     sale.create("coffee", 100).await;
-    let mut told = Vec::new();
+    let mut orders = Vec::new();
     for n in 0..3 {
-        told.push(
+        orders.push(
             sale.claim("coffee", &format!("user-{n}")).await.body["order"].as_str().unwrap().to_owned(),
         );
     }
@@ -144,18 +144,18 @@ async fn a_group_that_stands_behind_the_last_event_reads_all_of_them_again() {
     until("a rebuild puts the group back", async || (sale.epoch() != epoch).then_some(())).await;
     sale.until_ready().await;
     let _worker = start_worker(&sale);
-    told.push(sale.claim("coffee", "user-3").await.body["order"].as_str().unwrap().to_owned());
+    orders.push(sale.claim("coffee", "user-3").await.body["order"].as_str().unwrap().to_owned());
     sale.until_quiet().await;
-    sale.assert_recorded(&told);
+    sale.assert_recorded(&orders);
     sale.assert_in_agreement("coffee").await;
 }
 
 #[tokio::test]
-async fn nothing_is_missed_while_the_program_trims_reclaims_restarts_and_rebuilds() {
+async fn no_entry_is_reported_missing_while_the_program_trims_reclaims_restarts_and_rebuilds() {
     let mut sale = Sale::start_with(&[("SECKILL_RECLAIM_AFTER", "200ms")]).await;
     sale.create("coffee", 10_000).await;
     sale.redis_cli(&["CONFIG", "SET", "stream-node-max-entries", "10"]);
-    // A group of another program, which reads and acknowledges as it likes.
+    // A group of another program, which reads and acknowledges independently.
     sale.redis_cli(&["XGROUP", "CREATE", ORDERS, "analytics", "0"]);
     let mut users = 0;
     let mut sell = async |sale: &Sale, claims: usize| {
@@ -172,7 +172,7 @@ async fn nothing_is_missed_while_the_program_trims_reclaims_restarts_and_rebuild
         sale.redis_cli(&["HGET", TALLY, "trimmed"]).parse::<u64>().is_ok_and(|n| n > 0).then_some(())
     })
     .await;
-    // A worker that dies with what it was handed.
+    // A worker that dies with delivered entries.
     let lock = sale.lock_coupon("coffee").await;
     let worker = start_worker(&sale);
     sell(&sale, 5).await;
@@ -183,7 +183,7 @@ async fn nothing_is_missed_while_the_program_trims_reclaims_restarts_and_rebuild
     // A rebuild, a restart of the program, and one of Redis.
     let epoch = sale.epoch();
     sale.redis_cli(&["SCRIPT", "FLUSH"]);
-    until("a rebuild", async || (sale.epoch() != epoch).then_some(())).await;
+    until("a rebuild begins", async || (sale.epoch() != epoch).then_some(())).await;
     sale.until_ready().await;
     sell(&sale, 5).await;
     let missed = sale.log().contains(MISSED);

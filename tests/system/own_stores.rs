@@ -1,5 +1,4 @@
-//! A Postgres and a Redis as an operator sets them up, without the settings that the embedded ones have on
-//! their command lines.
+//! External stores: a Postgres and a Redis as an operator sets them up, without the settings of the embedded ones.
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -29,7 +28,7 @@ impl OwnStore {
         Self::postgres_at(dir, settings).await
     }
 
-    /// The cluster that lies in this folder.
+    /// Starts the cluster in this folder.
     pub async fn postgres_at(dir: TempDir, settings: &[&str]) -> Self {
         let mut postgres = unprivileged(&postgres_bin().join("postgres"));
         postgres.arg("-D").arg(dir.path().join("cluster")).args(["-c", "listen_addresses=", "-c"]);
@@ -57,21 +56,21 @@ impl OwnStore {
     pub fn psql(&self, sql: &str) -> Result<String, String> {
         let mut psql = Command::new("psql");
         psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql, &self.url("postgres")]);
-        said(&mut psql)
+        output_of(&mut psql)
     }
 
     pub fn redis_cli(&self, args: &[&str]) -> Result<String, String> {
         let mut redis_cli = Command::new("redis-cli");
-        said(redis_cli.arg("-e").arg("-s").arg(self.dir.path().join("redis.sock")).args(args))
+        output_of(redis_cli.arg("-e").arg("-s").arg(self.dir.path().join("redis.sock")).args(args))
     }
 
-    /// Ends it as kill -9 does, and leaves its files.
+    /// Kills the store with SIGKILL; returns its folder.
     pub fn kill_9(mut self) -> TempDir {
         self.end();
         std::mem::replace(&mut self.dir, folder())
     }
 
-    /// Ends it as its operator does, connections or not, and leaves its files.
+    /// Stops the store as its operator does, with open connections or not; returns its folder.
     pub fn stop(mut self) -> TempDir {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
@@ -80,7 +79,7 @@ impl OwnStore {
     }
 
     fn end(&mut self) {
-        // Postgres's children notice by themselves.
+        // Postgres's children end when they notice it.
         drop(self.child.kill());
         drop(self.child.wait());
     }
@@ -92,7 +91,7 @@ impl Drop for OwnStore {
     }
 }
 
-/// One that the stores' user may write to.
+/// A folder that the stores' user may write to.
 pub fn folder() -> TempDir {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::Builder::new().prefix("seckill-own-").tempdir_in("/tmp").unwrap();
@@ -120,7 +119,7 @@ fn quiet(command: &mut Command) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-fn said(command: &mut Command) -> Result<String, String> {
+fn output_of(command: &mut Command) -> Result<String, String> {
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if output.status.success() {

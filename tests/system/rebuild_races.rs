@@ -1,5 +1,4 @@
-//! Rebuilds that die or are overtaken at each of their steps, and what happens to Postgres and Redis
-//! beside them.
+//! Rebuilds that are killed, overtaken or disturbed at each of their steps, and workers and edits during a rebuild.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,8 @@ const COUPON: &str = "seckill:{0}:coupon:coffee";
 const ORDERS: &str = "seckill:{0}:orders";
 const EPOCH: &str = "seckill:{0}:epoch";
 
-/// What tells each step of a rebuild on its way to Redis; a command by its whole argument, for scripts name it too.
+/// The text that identifies each step of a rebuild on the connection to Redis. A command is matched with its line ends,
+/// because scripts contain its name too.
 const STEPS: [&[&str]; 7] = [
     &["Opens a rebuild"],
     &["\r\nHSCAN\r\n"],
@@ -25,12 +25,12 @@ const STEPS: [&[&str]; 7] = [
     &["Ends a rebuild"],
 ];
 
-/// A sale in whose rebuilds one server is held at a given step while the other, which records, sleeps.
+/// A sale with two servers: one rebuilds and is held at a given step, the other, which has workers, is stopped.
 struct Race {
     sale: Sale,
     proxy: Proxy,
-    /// Every order that somebody was told of.
-    told: Vec<String>,
+    /// The orders of all accepted claims.
+    orders: Vec<String>,
     users: usize,
 }
 
@@ -39,24 +39,24 @@ impl Race {
         let sale = Sale::start_with(&[("SECKILL_RECLAIM_AFTER", "200ms")]).await;
         sale.create("coffee", 1_000).await;
         let proxy = Proxy::before(&sale.redis_socket());
-        Self { sale, proxy, told: Vec::new(), users: 0 }
+        Self { sale, proxy, orders: Vec::new(), users: 0 }
     }
 
     async fn claim(&mut self) {
         self.users += 1;
         let user = format!("user-{}", self.users);
         let sale = &self.sale;
-        let order = until("the claim is taken", async || {
+        let order = until("the claim is accepted", async || {
             let answer = sale.claim("coffee", &user).await;
             assert!([202, 503].contains(&answer.status), "{}", answer.text);
             (answer.status == 202).then(|| answer.body["order"].as_str().unwrap().to_owned())
         })
         .await;
-        self.told.push(order);
+        self.orders.push(order);
     }
 
-    /// Two recorded orders and two claims that are not, of which the one server has been told; then the
-    /// stream and a recorded order's claim are lost, and the server's rebuild is held at `step`.
+    /// Makes two recorded orders and two unrecorded claims. Then deletes the stream and a recorded order's claim, and
+    /// holds the rebuild of the new server at `step`.
     async fn hold_at(&mut self, step: &[&str]) -> (Process, Trap, String) {
         self.claim().await;
         self.claim().await;
@@ -66,7 +66,7 @@ impl Race {
         let environment = [("SECKILL_WORKERS", "0"), ("SECKILL_LOG", "seckill::reconcile=debug,info")];
         let rebuilder = self.sale.spawn_by_address("serve", &[&self.proxy], &environment);
         let home = std::mem::replace(&mut self.sale.url, rebuilder.url_when_up().await);
-        // The comparison at its start reads some of what a rebuild reads.
+        // Its comparison at the start sends some of the same commands as a rebuild.
         rebuilder.until_it_says("reconcile: ").await;
         self.claim().await;
         self.claim().await;
@@ -77,7 +77,7 @@ impl Race {
         (rebuilder, trap, home)
     }
 
-    /// The other server makes the agreement.
+    /// Continues the other server, which then rebuilds.
     async fn wake(&mut self, home: String) {
         self.sale.url = home;
         self.sale.server().signal(Signal::SIGCONT);
@@ -86,20 +86,20 @@ impl Race {
 
     async fn assert_in_agreement(&self) {
         self.sale.assert_in_agreement("coffee").await;
-        self.sale.assert_recorded(&self.told);
+        self.sale.assert_recorded(&self.orders);
         assert_eq!(self.sale.psql_number("select count(*) from dead_letters"), 0);
     }
 }
 
 #[tokio::test]
-async fn a_rebuilder_killed_at_any_step_leaves_its_work_to_another() {
+async fn a_rebuild_killed_at_any_step_is_done_again_by_another_process() {
     let mut race = Race::start().await;
     for step in STEPS {
         let (rebuilder, trap, home) = race.hold_at(step).await;
         rebuilder.kill_9();
         race.wake(home).await;
         race.assert_in_agreement().await;
-        // What the dead one had sent arrives at last.
+        // The last request of the killed server arrives late.
         trap.release();
         race.claim().await;
         race.assert_in_agreement().await;
@@ -115,7 +115,7 @@ async fn a_rebuilder_whose_lock_postgres_dropped_writes_nothing_over_live_claims
             "select count(pg_terminate_backend(pid)) from pg_locks
              where locktype = 'advisory' and mode = 'ExclusiveLock' and granted and objsubid = 1",
         );
-        assert_eq!(dropped, "1", "the one who rebuilds");
+        assert_eq!(dropped, "1", "the session of the rebuild");
         race.wake(home).await;
         race.claim().await;
         let epoch = race.sale.epoch();
@@ -125,13 +125,13 @@ async fn a_rebuilder_whose_lock_postgres_dropped_writes_nothing_over_live_claims
         race.assert_in_agreement().await;
         race.sale.url = home;
         let counter = |epoch: &str| epoch.split('-').next().unwrap().parse::<u64>().unwrap();
-        assert!(counter(&race.sale.epoch()) <= counter(&epoch) + 1, "{step:?}: they rebuild by turns");
+        assert!(counter(&race.sale.epoch()) <= counter(&epoch) + 1, "{step:?}: the servers rebuild in turn");
         assert!(rebuilder.stop().success());
     }
 }
 
 #[tokio::test]
-async fn redis_flushed_at_any_step_of_a_rebuild_is_rebuilt_again() {
+async fn a_flush_at_any_step_of_a_rebuild_causes_another_rebuild() {
     let mut race = Race::start().await;
     for step in STEPS {
         let (rebuilder, trap, home) = race.hold_at(step).await;
@@ -139,16 +139,16 @@ async fn redis_flushed_at_any_step_of_a_rebuild_is_rebuilt_again() {
         trap.release();
         race.wake(home).await;
         race.sale.assert_in_agreement("coffee").await;
-        // Claims that were in Redis alone are lost with it; nobody was given one of them twice.
+        // Claims that were only in Redis are lost with it; no unit of them was sold twice.
         let rows = race.sale.psql("select id from orders");
-        race.told.retain(|order| rows.contains(order.as_str()));
+        race.orders.retain(|order| rows.contains(order.as_str()));
         race.assert_in_agreement().await;
         assert!(rebuilder.stop().success());
     }
 }
 
 #[tokio::test]
-async fn a_worker_stopped_in_its_transaction_keeps_neither_a_rebuild_nor_its_entry() {
+async fn a_worker_stopped_in_its_transaction_blocks_neither_a_rebuild_nor_its_entry() {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
     sale.create("coffee", 10).await;
     let worker = sale.spawn("worker", &[("SECKILL_WORKERS", "1")]);
@@ -157,19 +157,20 @@ async fn a_worker_stopped_in_its_transaction_keeps_neither_a_rebuild_nor_its_ent
     sale.until_a_worker_waits().await;
     worker.signal(Signal::SIGSTOP);
     let before = sale.epoch();
-    // Redis keeps the entry, but has lost its marker: a rebuild has to wait the transaction out.
+    // Redis keeps the entry, but has lost its marker: a rebuild must wait for the transaction.
     sale.redis_cli(&["DEL", EPOCH]);
-    until("a rebuild waits for the open transaction, or that has ended", async || {
+    until("a rebuild waits for the open transaction, or the transaction has ended", async || {
         let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
         (sale.psql_number(waiting) > 0 || sale.epoch() != before).then_some(())
     })
     .await;
     lock.release();
-    // The transaction waits for a worker that does not go on, until Postgres ends it.
+    // The worker does not continue its transaction, until Postgres ends it.
     until("a new epoch is in force", async || (sale.epoch() != before).then_some(())).await;
     sale.until_ready().await;
 
-    let _heir = sale.spawn("worker", &[("SECKILL_WORKERS", "1"), ("SECKILL_RECLAIM_AFTER", "200ms")]);
+    let _second_worker =
+        sale.spawn("worker", &[("SECKILL_WORKERS", "1"), ("SECKILL_RECLAIM_AFTER", "200ms")]);
     sale.assert_in_agreement("coffee").await;
     worker.signal(Signal::SIGCONT);
     assert_eq!(sale.claim("coffee", "bob").await.status, 202);
@@ -183,7 +184,7 @@ async fn an_edit_committed_during_a_rebuild_is_in_force_afterwards() {
     let mut race = Race::start().await;
     for (step, more) in [(STEPS[1], 50), (STEPS[6], -70)] {
         let (rebuilder, trap, home) = race.hold_at(step).await;
-        // As the API does it; the API itself refuses while this server knows that the fence is down.
+        // The same statement as the API's; the API refuses edits while its fence is down.
         race.sale.psql(&format!(
             "update coupons set total = total + {more}, stock = stock + {more}, version = version + 1,
                 changed_at = clock_timestamp()"
@@ -202,7 +203,7 @@ async fn an_edit_committed_during_a_rebuild_is_in_force_afterwards() {
 }
 
 #[tokio::test]
-async fn an_edit_whose_publication_is_lost_is_in_force_in_the_end() {
+async fn an_edit_whose_publication_is_lost_is_published_again() {
     let mut race = Race::start().await;
     race.sale.server().signal(Signal::SIGSTOP);
     let editor = race.sale.spawn_by_address("serve", &[&race.proxy], &[]);
@@ -216,7 +217,7 @@ async fn an_edit_whose_publication_is_lost_is_in_force_in_the_end() {
             "/v1/admin/coupons/coffee",
             Some(json!({"total": total})),
         );
-        let meanwhile = async {
+        let disturbing = async {
             trap.until_taken().await;
             if flush {
                 race.sale.redis_cli(&["FLUSHALL"]);
@@ -225,7 +226,7 @@ async fn an_edit_whose_publication_is_lost_is_in_force_in_the_end() {
             }
             trap.release();
         };
-        let (edited, ()) = tokio::join!(edit, meanwhile);
+        let (edited, ()) = tokio::join!(edit, disturbing);
         assert!([200, 503].contains(&edited.status), "{}", edited.text);
         until("the edit is in force", async || {
             (race.sale.redis_cli(&["HGET", COUPON, "total"]) == total.to_string()).then_some(())
@@ -242,7 +243,7 @@ async fn an_edit_whose_publication_is_lost_is_in_force_in_the_end() {
 }
 
 #[tokio::test]
-async fn a_rebuild_that_fails_again_backs_off_and_an_order_ends_the_pause() {
+async fn a_failing_rebuild_backs_off_and_an_ordered_rebuild_ends_the_pause() {
     let sale = Sale::start().await;
     sale.create("coffee", 10).await;
     // Postgres refuses every new epoch, and counts them.
@@ -258,10 +259,10 @@ async fn a_rebuild_that_fails_again_backs_off_and_an_order_ends_the_pause() {
     let since = Instant::now();
     let before = attempts();
     until("five more have failed", async || (attempts() >= before + 5).then_some(())).await;
-    assert!(since.elapsed() > Duration::from_secs(1), "one after the other, without a longer pause");
+    assert!(since.elapsed() > Duration::from_secs(1), "the attempts follow without a longer pause");
     let log = sale.log();
     let lines = |what: &str| log.lines().filter(|line| line.contains(what)).count();
-    assert_eq!(lines("rebuild begins"), 2, "the first start's and this one's: {log}");
+    assert_eq!(lines("rebuild begins"), 2, "one of the first start, one of this test: {log}");
     assert!(lines("fence down") <= 4, "a line for each change of state: {log}");
 
     sale.psql("drop trigger refuse on fence");

@@ -1,4 +1,4 @@
-//! Workers beside servers: who records, what cannot be recorded, what stays in the stream.
+//! Workers in processes of their own: what they record, what they reject, and what stays in the stream.
 
 use futures_util::StreamExt;
 use nix::sys::signal::Signal;
@@ -17,7 +17,7 @@ pub fn consumers(sale: &Sale) -> Vec<String> {
     lines.windows(2).filter(|pair| pair[0] == "name").map(|pair| pair[1].to_owned()).collect()
 }
 
-/// Buys one unit each for users of these numbers, many at a time; the orders they were told of.
+/// Claims one unit for each of these users, many at a time; returns their orders.
 async fn buy(sale: &Sale, users: std::ops::Range<usize>) -> Vec<String> {
     futures_util::stream::iter(users)
         .map(|n| async move {
@@ -31,12 +31,12 @@ async fn buy(sale: &Sale, users: std::ops::Range<usize>) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_worker_alone_records_and_takes_its_names_with_it() {
+async fn a_worker_process_records_and_removes_its_consumers_when_it_stops() {
     let sale = Sale::start_with(&[NO_WORKERS]).await;
     sale.create("coffee", 1_000).await;
     let orders = buy(&sale, 0..100).await;
     assert_eq!(sale.psql_number("select count(*) from orders"), 0);
-    // Some were handed to a consumer that never came back: they are reclaimed, which takes a name of its own.
+    // Some were delivered to a consumer that is gone: they are reclaimed by a consumer of their own.
     let read = ["XREADGROUP", "GROUP", "order-writers", "gone", "COUNT", "10", "STREAMS", ORDERS, ">"];
     sale.redis_cli(&read);
     let worker = sale.spawn("worker", &[("SECKILL_WORKERS", "3"), ("SECKILL_RECLAIM_AFTER", "200ms")]);
@@ -48,7 +48,7 @@ async fn a_worker_alone_records_and_takes_its_names_with_it() {
 }
 
 #[tokio::test]
-async fn a_worker_that_is_told_to_stop_ends_its_batch_first() {
+async fn a_worker_that_is_told_to_stop_finishes_its_batch_first() {
     let sale = Sale::start_with(&[NO_WORKERS]).await;
     sale.create("coffee", 10).await;
     let worker = sale.spawn("worker", &[ONE_WORKER]);
@@ -67,7 +67,7 @@ async fn a_worker_that_is_told_to_stop_ends_even_while_postgres_hangs() {
     let sale = Sale::start_with(&[NO_WORKERS]).await;
     sale.create("coffee", 10).await;
     let worker = sale.spawn("worker", &[ONE_WORKER]);
-    // It has its connection to Postgres by the time that Postgres hangs.
+    // The worker connects to Postgres before Postgres hangs.
     let mut orders = buy(&sale, 0..1).await;
     sale.until_quiet().await;
     let postgres = sale.postgres_pids();
@@ -82,29 +82,29 @@ async fn a_worker_that_is_told_to_stop_ends_even_while_postgres_hangs() {
     assert!(status.success(), "{log}");
     assert!(log.contains("in the middle of their work"), "{log}");
     signal_all(&postgres, Signal::SIGCONT);
-    let _heir = sale.spawn("worker", &[ONE_WORKER, ("SECKILL_RECLAIM_AFTER", "200ms")]);
+    let _second_worker = sale.spawn("worker", &[ONE_WORKER, ("SECKILL_RECLAIM_AFTER", "200ms")]);
     sale.assert_in_agreement("coffee").await;
     sale.assert_recorded(&orders);
 }
 
 #[tokio::test]
-async fn a_claim_for_which_postgres_has_no_stock_is_rejected_and_its_unit_returned() {
+async fn an_event_without_stock_in_postgres_is_rejected_and_its_unit_returned() {
     let sale = Sale::start().await;
     sale.create("coffee", 10).await;
     sale.psql("update coupons set stock = 0");
     let refused = sale.claim_with("coffee", "alice", &[("prefer", "wait=10")]).await;
     assert_eq!((refused.status, refused.code()), (409, "rejected"), "{}", refused.text);
-    let told = sale.claim("coffee", "bob").await;
-    assert!([200, 202].contains(&told.status), "{}", told.text);
+    let accepted = sale.claim("coffee", "bob").await;
+    assert!([200, 202].contains(&accepted.status), "{}", accepted.text);
     until("both units are back", async || (sale.redis_stock("coffee") == 10).then_some(())).await;
     assert_eq!(sale.redis_cli(&["HLEN", CLAIMS]), "0");
     sale.until_quiet().await;
     assert_eq!(sale.psql("select count(*), count(distinct order_id) from dead_letters"), "2|2");
-    let path = format!("/v1/coupons/coffee/claims/{}", told.body["order"].as_str().unwrap());
+    let path = format!("/v1/coupons/coffee/claims/{}", accepted.body["order"].as_str().unwrap());
     let seen = sale.get_as(&sale.token("bob"), &path).await;
     assert_eq!((seen.status, &seen.body["status"]), (200, &"rejected".into()), "{}", seen.text);
 
-    // As soon as there is stock again they may try again.
+    // Once there is stock again, both users can claim again.
     sale.psql("update coupons set stock = total");
     for user in ["alice", "bob"] {
         assert_eq!(sale.claim_with("coffee", user, &[("prefer", "wait=10")]).await.status, 201);
@@ -127,7 +127,7 @@ async fn the_rest_of_a_batch_is_recorded_when_postgres_has_stock_for_some_of_it(
 }
 
 #[tokio::test]
-async fn entries_of_any_bytes_become_dead_letters_and_those_behind_them_orders() {
+async fn unreadable_entries_become_dead_letters_and_the_events_behind_them_orders() {
     let sale = Sale::start_with(&[NO_WORKERS]).await;
     sale.create("coffee", 100).await;
     let mut orders = buy(&sale, 0..1).await;
@@ -144,10 +144,10 @@ async fn entries_of_any_bytes_become_dead_letters_and_those_behind_them_orders()
         &[b"order", three.as_bytes(), b"coupon", b"cof\0fee", b"user", b"bob"],
         &[b"order", four.as_bytes(), b"coupon", b"coffee", b"user", &megabyte],
         &[b"order", five.as_bytes(), &megabyte, b"coffee", b"user", b"bob"],
-        // The nil id and one of version 4: no time is in them.
+        // The nil id and an id of version 4 contain no time.
         &[b"order", b"00000000-0000-0000-0000-000000000000", b"coupon", b"coffee", b"user", b"bob"],
         &[b"order", b"6f1c1a52-9b0e-4c53-8a3a-0d7e0b1a2c3d", b"coupon", b"coffee", b"user", b"bob"],
-        // An order that is known, once more, for somebody else: it is recorded already.
+        // A recorded order once more, for another user: it counts as recorded.
         &[b"order", own.as_bytes(), b"coupon", b"coffee", b"user", b"mallory"],
         &[b"user", b"bob", b"order", own.as_bytes(), b"coupon", b"coffee", b"user", b"mallory"],
     ];
@@ -162,13 +162,17 @@ async fn entries_of_any_bytes_become_dead_letters_and_those_behind_them_orders()
     sale.assert_recorded(&orders);
     assert_eq!(sale.psql_number("select count(*) from dead_letters"), 10);
     assert_eq!(sale.psql_number("select count(*) from orders where status = 'rejected'"), 0);
-    assert_eq!(sale.psql_number("select max(length(fields)) from dead_letters") >> 20, 1, "kept whole");
+    assert_eq!(
+        sale.psql_number("select max(length(fields)) from dead_letters") >> 20,
+        1,
+        "the entry is kept as a whole"
+    );
     let listed = sale.admin(reqwest::Method::GET, "/v1/admin/dead?limit=200", None).await;
     assert_eq!((listed.status, listed.body["items"].as_array().unwrap().len()), (200, 10), "{}", listed.text);
 }
 
 #[tokio::test]
-async fn nobodys_order_waits_until_unreadable_entries_of_its_batch_are_kept() {
+async fn no_order_waits_until_the_unreadable_entries_of_its_batch_are_dead_letters() {
     let sale = Sale::start_with(&[NO_WORKERS]).await;
     sale.create("coffee", 10).await;
     sale.redis_cli(&["XADD", "seckill:{0}:orders", "*", "hello", "world"]);
@@ -184,35 +188,35 @@ async fn nobodys_order_waits_until_unreadable_entries_of_its_batch_are_kept() {
 }
 
 #[tokio::test]
-async fn a_recorded_tail_is_trimmed_but_never_what_another_group_has_not_read() {
+async fn recorded_entries_are_trimmed_but_not_those_that_another_group_has_not_read() {
     let sale = Sale::start().await;
     sale.create("coffee", 10_000).await;
     let length = || sale.redis_cli(&["XLEN", ORDERS]).parse::<usize>().unwrap();
     buy(&sale, 0..3_000).await;
     sale.until_quiet().await;
     until("the tail is trimmed", async || (length() <= 1_100).then_some(())).await;
-    assert!(length() >= 1_000, "people with redis-cli find the last thousand");
+    assert!(length() >= 1_000, "the last thousand entries stay for inspection");
 
     sale.redis_cli(&["XGROUP", "CREATE", ORDERS, "audit", "0"]);
     let kept = length();
     let first = sale.redis_cli(&["XRANGE", ORDERS, "-", "+", "COUNT", "1"]);
     buy(&sale, 3_000..4_500).await;
     sale.until_quiet().await;
-    // Housekeeping has been there since: it has removed a name that nobody uses.
+    // Housekeeping has run several times since.
     let rounds = sale.redis_cli(&["INFO", "commandstats"]);
     let trims = |stats: &str| {
         let line = stats.lines().find(|line| line.starts_with("cmdstat_xinfo|groups:")).unwrap();
         line.split("calls=").nth(1).unwrap().split(',').next().unwrap().parse::<u64>().unwrap()
     };
     let before = trims(&rounds);
-    until("the house was kept some times", async || {
+    until("housekeeping has run several times", async || {
         (trims(&sale.redis_cli(&["INFO", "commandstats"])) >= before + 6).then_some(())
     })
     .await;
     assert_eq!(length(), kept + 1_500);
     assert_eq!(sale.redis_cli(&["XRANGE", ORDERS, "-", "+", "COUNT", "1"]), first);
 
-    // The other group reads on, and what it has acknowledged may go.
+    // The other group reads further: what it has read may be trimmed.
     let read = ["XREADGROUP", "GROUP", "audit", "me", "COUNT", "2000", "NOACK", "STREAMS", ORDERS, ">"];
     sale.redis_cli(&read);
     until("what both have read is trimmed", async || (length() <= 1_100).then_some(())).await;
@@ -220,7 +224,7 @@ async fn a_recorded_tail_is_trimmed_but_never_what_another_group_has_not_read() 
 }
 
 #[tokio::test]
-async fn comparing_beside_live_claims_finds_no_difference_and_changes_nothing() {
+async fn a_comparison_during_claims_finds_no_difference_and_changes_nothing() {
     let sale = Sale::start().await;
     sale.create("coffee", 4_000).await;
     let epoch = sale.epoch();
@@ -251,15 +255,20 @@ async fn reconcile(sale: &Sale, fix: bool) -> support::Answer {
 }
 
 #[tokio::test]
-async fn a_stock_edited_in_postgres_is_recounted_on_a_persons_order_beside_claims() {
+async fn reconcile_fix_recounts_a_stock_edited_in_postgres_while_claims_go_on() {
     let sale = Sale::start().await;
     sale.create("coffee", 1_000).await;
     let mut orders = buy(&sale, 0..100).await;
     sale.until_quiet().await;
     for (round, edit) in ["stock - 300", "stock + 90", "0 + 750"].iter().enumerate() {
         sale.psql(&format!("update coupons set stock = {edit}"));
-        let told = reconcile(&sale, false).await;
-        assert_eq!((&told.body["stock_drift"], &told.body["fixed"]), (&1.into(), &0.into()), "{}", told.text);
+        let report = reconcile(&sale, false).await;
+        assert_eq!(
+            (&report.body["stock_drift"], &report.body["fixed"]),
+            (&1.into(), &0.into()),
+            "{}",
+            report.text
+        );
         let users = 100 * (round + 1)..100 * (round + 2);
         let (fixed, more) = tokio::join!(reconcile(&sale, true), buy(&sale, users));
         assert_eq!(
@@ -272,10 +281,10 @@ async fn a_stock_edited_in_postgres_is_recounted_on_a_persons_order_beside_claim
         sale.assert_in_agreement("coffee").await;
         sale.assert_recorded(&orders);
     }
-    // More orders than units: nothing that a count could mend.
+    // More orders than units: a recount cannot repair that.
     sale.psql("update coupons set total = 300, stock = 0");
-    let told = reconcile(&sale, true).await;
-    assert_eq!((told.status, &told.body["stock_drift"]), (200, &1.into()), "{}", told.text);
+    let report = reconcile(&sale, true).await;
+    assert_eq!((report.status, &report.body["stock_drift"]), (200, &1.into()), "{}", report.text);
     assert_eq!(sale.psql("select total, stock from coupons"), "300|0");
     sale.claim("coffee", "late").await.assert_problem(409, "sold-out");
 }

@@ -1,13 +1,13 @@
-//! A Redis user that may not run all that the program sends: nothing is half done, the missing right is named, and
-//! claims go on by themselves once it is given.
+//! A Redis user that lacks a right which the program needs: nothing is half done, the missing right is named, and
+//! claims go on once it is given.
 
 use support::{Sale, until};
 
 const EVERYTHING: [&str; 2] = ["+@all", "~*"];
 
-/// As a client that the socket lets in: the default user, whose rights these are.
+/// Sets the rights of the default user, which is the program's user.
 fn set_rights(sale: &Sale, rules: &[&str]) {
-    // By a user of its own: the one that is limited may not give itself anything back.
+    // As another user: the limited one cannot restore its own rights.
     let args = [&["--user", "owner", "--pass", "x", "--no-auth-warning", "ACL", "SETUSER", "default"], rules];
     assert_eq!(sale.redis_cli_alone(&args.concat()), "OK");
 }
@@ -17,20 +17,20 @@ fn make_owner(sale: &Sale) {
     assert_eq!(sale.redis_cli_alone(&owner), "OK");
 }
 
-/// Units of coffee that are held, and events of them that were ever sent.
+/// The stock of coffee, its number of held units, and the number of events ever sent.
 fn held_and_sent(sale: &Sale) -> (String, String, String) {
-    let ask = |args: &[&str]| {
+    let as_owner = |args: &[&str]| {
         let owner = ["--user", "owner", "--pass", "x", "--no-auth-warning"];
         sale.redis_cli_alone(&[&owner[..], args].concat())
     };
-    let sent = ask(&["XINFO", "STREAM", "seckill:{0}:orders"]);
+    let sent = as_owner(&["XINFO", "STREAM", "seckill:{0}:orders"]);
     let sent = sent.lines().skip_while(|line| *line != "entries-added").nth(1).unwrap().to_owned();
-    let stock = ask(&["HGET", "seckill:{0}:coupon:coffee", "stock"]);
-    (stock, ask(&["HLEN", "seckill:{0}:claims:coffee"]), sent)
+    let stock = as_owner(&["HGET", "seckill:{0}:coupon:coffee", "stock"]);
+    (stock, as_owner(&["HLEN", "seckill:{0}:claims:coffee"]), sent)
 }
 
 #[tokio::test]
-async fn a_right_that_is_taken_away_stops_claims_whole_is_named_and_its_return_is_noticed() {
+async fn a_missing_right_stops_claims_is_named_and_its_return_is_noticed() {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
     make_owner(&sale);
     sale.create("coffee", 1_000).await;
@@ -70,9 +70,9 @@ async fn a_right_that_is_taken_away_stops_claims_whole_is_named_and_its_return_i
         })
         .await;
         let doctor = sale.command().arg("doctor").output().unwrap();
-        let told = String::from_utf8_lossy(&doctor.stdout).into_owned();
-        let red = told.lines().find(|line| line.starts_with("red") && line.contains("redis-permissions"));
-        assert!(red.is_some_and(|line| line.contains(named)), "{rules:?}: {told}");
+        let findings = String::from_utf8_lossy(&doctor.stdout).into_owned();
+        let red = findings.lines().find(|line| line.starts_with("red") && line.contains("redis-permissions"));
+        assert!(red.is_some_and(|line| line.contains(named)), "{rules:?}: {findings}");
         assert!(!doctor.status.success(), "{rules:?}");
 
         set_rights(&sale, &EVERYTHING);
@@ -88,7 +88,7 @@ async fn a_right_that_is_taken_away_stops_claims_whole_is_named_and_its_return_i
 }
 
 #[tokio::test]
-async fn a_user_without_a_right_is_named_before_the_first_claim_and_let_in_with_it() {
+async fn a_missing_right_is_named_before_the_first_claim_and_the_start_goes_on_once_it_is_given() {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
     sale.create("coffee", 10).await;
     let shop = ["ACL", "SETUSER", "shop", "on", ">secret", "+@all", "-xadd", "~seckill:*", "&*"];
@@ -99,5 +99,5 @@ async fn a_user_without_a_right_is_named_before_the_first_claim_and_let_in_with_
     other.until_it_says("Redis's user shop lacks +xadd: `ACL SETUSER shop +xadd`").await;
     assert_eq!(sale.redis_cli_alone(&["ACL", "SETUSER", "shop", "+xadd"]), "OK");
     other.url_when_up().await;
-    assert_eq!(sale.epoch(), epoch, "it rebuilds nothing for that");
+    assert_eq!(sale.epoch(), epoch, "the missing right causes no rebuild");
 }

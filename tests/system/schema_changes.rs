@@ -1,5 +1,5 @@
-//! Tables that change under a running program, as they do while replicas of two versions stand beside each other in
-//! an upgrade: no request is refused for it, whatever was prepared before.
+//! Tables that change while the program runs, as in an upgrade with replicas of two versions: no request is refused,
+//! although the old statements are prepared.
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -7,7 +7,7 @@ use serde_json::json;
 
 use support::Sale;
 
-/// Each leaves every row and every name as it was.
+/// Each change keeps every row and every name that the program uses.
 const CHANGES: [&str; 17] = [
     "alter table coupons alter column title type varchar(400)",
     "alter table coupons alter column total type integer, alter column stock type integer",
@@ -31,7 +31,7 @@ const CHANGES: [&str; 17] = [
     "analyze",
 ];
 
-/// Every kind of statement, many at once, so that each connection of the pool has prepared it.
+/// Uses every kind of statement, many at once, so that each connection of the pool prepares it.
 async fn use_all(sale: &Sale, round: usize) {
     let user = format!("user-{round}");
     let claimed = sale.claim_with("coffee", &user, &[("prefer", "wait=10")]).await;
@@ -72,7 +72,7 @@ async fn use_all(sale: &Sale, round: usize) {
 }
 
 #[tokio::test]
-async fn no_request_is_refused_after_a_table_has_changed_under_it() {
+async fn no_request_is_refused_after_a_table_has_changed() {
     let sale = Sale::start().await;
     sale.create("coffee", 1_000).await;
     sale.redis_cli(&["XADD", "seckill:{0}:orders", "*", "no", "order"]);
@@ -83,7 +83,7 @@ async fn no_request_is_refused_after_a_table_has_changed_under_it() {
         sale.psql(change);
         use_all(&sale, number + 1).await;
     }
-    // A unit that goes back, and a rebuild, on what has become of the tables.
+    // A returned unit and a rebuild work on the changed tables too.
     let order = sale.psql("select id from orders where user_id = 'user-0'");
     sale.end_order(&order);
     sale.assert_in_agreement("coffee").await;

@@ -1,4 +1,4 @@
-//! How the program is started: settings that contradict each other, a data directory in use, the demo.
+//! The start of the program: settings, credentials and addresses, a data directory in use, the demo.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -6,18 +6,18 @@ use std::process::{Command, Stdio};
 use crate::own_stores::OwnStore;
 use support::{Sale, until};
 
-/// The program in an environment without any setting but these; how it ended and what it said.
+/// Runs the program with only these settings; returns its exit status and its stderr.
 fn run(dir: &std::path::Path, args: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
     let mut command = Command::new("timeout");
     command.args(["60", env!("CARGO_BIN_EXE_seckill")]);
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).current_dir(dir);
-    // Whatever starts although it should not is ended, and shows as another status.
+    // `timeout` ends a program that starts although it should not; its status is then another.
     let output = command.args(args).envs(environment.iter().copied()).output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// Every variable that libpq, the servers and the clients of the stores read, each with a value that breaks or
-/// misleads a connection.
+/// Every variable that libpq and the servers and clients of the stores read, each with a value that would break or
+/// redirect a connection.
 const OF_OTHER_PROGRAMS: [(&str, &str); 45] = [
     ("PGHOST", "/nonexistent"),
     ("PGHOSTADDR", "192.0.2.1"),
@@ -67,7 +67,7 @@ const OF_OTHER_PROGRAMS: [(&str, &str); 45] = [
 ];
 
 #[tokio::test]
-async fn variables_of_other_programs_change_nothing_on_embedded_stores() {
+async fn variables_of_other_programs_do_not_affect_embedded_stores() {
     let sale = Sale::start_with(&OF_OTHER_PROGRAMS).await;
     sale.create("coffee", 10).await;
     let claim = sale.claim_with("coffee", "alice", &[("prefer", "wait=10")]).await;
@@ -87,7 +87,7 @@ async fn variables_of_other_programs_change_nothing_on_embedded_stores() {
         let names = environment.split(|byte| *byte == 0).map(String::from_utf8_lossy);
         let inherited: Vec<_> =
             names.filter(|name| name.starts_with("PG") || name.starts_with("REDIS")).collect();
-        // What a server sets for its own children.
+        // Postgres sets these two for its own children.
         assert!(
             inherited
                 .iter()
@@ -99,7 +99,7 @@ async fn variables_of_other_programs_change_nothing_on_embedded_stores() {
 }
 
 #[tokio::test]
-async fn an_address_alone_says_where_external_stores_are_and_libpq_only_how_to_get_in() {
+async fn only_the_address_locates_external_stores_and_libpq_variables_give_only_the_password() {
     let sale = Sale::start().await;
     let replica = sale.spawn_by_address("serve", &[], &OF_OTHER_PROGRAMS);
     replica.url_when_up().await;
@@ -131,11 +131,11 @@ async fn an_address_alone_says_where_external_stores_are_and_libpq_only_how_to_g
     assert_eq!(psql.stdout, b"seckill\n", "{}", String::from_utf8_lossy(&psql.stderr));
 }
 
-/// Arguments, environment, exit status, a part of what is said.
+/// Arguments, environment, exit status, a part of stderr.
 type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], i32, &'a str);
 
 #[test]
-fn settings_that_contradict_each_other_are_refused_with_the_way_out() {
+fn contradicting_settings_are_refused_with_their_remedy() {
     let dir = tempfile::tempdir_in("/tmp").unwrap();
     let redis = ("REDIS_URL", "redis://127.0.0.1:1");
     let postgres = ("DATABASE_URL", "postgres://127.0.0.1:1/x");
@@ -176,48 +176,54 @@ fn settings_that_contradict_each_other_are_refused_with_the_way_out() {
         (&["coupon", "list"], &[("SECKILL_URL", "http://127.0.0.1:1"), token], 1, "no server answers"),
     ];
     for (args, environment, status, hint) in cases {
-        let (ended, said) = run(dir.path(), args, environment);
-        assert_eq!(ended, Some(status), "{args:?} {environment:?}: {said}");
-        assert!(said.contains(hint), "{args:?} {environment:?}: {said}");
-        assert!(!said.contains("listening") && !said.contains("thirty"), "{args:?} {environment:?}: {said}");
+        let (ended, stderr) = run(dir.path(), args, environment);
+        assert_eq!(ended, Some(status), "{args:?} {environment:?}: {stderr}");
+        assert!(stderr.contains(hint), "{args:?} {environment:?}: {stderr}");
+        assert!(
+            !stderr.contains("listening") && !stderr.contains("thirty"),
+            "{args:?} {environment:?}: {stderr}"
+        );
     }
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was made");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was created");
 }
 
 #[test]
-fn a_credential_that_cannot_be_presented_is_refused_by_its_name_and_never_shown() {
+fn an_unusable_credential_is_refused_by_name_and_never_shown() {
     let dir = tempfile::tempdir_in("/tmp").unwrap();
     let long = "0123456789abcdef0123456789abcdef";
-    let unfit = ["\n", " ", "s3cret ", " s3cret", "s3cret\n\n", "s3cret\r", "s3\tcret", "\u{a0}s3cret"];
+    let invalid = ["\n", " ", "s3cret ", " s3cret", "s3cret\n\n", "s3cret\r", "s3\tcret", "\u{a0}s3cret"];
     for variable in
         ["SECKILL_ADMIN_TOKEN", "SECKILL_JWT_SECRET", "SECKILL_JWT_AUDIENCE", "SECKILL_JWT_ISSUER"]
     {
         let flag = format!("--{}", variable["SECKILL_".len()..].to_lowercase().replace('_', "-"));
-        for text in unfit {
+        for text in invalid {
             let text = text.replace("s3cret", &format!("s3cret{long}"));
             let by_variable =
                 run(dir.path(), &["serve"], &[(variable, &text), ("SECKILL_LISTEN", "127.0.0.1:0")]);
             let by_flag = run(dir.path(), &["serve", "--listen", "127.0.0.1:0", &flag, &text], &[]);
-            for (ended, said) in [by_variable, by_flag] {
-                assert_eq!(ended, Some(2), "{variable} {text:?}: {said}");
+            for (ended, stderr) in [by_variable, by_flag] {
+                assert_eq!(ended, Some(2), "{variable} {text:?}: {stderr}");
                 assert!(
-                    said.contains(variable) && !said.contains("listening"),
-                    "{variable} {text:?}: {said}"
+                    stderr.contains(variable) && !stderr.contains("listening"),
+                    "{variable} {text:?}: {stderr}"
                 );
                 assert!(
-                    variable.contains("JWT_A") || variable.contains("JWT_I") || !said.contains("s3cret"),
-                    "{said}"
+                    variable.contains("JWT_A") || variable.contains("JWT_I") || !stderr.contains("s3cret"),
+                    "{stderr}"
                 );
             }
         }
     }
-    let (ended, said) = run(dir.path(), &["serve", "--admin-token", "schl\u{fc}ssel"], &[]);
-    assert!(ended == Some(2) && said.contains("ASCII") && !said.contains("schl"), "{said}");
-    let (ended, said) = run(dir.path(), &["coupon", "list"], &[("SECKILL_ADMIN_TOKEN", " s3cret")]);
-    assert!(ended == Some(2) && said.contains("SECKILL_ADMIN_TOKEN") && !said.contains("s3cret"), "{said}");
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was made");
+    let (ended, stderr) = run(dir.path(), &["serve", "--admin-token", "schl\u{fc}ssel"], &[]);
+    assert!(ended == Some(2) && stderr.contains("ASCII") && !stderr.contains("schl"), "{stderr}");
+    let (ended, stderr) = run(dir.path(), &["coupon", "list"], &[("SECKILL_ADMIN_TOKEN", " s3cret")]);
+    assert!(
+        ended == Some(2) && stderr.contains("SECKILL_ADMIN_TOKEN") && !stderr.contains("s3cret"),
+        "{stderr}"
+    );
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was created");
 
-    // The same in files, by their paths.
+    // The same in files; the error names the path.
     let run_with = |name: &str, bytes: &[u8], args: &[&str]| {
         let path = dir.path().join(name);
         std::fs::write(&path, bytes).unwrap();
@@ -229,20 +235,20 @@ fn a_credential_that_cannot_be_presented_is_refused_by_its_name_and_never_shown(
     };
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
     for name in ["admin-token", "jwt-secret"] {
-        for text in unfit.map(str::as_bytes).into_iter().chain([b"".as_slice(), b"s3cret\xff"]) {
-            let (ended, said) = run_with(name, text, &["serve"]);
-            assert_eq!(ended, Some(1), "{name} {text:?}: {said}");
+        for text in invalid.map(str::as_bytes).into_iter().chain([b"".as_slice(), b"s3cret\xff"]) {
+            let (ended, stderr) = run_with(name, text, &["serve"]);
+            assert_eq!(ended, Some(1), "{name} {text:?}: {stderr}");
             assert!(
-                said.contains(&format!("/{name} ")) && !said.contains("s3cret"),
-                "{name} {text:?}: {said}"
+                stderr.contains(&format!("/{name} ")) && !stderr.contains("s3cret"),
+                "{name} {text:?}: {stderr}"
             );
         }
     }
-    let (ended, said) = run_with("jwt-secret", b"0123456789abcdef0123456789abcde\n", &["serve"]);
-    assert!(ended == Some(1) && said.contains("31 bytes"), "{said}");
-    let (ended, said) =
+    let (ended, stderr) = run_with("jwt-secret", b"0123456789abcdef0123456789abcde\n", &["serve"]);
+    assert!(ended == Some(1) && stderr.contains("31 bytes"), "{stderr}");
+    let (ended, stderr) =
         run_with("jwt-secret", b"0123456789abcdef0123456789abcde \n", &["token", "--user", "a"]);
-    assert!(ended == Some(1) && said.contains("/jwt-secret starts or ends with a blank"), "{said}");
+    assert!(ended == Some(1) && stderr.contains("/jwt-secret starts or ends with a blank"), "{stderr}");
 }
 
 #[tokio::test]
@@ -253,7 +259,7 @@ async fn a_credential_loses_one_final_line_end_wherever_it_comes_from() {
             sale.command().env("SECKILL_JWT_SECRET", secret).args(["token", "--user", "alice"]).output();
         String::from_utf8(output.unwrap().stdout).unwrap().trim_end().to_owned()
     };
-    // Variables with the line ends of a file that was read into them, and the secret itself elsewhere.
+    // Variables with the line end of a file; `token` gets the secret without it.
     let sale = Sale::start_with(&[
         ("SECKILL_ADMIN_TOKEN", "let me in\r\n"),
         ("SECKILL_JWT_SECRET", &format!("{secret}\n")),
@@ -266,7 +272,7 @@ async fn a_credential_loses_one_final_line_end_wherever_it_comes_from() {
     assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
     drop(sale);
 
-    // Files as another system wrote them.
+    // Files with and without the line end of another system.
     let mut sale = Sale::start().await;
     sale.stop();
     std::fs::write(sale.data_dir().join("admin-token"), "let-me-in\r\n").unwrap();
@@ -280,20 +286,20 @@ async fn a_credential_loses_one_final_line_end_wherever_it_comes_from() {
 }
 
 #[test]
-fn an_address_to_listen_on_is_understood_or_answered_with_one() {
+fn a_listen_address_is_accepted_or_refused_with_an_example() {
     let dir = tempfile::tempdir_in("/tmp").unwrap();
-    // A directory that is no fit place ends the server right after it listens.
-    let place = dir.path().join("file");
-    std::fs::write(&place, "").unwrap();
-    let place = place.to_str().unwrap();
+    // A file in place of the data directory ends the server right after it listens.
+    let data_dir = dir.path().join("file");
+    std::fs::write(&data_dir, "").unwrap();
+    let data_dir = data_dir.to_str().unwrap();
     for (listen, line) in [
         ("localhost:0", "listening on http://127.0.0.1:"),
         ("[::1]:0", "listening on http://[::1]:"),
         ("127.0.0.1:0", "listening on http://127.0.0.1:"),
     ] {
-        let (ended, said) =
-            run(dir.path(), &["serve"], &[("SECKILL_LISTEN", listen), ("SECKILL_DATA_DIR", place)]);
-        assert!(ended == Some(1) && said.starts_with(line), "{listen}: {said}");
+        let (ended, stderr) =
+            run(dir.path(), &["serve"], &[("SECKILL_LISTEN", listen), ("SECKILL_DATA_DIR", data_dir)]);
+        assert!(ended == Some(1) && stderr.starts_with(line), "{listen}: {stderr}");
     }
     for (listen, example) in [
         (":8080", "0.0.0.0:8080"),
@@ -302,34 +308,35 @@ fn an_address_to_listen_on_is_understood_or_answered_with_one() {
         ("shop.example:9000", "127.0.0.1:9000"),
         ("127.0.0.1:99999", "127.0.0.1:8080"),
     ] {
-        for said in [
+        for stderr in [
             run(dir.path(), &["serve"], &[("SECKILL_LISTEN", listen)]),
             run(dir.path(), &["serve", "--listen", listen], &[]),
         ] {
-            assert!(said.0 == Some(2) && said.1.contains(example), "{listen}: {said:?}");
+            assert!(stderr.0 == Some(2) && stderr.1.contains(example), "{listen}: {stderr:?}");
         }
     }
     for listen in ["[::ffff:10.0.0.1]:0", "[::]:0", "0.0.0.0:0"] {
-        let (ended, said) = run(dir.path(), &["demo", "--listen", listen], &[("SECKILL_DATA_DIR", place)]);
-        assert!(ended == Some(2) && said.contains("loopback"), "{listen}: {said}");
+        let (ended, stderr) =
+            run(dir.path(), &["demo", "--listen", listen], &[("SECKILL_DATA_DIR", data_dir)]);
+        assert!(ended == Some(2) && stderr.contains("loopback"), "{listen}: {stderr}");
     }
-    let (ended, said) =
-        run(dir.path(), &["demo", "--listen", "[::ffff:127.0.0.1]:0"], &[("SECKILL_DATA_DIR", place)]);
-    assert!(ended == Some(1) && said.starts_with("listening on http://[::ffff:127.0.0.1]:"), "{said}");
+    let (ended, stderr) =
+        run(dir.path(), &["demo", "--listen", "[::ffff:127.0.0.1]:0"], &[("SECKILL_DATA_DIR", data_dir)]);
+    assert!(ended == Some(1) && stderr.starts_with("listening on http://[::ffff:127.0.0.1]:"), "{stderr}");
 }
 
 #[test]
-fn the_first_line_says_where_the_server_listens_whatever_the_filter() {
+fn the_first_log_line_is_the_listen_address_with_any_log_filter() {
     let dir = tempfile::tempdir_in("/tmp").unwrap();
-    // A directory that is no fit place ends the server right after that line.
-    let place = dir.path().join("file");
-    std::fs::write(&place, "").unwrap();
+    // A file in place of the data directory ends the server right after that line.
+    let data_dir = dir.path().join("file");
+    std::fs::write(&data_dir, "").unwrap();
     let run = |format| {
         let settings = [
             ("SECKILL_LOG", "error"),
             ("SECKILL_LOG_FORMAT", format),
             ("SECKILL_LISTEN", "127.0.0.1:0"),
-            ("SECKILL_DATA_DIR", place.to_str().unwrap()),
+            ("SECKILL_DATA_DIR", data_dir.to_str().unwrap()),
         ];
         run(dir.path(), &["serve"], &settings)
     };
@@ -344,36 +351,36 @@ fn the_first_line_says_where_the_server_listens_whatever_the_filter() {
 }
 
 #[test]
-fn a_limit_of_open_files_that_leaves_no_room_is_refused_and_one_that_leaves_little_is_told_of() {
+fn a_too_low_limit_of_open_files_is_refused_and_a_low_one_is_warned_about() {
     let dir = tempfile::tempdir_in("/tmp").unwrap();
-    // A directory that is no fit place ends the server once it listens.
-    let place = dir.path().join("file");
-    std::fs::write(&place, "").unwrap();
+    // A file in place of the data directory ends the server once it listens.
+    let data_dir = dir.path().join("file");
+    std::fs::write(&data_dir, "").unwrap();
     let start = |files: u64| {
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("ulimit -n {files} && exec timeout 60 \"$0\" serve")]);
         shell.arg(env!("CARGO_BIN_EXE_seckill")).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
-        shell.env("SECKILL_LISTEN", "127.0.0.1:0").env("SECKILL_DATA_DIR", &place);
+        shell.env("SECKILL_LISTEN", "127.0.0.1:0").env("SECKILL_DATA_DIR", &data_dir);
         String::from_utf8(shell.output().unwrap().stderr).unwrap()
     };
     for files in [20, 64, 256, 512, 767] {
-        let said = start(files);
-        assert!(!said.contains("listening"), "{files}: {said}");
+        let stderr = start(files);
+        assert!(!stderr.contains("listening"), "{files}: {stderr}");
         for part in [&format!("{files} open files"), "at least 768", "ulimit -n 20512", "LimitNOFILE=20512"] {
-            assert!(said.contains(part), "{files}: {said}");
+            assert!(stderr.contains(part), "{files}: {stderr}");
         }
     }
-    for (files, places) in [(768, 256), (1_024, 512), (10_511, 9_999)] {
-        let said = start(files);
-        assert!(said.contains("listening"), "{files}: {said}");
-        let told = format!("{files} open files leave room for {places} connections");
-        assert!(said.contains(&told) && said.contains("ulimit -n 20512"), "{files}: {said}");
+    for (files, connections) in [(768, 256), (1_024, 512), (10_511, 9_999)] {
+        let stderr = start(files);
+        assert!(stderr.contains("listening"), "{files}: {stderr}");
+        let warning = format!("{files} open files leave room for {connections} connections");
+        assert!(stderr.contains(&warning) && stderr.contains("ulimit -n 20512"), "{files}: {stderr}");
     }
     assert!(!start(10_512).contains("open files"));
 }
 
 #[tokio::test]
-async fn a_second_server_on_the_same_directory_is_told_so_and_one_by_address_joins() {
+async fn a_second_server_on_the_same_directory_is_refused_and_one_by_address_joins() {
     let sale = Sale::start().await;
     sale.create("coffee", 10).await;
     let (epoch, first_line) = (sale.epoch(), sale.log().lines().next().unwrap().to_owned());
@@ -381,8 +388,8 @@ async fn a_second_server_on_the_same_directory_is_told_so_and_one_by_address_joi
 
     let second = sale.command().args(["serve", "--listen", "127.0.0.1:0"]).output().unwrap();
     assert!(!second.status.success());
-    let said = String::from_utf8_lossy(&second.stderr);
-    assert!(said.contains(sale.data_dir().to_str().unwrap()), "{said}");
+    let stderr = String::from_utf8_lossy(&second.stderr);
+    assert!(stderr.contains(sale.data_dir().to_str().unwrap()), "{stderr}");
 
     let data = sale.data_dir();
     let secret = std::fs::read_to_string(data.join("jwt-secret")).unwrap();
@@ -397,7 +404,7 @@ async fn a_second_server_on_the_same_directory_is_told_so_and_one_by_address_joi
     let addresses: Vec<(&str, &str)> =
         addresses.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let replica = sale.spawn("serve", &addresses);
-    let url = until("the replica takes claims", async || {
+    let url = until("the replica accepts claims", async || {
         let log = replica.log();
         log.contains("fence up")
             .then(|| log.lines().next().unwrap().strip_prefix("listening on ").unwrap().to_owned())

@@ -1,5 +1,5 @@
-//! SIGTERM, SIGINT and SIGHUP in every phase: what was accepted is answered and recorded, the program ends in time,
-//! and nothing is left running.
+//! SIGTERM, SIGINT and SIGHUP in every phase: accepted claims are answered and recorded, the program ends in time, and
+//! no process is left.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,21 +11,22 @@ use tokio::net::{TcpStream, UnixStream};
 
 use support::{Process, Sale, signal, signal_all, until};
 
-/// Each of them ends the program and its stores within this time, whatever it does.
+/// The signals that stop the program.
 const SIGNALS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+/// The program and its stores end within this time in every phase.
 const PROMISED: Duration = Duration::from_secs(8);
 const PROMISED_WHEN_IDLE: Duration = Duration::from_secs(1);
 
-/// What one connection with one claim came to.
-enum Fate {
+/// The result of one connection with one claim.
+enum Outcome {
     Answered(String),
     /// Refused or reset before a byte of an answer.
     Refused,
 }
 
-async fn claim(sale: &Sale, user: &str, wait: &str) -> Fate {
+async fn claim(sale: &Sale, user: &str, wait: &str) -> Outcome {
     let Ok(mut stream) = TcpStream::connect(sale.url.strip_prefix("http://").unwrap()).await else {
-        return Fate::Refused;
+        return Outcome::Refused;
     };
     let request = format!(
         "POST /v1/coupons/coffee/claims HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n{wait}Connection: close\r\n\r\n",
@@ -37,15 +38,15 @@ async fn claim(sale: &Sale, user: &str, wait: &str) -> Fate {
         Err(error) => Err(error),
     };
     if answer.is_empty() {
-        return Fate::Refused;
+        return Outcome::Refused;
     }
-    outcome.expect("an answer that has begun ends well");
-    Fate::Answered(String::from_utf8(answer).unwrap())
+    outcome.expect("an answer that has begun is complete");
+    Outcome::Answered(String::from_utf8(answer).unwrap())
 }
 
-/// The order of a whole answer to an accepted claim.
+/// The order in a complete answer to an accepted claim.
 fn order_of(answer: &str) -> String {
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a whole head");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a complete head");
     assert!(head.starts_with("HTTP/1.1 202") || head.starts_with("HTTP/1.1 201"), "{answer}");
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
     assert_eq!(length.parse(), Ok(body.len()), "{answer}");
@@ -54,7 +55,7 @@ fn order_of(answer: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_stop_amid_claims_answers_or_refuses_each_and_keeps_every_promise() {
+async fn a_stop_during_claims_answers_or_refuses_each_and_keeps_every_promise() {
     let mut sale = Sale::start().await;
     sale.create("coffee", 1_000_000).await;
     let answered = AtomicUsize::new(0);
@@ -66,8 +67,8 @@ async fn a_stop_amid_claims_answers_or_refuses_each_and_keeps_every_promise() {
                 let user = format!("user-{n}-{round}");
                 let wait = if n % 2 == 0 { "Prefer: wait=5\r\n" } else { "" };
                 match claim(sale, &user, wait).await {
-                    Fate::Answered(answer) => orders.push((user, order_of(&answer))),
-                    Fate::Refused => return (orders, user),
+                    Outcome::Answered(answer) => orders.push((user, order_of(&answer))),
+                    Outcome::Refused => return (orders, user),
                 }
                 answered.fetch_add(1, Ordering::Relaxed);
             }
@@ -78,7 +79,7 @@ async fn a_stop_amid_claims_answers_or_refuses_each_and_keeps_every_promise() {
         until("claims are answered", async || (answered.load(Ordering::Relaxed) > 100).then_some(())).await;
         sale.signal_server(Signal::SIGTERM);
     };
-    let (told, ()) = tokio::join!(buyers, stop);
+    let (claims, ()) = tokio::join!(buyers, stop);
     let status = until("the server has ended", || std::future::ready(sale.server().ended())).await;
     assert!(status.success(), "{status}");
     assert_eq!(processes_of(&sale.data_dir()), Vec::<String>::new());
@@ -88,13 +89,13 @@ async fn a_stop_amid_claims_answers_or_refuses_each_and_keeps_every_promise() {
     let rows = sale.psql("select user_id || ' ' || id from orders");
     let rows: std::collections::HashSet<&str> = rows.lines().collect();
     let mut accepted = 0;
-    for (orders, refused) in &told {
+    for (orders, refused) in &claims {
         accepted += orders.len();
         for (user, order) in orders {
-            assert!(rows.contains(&*format!("{user} {order}")), "{user} was told {order}");
+            assert!(rows.contains(&*format!("{user} {order}")), "{user} got {order}");
         }
-        let is_his = |row: &&&str| row.starts_with(&format!("{refused} "));
-        assert_eq!(rows.iter().find(is_his), None, "{refused} was refused");
+        let is_theirs = |row: &&&str| row.starts_with(&format!("{refused} "));
+        assert_eq!(rows.iter().find(is_theirs), None, "{refused} was refused");
     }
     assert_eq!(accepted, rows.len());
 }
@@ -113,8 +114,8 @@ async fn a_claim_that_waits_for_its_recording_is_answered_at_a_stop_and_recorded
         sale.signal_server(Signal::SIGTERM);
         Instant::now()
     };
-    let (told, signalled) = tokio::join!(claiming, stopping);
-    let Fate::Answered(answer) = told else { panic!("the claim was not answered") };
+    let (outcome, signalled) = tokio::join!(claiming, stopping);
+    let Outcome::Answered(answer) = outcome else { panic!("the claim was not answered") };
     assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
     let status = until("the server has ended", || std::future::ready(sale.server().ended())).await;
     assert!(signalled.elapsed() < PROMISED, "{status}: took {:?}", signalled.elapsed());
@@ -124,7 +125,7 @@ async fn a_claim_that_waits_for_its_recording_is_answered_at_a_stop_and_recorded
     sale.assert_recorded(&[order_of(&answer)]);
 }
 
-/// Command lines of processes that work with files below `dir`.
+/// Command lines of the processes that work in `dir` or name it.
 fn processes_of(dir: &Path) -> Vec<String> {
     let text = |path: std::path::PathBuf| std::fs::read(path).unwrap_or_default();
     let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
@@ -136,7 +137,7 @@ fn processes_of(dir: &Path) -> Vec<String> {
     of_dir.collect()
 }
 
-/// The processes of a store that work with files below `dir`, the server first.
+/// The processes of a store that work in `dir`, the server first.
 fn pids_of(dir: &Path, program: &str) -> Vec<i32> {
     let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
     let is_ours = |process: &Path| {
@@ -149,7 +150,7 @@ fn pids_of(dir: &Path, program: &str) -> Vec<i32> {
     ours.map(|process| process.file_name().unwrap().to_str().unwrap().parse().unwrap()).collect()
 }
 
-/// Sends the signal and waits for the end, which comes in time and leaves no process.
+/// Sends the signal; checks that the program ends in time and leaves no process.
 async fn end(process: &mut Process, signal: Signal, dir: &Path, phase: &str) {
     let began = Instant::now();
     process.signal(signal);
@@ -165,7 +166,7 @@ async fn an_idle_program_stops_within_a_second() {
     let mut sale = Sale::start().await;
     sale.create("coffee", 10).await;
     for signal in SIGNALS {
-        // The fastest of three is the program's own time: the rest is a machine that is busy with other work.
+        // The fastest of three counts: the others may be delayed by other work of the machine.
         let mut took = Duration::MAX;
         for _ in 0..3 {
             if took < PROMISED_WHEN_IDLE {
@@ -195,14 +196,14 @@ async fn a_signal_at_any_point_of_the_first_start_ends_it_and_the_next_start_suc
     for (number, (phase, file)) in points.into_iter().enumerate() {
         let mut sale = Sale::without_server(&[]);
         let mut server = sale.spawn("serve", &[]);
-        until(phase, async || is_there(&sale.data_dir(), file).then_some(())).await;
+        until(phase, async || exists(&sale.data_dir(), file).then_some(())).await;
         end(&mut server, SIGNALS[number % SIGNALS.len()], &sale.data_dir(), phase).await;
         sale.start_server().await;
     }
 }
 
-/// Whether a file is there; a `*` at the end of a folder's name stands for anything.
-fn is_there(dir: &Path, file: &str) -> bool {
+/// Whether a file exists; a `*` at the end of a folder's name stands for any text.
+fn exists(dir: &Path, file: &str) -> bool {
     let Some((folder, rest)) = file.split_once("*/") else { return dir.join(file).exists() };
     let (folder, prefix) = folder.rsplit_once('/').unwrap();
     let entries = std::fs::read_dir(dir.join(folder)).into_iter().flatten().flatten();
@@ -211,7 +212,7 @@ fn is_there(dir: &Path, file: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_signal_while_a_store_hangs_at_its_start_ends_the_program_and_who_joins_it() {
+async fn a_signal_while_a_store_hangs_at_its_start_ends_the_program_and_a_joining_worker() {
     let mut sale = Sale::start().await;
     sale.create("coffee", 10).await;
     assert_eq!(sale.claim("coffee", "alice").await.status, 202);
@@ -222,7 +223,7 @@ async fn a_signal_while_a_store_hangs_at_its_start_ends_the_program_and_who_join
         let store = until("the store starts", async || pids_of(&dir, program).first().copied()).await;
         signal(store, Signal::SIGSTOP);
         let mut worker = sale.spawn("worker", &[]);
-        let joining = async || (worker.log().is_empty() && holds_socket(worker.pid())).then_some(());
+        let joining = async || (worker.log().is_empty() && handles_sigterm(worker.pid())).then_some(());
         until("the worker waits for the stores", joining).await;
         let began = Instant::now();
         worker.signal(SIGNALS[number]);
@@ -234,15 +235,15 @@ async fn a_signal_while_a_store_hangs_at_its_start_ends_the_program_and_who_join
     sale.assert_in_agreement("coffee").await;
 }
 
-/// Whether a process has got as far as to handle signals: its runtime then has its pair of sockets.
-fn holds_socket(pid: i32) -> bool {
+/// Whether a process has a handler for SIGTERM.
+fn handles_sigterm(pid: i32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or_default();
     u64::from_str_radix(caught.trim(), 16).is_ok_and(|mask| mask & (1 << (Signal::SIGTERM as u64 - 1)) != 0)
 }
 
 #[tokio::test]
-async fn a_signal_while_a_store_hangs_in_mid_run_ends_the_program() {
+async fn a_signal_while_a_running_store_hangs_ends_the_program() {
     let mut sale = Sale::start().await;
     sale.create("coffee", 100).await;
     let dir = sale.data_dir();
@@ -261,7 +262,7 @@ async fn a_signal_while_a_store_hangs_in_mid_run_ends_the_program() {
     sale.assert_recorded(&orders);
 }
 
-/// Brings the store into the state; what is answered keeps it there.
+/// Brings a store into the state; the returned connection keeps it there.
 async fn hang(sale: &Sale, phase: &str) -> Option<UnixStream> {
     match phase {
         "Redis is stopped" => signal(sale.redis_pid(), Signal::SIGSTOP),

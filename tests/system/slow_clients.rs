@@ -1,5 +1,4 @@
-//! Clients that hold a connection and do not keep pace: each is let go of in bounded time, costs bounded memory and
-//! delays no stop.
+//! Slow clients that hold a connection: each is disconnected in bounded time, costs bounded memory and delays no stop.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -14,7 +13,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use support::{Sale, until};
 
-/// Far above the limits of ten seconds, below the minute that an idle connection has.
+/// Well above the limits of ten seconds, and below the minute that an idle connection has.
 const BOUND: Duration = Duration::from_secs(40);
 const LIST: &str = "GET /v1/coupons?limit=200 HTTP/1.1\r\nHost: x\r\n\r\n";
 
@@ -31,14 +30,14 @@ fn address(sale: &Sale) -> SocketAddr {
     sale.url.strip_prefix("http://").unwrap().parse().unwrap()
 }
 
-/// A connection whose kernel keeps little for a client that does not read.
+/// A connection with a small receive buffer.
 async fn connect_small(sale: &Sale) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4_096).unwrap();
     socket.connect(address(sale)).await.unwrap()
 }
 
-/// Sends requests until the server takes no more of them, and reads nothing.
+/// Sends requests until the server accepts no more of them, and reads nothing.
 async fn flood(stream: &mut TcpStream, requests: usize) {
     let bytes = LIST.repeat(requests);
     let sending = stream.write_all(bytes.as_bytes());
@@ -58,14 +57,14 @@ fn is_held(sale: &Sale, stream: &TcpStream) -> bool {
     })
 }
 
-async fn until_let_go(sale: &Sale, what: &str, stream: &TcpStream) -> Duration {
+async fn until_closed(sale: &Sale, what: &str, stream: &TcpStream) -> Duration {
     let since = Instant::now();
     until(what, async || (!is_held(sale, stream)).then_some(())).await;
     since.elapsed()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_does_not_keep_pace_is_let_go_of_and_an_idle_one_is_not() {
+async fn a_slow_client_is_disconnected_and_an_idle_one_is_not() {
     let sale = Sale::start().await;
     fill_list(&sale).await;
     let mut idle = sale.connect().await;
@@ -75,20 +74,20 @@ async fn a_client_that_does_not_keep_pace_is_let_go_of_and_an_idle_one_is_not() 
     let never_reads = async {
         let mut stream = connect_small(&sale).await;
         flood(&mut stream, 2_000).await;
-        until_let_go(&sale, "a client that never reads is let go of", &stream).await
+        until_closed(&sale, "a client that never reads is disconnected", &stream).await
     };
     let half_closed = async {
         let mut stream = connect_small(&sale).await;
         flood(&mut stream, 200).await;
         stream.shutdown().await.unwrap();
-        until_let_go(&sale, "a half-closed client that never reads is let go of", &stream).await
+        until_closed(&sale, "a half-closed client that never reads is disconnected", &stream).await
     };
-    let sips = async {
+    let slow_reader = async {
         let mut stream = connect_small(&sale).await;
         flood(&mut stream, 2_000).await;
         let since = Instant::now();
-        until("a client that reads a byte at a time is let go of", async || {
-            // What is left in its own kernel may still be read after that; now and then there is nothing.
+        until("a client that reads a byte at a time is disconnected", async || {
+            // There may be nothing to read, or a rest in the kernel after the server has closed.
             drop(stream.try_read(&mut [0]));
             (!is_held(&sale, &stream)).then_some(())
         })
@@ -99,8 +98,8 @@ async fn a_client_that_does_not_keep_pace_is_let_go_of_and_an_idle_one_is_not() 
         let mut stream = sale.connect().await;
         stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nX: ").await.unwrap();
         let since = Instant::now();
-        until("a head that comes byte by byte is given up", async || {
-            // The server may have closed it since.
+        until("a head that comes byte by byte times out", async || {
+            // Fails if the server has closed the connection.
             drop(stream.try_write(b"x"));
             (!is_held(&sale, &stream)).then_some(())
         })
@@ -109,17 +108,17 @@ async fn a_client_that_does_not_keep_pace_is_let_go_of_and_an_idle_one_is_not() 
     };
     let silent_head = async {
         let mut stream = sale.connect().await;
-        // The second head on a connection is no other than the first.
+        // The second head on a connection has the same limit as the first.
         stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
         assert!(stream.read(&mut [0; 1_024]).await.unwrap() > 0);
         stream.write_all(b"GET /livez HT").await.unwrap();
-        until_let_go(&sale, "a head that stops half-way is given up", &stream).await
+        until_closed(&sale, "a head that stops half-way times out", &stream).await
     };
     let half_behind_a_whole = async {
         let mut stream = sale.connect().await;
         stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET /livez HT").await.unwrap();
         assert!(stream.read(&mut [0; 1_024]).await.unwrap() > 0);
-        until_let_go(&sale, "half a head that came with a whole one is given up", &stream).await
+        until_closed(&sale, "half a head that came with a complete one times out", &stream).await
     };
     let slow_body = async {
         let mut stream = sale.connect().await;
@@ -130,26 +129,26 @@ async fn a_client_that_does_not_keep_pace_is_let_go_of_and_an_idle_one_is_not() 
         );
         stream.write_all(head.as_bytes()).await.unwrap();
         let since = Instant::now();
-        until("a body that comes byte by byte is given up", async || {
+        until("a body that comes byte by byte times out", async || {
             drop(stream.try_write(b" "));
             (!is_held(&sale, &stream)).then_some(())
         })
         .await;
         since.elapsed()
     };
-    let slow = [never_reads.boxed_local(), half_closed.boxed_local(), sips.boxed_local()];
+    let slow = [never_reads.boxed_local(), half_closed.boxed_local(), slow_reader.boxed_local()];
     let unfinished = [slow_head.boxed_local(), silent_head.boxed_local(), half_behind_a_whole.boxed_local()];
     let slow = slow.into_iter().chain(unfinished).chain([slow_body.boxed_local()]);
     let took = join_all(slow).await;
     assert!(took.iter().all(|took| *took < BOUND), "{took:?}");
-    // Longer idle than any of them was slow.
+    // The idle connection has lived longer than any slow one.
     assert!(is_held(&sale, &idle), "an idle connection keeps its minute");
     idle.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     assert!(idle.read(&mut [0; 1_024]).await.unwrap() > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_pipelines_and_reads_gets_every_answer_whole() {
+async fn a_client_that_pipelines_and_reads_gets_every_answer_complete() {
     let sale = Sale::start().await;
     fill_list(&sale).await;
     let mut stream = sale.connect().await;
@@ -167,7 +166,7 @@ async fn a_client_that_pipelines_and_reads_gets_every_answer_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stop_waits_for_no_client_that_does_not_keep_pace() {
+async fn a_stop_does_not_wait_for_slow_clients() {
     let mut sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
     fill_list(&sale).await;
     let mut never_reads = connect_small(&sale).await;
@@ -184,7 +183,7 @@ async fn a_stop_waits_for_no_client_that_does_not_keep_pace() {
          Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{{"
     );
     half_a_body.write_all(head.as_bytes()).await.unwrap();
-    // No worker records it: the claim waits for as long as it may.
+    // No worker records the claim: it waits as long as it may.
     let mut waits = sale.connect().await;
     let token = sale.token("alice");
     let claim = format!(
@@ -201,10 +200,10 @@ async fn a_stop_waits_for_no_client_that_does_not_keep_pace() {
     let others =
         [("never reads", &never_reads), ("half a head", &half_a_head), ("half a body", &half_a_body)];
     for (what, stream) in others.into_iter().chain([("idle", &idle)]) {
-        until_let_go(&sale, what, stream).await;
+        until_closed(&sale, what, stream).await;
     }
     let took = since.elapsed();
-    // A clean end: the end of the grace cut no client off.
+    // A clean end: no connection was open at the end of the grace period.
     let status = until("the server has ended", || std::future::ready(sale.server().ended())).await;
     assert!(status.success(), "{status}");
     assert!(!sale.log().contains("still under way"), "{}", sale.log());

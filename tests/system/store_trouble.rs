@@ -1,5 +1,5 @@
-//! Stores that are slow, paused, away, read-only or full: claims are answered all the same, and everything
-//! goes on by itself when the trouble ends. Without Redis nobody can claim; without Postgres everybody can.
+//! Stores that are slow, paused, unreachable, read-only or full: claims are still answered, and the program recovers
+//! without a restart when the trouble ends. Claims need Redis, but not Postgres.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -16,24 +16,24 @@ const BOUND: Duration = Duration::from_secs(10);
 /// A trouble of one store.
 struct Trouble {
     name: &'static str,
-    /// What the program says of it: `/readyz` of Redis's, `/readyz?verbose` or its log of Postgres's.
-    told: &'static str,
+    /// A part of the program's report: in `/readyz` for Redis, in `/readyz?verbose` or the log for Postgres.
+    report: &'static str,
     begin: fn(&mut Scene),
     end: fn(&mut Scene),
 }
 
-/// A sale whose clients talk to a program that reaches both stores through proxies.
+/// A sale whose clients use a program that reaches both stores through proxies.
 struct Scene {
     sale: Sale,
     redis: Proxy,
     postgres: Proxy,
     program: Process,
     redis_pid: i32,
-    /// Those that are stopped.
+    /// The stopped processes of Postgres.
     postgres_pids: Vec<i32>,
-    /// A connection to Redis from before any trouble.
-    wire: UnixStream,
-    /// Connections that keep others out.
+    /// A connection to Redis that is opened before any trouble.
+    redis_connection: UnixStream,
+    /// Idle connections that use up Postgres's limit.
     crowd: Vec<UnixStream>,
     users: usize,
     orders: Vec<String>,
@@ -50,13 +50,24 @@ impl Scene {
         let program = sale.spawn_by_address("serve", &[&redis, &postgres], &all);
         sale.url = program.url_when_up().await;
         let redis_pid = sale.redis_pid();
-        let wire = UnixStream::connect(sale.redis_socket()).unwrap();
+        let redis_connection = UnixStream::connect(sale.redis_socket()).unwrap();
         let (crowd, orders) = (Vec::new(), Vec::new());
         let (postgres_pids, users) = (Vec::new(), 0);
-        Self { sale, redis, postgres, program, redis_pid, postgres_pids, wire, crowd, users, orders }
+        Self {
+            sale,
+            redis,
+            postgres,
+            program,
+            redis_pid,
+            postgres_pids,
+            redis_connection,
+            crowd,
+            users,
+            orders,
+        }
     }
 
-    /// A claim of somebody new, within the bound.
+    /// A claim of a new user, answered within the bound.
     async fn claim(&mut self, trouble: &str) -> Answer {
         self.users += 1;
         self.claim_again(self.users, trouble).await
@@ -100,11 +111,11 @@ impl Scene {
         let not_ready = format!("{name}: the program says that it is not ready, and why");
         until(&not_ready, async || {
             let answer = self.sale.get("/readyz").await;
-            (answer.status == 503 && answer.text.contains(trouble.told)).then_some(())
+            (answer.status == 503 && answer.text.contains(trouble.report)).then_some(())
         })
         .await;
         (trouble.end)(self);
-        // Whoever was refused does not know whether he was, and asks again.
+        // A refused client does not know whether its claim was made, and repeats it.
         for user in first..=self.users {
             let order = until("the claim is accepted", async || {
                 let answer = self.claim_again(user, name).await;
@@ -125,12 +136,12 @@ impl Scene {
         for _ in 0..5 {
             self.claim_accepted(name).await;
         }
-        let noticed = format!("{name}: the program says what the matter is");
-        until(&noticed, async || {
+        let reported = format!("{name}: the program reports the trouble");
+        until(&reported, async || {
             let ready = self.sale.get("/readyz?verbose").await;
             assert_eq!(ready.status, 200, "{name}: {ready:?}");
-            let is_told = ready.body["stores"]["postgres"].as_str().unwrap().contains(trouble.told);
-            (is_told || self.program.log().contains(trouble.told)).then_some(())
+            let is_reported = ready.body["stores"]["postgres"].as_str().unwrap().contains(trouble.report);
+            (is_reported || self.program.log().contains(trouble.report)).then_some(())
         })
         .await;
         self.is_live().await;
@@ -139,18 +150,18 @@ impl Scene {
         self.assert_recovered().await;
     }
 
-    /// Everybody who was told of an order has it, and nobody else any.
+    /// Checks that exactly the accepted orders are recorded.
     async fn assert_recovered(&self) {
         self.sale.assert_in_agreement("coffee").await;
         self.sale.assert_recorded(&self.orders);
         assert_eq!(self.sale.psql_number("select count(*) from dead_letters"), 0);
     }
 
-    /// Over the connection that was there before.
+    /// Sends a command over the connection that was opened before the trouble.
     fn tell_redis(&mut self, command: &str) {
-        self.wire.write_all(format!("{command}\r\n").as_bytes()).unwrap();
+        self.redis_connection.write_all(format!("{command}\r\n").as_bytes()).unwrap();
         let mut reply = [0; 1_024];
-        let length = self.wire.read(&mut reply).unwrap();
+        let length = self.redis_connection.read(&mut reply).unwrap();
         assert_ne!(reply[0], b'-', "{command}: {}", String::from_utf8_lossy(&reply[..length]));
     }
 
@@ -159,7 +170,7 @@ impl Scene {
         signal_all(&self.postgres_pids, Signal::SIGSTOP);
     }
 
-    /// Takes every connection that Postgres has left.
+    /// Uses up every connection that Postgres has left.
     fn crowd_postgres(&mut self) {
         let mut refused = 0;
         while refused < 10 {
@@ -171,7 +182,7 @@ impl Scene {
     }
 }
 
-/// A session with Postgres that says nothing; `None` if there is no place for one.
+/// An idle session with Postgres; `None` if Postgres has no connection left.
 fn connect_to_postgres(sale: &Sale) -> Option<UnixStream> {
     let mut stream = UnixStream::connect(sale.postgres_socket()).unwrap();
     let parameters = b"user\0seckill\0database\0seckill\0application_name\0crowd\0\0";
@@ -185,30 +196,30 @@ fn connect_to_postgres(sale: &Sale) -> Option<UnixStream> {
 }
 
 #[tokio::test]
-async fn claims_are_refused_in_time_while_redis_is_out_of_reach_and_go_on_by_themselves() {
+async fn claims_are_refused_in_time_while_redis_is_unreachable_and_go_on_afterwards() {
     let mut scene = Scene::start(&[]).await;
     let troubles = [
         Trouble {
             name: "slow",
-            told: "no answer",
+            report: "no answer",
             begin: |scene| scene.redis.delay(Duration::from_secs(3)),
             end: |scene| scene.redis.delay(Duration::ZERO),
         },
         Trouble {
             name: "paused",
-            told: "no answer",
+            report: "no answer",
             begin: |scene| signal(scene.redis_pid, Signal::SIGSTOP),
             end: |scene| signal(scene.redis_pid, Signal::SIGCONT),
         },
         Trouble {
             name: "refusing connections",
-            told: "refused",
+            report: "refused",
             begin: |scene| scene.redis.refuse(),
             end: |scene| scene.redis.refuse_no_more(),
         },
         Trouble {
             name: "out of connections",
-            told: "max number of clients",
+            report: "max number of clients",
             begin: |scene| {
                 scene.tell_redis("CONFIG SET maxclients 1");
                 scene.tell_redis("CLIENT KILL TYPE normal SKIPME yes");
@@ -222,24 +233,24 @@ async fn claims_are_refused_in_time_while_redis_is_out_of_reach_and_go_on_by_the
 }
 
 #[tokio::test]
-async fn claims_are_refused_in_time_while_redis_takes_no_writes_and_go_on_by_themselves() {
+async fn claims_are_refused_in_time_while_redis_accepts_no_writes_and_go_on_afterwards() {
     let mut scene = Scene::start(&[]).await;
     let troubles = [
         Trouble {
             name: "full",
-            told: "OOM",
+            report: "OOM",
             begin: |scene| scene.tell_redis("CONFIG SET maxmemory 1"),
             end: |scene| scene.tell_redis("CONFIG SET maxmemory 0"),
         },
         Trouble {
             name: "short of replicas",
-            told: "NOREPLICAS",
+            report: "NOREPLICAS",
             begin: |scene| scene.tell_redis("CONFIG SET min-replicas-to-write 1"),
             end: |scene| scene.tell_redis("CONFIG SET min-replicas-to-write 0"),
         },
         Trouble {
             name: "a replica",
-            told: "replica",
+            report: "replica",
             begin: |scene| scene.tell_redis("REPLICAOF 127.0.0.1 1"),
             end: |scene| scene.tell_redis("REPLICAOF NO ONE"),
         },
@@ -250,9 +261,9 @@ async fn claims_are_refused_in_time_while_redis_takes_no_writes_and_go_on_by_the
 }
 
 #[tokio::test]
-async fn claims_are_refused_in_time_while_redis_loads_and_go_on_by_themselves() {
+async fn claims_are_refused_in_time_while_redis_loads_and_go_on_afterwards() {
     let mut scene = Scene::start(&[]).await;
-    // Enough to load for a while; the keys are nobody's.
+    // Enough keys for a long load; the program does not use them.
     for part in 0..100 {
         let fill = "for i = 1, 10000 do redis.call('SET', ARGV[1] .. i, i) end";
         scene.tell_redis(&format!("EVAL \"{fill}\" 0 {part}-"));
@@ -260,7 +271,7 @@ async fn claims_are_refused_in_time_while_redis_loads_and_go_on_by_themselves() 
     scene.sale.until_quiet().await;
     let trouble = Trouble {
         name: "loading",
-        told: "LOADING",
+        report: "LOADING",
         begin: |scene| signal(scene.redis_pid, Signal::SIGKILL),
         end: |_| {},
     };
@@ -268,30 +279,30 @@ async fn claims_are_refused_in_time_while_redis_loads_and_go_on_by_themselves() 
 }
 
 #[tokio::test]
-async fn claims_go_on_while_postgres_is_out_of_reach_and_are_recorded_afterwards() {
+async fn claims_go_on_while_postgres_is_unreachable_and_are_recorded_afterwards() {
     let mut scene = Scene::start(&[]).await;
     let troubles = [
         Trouble {
             name: "slow",
-            told: "no answer",
+            report: "no answer",
             begin: |scene| scene.postgres.delay(Duration::from_millis(1_500)),
             end: |scene| scene.postgres.delay(Duration::ZERO),
         },
         Trouble {
             name: "paused",
-            told: "no answer",
+            report: "no answer",
             begin: |scene| scene.pause_postgres(),
             end: |scene| signal_all(&scene.postgres_pids, Signal::SIGCONT),
         },
         Trouble {
             name: "refusing connections",
-            told: "refused",
+            report: "refused",
             begin: |scene| scene.postgres.refuse(),
             end: |scene| scene.postgres.refuse_no_more(),
         },
         Trouble {
             name: "out of connections",
-            told: "53300",
+            report: "53300",
             begin: |scene| {
                 scene.postgres.refuse();
                 scene.crowd_postgres();
@@ -306,12 +317,12 @@ async fn claims_go_on_while_postgres_is_out_of_reach_and_are_recorded_afterwards
 }
 
 #[tokio::test]
-async fn claims_go_on_while_postgres_takes_no_writes_and_are_recorded_afterwards() {
+async fn claims_go_on_while_postgres_accepts_no_writes_and_are_recorded_afterwards() {
     let mut scene = Scene::start(&[]).await;
     let troubles = [
         Trouble {
             name: "read-only",
-            told: "25006",
+            report: "25006",
             begin: |scene| {
                 scene.sale.psql("alter system set default_transaction_read_only = on");
                 scene.sale.psql("select pg_reload_conf()");
@@ -323,7 +334,7 @@ async fn claims_go_on_while_postgres_takes_no_writes_and_are_recorded_afterwards
         },
         Trouble {
             name: "full",
-            told: "53100",
+            report: "53100",
             begin: |scene| {
                 scene.sale.psql(
                     "create function disk_full() returns trigger language plpgsql as
@@ -340,7 +351,7 @@ async fn claims_go_on_while_postgres_takes_no_writes_and_are_recorded_afterwards
 }
 
 #[tokio::test]
-async fn claims_stop_at_the_largest_backlog_rather_than_fill_redis_and_go_on_below_it() {
+async fn claims_stop_at_the_largest_backlog_and_go_on_below_it() {
     let mut scene = Scene::start(&[("SECKILL_MAX_BACKLOG", "20")]).await;
     let length = [&b"XLEN"[..], b"seckill:{0}:orders"];
     scene.pause_postgres();
@@ -353,7 +364,7 @@ async fn claims_stop_at_the_largest_backlog_rather_than_fill_redis_and_go_on_bel
         scene.orders.push(answer.body["order"].as_str().unwrap().to_owned());
         assert!(scene.orders.len() < 20_000, "nothing stops the claims");
     }
-    // The backlog is looked at once a second: it has come further by what that second brought.
+    // The backlog is probed once a second: claims of that second may exceed the limit.
     assert!(scene.orders.len() > 20, "{} claims", scene.orders.len());
     let full = scene.sale.redis_raw(&length);
     for _ in 0..50 {
