@@ -164,12 +164,12 @@ async fn sell(
     // First HTTP, which makes work, then the workers, which do it; claims accepted until then are in the stream.
     http.stop.cancel();
     let close_waits = async {
-        tokio::time::sleep_until(stop.by(config::STOP_WAITS_BY)).await;
+        tokio::time::sleep_until(stop.by(config::STOP_WAITING_CLAIMS_BY)).await;
         core.waiters.close();
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        answered = end_by(stop.by(config::STOP_ANSWERS_BY), http.task, "requests") => answered?,
+        answered = end_by(stop.by(config::STOP_REQUESTS_BY), http.task, "requests") => answered?,
         () = close_waits => {}
     }
     worker_stop.cancel();

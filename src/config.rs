@@ -134,7 +134,7 @@ pub struct CredentialSettings {
 #[command(next_help_heading = "Workers")]
 pub struct WorkerSettings {
     /// Consumers in this process, and one more while there is a backlog; 0 for HTTP alone
-    #[arg(long, env = "SECKILL_WORKERS", default_value_t = 1, value_name = "N", value_parser = |text: &str| parse_whole(text, 0..=64_u16))]
+    #[arg(long, env = "SECKILL_WORKERS", default_value_t = 1, value_name = "N", value_parser = |text: &str| parse_whole(text, 0..=WORKERS_MAX))]
     pub workers: u16,
 
     /// How long an entry may stay unacknowledged before another worker takes it
@@ -142,7 +142,7 @@ pub struct WorkerSettings {
     pub reclaim_after: Duration,
 
     /// How many entries behind `order-writers` other consumer groups are waited for
-    #[arg(long, env = "SECKILL_STREAM_KEEP", default_value_t = 100_000, value_name = "ENTRIES", value_parser = parse_count)]
+    #[arg(long, env = "SECKILL_STREAM_KEEP", default_value_t = STREAM_KEEP_DEFAULT_ENTRIES, value_name = "ENTRIES", value_parser = parse_count)]
     pub stream_keep: u64,
 }
 
@@ -221,7 +221,7 @@ fn parse_reclaim_after(text: &str) -> Result<Duration, String> {
 
 fn parse_redis_prefix(text: &str) -> Result<String, String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_-.:".contains(c);
-    if text.is_empty() || text.len() > 64 || !text.chars().all(allowed) {
+    if text.is_empty() || text.len() > REDIS_PREFIX_MAX_BYTES || !text.chars().all(allowed) {
         return Err("must be 1 to 64 letters, digits, `_`, `-`, `.` or `:`".into());
     }
     Ok(text.to_owned())
@@ -230,7 +230,11 @@ fn parse_redis_prefix(text: &str) -> Result<String, String> {
 fn parse_db_schema(text: &str) -> Result<String, String> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let starts_well = text.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
-    if !starts_well || text.len() > 63 || !text.chars().all(allowed) || text.starts_with("pg_") {
+    if !starts_well
+        || text.len() > DB_SCHEMA_MAX_BYTES
+        || !text.chars().all(allowed)
+        || text.starts_with("pg_")
+    {
         return Err(
             "must be 1 to 63 lower-case letters, digits or `_`, not starting with a digit or `pg_`".into()
         );

@@ -78,7 +78,7 @@ pub async fn examine(server: &RedisServer, postgres: &Postgres, limits: &Limits)
 
 /// A question to Postgres with a deadline of our own: one that hangs does not keep Postgres's.
 async fn ask<T>(question: impl Future<Output = Result<T, PostgresError>>) -> Result<T, PostgresError> {
-    match tokio::time::timeout(config::DOCTOR_PATIENCE, question).await {
+    match tokio::time::timeout(config::DOCTOR_QUERY_TIMEOUT, question).await {
         Ok(answer) => answer,
         Err(_) => Err(PostgresError::Transient("it gives no answer".into())),
     }
@@ -126,7 +126,7 @@ fn room(folder: Option<&Path>) -> Option<Finding> {
     }
     let (free, total) = (room.free_bytes / 1_000_000, room.total_bytes / 1_000_000);
     let what = format!("{free} of {total} MB are free for the embedded stores");
-    Some(if room.free_bytes < config::DOCTOR_ROOM_YELLOW_BYTES {
+    Some(if room.free_bytes < config::DOCTOR_DISK_YELLOW_BYTES {
         Finding::yellow(check, what, "make room: without it claims are refused")
     } else {
         Finding::green(check, what)

@@ -89,7 +89,7 @@ impl Embedded {
                 Ok(Some(Self { addresses: sockets.addresses(), redis, postgres, sockets, _lock: lock }))
             }
             (redis, postgres) => {
-                let by = Instant::now() + config::STORES_STOP_WITHIN;
+                let by = Instant::now() + config::STORES_STOP_TIMEOUT;
                 let ended = tokio::join!(end(redis, by), end(postgres, by));
                 sockets.remove();
                 both_of(ended).map(|()| None)
@@ -139,7 +139,7 @@ impl Embedded {
     /// # Errors
     /// When a store did not stop cleanly; what was acknowledged is safe all the same.
     pub async fn stop(self) -> Result<()> {
-        self.stop_by(Instant::now() + config::STORES_STOP_WITHIN).await
+        self.stop_by(Instant::now() + config::STORES_STOP_TIMEOUT).await
     }
 
     /// The same, with signals that grow harsher as the deadline comes.
@@ -191,7 +191,7 @@ async fn running_in(data_dir: &Path) -> Result<Option<Sockets>> {
 
 /// A program that was just killed, or a passing `join`, may hold the lock for a moment longer.
 async fn lock_patiently(dir: &DataDir) -> Result<DataDirLock> {
-    let deadline = Instant::now() + config::DATA_DIR_PATIENCE;
+    let deadline = Instant::now() + config::DATA_DIR_LOCK_TIMEOUT;
     loop {
         match dir.lock() {
             Err(_) if Instant::now() < deadline => sleep(config::STORE_POLL).await,

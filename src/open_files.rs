@@ -22,7 +22,7 @@ pub fn allow(files: u64) -> nix::Result<u64> {
 /// # Errors
 /// When the limit leaves fewer connections than a server is of use with.
 pub fn for_connections() -> anyhow::Result<usize> {
-    let others = config::OTHER_OPEN_FILES;
+    let others = config::RESERVED_OPEN_FILES;
     let wanted = config::HTTP_MAX_CONNECTIONS + others;
     let files = allow(wanted as u64).context("the limit of open files is not known")?;
     let files = usize::try_from(files).unwrap_or(usize::MAX);
@@ -33,7 +33,7 @@ pub fn for_connections() -> anyhow::Result<usize> {
          better {wanted} (`ulimit -n {wanted}`, in systemd LimitNOFILE={wanted}, in Docker --ulimit nofile={wanted})"
     );
     let places = (files - others).min(config::HTTP_MAX_CONNECTIONS);
-    if places < config::HTTP_FEW_CONNECTIONS {
+    if places < config::HTTP_CONNECTIONS_WARN_BELOW {
         tracing::warn!(
             "{files} open files leave room for {places} connections: raise the hard limit (`ulimit -n {wanted}`)"
         );

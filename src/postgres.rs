@@ -75,13 +75,16 @@ impl Postgres {
             None => options,
         };
         let ms = |timeout: Duration| format!("{}ms", timeout.as_millis());
-        let options = options.application_name("seckill").statement_cache_capacity(256).options([
-            ("search_path", schema.to_owned()),
-            ("client_min_messages", "warning".to_owned()),
-            ("statement_timeout", ms(config::POSTGRES_STATEMENT_TIMEOUT)),
-            ("lock_timeout", ms(config::POSTGRES_LOCK_TIMEOUT)),
-            ("idle_in_transaction_session_timeout", ms(config::POSTGRES_IDLE_IN_TRANSACTION_TIMEOUT)),
-        ]);
+        let options = options
+            .application_name("seckill")
+            .statement_cache_capacity(config::POSTGRES_CACHE_STATEMENTS)
+            .options([
+                ("search_path", schema.to_owned()),
+                ("client_min_messages", "warning".to_owned()),
+                ("statement_timeout", ms(config::POSTGRES_STATEMENT_TIMEOUT)),
+                ("lock_timeout", ms(config::POSTGRES_LOCK_TIMEOUT)),
+                ("idle_in_transaction_session_timeout", ms(config::POSTGRES_IDLE_IN_TRANSACTION_TIMEOUT)),
+            ]);
         let reading = options.clone().options([("default_transaction_read_only", "on")]);
         let options = options.options([("synchronous_commit", "on")]).options(BY_INDEX);
         let pool = PgPoolOptions::new()

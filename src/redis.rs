@@ -140,7 +140,8 @@ impl RedisServer {
     /// A worker's connection, for blocking reads, which nothing else should share. CLIENT LIST shows it by
     /// name: up to Redis 7.0 a consumer that finds nothing to read leaves no other trace.
     pub async fn connect_blocking(&self) -> Result<Redis, RedisError> {
-        let redis = self.connect_with_timeout(config::REDIS_BLOCK + config::REDIS_COMMAND_TIMEOUT).await?;
+        let redis =
+            self.connect_with_timeout(config::REDIS_BLOCK_TIMEOUT + config::REDIS_COMMAND_TIMEOUT).await?;
         match redis.call("CLIENT", vec!["SETNAME".into(), (&*redis.keys.worker).into()]).await {
             // Where it is forbidden, only `doctor` knows less.
             Ok(_) | Err(RedisError::Refused(_)) => Ok(redis),

@@ -79,7 +79,7 @@ fn is_hangup_ignored() -> bool {
 
 /// The runtime waits for work on blocking threads, such as a flush of a disk that hangs, for ever.
 fn end_at_last() {
-    std::thread::sleep(config::STOP_AT_LAST);
+    std::thread::sleep(config::STOP_FORCED_EXIT_AFTER);
     stderr::line("seckill: something does not stop: ending all the same");
     stderr::flush();
     std::process::exit(1);

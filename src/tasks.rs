@@ -93,7 +93,7 @@ impl Tasks {
                     "the task `{name}` has ended before its time: {why}. It is started again"
                 );
                 place.watched.note_end(Some(why));
-                if started.elapsed() >= config::TASK_RAN_WELL_AFTER {
+                if started.elapsed() >= config::TASK_RESTART_RESET_AFTER {
                     delays = restart_delays();
                 }
                 let pause = tokio::time::sleep(delays.next().unwrap_or(config::TASK_RESTART_MAX));
@@ -165,7 +165,7 @@ impl Watched {
             return Some(format!("has ended and is about to be started again: {why}"));
         }
         let seconds = |time: Duration| time.as_secs();
-        if let Some(time) = self.pulse.in_one_step().filter(|time| *time > config::TASK_STEP_MAX) {
+        if let Some(time) = self.pulse.in_one_step().filter(|time| *time > config::TASK_MAX_STEP) {
             return Some(format!("is stuck: it has kept its thread for {} s", seconds(time)));
         }
         let time =

@@ -458,3 +458,25 @@ fn lua_lives_in_files_of_its_own() {
     let found = lines_outside(&[], |line| line.contains("redis.call('") || line.contains("KEYS["));
     assert_none("Lua inside Rust", &found);
 }
+
+#[test]
+fn every_limit_is_in_config_limits() {
+    let words = [
+        "MAX", "MIN", "LIMIT", "TIMEOUT", "DEADLINE", "INTERVAL", "POLL", "RETRY", "RETRIES", "TRIES",
+        "GRACE", "PATIENCE", "LIFETIME", "AFTER", "WITHIN",
+    ];
+    let is_limit = |line: &str| {
+        let constant = line.split_once("const ").and_then(|(_, constant)| constant.split_once(": "));
+        constant.is_some_and(|(name, value)| {
+            let is_constant = name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
+            let is_named_so = name.split('_').any(|word| words.contains(&word));
+            is_constant && (is_named_so || value.starts_with("Duration") || value.starts_with("std::time::"))
+        })
+    };
+    let limits = fs::read_to_string(root().join("src/config/limits.rs")).unwrap();
+    assert!(limits.lines().filter(|line| is_limit(line)).count() > 50, "no limit is recognised");
+    // The sizes of a benchmark belong to its plan.
+    let mut found = lines_outside(&["bench"], is_limit);
+    found.retain(|line| !line.starts_with("src/config/limits.rs:"));
+    assert_none("limits outside src/config/limits.rs", &found);
+}

@@ -73,7 +73,7 @@ impl Core {
             let (fence, server, postgres, stop) = parts.clone();
             fence.run(server, postgres, stop)
         };
-        let fence_task = tokio::spawn(tasks.keep("fence", Some(config::TASK_WAKES_WITHIN), &stop, run_fence));
+        let fence_task = tokio::spawn(tasks.keep("fence", Some(config::TASK_MAX_IDLE), &stop, run_fence));
         let waiters = OrderWaiters::start(&postgres, tasks, &stop);
         let parts = (fence.clone(), postgres.clone(), catalogue.clone());
         let publisher = tasks.keep("publisher", None, &stop, move || {

@@ -10,15 +10,13 @@ use super::core::Domain;
 use crate::cli::ServeArgs;
 use crate::cli::demo::{DemoText, demo_text};
 use crate::cli::token::mint_token;
-use crate::config::CredentialSettings;
+use crate::config::{self, CredentialSettings};
 use crate::coupons::definitions::{CouponError, Coupons, ExpectedVersion};
 use crate::data_dir::DataDir;
 use crate::domain::{CouponPatch, NewCoupon, UserId};
 use crate::fence::{Fence, FenceState};
 
 const USER: &str = "alice";
-const TOKEN_LIFETIME: Duration = Duration::from_hours(24);
-const OPENS_AFTER: Duration = Duration::from_mins(1);
 
 /// Waits until claims are taken, makes the coupons, and returns the text.
 pub async fn open(
@@ -29,7 +27,7 @@ pub async fn open(
     credentials: &CredentialSettings,
 ) -> anyhow::Result<String> {
     fence.subscribe().wait_for(|state| matches!(state, FenceState::Up(_))).await?;
-    let opens = OffsetDateTime::now_utc() + OPENS_AFTER;
+    let opens = OffsetDateTime::now_utc() + config::DEMO_OPENS_AFTER;
     offer(&domain.coupons, sample("coffee", "A free coffee", 100, None)?).await?;
     offer(&domain.coupons, sample("tea", "A pot of tea", 100, Some(opens))?).await?;
     let gone = sample("gone", "The last biscuit", 1, None)?;
@@ -39,7 +37,7 @@ pub async fn open(
 
     let user: UserId = USER.parse()?;
     let secret = credentials.jwt_secret.as_deref().unwrap_or_default();
-    let token = mint_token(secret.as_bytes(), &user, TOKEN_LIFETIME, credentials)?;
+    let token = mint_token(secret.as_bytes(), &user, config::DEMO_TOKEN_LIFETIME, credentials)?;
     Ok(demo_text(&DemoText {
         base_url: &format!("http://{address}"),
         user: USER,

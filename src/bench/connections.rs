@@ -14,7 +14,7 @@ use super::report::whole;
 use super::round::Round;
 use super::scenarios::{Bench, CONNECTIONS, COUPON, PLENTY, count};
 use super::stage::{Server, until};
-use crate::config::OTHER_OPEN_FILES;
+use crate::config::RESERVED_OPEN_FILES;
 use crate::open_files;
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -113,7 +113,7 @@ fn open_files(pid: Pid) -> anyhow::Result<usize> {
 /// # Errors
 /// When the system allows fewer files than so many connections need: better now than minutes later.
 pub fn allow_files_for(connections: usize) -> anyhow::Result<()> {
-    let needed = (connections + OTHER_OPEN_FILES) as u64;
+    let needed = (connections + RESERVED_OPEN_FILES) as u64;
     let allowed = open_files::allow(needed).context("cannot raise the limit of open files")?;
     ensure!(
         allowed >= needed,

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -10,10 +9,7 @@ use clap::Args;
 use super::output::print_line;
 use super::token::mint_token;
 use crate::bench::{self, Options};
-use crate::config::CredentialSettings;
-
-/// Longer than any run.
-const TOKEN_LIFETIME: Duration = Duration::from_hours(24);
+use crate::config::{self, CredentialSettings};
 
 #[derive(Args)]
 pub struct BenchArgs {
@@ -39,8 +35,9 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
     let options = Options { data_dir: args.data_dir.unwrap_or_else(own), quick: args.quick, only: args.only };
     let settings =
         CredentialSettings { admin_token: None, jwt_secret: None, jwt_audience: None, jwt_issuer: None };
-    let mint =
-        |secret: &str, user: &str| mint_token(secret.as_bytes(), &user.parse()?, TOKEN_LIFETIME, &settings);
+    let mint = |secret: &str, user: &str| {
+        mint_token(secret.as_bytes(), &user.parse()?, config::BENCH_TOKEN_LIFETIME, &settings)
+    };
     let report = bench::run(&options, mint).await?;
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&report)?;

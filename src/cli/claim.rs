@@ -6,9 +6,10 @@ use clap::Args;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::client::{Client, ClientArgs, REQUEST_TIMEOUT};
+use super::client::{Client, ClientArgs};
 use super::output::field;
 use super::values::{parse_idempotency_key, parse_wait};
+use crate::config;
 use crate::domain::{CouponId, UserId};
 
 #[derive(Args)]
@@ -40,8 +41,9 @@ pub async fn run(args: ClaimArgs) -> anyhow::Result<()> {
         request = request.header("idempotency-key", key);
     }
     if let Some(wait) = args.wait {
-        request =
-            request.header("prefer", format!("wait={}", wait.as_secs())).timeout(REQUEST_TIMEOUT + wait);
+        request = request
+            .header("prefer", format!("wait={}", wait.as_secs()))
+            .timeout(config::CLI_REQUEST_TIMEOUT + wait);
     }
     let answer = client.send(request).await?;
     client.print(&answer, |order| sentence(answer.status, order))

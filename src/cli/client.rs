@@ -3,7 +3,6 @@
 
 use std::error::Error as _;
 use std::io;
-use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use clap::Args;
@@ -14,12 +13,8 @@ use url::{Host, Url};
 
 use super::WrongUsage;
 use super::output::{plain, print_line};
-use crate::config::{PAGE_MAX_ROWS, ServerSettings, is_loopback};
+use crate::config::{self, PAGE_MAX_ROWS, ServerSettings, is_loopback};
 use crate::data_dir::{ADMIN_TOKEN, DataDir, read_secret};
-
-/// From the first byte sent to the last byte of the answer.
-pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What each command that talks to a server takes.
 #[derive(Args, Clone)]
@@ -106,7 +101,8 @@ impl Client {
     }
 
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let request = self.http.request(method, format!("{}{path}", self.base)).timeout(REQUEST_TIMEOUT);
+        let request =
+            self.http.request(method, format!("{}{path}", self.base)).timeout(config::CLI_REQUEST_TIMEOUT);
         match &self.token {
             Ok(token) => request.header(AUTHORIZATION, token),
             Err(_) => request,
@@ -180,8 +176,8 @@ pub enum Network {
 /// A client that follows no redirect, so that the token goes nowhere else.
 pub fn http_client(network: Network) -> anyhow::Result<reqwest::Client> {
     let builder = reqwest::Client::builder()
-        .timeout(REQUEST_TIMEOUT)
-        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(config::CLI_REQUEST_TIMEOUT)
+        .connect_timeout(config::CLI_CONNECT_TIMEOUT)
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("seckill/", env!("CARGO_PKG_VERSION")));
     let builder = if network == Network::ThisMachine { builder.no_proxy() } else { builder };

@@ -1,17 +1,13 @@
 //! `seckill reconcile`: compare Redis with Postgres beside live claims, repair with `--fix`, or stop claims
 //! and rebuild with `--rebuild`.
 
-use std::time::Duration;
-
 use clap::Args;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs};
 use super::output::{columns, field};
-
-/// Millions of claims take their time.
-const PATIENCE: Duration = Duration::from_mins(10);
+use crate::config;
 
 #[derive(Args)]
 pub struct ReconcileArgs {
@@ -30,7 +26,10 @@ pub struct ReconcileArgs {
 pub async fn run(args: ReconcileArgs) -> anyhow::Result<()> {
     let client = Client::new(&args.client)?;
     let body = if args.rebuild { json!({ "rebuild": true }) } else { json!({ "fix": args.fix }) };
-    let request = client.request(Method::POST, "/v1/admin/reconcile").json(&body).timeout(PATIENCE);
+    let request = client
+        .request(Method::POST, "/v1/admin/reconcile")
+        .json(&body)
+        .timeout(config::CLI_RECONCILE_TIMEOUT);
     let answer = client.send(request).await?;
     client.print(&answer, if args.rebuild { rebuilt } else { compared })
 }

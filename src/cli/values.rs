@@ -7,9 +7,6 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::{config, domain};
 
-/// Longer ones say that the unit was mistaken.
-const TOKEN_LIFETIME_MAX: Duration = Duration::from_hours(3_650 * 24);
-
 /// A point in time, or `none` to clear it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeOrNone {
@@ -52,7 +49,7 @@ pub fn parse_wait(text: &str) -> Result<Duration, String> {
 
 pub fn parse_token_lifetime(text: &str) -> Result<Duration, String> {
     let lifetime = parse_whole_seconds(text)?;
-    if lifetime.is_zero() || lifetime > TOKEN_LIFETIME_MAX {
+    if lifetime.is_zero() || lifetime > config::TOKEN_LIFETIME_MAX {
         return Err("must be between 1s and 3650d".to_owned());
     }
     Ok(lifetime)

@@ -1,4 +1,6 @@
-//! Every limit of the program, with its unit in its name.
+//! Every limit of the running program: sizes, counts, timeouts, intervals and pauses. A name ends with its unit; a
+//! `Duration` has its own. `bench` has its sizes in `bench/plan.rs`; page sizes inside SQL and Lua text are there.
+//! `tests/layering.rs` finds limits that are elsewhere.
 
 use std::time::Duration;
 
@@ -8,97 +10,112 @@ pub const COUPON_ID_MAX_BYTES: usize = 63;
 pub const USER_ID_MAX_BYTES: usize = 128;
 pub const TITLE_MAX_CHARS: usize = 200;
 pub const TOTAL_MAX_UNITS: i64 = 1_000_000_000;
+/// 30 days.
 pub const RESERVE_MAX_SECONDS: i64 = 2_592_000;
+/// Units that one user may hold of one coupon.
 pub const PER_USER_LIMIT_MAX: i64 = 16;
 pub const IDEMPOTENCY_KEY_MAX_BYTES: usize = 64;
 pub const PAGE_DEFAULT_ROWS: i64 = 50;
 pub const PAGE_MAX_ROWS: i64 = 200;
+/// The length of HMAC-SHA256's output: RFC 7518, section 3.2, requires at least that for HS256.
 pub const JWT_SECRET_MIN_BYTES: usize = 32;
+/// How far the clocks of issuer and server may differ when `exp` and `nbf` are checked.
 pub const JWT_LEEWAY_SECONDS: u64 = 60;
-/// Tokens whose verification is remembered, and how long one may be for that: together at most 16 MB.
+/// Verified tokens in the cache, and the longest token that is cached: together at most 16 MB.
 pub const VERIFIED_TOKENS_MAX: usize = 16_384;
 pub const VERIFIED_TOKEN_MAX_BYTES: usize = 1_024;
 
-// ---- claims ----
+// ---- settings ----
+
+/// `SECKILL_WORKERS`.
+pub const WORKERS_MAX: u16 = 64;
+pub const REDIS_PREFIX_MAX_BYTES: usize = 64;
+/// Postgres cuts longer names off (`NAMEDATALEN` - 1).
+pub const DB_SCHEMA_MAX_BYTES: usize = 63;
+pub const MAX_BACKLOG_DEFAULT_EVENTS: u64 = 1_000_000;
+pub const STREAM_KEEP_DEFAULT_ENTRIES: u64 = 100_000;
+pub const RECLAIM_AFTER_DEFAULT: &str = "5s";
+pub const RECLAIM_AFTER_MIN: Duration = Duration::from_millis(100);
+pub const RECLAIM_AFTER_MAX: Duration = Duration::from_hours(1);
+
+// ---- claims, orders and coupons ----
 
 /// Claims in one EVALSHA.
 pub const CLAIM_BATCH_MAX_CLAIMS: usize = 256;
-/// EVALSHAs of claims under way at once.
+/// EVALSHAs of claims in flight at once.
 pub const CLAIM_MAX_SENDERS: usize = 2;
-/// Fewer claims than this wait for the batch that is under way.
+/// While one batch is in flight, a second one is sent only with at least this many claims.
 pub const CLAIM_SECOND_BATCH_MIN_CLAIMS: usize = 8;
-/// Claims that wait for a place in a batch; one more is answered 503.
+/// Claims that wait for a batch; one more is answered 503.
 pub const CLAIM_QUEUE_MAX_CLAIMS: usize = 16_384;
-/// From the claim's arrival to the moment after which the script refuses it, by Redis's clock.
+/// From a claim's arrival to the time after which the script refuses it, by Redis's clock.
 pub const CLAIM_DEADLINE: Duration = Duration::from_secs(2);
 /// Largest `Prefer: wait=N`.
 pub const PREFER_WAIT_MAX: Duration = Duration::from_secs(10);
-/// Orders somebody waits for at once; one more is answered without waiting.
+/// Orders that clients wait for at once; one more is answered without waiting.
 pub const WAITING_ORDERS_MAX: usize = 20_000;
-/// How often Postgres is asked, once for all waiting orders, for what other processes recorded.
+/// How often one query asks Postgres for all waiting orders, which another process may have recorded.
 pub const WAITING_ORDERS_POLL: Duration = Duration::from_millis(50);
-/// How long a repeated claim waits to learn the status of its order; without an answer the order is `accepted`.
+/// How long a repeated claim waits for the status of its order; after that the answer says `accepted`.
 pub const ORDER_STATUS_TIMEOUT: Duration = Duration::from_millis(250);
-/// How often one claim is made again; each time another order of the user has ended since.
+/// How often one claim is retried; each retry means that another order of the user has ended.
 pub const CLAIM_MAX_RETRIES: usize = 3;
-/// How long the admin waits for an order that may be on its way.
-pub const ORDER_ON_ITS_WAY_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a coupon's request waits for another request to bring the coupon into force, and how often it looks.
+/// How long the admin API waits for an order that Redis may hold and Postgres does not have yet.
+pub const ORDER_LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a request waits until another request has brought the coupon into force, and how often it checks.
 pub const COUPON_IN_FORCE_TIMEOUT: Duration = Duration::from_secs(2);
 pub const COUPON_IN_FORCE_POLL: Duration = Duration::from_millis(20);
-/// How long an edit is tried again while other edits come between; one of them succeeds each time.
+/// How long an edit is retried while other edits come first; one of them succeeds each time.
 pub const COUPON_EDIT_TIMEOUT: Duration = Duration::from_secs(4);
 /// How often a coupon is compared again while others edit it.
 pub const COUPON_COMPARE_MAX_TRIES: usize = 8;
-/// How long the first publication of a coupon is left to the request that inserted it.
+/// How long only the request that inserted a coupon may publish it first.
 pub const FIRST_PUBLICATION_GRACE: Duration = Duration::from_secs(2);
-/// How long a handler waits for work on Postgres that goes on without it, beside what its client asked it to wait.
-pub const HTTP_POSTGRES_TIMEOUT: Duration = Duration::from_secs(8);
-/// `Retry-After` of a 503.
-pub const RETRY_AFTER_SECONDS: u64 = 1;
+/// Age at which a coupon's snapshot is read again; with the read itself it stays under 100 ms.
+pub const SNAPSHOT_MAX_AGE: Duration = Duration::from_millis(80);
+/// Coupons whose snapshots are cached.
+pub const SNAPSHOT_CACHE_MAX_COUPONS: u64 = 10_000;
+/// How long a list waits for Postgres before it shows the last rows that were read.
+pub const CATALOGUE_TIMEOUT: Duration = Duration::from_millis(250);
 
 // ---- Redis ----
 
 pub const REDIS_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 pub const REDIS_COMMAND_TIMEOUT: Duration = Duration::from_millis(2_500);
-/// A blocking read returns empty-handed after this long; an idle worker takes so long to stop.
-pub const REDIS_BLOCK: Duration = Duration::from_millis(250);
-/// Fields moved by one rebuild script, so that no script blocks Redis for long.
+/// `BLOCK` of XREADGROUP; an idle worker needs as long to stop.
+pub const REDIS_BLOCK_TIMEOUT: Duration = Duration::from_millis(250);
+/// Fields that one rebuild script moves, so that no script blocks Redis for long.
 pub const REBUILD_CHUNK_FIELDS: usize = 1_000;
-/// Such scripts under way at once.
+/// Such scripts in flight at once.
 pub const REBUILD_CHUNKS_IN_FLIGHT: usize = 8;
 /// `COUNT` of HSCAN, SCAN, XRANGE and XPENDING pages.
-pub const SCAN_PAGE: usize = 1_000;
+pub const SCAN_PAGE_ENTRIES: usize = 1_000;
 
 // ---- workers ----
 
-/// From one batch of a worker to the next while there is no backlog: a commit, however small, costs a flush.
+/// A worker without a backlog starts a batch at most this often: each commit, however small, costs a disk flush.
 pub const RECORD_INTERVAL: Duration = Duration::from_millis(10);
 /// Order events in one transaction.
 pub const RECORD_BATCH_MAX_EVENTS: usize = 1_000;
-pub const RECLAIM_AFTER_DEFAULT: &str = "5s";
-pub const MAX_BACKLOG_DEFAULT_EVENTS: u64 = 1_000_000;
-pub const RECLAIM_AFTER_MIN: Duration = Duration::from_millis(100);
-pub const RECLAIM_AFTER_MAX: Duration = Duration::from_hours(1);
-/// Pending entries whose age a process counts by its own clock; of further ones Redis's word is taken.
+/// Pending entries whose age a process measures by its own clock; for others it uses Redis's idle time.
 pub const RECLAIM_MAX_KNOWN_ENTRIES: usize = 100_000;
-/// How far two readings of the moment of one delivery may lie apart.
+/// How much two readings of one delivery's time may differ.
 pub const RECLAIM_CLOCK_JITTER_MS: i64 = 50;
 /// First and longest pause after a transient error.
 pub const BACKOFF_MIN: Duration = Duration::from_millis(50);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
-/// A worker that has to wait for a shorter time, such as while a store restarts, is no news.
+/// A worker that is blocked for a shorter time, such as while a store restarts, logs nothing.
 pub const HINDRANCE_TOLD_AFTER: Duration = Duration::from_secs(1);
-/// What has not failed for this long, with nothing to do, is no hindrance any more; above the pause between two tries.
+/// An idle worker without a failure for this long is no longer blocked; longer than the pause between two attempts.
 pub const HINDRANCE_OVER_AFTER: Duration = Duration::from_secs(3);
-/// After this long a batch's connections are thrown away and it is done again: a server that vanished
-/// without a word would hold it for ever. Above any statement's own time-out.
+/// After this long a worker closes a batch's connections and repeats the batch: a server that vanished without
+/// closing them would block it for ever. Longer than any statement timeout.
 pub const RECORD_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a worker that is told to stop may go on with its batch; another worker takes over what is left.
+/// How long a worker may continue its batch after the stop; another worker reclaims the rest.
 pub const WORKER_STOP_GRACE: Duration = Duration::from_secs(4);
-/// A consumer that holds nothing and was not seen for this long is removed.
+/// A consumer without pending entries is removed after this much idle time.
 pub const CONSUMER_GONE_AFTER: Duration = Duration::from_mins(1);
-/// Acknowledged entries that stay in the stream for people with redis-cli.
+/// Acknowledged entries that stay in the stream, for an operator with redis-cli.
 pub const STREAM_TAIL_ENTRIES: u64 = 1_000;
 pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -107,67 +124,69 @@ pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause before the next attempt to join or rebuild.
 pub const FENCE_RETRY: Duration = Duration::from_millis(100);
-/// After this long a rebuild is given up and begun again.
+/// After this long a rebuild is aborted and started again.
 pub const REBUILD_TIMEOUT: Duration = Duration::from_mins(2);
 /// Longest pause between two rebuilds that fail; the first is `FENCE_RETRY`.
 pub const FENCE_RETRY_MAX: Duration = Duration::from_secs(5);
-/// A session that ends sooner counts as a rebuild that failed.
-pub const FENCE_HELD_AFTER: Duration = Duration::from_secs(1);
-/// How often a process looks whether what waits for a person has been settled elsewhere.
-pub const FENCE_WAIT: Duration = Duration::from_secs(1);
-/// Versions of coupons asked for at once.
+/// A session that ends sooner counts as a failed rebuild.
+pub const FENCE_RETRY_RESET_AFTER: Duration = Duration::from_secs(1);
+/// While the fence waits for the operator, how often a process checks whether another process has made it unnecessary.
+pub const FENCE_OPERATOR_POLL: Duration = Duration::from_secs(1);
+/// Reads of coupon versions in flight at once.
 pub const VERSIONS_IN_FLIGHT: usize = 64;
-/// The highest version that Redis's numbers hold exactly.
+/// The highest version of a coupon; Lua's numbers (IEEE 754 doubles) hold it exactly.
 pub const VERSION_MAX: i64 = 999_999_999_999_999;
-/// How long a rebuild waits for open worker transactions; above their own statement time-out.
+/// How long a rebuild waits for open worker transactions; longer than their statement timeout.
 pub const REBUILD_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 // ---- reconcile ----
 
-/// Coupons whose sums one script looks at.
+/// Coupons whose sums one script checks.
 pub const SUMS_MAX_COUPONS: usize = 200;
 /// Coupons whose definitions one script reads.
 pub const DEFINITIONS_MAX_COUPONS: usize = 100;
-/// Pending entries that one script looks at.
+/// Pending entries that one script checks.
 pub const DELETED_PAGE_ENTRIES: usize = 200;
-/// Claims without a row that are remembered until the stream is walked for them.
+/// Claims without a row that are collected before the stream is scanned for them.
 pub const RECONCILE_MAX_WITHOUT_ROW: usize = 250_000;
-/// For each ms of a comparison's work so many of rest, within bounds, so that live claims do not feel it.
-pub const RECONCILE_REST_PER_WORK: u32 = 4;
-pub const RECONCILE_REST_MIN: Duration = Duration::from_millis(2);
-pub const RECONCILE_REST_MAX: Duration = Duration::from_millis(100);
-/// How often definitions are compared: an edit by hand lasts no longer in Redis.
+/// Throttles the reconciler: it sleeps so many ms for each ms of work, within the bounds, so that claims stay fast.
+pub const RECONCILE_SLEEP_PER_WORK: u32 = 4;
+pub const RECONCILE_SLEEP_MIN: Duration = Duration::from_millis(2);
+pub const RECONCILE_SLEEP_MAX: Duration = Duration::from_millis(100);
+/// How often definitions are compared: a manual edit in Redis lasts at most this long.
 pub const DEFINITIONS_INTERVAL: Duration = Duration::from_secs(10);
-/// How often sums and the pending list are looked at, and how often everything is compared.
+/// How often a reconcile retries one coupon's definition while others edit it.
+pub const DEFINITION_REPAIR_MAX_TRIES: usize = 8;
+/// How often sums and the pending list are checked, and how often everything is compared.
 pub const CHECK_INTERVAL: Duration = Duration::from_mins(1);
 pub const RECONCILE_INTERVAL: Duration = Duration::from_hours(1);
-/// How many of each kind of difference a report names.
+/// How many differences of each kind a report names.
 pub const REPORT_MAX_NAMES: usize = 100;
-/// The same for a line of the log.
+/// How many names one log line has.
 pub const LOG_MAX_NAMES: usize = 10;
 
 // ---- doctor ----
 
-/// Time for one question to Postgres.
-pub const DOCTOR_PATIENCE: Duration = Duration::from_secs(6);
-/// Pause before workers are looked for once more.
-pub const DOCTOR_SECOND_LOOK: Duration = Duration::from_secs(1);
-/// A consumer that holds entries and was not seen for this long is gone; above a batch.
+/// Time for one query to Postgres.
+pub const DOCTOR_QUERY_TIMEOUT: Duration = Duration::from_secs(6);
+/// Pause before workers are checked a second time.
+pub const DOCTOR_WORKERS_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// A consumer with pending entries and this much idle time counts as dead; longer than a batch.
 pub const DOCTOR_CONSUMER_IDLE: Duration = Duration::from_secs(10);
 /// Age of the oldest unrecorded event.
 pub const DOCTOR_BACKLOG_YELLOW: Duration = Duration::from_secs(10);
 pub const DOCTOR_BACKLOG_RED: Duration = Duration::from_mins(1);
-/// Age of what is repeated once a second until it is done.
+/// Age of the oldest outbox row; workers retry once a second.
 pub const DOCTOR_OUTBOX_YELLOW_SECONDS: i64 = 10;
 pub const DOCTOR_CLOCK_YELLOW_MS: i64 = 1_000;
 pub const DOCTOR_CLOCK_RED_MS: i64 = 30_000;
-/// Room on the disk of the embedded stores: a few million claims.
-pub const DOCTOR_ROOM_YELLOW_BYTES: u64 = 1_000_000_000;
-/// `#!lua` headers and XAUTOCLAIM's list of deleted ids.
+/// Free space on the disk of the embedded stores: room for a few million claims.
+pub const DOCTOR_DISK_YELLOW_BYTES: u64 = 1_000_000_000;
+/// The first with `#!lua` headers and with XAUTOCLAIM's list of deleted ids.
 pub const REDIS_MIN_MAJOR: u32 = 7;
 pub const REDIS_MEMORY_YELLOW_PERCENT: u64 = 75;
 pub const REDIS_MEMORY_RED_PERCENT: u64 = 90;
-/// The oldest that the schema's functions with a SQL body run on.
+/// The first with SQL functions whose body is `return …`, which the schema has.
 pub const POSTGRES_MIN_MAJOR: i32 = 14;
 pub const POSTGRES_CONNECTIONS_YELLOW_PERCENT: i64 = 80;
 
@@ -176,122 +195,147 @@ pub const POSTGRES_CONNECTIONS_YELLOW_PERCENT: i64 = 80;
 pub const POSTGRES_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 pub const POSTGRES_STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const POSTGRES_LOCK_TIMEOUT: Duration = Duration::from_secs(2);
-/// A stopped worker must not hold the fence's lock for ever.
+/// A suspended worker must not hold the fence's lock for ever.
 pub const POSTGRES_IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(1);
 pub const POSTGRES_POOL_CONNECTIONS: u32 = 8;
+/// Prepared statements that one connection caches.
+pub const POSTGRES_CACHE_STATEMENTS: usize = 256;
 
 // ---- HTTP ----
 
 pub const HTTP_MAX_CONNECTIONS: usize = 20_000;
-/// Connections that the system keeps until they are accepted.
-pub const HTTP_LISTEN_QUEUE: u32 = 4_096;
-/// Files that are open beside connections of clients, generously.
-pub const OTHER_OPEN_FILES: usize = 512;
-/// A server with room for fewer is of no use.
+/// Connections that the kernel queues until they are accepted.
+pub const HTTP_LISTEN_QUEUE_CONNECTIONS: u32 = 4_096;
+/// Pause after a failed accept, such as without a free file descriptor.
+pub const HTTP_ACCEPT_RETRY: Duration = Duration::from_millis(20);
+/// File descriptors for everything but client connections; a generous estimate.
+pub const RESERVED_OPEN_FILES: usize = 512;
+/// The server refuses to start with fewer.
 pub const HTTP_MIN_CONNECTIONS: usize = 256;
-/// Fewer than these are worth a warning.
-pub const HTTP_FEW_CONNECTIONS: usize = 10_000;
+/// The server warns when it starts with fewer.
+pub const HTTP_CONNECTIONS_WARN_BELOW: usize = 10_000;
 /// How long a connection may be idle before it is closed.
 pub const HTTP_IDLE_TIMEOUT: Duration = Duration::from_mins(1);
-/// From the first bytes of a request's head to its last one.
+/// From the first byte of a request's head to its last one.
 pub const HTTP_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// From the moment a client stops taking an answer to the answer's last byte, however slowly it reads.
+/// From the time when a client stops reading an answer to the answer's last byte, even if it reads again.
 pub const HTTP_WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const HTTP_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 pub const HTTP_BODY_MAX_BYTES: usize = 16 * 1024;
-/// How much of a dead letter's field the API shows.
-pub const DEAD_FIELD_SHOWN_BYTES: usize = 1_024;
 pub const HTTP_HEAD_MAX_BYTES: usize = 16 * 1024;
-/// The admin token, or a token's `aud` or `iss`: a head has room for it, encoded in base64 and twice over.
+/// An `X-Request-Id` of a client; a longer one is replaced.
+pub const REQUEST_ID_MAX_BYTES: usize = 64;
+/// The admin token, or a token's `aud` or `iss`: a head has room for it even after two base64 encodings.
 pub const HEADER_CREDENTIAL_MAX_BYTES: usize = 4_096;
-/// How long a stopping server waits for requests that are under way.
+/// The part of a dead letter's field that the API shows.
+pub const DEAD_LETTER_FIELD_MAX_BYTES: usize = 1_024;
+/// How long a handler waits for work on Postgres, which continues without it, in addition to `Prefer: wait`.
+pub const HTTP_POSTGRES_TIMEOUT: Duration = Duration::from_secs(8);
+/// `Retry-After` of a 503.
+pub const RETRY_AFTER_SECONDS: u64 = 1;
+
+// ---- stopping the HTTP server ----
+
+/// How long a stopping server accepts connections and first bytes that have already arrived.
+pub const SHUTDOWN_ACCEPT_GRACE: Duration = Duration::from_millis(20);
+/// How long it waits for requests in progress.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
-/// The same for a client that has not sent its head or does not take its answer.
-pub const SHUTDOWN_CLIENT_PATIENCE: Duration = Duration::from_millis(300);
-/// Age at which a coupon's snapshot is read again; with the read itself it stays under 100 ms.
-pub const SNAPSHOT_MAX_AGE: Duration = Duration::from_millis(80);
-/// How long a list waits for Postgres before it shows what was last read.
-pub const CATALOGUE_TIMEOUT: Duration = Duration::from_millis(250);
-/// Coupons whose snapshots are kept in memory.
-pub const SNAPSHOT_CACHE_MAX_COUPONS: u64 = 10_000;
+/// How long it waits for a client that has not sent its whole head or does not read its answer.
+pub const SHUTDOWN_CLIENT_GRACE: Duration = Duration::from_millis(300);
 
-// ---- stopping: each counted from the signal, the whole within 8 s ----
+// ---- stopping the program: each counts from the signal, the whole takes less than 8 s ----
 
-/// Then claims stop waiting for their recording and are answered as accepted.
-pub const STOP_WAITS_BY: Duration = Duration::from_millis(1_500);
-/// Then requests that are still under way are cut.
-pub const STOP_ANSWERS_BY: Duration = Duration::from_secs(3);
-/// Then workers leave their batch to others.
+/// Then claims stop waiting until they are recorded and are answered as accepted.
+pub const STOP_WAITING_CLAIMS_BY: Duration = Duration::from_millis(1_500);
+/// Then requests that are still in progress are aborted.
+pub const STOP_REQUESTS_BY: Duration = Duration::from_secs(3);
+/// Then workers leave their batch to other processes.
 pub const STOP_WORKERS_BY: Duration = Duration::from_millis(4_500);
-/// Then connections to the stores are dropped without a goodbye.
+/// Then connections to the stores are dropped without a clean close.
 pub const STOP_CONNECTIONS_BY: Duration = Duration::from_secs(5);
-/// Then no process of an embedded store is left, after the last, harshest signal.
+/// Then each process of the embedded stores has ended, at the latest by SIGKILL.
 pub const STOP_STORES_BY: Duration = Duration::from_millis(6_500);
-/// Then the process ends whatever is under way, but for the last lines of its log (`LOG_FLUSH_MAX`).
-pub const STOP_AT_LAST: Duration = Duration::from_millis(6_800);
+/// Then the process exits in any case; only the last log lines are still written (`LOG_FLUSH_TIMEOUT`).
+pub const STOP_FORCED_EXIT_AFTER: Duration = Duration::from_millis(6_800);
+
+// ---- command line and demo ----
+
+/// From the first byte sent to the last byte of the answer.
+pub const CLI_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+pub const CLI_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A reconcile of millions of claims takes minutes.
+pub const CLI_RECONCILE_TIMEOUT: Duration = Duration::from_mins(10);
+/// Ten years; a longer lifetime is most likely a mistaken unit.
+pub const TOKEN_LIFETIME_MAX: Duration = Duration::from_hours(3_650 * 24);
+/// Longer than any run of `seckill bench`.
+pub const BENCH_TOKEN_LIFETIME: Duration = Duration::from_hours(24);
+pub const DEMO_TOKEN_LIFETIME: Duration = Duration::from_hours(24);
+/// How long after the demo's start its second coupon opens.
+pub const DEMO_OPENS_AFTER: Duration = Duration::from_mins(1);
 
 // ---- data directory and embedded stores ----
 
-/// Bytes of chance in a generated secret; the file holds them as hex.
+/// Random bytes of a generated secret; the file holds them as hex.
 pub const GENERATED_SECRET_BYTES: usize = 32;
-/// How long a start waits for a data directory whose program is just ending.
-pub const DATA_DIR_PATIENCE: Duration = Duration::from_millis(500);
-/// `sun_path` is 108 bytes with its final NUL.
+/// How long a start waits for the lock of a data directory while another program is ending.
+pub const DATA_DIR_LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+/// `sun_path` of `sockaddr_un` is 108 bytes on Linux, with its final NUL.
 pub const SOCKET_PATH_MAX_BYTES: usize = 107;
-/// Pause between two looks at a store that starts or stops.
+/// How often a store that starts or stops is checked.
 pub const STORE_POLL: Duration = Duration::from_millis(10);
-/// Time for one readiness question, so that a stopped store does not hang the asker.
+/// Time for one readiness check, so that a suspended store does not block it.
 pub const STORE_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often a store that takes long to start is mentioned in the log.
-pub const STORE_STARTING_NOTICE: Duration = Duration::from_secs(10);
-/// At a start: time for a clean stop of what an earlier program left, and then for each harsher signal.
+/// How often the log says that a store is still starting.
+pub const STORE_STARTING_NOTICE_INTERVAL: Duration = Duration::from_secs(10);
+/// At a start: time for a clean stop of processes that an earlier program left, and then for each stronger signal.
 pub const STORE_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 pub const STORE_KILL_TIMEOUT: Duration = Duration::from_secs(3);
-/// At a stop: time for each of the two harsher signals before the deadline.
+/// At a stop: time for each of the two stronger signals before the deadline.
 pub const STORE_LAST_SIGNAL_TIMEOUT: Duration = Duration::from_millis(500);
-/// Time for all of a stop that has no deadline of its own.
-pub const STORES_STOP_WITHIN: Duration = Duration::from_secs(6);
-/// Time for processes whose store was killed to notice it themselves.
+/// Time for a whole stop without a deadline.
+pub const STORES_STOP_TIMEOUT: Duration = Duration::from_secs(6);
+/// How long child processes of a killed store have to end on their own.
 pub const STORE_ORPHANS_TIMEOUT: Duration = Duration::from_millis(200);
+/// First and longest pause before a store is restarted.
 pub const STORE_RESTART_MIN: Duration = Duration::from_millis(100);
 pub const STORE_RESTART_MAX: Duration = Duration::from_secs(2);
-/// A store that ran this long starts its restart delays anew.
-pub const STORE_RAN_WELL_AFTER: Duration = Duration::from_secs(10);
-/// A disk with less room than this is called full; Postgres wants 16 MB at once, and gives them back when it gets less.
+/// After a run of this length the pauses start again at the shortest.
+pub const STORE_RESTART_RESET_AFTER: Duration = Duration::from_secs(10);
+/// A disk with less free space counts as full: Postgres allocates 16 MB at once, and frees them when they do not fit.
 pub const DISK_FULL_BELOW_BYTES: u64 = 32_000_000;
-/// Redis ends at the first write that finds no room: it is started again only with so much.
-pub const REDIS_LEAST_ROOM_BYTES: u64 = 1_000_000;
-/// How often a disk is looked at for that room.
+/// Redis exits at the first write that finds no space: it is restarted only with this much.
+pub const REDIS_START_MIN_FREE_BYTES: u64 = 1_000_000;
+/// How often the free space is checked until then.
 pub const DISK_POLL: Duration = Duration::from_millis(500);
-/// How often a failure that goes on is told again.
-pub const STORE_FAILING_NOTICE: Duration = Duration::from_secs(30);
-/// A store's log beyond this is put aside at its start, and emptied while it runs.
+/// How often a failure that continues is logged again.
+pub const STORE_FAILING_NOTICE_INTERVAL: Duration = Duration::from_secs(30);
+/// A larger log of a store is renamed when the store starts, and truncated while it runs.
 pub const STORE_LOG_MAX_BYTES: u64 = 16 * 1024 * 1024;
 pub const STORE_LOG_CHECK_INTERVAL: Duration = Duration::from_mins(1);
-/// Lines of a store's log that accompany the news of its death.
+/// The end of a store's log that is quoted when the store fails.
 pub const STORE_LOG_TAIL_LINES: usize = 6;
 pub const STORE_LOG_TAIL_BYTES: u64 = 4_096;
-/// How long `worker`, `psql` and `redis-cli` wait for stores that are just starting.
+/// How long `worker`, `psql` and `redis-cli` wait for stores that are starting.
 pub const STORE_JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 pub const STORE_JOIN_POLL: Duration = Duration::from_millis(100);
 
-// ---- the log and the tasks ----
+// ---- log and tasks ----
 
-/// Lines that wait for a slow reader of the log; those beyond are counted and lost.
+/// Log lines in the queue of a slow reader; further lines are counted and dropped.
 pub const LOG_QUEUE_MAX_BYTES: usize = 4 * 1024 * 1024;
-/// How long the end of the program waits for that reader.
-pub const LOG_FLUSH_MAX: Duration = Duration::from_millis(400);
-/// How often it is looked whether lines that were left out are to be summed up.
-pub const LOG_TICK: Duration = Duration::from_secs(1);
-/// Lines from one place in the sources that are shown in one window; more are a storm, and are counted.
-pub const LOG_REPEATS_SHOWN: u64 = 10;
+/// How long the program's end waits until the queue is written.
+pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_millis(400);
+/// Lines of one source location that are shown in one window; further lines are counted and summarised.
+pub const LOG_REPEATS_MAX_LINES: u64 = 10;
 pub const LOG_REPEATS_WINDOW: Duration = Duration::from_secs(10);
-/// First and longest pause before a task that has ended before its time is started again.
+/// How often the log thread checks whether a summary is due.
+pub const LOG_REPEATS_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// First and longest pause before a task that ended unexpectedly is restarted.
 pub const TASK_RESTART_MIN: Duration = Duration::from_millis(100);
 pub const TASK_RESTART_MAX: Duration = Duration::from_secs(10);
-/// A task that ran this long starts its restart delays anew.
-pub const TASK_RAN_WELL_AFTER: Duration = Duration::from_mins(1);
-/// A task that keeps its thread for this long without a pause is stuck.
-pub const TASK_STEP_MAX: Duration = Duration::from_secs(10);
-/// The fence and the supervisors of the stores look around at least this often; above a rebuild's longest time.
-pub const TASK_WAKES_WITHIN: Duration = Duration::from_mins(3);
+/// After a run of this length the pauses start again at the shortest.
+pub const TASK_RESTART_RESET_AFTER: Duration = Duration::from_mins(1);
+/// A task whose single poll takes longer is stuck.
+pub const TASK_MAX_STEP: Duration = Duration::from_secs(10);
+/// The fence and the supervisors of the stores are polled at least this often; longer than a rebuild may take.
+pub const TASK_MAX_IDLE: Duration = Duration::from_mins(3);

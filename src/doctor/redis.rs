@@ -189,7 +189,7 @@ async fn workers_connected(redis: &Redis) -> Result<Option<u64>, RedisError> {
         Some(0) => {}
         known => return Ok(known),
     }
-    tokio::time::sleep(config::DOCTOR_SECOND_LOOK).await;
+    tokio::time::sleep(config::DOCTOR_WORKERS_RETRY_DELAY).await;
     health::workers(redis).await
 }
 
@@ -225,7 +225,7 @@ fn workers(connected: Option<u64>, consumers: &[ConsumerInfo]) -> Finding {
 async fn pending(redis: &Redis, limits: &Limits) -> Result<Finding, RedisError> {
     let check = "pending-entries";
     let reclaim_after = seconds(limits.reclaim_after.as_secs().max(1));
-    let late = 2 * limits.reclaim_after + config::DOCTOR_SECOND_LOOK;
+    let late = 2 * limits.reclaim_after + config::DOCTOR_WORKERS_RETRY_DELAY;
     let Some(idle) = health::idle_entries(redis, to_ms(late)).await? else {
         return Ok(Finding::green(
             check,

@@ -113,7 +113,7 @@ impl Store for Redis {
     }
 
     fn least_room_bytes(&self) -> u64 {
-        config::REDIS_LEAST_ROOM_BYTES
+        config::REDIS_START_MIN_FREE_BYTES
     }
 
     /// Redis replaces a stale socket itself, but keeps the half-written files of killed children.

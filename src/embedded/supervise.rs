@@ -62,7 +62,7 @@ impl Supervised {
     pub async fn start<S: Store>(store: S, stop: &CancellationToken, tasks: &Tasks) -> Result<Option<Self>> {
         let started = stop.run_until_cancelled(bring_up(&store)).await;
         let Some(Ok(running)) = started else {
-            let by = Instant::now() + config::STORES_STOP_WITHIN;
+            let by = Instant::now() + config::STORES_STOP_TIMEOUT;
             let cleared = takeover::clear(&store, None, Patience::until(by)).await;
             return match started {
                 Some(Err(error)) => Err(error),
@@ -75,7 +75,7 @@ impl Supervised {
         let (stopped, by) = (stop.clone(), deadline.clone());
         // A supervisor that is started again has no child: the one before has told it to stop, and it is made anew.
         let make = move || keep_running(store.clone(), running.take(), stopped.clone(), by.clone());
-        let task = tokio::spawn(tasks.keep(&name, Some(config::TASK_WAKES_WITHIN), &stop, make));
+        let task = tokio::spawn(tasks.keep(&name, Some(config::TASK_MAX_IDLE), &stop, make));
         Ok(Some(Self { stop, deadline, task }))
     }
 
@@ -124,7 +124,7 @@ async fn keep_running<S: Store>(
 ) -> Result<()> {
     let store = &*store;
     let patience = || {
-        let default = Instant::now() + config::STORES_STOP_WITHIN;
+        let default = Instant::now() + config::STORES_STOP_TIMEOUT;
         Patience::until(deadline.get().copied().unwrap_or(default))
     };
     let mut delays = restart_delays();
@@ -148,7 +148,7 @@ async fn keep_running<S: Store>(
             let why = why(store);
             error!(store.name = name, "{name} died ({}) and is started again: {why}", describe(status));
         }
-        if started.elapsed() >= config::STORE_RAN_WELL_AFTER {
+        if started.elapsed() >= config::STORE_RESTART_RESET_AFTER {
             delays = restart_delays();
         }
     }
@@ -184,7 +184,7 @@ async fn restart<S: Store>(store: &S, delays: &mut (impl Iterator<Item = Duratio
         };
         // Each attempt fails in the same way until a person helps.
         let is_new = told.as_ref().is_none_or(|(last, at)| {
-            causes(last) != causes(&why) || at.elapsed() >= config::STORE_FAILING_NOTICE
+            causes(last) != causes(&why) || at.elapsed() >= config::STORE_FAILING_NOTICE_INTERVAL
         });
         if is_new {
             error!(store.name = name, "{why}");
@@ -246,7 +246,7 @@ async fn bring_up<S: Store>(store: &S) -> Result<Running> {
 /// However long it takes: a large log to replay is no reason to give up while the process lives.
 async fn until_ready<S: Store>(store: &S) -> Result<()> {
     let started = Instant::now();
-    let mut notice = config::STORE_STARTING_NOTICE;
+    let mut notice = config::STORE_STARTING_NOTICE_INTERVAL;
     loop {
         // A question without an answer is asked again.
         if let Ok(answer) = timeout(config::STORE_PROBE_TIMEOUT, store.is_ready()).await
@@ -262,7 +262,7 @@ async fn until_ready<S: Store>(store: &S) -> Result<()> {
                 started.elapsed().as_secs(),
                 why(store)
             );
-            notice += config::STORE_STARTING_NOTICE;
+            notice += config::STORE_STARTING_NOTICE_INTERVAL;
         }
         sleep(config::STORE_POLL).await;
     }

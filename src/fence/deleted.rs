@@ -8,7 +8,7 @@ use crate::redis::{Redis, RedisError, order_stream};
 /// Counts each once, whoever else has found it too.
 pub async fn settle(redis: &Redis, ids: &[String]) -> Result<(), RedisError> {
     let mut settled = 0;
-    for ids in ids.chunks(config::SCAN_PAGE) {
+    for ids in ids.chunks(config::SCAN_PAGE_ENTRIES) {
         settled += order_stream::acknowledge(redis, ids).await?;
     }
     if settled > 0 {

@@ -70,14 +70,14 @@ impl Pauses {
     pub fn after(&mut self, down: &Down) -> Duration {
         match down {
             Down::Soon(_) => config::FENCE_RETRY,
-            Down::Waits(_) => config::FENCE_WAIT,
+            Down::Waits(_) => config::FENCE_OPERATOR_POLL,
             Down::Failed(_) => self.longer(),
         }
     }
 
     /// A session that ended at once counts as a failed rebuild.
     pub fn after_session(&mut self, held: Duration) -> Duration {
-        if held < config::FENCE_HELD_AFTER {
+        if held < config::FENCE_RETRY_RESET_AFTER {
             return self.longer();
         }
         *self = Self::default();
@@ -102,7 +102,7 @@ mod tests {
         assert_eq!(first[0], config::FENCE_RETRY);
         assert!(first.is_sorted() && first[7] == config::FENCE_RETRY_MAX, "{first:?}");
         assert_eq!(pauses.after_session(Duration::from_millis(140)), config::FENCE_RETRY_MAX);
-        assert_eq!(pauses.after_session(config::FENCE_HELD_AFTER), Duration::ZERO);
+        assert_eq!(pauses.after_session(config::FENCE_RETRY_RESET_AFTER), Duration::ZERO);
         assert_eq!(pauses.after(&failed), config::FENCE_RETRY);
         assert_eq!(
             pauses.after(&Down::Soon("outage".into())),

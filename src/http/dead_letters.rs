@@ -137,9 +137,9 @@ fn view(letter: DeadLetter, with_fields: bool) -> LetterView {
     }
 }
 
-/// Any bytes as text, cut after `DEAD_FIELD_SHOWN_BYTES`; psql shows the rest.
+/// Any bytes as text, cut after `DEAD_LETTER_FIELD_MAX_BYTES`; psql shows the rest.
 fn text(bytes: &[u8]) -> String {
-    let most = config::DEAD_FIELD_SHOWN_BYTES;
+    let most = config::DEAD_LETTER_FIELD_MAX_BYTES;
     let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(most)]);
     if bytes.len() > most { format!("{shown}… ({} bytes)", bytes.len()) } else { shown.into_owned() }
 }

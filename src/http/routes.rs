@@ -138,8 +138,10 @@ async fn answer(slot: Arc<ApiSlot>, request: Request) -> Response<Bytes> {
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     let mut theirs = headers.get_all(&REQUEST_ID).iter();
     let theirs = theirs.next().filter(|_| theirs.next().is_none());
-    let is_fit =
-        |id: &&HeaderValue| (1..=64).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
+    let is_fit = |id: &&HeaderValue| {
+        (1..=config::REQUEST_ID_MAX_BYTES).contains(&id.len())
+            && id.as_bytes().iter().all(u8::is_ascii_graphic)
+    };
     theirs.filter(is_fit).cloned().unwrap_or_else(|| {
         let mut text = [0; uuid::fmt::Simple::LENGTH];
         let text = uuid::Uuid::new_v4().simple().encode_lower(&mut text);

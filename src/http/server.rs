@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use http::header;
@@ -23,17 +22,13 @@ use super::socket::{Pace, PacedStream};
 use super::{ApiSlot, routes};
 use crate::config;
 
-const ACCEPT_RETRY: Duration = Duration::from_millis(20);
-/// What is on its way when the server is told to stop has this long to arrive.
-const LAST_CALL: Duration = Duration::from_millis(20);
-
 /// Listens with a queue that is long enough for the second in which a sale opens: the kernel drops further connections,
 /// and clients retry after a second.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(config::HTTP_LISTEN_QUEUE)
+    socket.listen(config::HTTP_LISTEN_QUEUE_CONNECTIONS)
 }
 
 /// Serves until `stop`, then finishes the requests that are under way, for at most `SHUTDOWN_GRACE`.
@@ -56,7 +51,7 @@ pub async fn serve(
                     }
                     Err(error) => {
                         tracing::warn!("accepting a connection: {error:#}");
-                        tokio::time::sleep(ACCEPT_RETRY).await;
+                        tokio::time::sleep(config::HTTP_ACCEPT_RETRY).await;
                     }
                 }
             }
@@ -66,7 +61,7 @@ pub async fn serve(
             () = stop.cancelled() => {}
         }
         // Connections that the kernel accepted before the stop are served, not reset.
-        tokio::time::timeout(LAST_CALL, accepting).await.unwrap_or_default();
+        tokio::time::timeout(config::SHUTDOWN_ACCEPT_GRACE, accepting).await.unwrap_or_default();
     }
     drop(listener);
     if tokio::time::timeout(config::SHUTDOWN_GRACE, graceful.shutdown()).await.is_err() {
@@ -111,7 +106,7 @@ async fn connection<S>(
         }
         () = stop.cancelled() => {
             // A request may have arrived before the stop.
-            if !matches!(tokio::time::timeout(LAST_CALL, stream.peek(&mut byte)).await, Ok(Ok(1))) {
+            if !matches!(tokio::time::timeout(config::SHUTDOWN_ACCEPT_GRACE, stream.peek(&mut byte)).await, Ok(Ok(1))) {
                 return;
             }
         }

@@ -155,7 +155,7 @@ impl Patience {
     fn poll(&mut self, cx: &mut Context<'_>, stop: &CancellationToken) -> Poll<io::Error> {
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.limit)));
         if stop.is_cancelled() {
-            let last = Instant::now() + config::SHUTDOWN_CLIENT_PATIENCE;
+            let last = Instant::now() + config::SHUTDOWN_CLIENT_GRACE;
             if timer.deadline() > last {
                 timer.as_mut().reset(last);
             }

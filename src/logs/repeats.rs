@@ -131,10 +131,11 @@ impl Window {
         let age = now - self.began;
         if age >= config::LOG_REPEATS_WINDOW {
             let went_on = age < 2 * config::LOG_REPEATS_WINDOW;
-            *self = Self { in_storm: went_on && self.lines > config::LOG_REPEATS_SHOWN, ..Self::new(now) };
+            *self =
+                Self { in_storm: went_on && self.lines > config::LOG_REPEATS_MAX_LINES, ..Self::new(now) };
         }
         self.lines += 1;
-        !self.in_storm && self.lines <= config::LOG_REPEATS_SHOWN
+        !self.in_storm && self.lines <= config::LOG_REPEATS_MAX_LINES
     }
 }
 
@@ -179,7 +180,7 @@ mod tests {
 
     use super::*;
 
-    const SHOWN: u64 = config::LOG_REPEATS_SHOWN;
+    const SHOWN: u64 = config::LOG_REPEATS_MAX_LINES;
     const WINDOW: Duration = config::LOG_REPEATS_WINDOW;
 
     /// How many of so many lines at once are shown.

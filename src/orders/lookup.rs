@@ -118,11 +118,8 @@ impl Orders {
             }
         }
         // The claims hash is not searched for the order's user: an order on its way is recorded within moments.
-        let timeout = if viewer.is_none() && is_recent(order) {
-            config::ORDER_ON_ITS_WAY_TIMEOUT
-        } else {
-            Duration::ZERO
-        };
+        let timeout =
+            if viewer.is_none() && is_recent(order) { config::ORDER_LOOKUP_TIMEOUT } else { Duration::ZERO };
         let row = self.row_within(order, timeout).await.filter(may_see);
         Ok(row.map(|order| FoundOrder { order, replaced_by: None }))
     }
@@ -154,6 +151,6 @@ pub enum LiveOrder {
 }
 
 fn is_recent(order: OrderId) -> bool {
-    let recent = config::ORDER_ON_ITS_WAY_TIMEOUT * 30;
+    let recent = config::ORDER_LOOKUP_TIMEOUT * 30;
     order.claimed_at().is_some_and(|at| OffsetDateTime::now_utc() - at < recent)
 }

@@ -31,7 +31,7 @@ pub fn line(text: &str) {
 /// Waits until what was said is written, for a moment.
 pub fn flush() {
     if let Some(queue) = QUEUE.get() {
-        queue.flush(config::LOG_FLUSH_MAX);
+        queue.flush(config::LOG_FLUSH_TIMEOUT);
     }
 }
 
@@ -111,7 +111,7 @@ impl Queue {
                 is_cut = outcome.is_err_and(|written| written > 0 || is_cut);
                 self.written(&line, outcome.is_ok());
             }
-            if ticked.elapsed() >= config::LOG_TICK {
+            if ticked.elapsed() >= config::LOG_REPEATS_CHECK_INTERVAL {
                 ticked = Instant::now();
                 tick();
             }
@@ -122,7 +122,7 @@ impl Queue {
     fn next(&self) -> Option<Arc<[u8]>> {
         let state = self.state();
         let is_idle = |state: &mut State| state.lines.is_empty();
-        let waited = self.waits.wait_timeout_while(state, config::LOG_TICK, is_idle);
+        let waited = self.waits.wait_timeout_while(state, config::LOG_REPEATS_CHECK_INTERVAL, is_idle);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         state.lines.front().cloned()
     }

@@ -11,9 +11,6 @@ use crate::metrics;
 use crate::postgres::coupons::{self, CouponRow};
 use crate::redis::coupon_hash::{self, KeptDefinition};
 
-/// How often one coupon is tried again while others edit it.
-const MAX_TRIES: usize = 8;
-
 impl Reconciler {
     /// Compares definitions alone, and repairs.
     pub(super) async fn check_definitions(&self) -> Result<(), ReconcileError> {
@@ -67,7 +64,7 @@ impl Pass<'_> {
 
     async fn bring_into_force(&mut self, id: &CouponId) -> Result<(), ReconcileError> {
         let Reconciler { fence, postgres } = self.reconciler;
-        for _ in 0..MAX_TRIES {
+        for _ in 0..config::DEFINITION_REPAIR_MAX_TRIES {
             match in_force::bring(fence, self.session, postgres, id).await {
                 Ok(Outcome::InForce(_)) => {
                     self.found.fixed += 1;

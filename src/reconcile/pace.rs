@@ -24,7 +24,7 @@ impl Pace {
 }
 
 fn rest_after(work: Duration) -> Duration {
-    (work * config::RECONCILE_REST_PER_WORK).clamp(config::RECONCILE_REST_MIN, config::RECONCILE_REST_MAX)
+    (work * config::RECONCILE_SLEEP_PER_WORK).clamp(config::RECONCILE_SLEEP_MIN, config::RECONCILE_SLEEP_MAX)
 }
 
 #[cfg(test)]
@@ -37,8 +37,8 @@ mod tests {
     #[test]
     fn a_rest_is_a_multiple_of_the_work_within_bounds() {
         let work = Duration::from_millis(5);
-        assert_eq!(rest_after(work), config::RECONCILE_REST_PER_WORK * work);
-        assert_eq!(rest_after(Duration::ZERO), config::RECONCILE_REST_MIN);
-        assert_eq!(rest_after(Duration::from_mins(1)), config::RECONCILE_REST_MAX);
+        assert_eq!(rest_after(work), config::RECONCILE_SLEEP_PER_WORK * work);
+        assert_eq!(rest_after(Duration::ZERO), config::RECONCILE_SLEEP_MIN);
+        assert_eq!(rest_after(Duration::from_mins(1)), config::RECONCILE_SLEEP_MAX);
     }
 }

@@ -181,7 +181,7 @@ impl<'a> Pass<'a> {
         coupon: &CouponId,
         lost: &[(UserId, OrderId)],
     ) -> Result<(), ReconcileError> {
-        for lost in lost.chunks(config::SCAN_PAGE) {
+        for lost in lost.chunks(config::SCAN_PAGE_ENTRIES) {
             let added = scripts::readd(&self.session.redis, &self.session.ready, coupon, lost).await?;
             let Some(added) = added else { return Err(self.reconciler.fenced(self.session)) };
             self.found.fixed += usize::try_from(added).unwrap_or(0);
@@ -192,7 +192,7 @@ impl<'a> Pass<'a> {
     /// Live orders that the claims hash does not hold, also on a second look.
     async fn orders(&mut self, id: &CouponId) -> Result<(), ReconcileError> {
         let pool = &self.reconciler.postgres.pool;
-        let page_rows = i64::try_from(config::SCAN_PAGE).unwrap_or(i64::MAX);
+        let page_rows = i64::try_from(config::SCAN_PAGE_ENTRIES).unwrap_or(i64::MAX);
         let mut after = None;
         loop {
             let page = orders::live_page(pool, id, after, page_rows).await?;

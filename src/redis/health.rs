@@ -103,7 +103,7 @@ pub async fn idle_entries(redis: &Redis, idle_ms: i64) -> Result<Option<IdleEntr
         idle_ms.into(),
         "-".into(),
         "+".into(),
-        order_stream::page(crate::config::SCAN_PAGE),
+        order_stream::page(crate::config::SCAN_PAGE_ENTRIES),
     ];
     let rows = array(redis.call("XPENDING", args).await?, "XPENDING IDLE")?;
     let mut found: Option<IdleEntries> = None;

@@ -106,7 +106,7 @@ pub async fn scan_claims(
     coupon: &CouponId,
     cursor: &str,
 ) -> Result<(Vec<(Bytes, Bytes)>, String), RedisError> {
-    let count = i64::try_from(crate::config::SCAN_PAGE).unwrap_or(i64::MAX);
+    let count = i64::try_from(crate::config::SCAN_PAGE_ENTRIES).unwrap_or(i64::MAX);
     let args = vec![redis.keys.claims(coupon).into(), cursor.into(), "COUNT".into(), count.into()];
     let mut reply = array(redis.call("HSCAN", args).await?, "HSCAN")?.into_iter();
     let cursor = reply.next().as_ref().and_then(text).unwrap_or_else(|| "0".into());
@@ -144,7 +144,7 @@ pub async fn held_by(redis: &Redis, coupon: &CouponId, user: &UserId) -> Result<
 
 /// One page of coupon ids that Redis has hashes for, and the cursor from which to go on; `0` is the end.
 pub async fn scan_coupons(redis: &Redis, cursor: &str) -> Result<(Vec<CouponId>, String), RedisError> {
-    let count = i64::try_from(crate::config::SCAN_PAGE).unwrap_or(i64::MAX);
+    let count = i64::try_from(crate::config::SCAN_PAGE_ENTRIES).unwrap_or(i64::MAX);
     let args =
         vec![cursor.into(), "MATCH".into(), redis.keys.every_coupon().into(), "COUNT".into(), count.into()];
     let mut reply = array(redis.call("SCAN", args).await?, "SCAN")?.into_iter();

@@ -45,9 +45,9 @@ pub async fn read_new(redis: &Redis, consumer: &str) -> Result<Entries, RedisErr
     read(redis, consumer, None, ">").await
 }
 
-/// The same, and waits up to `REDIS_BLOCK` for the first.
+/// The same, and waits up to `REDIS_BLOCK_TIMEOUT` for the first.
 pub async fn wait_for_new(redis: &Redis, consumer: &str) -> Result<Entries, RedisError> {
-    let block = i64::try_from(config::REDIS_BLOCK.as_millis()).unwrap_or(i64::MAX);
+    let block = i64::try_from(config::REDIS_BLOCK_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
     read(redis, consumer, Some(block), ">").await
 }
 
@@ -98,15 +98,25 @@ pub async fn delivery_count(redis: &Redis, id: &str) -> Result<i64, RedisError> 
 
 /// Entries from `from` (inclusive; exclusive with a leading `(`) on, oldest first.
 pub async fn range(redis: &Redis, from: &str, to: &str) -> Result<Vec<Entry>, RedisError> {
-    let args =
-        vec![(&*redis.keys.orders).into(), from.into(), to.into(), "COUNT".into(), page(config::SCAN_PAGE)];
+    let args = vec![
+        (&*redis.keys.orders).into(),
+        from.into(),
+        to.into(),
+        "COUNT".into(),
+        page(config::SCAN_PAGE_ENTRIES),
+    ];
     Ok(decode_entries(array(redis.call("XRANGE", args).await?, "XRANGE")?)?.entries)
 }
 
 /// One page of the group's pending ids, from `from` on.
 pub async fn pending_ids(redis: &Redis, from: &str) -> Result<Vec<String>, RedisError> {
-    let args =
-        vec![(&*redis.keys.orders).into(), GROUP.into(), from.into(), "+".into(), page(config::SCAN_PAGE)];
+    let args = vec![
+        (&*redis.keys.orders).into(),
+        GROUP.into(),
+        from.into(),
+        "+".into(),
+        page(config::SCAN_PAGE_ENTRIES),
+    ];
     let rows = array(redis.call("XPENDING", args).await?, "XPENDING")?;
     rows.into_iter()
         .map(|row| {

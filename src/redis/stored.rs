@@ -41,7 +41,7 @@ async fn version(redis: &Redis, id: &CouponId) -> Result<Option<i64>, RedisError
 
 /// Whether no key under our prefix exists.
 pub async fn is_empty(redis: &Redis) -> Result<bool, RedisError> {
-    let count = i64::try_from(config::SCAN_PAGE).unwrap_or(i64::MAX);
+    let count = i64::try_from(config::SCAN_PAGE_ENTRIES).unwrap_or(i64::MAX);
     let mut cursor = "0".to_owned();
     loop {
         let args =
