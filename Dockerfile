@@ -1,15 +1,15 @@
-# The one binary together with the stores that it can embed.
+# The binary and the stores that it can embed.
 #   docker build -t seckill . && docker run -p 8080:8080 -v seckill:/data seckill
-# With REDIS_URL and DATABASE_URL set, nothing is kept in the container or the volume.
+# With REDIS_URL and DATABASE_URL set, the container and the volume store nothing.
 
 FROM rust:1-bookworm AS build
 WORKDIR /src
 
-# A backtrace keeps its function names; its line numbers would be a fifth of the image.
+# Backtraces keep function names; line numbers would be a fifth of the image.
 ENV CARGO_PROFILE_RELEASE_DEBUG=false CARGO_PROFILE_RELEASE_STRIP=debuginfo
 
-# The dependencies in a layer of their own, built around an empty program: it is made again only
-# when Cargo.toml or Cargo.lock change.
+# The dependencies are a layer of their own, built with an empty program: it is rebuilt only when Cargo.toml or
+# Cargo.lock change.
 COPY Cargo.toml Cargo.lock ./
 COPY model/Cargo.toml model/
 COPY tests/support/Cargo.toml tests/support/
@@ -27,8 +27,8 @@ RUN cargo build --release --locked --bin seckill
 
 FROM debian:bookworm-slim
 
-# Debian's packages without a cluster of their own. What goes again: LLVM and the bitcode, because
-# compiling a query at run time never pays for statements as short as ours.
+# Debian's packages without a database cluster. LLVM and the bitcode are removed: our statements are too short for
+# compilation at run time to pay off.
 RUN mkdir -p /etc/postgresql-common/createcluster.d \
     && echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.d/seckill.conf \
     && apt-get update \
@@ -39,7 +39,7 @@ RUN mkdir -p /etc/postgresql-common/createcluster.d \
         /usr/lib/postgresql/*/lib/bitcode /usr/lib/postgresql/*/lib/llvmjit* \
         /usr/lib/*/libLLVM-* /usr/lib/*/libz3.so*
 
-# The number is fixed so that a volume keeps its owner from one image to the next.
+# The id is fixed, so that a volume has the same owner in every image.
 RUN groupadd --system --gid 10001 seckill \
     && useradd --system --uid 10001 --gid seckill --home-dir /data --no-create-home \
         --shell /usr/sbin/nologin seckill \

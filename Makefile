@@ -1,4 +1,4 @@
-# The commands of a working day. Each one installs what the machine lacks (as root) or says how to.
+# Each command installs missing packages (as root) or says how to install them.
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-full test-container torture mutants fmt lint
@@ -14,18 +14,18 @@ test: ## Run every quick test
 	@scripts/install-packages
 	@scripts/run-tests
 
-test-full: ## Run every test, the long ones, the mutants and the container included
+test-full: ## Run every test, also the long ones, the mutants and the container
 	@scripts/install-packages
 	@scripts/run-tests --long
 	@scripts/run-mutants
 	@scripts/test-container
 
-torture: ## Kill, pause, cut and flush things under load: MINUTES=10 SEED= (by chance)
+torture: ## Kill, pause, cut and flush under load: MINUTES=10 SEED= (random)
 	@scripts/install-packages
 	@SECKILL_TORTURE_MINUTES=$(MINUTES) SECKILL_TORTURE_SEED=$(SEED) cargo test --locked --test torture -- \
 	  --ignored --exact --nocapture every_promise_holds_under_torture
 
-mutants: ## Break the program on purpose, one patch at a time: the torture test has to notice
+mutants: ## Break the program on purpose, one patch at a time: a test must detect it
 	@scripts/install-packages
 	@scripts/run-mutants
 

@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# To be sourced. Chooses what builds and runs the image: docker where one answers, otherwise Debian's
-# podman with runc, which needs no daemon and no registry of images. Its store is its own, so that no
-# podman of the machine is touched; it stays in the cache, so that the next build is a short one.
+# To be sourced. Chooses the engine that builds and runs the image: docker if its daemon answers, otherwise Debian's
+# podman with runc, which needs no daemon and no image registry. podman gets a store of its own, so that the machine's
+# podman is not touched. The store stays in the cache, so that the next build is short.
 
 engine_cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/seckill-container
-# Emptied by a reboot, which is how podman notices one.
+# podman detects a reboot because a reboot empties this folder.
 engine_run=/run/seckill-container
 engine_store_limit_mib=12288
 base_tar_days=30
@@ -14,7 +14,7 @@ choose_engine() {
   mkdir -p "$engine_cache"
   exec {engine_lock}>"$engine_cache/lock"
   flock --wait 900 "$engine_lock" || {
-    echo "another run has held $engine_cache/lock for 15 minutes: end it, then try again" >&2
+    echo "another run has held $engine_cache/lock for 15 minutes: stop it, then try again" >&2
     return 1
   }
   if timeout 20 docker info --format '{{.ServerVersion}}' >/dev/null 2>&1; then
@@ -53,13 +53,13 @@ prepare_podman() {
   scripts/install-packages container
   write_podman_settings
   export CONTAINERS_CONF=$engine_cache/containers.conf
-  # Health checks are run by hand: there need be no systemd to run them by timer.
+  # The health check is started by the test: systemd, which podman would use as a timer, may be missing.
   export DISABLE_HC_SYSTEMD=true
   drop_an_oversized_store
   drop_leftovers
 }
 
-# The limits are podman's usual ones cut to what an ordinary hard limit allows.
+# podman's usual limits, lowered to what an ordinary hard limit allows.
 write_podman_settings() {
   cat >"$engine_cache/containers.conf" <<'CONF'
 [containers]
@@ -72,7 +72,7 @@ events_logger = "file"
 CONF
 }
 
-# Each build of changed sources leaves its layers behind.
+# Each build of changed sources leaves layers in the store.
 drop_an_oversized_store() {
   local used_mib
   used_mib=$(du --summarize --block-size=1M "$engine_cache" | cut -f1)
@@ -81,13 +81,13 @@ drop_an_oversized_store() {
   rm -rf "$engine_cache/store" "$engine_run"
 }
 
-# What a killed run left: the store is ours alone, and the lock is held.
+# Removes what a killed run left. No other run uses the store while this one holds the lock.
 drop_leftovers() {
   engine rm --all --force --volumes >/dev/null
   engine volume prune --force >/dev/null
 }
 
-# Stand-ins for the two images that the Dockerfile starts from.
+# Makes substitutes for the two images that the Dockerfile starts from.
 prepare_base_images() {
   make_base_tar
   engine image exists docker.io/library/debian:bookworm-slim ||
@@ -102,7 +102,7 @@ make_base_tar() {
   echo "making a Debian base image"
   engine image rm --force docker.io/library/debian:bookworm-slim >/dev/null 2>&1 || true
   write_apt_settings
-  # Slim as the real one: no manuals, and no services started on installation.
+  # Slim like the real image: no manuals, and installation starts no services.
   # shellcheck disable=SC2016 # expanded by mmdebstrap
   mmdebstrap --quiet --format=tar --variant=minbase --aptopt="$engine_cache/apt.conf" \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
@@ -113,7 +113,7 @@ make_base_tar() {
   mv "$tar.part" "$tar"
 }
 
-# How this machine reaches Debian's archive is needed inside the build too.
+# The build needs the machine's proxy settings for Debian's archive.
 write_apt_settings() {
   apt-config dump | grep -E '^Acquire::(https?::Proxy|Check-|Languages)' >"$engine_cache/apt.conf" || true
 }
@@ -122,7 +122,7 @@ find_toolchain() {
   local sysroot ca_bundle=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
   sysroot=$(rustc --print sysroot)
   if [[ $sysroot == /usr || ! -x $sysroot/bin/cargo ]]; then
-    echo "the Rust toolchain at $sysroot cannot be lent to the build: install one from https://rustup.rs" >&2
+    echo "the Rust toolchain at $sysroot cannot be mounted into the build: install one from https://rustup.rs" >&2
     return 1
   fi
   mkdir -p "$engine_cache/cargo-registry"
@@ -142,7 +142,7 @@ ENV CARGO_HOME=/usr/local/cargo CARGO_HTTP_CAINFO=$ca_bundle_in_build PATH=$tool
 DOCKERFILE
 }
 
-# podman leaves its store mounted onto itself.
+# podman leaves its store bind-mounted on itself.
 release_engine() {
   [[ ${engine_kind-} == podman ]] || return 0
   local mounted
