@@ -40,3 +40,14 @@ fn every_test_that_the_guarantees_name_exists() {
         assert!(is_there, "docs/GUARANTEES.md names {module}::{test}, which is no test");
     }
 }
+
+#[test]
+fn the_glossary_has_each_word_once() {
+    let glossary = fs::read_to_string("docs/GLOSSARY.md").unwrap();
+    let words = glossary.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+    let mut words: Vec<&str> = words.filter(|word| *word != "word").collect();
+    assert!(words.len() > 60, "only {} words", words.len());
+    words.sort_unstable();
+    let doubled = words.windows(2).find(|pair| pair[0] == pair[1]);
+    assert_eq!(doubled, None, "a word that stands twice in docs/GLOSSARY.md");
+}
