@@ -1,198 +1,116 @@
-//! Rule 8: compares Redis with Postgres beside live claims, and repairs what may be repaired beside them. It
-//! reads the claims hash, then unacknowledged entries, then Postgres, the direction in which an event moves:
-//! what is found nowhere is lost, not late. It never writes a stock in Redis and never adopts an order; what it must
-//! not repair takes the fence down.
+//! Rule 8: compares Redis with Postgres during live claims, and repairs what is safe to repair during live claims. It
+//! reads the claims hash, then unacknowledged entries, then Postgres: the order in which an event moves, so that an event
+//! that is in none of them is lost and not late. It never writes a stock in Redis and never inserts an order; for a
+//! difference that it must not repair it takes the fence down.
 
+mod comparison;
 mod definitions;
-mod pace;
-mod pass;
+mod error;
+mod report;
+mod throttle;
 
-use std::fmt;
-use std::time::SystemTime;
-
-use serde::Serialize;
+use comparison::{Comparison, RepairLevel};
+pub use error::ReconcileError;
+pub use report::{ComparisonReport, Difference};
 
 use crate::config;
-use crate::coupons::in_force::describe;
-use crate::domain::{CouponId, FieldDifference, OrderId};
-use crate::fence::{Fence, FenceState, MARKER_CHANGED, Session, deleted};
-use crate::fence::{StoreError, wal_position};
+use crate::fence::{Fence, FenceState, Session, deleted, wal_position};
 use crate::metrics;
-use crate::postgres::{Postgres, PostgresError, coupons};
-use crate::redis::probe::Tally;
-use crate::redis::{RedisError, info, order_stream, probe};
-use pass::Pass;
+use crate::postgres::Postgres;
+use crate::redis::probe::{self, Tally};
+use crate::redis::{info, order_stream};
 
-/// What a comparison found. Lists name at most `REPORT_MAX_NAMES`; counts are whole.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Comparison {
-    pub coupons: usize,
-    pub claims: usize,
-    /// Claims whose event nobody has recorded yet: no difference.
-    pub in_flight: usize,
-    /// Claims with neither entry nor row: their events are lost.
-    pub lost_events: usize,
-    /// Claims whose order has ended: their units did not go back.
-    pub missed_releases: usize,
-    /// Live orders that the claims hash does not hold.
-    pub missing_claims: usize,
-    /// Pending entries that somebody deleted or trimmed; the events among them that nobody recorded are lost events.
-    pub deleted_entries: usize,
-    /// Coupons whose stock does not add up, in Redis or in Postgres.
-    pub stock_drift: usize,
-    /// Coupons whose definition is not in force in Redis as Postgres has it.
-    pub definition_drift: usize,
-    /// Differences repaired beside live claims.
-    pub fixed: usize,
-    /// Whether the fence was taken down for what could not be.
-    pub fenced: bool,
-    pub named: Vec<Difference>,
-}
-
-#[derive(Clone, Debug, Serialize)]
-pub struct Difference {
-    pub kind: &'static str,
-    pub coupon: CouponId,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub order: Option<OrderId>,
-    /// Of a definition.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub fields: Vec<FieldDifference>,
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, coupon, order, fields } = self;
-        match order {
-            Some(order) => write!(f, "{kind} of order {order} of coupon {coupon}"),
-            None if fields.is_empty() => write!(f, "{kind} of coupon {coupon}"),
-            None => write!(f, "{kind} of coupon {coupon} ({})", describe(fields)),
-        }
-    }
-}
-
-impl From<StoreError> for ReconcileError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::NotReady(reason) => Self::Fenced(reason.to_string()),
-            StoreError::Fenced => Self::Fenced(MARKER_CHANGED.to_owned()),
-            StoreError::Redis(error) => Self::Redis(error),
-            StoreError::Postgres(error) => Self::Postgres(error),
-        }
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum ReconcileError {
-    #[error("claims are fenced off: {0}")]
-    Fenced(String),
-    #[error(transparent)]
-    Redis(#[from] RedisError),
-    #[error(transparent)]
-    Postgres(#[from] PostgresError),
-}
-
-/// What a comparison needs.
+/// Compares the stores, on request and periodically.
 #[derive(Clone)]
 pub struct Reconciler {
     pub fence: Fence,
     pub postgres: Postgres,
 }
 
-/// How far a comparison repairs.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Extent {
-    Nothing,
-    /// What may be repaired beside live claims without a person.
-    ByItself,
-    /// Also what a person may have meant: a stock in Postgres that was edited.
-    Ordered,
-}
-
-impl Extent {
-    const fn repairs(self) -> bool {
-        !matches!(self, Self::Nothing)
-    }
-}
-
-/// What is due.
+/// What `run` does next.
 #[derive(Clone, Copy)]
-enum Look {
+enum Check {
     Definitions,
-    /// What the fence's look of each second misses.
-    Missed,
+    /// Lost events, after the fence's probe found that entries are missing.
+    MissingEntries,
+    /// Sums of the coupons, and deleted pending entries.
     Sums,
     Everything,
 }
 
 impl Reconciler {
-    /// Compares everything once for a person and, with `fix`, repairs.
-    pub async fn compare(&self, fix: bool) -> Result<Comparison, ReconcileError> {
-        self.compare_to(if fix { Extent::Ordered } else { Extent::Nothing }).await
+    /// Compares everything once for an operator and, with `fix`, repairs.
+    ///
+    /// # Errors
+    /// If a store cannot serve, the fence is down, or the epoch changes during the comparison.
+    pub async fn compare(&self, fix: bool) -> Result<ComparisonReport, ReconcileError> {
+        self.compare_all(if fix { RepairLevel::Ordered } else { RepairLevel::None }).await
     }
 
-    async fn compare_to(&self, extent: Extent) -> Result<Comparison, ReconcileError> {
-        let session = self.fence.session().map_err(|reason| ReconcileError::Fenced(reason.to_string()))?;
-        // Before the claims are read: whatever was lost with them is then found.
-        let tally = if extent.repairs() { Some(self.tally(&session).await?) } else { None };
-        let gone = order_stream::deleted_entries(&session.redis).await?;
-        let found = Comparison { deleted_entries: gone.len(), ..Comparison::default() };
-        let mut pass = Pass::new(self, &session, extent, found);
-        let mut after = None;
-        loop {
-            let page = coupons::page(&self.postgres.pool, after.as_ref(), config::PAGE_MAX_ROWS).await?;
-            let Some(last) = page.last().map(|row| row.definition.id.clone()) else { break };
-            for row in page.iter().filter(|row| row.published_version > 0) {
-                pass.coupon(row).await?;
-                if pass.found.fenced {
-                    // The rest is the rebuild's.
-                    count(&pass.found);
-                    return Ok(pass.found);
-                }
-                pass.pace.rest().await;
-            }
-            after = Some(last);
+    async fn compare_all(&self, level: RepairLevel) -> Result<ComparisonReport, ReconcileError> {
+        let session = self.fence.require_session()?;
+        // Before the claims are read: the comparison then finds all that was lost with the tally's entries.
+        let tally = if level.repairs() { Some(self.tally(&session).await?) } else { None };
+        let deleted_entries = order_stream::deleted_entries(&session.redis).await?;
+        let mut comparison = Comparison::new(&self.fence, &self.postgres, &session, level);
+        comparison.report.deleted_entries = deleted_entries.len();
+        comparison.compare_coupons().await?;
+        if !comparison.report.fenced {
+            comparison.find_lost_events().await?;
         }
-        pass.look_for_events().await?;
-        let found = pass.found;
-        // Another epoch may have begun: what was read in two of them is no difference.
+        let report = comparison.report;
+        if report.fenced {
+            report.record_metrics();
+            return Ok(report);
+        }
+        // What was read in two epochs is not a difference.
         if order_stream::marker(&session.redis).await?.as_deref() != Some(&*session.ready) {
-            return Err(self.fenced(&session));
+            return Err(ReconcileError::marker_changed(&self.fence, &session));
         }
-        count(&found);
+        report.record_metrics();
         if let Some(tally) = tally {
-            if !gone.is_empty() {
-                // Some of their orders are recorded, and are acknowledged with this.
+            if !deleted_entries.is_empty() {
+                // The acknowledgement covers entries whose orders are recorded.
                 wal_position::record(&self.fence, &session, &self.postgres).await?;
             }
-            deleted::settle(&session.redis, &gone).await?;
+            deleted::acknowledge_deleted(&session.redis, &deleted_entries).await?;
             if !probe::settle(&session.redis, &session.ready, &tally).await? {
-                return Err(self.fenced(&session));
+                return Err(ReconcileError::marker_changed(&self.fence, &session));
             }
         }
-        Ok(found)
+        Ok(report)
     }
 
     async fn tally(&self, session: &Session) -> Result<Tally, ReconcileError> {
-        probe::tally(&session.redis, &session.ready).await?.ok_or_else(|| self.fenced(session))
+        let tally = probe::tally(&session.redis, &session.ready).await?;
+        tally.ok_or_else(|| ReconcileError::marker_changed(&self.fence, session))
     }
 
-    fn fenced(&self, session: &Session) -> ReconcileError {
-        self.fence.marker_changed(session);
-        ReconcileError::Fenced(MARKER_CHANGED.to_owned())
-    }
-
-    /// The cheap look: sums, and the pending entries list, which is as long as what is being recorded.
-    pub async fn check(&self) -> Result<(), ReconcileError> {
-        let session = self.fence.session().map_err(|reason| ReconcileError::Fenced(reason.to_string()))?;
-        self.check_sums(&session).await?;
-        if !order_stream::deleted_entries(&session.redis).await?.is_empty() {
-            log(&self.compare_to(Extent::ByItself).await?);
+    /// Compares definitions only; repairs.
+    async fn check_definitions(&self) -> Result<(), ReconcileError> {
+        let session = self.fence.require_session()?;
+        let mut comparison = Comparison::new(&self.fence, &self.postgres, &session, RepairLevel::Automatic);
+        comparison.compare_definitions().await?;
+        let report = comparison.report;
+        if report.definition_drift > 0 {
+            metrics::DRIFT_TOTAL.add("definition", report.definition_drift as u64);
+            report.log();
         }
         Ok(())
     }
 
-    async fn check_sums(&self, session: &Session) -> Result<(), ReconcileError> {
+    /// Checks the sums of all coupons and scans the pending entries list, whose length is the number of events that are
+    /// being recorded. Compares everything if pending entries were deleted.
+    async fn check_sums(&self) -> Result<(), ReconcileError> {
+        let session = self.fence.require_session()?;
+        self.find_wrong_sum(&session).await?;
+        if !order_stream::deleted_entries(&session.redis).await?.is_empty() {
+            self.compare_all(RepairLevel::Automatic).await?.log();
+        }
+        Ok(())
+    }
+
+    async fn find_wrong_sum(&self, session: &Session) -> Result<(), ReconcileError> {
         let mut cursor = "0".to_owned();
         loop {
             let (ids, next) = info::scan_coupons(&session.redis, &cursor).await?;
@@ -207,97 +125,62 @@ impl Reconciler {
         }
     }
 
-    /// Compares for the entries that the fence's look has missed, unless another process has done so since.
-    async fn look_for_missed(&self) -> Result<(), ReconcileError> {
-        let session = self.fence.session().map_err(|reason| ReconcileError::Fenced(reason.to_string()))?;
+    /// Compares everything because entries are missing, unless another process has done so since.
+    async fn check_missing_entries(&self) -> Result<(), ReconcileError> {
+        let session = self.fence.require_session()?;
         let tally = probe::probe_stream(&session.redis).await?.tally;
         if tally.misses_entries() {
-            let found = self.compare_to(Extent::ByItself).await?;
+            let report = self.compare_all(RepairLevel::Automatic).await?;
             tracing::warn!(
-                lost_events = found.lost_events,
+                lost_events = report.lost_events,
                 tally.now,
                 tally.settled,
-                "entries of the order stream were trimmed, deleted, skipped or acknowledged by another program: \
-                 {} lost events are sent again",
-                found.lost_events
+                "another program trimmed, deleted, skipped or acknowledged entries of the order stream: \
+                 requeued {} lost events",
+                report.lost_events
             );
-            log(&found);
+            report.log();
         }
         Ok(())
     }
 
-    /// Definitions every ten seconds, sums and the pending entries list every minute, everything at start, hourly and
-    /// when the fence's look misses entries. May be dropped at any moment.
+    /// Checks definitions every `DEFINITIONS_INTERVAL`, sums every `CHECK_INTERVAL`, everything at the start and every
+    /// `RECONCILE_INTERVAL`, and missing entries when the fence's probe reports them. May be cancelled at any time.
     pub async fn run(self) {
         let mut checks = tokio::time::interval(config::CHECK_INTERVAL);
         let mut comparisons = tokio::time::interval(config::RECONCILE_INTERVAL);
         let mut definitions = tokio::time::interval(config::DEFINITIONS_INTERVAL);
-        // Beside thousands of coupons a look takes its time, and is not made up for.
+        // With thousands of coupons one check may take longer than the interval.
         definitions.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut states = self.fence.subscribe();
         loop {
-            let look = tokio::select! {
-                () = self.fence.misses_entries() => Look::Missed,
-                _ = definitions.tick() => Look::Definitions,
-                _ = checks.tick() => Look::Sums,
-                _ = comparisons.tick() => Look::Everything,
+            let check = tokio::select! {
+                () = self.fence.misses_entries() => Check::MissingEntries,
+                _ = definitions.tick() => Check::Definitions,
+                _ = checks.tick() => Check::Sums,
+                _ = comparisons.tick() => Check::Everything,
             };
             if states.wait_for(|state| matches!(state, FenceState::Up(_))).await.is_err() {
-                return; // the fence is gone with the program
+                return; // the fence has ended with the program
             }
-            let outcome = match look {
-                Look::Definitions => self.check_definitions().await,
-                Look::Missed => self.look_for_missed().await,
-                Look::Sums => self.check().await,
-                Look::Everything => self.compare_to(Extent::ByItself).await.map(|found| log(&found)),
+            let outcome = match check {
+                Check::Definitions => self.check_definitions().await,
+                Check::MissingEntries => self.check_missing_entries().await,
+                Check::Sums => self.check_sums().await,
+                Check::Everything => {
+                    self.compare_all(RepairLevel::Automatic).await.map(|report| report.log())
+                }
             };
             if let Err(error) = outcome {
-                match look {
-                    // The next look is soon, and what keeps it away has a line of its own.
-                    Look::Definitions | Look::Missed => tracing::debug!("reconcile: {error}"),
-                    Look::Sums | Look::Everything => tracing::warn!("reconcile: {error}"),
+                match check {
+                    // The next check follows soon, and the cause of the failure has its own log line.
+                    Check::Definitions | Check::MissingEntries => tracing::debug!("reconcile: {error}"),
+                    Check::Sums | Check::Everything => tracing::warn!("reconcile: {error}"),
                 }
-                if matches!(look, Look::Everything) {
+                if matches!(check, Check::Everything) {
                     comparisons.reset_after(config::CHECK_INTERVAL);
                 }
             }
         }
     }
-}
-
-fn count(found: &Comparison) {
-    for (kind, differences) in [
-        ("lost_event", found.lost_events),
-        ("missing_claim", found.missing_claims),
-        ("missed_release", found.missed_releases),
-        ("stock_drift", found.stock_drift),
-        ("definition", found.definition_drift),
-    ] {
-        metrics::DRIFT.set_count(kind, differences as u64);
-        metrics::DRIFT_TOTAL.add(kind, differences as u64);
-    }
-    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    metrics::RECONCILE_LAST.set(since_1970.as_secs_f64());
-}
-
-fn log(found: &Comparison) {
-    let differences = found.lost_events
-        + found.missed_releases
-        + found.missing_claims
-        + found.stock_drift
-        + found.definition_drift;
-    if differences == 0 {
-        return tracing::debug!(claims = found.claims, "reconcile: {} claims agree", found.claims);
-    }
-    tracing::warn!(
-        lost_events = found.lost_events,
-        missed_releases = found.missed_releases,
-        missing_claims = found.missing_claims,
-        stock_drift = found.stock_drift,
-        definition_drift = found.definition_drift,
-        fixed = found.fixed,
-        "reconcile: {differences} differences, {} repaired: {}",
-        found.fixed,
-        found.named.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-    );
 }

@@ -98,8 +98,8 @@ pub async fn record(
         Err(error) => return Ok(BatchOutcome::Failed(error.to_string())),
     };
     let mut recorder = BatchRecorder { context, redis, postgres: &mut *postgres, batch: &batch };
-    let recorded = tokio::time::timeout(config::RECORD_TIMEOUT, recorder.record_all()).await;
-    match recorded.unwrap_or_else(|_| Err(RecordError::Failed("the batch took too long".into()))) {
+    let result = tokio::time::timeout(config::RECORD_TIMEOUT, recorder.record_all()).await;
+    match result.unwrap_or_else(|_| Err(RecordError::Failed("the batch took too long".into()))) {
         Ok(()) => {}
         Err(RecordError::Fenced) => return Ok(BatchOutcome::Fenced),
         Err(RecordError::Failed(why)) => {

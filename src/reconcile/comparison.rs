@@ -1,0 +1,330 @@
+//! One comparison, coupon by coupon: counts differences in its report and repairs those that its level allows.
+
+use std::collections::{HashMap, HashSet};
+
+use super::definitions::{self, Repair};
+use super::error::ReconcileError;
+use super::report::{ComparisonReport, Difference};
+use super::throttle::Throttle;
+use crate::config;
+use crate::domain::{CouponId, OrderEvent, OrderId, UserId};
+use crate::fence::{Fence, Session, wal_position};
+use crate::orders::release::release;
+use crate::postgres::coupons::{self, CouponRow};
+use crate::postgres::{Postgres, orders, outbox};
+use crate::redis::coupon_hash::{self, KeptDefinition};
+use crate::redis::{RedisError, info, order_stream, scripts};
+
+/// What a comparison repairs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum RepairLevel {
+    None,
+    /// What is safe without an operator.
+    Automatic,
+    /// Also the stock in Postgres, which an operator may have edited on purpose.
+    Ordered,
+}
+
+impl RepairLevel {
+    pub const fn repairs(self) -> bool {
+        !matches!(self, Self::None)
+    }
+}
+
+/// A comparison in progress.
+pub struct Comparison<'a> {
+    fence: &'a Fence,
+    postgres: &'a Postgres,
+    session: &'a Session,
+    level: RepairLevel,
+    pub report: ComparisonReport,
+    /// Claims that had no order row when they were read.
+    unrecorded: HashMap<OrderId, Holder>,
+    throttle: Throttle,
+}
+
+/// The claim of an order.
+struct Holder {
+    coupon: CouponId,
+    user: UserId,
+}
+
+impl<'a> Comparison<'a> {
+    pub fn new(fence: &'a Fence, postgres: &'a Postgres, session: &'a Session, level: RepairLevel) -> Self {
+        let (report, throttle) = (ComparisonReport::default(), Throttle::default());
+        Self { fence, postgres, session, level, report, unrecorded: HashMap::new(), throttle }
+    }
+
+    /// Compares all published coupons, until one takes the fence down: then the rebuild does the rest. Call
+    /// `find_lost_events` afterwards.
+    ///
+    /// # Errors
+    /// If a store cannot serve, or the epoch changes.
+    pub async fn compare_coupons(&mut self) -> Result<(), ReconcileError> {
+        let mut after = None;
+        loop {
+            let page = self.page(after.as_ref()).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.definition.id.clone());
+            for row in page.iter().filter(|row| row.published_version > 0) {
+                self.coupon(row).await?;
+                if self.report.fenced {
+                    return Ok(());
+                }
+                self.throttle.wait().await;
+            }
+        }
+    }
+
+    /// Compares the definitions of all published coupons, until one takes the fence down.
+    ///
+    /// # Errors
+    /// If a store cannot serve, or the epoch changes.
+    pub async fn compare_definitions(&mut self) -> Result<(), ReconcileError> {
+        let mut after = None;
+        loop {
+            let page = self.page(after.as_ref()).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.definition.id.clone());
+            let ids: Vec<CouponId> = page.iter().map(|row| row.definition.id.clone()).collect();
+            let kept = coupon_hash::read(&self.session.redis, &ids).await.inspect_err(|error| {
+                self.fence.redis_failed(&self.session.epoch, error);
+            })?;
+            for (row, kept) in page.iter().zip(kept).filter(|(row, _)| row.published_version > 0) {
+                self.definition(row, kept).await?;
+                if self.report.fenced {
+                    return Ok(());
+                }
+            }
+            self.throttle.wait().await;
+        }
+    }
+
+    async fn page(&self, after: Option<&CouponId>) -> Result<Vec<CouponRow>, ReconcileError> {
+        Ok(coupons::page(&self.postgres.pool, after, config::PAGE_MAX_ROWS).await?)
+    }
+
+    /// Compares one coupon, except its unrecorded claims.
+    async fn coupon(&mut self, row: &CouponRow) -> Result<(), ReconcileError> {
+        let id = &row.definition.id;
+        self.report.coupons += 1;
+        let kept = match coupon_hash::read_one(&self.session.redis, id).await {
+            Err(RedisError::WrongType(_)) => None,
+            kept => kept?,
+        };
+        if !kept.as_ref().is_some_and(KeptDefinition::adds_up) {
+            self.report.stock_drift += 1;
+            self.name("stock_drift", id, None);
+            self.take_fence_down(id, "stock + claims is not its total in Redis");
+            return Ok(());
+        }
+        self.definition(row, kept).await?;
+        if self.report.fenced {
+            return Ok(());
+        }
+        self.claims(id).await?;
+        if self.report.fenced {
+            return Ok(());
+        }
+        if self.unrecorded.len() >= config::RECONCILE_MAX_WITHOUT_ROW {
+            self.find_lost_events().await?;
+        }
+        self.orders(id).await?;
+        self.stock(id).await
+    }
+
+    /// Compares a row with the definition that Redis had after the row was read.
+    async fn definition(
+        &mut self,
+        row: &CouponRow,
+        kept: Option<KeptDefinition>,
+    ) -> Result<(), ReconcileError> {
+        let id = &row.definition.id;
+        let Some(fields) = definitions::difference(self.session, self.postgres, row, kept).await? else {
+            return Ok(());
+        };
+        self.report.definition_drift += 1;
+        self.report.name(Difference { kind: "definition", coupon: id.clone(), order: None, fields });
+        if !self.level.repairs() {
+            return Ok(());
+        }
+        match definitions::repair(self.fence, self.session, self.postgres, id).await? {
+            Repair::Done => self.report.fixed += 1,
+            Repair::NotNeeded => {}
+            Repair::Fenced => self.report.fenced = true,
+        }
+        Ok(())
+    }
+
+    /// Compares the stock in Postgres with its live orders; recounts it only if an operator has ordered it.
+    async fn stock(&mut self, id: &CouponId) -> Result<(), ReconcileError> {
+        let pool = &self.postgres.pool;
+        if !coupons::stock_drifts(pool, id).await? {
+            return Ok(());
+        }
+        self.report.stock_drift += 1;
+        self.name("stock_drift", id, None);
+        if self.level == RepairLevel::Ordered && coupons::recount_stock(pool, id).await? {
+            self.report.fixed += 1;
+            tracing::warn!(coupon = %id, "coupon {id}: recounted its stock in Postgres, as an operator ordered");
+            return Ok(());
+        }
+        tracing::error!(
+            coupon = %id,
+            "coupon {id}: its stock in Postgres is not its total less its live orders; \
+             `seckill reconcile --fix` recounts it"
+        );
+        Ok(())
+    }
+
+    /// Reads the claims hash: returns the units of ended orders, and keeps the claims without a row in `unrecorded`.
+    async fn claims(&mut self, id: &CouponId) -> Result<(), ReconcileError> {
+        let mut cursor = "0".to_owned();
+        loop {
+            let (page, next) = info::scan_claims(&self.session.redis, id, &cursor).await?;
+            let mut claims: HashMap<OrderId, Holder> = HashMap::with_capacity(page.len());
+            for (field, value) in page {
+                match info::read_claim(&field, &value) {
+                    Some((user, order)) => drop(claims.insert(order, Holder { coupon: id.clone(), user })),
+                    None => self.take_fence_down(id, "its claims hash has a field that is not a claim"),
+                }
+            }
+            if self.report.fenced {
+                return Ok(());
+            }
+            self.report.claims += claims.len();
+            self.take_recorded(&mut claims).await?;
+            self.unrecorded.extend(claims);
+            if next == "0" {
+                return Ok(());
+            }
+            cursor = next;
+            self.throttle.wait().await;
+        }
+    }
+
+    /// Removes the claims that have an order row from `claims`, and returns the units of those whose order has ended.
+    async fn take_recorded(&mut self, claims: &mut HashMap<OrderId, Holder>) -> Result<(), ReconcileError> {
+        let (fence, postgres, session) = (self.fence, self.postgres, self.session);
+        let ids: Vec<OrderId> = claims.keys().copied().collect();
+        let statuses = orders::statuses(&postgres.pool, &ids).await?;
+        let ended: Vec<OrderId> =
+            statuses.iter().filter(|(_, status)| status.has_ended()).map(|(&order, _)| order).collect();
+        let in_outbox = outbox::waiting(&postgres.pool, &ended).await?;
+        // Once for all: the position lies behind every end that was just read.
+        if self.level.repairs() && ended.len() > in_outbox.len() {
+            wal_position::record(fence, session, postgres).await?;
+        }
+        for (&order, status) in &statuses {
+            let Some(Holder { coupon, user }) = claims.remove(&order) else { continue };
+            if !status.has_ended() {
+                continue;
+            }
+            if in_outbox.contains(&order) {
+                self.report.in_flight += 1;
+                continue;
+            }
+            // The unit may have been returned since the claim was read.
+            if info::held_by(&session.redis, &coupon, &user).await? != Some(order) {
+                continue;
+            }
+            self.report.missed_releases += 1;
+            self.name("missed_release", &coupon, Some(order));
+            if self.level.repairs() {
+                release(fence, session, &coupon, user.as_str(), order).await?;
+                self.report.fixed += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds lost events: of unrecorded claims those without an unacknowledged entry and, read again, still without a
+    /// row. For many coupons at once, since one scan of the unacknowledged entries is as long as the backlog.
+    ///
+    /// # Errors
+    /// If a store cannot serve, or the epoch changes.
+    pub async fn find_lost_events(&mut self) -> Result<(), ReconcileError> {
+        let mut claims = std::mem::take(&mut self.unrecorded);
+        if claims.is_empty() {
+            return Ok(());
+        }
+        let before = claims.len();
+        let mut scan = order_stream::Walk::start(&self.session.redis).await?;
+        while let Some(page) = scan.next_page().await? {
+            for event in page.iter().filter_map(|entry| OrderEvent::read(&entry.fields).ok()) {
+                claims.remove(&event.order);
+            }
+            self.throttle.wait().await;
+        }
+        self.report.in_flight += before - claims.len();
+        self.take_recorded(&mut claims).await?;
+        self.report.lost_events += claims.len();
+        let mut lost: HashMap<CouponId, Vec<(UserId, OrderId)>> = HashMap::new();
+        for (order, Holder { coupon, user }) in claims {
+            self.name("lost_event", &coupon, Some(order));
+            lost.entry(coupon).or_default().push((user, order));
+        }
+        if self.level.repairs() {
+            for (coupon, lost) in &lost {
+                self.requeue(coupon, lost).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends lost events again.
+    async fn requeue(&mut self, coupon: &CouponId, lost: &[(UserId, OrderId)]) -> Result<(), ReconcileError> {
+        for lost in lost.chunks(config::SCAN_PAGE_ENTRIES) {
+            let added = scripts::readd(&self.session.redis, &self.session.ready, coupon, lost).await?;
+            let Some(added) = added else {
+                return Err(ReconcileError::marker_changed(self.fence, self.session));
+            };
+            self.report.fixed += usize::try_from(added).unwrap_or(0);
+        }
+        Ok(())
+    }
+
+    /// Finds live orders that the claims hash does not hold.
+    async fn orders(&mut self, id: &CouponId) -> Result<(), ReconcileError> {
+        let pool = &self.postgres.pool;
+        let page_rows = i64::try_from(config::SCAN_PAGE_ENTRIES).unwrap_or(i64::MAX);
+        let mut after = None;
+        loop {
+            let page = orders::live_page(pool, id, after, page_rows).await?;
+            let Some(last) = page.last().map(|order| order.id) else { return Ok(()) };
+            let users: Vec<&UserId> = page.iter().map(|order| &order.user).collect();
+            let held = info::held_by_each(&self.session.redis, id, &users).await?;
+            let unheld = page.iter().zip(&held).filter(|(order, held)| **held != Some(order.id));
+            let unheld: Vec<OrderId> = unheld.map(|(order, _)| order.id).collect();
+            // Read again: an order may have ended and its unit may have returned since the page was read.
+            let still_live: HashSet<OrderId> = orders::statuses(pool, &unheld)
+                .await?
+                .into_iter()
+                .filter(|(_, status)| !status.has_ended())
+                .map(|(order, _)| order)
+                .collect();
+            self.report.missing_claims += still_live.len();
+            for order in &still_live {
+                self.name("missing_claim", id, Some(*order));
+            }
+            if !still_live.is_empty() {
+                self.take_fence_down(id, "live orders are missing from its claims");
+                return Ok(());
+            }
+            after = Some(last);
+            self.throttle.wait().await;
+        }
+    }
+
+    fn name(&mut self, kind: &'static str, coupon: &CouponId, order: Option<OrderId>) {
+        self.report.name(Difference { kind, coupon: coupon.clone(), order, fields: Vec::new() });
+    }
+
+    /// For differences that must not be repaired during live claims. Without repairs the fence stays up.
+    fn take_fence_down(&mut self, coupon: &CouponId, what: &str) {
+        if self.level.repairs() {
+            self.report.fenced = true;
+            self.fence.lost(&self.session.epoch, &format!("coupon {coupon}: {what}"));
+        }
+    }
+}
