@@ -1,5 +1,6 @@
 //! One coupon's definition: whether it is in force in Redis, and its repair. The cost does not grow with claims.
 
+use crate::config;
 use crate::coupons::in_force::{self, Outcome, Standing};
 use crate::domain::{CouponId, FieldDifference};
 use crate::fence::{Fence, Session, StoreError};

@@ -1,0 +1,95 @@
+//! No statement of the hot paths reads a whole table.
+
+use seckill::domain::{OrderEvent, OrderId, OrderStatus};
+use seckill::postgres::orders::{self, OrderFilter};
+use seckill::postgres::{PgConnection, coupons};
+use sqlx::{Connection, PgPool};
+
+use crate::harness::{Database, EPOCH, event};
+
+/// How many times the tables that workers use were scanned whole; building an index counts too.
+async fn whole_reads(session: &mut PgConnection) -> i64 {
+    sqlx::query("select pg_stat_force_next_flush()").execute(&mut *session).await.unwrap();
+    sqlx::query_scalar(
+        "select sum(seq_scan)::bigint from pg_stat_user_tables
+         where schemaname = current_schema and relname in ('orders', 'coupons', 'fence')",
+    )
+    .fetch_one(session)
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn statements_planned_for_empty_tables_still_use_indexes() {
+    let database = Database::new("by_index").await;
+    let mut session = database.postgres.dedicated().await.unwrap();
+    let tea = database.create("tea", 10_000).await;
+    let before = whole_reads(&mut session).await;
+    for batch in 0..30 {
+        let events: Vec<OrderEvent> =
+            (0..100).map(|number| event(&tea, &format!("user-{batch}-{number}"))).collect();
+        let events: Vec<&OrderEvent> = events.iter().collect();
+        let ids: Vec<OrderId> = events.iter().map(|event| event.order).collect();
+        orders::record_new(&mut session, EPOCH, &events).await.unwrap();
+        orders::record(&mut session, EPOCH, &events).await.unwrap();
+        assert_eq!(orders::get_many(&mut session, &ids).await.unwrap().len(), events.len());
+    }
+    assert_eq!(whole_reads(&mut session).await, before, "tables were scanned whole");
+    session.close().await.unwrap();
+}
+
+/// How many rows of `orders` and entries of its indexes were read.
+async fn entries_read(pool: &PgPool) -> i64 {
+    // A session reports its counts when it is told to flush them, else up to a second later.
+    let mut sessions = Vec::new();
+    while sessions.len() < pool.size() as usize {
+        let mut session = pool.acquire().await.unwrap();
+        sqlx::query("select pg_stat_force_next_flush()").execute(&mut *session).await.unwrap();
+        sessions.push(session);
+    }
+    sqlx::query_scalar(
+        "select (seq_tup_read + (select sum(idx_tup_read) from pg_stat_user_indexes i where i.relid = t.relid))::bigint
+         from pg_stat_user_tables t where schemaname = current_schema and relname = 'orders'",
+    )
+    .fetch_one(&mut *sessions[0])
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn lists_and_counts_of_orders_use_indexes() {
+    let database = Database::new("lists").await;
+    let pool = &database.postgres.pool;
+    let (coffee, tea) = (database.create("coffee", 10).await, database.create("tea", 10).await);
+    let ended = event(&coffee, "alice");
+    database.recorded(&[&ended, &event(&coffee, "bob")]).await;
+    database.execute("update orders set status = 'cancelled' where user_id = 'alice'").await.unwrap();
+    database.execute("update coupons set stock = stock + 1 where id = 'coffee'").await.unwrap();
+    let live = [event(&coffee, "alice"), event(&tea, "alice")];
+    database.recorded(&live.each_ref()).await;
+    let crowd = database.create("crowd", 2_000).await;
+    let events: Vec<OrderEvent> = (0..2_000).map(|number| event(&crowd, &format!("user-{number}"))).collect();
+    database.recorded(&events.iter().collect::<Vec<_>>()).await;
+    let mut newest_first = [ended.order, live[0].order, live[1].order];
+    newest_first.sort_by(|one, other| other.cmp(one));
+
+    let before = entries_read(pool).await;
+    let of_alice = OrderFilter { user: Some("alice".parse().unwrap()), ..OrderFilter::default() };
+    let ids = async |filter: &OrderFilter, after, limit| -> Vec<OrderId> {
+        let page = orders::list(pool, filter, after, limit).await.unwrap();
+        page.into_iter().map(|order| order.id).collect()
+    };
+    assert_eq!(ids(&of_alice, None, 2).await, newest_first[..2]);
+    assert_eq!(ids(&of_alice, Some(newest_first[1]), 2).await, newest_first[2..]);
+    let cancelled = OrderFilter { status: Some(OrderStatus::Cancelled), ..of_alice.clone() };
+    assert_eq!(ids(&cancelled, None, 2).await, [ended.order]);
+    let of_tea = OrderFilter { coupon: Some(tea.clone()), ..OrderFilter::default() };
+    assert_eq!(ids(&of_tea, None, 2).await, [live[1].order]);
+    let page = orders::live_page(pool, &coffee, None, 1).await.unwrap();
+    let rest = orders::live_page(pool, &coffee, Some(page[0].id), 5).await.unwrap();
+    assert_eq!([&page[..], &rest].map(|page| page[0].user.as_str()), ["bob", "alice"]);
+    assert_eq!((page.len(), rest.len()), (1, 1));
+    assert!(!coupons::stock_drifts(pool, &coffee).await.unwrap());
+    let read = entries_read(pool).await - before;
+    assert!((1..100).contains(&read), "{read} rows and entries of indexes were read");
+}
