@@ -58,7 +58,7 @@ fn row(finding: &Finding, in_colour: bool) -> Vec<String> {
     };
     let level = if in_colour { format!("\x1b[{colour}m{word}\x1b[0m") } else { word.to_owned() };
     let what = plain(&finding.what);
-    let text = match &finding.do_ {
+    let text = match &finding.what_to_do {
         Some(what_to_do) => format!("{what} → {}", plain(what_to_do)),
         None => what,
     };
@@ -74,7 +74,7 @@ mod tests {
             check,
             level,
             what: what.to_owned(),
-            do_: what_to_do.map(str::to_owned),
+            what_to_do: what_to_do.map(str::to_owned),
         };
         [
             finding("redis-role", Level::Green, "master", None),

@@ -1,7 +1,8 @@
-//! Whether every coupon is in force in Redis as Postgres has it, field by field. Edits on their way have a finding of
-//! their own, as have coupons that are gone from Redis.
+//! Whether Redis has the same definition of every coupon as Postgres, field by field. `publications` covers edits that
+//! are not published yet, `redis-stock` coupons that Redis does not have.
 
-use super::{Finding, ask, counted};
+use super::finding::{Finding, REPAIRED_BY_SERVER, pluralize};
+use super::postgres::with_timeout;
 use crate::config;
 use crate::coupons::in_force::{Standing, describe};
 use crate::domain::{CouponId, FieldDifference};
@@ -12,18 +13,18 @@ use crate::redis::{Redis, RedisError};
 
 const CHECK: &str = "definitions";
 
-/// What was found so far.
+/// The differences of all coupons that were compared.
 #[derive(Default)]
-struct Found {
+struct Comparison {
     coupons: u64,
     differing: u64,
-    first: Option<(CouponId, Vec<FieldDifference>)>,
-    /// Redis has a higher version of one than Postgres.
-    has_newer: bool,
+    first_differing: Option<(CouponId, Vec<FieldDifference>)>,
+    /// Redis has a higher version of a coupon than Postgres.
+    redis_is_newer: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Unread {
+enum CompareError {
     #[error(transparent)]
     Redis(#[from] RedisError),
     #[error(transparent)]
@@ -32,31 +33,31 @@ enum Unread {
 
 pub async fn examine(redis: &Redis, postgres: &mut PgConnection) -> Finding {
     match compare(redis, postgres).await {
-        Ok(found) => judge(&found),
-        Err(Unread::Redis(error @ RedisError::WrongType(_))) => {
-            Finding::red(CHECK, error.to_string(), super::redis::MENDS_ITSELF)
+        Ok(comparison) => finding(&comparison),
+        Err(CompareError::Redis(error @ RedisError::WrongType(_))) => {
+            Finding::red(CHECK, error.to_string(), REPAIRED_BY_SERVER)
         }
         Err(error) => Finding::unreadable(CHECK, &error.to_string()),
     }
 }
 
-async fn compare(redis: &Redis, postgres: &mut PgConnection) -> Result<Found, Unread> {
-    let mut found = Found::default();
+async fn compare(redis: &Redis, postgres: &mut PgConnection) -> Result<Comparison, CompareError> {
+    let mut comparison = Comparison::default();
     let mut after = None;
     loop {
-        let page = ask(coupons::page(&mut *postgres, after.as_ref(), config::PAGE_MAX_ROWS)).await?;
-        let Some(last) = page.last().map(|row| row.definition.id.clone()) else { return Ok(found) };
+        let page = with_timeout(coupons::page(&mut *postgres, after.as_ref(), config::PAGE_MAX_ROWS)).await?;
+        let Some(last) = page.last().map(|row| row.definition.id.clone()) else { return Ok(comparison) };
         let ids: Vec<CouponId> = page.iter().map(|row| row.definition.id.clone()).collect();
         for (row, kept) in page.iter().zip(coupon_hash::read(redis, &ids).await?) {
-            found.coupons += 1;
-            found.take(postgres, row, kept.as_ref()).await?;
+            comparison.coupons += 1;
+            comparison.add(postgres, row, kept.as_ref()).await?;
         }
         after = Some(last);
     }
 }
 
-impl Found {
-    async fn take(
+impl Comparison {
+    async fn add(
         &mut self,
         postgres: &mut PgConnection,
         row: &CouponRow,
@@ -66,29 +67,29 @@ impl Found {
         if matches!(standing, Standing::InForce | Standing::Unpublished(_) | Standing::Absent) {
             return Ok(());
         }
-        // Edited beside the look: what was read of it says nothing.
-        let again = ask(coupons::get(&mut *postgres, &row.definition.id)).await?;
+        // An edit between the two reads also makes them differ, and is not a difference of the stores.
+        let again = with_timeout(coupons::get(&mut *postgres, &row.definition.id)).await?;
         if again.is_none_or(|again| again.definition != row.definition) {
             return Ok(());
         }
         self.differing += 1;
-        self.has_newer |= matches!(standing, Standing::Newer(_));
-        self.first.get_or_insert_with(|| (row.definition.id.clone(), standing.differences()));
+        self.redis_is_newer |= matches!(standing, Standing::Newer(_));
+        self.first_differing.get_or_insert_with(|| (row.definition.id.clone(), standing.differences()));
         Ok(())
     }
 }
 
-fn judge(found: &Found) -> Finding {
-    let Some((coupon, fields)) = &found.first else {
-        let coupons = counted(found.coupons, "coupon", "coupons");
+fn finding(comparison: &Comparison) -> Finding {
+    let Some((coupon, fields)) = &comparison.first_differing else {
+        let coupons = pluralize(comparison.coupons, "coupon", "coupons");
         return Finding::green(CHECK, format!("the same in both stores, for {coupons}"));
     };
-    let differ = counted(found.differing, "coupon differs", "coupons differ");
+    let differ = pluralize(comparison.differing, "coupon differs", "coupons differ");
     let what = format!("{differ} between the stores, the first is {coupon}: {}", describe(fields));
-    let what_to_do = if found.has_newer {
+    let what_to_do = if comparison.redis_is_newer {
         "Postgres has lost an edit: if this is the right database, `seckill reconcile --rebuild`"
     } else {
-        "`seckill reconcile --fix` brings into force what Postgres has; a running server does so by itself"
+        "`seckill reconcile --fix` publishes the definition of Postgres; a running server does so by itself"
     };
     Finding::red(CHECK, what, what_to_do)
 }

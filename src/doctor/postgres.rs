@@ -1,30 +1,56 @@
-//! Postgres's settings and health, and what waits in our tables.
+//! Postgres's settings and health, and the rows of our tables that wait for a worker or an operator.
 
-use super::{Finding, ask, counted, postgres_is_away, seconds};
+use std::future::Future;
+
+use super::disk;
+use super::finding::{Finding, REPAIRED_BY_SERVER, format_seconds, pluralize};
 use crate::config;
 use crate::postgres::health::{self, Migrated, Server, Waiting};
 use crate::postgres::{PgConnection, Postgres, PostgresError};
 
-/// The findings, and the connection where Postgres answers and has our tables.
+/// The findings; and the connection, if Postgres answers and has our tables.
 pub async fn examine(postgres: &Postgres) -> (Vec<Finding>, Option<PgConnection>) {
     let mut connection = match health::connect(postgres).await {
         Ok(connection) => connection,
-        Err(error) => return (vec![postgres_is_away(postgres, &error)], None),
+        Err(error) => return (vec![unavailable(postgres, &error)], None),
     };
     match check(postgres, &mut connection).await {
         Ok((findings, true)) => (findings, Some(connection)),
         Ok((findings, false)) => (findings, None),
-        Err(error) => (vec![postgres_is_away(postgres, &error)], None),
+        Err(error) => (vec![unavailable(postgres, &error)], None),
     }
 }
 
-/// The findings, and whether our tables are all there.
+/// Limits a query in time on this side: a Postgres process that hangs does not apply its own statement timeout.
+///
+/// # Errors
+/// As the query, and a transient error after `config::DOCTOR_QUERY_TIMEOUT`.
+pub async fn with_timeout<T>(
+    query: impl Future<Output = Result<T, PostgresError>>,
+) -> Result<T, PostgresError> {
+    match tokio::time::timeout(config::DOCTOR_QUERY_TIMEOUT, query).await {
+        Ok(result) => result,
+        Err(_) => Err(PostgresError::Transient("it does not answer".into())),
+    }
+}
+
+fn unavailable(postgres: &Postgres, error: &PostgresError) -> Finding {
+    let what_to_do = match postgres.store_folder() {
+        Some(folder) => disk::advice_for_store(folder, "postgres.log", &error.to_string()),
+        None => "check that it runs and has free connections, and that DATABASE_URL has its address and the right \
+                 password"
+            .to_owned(),
+    };
+    Finding::red("postgres", error.to_string(), what_to_do)
+}
+
+/// The findings, and whether all our tables exist.
 async fn check(
     postgres: &Postgres,
     connection: &mut PgConnection,
 ) -> Result<(Vec<Finding>, bool), PostgresError> {
-    let server = ask(health::server(connection)).await?;
-    let own = ask(health::own_synchronous_commit(postgres)).await?;
+    let server = with_timeout(health::server(connection)).await?;
+    let own = with_timeout(health::own_synchronous_commit(postgres)).await?;
     let mut findings = vec![
         version(&server),
         role(&server),
@@ -32,16 +58,16 @@ async fn check(
         full_page_writes(&server),
         synchronous_commit(&server, &own),
         connections(&server),
-        pooler(ask(postgres.is_behind_transaction_pooler()).await?),
+        pooler(with_timeout(postgres.is_behind_transaction_pooler()).await?),
     ];
-    let migrated = match ask(health::migrated(connection, postgres.schema())).await {
+    let migrated = match with_timeout(health::migrated(connection, postgres.schema())).await {
         Ok(migrated) => migrated,
         Err(error @ PostgresError::Transient(_)) => return Err(error),
         Err(error) => {
             findings.push(Finding::red(
                 "migrations",
                 error.to_string(),
-                "let DATABASE_URL's user own the schema",
+                "make DATABASE_URL's user the owner of the schema",
             ));
             return Ok((findings, false));
         }
@@ -49,22 +75,22 @@ async fn check(
     findings.push(migrations(&migrated, postgres.schema()));
     let has_tables = migrated.missing.is_empty() && migrated.broken.is_empty();
     if has_tables {
-        findings.push(read("outbox", health::outbox(connection), outbox).await?);
-        findings.push(read("dead-letters", health::unseen_letters(connection), dead_letters).await?);
-        findings.push(read("publications", health::unpublished(connection), publications).await?);
-        findings.push(read("postgres-stock", health::stock_drift(connection), stock).await?);
+        findings.push(check_query("outbox", health::outbox(connection), outbox).await?);
+        findings.push(check_query("dead-letters", health::unseen_letters(connection), dead_letters).await?);
+        findings.push(check_query("publications", health::unpublished(connection), publications).await?);
+        findings.push(check_query("postgres-stock", health::stock_drift(connection), stock).await?);
     }
     Ok((findings, has_tables))
 }
 
-/// What the check makes of the answer; a refused question is a finding, no answer an error.
-async fn read<T>(
+/// The finding of a query's result. A query that Postgres refuses is a finding; one that gets no answer is an error.
+async fn check_query<T>(
     check: &'static str,
-    question: impl Future<Output = Result<T, PostgresError>>,
-    judge: impl FnOnce(T) -> Finding,
+    query: impl Future<Output = Result<T, PostgresError>>,
+    finding: impl FnOnce(T) -> Finding,
 ) -> Result<Finding, PostgresError> {
-    match ask(question).await {
-        Ok(answer) => Ok(judge(answer)),
+    match with_timeout(query).await {
+        Ok(result) => Ok(finding(result)),
         Err(error @ PostgresError::Transient(_)) => Err(error),
         Err(error) => Ok(Finding::unreadable(check, &error.to_string())),
     }
@@ -74,7 +100,7 @@ fn version(server: &Server) -> Finding {
     if server.version_number / 10_000 >= config::POSTGRES_MIN_MAJOR {
         return Finding::green("postgres-version", &server.version);
     }
-    let what = format!("{}: too old for this program's statements", server.version);
+    let what = format!("{}: too old for the statements of this program", server.version);
     Finding::red("postgres-version", what, format!("upgrade to {} or later", config::POSTGRES_MIN_MAJOR))
 }
 
@@ -82,15 +108,15 @@ fn role(server: &Server) -> Finding {
     if !server.in_recovery {
         return Finding::green("postgres-role", "primary");
     }
-    let what = "a standby, or still recovering: it records nothing";
-    Finding::red("postgres-role", what, "let DATABASE_URL lead to the primary")
+    let what = "a standby, or still recovering: orders cannot be recorded";
+    Finding::red("postgres-role", what, "set DATABASE_URL to the address of the primary")
 }
 
 fn fsync(server: &Server) -> Finding {
     if server.fsync == "on" {
         return Finding::green("postgres-fsync", "on");
     }
-    let what = format!("{}: a crash of the machine may lose or ruin the whole database", server.fsync);
+    let what = format!("{}: a crash of the machine may lose or damage the whole database", server.fsync);
     Finding::red("postgres-fsync", what, "alter system set fsync = on; select pg_reload_conf()")
 }
 
@@ -98,8 +124,10 @@ fn full_page_writes(server: &Server) -> Finding {
     if server.full_page_writes == "on" {
         return Finding::green("postgres-full-page-writes", "on");
     }
-    let what =
-        format!("{}: a crash of the machine may tear pages that are then lost", server.full_page_writes);
+    let what = format!(
+        "{}: a crash of the machine may leave half-written pages, whose rows are lost",
+        server.full_page_writes
+    );
     let what_to_do = "alter system set full_page_writes = on; select pg_reload_conf()";
     Finding::red("postgres-full-page-writes", what, what_to_do)
 }
@@ -108,11 +136,10 @@ fn synchronous_commit(server: &Server, own: &str) -> Finding {
     let check = "postgres-synchronous-commit";
     let what_to_do = "alter system set synchronous_commit = on; select pg_reload_conf()";
     if own == "off" {
-        let what =
-            "off, also where this program asks for on: orders that were recorded may be lost in a crash";
-        Finding::red(check, what, format!("let a pooler in between pass `options`; {what_to_do}"))
+        let what = "off, although this program sets it to on: a crash may lose recorded orders";
+        Finding::red(check, what, format!("configure the pooler to pass `options` on; {what_to_do}"))
     } else if server.synchronous_commit == "off" {
-        let what = "off; this program asks for on, but what others and psql write may be lost in a crash";
+        let what = "off; this program sets it to on, but a crash may lose what psql and other programs write";
         Finding::yellow(check, what, what_to_do)
     } else {
         Finding::green(check, &server.synchronous_commit)
@@ -125,32 +152,46 @@ fn connections(server: &Server) -> Finding {
     if percent < config::POSTGRES_CONNECTIONS_YELLOW_PERCENT {
         return Finding::green("postgres-connections", what);
     }
-    Finding::yellow("postgres-connections", what, "raise max_connections, or find who keeps so many open")
+    Finding::yellow(
+        "postgres-connections",
+        what,
+        "raise max_connections, or find the programs that hold so many connections",
+    )
 }
 
 fn pooler(is_behind_transaction_pooler: bool) -> Finding {
     if !is_behind_transaction_pooler {
-        return Finding::green("postgres-session", "a session of our own");
+        return Finding::green("postgres-session", "each connection has its own session");
     }
     Finding::red(
         "postgres-session",
-        "DATABASE_URL leads through a transaction pooler, which hands our locks to others",
-        "give a direct address, or the pooler's session mode",
+        "DATABASE_URL is a transaction pooler, which gives sessions with our locks to other clients",
+        "use a direct address, or the pooler's session mode",
     )
 }
 
 fn migrations(found: &Migrated, schema: &str) -> Finding {
     let check = "migrations";
     let list = |versions: &[i64]| versions.iter().map(i64::to_string).collect::<Vec<_>>().join(", ");
-    let start = "start `seckill serve` once: it brings the schema up to date";
+    let start = "start `seckill serve`: it migrates the schema";
     if !found.broken.is_empty() {
-        let what = format!("schema {schema} has another {} than this program", list(&found.broken));
-        Finding::red(check, what, "run the version of seckill that made this schema, or restore it")
+        let what = format!(
+            "schema {schema}: migrations {} failed or are not those of this program",
+            list(&found.broken)
+        );
+        Finding::red(
+            check,
+            what,
+            "run the version of seckill that created this schema, or restore the schema",
+        )
     } else if !found.missing.is_empty() {
-        Finding::red(check, format!("schema {schema} lacks {}", list(&found.missing)), start)
+        Finding::red(check, format!("schema {schema} lacks migrations {}", list(&found.missing)), start)
     } else if !found.unknown.is_empty() {
-        let what = format!("schema {schema} has {}, which this program does not know", list(&found.unknown));
-        Finding::yellow(check, what, "upgrade this program: a newer one runs on this database")
+        let what = format!(
+            "schema {schema} has migrations {}, which this program does not know",
+            list(&found.unknown)
+        );
+        Finding::yellow(check, what, "upgrade this program: a newer version uses this database")
     } else {
         Finding::green(check, format!("schema {schema} is up to date"))
     }
@@ -158,53 +199,54 @@ fn migrations(found: &Migrated, schema: &str) -> Finding {
 
 fn outbox(waiting: Waiting) -> Finding {
     let check = "outbox";
-    let what = returning(waiting);
+    let what = waiting_units(waiting);
     if waiting.oldest_seconds < config::DOCTOR_OUTBOX_YELLOW_SECONDS {
         return Finding::green(check, what);
     }
     let what_to_do =
-        "units go back once a second while workers run and claims are taken: see the other findings";
+        "units are returned once a second while workers run and claims are accepted: see the other findings";
     Finding::yellow(check, what, what_to_do)
 }
 
-fn returning(waiting: Waiting) -> String {
+fn waiting_units(waiting: Waiting) -> String {
     if waiting.rows == 0 {
-        return "no unit waits to go back to stock".into();
+        return "no unit waits for its return to stock".into();
     }
-    let units = counted(waiting.rows.unsigned_abs(), "unit waits", "units wait");
-    format!("{units} to go back to stock, the oldest for {}", seconds(waiting.oldest_seconds.unsigned_abs()))
+    let units =
+        pluralize(waiting.rows.unsigned_abs(), "unit waits for its return", "units wait for their return");
+    format!("{units} to stock, the oldest for {}", format_seconds(waiting.oldest_seconds.unsigned_abs()))
 }
 
 fn dead_letters(unseen: i64) -> Finding {
     if unseen == 0 {
-        return Finding::green("dead-letters", "none that nobody has seen");
+        return Finding::green("dead-letters", "no unseen dead letters");
     }
-    let letters = counted(unseen.unsigned_abs(), "order event", "order events");
-    let what = format!("{letters} could not be recorded, and nobody has seen to it");
+    let letters = pluralize(unseen.unsigned_abs(), "order event", "order events");
+    let what = format!("{letters} could not be recorded and are not marked as seen");
     Finding::yellow("dead-letters", what, "`seckill dead list`, then replay or discard each")
 }
 
 fn publications(waiting: Waiting) -> Finding {
     if waiting.oldest_seconds < config::DOCTOR_OUTBOX_YELLOW_SECONDS {
-        return Finding::green("publications", "every coupon is in force as Postgres has it");
+        return Finding::green("publications", "Redis has the latest version of every coupon");
     }
-    let coupons = counted(waiting.rows.unsigned_abs(), "coupon is", "coupons are");
-    let age = seconds(waiting.oldest_seconds.unsigned_abs());
+    let coupons = pluralize(waiting.rows.unsigned_abs(), "coupon is", "coupons are");
+    let age = format_seconds(waiting.oldest_seconds.unsigned_abs());
     let what = format!("{coupons} not in force as edited, the oldest for {age}");
-    Finding::yellow("publications", what, super::redis::MENDS_ITSELF)
+    Finding::yellow("publications", what, REPAIRED_BY_SERVER)
 }
 
 fn stock((coupons, wrong): (i64, Option<String>)) -> Finding {
     let check = "postgres-stock";
     match wrong {
         None => {
-            let coupons = counted(coupons.unsigned_abs(), "coupon", "coupons");
-            Finding::green(check, format!("total less live orders, for {coupons}"))
+            let coupons = pluralize(coupons.unsigned_abs(), "coupon", "coupons");
+            Finding::green(check, format!("stock is the total minus live orders, for {coupons}"))
         }
         Some(coupon) => Finding::red(
             check,
-            format!("coupon {coupon}: stock is not total less live orders in Postgres"),
-            "orders or stock were edited by hand: `seckill reconcile --fix` recounts the stock",
+            format!("coupon {coupon}: stock in Postgres is not the total minus live orders"),
+            "orders or stock were edited by hand: `seckill reconcile --fix` counts the stock again",
         ),
     }
 }

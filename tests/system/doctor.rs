@@ -171,7 +171,7 @@ async fn a_store_that_hangs_is_one_red_line_and_the_others_checks_still_run() {
     let found = diagnose(&sale);
     signal(redis, Signal::SIGCONT);
     found.assert_only(&[("redis", "red")]).assert("redis", "red", "Redis gave no answer");
-    found.assert("postgres-stock", "green", "1 coupon").assert("dead-letters", "green", "none");
+    found.assert("postgres-stock", "green", "1 coupon").assert("dead-letters", "green", "no unseen");
 
     sale.until_ready().await;
     signal_all(&postgres, Signal::SIGSTOP);
@@ -263,21 +263,29 @@ async fn a_schema_that_lacks_migrations_is_red_and_the_doctor_does_not_create_it
     empty.assert_only(&[("migrations", "red")]).assert(
         "migrations",
         "red",
-        "schema elsewhere lacks 1, 2, 3, 4",
+        "schema elsewhere lacks migrations 1, 2, 3, 4",
     );
     let schemas = "select count(*) from pg_namespace where nspname = 'elsewhere'";
     assert_eq!(sale.psql_number(schemas), 0, "the doctor created nothing");
 
     sale.psql("create table kept as select * from _sqlx_migrations");
     for (damage, level, what) in [
-        ("delete from _sqlx_migrations where version = 4", "red", "lacks 4"),
-        ("update _sqlx_migrations set success = false where version = 3", "red", "another 3"),
-        ("update _sqlx_migrations set checksum = '\\x00' where version = 2", "red", "another 2"),
+        ("delete from _sqlx_migrations where version = 4", "red", "lacks migrations 4"),
+        (
+            "update _sqlx_migrations set success = false where version = 3",
+            "red",
+            "migrations 3 failed or are not",
+        ),
+        (
+            "update _sqlx_migrations set checksum = '\\x00' where version = 2",
+            "red",
+            "migrations 2 failed or are not",
+        ),
         (
             "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
                 values (9000, 'later', true, '\\x00', 1)",
             "yellow",
-            "has 9000, which this program does not know",
+            "has migrations 9000, which this program does not know",
         ),
     ] {
         sale.psql(damage);
@@ -340,7 +348,7 @@ async fn work_that_waits_too_long_in_postgres_is_reported_with_its_remedy() {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
     sale.create("coffee", 10).await;
     let idle = ("workers", "yellow");
-    diagnose(&sale).assert_only(&[idle]).assert("workers", "yellow", "nobody reads");
+    diagnose(&sale).assert_only(&[idle]).assert("workers", "yellow", "no worker reads");
     for (damage, undo, check, level, what) in [
         (
             "insert into outbox (order_id, coupon_id, user_id, created_at)
@@ -348,7 +356,7 @@ async fn work_that_waits_too_long_in_postgres_is_reported_with_its_remedy() {
             "delete from outbox",
             "outbox",
             "yellow",
-            "1 unit waits to go back to stock, the oldest for 1h",
+            "1 unit waits for its return to stock, the oldest for 1h",
         ),
         (
             "insert into dead_letters (fields, error) values ('', 'x'), ('', 'y')",
@@ -405,14 +413,18 @@ async fn unclaimed_and_deleted_entries_are_reported_by_age_and_consumer() {
         sale.redis_cli(&["XCLAIM", ORDERS, "order-writers", "gone", "0", &id, "IDLE", idle_ms]);
         let found = diagnose(&sale);
         found.assert_only(&[idle, ("backlog", "yellow"), ("pending-entries", level)]);
-        found.assert("pending-entries", level, "1 entry with gone lies untouched, the oldest for");
+        found.assert(
+            "pending-entries",
+            level,
+            "consumer gone: 1 entry is not reclaimed, the oldest idle for",
+        );
         // The limit is the reclaim time of this program's settings.
         let later = diagnose_with(&sale, &[("SECKILL_RECLAIM_AFTER", "10m")]);
         later.assert("pending-entries", "green", "10m");
     }
     delete_unnoticed(&sale, &[&id]);
     let found = diagnose(&sale);
-    found.assert("deleted-entries", "red", "1 pending entry was deleted or trimmed by somebody");
+    found.assert("deleted-entries", "red", "1 pending entry was deleted or trimmed before");
     assert!(found.find("deleted-entries")["what"].as_str().unwrap().contains(&id));
     let answer = sale.admin(reqwest::Method::POST, "/v1/admin/reconcile", Some(json!({"fix": true}))).await;
     assert_eq!(answer.status, 200, "{}", answer.text);

@@ -106,7 +106,7 @@ async fn a_full_disk_is_named_in_readiness_log_and_doctor_and_the_sale_goes_on_o
     let died = log.lines().find(|line| line.contains("Redis died")).unwrap();
     assert!(died.contains(&message), "{died}");
     let found = doctor(&mut sale);
-    assert!(found.contains(&message) && found.contains("make room"), "{found}");
+    assert!(found.contains(&message) && found.contains("free space"), "{found}");
     assert!(!found.contains("password"), "{found}");
 
     // Postgres is named too, with its own last log lines.
