@@ -1,6 +1,8 @@
 //! The failures that the model finds without a rule (`model`), reproduced with the real program: the test stops it
 //! at that moment, and no promise may break. Some of them are in the files of their subject.
 
+mod older_copy;
+
 use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::json;
@@ -9,6 +11,8 @@ use crate::deleted_entries::delete_unnoticed;
 use crate::own_stores::{OwnStore, folder};
 use support::proxy::Proxy;
 use support::{Process, Sale, until};
+
+use self::older_copy::OlderCopy;
 
 const COUPON: &str = "seckill:{0}:coupon:coffee";
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
@@ -291,48 +295,6 @@ pub async fn on_own_stores(redis: &str, postgres: &OwnStore) -> Sale {
         std::fs::write(sale.data_dir().join(file), SECRET).unwrap();
     }
     sale
-}
-
-/// A sale whose Postgres is replaced by an older copy while its Redis goes on.
-struct OlderCopy {
-    // Dropped before its stores.
-    sale: Sale,
-    _stores: [OwnStore; 2],
-    /// Alice's order, recorded before the copy was made.
-    first: String,
-}
-
-impl OlderCopy {
-    /// Makes a copy, runs `then`, and puts the copy in place: what `then` did in Postgres is lost.
-    async fn after(then: impl AsyncFnOnce(&Sale, &str)) -> Self {
-        let postgres = OwnStore::postgres(&[]).await;
-        let redis = OwnStore::redis(&DURABLE, folder());
-        let sale = on_own_stores(&redis.url("redis"), &postgres).await;
-        sale.create("coffee", 1).await;
-        let first = order_of(&sale, "alice").await;
-        sale.until_quiet().await;
-        let dir = postgres.stop();
-        let mut copy = std::process::Command::new("cp");
-        let copied = copy.arg("-a").arg(dir.path().join("cluster")).arg(dir.path().join("copy")).status();
-        assert!(copied.unwrap().success());
-        let postgres = OwnStore::postgres_at(dir, &[]).await;
-        let epoch = sale.epoch();
-        then(&sale, &first).await;
-        assert_eq!(sale.epoch(), epoch, "no rebuild has recorded a position");
-        let dir = postgres.stop();
-        std::fs::rename(dir.path().join("cluster"), dir.path().join("lost")).unwrap();
-        std::fs::rename(dir.path().join("copy"), dir.path().join("cluster")).unwrap();
-        let postgres = OwnStore::postgres_at(dir, &[]).await;
-        Self { sale, _stores: [redis, postgres], first }
-    }
-
-    async fn until_noticed(&self) {
-        until("the loss is noticed", async || {
-            self.sale.get("/readyz").await.text.contains("reconcile --rebuild").then_some(())
-        })
-        .await;
-        self.sale.claim("coffee", "late").await.assert_problem(503, "unavailable");
-    }
 }
 
 #[tokio::test]

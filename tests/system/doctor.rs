@@ -1,5 +1,7 @@
 //! `seckill doctor` on real stores: each test causes one condition and checks that only its findings change.
 
+mod diagnosis;
+
 use std::process::{Command, Output, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,76 +12,11 @@ use crate::deleted_entries::delete_unnoticed;
 use crate::own_stores::{OwnStore, folder};
 use support::{Sale, signal, signal_all, until};
 
+use self::diagnosis::{Diagnosis, diagnose, diagnose_at, diagnose_with};
+
 const COUPON: &str = "seckill:{0}:coupon:coffee";
 const ORDERS: &str = "seckill:{0}:orders";
 const EPOCH: &str = "seckill:{0}:epoch";
-
-/// The doctor's findings and exit status.
-struct Diagnosis {
-    status: i32,
-    findings: Vec<Value>,
-    stderr: String,
-}
-
-impl Diagnosis {
-    fn read(output: &Output) -> Self {
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        let findings = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no JSON: {stderr}"));
-        Self { status: output.status.code().unwrap(), findings, stderr }
-    }
-
-    fn find(&self, check: &str) -> &Value {
-        let found = self.findings.iter().find(|finding| finding["check"] == check);
-        found.unwrap_or_else(|| panic!("no {check} in {:#?}", self.findings))
-    }
-
-    /// Checks a finding's level and a part of its text; each finding that is not green says what to do.
-    #[track_caller]
-    fn assert(&self, check: &str, level: &str, what: &str) -> &Self {
-        let finding = self.find(check);
-        assert_eq!(finding["level"], level, "{finding:#}");
-        assert!(finding["what"].as_str().unwrap().contains(what), "{what:?} in {finding:#}");
-        assert_eq!(finding["do"].is_null(), level == "green", "{finding:#}");
-        self
-    }
-
-    /// Checks that only these findings are not green, and the exit status that follows.
-    #[track_caller]
-    fn assert_only(&self, bad: &[(&str, &str)]) -> &Self {
-        let mut found: Vec<(&str, &str)> = self
-            .findings
-            .iter()
-            .filter(|finding| finding["level"] != "green")
-            .map(|finding| (finding["check"].as_str().unwrap(), finding["level"].as_str().unwrap()))
-            .collect();
-        let mut expected = bad.to_vec();
-        found.sort_unstable();
-        expected.sort_unstable();
-        assert_eq!(found, expected, "{:#?}", self.findings);
-        let red = bad.iter().filter(|(_, level)| *level == "red").count();
-        assert_eq!(self.status, i32::from(red > 0), "{}", self.stderr);
-        let last_line = format!("seckill: {red} of {} checks are red\n", self.findings.len());
-        assert_eq!(self.stderr, if red > 0 { last_line } else { String::new() });
-        self
-    }
-}
-
-fn diagnose(sale: &Sale) -> Diagnosis {
-    diagnose_with(sale, &[])
-}
-
-fn diagnose_with(sale: &Sale, environment: &[(&str, &str)]) -> Diagnosis {
-    let mut doctor = sale.command();
-    doctor.args(["doctor", "--json"]).envs(environment.iter().copied());
-    Diagnosis::read(&doctor.output().unwrap())
-}
-
-/// The doctor on stores that are given by address.
-fn diagnose_at(redis: &str, postgres: &str, environment: &[(&str, &str)]) -> Diagnosis {
-    let mut doctor = Command::new(env!("CARGO_BIN_EXE_seckill"));
-    doctor.env_clear().args(["doctor", "--json"]).env("REDIS_URL", redis).env("DATABASE_URL", postgres);
-    Diagnosis::read(&doctor.envs(environment.iter().copied()).output().unwrap())
-}
 
 fn postgres_url(sale: &Sale) -> String {
     format!("postgres://seckill@localhost/seckill?host={}", sale.data_dir().join("postgres").display())

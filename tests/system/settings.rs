@@ -1,10 +1,15 @@
-//! The start of the program: settings, credentials and addresses, a data directory in use, the demo.
+//! The start of the program: settings, credentials and addresses, a data directory in use.
+
+mod demo;
+mod other_programs;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use crate::own_stores::OwnStore;
 use support::{Sale, until};
+
+use self::other_programs::OF_OTHER_PROGRAMS;
 
 /// Runs the program with only these settings; returns its exit status and its stderr.
 fn run(dir: &std::path::Path, args: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
@@ -15,56 +20,6 @@ fn run(dir: &std::path::Path, args: &[&str], environment: &[(&str, &str)]) -> (O
     let output = command.args(args).envs(environment.iter().copied()).output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
-
-/// Every variable that libpq and the servers and clients of the stores read, each with a value that would break or
-/// redirect a connection.
-const OF_OTHER_PROGRAMS: [(&str, &str); 45] = [
-    ("PGHOST", "/nonexistent"),
-    ("PGHOSTADDR", "192.0.2.1"),
-    ("PGPORT", "6543"),
-    ("PGDATABASE", "elsewhere"),
-    ("PGUSER", "mallory"),
-    ("PGPASSWORD", "wrong"),
-    ("PGPASSFILE", "/nonexistent"),
-    ("PGCHANNELBINDING", "require"),
-    ("PGSERVICE", "elsewhere"),
-    ("PGSERVICEFILE", "/nonexistent"),
-    ("PGSYSCONFDIR", "/nonexistent"),
-    ("PGOPTIONS", "-c no_such_setting=1"),
-    ("PGAPPNAME", "mallory"),
-    ("PGSSLMODE", "verify-full"),
-    ("PGREQUIRESSL", "1"),
-    ("PGSSLCOMPRESSION", "1"),
-    ("PGSSLCERT", "/nonexistent"),
-    ("PGSSLKEY", "/nonexistent"),
-    ("PGSSLROOTCERT", "/nonexistent"),
-    ("PGSSLCERTMODE", "require"),
-    ("PGSSLNEGOTIATION", "direct"),
-    ("PGSSLCRL", "/nonexistent"),
-    ("PGSSLCRLDIR", "/nonexistent"),
-    ("PGSSLSNI", "0"),
-    ("PGREQUIREAUTH", "scram-sha-256"),
-    ("PGREQUIREPEER", "mallory"),
-    ("PGSSLMINPROTOCOLVERSION", "TLSv1.3"),
-    ("PGSSLMAXPROTOCOLVERSION", "TLSv1"),
-    ("PGGSSENCMODE", "require"),
-    ("PGKRBSRVNAME", "mallory"),
-    ("PGGSSLIB", "gssapi"),
-    ("PGCONNECT_TIMEOUT", "garbage"),
-    ("PGCLIENTENCODING", "SQL_ASCII"),
-    ("PGDATESTYLE", "garbage"),
-    ("PGTZ", "garbage"),
-    ("PGGEQO", "garbage"),
-    ("PGLOCALEDIR", "/nonexistent"),
-    ("PGTARGETSESSIONATTRS", "standby"),
-    ("PGLOADBALANCEHOSTS", "random"),
-    ("PGDATA", "/nonexistent"),
-    ("REDISCLI_AUTH", "wrong"),
-    ("REDISCLI_CLUSTER_YES", "1"),
-    ("REDIS_HOST", "192.0.2.1"),
-    ("REDIS_PORT", "1"),
-    ("REDIS_PASSWORD", "wrong"),
-];
 
 #[tokio::test]
 async fn variables_of_other_programs_do_not_affect_embedded_stores() {
@@ -420,39 +375,4 @@ async fn a_second_server_on_the_same_directory_is_refused_and_one_by_address_joi
     assert_eq!(sale.epoch(), epoch, "joining makes no new epoch");
     assert!(replica.stop().success());
     assert_eq!(claim(&sale.url).await, 200);
-}
-
-#[test]
-fn the_lines_that_the_demo_prints_work_when_pasted() {
-    let dir = tempfile::Builder::new().prefix("seckill-demo-").tempdir_in("/tmp").unwrap();
-    std::os::unix::fs::chown(dir.path(), None, None).unwrap();
-    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_seckill"));
-    command.args(["demo", "--listen", "127.0.0.1:0"]).current_dir(dir.path());
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SECKILL_")) {
-        command.env_remove(name);
-    }
-    let mut demo = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
-    let mut pasted = Vec::new();
-    for line in lines.by_ref().map(Result::unwrap) {
-        let is_command =
-            line.starts_with("  ") && ["curl", "redis-cli", "psql"].iter().any(|word| line.contains(word));
-        if is_command {
-            let shell = Command::new("sh").args(["-c", &line]).current_dir(dir.path()).output().unwrap();
-            assert!(shell.status.success(), "{line}: {}", String::from_utf8_lossy(&shell.stderr));
-            pasted.push(String::from_utf8_lossy(&shell.stdout).into_owned());
-        }
-        if line.contains("Ctrl-C") {
-            break;
-        }
-    }
-    let demo_pid = nix::unistd::Pid::from_raw(i32::try_from(demo.id()).unwrap());
-    nix::sys::signal::kill(demo_pid, nix::sys::signal::Signal::SIGINT).unwrap();
-    assert!(demo.wait().unwrap().success());
-    assert_eq!(pasted.len(), 3, "{pasted:?}");
-    let order = pasted[0].split("\"order\":\"").nth(1).unwrap().split('"').next().unwrap();
-    assert!(pasted[0].contains("202 Accepted"), "{}", pasted[0]);
-    assert!(pasted[1].contains(order) && pasted[1].contains("alice"), "{}", pasted[1]);
-    assert!(pasted[2].contains(order), "{}", pasted[2]);
 }
