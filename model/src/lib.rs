@@ -75,7 +75,7 @@ pub enum Rule {
     LossIsNoted,
     /// After a Postgres loss, live orders that Redis does not hold are cancelled.
     LossCancels,
-    /// They are cancelled only if Redis cannot be older than Postgres.
+    /// After a Postgres loss, orders are cancelled only if Redis cannot be older than Postgres.
     OnlyCurrentRedisCancels,
     /// After a Postgres loss, a user's newer claim without a row proves that the user's live order had ended.
     NewerClaimCancels,

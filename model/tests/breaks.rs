@@ -141,7 +141,7 @@ fn a_publication_recreates_a_lost_coupon_that_has_live_orders() {
 }
 
 #[test]
-fn an_edit_beside_a_rebuild_never_reaches_redis() {
+fn an_edit_during_a_rebuild_never_reaches_redis() {
     let faults = &[MarkerDeleted];
     let scope = Scope { edits: &[1], claims: [0, 0], rebuilders: 2, faults, max_faults: 1, ..compared() };
     let (_, path) = breaks(&[PublishRepeats], &scope);
@@ -206,7 +206,7 @@ fn a_rebuilder_that_dies_leaves_lost_commits_unnoticed() {
 }
 
 #[test]
-fn an_order_that_was_cancelled_and_came_back_rejects_the_next_one() {
+fn a_cancelled_order_that_came_back_causes_a_rejection_of_the_next_one() {
     let faults = &[PostgresPromoted];
     let scope = Scope { cancels: 1, claims: [2, 0], faults, max_faults: 1, ..compared() };
     let (broken, _) = breaks(&[LossCancels, NewerClaimCancels], &scope);
@@ -214,7 +214,7 @@ fn an_order_that_was_cancelled_and_came_back_rejects_the_next_one() {
 }
 
 #[test]
-fn an_order_that_came_back_beside_another_redis_rejects_the_next_one() {
+fn an_order_that_came_back_after_a_restart_of_redis_causes_a_rejection_of_the_next_one() {
     let faults = &[RedisRestarted, PostgresOlderCopy];
     let scope = Scope { cancels: 1, claims: [2, 0], faults, max_faults: 2, ..compared() };
     let (broken, path) = breaks(&[NewerClaimCancels], &scope);

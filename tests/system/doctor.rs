@@ -100,7 +100,7 @@ async fn settings_that_redis_does_not_show_are_yellow_and_a_refused_password_is_
 }
 
 #[tokio::test]
-async fn a_store_that_hangs_is_one_red_line_and_the_others_checks_still_run() {
+async fn a_hanging_store_is_one_red_finding_and_the_other_stores_checks_still_run() {
     let sale = Sale::start().await;
     sale.create("coffee", 10).await;
     let (redis, postgres) = (sale.redis_pid(), sale.postgres_pids());
