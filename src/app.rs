@@ -65,17 +65,17 @@ pub async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
         addresses
     } else {
         let data_dir = DataDir::locate(args.stores.data_dir.as_deref());
-        let Some(joined) = stop.unless_ordered(Embedded::join(&data_dir)).await else { return Ok(()) };
+        let Some(joined) = stop.unless_stopped(Embedded::join(&data_dir)).await else { return Ok(()) };
         joined?
     };
     let Some(core) = Core::start(&args.stores, &addresses, &tasks, &stop, |_| {}).await? else {
-        return Ok(tasks.verdict()?);
+        return Ok(tasks.check()?);
     };
     tracing::info!("{} workers are at work", args.workers.workers);
     let workers = core.run_workers(args.workers, stop.token());
     workers.await.context("the workers' task panicked")?;
     core.stop(&stop).await;
-    Ok(tasks.verdict()?)
+    Ok(tasks.check()?)
 }
 
 async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> anyhow::Result<()> {
@@ -84,7 +84,7 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     let stop = Stop::on_signals(&tasks)?;
     let external = args.stores.external_addresses()?;
     check_settings(&args, external.as_ref())?;
-    let max_connections = open_files::for_connections()?;
+    let max_connections = open_files::max_connections()?;
     let (listener, address) = bind(args.http.listen, log_format)?;
 
     // HTTP first: from here on /livez and /readyz answer, also while the stores start.
@@ -92,7 +92,7 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     api.set_startup_status("the stores are starting");
     let http_stop = CancellationToken::new();
     let serving = server::serve(listener, api.clone(), max_connections, http_stop.clone());
-    let http = tokio::spawn(tasks.need("HTTP", &http_stop, serving));
+    let http = tokio::spawn(tasks.require("HTTP", &http_stop, serving));
     let http = Http { address, api, task: http, stop: http_stop };
 
     let (credentials, stores) = if external.is_some() {
@@ -100,8 +100,8 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     } else {
         let dir = DataDir::open(args.stores.data_dir.as_deref())?;
         let credentials = generated_credentials(&args.credentials, &dir)?;
-        let starting = Box::pin(Embedded::start_unless(&dir, stop.token(), &tasks));
-        let Some(stores) = starting.await? else { return Ok(tasks.verdict()?) };
+        let starting = Box::pin(Embedded::start_unless_stopped(&dir, stop.token(), &tasks));
+        let Some(stores) = starting.await? else { return Ok(tasks.check()?) };
         (credentials, Some(stores))
     };
     let addresses = external.or_else(|| stores.as_ref().map(Embedded::addresses));
@@ -109,10 +109,10 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     let outcome = Box::pin(sell(&args, is_demo, http, &addresses, &credentials, &tasks, &stop)).await;
     // Last, also after a failure: all other parts need the stores.
     if let Some(stores) = stores {
-        stores.stop_by(stop.by(config::STOP_STORES_BY)).await?;
+        stores.stop_by(stop.deadline(config::STOP_STORES_BY)).await?;
     }
     outcome?;
-    Ok(tasks.verdict()?)
+    Ok(tasks.check()?)
 }
 
 /// Prints on a separate thread: a reader of stdout that is slow or gone must not delay the sale.
@@ -154,7 +154,7 @@ async fn sell(
     let workers = core.run_workers(args.workers.clone(), &worker_stop);
     if is_demo {
         let opening = Box::pin(demo::open(&core.fence, &domain, args, http.address, credentials));
-        if let Some(text) = stop.unless_ordered(opening).await {
+        if let Some(text) = stop.unless_stopped(opening).await {
             print_beside_the_sale(text?)?;
         }
     }
@@ -164,16 +164,16 @@ async fn sell(
     // First HTTP, which makes work, then the workers, which do it; claims accepted until then are in the stream.
     http.stop.cancel();
     let close_waits = async {
-        tokio::time::sleep_until(stop.by(config::STOP_WAITING_CLAIMS_BY)).await;
+        tokio::time::sleep_until(stop.deadline(config::STOP_WAITING_CLAIMS_BY)).await;
         core.waiters.close();
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        answered = end_by(stop.by(config::STOP_REQUESTS_BY), http.task, "requests") => answered?,
+        answered = end_by(stop.deadline(config::STOP_REQUESTS_BY), http.task, "requests") => answered?,
         () = close_waits => {}
     }
     worker_stop.cancel();
-    end_by(stop.by(config::STOP_WORKERS_BY), workers, "workers").await?;
+    end_by(stop.deadline(config::STOP_WORKERS_BY), workers, "workers").await?;
     core.stop(stop).await;
     Ok(())
 }

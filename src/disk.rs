@@ -1,5 +1,5 @@
-//! How much room the disk of a store has: a full one ends Redis, stops Postgres's commits, and keeps either from
-//! logging why.
+//! Free space on the disk of a store. A full disk ends Redis, makes Postgres's commits fail, and keeps both from logging
+//! the reason.
 
 use std::path::Path;
 
@@ -10,61 +10,64 @@ use crate::config;
 /// In the folder of each embedded store; its processes hold a lock on it.
 pub const STORE_LOCK: &str = "alive.lock";
 
-/// What a user may still write below a folder.
+/// What an unprivileged user may still write to the disk of a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
+pub struct DiskSpace {
     pub free_bytes: u64,
     pub total_bytes: u64,
+    /// Whether a new file can be made.
     pub has_inodes: bool,
 }
 
-/// `None` where the system does not tell.
+/// `None` where the system does not say.
 #[must_use]
-pub fn room(folder: &Path) -> Option<Room> {
+pub fn space(folder: &Path) -> Option<DiskSpace> {
     let disk = statvfs(folder).ok()?;
     let unit = disk.fragment_size();
-    Some(Room {
-        // Without what only root may use.
+    Some(DiskSpace {
+        // Without the blocks that are reserved for root.
         free_bytes: disk.blocks_available().saturating_mul(unit),
         total_bytes: disk.blocks().saturating_mul(unit),
         has_inodes: disk.files() == 0 || disk.files_available() > 0,
     })
 }
 
-/// Says that a folder's disk is full, or as good as: a Postgres that finds no room for its next 16 MB of log gives up
-/// what it had written of them.
+/// A sentence that says that the disk of a folder is full; `None` where it is not. It counts as full below
+/// `DISK_FULL_BELOW_BYTES`: Postgres frees the 16 MB of a new WAL file again when they do not fit.
 #[must_use]
 pub fn shortage(folder: &Path) -> Option<String> {
-    let room = room(folder)?;
-    (!room.has_inodes || room.free_bytes < config::DISK_FULL_BELOW_BYTES).then(|| told(folder, room, "full"))
+    let space = space(folder)?;
+    let is_full = !space.has_inodes || space.free_bytes < config::DISK_FULL_BELOW_BYTES;
+    is_full.then(|| sentence(folder, space, "full"))
 }
 
-/// The same after an error that a full disk caused: what failed may have given its room back since.
+/// The same after an error. An error of a full disk counts even when there is space again, since the failed write may
+/// have freed it.
 #[must_use]
-pub fn shortage_behind(error: &str, folder: &Path) -> Option<String> {
-    let too_small = || Some(told(folder, room(folder)?, "too small"));
-    shortage(folder).or_else(|| is_cause_of(error).then(too_small).flatten())
+pub fn shortage_after(error: &str, folder: &Path) -> Option<String> {
+    let too_small = || Some(sentence(folder, space(folder)?, "too small"));
+    shortage(folder).or_else(|| is_disk_full_error(error).then(too_small).flatten())
 }
 
-fn told(folder: &Path, room: Room, state: &str) -> String {
+fn sentence(folder: &Path, space: DiskSpace, state: &str) -> String {
     let folder = folder.display();
-    if !room.has_inodes {
-        return format!("the disk of {folder} is {state}: it has no inode left");
+    if !space.has_inodes {
+        return format!("the disk of {folder} is {state}: it has no free inode");
     }
-    let (free, total) = (room.free_bytes / 1_000_000, room.total_bytes / 1_000_000);
+    let (free, total) = (space.free_bytes / 1_000_000, space.total_bytes / 1_000_000);
     format!("the disk of {folder} is {state}: {free} of {total} MB are free")
 }
 
-/// Whether an embedded store lives there, rather than a server of the operator's own.
+/// Whether an embedded store runs in the folder, and not a server of the operator.
 #[must_use]
-pub fn is_store(folder: &Path) -> bool {
+pub fn is_embedded_store(folder: &Path) -> bool {
     folder.join(STORE_LOCK).exists()
 }
 
-/// Whether an error is about a full disk, in the words of the system, of either store or of this file.
+/// Whether an error text, of the system, of a store or of this file, says that a disk is full.
 #[must_use]
-pub fn is_cause_of(error: &str) -> bool {
+pub fn is_disk_full_error(error: &str) -> bool {
     ["is full: ", "No space left", "Disk quota exceeded", "53100", "MISCONF"]
         .iter()
-        .any(|words| error.contains(words))
+        .any(|text| error.contains(text))
 }

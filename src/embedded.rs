@@ -1,15 +1,20 @@
-//! The program's own Redis and Postgres: found on the machine, run on Unix sockets inside the data
-//! directory, restarted when they die, stopped cleanly. What is stored in them, and in which order
-//! they stop beside the rest of the program, is not decided here.
+//! The program's own Redis and Postgres: it finds them on the machine, runs them on Unix sockets in the data directory,
+//! restarts them when they end, and stops them cleanly. What is stored in them, and when they stop compared with the
+//! rest of the program, is decided elsewhere.
 
-mod account;
+mod failure;
+mod layout;
 mod log_file;
 mod postgres;
+mod process;
 mod programs;
 mod redis;
 mod sockets;
+mod starting;
+mod stopping;
+mod store;
 mod supervise;
-mod takeover;
+mod user;
 
 use std::path::Path;
 
@@ -21,64 +26,65 @@ use crate::config::{self, StoreAddresses};
 use crate::data_dir::{DataDir, DataDirLock};
 use crate::disk;
 use crate::tasks::Tasks;
-use account::{Account, StoreFolder};
+use layout::{POSTGRES_FOLDER, POSTGRES_LOG, REDIS_FOLDER, REDIS_LOG};
 use postgres::Postgres;
 use programs::Programs;
 pub use programs::pgbench;
 use redis::Redis;
 use sockets::Sockets;
-use supervise::Supervised;
+use supervise::Supervisor;
+use user::{StoreFolder, StoreUser};
 
-/// Both stores, running. Dropping it asks them to stop, without waiting for it.
+/// Both stores, running. Dropping it asks them to stop, without waiting for that.
 pub struct Embedded {
     addresses: StoreAddresses,
-    redis: Supervised,
-    postgres: Supervised,
+    redis: Supervisor,
+    postgres: Supervisor,
     sockets: Sockets,
     // Last, so that it is dropped last.
     _lock: DataDirLock,
 }
 
 impl Embedded {
-    /// Starts both stores in `dir` and returns when both answer.
+    /// Starts both stores in `dir` and returns when both are ready.
     ///
     /// # Errors
     /// When another process runs stores there, a program is not installed, or a store does not start.
     pub async fn start(dir: &DataDir) -> Result<Self> {
-        let started = Self::start_unless(dir, &CancellationToken::new(), &Tasks::default()).await?;
-        started.context("nothing stopped the stores' start")
+        let started = Self::start_unless_stopped(dir, &CancellationToken::new(), &Tasks::default()).await?;
+        started.context("the start of the stores was stopped")
     }
 
-    /// The same, its tasks among these; `None` when told to stop before both answer. Then, and after an error, no
-    /// process is left.
+    /// The same, with its supervisors among `tasks`; `None` when `stop` comes before both are ready. Then, and after an
+    /// error, no process is left.
     ///
     /// # Errors
     /// As for [`start`](Self::start).
-    pub async fn start_unless(
+    pub async fn start_unless_stopped(
         dir: &DataDir,
         stop: &CancellationToken,
         tasks: &Tasks,
     ) -> Result<Option<Self>> {
-        let Some(lock) = stop.run_until_cancelled(lock_patiently(dir)).await else { return Ok(None) };
+        let Some(lock) = stop.run_until_cancelled(wait_for_lock(dir)).await else { return Ok(None) };
         let lock = lock?;
-        let programs = Programs::find(postgres::version_in_use(dir.path())?)?;
-        let redis_folder = StoreFolder::prepare(dir.path().join(redis::FOLDER), Account::for_redis()?)?;
+        let programs = Programs::find(postgres::cluster_version(dir.path())?)?;
+        let redis_folder = StoreFolder::prepare(dir.path().join(REDIS_FOLDER), StoreUser::for_redis()?)?;
         let postgres_folder =
-            StoreFolder::prepare(dir.path().join(postgres::FOLDER), Account::for_postgres()?)?;
+            StoreFolder::prepare(dir.path().join(POSTGRES_FOLDER), StoreUser::for_postgres()?)?;
         let sockets = Sockets::choose(dir.path(), &redis_folder, &postgres_folder)?;
 
         let redis = Redis::new(programs.redis_server.clone(), redis_folder, sockets.redis.clone());
         let name = format!("seckill-{:016x}", sockets::path_hash(dir.path()));
-        let postgres = Postgres::new(&programs, postgres_folder, sockets.postgres.clone(), name);
-        // One that fails stops the other.
+        let postgres = Postgres::new(&programs, postgres_folder, sockets.postgres_dir.clone(), name);
+        // A store that fails stops the start of the other.
         let both = stop.child_token();
         let (redis, postgres) = tokio::join!(
-            async { Supervised::start(redis, &both, tasks).await.inspect_err(|_| both.cancel()) },
+            async { Supervisor::start(redis, &both, tasks).await.inspect_err(|_| both.cancel()) },
             async {
                 let initialised =
                     postgres.initialise(&both).await.context("Postgres could not be initialised");
                 let started = match initialised {
-                    Ok(()) => Supervised::start(postgres, &both, tasks).await,
+                    Ok(()) => Supervisor::start(postgres, &both, tasks).await,
                     Err(error) => Err(error),
                 };
                 started.inspect_err(|_| both.cancel())
@@ -90,86 +96,87 @@ impl Embedded {
             }
             (redis, postgres) => {
                 let by = Instant::now() + config::STORES_STOP_TIMEOUT;
-                let ended = tokio::join!(end(redis, by), end(postgres, by));
+                let stopped = tokio::join!(stop_started(redis, by), stop_started(postgres, by));
                 sockets.remove();
-                both_of(ended).map(|()| None)
+                join_errors(stopped).map(|()| None)
             }
         }
     }
 
+    /// The addresses of these stores.
     pub fn addresses(&self) -> StoreAddresses {
         self.addresses.clone()
     }
 
-    /// The addresses of the stores that another process runs in `data_dir`, whether they answer or not.
+    /// The addresses of the stores that another process runs in `data_dir`, ready or not.
     ///
     /// # Errors
-    /// When none runs there, or it belongs to another user.
+    /// When no process runs stores there, or it belongs to another user.
     pub fn locate(data_dir: &Path) -> Result<StoreAddresses> {
-        let path = data_dir.canonicalize().map_err(|_| none_runs(data_dir))?;
+        let path = data_dir.canonicalize().map_err(|_| no_stores_in(data_dir))?;
         if !DataDirLock::is_held(&path)? {
-            return Err(none_runs(data_dir));
+            return Err(no_stores_in(data_dir));
         }
         Ok(Sockets::locate(&path)?.addresses())
     }
 
-    /// The addresses of the stores that another process runs in `data_dir`, once they answer.
+    /// The same, once both stores are ready, at most after `STORE_JOIN_TIMEOUT`.
     ///
     /// # Errors
-    /// When none runs there, or it belongs to another user.
+    /// When no process runs stores there, it belongs to another user, or they do not become ready.
     pub async fn join(data_dir: &Path) -> Result<StoreAddresses> {
-        let path = data_dir.canonicalize().map_err(|_| none_runs(data_dir))?;
-        // The lock is held before the stores answer: wait for those that are only starting.
-        match timeout(config::STORE_JOIN_TIMEOUT, running_in(&path)).await {
-            Ok(found) => found?.map(|sockets| sockets.addresses()).ok_or_else(|| none_runs(data_dir)),
+        let path = data_dir.canonicalize().map_err(|_| no_stores_in(data_dir))?;
+        // The lock is held before the stores are ready.
+        match timeout(config::STORE_JOIN_TIMEOUT, wait_until_ready(&path)).await {
+            Ok(found) => found?.map(|sockets| sockets.addresses()).ok_or_else(|| no_stores_in(data_dir)),
             Err(_) => bail!(
                 "the stores in {} do not answer: {}see {}/{} and {}/{} there",
                 path.display(),
                 disk::shortage(&path).map(|shortage| format!("{shortage}; ")).unwrap_or_default(),
-                redis::FOLDER,
-                redis::LOG,
-                postgres::FOLDER,
-                postgres::LOG
+                REDIS_FOLDER,
+                REDIS_LOG,
+                POSTGRES_FOLDER,
+                POSTGRES_LOG
             ),
         }
     }
 
-    /// Stops both stores, at the same time, and waits until no process of theirs is left.
+    /// Stops both stores at the same time, within `STORES_STOP_TIMEOUT`, and waits until no process of them is left.
     ///
     /// # Errors
-    /// When a store did not stop cleanly; what was acknowledged is safe all the same.
+    /// When a store did not stop cleanly; acknowledged writes are on disk anyway.
     pub async fn stop(self) -> Result<()> {
         self.stop_by(Instant::now() + config::STORES_STOP_TIMEOUT).await
     }
 
-    /// The same, with signals that grow harsher as the deadline comes.
+    /// The same, with stronger signals before the deadline.
     ///
     /// # Errors
     /// As for [`stop`](Self::stop).
     pub async fn stop_by(self, deadline: Instant) -> Result<()> {
         let Self { redis, postgres, sockets, _lock, .. } = self;
-        let ended = tokio::join!(redis.stop_by(deadline), postgres.stop_by(deadline));
+        let stopped = tokio::join!(redis.stop_by(deadline), postgres.stop_by(deadline));
         sockets.remove();
-        both_of(ended)
+        join_errors(stopped)
     }
 }
 
-/// Stops what was started, or answers why it was not.
-async fn end(started: Result<Option<Supervised>>, deadline: Instant) -> Result<()> {
+/// Stops a store that was started; returns the error of one that was not.
+async fn stop_started(started: Result<Option<Supervisor>>, deadline: Instant) -> Result<()> {
     match started? {
         Some(store) => store.stop_by(deadline).await,
         None => Ok(()),
     }
 }
 
-fn both_of((redis, postgres): (Result<()>, Result<()>)) -> Result<()> {
+fn join_errors((redis, postgres): (Result<()>, Result<()>)) -> Result<()> {
     match (redis, postgres) {
         (Err(redis), Err(postgres)) => Err(anyhow!("{redis:#}; {postgres:#}")),
         (redis, postgres) => redis.and(postgres),
     }
 }
 
-fn none_runs(data_dir: &Path) -> anyhow::Error {
+fn no_stores_in(data_dir: &Path) -> anyhow::Error {
     anyhow!(
         "no stores are running in {}: start `seckill serve` there, or set SECKILL_DATA_DIR, \
          or REDIS_URL and DATABASE_URL",
@@ -177,11 +184,13 @@ fn none_runs(data_dir: &Path) -> anyhow::Error {
     )
 }
 
-/// The sockets of stores that answer, once they do; `None` when no program runs there.
-async fn running_in(data_dir: &Path) -> Result<Option<Sockets>> {
+/// The sockets of both stores once they are ready; `None` where no process runs stores.
+async fn wait_until_ready(data_dir: &Path) -> Result<Option<Sockets>> {
     while DataDirLock::is_held(data_dir)? {
         let sockets = Sockets::locate(data_dir)?;
-        if redis::is_ready(&sockets.redis).await? && postgres::is_ready(&sockets.postgres).await? {
+        if redis::is_ready(&sockets.redis).await?
+            && postgres::readiness::is_ready(&sockets.postgres()).await?
+        {
             return Ok(Some(sockets));
         }
         sleep(config::STORE_JOIN_POLL).await;
@@ -189,8 +198,8 @@ async fn running_in(data_dir: &Path) -> Result<Option<Sockets>> {
     Ok(None)
 }
 
-/// A program that was just killed, or a passing `join`, may hold the lock for a moment longer.
-async fn lock_patiently(dir: &DataDir) -> Result<DataDirLock> {
+/// A program that was just killed, or another process's `join`, may still hold the lock for a moment.
+async fn wait_for_lock(dir: &DataDir) -> Result<DataDirLock> {
     let deadline = Instant::now() + config::DATA_DIR_LOCK_TIMEOUT;
     loop {
         match dir.lock() {

@@ -194,7 +194,7 @@ async fn connect_with(options: &PgConnectOptions) -> Result<PgConnection, Postgr
 }
 
 fn store_folder(options: &PgConnectOptions) -> Option<&Path> {
-    options.get_socket().map(PathBuf::as_path).filter(|folder| disk::is_store(folder))
+    options.get_socket().map(PathBuf::as_path).filter(|folder| disk::is_embedded_store(folder))
 }
 
 /// The one place where an error of Postgres is classified, by its SQLSTATE's class

@@ -128,7 +128,7 @@ impl RedisServer {
     /// That of an embedded store, whose disk and log may tell why it gives no answer.
     #[must_use]
     pub fn store_folder(&self) -> Option<&Path> {
-        self.folder.as_deref().filter(|folder| disk::is_store(folder))
+        self.folder.as_deref().filter(|folder| disk::is_embedded_store(folder))
     }
 
     /// # Errors

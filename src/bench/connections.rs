@@ -114,7 +114,7 @@ fn open_files(pid: Pid) -> anyhow::Result<usize> {
 /// When the system allows fewer files than so many connections need: better now than minutes later.
 pub fn allow_files_for(connections: usize) -> anyhow::Result<()> {
     let needed = (connections + RESERVED_OPEN_FILES) as u64;
-    let allowed = open_files::allow(needed).context("cannot raise the limit of open files")?;
+    let allowed = open_files::raise_limit(needed).context("cannot raise the limit of open files")?;
     ensure!(
         allowed >= needed,
         "{connections} connections need {needed} open files, and this system allows {allowed}: raise the hard limit (ulimit -Hn)"

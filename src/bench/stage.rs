@@ -47,7 +47,7 @@ impl Stage {
     /// Told to stop, it fails and leaves no process.
     pub async fn set(dir: &DataDir, stop: &CancellationToken, tasks: &Tasks) -> anyhow::Result<Self> {
         let start = async || {
-            let started = Embedded::start_unless(dir, stop, tasks).await?;
+            let started = Embedded::start_unless_stopped(dir, stop, tasks).await?;
             started.context("a signal stopped the start of the stores")
         };
         let embedded = start().await?;

@@ -9,7 +9,7 @@ use crate::{config, disk};
 pub fn space(folder: Option<&Path>) -> Option<Finding> {
     let check = "disk";
     let folder = folder?;
-    let space = disk::room(folder)?;
+    let space = disk::space(folder)?;
     if let Some(shortage) = disk::shortage(folder) {
         return Some(Finding::red(
             check,
@@ -28,7 +28,7 @@ pub fn space(folder: Option<&Path>) -> Option<Finding> {
 
 /// What to do about an embedded store that does not answer: it has no password, so its log or its disk says why.
 pub fn advice_for_store(folder: &Path, log: &str, error: &str) -> String {
-    if disk::is_cause_of(error) {
+    if disk::is_disk_full_error(error) {
         let folder = folder.display();
         return format!("free space on the disk of {folder}: the store then continues by itself");
     }

@@ -1,4 +1,4 @@
-//! A store's log: where its stdout and stderr go, bounded in size, and its last lines when it dies.
+//! The log of a store, which is its stdout and stderr: bounded in size, and quoted when the store fails.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -11,9 +11,10 @@ use nix::libc::O_NOFOLLOW;
 use crate::config;
 
 #[derive(Debug)]
-pub(super) struct LogFile {
+/// A log file that outlives the runs of its store.
+pub struct LogFile {
     path: PathBuf,
-    /// Where the present run of the store begins in the file.
+    /// The offset at which the current run of the store begins.
     run_begins: AtomicU64,
 }
 
@@ -26,20 +27,26 @@ impl LogFile {
         &self.path
     }
 
-    /// For a store that starts: what was there stays, or is put aside as `.1` when it is large.
+    /// For a store that starts: appends to the file, or renames it to `.1` first if it is large.
+    ///
+    /// # Errors
+    /// When the file cannot be renamed or opened.
     pub fn open(&self) -> io::Result<File> {
         if self.size() > config::STORE_LOG_MAX_BYTES {
-            let mut aside = self.path.clone().into_os_string();
-            aside.push(".1");
-            fs::rename(&self.path, aside)?;
+            let mut old = self.path.clone().into_os_string();
+            old.push(".1");
+            fs::rename(&self.path, old)?;
         }
         let file = options().append(true).create(true).mode(0o600).open(&self.path)?;
         self.run_begins.store(file.metadata()?.len(), Ordering::Relaxed);
         Ok(file)
     }
 
-    /// For a store that runs and appends: empties a log that has grown too large.
-    pub fn bound(&self) -> io::Result<()> {
+    /// For a store that runs and appends.
+    ///
+    /// # Errors
+    /// When the file cannot be truncated.
+    pub fn truncate_if_large(&self) -> io::Result<()> {
         if self.size() > config::STORE_LOG_MAX_BYTES {
             options().write(true).open(&self.path)?.set_len(0)?;
             self.run_begins.store(0, Ordering::Relaxed);
@@ -47,7 +54,10 @@ impl LogFile {
         Ok(())
     }
 
-    /// The last lines that the present run of the store wrote; none where it could not.
+    /// The last lines that the current run of the store wrote.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
     pub fn tail(&self) -> io::Result<Vec<String>> {
         let mut file = options().read(true).open(&self.path)?;
         let begins = self.run_begins.load(Ordering::Relaxed);
@@ -64,7 +74,7 @@ impl LogFile {
     }
 }
 
-/// The folder is the store's user's: as root we must not follow a link planted there.
+/// Without following symbolic links: the store's user may put one there for root to open.
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.custom_flags(O_NOFOLLOW);

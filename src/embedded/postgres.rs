@@ -1,8 +1,8 @@
-//! Postgres as an embedded store: its settings, its processes and how to tell that it is ready.
-//! Tables are the migrations' work.
+//! Postgres as an embedded store: its settings, its processes, its stale files. The first start is in `initialise.rs`;
+//! tables are made by the migrations.
 
-mod greet;
 mod initialise;
+pub mod readiness;
 
 use std::ffi::OsString;
 use std::fs;
@@ -15,38 +15,37 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tokio::process::Command;
 
+use super::layout::{POSTGRES_CLUSTER, POSTGRES_FOLDER, POSTGRES_LOG, POSTGRES_SOCKET};
 use super::log_file::LogFile;
-use super::supervise::Store;
-use super::takeover::{Process, Role};
-use super::{Programs, StoreFolder};
-pub(super) use greet::is_ready;
+use super::process::{Process, Role};
+use super::programs::Programs;
+use super::store::Store;
+use super::user::StoreFolder;
 
-pub(super) const FOLDER: &str = "postgres";
-pub(super) const SOCKET: &str = ".s.PGSQL.5432";
-pub(super) const LOG: &str = "postgres.log";
-pub(super) const USER: &str = "seckill";
-pub(super) const DATABASE: &str = "seckill";
-/// The cluster, in the store's folder; beside it are the socket and the log.
-const CLUSTER: &str = "cluster";
 /// Postgres's own lock file, in the cluster.
 const LOCK: &str = "postmaster.pid";
 
-pub(super) struct Postgres {
+/// The server of one data directory.
+pub struct Postgres {
     bin: PathBuf,
     version: u32,
     folder: StoreFolder,
     socket_dir: PathBuf,
-    /// Starts the title of each process, which tells ours from another server's.
+    /// The start of each process's title: distinguishes this server's processes from another server's.
     name: String,
     log: LogFile,
 }
 
-/// The major version that wrote the cluster in this data directory, if there is one.
-pub(super) fn version_in_use(data_dir: &Path) -> Result<Option<u32>> {
-    let path = data_dir.join(FOLDER).join(CLUSTER).join("PG_VERSION");
+/// The major version that made the cluster in this data directory; `None` where there is no cluster yet.
+///
+/// # Errors
+/// When the version cannot be read.
+pub fn cluster_version(data_dir: &Path) -> Result<Option<u32>> {
+    let path = data_dir.join(POSTGRES_FOLDER).join(POSTGRES_CLUSTER).join("PG_VERSION");
     match fs::read_to_string(&path) {
         Ok(text) => {
-            let version = text.trim().parse().with_context(|| format!("{} is no version", path.display()))?;
+            let version =
+                text.trim().parse().with_context(|| format!("{} holds no version", path.display()))?;
             Ok(Some(version))
         }
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
@@ -55,19 +54,20 @@ pub(super) fn version_in_use(data_dir: &Path) -> Result<Option<u32>> {
 }
 
 impl Postgres {
+    /// `name` has to be unique on this machine.
     pub fn new(programs: &Programs, folder: StoreFolder, socket_dir: PathBuf, name: String) -> Self {
-        let log = LogFile::new(folder.path.join(LOG));
+        let log = LogFile::new(folder.path.join(POSTGRES_LOG));
         let Programs { postgres_bin: bin, postgres_version: version, .. } = programs;
         Self { bin: bin.clone(), version: *version, folder, socket_dir, name, log }
     }
 
     fn cluster(&self) -> PathBuf {
-        self.folder.path.join(CLUSTER)
+        self.folder.path.join(POSTGRES_CLUSTER)
     }
 
-    /// On the command line, where `alter system` cannot take durability away.
+    /// For the command line, which overrides `alter system`: durability cannot be switched off.
     fn settings(&self) -> Vec<OsString> {
-        // A list of folders: quoted, so that a space or comma inside is no separator.
+        // The setting is a list of folders: quotes keep a space or comma in the path.
         let socket_dir = self.socket_dir.as_os_str().as_bytes();
         let mut sockets = b"unix_socket_directories=\"".to_vec();
         for byte in socket_dir {
@@ -94,7 +94,7 @@ impl Postgres {
         .map(OsString::from)
         .into();
         if self.version >= 14 {
-            // Recovery flushes the disk once, not a thousand files one after the other.
+            // Recovery flushes the file system once instead of a thousand files one by one.
             settings.push("recovery_init_sync_method=syncfs".into());
         }
         settings.push(format!("cluster_name={}", self.name).into());
@@ -117,7 +117,7 @@ impl Store for Postgres {
     }
 
     fn command(&self) -> Command {
-        let mut command = self.folder.account.command(&self.bin.join("postgres"), &self.folder.path);
+        let mut command = self.folder.user.command(&self.bin.join("postgres"), &self.folder.path);
         command.arg("-D").arg(self.cluster());
         for setting in self.settings() {
             command.arg("-c").arg(setting);
@@ -125,12 +125,12 @@ impl Store for Postgres {
         command
     }
 
-    /// The fast shutdown, which does not wait for clients to leave.
+    /// Fast shutdown: does not wait until clients disconnect.
     fn stop_signal(&self) -> Signal {
         Signal::SIGINT
     }
 
-    /// The immediate shutdown, after which Postgres recovers as from a crash.
+    /// Immediate shutdown: the next start recovers as after a crash.
     fn quit_signal(&self) -> Signal {
         Signal::SIGQUIT
     }
@@ -139,9 +139,9 @@ impl Store for Postgres {
         if process.title().starts_with(format!("postgres: {}:", self.name).as_bytes()) {
             return Some(Role::Child);
         }
-        // `initdb` tells its own servers their cluster by environment.
-        let named = process.value_of("-D").or_else(|| process.folder());
-        let is_ours = named.is_some_and(|path| path.starts_with(&self.folder.path));
+        // Servers that `initdb` starts get their cluster from the environment.
+        let cluster = process.value_of("-D").or_else(|| process.folder());
+        let is_ours = cluster.is_some_and(|path| path.starts_with(&self.folder.path));
         if !is_ours {
             return None;
         }
@@ -154,10 +154,10 @@ impl Store for Postgres {
         }
     }
 
-    /// Postgres takes a lock file for valid when its pid lives again as any other process: of an empty or garbled
-    /// one it makes nothing at all. No process of this cluster is left here, so each lock file is stale.
-    fn clear_remains(&self) -> Result<()> {
-        let socket = self.socket_dir.join(SOCKET);
+    /// No process of this cluster is left, so each lock file is stale. Postgres would refuse to start if another
+    /// process has the file's pid by now, or if the file is empty or garbled.
+    fn remove_stale_files(&self) -> Result<()> {
+        let socket = self.socket_dir.join(POSTGRES_SOCKET);
         let mut socket_lock = socket.clone().into_os_string();
         socket_lock.push(".lock");
         remove_if_present(&socket)?;
@@ -168,12 +168,12 @@ impl Store for Postgres {
             text.lines().next()?.trim().parse().ok().map(Pid::from_raw)
         });
         if let Some(pid) = pid {
-            let process = Process::look(pid);
+            let process = Process::read(pid);
             let is_hidden = process.folder().is_none() && process.value_of("-D").is_none();
             if process.is_program("postgres") && is_hidden {
                 bail!(
-                    "process {pid} is a Postgres that {} names, and this user may not see where it works: \
-                     stop it, or remove that file if it is another server's",
+                    "{} names process {pid}, which is a Postgres, and this user may not read its working directory: \
+                     stop that process, or remove the file if the process belongs to another server",
                     lock.display()
                 );
             }
@@ -182,12 +182,12 @@ impl Store for Postgres {
     }
 
     async fn is_ready(&self) -> Result<bool> {
-        // Asked first, as each connection refused by a starting server is a line in its log.
+        // Read first: each connection that a starting server refuses is a line in its log.
         let status = fs::read_to_string(self.cluster().join(LOCK)).unwrap_or_default();
         if status.lines().nth(7).map(str::trim) != Some("ready") {
             return Ok(false);
         }
-        is_ready(&self.socket_dir).await
+        readiness::is_ready(&self.socket_dir.join(POSTGRES_SOCKET)).await
     }
 }
 

@@ -1,4 +1,4 @@
-//! Finds the stores' programs on this machine. Nothing is ever downloaded.
+//! Finds the programs of the stores on this machine; downloads nothing.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,16 +8,23 @@ use nix::unistd::{AccessFlags, access};
 
 const POSTGRES_VERSIONS: &str = "/usr/lib/postgresql";
 
-pub(super) struct Programs {
+/// What embedded stores need.
+pub struct Programs {
+    /// The program itself.
     pub redis_server: PathBuf,
     /// The folder with `postgres` and `initdb`.
     pub postgres_bin: PathBuf,
+    /// The major version.
     pub postgres_version: u32,
 }
 
 impl Programs {
-    /// `data_version` is the major version of Postgres that wrote the data there is, if there is any.
-    pub fn find(data_version: Option<u32>) -> Result<Self> {
+    /// `cluster_version` is the major version of Postgres that made the existing cluster; without one the newest
+    /// installed version is taken.
+    ///
+    /// # Errors
+    /// When a program is not installed; the text names the package.
+    pub fn find(cluster_version: Option<u32>) -> Result<Self> {
         let redis_server =
             search_path().into_iter().map(|dir| dir.join("redis-server")).find(|p| is_program(p));
         let installed = postgres_versions();
@@ -26,9 +33,9 @@ impl Programs {
         };
         let chosen = installed
             .iter()
-            .filter(|(version, _)| data_version.is_none_or(|wanted| wanted == *version))
+            .filter(|(version, _)| cluster_version.is_none_or(|wanted| wanted == *version))
             .max_by_key(|(version, _)| *version);
-        match (chosen, data_version) {
+        match (chosen, cluster_version) {
             (Some((version, bin)), _) => Ok(Self {
                 redis_server: redis_server.clone(),
                 postgres_bin: bin.clone(),
@@ -44,10 +51,10 @@ impl Programs {
     }
 }
 
-/// Postgres's load program, which Debian keeps beside the server; of several the newest.
+/// The newest installed `pgbench`, Postgres's benchmark program, which Debian installs beside the server.
 ///
 /// # Errors
-/// When this machine has none: which package brings it.
+/// When there is none; the text names the package.
 pub fn pgbench() -> Result<PathBuf> {
     choose_pgbench(postgres_versions(), search_path())
 }
@@ -62,8 +69,8 @@ fn choose_pgbench(installed: Vec<(u32, PathBuf)>, search_path: Vec<PathBuf>) -> 
     )
 }
 
-/// Every installed Postgres as its major version and folder, those on PATH last: `max_by_key` keeps
-/// the last of equals.
+/// The major version and the folder of each installed Postgres. Those on PATH come last, so that `max_by_key` prefers
+/// them among equal versions.
 fn postgres_versions() -> Vec<(u32, PathBuf)> {
     let has_both = |bin: &Path| is_program(&bin.join("postgres")) && is_program(&bin.join("initdb"));
     let mut found = Vec::new();
@@ -108,7 +115,7 @@ fn missing(redis: bool, postgres: bool) -> String {
     };
     format!(
         "cannot run embedded stores: {what}. Install them with `apt-get install --no-install-recommends {packages}`, \
-         or set REDIS_URL and DATABASE_URL to use servers of your own"
+         or set REDIS_URL and DATABASE_URL to use your own servers"
     )
 }
 
@@ -120,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_pgbench_is_chosen_or_the_package_that_brings_one_named() {
+    fn the_newest_pgbench_is_chosen_and_without_one_the_error_names_its_package() {
         let dir = tempfile::tempdir().unwrap();
         let folder = |name: &str, mode| {
             let bin = dir.path().join(name);

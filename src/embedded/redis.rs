@@ -1,6 +1,6 @@
-//! Redis as an embedded store: its settings and how to tell that it is ready.
+//! Redis as an embedded store: its settings, its processes, its stale files, and whether it is ready.
 
-mod damage;
+mod repair_advice;
 
 use std::ffi::OsString;
 use std::fs;
@@ -14,17 +14,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::process::Command;
 
-use super::StoreFolder;
+use super::layout::REDIS_LOG;
 use super::log_file::LogFile;
-use super::supervise::Store;
-use super::takeover::{Process, Role};
+use super::process::{Process, Role};
+use super::store::Store;
+use super::user::StoreFolder;
 use crate::config;
 
-pub(super) const FOLDER: &str = "redis";
-pub(super) const SOCKET: &str = "redis.sock";
-pub(super) const LOG: &str = "redis.log";
-
-pub(super) struct Redis {
+/// The server of one data directory.
+pub struct Redis {
     program: PathBuf,
     folder: StoreFolder,
     socket: PathBuf,
@@ -33,34 +31,34 @@ pub(super) struct Redis {
 
 impl Redis {
     pub fn new(program: PathBuf, folder: StoreFolder, socket: PathBuf) -> Self {
-        let log = LogFile::new(folder.path.join(LOG));
+        let log = LogFile::new(folder.path.join(REDIS_LOG));
         Self { program, folder, socket, log }
     }
 
-    /// On the command line rather than in a file: it holds no secret, and names the folder for
-    /// whoever has to tell this process from another Redis.
+    /// On the command line instead of a file: there is no secret in it, and `role_of` and the operator recognise the
+    /// process by its folder.
     fn arguments(&self) -> Vec<OsString> {
         let settings = [
             ["--port", "0"],
             ["--unixsocketperm", "700"],
             ["--daemonize", "no"],
             ["--databases", "1"],
-            // An accepted claim is durable before it is answered, and is never evicted.
+            // An accepted claim is on disk before it is answered, and is never evicted.
             ["--appendonly", "yes"],
             ["--appendfsync", "always"],
-            // Rewriting the log holds every claim up for a moment; at the default of 64 MB it comes after 200,000 of them.
+            // A rewrite of the log delays claims; at the default of 64 MB one follows after 200,000 claims.
             ["--auto-aof-rewrite-min-size", "256mb"],
             ["--maxmemory-policy", "noeviction"],
-            // Smaller hashes are looked through from their beginning: the holders of a hundred units for every claim.
+            // A hash of at most this many fields is searched linearly: the default of 128 slows down each claim.
             ["--hash-max-listpack-entries", "32"],
             ["--aof-load-truncated", "yes"],
             ["--save", ""],
-            // The arguments stay readable in /proc; a forked child is named after the socket.
+            // The arguments stay readable in /proc; the title of a forked child ends with the socket's path.
             ["--set-proc-title", "no"],
             ["--proc-title-template", "{title} {unixsocket}"],
         ]
         .concat();
-        // The paths come first: Redis refuses a title that is made of what it does not know yet.
+        // The paths come first: Redis refuses a title template with a setting that it has not read yet.
         let mut arguments: Vec<OsString> = vec![
             "--dir".into(),
             self.folder.path.clone().into(),
@@ -86,7 +84,7 @@ impl Store for Redis {
     }
 
     fn command(&self) -> Command {
-        let mut command = self.folder.account.command(&self.program, &self.folder.path);
+        let mut command = self.folder.user.command(&self.program, &self.folder.path);
         command.args(self.arguments());
         command
     }
@@ -108,16 +106,16 @@ impl Store for Redis {
         is_child.then_some(Role::Child)
     }
 
-    fn advice(&self, said: &[String]) -> Option<String> {
-        damage::advice(&self.folder.path, said)
+    fn repair_advice(&self, log_lines: &[String]) -> Option<String> {
+        repair_advice::repair_advice(&self.folder.path, log_lines)
     }
 
-    fn least_room_bytes(&self) -> u64 {
+    fn min_free_bytes(&self) -> u64 {
         config::REDIS_START_MIN_FREE_BYTES
     }
 
-    /// Redis replaces a stale socket itself, but keeps the half-written files of killed children.
-    fn clear_remains(&self) -> Result<()> {
+    /// Redis replaces a stale socket itself, but keeps the incomplete files of killed children.
+    fn remove_stale_files(&self) -> Result<()> {
         let folder = &self.folder.path;
         for entry in
             fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?.flatten()
@@ -137,8 +135,11 @@ impl Store for Redis {
     }
 }
 
-/// Whether a Redis answers there that has finished loading.
-pub(super) async fn is_ready(socket: &Path) -> Result<bool> {
+/// `false` while Redis loads its data, or where none listens.
+///
+/// # Errors
+/// When this user may not use the socket.
+pub async fn is_ready(socket: &Path) -> Result<bool> {
     match ping(socket).await {
         Ok(answer) => Ok(!answer.is_empty() && !answer.starts_with(b"-LOADING")),
         Err(e) if e.kind() == ErrorKind::PermissionDenied => Err(e).with_context(|| {

@@ -1,5 +1,5 @@
-//! Where the stores' sockets are, and the addresses made from that: in each store's folder, or in a
-//! short private run directory when that path would not fit a socket or an address.
+//! Where the stores' sockets are, and their addresses: in each store's folder, or in a short private run directory
+//! when that path is too long for a socket or cannot be part of an address.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::ErrorKind;
@@ -12,28 +12,36 @@ use nix::unistd::Uid;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use tracing::{info, warn};
 
-use super::{StoreFolder, postgres, redis};
+use super::layout::{
+    POSTGRES_DATABASE, POSTGRES_FOLDER, POSTGRES_SOCKET, POSTGRES_USER, REDIS_FOLDER, REDIS_SOCKET,
+};
+use super::user::StoreFolder;
 use crate::config::{self, StoreAddresses};
 
-/// Names the run directory in use, for processes that join.
+/// This file holds the path of the run directory, for processes that join.
 const RECORD: &str = "run-dir";
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'_').remove(b'-').remove(b'~');
 
+/// The paths of both sockets.
 #[derive(Debug)]
-pub(super) struct Sockets {
+pub struct Sockets {
     /// The socket itself.
     pub redis: PathBuf,
-    /// The folder of the socket, as Postgres and its clients want it.
-    pub postgres: PathBuf,
+    /// The folder of the socket: Postgres and its clients take that.
+    pub postgres_dir: PathBuf,
     data_dir: PathBuf,
     run_dir: Option<PathBuf>,
 }
 
 impl Sockets {
+    /// For stores that are about to start in these folders; makes a run directory if one is needed.
+    ///
+    /// # Errors
+    /// When none can be made.
     pub fn choose(data_dir: &Path, redis: &StoreFolder, postgres: &StoreFolder) -> Result<Self> {
         let record = data_dir.join(RECORD);
         let inside = Self::inside(data_dir, data_dir, None);
-        if inside.fit() {
+        if inside.are_usable() {
             match fs::remove_file(&record) {
                 Err(e) if e.kind() != ErrorKind::NotFound => {
                     return Err(e).with_context(|| format!("cannot remove {}", record.display()));
@@ -42,15 +50,22 @@ impl Sockets {
             }
         }
         let run_dir = make_run_dir(data_dir)?;
-        StoreFolder::prepare(run_dir.join(redis::FOLDER), redis.account.clone())?;
-        StoreFolder::prepare(run_dir.join(postgres::FOLDER), postgres.account.clone())?;
+        StoreFolder::prepare(run_dir.join(REDIS_FOLDER), redis.user.clone())?;
+        StoreFolder::prepare(run_dir.join(POSTGRES_FOLDER), postgres.user.clone())?;
         fs::write(&record, run_dir.as_os_str().as_bytes())
             .with_context(|| format!("cannot write {}", record.display()))?;
-        info!(run_dir = %run_dir.display(), "the data directory's path does not fit a socket; sockets are in {}", run_dir.display());
+        info!(
+            run_dir = %run_dir.display(),
+            "the data directory's path cannot be used for sockets: they are in {}",
+            run_dir.display()
+        );
         Ok(Self::inside(data_dir, &run_dir, Some(run_dir.clone())))
     }
 
-    /// Where a running program put them.
+    /// Where the program that runs in this data directory put them.
+    ///
+    /// # Errors
+    /// When the file that names the run directory cannot be read.
     pub fn locate(data_dir: &Path) -> Result<Self> {
         let record = data_dir.join(RECORD);
         match fs::read_to_string(&record) {
@@ -60,20 +75,26 @@ impl Sockets {
         }
     }
 
+    /// Addresses as clients take them, percent-encoded.
     pub fn addresses(&self) -> StoreAddresses {
         let encode = |path: &Path| percent_encode(path.as_os_str().as_bytes(), ENCODED).to_string();
         StoreAddresses {
             redis_url: format!("redis+unix://{}", encode(&self.redis)),
             database_url: format!(
                 "postgres://{}@localhost/{}?host={}",
-                postgres::USER,
-                postgres::DATABASE,
-                encode(&self.postgres)
+                POSTGRES_USER,
+                POSTGRES_DATABASE,
+                encode(&self.postgres_dir)
             ),
         }
     }
 
-    /// Removes the run directory of stores that have stopped.
+    /// The socket of Postgres itself.
+    pub fn postgres(&self) -> PathBuf {
+        self.postgres_dir.join(POSTGRES_SOCKET)
+    }
+
+    /// Removes the run directory, after the stores have stopped.
     pub fn remove(&self) {
         let Some(run_dir) = &self.run_dir else { return };
         let removed = fs::remove_dir_all(run_dir).and_then(|()| fs::remove_file(self.data_dir.join(RECORD)));
@@ -84,24 +105,25 @@ impl Sockets {
 
     fn inside(data_dir: &Path, base: &Path, run_dir: Option<PathBuf>) -> Self {
         Self {
-            redis: base.join(redis::FOLDER).join(redis::SOCKET),
-            postgres: base.join(postgres::FOLDER),
+            redis: base.join(REDIS_FOLDER).join(REDIS_SOCKET),
+            postgres_dir: base.join(POSTGRES_FOLDER),
             data_dir: data_dir.to_owned(),
             run_dir,
         }
     }
 
-    fn fit(&self) -> bool {
-        [&self.redis, &self.postgres.join(postgres::SOCKET)].into_iter().all(|path| {
-            // libpq takes a comma for a second host, and sqlx reads only UTF-8.
+    fn are_usable(&self) -> bool {
+        [&self.redis, &self.postgres()].into_iter().all(|path| {
+            // libpq reads a comma as the start of a second host, and sqlx reads only UTF-8.
             path.as_os_str().len() <= config::SOCKET_PATH_MAX_BYTES
                 && path.to_str().is_some_and(|text| !text.contains(','))
         })
     }
 }
 
-/// FNV-1a: the name has to stay the same from one version of the program to the next.
-pub(super) fn path_hash(path: &Path) -> u64 {
+/// FNV-1a with 64 bits (<http://www.isthe.com/chongo/tech/comp/fnv/>), the same in every version of this program: names
+/// of directories and processes are made from it.
+pub fn path_hash(path: &Path) -> u64 {
     path.as_os_str()
         .as_bytes()
         .iter()
@@ -117,7 +139,7 @@ fn make_run_dir(data_dir: &Path) -> Result<PathBuf> {
     let mut failures = Vec::new();
     for base in bases.into_iter().flatten() {
         let run_dir = base.join(format!("seckill-{:016x}", path_hash(data_dir)));
-        if !base.is_absolute() || !Sockets::inside(data_dir, &run_dir, None).fit() {
+        if !base.is_absolute() || !Sockets::inside(data_dir, &run_dir, None).are_usable() {
             continue;
         }
         match make_private(&run_dir) {
@@ -126,13 +148,13 @@ fn make_run_dir(data_dir: &Path) -> Result<PathBuf> {
         }
     }
     bail!(
-        "the data directory's path is too long for a socket and there is no place for a short run directory ({}): \
+        "the data directory's path cannot be used for sockets, and no short run directory could be made ({}): \
          set SECKILL_DATA_DIR to a shorter path",
         failures.join("; ")
     )
 }
 
-/// In a folder such as /tmp anybody may have made it before us.
+/// Checks the owner: in a folder such as /tmp another user may have made the directory first.
 fn make_private(run_dir: &Path) -> Result<()> {
     match DirBuilder::new().mode(0o711).create(run_dir) {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {}

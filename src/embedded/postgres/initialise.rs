@@ -1,4 +1,5 @@
-//! The first start: makes the cluster with its database, whole and on disk, or not at all.
+//! The first start: makes the cluster and its database under another name and renames it when it is complete and on
+//! disk, so that a crash leaves a complete cluster or none.
 
 use std::fs::{self, File};
 use std::os::fd::RawFd;
@@ -8,73 +9,77 @@ use std::process::{ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail};
 use command_fds::{CommandFdExt, FdMapping};
-
 use nix::unistd::syncfs;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use super::{CLUSTER, DATABASE, Postgres, USER};
-use crate::disk;
-use crate::embedded::{CancellationToken, takeover};
+use tokio_util::sync::CancellationToken;
 
-/// Where each process of the first start has the lock, `initdb`'s own children too: their stdin is taken.
+use super::Postgres;
+use crate::disk;
+use crate::embedded::layout::{POSTGRES_CLUSTER, POSTGRES_DATABASE, POSTGRES_USER};
+use crate::embedded::stopping;
+
+/// The descriptor of the lock in each process of the first start, also in children of `initdb`: stdin has another use.
 const LOCK_FD: RawFd = 3;
 
 impl Postgres {
-    /// Makes the cluster and its database under another name first: there is a whole one or none. Told to stop,
-    /// it ends without either.
-    pub(in crate::embedded) async fn initialise(&self, stop: &CancellationToken) -> Result<()> {
+    /// Makes the cluster and its database where there is none yet; nothing when `stop` comes first.
+    ///
+    /// # Errors
+    /// When a program of Postgres fails, or the disk is full.
+    pub async fn initialise(&self, stop: &CancellationToken) -> Result<()> {
         if self.cluster().join("PG_VERSION").exists() {
             return Ok(());
         }
-        let made = stop.run_until_cancelled(self.make_cluster()).await.unwrap_or(Ok(()));
-        made.map_err(|error| match disk::shortage_behind(&format!("{error:#}"), &self.folder.path) {
+        let outcome = stop.run_until_cancelled(self.make_cluster()).await.unwrap_or(Ok(()));
+        outcome.map_err(|error| match disk::shortage_after(&format!("{error:#}"), &self.folder.path) {
             Some(shortage) => error.context(shortage),
             None => error,
         })
     }
 
     async fn make_cluster(&self) -> Result<()> {
-        let alive = takeover::take_over(self).await?;
-        self.remove_half_made()?;
-        let new = self.folder.path.join(format!("{CLUSTER}.new-{}", std::process::id()));
-        let mut initdb = self.folder.account.command(&self.bin.join("initdb"), &self.folder.path);
+        let lock = stopping::stop_left_over(self).await?;
+        self.remove_incomplete_clusters()?;
+        let new = self.folder.path.join(format!("{POSTGRES_CLUSTER}.new-{}", std::process::id()));
+        let mut initdb = self.folder.user.command(&self.bin.join("initdb"), &self.folder.path);
         initdb.arg("--no-sync").arg("-D").arg(&new);
-        initdb.args(["--username", USER, "--encoding=UTF8", "--locale=C.UTF-8"]);
-        // The same order as C.UTF-8's, but compared as bytes and never changed by a new libc.
+        initdb.args(["--username", POSTGRES_USER, "--encoding=UTF8", "--locale=C.UTF-8"]);
+        // The same order as C.UTF-8, but a new libc cannot change it.
         initdb.arg("--lc-collate=C");
-        // Safe: only the owner of the 0700 folder, and root, can reach the socket; no TCP.
+        // Safe: the socket is in a 0700 folder, and there is no TCP.
         initdb.arg("--auth=trust");
-        let (status, said) = run(initdb, &alive, b"").await?;
+        let (status, stderr) = run(initdb, &lock, b"").await?;
         if !status.success() {
-            bail!("initdb failed ({status}): {said}");
+            bail!("initdb failed ({status}): {stderr}");
         }
-        self.create_database(&new, &alive).await?;
+        self.create_database(&new, &lock).await?;
         sync_filesystem(&new).await?;
-        fs::rename(&new, self.cluster()).context("cannot put the new cluster in its place")?;
+        fs::rename(&new, self.cluster()).context("cannot rename the new cluster")?;
         File::open(&self.folder.path)
             .and_then(|folder| folder.sync_all())
             .context("cannot sync the new cluster")
     }
 
-    async fn create_database(&self, cluster: &Path, alive: &File) -> Result<()> {
-        let mut postgres = self.folder.account.command(&self.bin.join("postgres"), &self.folder.path);
+    async fn create_database(&self, cluster: &Path, lock: &File) -> Result<()> {
+        let mut postgres = self.folder.user.command(&self.bin.join("postgres"), &self.folder.path);
         postgres.arg("--single").arg("-F").arg("-D").arg(cluster);
         postgres.args(["-c", "log_checkpoints=off", "postgres"]);
-        let statement = format!("create database {DATABASE};\n");
-        let (status, said) = run(postgres, alive, statement.as_bytes()).await?;
-        // A single-user server goes on after an error and ends with success.
-        if !status.success() || said.contains("ERROR") || said.contains("FATAL") {
-            bail!("postgres could not create the database ({status}): {said}");
+        let statement = format!("create database {POSTGRES_DATABASE};\n");
+        let (status, stderr) = run(postgres, lock, statement.as_bytes()).await?;
+        // A single-user server continues after an error and exits with success.
+        if !status.success() || stderr.contains("ERROR") || stderr.contains("FATAL") {
+            bail!("postgres could not create the database ({status}): {stderr}");
         }
         Ok(())
     }
 
-    fn remove_half_made(&self) -> Result<()> {
-        let half_made = format!("{CLUSTER}.new-");
+    fn remove_incomplete_clusters(&self) -> Result<()> {
+        let prefix = format!("{POSTGRES_CLUSTER}.new-");
         let entries = fs::read_dir(&self.folder.path).context("cannot read the folder of Postgres")?;
         for entry in entries.flatten() {
-            if entry.file_name().as_bytes().starts_with(half_made.as_bytes()) {
+            if entry.file_name().as_bytes().starts_with(prefix.as_bytes()) {
                 fs::remove_dir_all(entry.path())
                     .with_context(|| format!("cannot remove {}", entry.path().display()))?;
             }
@@ -83,27 +88,27 @@ impl Postgres {
     }
 }
 
-/// How the program ended and what it said on stderr. It holds the lock for as long as any of its processes lives.
-async fn run(mut command: Command, alive: &File, input: &[u8]) -> Result<(ExitStatus, String)> {
+/// Runs the program; returns its exit status and its stderr. Each of its processes holds the lock.
+async fn run(mut command: Command, lock: &File, input: &[u8]) -> Result<(ExitStatus, String)> {
     let program = command.as_std().get_program().display().to_string();
-    let lock = alive.try_clone().context("cannot share the lock")?;
+    let lock = lock.try_clone().context("cannot share the lock")?;
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     command.fd_mappings(vec![FdMapping { parent_fd: lock.into(), child_fd: LOCK_FD }])?;
     let mut child = command.spawn().with_context(|| format!("cannot run {program}"))?;
-    // Else our own copy of the lock would outlive its processes.
+    // Otherwise this process would keep a copy of the lock.
     drop(command);
     let mut stdin = child.stdin.take().with_context(|| format!("{program} has no stdin"))?;
     let written = stdin.write_all(input).await;
     drop(stdin);
     let output = child.wait_with_output().await.with_context(|| format!("cannot wait for {program}"))?;
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     if output.status.success() {
         written.with_context(|| format!("{program} did not read its commands"))?;
     }
-    Ok((output.status, said))
+    Ok((output.status, stderr))
 }
 
-/// One flush instead of initdb's thousand, each of which waits its turn on a busy disk.
+/// One flush of the file system replaces the thousand that `initdb` would do one by one.
 async fn sync_filesystem(path: &Path) -> Result<()> {
     let directory = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     tokio::task::spawn_blocking(move || syncfs(directory))

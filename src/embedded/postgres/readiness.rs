@@ -1,4 +1,5 @@
-//! Just enough of Postgres's protocol to see whether a server takes connections to our database.
+//! Whether a Postgres accepts connections to this program's database: the start-up of its protocol, without a library,
+//! since only `src/postgres` uses sqlx.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -7,31 +8,34 @@ use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use super::{DATABASE, SOCKET, USER};
+use crate::embedded::layout::{POSTGRES_DATABASE, POSTGRES_USER};
 
-/// Whether a Postgres there lets us into the database.
-pub(in crate::embedded) async fn is_ready(socket_dir: &Path) -> Result<bool> {
-    let socket = socket_dir.join(SOCKET);
-    match greet(&socket).await {
-        Ok(Greeting::Welcome) => Ok(true),
-        Ok(Greeting::Refused(reason)) => bail!("Postgres refuses a connection: {reason}"),
+/// `false` while the server starts, or where none listens.
+///
+/// # Errors
+/// When it refuses the connection for a reason that does not pass, or this user may not use the socket.
+pub async fn is_ready(socket: &Path) -> Result<bool> {
+    match connect(socket).await {
+        Ok(Answer::Accepted) => Ok(true),
+        Ok(Answer::Refused(reason)) => bail!("Postgres refuses a connection: {reason}"),
         Err(e) if e.kind() == ErrorKind::PermissionDenied => Err(e).with_context(|| {
             format!("cannot use {}: run this as the user that runs the server", socket.display())
         }),
-        Ok(Greeting::Starting) | Err(_) => Ok(false),
+        Ok(Answer::NotYet) | Err(_) => Ok(false),
     }
 }
 
-enum Greeting {
-    Welcome,
-    Starting,
+enum Answer {
+    Accepted,
+    NotYet,
     Refused(String),
 }
 
-/// The start of the protocol's version 3, up to the server's first readiness.
-async fn greet(socket: &Path) -> std::io::Result<Greeting> {
+/// Sends a `StartupMessage` of protocol version 3.0 and reads up to the first `ReadyForQuery`
+/// (<https://www.postgresql.org/docs/current/protocol-message-formats.html>).
+async fn connect(socket: &Path) -> std::io::Result<Answer> {
     let mut stream = UnixStream::connect(socket).await?;
-    let parameters = format!("user\0{USER}\0database\0{DATABASE}\0\0");
+    let parameters = format!("user\0{POSTGRES_USER}\0database\0{POSTGRES_DATABASE}\0\0");
     let length = u32::try_from(parameters.len() + 8).map_err(std::io::Error::other)?;
     stream.write_u32(length).await?;
     stream.write_u32(0x0003_0000).await?;
@@ -43,9 +47,9 @@ async fn greet(socket: &Path) -> std::io::Result<Greeting> {
         (&mut stream).take(length.into()).read_to_end(&mut body).await?;
         match kind {
             b'Z' => {
-                // Terminate: else the server notes a lost connection in its log.
+                // Terminate: otherwise the server logs a lost connection.
                 stream.write_all(&[b'X', 0, 0, 0, 4]).await?;
-                return Ok(Greeting::Welcome);
+                return Ok(Answer::Accepted);
             }
             b'E' => return Ok(read_refusal(&body)),
             _ => {}
@@ -53,13 +57,14 @@ async fn greet(socket: &Path) -> std::io::Result<Greeting> {
     }
 }
 
-fn read_refusal(body: &[u8]) -> Greeting {
+/// The `ErrorResponse` of a server that refuses.
+fn read_refusal(body: &[u8]) -> Answer {
     let fields: Vec<String> =
         body.split(|byte| *byte == 0).map(|field| String::from_utf8_lossy(field).into_owned()).collect();
     let field = |key: char| fields.iter().find_map(|field| field.strip_prefix(key)).unwrap_or_default();
-    // cannot_connect_now and too_many_connections pass by themselves.
+    // cannot_connect_now and too_many_connections are temporary.
     if matches!(field('C'), "57P03" | "53300") {
-        return Greeting::Starting;
+        return Answer::NotYet;
     }
-    Greeting::Refused(field('M').to_owned())
+    Answer::Refused(field('M').to_owned())
 }
