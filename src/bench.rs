@@ -158,9 +158,9 @@ async fn on_stage(
         measure(&bench, &options.only, progress).await
     };
     // Dropped half-way, it kills the servers that it started.
-    let measured = stop.unless_ordered(work).await.unwrap_or_else(|| Err(anyhow!(STOPPED)));
-    let stopped = stage.stop_by(stop.by(config::STOP_STORES_BY)).await;
-    tasks.verdict()?;
+    let measured = stop.unless_stopped(work).await.unwrap_or_else(|| Err(anyhow!(STOPPED)));
+    let stopped = stage.stop_by(stop.deadline(config::STOP_STORES_BY)).await;
+    tasks.check()?;
     let measured = measured?;
     stopped?;
     Ok(measured)

@@ -1,5 +1,5 @@
-//! The environment that this program lives in: libpq's variables would turn its connections elsewhere, so it runs
-//! without them. What the stores' own processes get is `embedded`'s work, what psql gets `cli`'s.
+//! The environment variables of this program: it runs without those of libpq, which would redirect its connections. The
+//! variables of the stores' processes are decided in `embedded`, those of psql in `cli`.
 
 use std::env;
 use std::ffi::OsStr;
@@ -9,19 +9,19 @@ use std::process::Command;
 
 use anyhow::Context;
 
-/// What `DATABASE_URL` may leave out: a password and the files of TLS. None of it counts on a Unix socket.
+/// What `DATABASE_URL` may leave out: a password and the files of TLS. They have no effect on a Unix socket.
 const KEPT: [&str; 6] = ["PGPASSWORD", "PGPASSFILE", "PGSSLMODE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY"];
 /// Settings of this program.
 const OURS: [&str; 1] = ["REDIS_URL"];
 
-/// Starts the program anew without the variables that would reach its connections, if there are any; sqlx reads them
-/// for every address, and a process cannot safely take them out of its own environment.
+/// Restarts the program (exec) without the variables that would redirect its connections, if there are any: sqlx reads
+/// them for each address, and a process cannot safely remove variables from its own environment.
 ///
 /// # Errors
-/// When the program cannot be started again.
-pub fn settle() -> anyhow::Result<()> {
-    let unwanted: Vec<_> = env::vars_os().map(|(name, _)| name).filter(|name| is_unwanted(name)).collect();
-    if unwanted.is_empty() {
+/// When the program cannot be restarted.
+pub fn restart_without_foreign_variables() -> anyhow::Result<()> {
+    let foreign: Vec<_> = env::vars_os().map(|(name, _)| name).filter(|name| is_foreign(name)).collect();
+    if foreign.is_empty() {
         return Ok(());
     }
     let mut arguments = env::args_os();
@@ -30,14 +30,14 @@ pub fn settle() -> anyhow::Result<()> {
         again.arg0(name);
     }
     again.args(arguments);
-    for name in &unwanted {
+    for name in &foreign {
         again.env_remove(name);
     }
-    Err(again.exec()).context("cannot start again without PG… and REDIS… variables: unset them")
+    Err(again.exec()).context("cannot restart without PG… and REDIS… variables: unset them")
 }
 
-/// Whether it is a variable of another program's that must not change where this one connects.
-fn is_unwanted(name: &OsStr) -> bool {
+/// Whether the variable belongs to another program and could change where this program connects.
+fn is_foreign(name: &OsStr) -> bool {
     let name = name.as_bytes();
     let is_kept = KEPT.iter().chain(&OURS).any(|kept| kept.as_bytes() == name);
     (name.starts_with(b"PG") || name.starts_with(b"REDIS")) && !is_kept
@@ -48,14 +48,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_passwords_and_files_of_tls_are_taken_from_libpqs_variables() {
-        let unwanted = ["PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGDATABASE", "PGOPTIONS", "PGSERVICE"];
+    fn only_passwords_and_tls_files_are_taken_from_the_variables_of_libpq() {
+        let foreign = ["PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGDATABASE", "PGOPTIONS", "PGSERVICE"];
         let more = ["PGAPPNAME", "PGTZ", "PG_COLOR", "REDISCLI_AUTH", "REDIS_HOST", "REDIS_URL_2"];
-        for name in unwanted.into_iter().chain(more) {
-            assert!(is_unwanted(OsStr::new(name)), "{name}");
+        for name in foreign.into_iter().chain(more) {
+            assert!(is_foreign(OsStr::new(name)), "{name}");
         }
         for name in ["PGPASSWORD", "PGSSLROOTCERT", "REDIS_URL", "DATABASE_URL", "PATH", "PAGER", "PSQLRC"] {
-            assert!(!is_unwanted(OsStr::new(name)), "{name}");
+            assert!(!is_foreign(OsStr::new(name)), "{name}");
         }
     }
 }

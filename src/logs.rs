@@ -1,5 +1,5 @@
-//! Sets up logging: which lines are said (the filter, and `repeats`), in which format, and that a panic is a line of
-//! the log like any other. Where the lines go is `printing`'s work.
+//! Sets up logging: which lines are logged (the filter, and `repeats`), their format, and panics as lines of the same
+//! log. Writing the lines to stderr is in `printing`.
 
 mod repeats;
 
@@ -16,7 +16,7 @@ use crate::config::LogFormat;
 use crate::printing::stderr::{self, Lines};
 use repeats::{Repeats, Shared};
 
-/// A line at `info` where what happens is part of a normal start, at `warn` where it is not.
+/// Logs at `info` when the event is part of a normal start, at `warn` otherwise.
 macro_rules! info_or_warn {
     ($is_normal:expr, $($line:tt)+) => {
         if $is_normal { tracing::info!($($line)+) } else { tracing::warn!($($line)+) }
@@ -24,7 +24,7 @@ macro_rules! info_or_warn {
 }
 pub(crate) use info_or_warn;
 
-/// Writes what is left to write when it is dropped, also by a panic.
+/// Logging; dropping it writes the last lines, also when a panic drops it.
 #[must_use]
 pub struct Logs {
     repeats: Arc<Repeats>,
@@ -32,32 +32,32 @@ pub struct Logs {
 
 impl Drop for Logs {
     fn drop(&mut self) {
-        self.repeats.sum_up_at_end();
+        self.repeats.summarise_all();
         stderr::flush();
     }
 }
 
-/// Reads a filter such as `info,seckill::fence=debug`.
+/// Parses a filter such as `info,seckill::fence=debug`.
 ///
 /// # Errors
-/// In a sentence, when it is no filter.
+/// With a sentence, when the text is not a filter of `tracing`.
 pub fn filter(text: &str) -> Result<EnvFilter, String> {
-    // What sqlx calls information and fred a warning are our reconnects; who wants them says so in the filter.
+    // sqlx logs reconnects at info, fred at warn; the user's filter comes later and may show them.
     EnvFilter::try_new(format!("sqlx=warn,fred=error,{text}"))
-        .map_err(|error| format!("SECKILL_LOG is no tracing filter: {error}"))
+        .map_err(|error| format!("SECKILL_LOG is not a tracing filter: {error}"))
 }
 
-/// Logs go to stderr from here on; dropping what is returned writes the last lines.
+/// Starts logging to stderr.
 ///
 /// # Errors
-/// When the process logs already, or the system has no thread to give.
+/// When this process logs already, or the thread that writes cannot be started.
 pub fn start(filter: EnvFilter, format: LogFormat) -> anyhow::Result<Logs> {
     let repeats = Arc::new(Repeats::default());
-    let sums = repeats.clone();
+    let summaries = repeats.clone();
     let layer = fmt::layer()
         .with_writer(Lines)
         .with_ansi(stderr::takes_colours())
-        // Else tracing would tell of a writer's error by a macro that panics.
+        // Otherwise tracing would report a write error with a macro that panics.
         .log_internal_errors(false);
     let layer = match format {
         LogFormat::Text => layer.boxed(),
@@ -66,23 +66,23 @@ pub fn start(filter: EnvFilter, format: LogFormat) -> anyhow::Result<Logs> {
     tracing::subscriber::set_global_default(
         registry().with(layer).with(filter).with(Shared(repeats.clone())),
     )?;
-    stderr::start(move || sums.sum_up())?;
+    stderr::start(move || summaries.summarise())?;
     panic::set_hook(Box::new(move |panic| log_panic(panic, format)));
     Ok(Logs { repeats })
 }
 
-/// A line in the words of tracing's JSON, for what is said whatever the filter.
+/// A line in the JSON format of `tracing`, for lines that no filter hides.
 #[must_use]
 pub fn json_line(level: &str, target: &str, fields: &serde_json::Value) -> String {
     let line = serde_json::json!({"timestamp": now(), "level": level, "fields": fields, "target": target});
     line.to_string()
 }
 
-/// The usual hook waits for the reader of stderr. Without tracing, which may be where the panic is.
+/// The default hook would block on a slow reader of stderr. Does not use tracing, which may have panicked itself.
 fn log_panic(panic: &PanicHookInfo<'_>, format: LogFormat) {
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
-    let why = panic.payload_as_str().unwrap_or("it does not say why");
-    let message = format!("a panic at {place}: {why}");
+    let reason = panic.payload_as_str().unwrap_or("no message");
+    let message = format!("a panic at {place}: {reason}");
     stderr::line(&match format {
         LogFormat::Text => format!("{} ERROR {}: {message}", now(), module_path!()),
         LogFormat::Json => json_line("ERROR", module_path!(), &serde_json::json!({"message": message})),

@@ -1,4 +1,4 @@
-//! Reads the command line, sets up logging, runs one command, and ends with its exit status.
+//! Reads the command line, sets up logging, runs one command, and exits with its status.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use seckill::cli::{self, Cli, Command, OneShot, WrongUsage};
 use seckill::{app, environment, logs};
 
-/// Holds less memory than the system's allocator after a burst of connections.
+/// Keeps less memory than the system's allocator after a burst of connections.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -31,9 +31,9 @@ fn start_logs(cli: &Cli) -> anyhow::Result<logs::Logs> {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
-    // psql and redis-cli are a person's own tools: each takes out only what would lead it elsewhere.
+    // psql and redis-cli are the operator's own tools: these commands remove fewer variables themselves.
     if !matches!(cli.command, Command::OneShot(OneShot::Psql(_) | OneShot::RedisCli(_))) {
-        environment::settle()?;
+        environment::restart_without_foreign_variables()?;
     }
     rustls::crypto::ring::default_provider()
         .install_default()

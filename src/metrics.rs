@@ -1,5 +1,5 @@
-//! Every metric with its unit and its help, named once. Counters are this process's own and start at 0 with
-//! it; who counts is the callers' affair, serving the text is `http`'s.
+//! Every metric with its name, unit and help text. Counters belong to this process and start at 0. The callers count;
+//! `http` serves the text.
 
 use std::sync::OnceLock;
 
@@ -10,12 +10,12 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 pub static FENCE_UP: Gauge = Gauge {
     name: "seckill_fence_up",
     unit: Unit::Count,
-    help: "1 while claims are accepted, 0 while the two stores may disagree",
+    help: "1 while claims are accepted, 0 while Redis and Postgres may disagree",
 };
 pub static FENCE_EPOCH: Gauge = Gauge {
     name: "seckill_fence_epoch",
     unit: Unit::Count,
-    help: "Number of the agreement between Redis and Postgres; it grows by one with every rebuild",
+    help: "Number of the agreement between Redis and Postgres; each rebuild increases it by one",
 };
 pub static BACKLOG_EVENTS: Gauge = Gauge {
     name: "seckill_backlog_events",
@@ -25,28 +25,28 @@ pub static BACKLOG_EVENTS: Gauge = Gauge {
 pub static OUTBOX_ROWS: Gauge = Gauge {
     name: "seckill_outbox_rows",
     unit: Unit::Count,
-    help: "Units that wait to go back to stock; NaN while Postgres gives no answer",
+    help: "Units that wait for their release to stock; NaN while Postgres does not answer",
 };
 pub static POSTGRES_UP: Gauge = Gauge {
     name: "seckill_postgres_up",
     unit: Unit::Count,
-    help: "1 while Postgres answers; claims go on without it until the backlog is full",
+    help: "1 while Postgres answers; without it claims are accepted until the backlog is full",
 };
 pub static APPENDFSYNC_ALWAYS: Gauge = Gauge {
     name: "seckill_redis_appendfsync_always",
     unit: Unit::Count,
-    help: "1 where Redis makes a claim durable before it is answered (appendonly yes, appendfsync always), \
-           0 where it does not or where that cannot be read",
+    help: "1 if Redis makes a claim durable before it is answered (appendonly yes, appendfsync always), \
+           0 if not or if the settings cannot be read",
 };
 pub static RECONCILE_LAST: Gauge = Gauge {
     name: "seckill_reconcile_last_seconds",
     unit: Unit::Seconds,
-    help: "When everything was last compared, seconds since 1970; 0 for never",
+    help: "Time of the last full comparison in seconds since 1970; 0 for never",
 };
 
 pub static CLAIMS: CounterBy = CounterBy {
     name: "seckill_claims_total",
-    help: "Claims by what they were answered; of no-answer it is not known whether they were made",
+    help: "Claims by outcome; no-answer means that it is unknown whether the claim was made",
     label: "outcome",
     values: &[
         "accepted",
@@ -66,32 +66,32 @@ pub static CLAIMS: CounterBy = CounterBy {
 };
 pub static REBUILDS: CounterBy = CounterBy {
     name: "seckill_fence_rebuilds_total",
-    help: "Rebuilds of Redis from Postgres by what led to them",
+    help: "Rebuilds of Redis from Postgres by cause",
     label: "cause",
     values: &["first", "redis", "marker", "stream", "scripts", "postgres", "loss", "ordered"],
 };
 pub static DRIFT: GaugeBy = GaugeBy {
     name: "seckill_reconcile_drift",
-    help: "Differences between Redis and Postgres that the last full comparison found",
+    help: "Differences between Redis and Postgres in the last full comparison",
     label: "kind",
     values: DRIFT_KINDS,
 };
 pub static DRIFT_TOTAL: CounterBy = CounterBy {
     name: "seckill_reconcile_drift_total",
-    help: "Differences between Redis and Postgres that comparisons found",
+    help: "Differences between Redis and Postgres in all comparisons",
     label: "kind",
     values: DRIFT_KINDS,
 };
 pub static DELETED_ENTRIES: Counter = Counter {
     name: "seckill_deleted_entries_total",
-    help: "Pending entries that somebody deleted or trimmed before they were acknowledged",
+    help: "Pending entries that were deleted or trimmed from the stream before they were acknowledged",
 };
 pub static DEAD_LETTERS: Counter =
-    Counter { name: "seckill_dead_letters_total", help: "Order events that could never be recorded" };
+    Counter { name: "seckill_dead_letters_total", help: "Order events that can never be recorded" };
 pub static ORDERS_RECORDED: Counter =
     Counter { name: "seckill_orders_recorded_total", help: "Orders written to Postgres" };
 pub static UNITS_RETURNED: Counter =
-    Counter { name: "seckill_units_returned_total", help: "Units that went back to stock in Redis" };
+    Counter { name: "seckill_units_returned_total", help: "Units that were released to stock in Redis" };
 
 const DRIFT_KINDS: &[&str] = &["lost_event", "missing_claim", "missed_release", "stock_drift", "definition"];
 const GAUGES: [&Gauge; 7] = [
@@ -115,7 +115,7 @@ pub struct Gauge {
     help: &'static str,
 }
 
-/// Gauges told apart by a label.
+/// Gauges that differ in the value of a label.
 pub struct GaugeBy {
     name: &'static str,
     help: &'static str,
@@ -129,7 +129,7 @@ pub struct Counter {
     help: &'static str,
 }
 
-/// Counters told apart by a label.
+/// Counters that differ in the value of a label.
 pub struct CounterBy {
     name: &'static str,
     help: &'static str,
@@ -138,6 +138,7 @@ pub struct CounterBy {
 }
 
 impl Gauge {
+    /// NaN says that the value is unknown.
     pub fn set(&self, value: f64) {
         gauge!(self.name).set(value);
     }
@@ -147,14 +148,15 @@ impl Gauge {
     }
 
     pub fn set_count(&self, count: u64) {
-        self.set(as_number(count));
+        self.set(count_as_f64(count));
     }
 }
 
 impl GaugeBy {
+    /// `value` is one of the label's values.
     pub fn set_count(&self, value: &'static str, count: u64) {
         debug_assert!(self.values.contains(&value), "{}: {value}", self.name);
-        gauge!(self.name, self.label => value).set(as_number(count));
+        gauge!(self.name, self.label => value).set(count_as_f64(count));
     }
 }
 
@@ -165,16 +167,17 @@ impl Counter {
 }
 
 impl CounterBy {
+    /// `value` is one of the label's values.
     pub fn add(&self, value: &'static str, count: u64) {
         debug_assert!(self.values.contains(&value), "{}: {value}", self.name);
         counter!(self.name, self.label => value).increment(count);
     }
 }
 
-/// Starts counting for this process; what is counted before is lost. Every metric is there from here on, at 0.
+/// Installs the recorder of this process, with every metric at 0. What was counted before is not recorded.
 ///
 /// # Errors
-/// When somebody else counts already.
+/// When a recorder is installed already.
 pub fn install() -> anyhow::Result<()> {
     let recorder = PrometheusBuilder::new().build_recorder();
     EXPORTER.set(recorder.handle()).map_err(|_| anyhow!("metrics are installed once"))?;
@@ -196,16 +199,16 @@ pub fn install() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// All metrics as Prometheus text; empty where nothing was installed.
+/// All metrics in the Prometheus text format; empty without [`install`].
 #[must_use]
 pub fn render() -> String {
     EXPORTER.get().map(PrometheusHandle::render).unwrap_or_default()
 }
 
-/// A count as metrics want it.
+/// A count as the value of a gauge.
 #[must_use]
-pub fn as_number(count: u64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "counts of things stay far below 2^53")]
+pub fn count_as_f64(count: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
     let number = count as f64;
     number
 }

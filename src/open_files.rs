@@ -1,42 +1,41 @@
-//! How many files this process may have open; each connection is one.
+//! The limit of open files of this process; each connection needs one.
 
 use anyhow::{Context, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::config;
 
-/// Raises the limit to so many files, as far as the system lets us; answers what it is then.
+/// Raises the soft limit to this many files, or to the hard limit if that is lower; returns the new limit.
 ///
 /// # Errors
-/// When the system does not tell its limits, or refuses what it told.
-pub fn allow(files: u64) -> nix::Result<u64> {
+/// When the system does not report its limits, or refuses the new one.
+pub fn raise_limit(files: u64) -> nix::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let allowed = soft.max(files.min(hard));
     setrlimit(Resource::RLIMIT_NOFILE, allowed, hard)?;
     Ok(allowed)
 }
 
-/// How many connections of clients may be open at once: the usual limit is 1,024 files, and it is raised as far as the
-/// system allows.
+/// How many client connections may be open at once. Raises the soft limit first, which is 1,024 files on most systems.
 ///
 /// # Errors
-/// When the limit leaves fewer connections than a server is of use with.
-pub fn for_connections() -> anyhow::Result<usize> {
-    let others = config::RESERVED_OPEN_FILES;
-    let wanted = config::HTTP_MAX_CONNECTIONS + others;
-    let files = allow(wanted as u64).context("the limit of open files is not known")?;
+/// When fewer than `HTTP_MIN_CONNECTIONS` are left.
+pub fn max_connections() -> anyhow::Result<usize> {
+    let reserved = config::RESERVED_OPEN_FILES;
+    let wanted = config::HTTP_MAX_CONNECTIONS + reserved;
+    let files = raise_limit(wanted as u64).context("cannot read or raise the limit of open files")?;
     let files = usize::try_from(files).unwrap_or(usize::MAX);
-    let least = others + config::HTTP_MIN_CONNECTIONS;
+    let least = reserved + config::HTTP_MIN_CONNECTIONS;
     ensure!(
         files >= least,
-        "{files} open files are too few for connections of clients beside those of the stores: allow at least {least}, \
+        "a limit of {files} open files leaves too few client connections: allow at least {least}, \
          better {wanted} (`ulimit -n {wanted}`, in systemd LimitNOFILE={wanted}, in Docker --ulimit nofile={wanted})"
     );
-    let places = (files - others).min(config::HTTP_MAX_CONNECTIONS);
-    if places < config::HTTP_CONNECTIONS_WARN_BELOW {
+    let connections = (files - reserved).min(config::HTTP_MAX_CONNECTIONS);
+    if connections < config::HTTP_CONNECTIONS_WARN_BELOW {
         tracing::warn!(
-            "{files} open files leave room for {places} connections: raise the hard limit (`ulimit -n {wanted}`)"
+            "{files} open files leave room for {connections} connections: raise the hard limit (`ulimit -n {wanted}`)"
         );
     }
-    Ok(places)
+    Ok(connections)
 }

@@ -1,5 +1,5 @@
-//! The one place that writes to stdout and stderr. Nothing here panics, and nothing that belongs to the sale waits
-//! for the reader of the log: its lines go through the queue in `stderr`. What is said belongs to the callers.
+//! The only module that writes to stdout and stderr. It never panics, and log lines never block their callers: they go
+//! through the queue in `stderr`. The texts come from the callers.
 
 pub mod stderr;
 
@@ -8,11 +8,11 @@ use std::os::fd::AsFd;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// What a command answers was not written to stdout.
+/// A command's output could not be written to stdout.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
-    /// As in `… | head`: a message would have no reader either.
-    #[error("the reader of stdout has gone")]
+    /// As in `… | head`: an error message would be unwanted too.
+    #[error("stdout is closed")]
     ReaderGone,
     #[error("stdout cannot be written: {0}")]
     Failed(io::Error),
@@ -24,15 +24,18 @@ impl From<io::Error> for OutputError {
     }
 }
 
-/// Writes text to stdout as it is, and waits for its reader as any command does.
+/// Writes text to stdout as it is, and blocks while the reader is slow.
+///
+/// # Errors
+/// When stdout is closed or cannot be written.
 pub fn to_stdout(text: &str) -> Result<(), OutputError> {
     let mut stdout = io::stdout().lock();
     write_whole(&mut stdout, text.as_bytes()).map_err(|(_, error)| error)?;
-    patiently(&mut stdout, Write::flush)?;
+    retry(&mut stdout, Write::flush)?;
     Ok(())
 }
 
-/// Whether text for stdout may hold colours (<https://no-color.org>).
+/// Whether text for stdout may have colours: on a terminal without `NO_COLOR` (<https://no-color.org>).
 #[must_use]
 pub fn stdout_takes_colours() -> bool {
     io::stdout().is_terminal() && !are_colours_unwanted()
@@ -42,11 +45,11 @@ fn are_colours_unwanted() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
-/// Writes all of it, or tells how much of it was written before the error.
+/// Writes all bytes. An error comes with the number of bytes that were written before it.
 fn write_whole(out: &mut (impl Write + AsFd), bytes: &[u8]) -> Result<(), (usize, io::Error)> {
     let mut written = 0;
     while written < bytes.len() {
-        match patiently(out, |out| out.write(&bytes[written..])) {
+        match retry(out, |out| out.write(&bytes[written..])) {
             Ok(0) => return Err((written, io::ErrorKind::WriteZero.into())),
             Ok(count) => written += count,
             Err(error) => return Err((written, error)),
@@ -55,11 +58,9 @@ fn write_whole(out: &mut (impl Write + AsFd), bytes: &[u8]) -> Result<(), (usize
     Ok(())
 }
 
-/// Does it again while a descriptor that never blocks (another process may have made it so) has no room.
-fn patiently<W: Write + AsFd, T>(
-    out: &mut W,
-    mut attempt: impl FnMut(&mut W) -> io::Result<T>,
-) -> io::Result<T> {
+/// Repeats an attempt that a signal interrupted, or that would block: another process may have set `O_NONBLOCK` on the
+/// shared descriptor.
+fn retry<W: Write + AsFd, T>(out: &mut W, mut attempt: impl FnMut(&mut W) -> io::Result<T>) -> io::Result<T> {
     loop {
         match attempt(out) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

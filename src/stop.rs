@@ -1,5 +1,5 @@
-//! The order to stop: which signals give it, and how much time each step of stopping has. What those steps are is
-//! the caller's work.
+//! The request to stop the program: the signals that make it, and the deadlines that count from it. The steps of
+//! stopping are in `app`.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -13,31 +13,31 @@ use crate::config;
 use crate::printing::stderr;
 use crate::tasks::Tasks;
 
-/// A cheap handle; clones share one order.
+/// A cheap handle; clones share one request.
 #[derive(Clone)]
 pub struct Stop {
-    ordered: CancellationToken,
-    ordered_at: Arc<OnceLock<Instant>>,
+    requested: CancellationToken,
+    requested_at: Arc<OnceLock<Instant>>,
 }
 
 impl Stop {
-    /// From here on SIGTERM, SIGINT and SIGHUP order the stop instead of ending the process at once, and so does the
-    /// end of a task without which the program cannot go on.
+    /// From now on SIGTERM, SIGINT and SIGHUP request the stop instead of ending the process at once. A task that
+    /// cannot be restarted requests it too when it ends unexpectedly.
     ///
     /// # Errors
-    /// When the system accepts no handler.
+    /// When the system refuses a signal handler.
     pub fn on_signals(tasks: &Tasks) -> io::Result<Self> {
-        let stop = Self { ordered: CancellationToken::new(), ordered_at: Arc::default() };
+        let stop = Self { requested: CancellationToken::new(), requested_at: Arc::default() };
         let mut kinds = vec![("SIGTERM", SignalKind::terminate()), ("SIGINT", SignalKind::interrupt())];
         if !is_hangup_ignored() {
             kinds.push(("SIGHUP", SignalKind::hangup()));
         }
         for (name, kind) in kinds {
-            let (order, failed, mut signals) = (stop.clone(), tasks.failed().clone(), signal(kind)?);
-            tokio::spawn(tasks.need(name, &stop.ordered, async move {
+            let (request, failed, mut signals) = (stop.clone(), tasks.failed().clone(), signal(kind)?);
+            tokio::spawn(tasks.require(name, &stop.requested, async move {
                 tokio::select! {
-                    Some(()) = signals.recv() => order.order(name),
-                    () = failed.cancelled() => order.order("a task has ended"),
+                    Some(()) = signals.recv() => request.request(name),
+                    () = failed.cancelled() => request.request("a task has ended"),
                     else => {}
                 }
             }));
@@ -45,42 +45,42 @@ impl Stop {
         Ok(stop)
     }
 
-    fn order(&self, signal: &str) {
-        if self.ordered_at.set(Instant::now()).is_ok() {
-            std::thread::spawn(end_at_last);
-            self.ordered.cancel();
-            // Last: a log that no process reads may block.
-            tracing::info!("{signal}: stopping");
+    fn request(&self, cause: &str) {
+        if self.requested_at.set(Instant::now()).is_ok() {
+            std::thread::spawn(exit_after_last_deadline);
+            self.requested.cancel();
+            tracing::info!("{cause}: stopping");
         }
     }
 
+    /// Cancelled by the request.
     pub fn token(&self) -> &CancellationToken {
-        &self.ordered
+        &self.requested
     }
 
-    /// The work's result; `None` where the order comes first, which drops the work half-way.
-    pub async fn unless_ordered<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        self.ordered.run_until_cancelled(work).await
+    /// The work's output; `None` where the request comes first, which drops the unfinished work.
+    pub async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.requested.run_until_cancelled(work).await
     }
 
-    /// So long after the order, or from now where nothing was ordered.
+    /// This long after the request, or after now where there was no request.
     #[must_use]
-    pub fn by(&self, limit: Duration) -> Instant {
-        self.ordered_at.get().copied().unwrap_or_else(Instant::now) + limit
+    pub fn deadline(&self, after: Duration) -> Instant {
+        self.requested_at.get().copied().unwrap_or_else(Instant::now) + after
     }
 }
 
-/// `nohup` ignores SIGHUP for the program that it starts, which then has to stay so.
+/// `nohup` makes the program that it starts ignore SIGHUP; a handler would undo that.
 fn is_hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
-/// The runtime waits for work on blocking threads, such as a flush of a disk that hangs, for ever.
-fn end_at_last() {
+/// At its end the runtime waits for blocking threads without a timeout, such as for a flush of a disk that hangs.
+fn exit_after_last_deadline() {
     std::thread::sleep(config::STOP_FORCED_EXIT_AFTER);
-    stderr::line("seckill: something does not stop: ending all the same");
+    stderr::line("seckill: the stop takes too long: exiting");
     stderr::flush();
     std::process::exit(1);
 }

@@ -1,8 +1,8 @@
-//! Watches the tasks that live as long as the program. One that ends before its time is started again, or ends the
-//! program where its state does not allow that; `/livez` names one that is not there or is stuck. What the tasks do,
-//! and in which order they stop, is not decided here. A request's own tasks are short, and none of these.
+//! The tasks that run as long as the program. A task that ends unexpectedly is restarted, or ends the program if its
+//! state does not allow a restart; `/livez` names a task that has ended or is stuck. What the tasks do, and in which
+//! order they stop, is decided elsewhere. Short tasks of a single request are not in the list.
 
-mod pulse;
+mod activity;
 
 use std::any::Any;
 use std::fmt;
@@ -16,7 +16,7 @@ use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use pulse::Pulse;
+use activity::Activity;
 
 /// A cheap handle; clones share one list.
 #[derive(Clone, Default)]
@@ -26,50 +26,52 @@ pub struct Tasks {
 
 #[derive(Default)]
 struct Shared {
-    watched: Mutex<Vec<Arc<Watched>>>,
-    /// Why the program has to end.
+    tasks: Mutex<Vec<Arc<Task>>>,
+    /// Why the program has to end: the first failure.
     failure: Mutex<Option<Failure>>,
-    /// Cancelled when it has to end.
+    /// Cancelled with the first failure.
     failed: CancellationToken,
 }
 
-struct Watched {
+struct Task {
     name: String,
-    pulse: Pulse,
-    /// It looks around at least this often; `None` where it may wait for ever.
-    wakes_within: Option<Duration>,
-    /// Why it does not run now.
+    activity: Activity,
+    /// It is polled at least this often; `None` where it may wait for ever.
+    max_idle: Option<Duration>,
+    /// Why it ended, while it waits for its restart.
     ended: Mutex<Option<String>>,
 }
 
-/// A task without which the program cannot go on has ended.
+/// A task that the program needs has ended and cannot be restarted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the task `{task}` has ended before its time: {why}")]
+#[error("the task `{task}` has ended unexpectedly: {why}")]
 pub struct Failure {
     pub task: String,
     pub why: String,
 }
 
-/// A task that does not do its work.
+/// A task that has ended or is stuck.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
+pub struct TaskProblem {
     pub task: String,
+    /// What is wrong, as a sentence continues after the task's name.
     pub what: String,
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for TaskProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the task `{}` {}", self.task, self.what)
     }
 }
 
 impl Tasks {
-    /// A task that is made again whenever it ends before `stop`; what it answers once it is told to stop, `None`
-    /// where a panic ended it then.
-    pub fn keep<F, M>(
+    /// Runs the task that `make` returns, and restarts it with a new one whenever it ends before `stop`. `max_idle` is
+    /// the longest time between two polls; `None` where it may wait for ever. The output is the task's own after
+    /// `stop`; `None` where it panicked then.
+    pub fn supervise<F, M>(
         &self,
         name: &str,
-        wakes_within: Option<Duration>,
+        max_idle: Option<Duration>,
         stop: &CancellationToken,
         mut make: M,
     ) -> impl Future<Output = Option<F::Output>> + Send + use<F, M>
@@ -77,34 +79,35 @@ impl Tasks {
         F: Future<Output: Send> + Send,
         M: FnMut() -> F + Send,
     {
-        let place = Place::take(self, name, wakes_within, stop);
+        let entry = Entry::new(self, name, max_idle, stop);
         async move {
             let mut delays = restart_delays();
             loop {
                 let started = Instant::now();
-                let end = place.watched.run(async { make().await }).await;
-                if place.stop.is_cancelled() {
+                let end = entry.task.run(async { make().await }).await;
+                if entry.stop.is_cancelled() {
                     return end.ok();
                 }
                 let why = end.err().unwrap_or_else(|| "it returned".into());
-                let name = &place.watched.name;
+                let name = &entry.task.name;
                 tracing::error!(
                     task.name = name,
-                    "the task `{name}` has ended before its time: {why}. It is started again"
+                    "the task `{name}` has ended unexpectedly: {why}. It is started again"
                 );
-                place.watched.note_end(Some(why));
+                entry.task.set_ended(Some(why));
                 if started.elapsed() >= config::TASK_RESTART_RESET_AFTER {
                     delays = restart_delays();
                 }
                 let pause = tokio::time::sleep(delays.next().unwrap_or(config::TASK_RESTART_MAX));
-                place.stop.run_until_cancelled(pause).await?;
-                place.watched.note_end(None);
+                entry.stop.run_until_cancelled(pause).await?;
+                entry.task.set_ended(None);
             }
         }
     }
 
-    /// A task that cannot be made again: the program ends when it ends before `stop`. What it answers.
-    pub fn need<F>(
+    /// Runs a task that cannot be restarted: the program ends when it ends before `stop`. The output is the task's own;
+    /// `None` where it panicked.
+    pub fn require<F>(
         &self,
         name: &str,
         stop: &CancellationToken,
@@ -113,11 +116,11 @@ impl Tasks {
     where
         F: Future<Output: Send> + Send,
     {
-        let place = Place::take(self, name, None, stop);
+        let entry = Entry::new(self, name, None, stop);
         async move {
-            let end = place.watched.run(work).await;
-            if !place.stop.is_cancelled() {
-                place.fail(end.as_ref().err().map_or("it returned", String::as_str));
+            let end = entry.task.run(work).await;
+            if !entry.stop.is_cancelled() {
+                entry.fail(end.as_ref().err().map_or("it returned", String::as_str));
             }
             end.ok()
         }
@@ -125,85 +128,84 @@ impl Tasks {
 
     /// The first task that has ended or is stuck.
     #[must_use]
-    pub fn trouble(&self) -> Option<Trouble> {
-        if let Err(Failure { task, why }) = self.verdict() {
-            return Some(Trouble { task, what: format!("has ended: {why}; the program stops") });
+    pub fn problem(&self) -> Option<TaskProblem> {
+        if let Err(Failure { task, why }) = self.check() {
+            return Some(TaskProblem { task, what: format!("has ended: {why}; the program stops") });
         }
-        let watched = lock(&self.shared.watched);
-        watched
-            .iter()
-            .find_map(|watched| watched.trouble().map(|what| Trouble { task: watched.name.clone(), what }))
+        let tasks = lock(&self.shared.tasks);
+        tasks.iter().find_map(|task| task.problem().map(|what| TaskProblem { task: task.name.clone(), what }))
     }
 
-    /// Cancelled when a task that cannot be started again has ended before its time: the program has to stop.
+    /// Cancelled when a task that cannot be restarted has ended unexpectedly: the program has to stop.
     #[must_use]
     pub fn failed(&self) -> &CancellationToken {
         &self.shared.failed
     }
 
+    /// Whether the program may continue.
+    ///
     /// # Errors
-    /// When a task that the program needs has ended before its time.
-    pub fn verdict(&self) -> Result<(), Failure> {
+    /// When a task that cannot be restarted has ended unexpectedly.
+    pub fn check(&self) -> Result<(), Failure> {
         lock(&self.shared.failure).clone().map_or(Ok(()), Err)
     }
 }
 
-impl Watched {
-    /// The task's end: its answer, or the panic in words.
+impl Task {
+    /// The output, or the text of the panic.
     async fn run<F: Future>(&self, work: F) -> Result<F::Output, String> {
-        // What a panic leaves behind is dropped, or guarded by locks that take poison for what it is.
-        let end = AssertUnwindSafe(self.pulse.of(work)).catch_unwind().await;
-        end.map_err(|panic| format!("it panicked ({})", panic_words(&*panic)))
+        // Unwind safe: the task's own state is dropped, and shared state is behind mutexes that ignore poison.
+        let end = AssertUnwindSafe(self.activity.track(work)).catch_unwind().await;
+        end.map_err(|panic| format!("it panicked ({})", panic_text(&*panic)))
     }
 
-    fn note_end(&self, why: Option<String>) {
+    fn set_ended(&self, why: Option<String>) {
         *lock(&self.ended) = why;
     }
 
-    fn trouble(&self) -> Option<String> {
+    fn problem(&self) -> Option<String> {
         if let Some(why) = &*lock(&self.ended) {
             return Some(format!("has ended and is about to be started again: {why}"));
         }
-        let seconds = |time: Duration| time.as_secs();
-        if let Some(time) = self.pulse.in_one_step().filter(|time| *time > config::TASK_MAX_STEP) {
-            return Some(format!("is stuck: it has kept its thread for {} s", seconds(time)));
+        if let Some(time) = self.activity.step_time().filter(|time| *time > config::TASK_MAX_STEP) {
+            return Some(format!("is stuck: it has blocked its thread for {} s", time.as_secs()));
         }
-        let time =
-            self.wakes_within.and_then(|within| Some(self.pulse.quiet()).filter(|time| *time > within));
-        time.map(|time| format!("is stuck: it has not moved for {} s", seconds(time)))
+        let idle = self.activity.idle_time();
+        let is_stuck = self.max_idle.is_some_and(|max_idle| idle > max_idle);
+        is_stuck.then(|| format!("is stuck: it was not polled for {} s", idle.as_secs()))
     }
 }
 
-/// A task's place in the list, for as long as it lives.
-struct Place {
+/// A task's entry in the list; dropping it removes the task.
+struct Entry {
     tasks: Tasks,
-    watched: Arc<Watched>,
+    task: Arc<Task>,
     stop: CancellationToken,
 }
 
-impl Place {
-    fn take(tasks: &Tasks, name: &str, wakes_within: Option<Duration>, stop: &CancellationToken) -> Self {
-        let watched = Arc::new(Watched {
+impl Entry {
+    fn new(tasks: &Tasks, name: &str, max_idle: Option<Duration>, stop: &CancellationToken) -> Self {
+        let task = Arc::new(Task {
             name: name.to_owned(),
-            pulse: Pulse::default(),
-            wakes_within,
+            activity: Activity::default(),
+            max_idle,
             ended: Mutex::default(),
         });
-        lock(&tasks.shared.watched).push(watched.clone());
-        Self { tasks: tasks.clone(), watched, stop: stop.clone() }
+        lock(&tasks.shared.tasks).push(task.clone());
+        Self { tasks: tasks.clone(), task, stop: stop.clone() }
     }
 
-    /// Ends the program; the first failure is the one that is told.
+    /// Ends the program; only the first failure is kept.
     fn fail(&self, why: &str) {
-        let failure = Failure { task: self.watched.name.clone(), why: why.to_owned() };
+        let failure = Failure { task: self.task.name.clone(), why: why.to_owned() };
         lock(&self.tasks.shared.failure).get_or_insert(failure);
         self.tasks.shared.failed.cancel();
     }
 }
 
-impl Drop for Place {
+impl Drop for Entry {
     fn drop(&mut self) {
-        lock(&self.tasks.shared.watched).retain(|watched| !Arc::ptr_eq(watched, &self.watched));
+        lock(&self.tasks.shared.tasks).retain(|task| !Arc::ptr_eq(task, &self.task));
         if !self.stop.is_cancelled() {
             self.fail("it was cancelled");
         }
@@ -218,9 +220,9 @@ fn restart_delays() -> impl Iterator<Item = Duration> + Send {
         .build()
 }
 
-fn panic_words(panic: &(dyn Any + Send)) -> &str {
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without words")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -64,7 +64,7 @@ fn start_consumer(
 ) {
     let role = format!("consumer {name}");
     let (own_context, own_stop) = (context.clone(), stop.clone());
-    roles.spawn(context.tasks.keep(&role, None, stop, move || {
+    roles.spawn(context.tasks.supervise(&role, None, stop, move || {
         consume::run(own_context.clone(), name.clone(), mode.clone(), own_stop.clone())
     }));
 }
@@ -77,7 +77,7 @@ fn start_reclaim(
     stop: &CancellationToken,
 ) {
     let (own_context, own_stop, reclaim_after) = (context.clone(), stop.clone(), settings.reclaim_after);
-    roles.spawn(context.tasks.keep("reclaim", None, stop, move || {
+    roles.spawn(context.tasks.supervise("reclaim", None, stop, move || {
         reclaim::run(own_context.clone(), name.clone(), reclaim_after, own_stop.clone())
     }));
 }
@@ -89,7 +89,7 @@ fn start_housekeeping(
     stop: &CancellationToken,
 ) {
     let (own_context, own_stop, stream_keep) = (context.clone(), stop.clone(), settings.stream_keep);
-    roles.spawn(context.tasks.keep("housekeeping", None, stop, move || {
+    roles.spawn(context.tasks.supervise("housekeeping", None, stop, move || {
         housekeeping::run(own_context.clone(), stream_keep, own_stop.clone())
     }));
 }

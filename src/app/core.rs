@@ -73,16 +73,17 @@ impl Core {
             let (fence, server, postgres, stop) = parts.clone();
             fence.run(server, postgres, stop)
         };
-        let fence_task = tokio::spawn(tasks.keep("fence", Some(config::TASK_MAX_IDLE), &stop, run_fence));
+        let fence_task =
+            tokio::spawn(tasks.supervise("fence", Some(config::TASK_MAX_IDLE), &stop, run_fence));
         let waiters = OrderWaiters::start(&postgres, tasks, &stop);
         let parts = (fence.clone(), postgres.clone(), catalogue.clone());
-        let publisher = tasks.keep("publisher", None, &stop, move || {
+        let publisher = tasks.supervise("publisher", None, &stop, move || {
             let (fence, postgres, catalogue) = parts.clone();
             publish::run(fence, postgres, catalogue)
         });
         let publisher = tokio::spawn(publisher);
         let reconciler = Reconciler { fence: fence.clone(), postgres: postgres.clone() };
-        let reconciling = tasks.keep("reconciler", None, &stop, move || reconciler.clone().run());
+        let reconciling = tasks.supervise("reconciler", None, &stop, move || reconciler.clone().run());
         let (reconciling, tasks) = (tokio::spawn(reconciling), tasks.clone());
         Ok(Some(Self {
             server,
@@ -138,7 +139,7 @@ impl Core {
             unit_waits: Arc::default(),
         };
         let work = worker::run(context, settings, stop.clone());
-        tokio::spawn(self.tasks.need("workers", stop, work))
+        tokio::spawn(self.tasks.require("workers", stop, work))
     }
 
     pub async fn stop(self, stop: &Stop) {
@@ -148,7 +149,8 @@ impl Core {
         if let Err(error) = self.fence_task.await {
             tracing::error!("the fence's task panicked: {error}");
         }
-        let closed = tokio::time::timeout_at(stop.by(config::STOP_CONNECTIONS_BY), self.postgres.close());
+        let closed =
+            tokio::time::timeout_at(stop.deadline(config::STOP_CONNECTIONS_BY), self.postgres.close());
         if closed.await.is_err() {
             tracing::debug!("connections to Postgres are dropped without a Terminate message");
         }
@@ -164,7 +166,7 @@ async fn wait_for_postgres(
     let mut is_logged = false;
     loop {
         // On separate connections, and each migration in one transaction: a stop may drop it half-way.
-        let Some(prepared) = stop.unless_ordered(postgres.prepare()).await else { return Ok(false) };
+        let Some(prepared) = stop.unless_stopped(postgres.prepare()).await else { return Ok(false) };
         match prepared {
             Ok(()) => return Ok(true),
             Err(PostgresError::Transient(why)) => {
@@ -176,7 +178,7 @@ async fn wait_for_postgres(
             }
             Err(error) => return Err(error.into()),
         }
-        if stop.unless_ordered(tokio::time::sleep(config::BACKOFF_MAX)).await.is_none() {
+        if stop.unless_stopped(tokio::time::sleep(config::BACKOFF_MAX)).await.is_none() {
             return Ok(false);
         }
     }

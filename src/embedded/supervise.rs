@@ -49,7 +49,7 @@ impl Supervisor {
         let (stopped, by) = (stop.clone(), deadline.clone());
         // A restarted supervisor has no server: the drop of `Running` has asked it to stop, and a new one is started.
         let make = move || keep_running(store.clone(), running.take(), stopped.clone(), by.clone());
-        let task = tokio::spawn(tasks.keep(&name, Some(config::TASK_MAX_IDLE), &stop, make));
+        let task = tokio::spawn(tasks.supervise(&name, Some(config::TASK_MAX_IDLE), &stop, make));
         Ok(Some(Self { stop, deadline, task }))
     }
 

@@ -18,7 +18,7 @@ pub fn livez(tasks: &Tasks, method: &Method) -> Answer {
     if ![Method::GET, Method::HEAD].contains(method) {
         return Err(Problem::method_not_allowed("GET, HEAD"));
     }
-    match tasks.trouble() {
+    match tasks.problem() {
         None => Ok(json(StatusCode::OK, &value!({"status": "ok"}))),
         Some(trouble) => Err(Problem::unavailable(trouble.to_string()).with("task", trouble.task)),
     }
@@ -64,7 +64,7 @@ pub async fn metrics(api: Arc<Api>, request: Request) -> Answer {
         metrics::FENCE_EPOCH.set_count(session.number());
     }
     metrics::BACKLOG_EVENTS.set_count(api.fence.backlog());
-    metrics::OUTBOX_ROWS.set(api.stores.outbox_rows().await.map_or(f64::NAN, metrics::as_number));
+    metrics::OUTBOX_ROWS.set(api.stores.outbox_rows().await.map_or(f64::NAN, metrics::count_as_f64));
     let mut response = Response::new(Bytes::from(metrics::render()));
     let headers = response.headers_mut();
     headers

@@ -1,6 +1,6 @@
-//! Keeps a storm from filling the log: of lines that come from one place in the sources only the first few are shown,
-//! the rest is counted, and one line says how many there were and what the last one said. Lines below `info` are for
-//! those who ask for all of them.
+//! Limits repeated log lines: of the lines that one source location logs, the first few of each window are shown. The
+//! rest is counted, and one summary line gives their number and the text of the last one. Lines below `info` are not
+//! limited.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,38 +15,38 @@ use tracing_subscriber::layer::Context;
 
 use crate::config;
 
-/// What was said lately, by its place in the sources.
+/// The recent lines of each source location.
 #[derive(Default)]
 pub struct Repeats {
-    places: Mutex<HashMap<Identifier, Place>>,
+    locations: Mutex<HashMap<Identifier, Location>>,
 }
 
-/// As a layer of tracing's, over that which writes the lines.
+/// The same as a layer of `tracing`, above the layer that writes the lines.
 pub struct Shared(pub Arc<Repeats>);
 
-struct Place {
+struct Location {
     metadata: &'static Metadata<'static>,
     window: Window,
-    left_out: Option<LeftOut>,
+    suppressed: Option<Suppressed>,
 }
 
-/// Lines that were not shown since that was last told.
-struct LeftOut {
+/// Lines that were not shown since the last summary.
+struct Suppressed {
     since: Instant,
     count: u64,
     last: String,
 }
 
-/// How many lines came in the last seconds.
+/// Counts the lines of one time window.
 struct Window {
     began: Instant,
     lines: u64,
-    /// The window before had too many: none is shown until one passes that has not.
-    in_storm: bool,
+    /// The window before had too many lines: no line is shown until a window has few enough.
+    follows_full: bool,
 }
 
-/// Several lines in one.
-struct Sum {
+/// The line that replaces suppressed lines.
+struct Summary {
     level: Level,
     target: &'static str,
     lines: u64,
@@ -55,67 +55,67 @@ struct Sum {
 }
 
 impl Repeats {
-    /// Says what was left out at least a window ago; called once in a while.
-    pub fn sum_up(&self) {
-        self.take_sums(Instant::now(), config::LOG_REPEATS_WINDOW).iter().for_each(Sum::say);
+    /// Logs the summaries that are due: of lines suppressed since at least one window. To be called about once a second.
+    pub fn summarise(&self) {
+        self.take_summaries(Instant::now(), config::LOG_REPEATS_WINDOW).iter().for_each(Summary::log);
     }
 
-    /// Says all that was left out.
-    pub fn sum_up_at_end(&self) {
-        self.take_sums(Instant::now(), Duration::ZERO).iter().for_each(Sum::say);
+    /// Logs all summaries.
+    pub fn summarise_all(&self) {
+        self.take_summaries(Instant::now(), Duration::ZERO).iter().for_each(Summary::log);
     }
 
-    /// Whether this line is shown.
-    fn note(&self, event: &Event<'_>, now: Instant) -> bool {
+    /// Counts this line; `false` where it is suppressed.
+    fn count(&self, event: &Event<'_>, now: Instant) -> bool {
         let metadata = event.metadata();
         if *metadata.level() > Level::INFO || metadata.target() == module_path!() {
             return true;
         }
-        let mut places = self.places();
-        let place = places.entry(metadata.callsite()).or_insert_with(|| Place::new(metadata, now));
-        let is_shown = place.window.admits(now);
+        let mut locations = self.locations();
+        let location = locations.entry(metadata.callsite()).or_insert_with(|| Location::new(metadata, now));
+        let is_shown = location.window.admits(now);
         if !is_shown {
-            let left_out = place.left_out.get_or_insert_with(|| LeftOut::none(now));
-            left_out.count += 1;
-            left_out.last = message(event);
+            let suppressed = location.suppressed.get_or_insert_with(|| Suppressed::none(now));
+            suppressed.count += 1;
+            suppressed.last = message(event);
         }
         is_shown
     }
 
-    fn take_sums(&self, now: Instant, age: Duration) -> Vec<Sum> {
-        let mut sums = Vec::new();
-        for place in self.places().values_mut() {
-            if let Some(left_out) = place.left_out.take_if(|left_out| now - left_out.since >= age) {
-                sums.push(Sum {
-                    level: *place.metadata.level(),
-                    target: place.metadata.target(),
-                    lines: left_out.count,
-                    seconds: (now - left_out.since).as_secs().max(1),
-                    last: left_out.last,
+    fn take_summaries(&self, now: Instant, min_age: Duration) -> Vec<Summary> {
+        let mut summaries = Vec::new();
+        for location in self.locations().values_mut() {
+            if let Some(suppressed) = location.suppressed.take_if(|lines| now - lines.since >= min_age) {
+                summaries.push(Summary {
+                    level: *location.metadata.level(),
+                    target: location.metadata.target(),
+                    lines: suppressed.count,
+                    seconds: (now - suppressed.since).as_secs().max(1),
+                    last: suppressed.last,
                 });
             }
         }
-        sums
+        summaries
     }
 
-    fn places(&self) -> MutexGuard<'_, HashMap<Identifier, Place>> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    fn locations(&self) -> MutexGuard<'_, HashMap<Identifier, Location>> {
+        self.locations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<S: Subscriber> Layer<S> for Shared {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
-        self.0.note(event, Instant::now())
+        self.0.count(event, Instant::now())
     }
 }
 
-impl Place {
+impl Location {
     fn new(metadata: &'static Metadata<'static>, now: Instant) -> Self {
-        Self { metadata, window: Window::new(now), left_out: None }
+        Self { metadata, window: Window::new(now), suppressed: None }
     }
 }
 
-impl LeftOut {
+impl Suppressed {
     fn none(now: Instant) -> Self {
         Self { since: now, count: 0, last: String::new() }
     }
@@ -123,24 +123,24 @@ impl LeftOut {
 
 impl Window {
     fn new(now: Instant) -> Self {
-        Self { began: now, lines: 0, in_storm: false }
+        Self { began: now, lines: 0, follows_full: false }
     }
 
-    /// Counts a line; whether it is one of the few that are shown.
+    /// Counts a line; `true` where it is shown.
     fn admits(&mut self, now: Instant) -> bool {
         let age = now - self.began;
         if age >= config::LOG_REPEATS_WINDOW {
-            let went_on = age < 2 * config::LOG_REPEATS_WINDOW;
-            *self =
-                Self { in_storm: went_on && self.lines > config::LOG_REPEATS_MAX_LINES, ..Self::new(now) };
+            let is_next = age < 2 * config::LOG_REPEATS_WINDOW;
+            let was_full = self.lines > config::LOG_REPEATS_MAX_LINES;
+            *self = Self { follows_full: is_next && was_full, ..Self::new(now) };
         }
         self.lines += 1;
-        !self.in_storm && self.lines <= config::LOG_REPEATS_MAX_LINES
+        !self.follows_full && self.lines <= config::LOG_REPEATS_MAX_LINES
     }
 }
 
-impl Sum {
-    fn say(&self) {
+impl Summary {
+    fn log(&self) {
         let Self { level, target, lines, .. } = self;
         match *level {
             Level::ERROR => tracing::error!(repeats = lines, of = target, "{self}"),
@@ -150,14 +150,14 @@ impl Sum {
     }
 }
 
-impl fmt::Display for Sum {
+impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { lines, seconds, last, .. } = self;
         write!(f, "{lines} more lines like this one in {seconds} s: {last}")
     }
 }
 
-/// What the line says, without its fields.
+/// The text of the line without its fields.
 fn message(event: &Event<'_>) -> String {
     let mut message = Message(String::new());
     event.record(&mut message);
@@ -183,13 +183,13 @@ mod tests {
     const SHOWN: u64 = config::LOG_REPEATS_MAX_LINES;
     const WINDOW: Duration = config::LOG_REPEATS_WINDOW;
 
-    /// How many of so many lines at once are shown.
+    /// How many of these lines are shown when they come at the same time.
     fn admitted(window: &mut Window, lines: u64, now: Instant) -> u64 {
         (0..lines).map(|_| u64::from(window.admits(now))).sum()
     }
 
     #[test]
-    fn a_few_lines_are_all_shown_for_as_long_as_they_come() {
+    fn few_lines_in_each_window_are_all_shown() {
         let start = Instant::now();
         let mut window = Window::new(start);
         for round in 0..5 {
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_storm_shows_its_first_lines_and_is_over_after_a_quiet_window() {
+    fn of_many_lines_the_first_are_shown_and_again_after_a_quiet_window() {
         let start = Instant::now();
         let mut window = Window::new(start);
         assert_eq!(admitted(&mut window, 1_000, start), SHOWN);

@@ -40,12 +40,12 @@ impl OrderWaiters {
         // The queue outlives the task that reads it: the next task answers what waits.
         let queue = Arc::new(tokio::sync::Mutex::new(queue));
         let parts = (queue, postgres.clone(), stop.clone());
-        tokio::spawn(tasks.keep("lookups of orders", None, stop, move || {
+        tokio::spawn(tasks.supervise("lookups of orders", None, stop, move || {
             let (queue, postgres, stop) = parts.clone();
             async move { stop.run_until_cancelled(answer_lookups(&queue, &postgres)).await }
         }));
         let parts = (recorded.waiting.clone(), postgres.clone(), stop.clone());
-        tokio::spawn(tasks.keep("poll for waiting orders", None, stop, move || {
+        tokio::spawn(tasks.supervise("poll for waiting orders", None, stop, move || {
             let (waiting, postgres, stop) = parts.clone();
             async move { stop.run_until_cancelled(poll(&waiting, &postgres)).await }
         }));

@@ -1,5 +1,5 @@
-//! Lines for stderr, written by a thread of their own: a reader that has gone, is slow or stands still, and a disk
-//! that is full, cost lines of the log and nothing else. Lines that were lost are counted and told of.
+//! Lines for stderr, written by a separate thread: a reader that is slow, blocked or gone, or a full disk, costs log
+//! lines and nothing else. Lines that could not be written are counted, and the log says how many.
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
@@ -12,42 +12,42 @@ use crate::config;
 
 static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
 
-/// Starts the thread, which also calls `tick` about once a second while lines can be written.
+/// Starts the thread. It also calls `periodic` about once a second, unless a write blocks.
 ///
 /// # Errors
-/// When the system has no thread to give.
-pub fn start(tick: impl Fn() + Send + 'static) -> io::Result<()> {
+/// When the thread cannot be started.
+pub fn start(periodic: impl Fn() + Send + 'static) -> io::Result<()> {
     let queue = QUEUE.get_or_init(Arc::default).clone();
-    std::thread::Builder::new().name("log".into()).spawn(move || queue.write_for_ever(&tick)).map(drop)
+    std::thread::Builder::new().name("log".into()).spawn(move || queue.write_lines(&periodic)).map(drop)
 }
 
-/// Says one line, whatever the log filter.
+/// Writes one line; no log filter applies.
 pub fn line(text: &str) {
     let mut bytes = text.as_bytes().to_vec();
     bytes.push(b'\n');
-    say(bytes);
+    enqueue(bytes);
 }
 
-/// Waits until what was said is written, for a moment.
+/// Waits until the queue is written, at most for `LOG_FLUSH_TIMEOUT`.
 pub fn flush() {
     if let Some(queue) = QUEUE.get() {
         queue.flush(config::LOG_FLUSH_TIMEOUT);
     }
 }
 
-/// Whether lines may hold colours.
+/// Whether lines may have colours.
 #[must_use]
 pub fn takes_colours() -> bool {
     io::stderr().is_terminal() && !super::are_colours_unwanted()
 }
 
-/// A writer for tracing: what is written at once is one line.
+/// A writer for `tracing`, which writes one line with each call.
 #[derive(Clone, Copy)]
 pub struct Lines;
 
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        say(line.to_vec());
+        enqueue(line.to_vec());
         Ok(line.len())
     }
 
@@ -64,10 +64,10 @@ impl MakeWriter<'_> for Lines {
     }
 }
 
-fn say(line: Vec<u8>) {
+fn enqueue(line: Vec<u8>) {
     match QUEUE.get() {
         Some(queue) => queue.push(line),
-        // Before the start there is no sale to hold up; a line that cannot be written is lost.
+        // Before `start` the line is written at once; if that fails, it is lost.
         None => drop(super::write_whole(&mut io::stderr().lock(), &line)),
     }
 }
@@ -75,18 +75,18 @@ fn say(line: Vec<u8>) {
 #[derive(Default)]
 struct Queue {
     state: Mutex<State>,
-    /// There is a line to write.
-    waits: Condvar,
-    /// All lines are written.
+    /// Notified when there is a line to write.
+    has_line: Condvar,
+    /// Notified when all lines are written.
     is_empty: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    /// The first one is being written.
+    /// The first line stays until it is written.
     lines: VecDeque<Arc<[u8]>>,
     bytes: usize,
-    /// Lines that were not written since that was last told.
+    /// Lines that were not written since the log last said so.
     lost: u64,
 }
 
@@ -99,30 +99,30 @@ impl Queue {
         }
         state.bytes += line.len();
         state.lines.push_back(line.into());
-        self.waits.notify_one();
+        self.has_line.notify_one();
     }
 
-    fn write_for_ever(&self, tick: &impl Fn()) {
+    fn write_lines(&self, periodic: &impl Fn()) {
         let mut is_cut = false;
-        let mut ticked = Instant::now();
+        let mut last_call = Instant::now();
         loop {
             if let Some(line) = self.next() {
                 let outcome = write_line(&line, is_cut);
                 is_cut = outcome.is_err_and(|written| written > 0 || is_cut);
                 self.written(&line, outcome.is_ok());
             }
-            if ticked.elapsed() >= config::LOG_REPEATS_CHECK_INTERVAL {
-                ticked = Instant::now();
-                tick();
+            if last_call.elapsed() >= config::LOG_REPEATS_CHECK_INTERVAL {
+                last_call = Instant::now();
+                periodic();
             }
         }
     }
 
-    /// The line to write, after at most a tick.
+    /// The line to write; `None` after a second without one.
     fn next(&self) -> Option<Arc<[u8]>> {
         let state = self.state();
         let is_idle = |state: &mut State| state.lines.is_empty();
-        let waited = self.waits.wait_timeout_while(state, config::LOG_REPEATS_CHECK_INTERVAL, is_idle);
+        let waited = self.has_line.wait_timeout_while(state, config::LOG_REPEATS_CHECK_INTERVAL, is_idle);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         state.lines.front().cloned()
     }
@@ -145,9 +145,9 @@ impl Queue {
         }
     }
 
-    fn flush(&self, patience: Duration) {
+    fn flush(&self, timeout: Duration) {
         let is_busy = |state: &mut State| !state.lines.is_empty();
-        drop(self.is_empty.wait_timeout_while(self.state(), patience, is_busy));
+        drop(self.is_empty.wait_timeout_while(self.state(), timeout, is_busy));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -155,7 +155,7 @@ impl Queue {
     }
 }
 
-/// After a line that was cut the next one begins anew. The error is how much was written.
+/// Starts a new line after one that was only partly written. The error is the number of bytes that were written.
 fn write_line(line: &[u8], is_cut: bool) -> Result<(), usize> {
     let mut stderr = io::stderr().lock();
     if is_cut {

@@ -37,10 +37,10 @@ fn fails_at_first(
 async fn a_task_that_panics_or_returns_is_started_again_and_is_named_until_then() {
     let (tasks, stop) = new();
     let (started, make) = fails_at_first(4);
-    let task = tokio::spawn(tasks.keep("fence", None, &stop, make));
+    let task = tokio::spawn(tasks.supervise("fence", None, &stop, make));
     for (number, why) in [(1, "it returned"), (2, "it panicked (its try 1 fails)")] {
         let trouble = until("it is known to have ended", async || {
-            let trouble = tasks.trouble()?;
+            let trouble = tasks.problem()?;
             (started.load(Ordering::SeqCst) == number).then_some(trouble)
         })
         .await;
@@ -48,13 +48,13 @@ async fn a_task_that_panics_or_returns_is_started_again_and_is_named_until_then(
         assert!(trouble.to_string().contains(why), "{trouble}");
     }
     until("it runs", async || {
-        (started.load(Ordering::SeqCst) == 5 && tasks.trouble().is_none()).then_some(())
+        (started.load(Ordering::SeqCst) == 5 && tasks.problem().is_none()).then_some(())
     })
     .await;
-    assert_eq!(tasks.verdict(), Ok(()), "the program goes on");
+    assert_eq!(tasks.check(), Ok(()), "the program goes on");
     assert!(!tasks.failed().is_cancelled());
     task.abort();
-    until("it is known to be cancelled", async || tasks.verdict().err()).await;
+    until("it is known to be cancelled", async || tasks.check().err()).await;
     assert!(tasks.failed().is_cancelled(), "a task that is not restarted any more ends the program");
 }
 
@@ -62,10 +62,10 @@ async fn a_task_that_panics_or_returns_is_started_again_and_is_named_until_then(
 async fn a_required_task_that_ends_early_ends_the_program_with_its_name() {
     let verdict_of = async |end: futures_util::future::BoxFuture<'static, ()>| {
         let (tasks, stop) = new();
-        tokio::spawn(tasks.need("HTTP", &stop, end)).await.unwrap();
+        tokio::spawn(tasks.require("HTTP", &stop, end)).await.unwrap();
         assert!(tasks.failed().is_cancelled());
-        assert_eq!(tasks.trouble().unwrap().task, "HTTP");
-        tasks.verdict().unwrap_err().to_string()
+        assert_eq!(tasks.problem().unwrap().task, "HTTP");
+        tasks.check().unwrap_err().to_string()
     };
     let panics = Box::pin(async { panic!("provoked") });
     assert_eq!(verdict_of(panics).await, "the task `HTTP` has ended before its time: it panicked (provoked)");
@@ -79,17 +79,17 @@ async fn a_required_task_that_ends_early_ends_the_program_with_its_name() {
 async fn a_task_that_ends_after_a_stop_is_not_reported() {
     let (tasks, stop) = new();
     let stopped = stop.clone();
-    let kept = tokio::spawn(tasks.keep("worker", None, &stop, move || {
+    let kept = tokio::spawn(tasks.supervise("worker", None, &stop, move || {
         let stopped = stopped.clone();
         async move { stopped.cancelled().await }
     }));
     let (_, make) = fails_at_first(usize::MAX);
-    let failing = tokio::spawn(tasks.keep("failing", None, &stop, make));
-    until("one is about to be started again", async || tasks.trouble()).await;
+    let failing = tokio::spawn(tasks.supervise("failing", None, &stop, make));
+    until("one is about to be started again", async || tasks.problem()).await;
     stop.cancel();
     assert_eq!(kept.await.unwrap(), Some(()));
     assert_eq!(failing.await.unwrap(), None);
-    assert_eq!((tasks.trouble(), tasks.verdict()), (None, Ok(())));
+    assert_eq!((tasks.problem(), tasks.check()), (None, Ok(())));
     assert!(!tasks.failed().is_cancelled());
 }
 
@@ -98,7 +98,7 @@ async fn a_task_that_is_stuck_is_named_until_it_moves_again() {
     let (tasks, stop) = new();
     let (release, released) = mpsc::channel::<()>();
     let released = Arc::new(std::sync::Mutex::new(released));
-    drop(tokio::spawn(tasks.keep("fence", Some(Duration::from_millis(200)), &stop, move || {
+    drop(tokio::spawn(tasks.supervise("fence", Some(Duration::from_millis(200)), &stop, move || {
         let released = released.clone();
         async move {
             // Blocks as a write to a full pipe would.
@@ -108,12 +108,12 @@ async fn a_task_that_is_stuck_is_named_until_it_moves_again() {
             }
         }
     })));
-    let trouble = until("it is known to be stuck", async || tasks.trouble()).await;
+    let trouble = until("it is known to be stuck", async || tasks.problem()).await;
     assert_eq!(trouble.task, "fence");
     assert!(trouble.what.contains("is stuck"), "{trouble}");
     release.send(()).unwrap();
-    until("it moves again", async || tasks.trouble().is_none().then_some(())).await;
-    assert_eq!(tasks.verdict(), Ok(()));
+    until("it moves again", async || tasks.problem().is_none().then_some(())).await;
+    assert_eq!(tasks.check(), Ok(()));
 }
 
 #[tokio::test]
@@ -122,7 +122,7 @@ async fn livez_reports_the_tasks_and_names_the_one_that_has_ended() {
     let listener = server::listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let url = format!("http://{}/livez", listener.local_addr().unwrap());
     let serving = server::serve(listener, Arc::new(ApiSlot::new(tasks.clone())), 100, stop.clone());
-    drop(tokio::spawn(tasks.need("HTTP", &stop, serving)));
+    drop(tokio::spawn(tasks.require("HTTP", &stop, serving)));
     let client = client();
     let livez = async || {
         let answer = client.get(&url).send().await.unwrap();
@@ -131,7 +131,7 @@ async fn livez_reports_the_tasks_and_names_the_one_that_has_ended() {
     assert_eq!(livez().await, (200, serde_json::json!({"status": "ok"})));
     // Each try fails, with longer and longer pauses.
     let (_, make) = fails_at_first(usize::MAX);
-    drop(tokio::spawn(tasks.keep("fence", None, &stop, make)));
+    drop(tokio::spawn(tasks.supervise("fence", None, &stop, make)));
     let body = until("the task is named", async || {
         let (status, body) = livez().await;
         (status == 503).then_some(body)
