@@ -288,10 +288,10 @@ fn no_files_use_each_other_in_a_circle() {
     let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for source in sources.iter().filter(|source| !["main", "lib"].contains(&source.module())) {
         let own = source.module_path();
-        let used = source.paths().into_iter().filter_map(|path| file_of(&path, &files));
+        let named = source.paths().into_iter().filter_map(|path| file_of(&path, &files));
         // A file and the files below it are one module.
-        let used = used.filter(|used| !is_within(used, &own) && !is_within(&own, used)).collect();
-        uses.insert(own, used);
+        let others = named.filter(|used| !is_within(used, &own) && !is_within(&own, used)).collect();
+        uses.insert(own, others);
     }
     assert!(uses.values().map(BTreeSet::len).sum::<usize>() > 300, "too few uses were read");
     let circles = uses.keys().filter_map(|start| circle(start, &uses)).map(|circle| circle.join(" -> "));
