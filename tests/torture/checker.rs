@@ -1,6 +1,6 @@
-//! The verdict on a run, from its history and from what both stores hold at its end. It is written apart from
-//! the program: it knows the promises, not how they are kept. `evidence` puts the material in order,
-//! `orders` judges claims and the rows they became, `stores` what the two stores say.
+//! Decides on a run, from its history and from what both stores hold at its end. It shares no code with the program:
+//! it knows what the program promises, not how. `evidence` prepares the data, `orders` judges claims and their rows,
+//! `stores` judges the state of both stores.
 
 mod evidence;
 mod orders;
@@ -10,16 +10,16 @@ use std::fmt;
 
 use crate::history::{Class, History};
 use crate::stores::LastState;
-use crate::trace::Judgement;
+use crate::trace::TraceVerdict;
 use evidence::Evidence;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Every promise was put to the test and held.
+    /// Every promise was tested and held.
     Valid,
-    /// A promise was broken: how, in sentences.
+    /// Promises were broken: one sentence each.
     Invalid(Vec<String>),
-    /// The run proves nothing: why.
+    /// The run proves nothing: the reasons.
     Inconclusive(Vec<String>),
 }
 
@@ -49,16 +49,16 @@ impl Verdict {
         }
     }
 
-    /// With what the trace of the same run says.
-    pub fn and(self, trace: &Judgement) -> Self {
-        let says = trace.to_string();
+    /// The verdict on the whole run, with that on its trace.
+    pub fn and(self, trace: &TraceVerdict) -> Self {
+        let reason = trace.to_string();
         match (self, trace) {
-            (Self::Invalid(mut why), Judgement::Refused(_)) => {
-                why.push(says);
+            (Self::Invalid(mut why), TraceVerdict::Refused(_)) => {
+                why.push(reason);
                 Self::Invalid(why)
             }
-            (_, Judgement::Refused(_)) => Self::Invalid(vec![says]),
-            (Self::Valid, Judgement::Unreadable(_)) => Self::Inconclusive(vec![says]),
+            (_, TraceVerdict::Refused(_)) => Self::Invalid(vec![reason]),
+            (Self::Valid, TraceVerdict::Unreadable(_)) => Self::Inconclusive(vec![reason]),
             (verdict, _) => verdict,
         }
     }
@@ -66,7 +66,7 @@ impl Verdict {
 
 const SENTENCES_SHOWN: usize = 40;
 
-/// A broken promise outweighs everything that the run left open.
+/// A broken promise counts more than a question that the run left open.
 pub fn check(history: &History, last: &Result<LastState, String>) -> Verdict {
     let mut broken = stores::samples(history);
     broken.extend(orders::statuses(history));
@@ -77,7 +77,7 @@ pub fn check(history: &History, last: &Result<LastState, String>) -> Verdict {
         broken.extend(orders::refusals(&evidence));
         broken.extend(stores::agreement(&evidence));
         broken.extend(stores::rejections(&evidence));
-        broken.extend(stores::letters(&evidence));
+        broken.extend(stores::dead_letters(&evidence));
     }
     if !broken.is_empty() {
         return Verdict::Invalid(broken);
@@ -88,7 +88,7 @@ pub fn check(history: &History, last: &Result<LastState, String>) -> Verdict {
     }
 }
 
-/// Whether nothing moves any more; a state that is not at rest may still come to agree.
+/// Whether both stores agree and no work is left; before that, they may still come to agree.
 pub fn is_at_rest(history: &History, last: &LastState) -> bool {
     stores::agreement(&Evidence::new(history, last)).is_empty()
 }
@@ -112,7 +112,7 @@ fn open_questions(history: &History, last: &Result<LastState, String>) -> Vec<St
     let undecided = evidence::undecided(history);
     if undecided > history.clients {
         open.push(format!(
-            "{undecided} claims were left unanswered, but only {} could be under way",
+            "{undecided} claims were left unanswered, but only {} could be open",
             history.clients
         ));
     }

@@ -1,4 +1,4 @@
-//! The kinds of fault, what each may cost, and the seeded schedule. How one is done is `strike`'s affair.
+//! The kinds of fault, what each may lose, and the schedule of a seed. `inject` says how a fault is caused.
 
 use std::time::Duration;
 
@@ -18,15 +18,15 @@ macro_rules! kinds {
         impl Kind {
             pub const ALL: &[Self] = &[$(Self::$kind),+];
 
-            /// For the environment.
+            /// Its name in `SECKILL_TORTURE_FAULTS`.
             pub const fn word(self) -> &'static str {
                 match self {
                     $(Self::$kind => stringify!($kind)),+
                 }
             }
 
-            /// For people.
-            pub const fn name(self) -> &'static str {
+            /// Its description in the history and the report.
+            pub const fn description(self) -> &'static str {
                 match self {
                     $(Self::$kind => $name),+
                 }
@@ -54,7 +54,7 @@ kinds! {
     CutRelease "connection to Redis cut at a release",
     KillClients "CLIENT KILL of all Redis connections",
     TerminateBackends "pg_terminate_backend of all sessions",
-    LockCoupon "a coupon's row locked by somebody for seconds",
+    LockCoupon "a coupon's row locked by another session for seconds",
     FlushScripts "SCRIPT FLUSH",
     DieAfterScript "kill -9 after the claim script",
     DieBeforeInsert "kill -9 before the insert",
@@ -67,16 +67,16 @@ kinds! {
     DeleteCoupon "DEL of a coupon hash",
     DeleteStream "DEL of the stream",
     DestroyGroup "XGROUP DESTROY with events unread",
-    TrimStream "XTRIM of the stream to nothing, then reconcile",
-    TrimPending "XTRIM of the stream to nothing, a worker killed in its work",
+    TrimStream "XTRIM of all entries, then a comparison",
+    TrimPending "XTRIM of all entries while a worker records, then its kill",
     FlushRedis "FLUSHALL",
     LateInsert "FLUSHALL while a worker is held before its transaction",
     LateCommit "FLUSHALL while a worker waits for a row in its transaction",
-    Hoard "more events held by a stranger than a reclaim looks at",
+    Hoard "a foreign consumer holds more entries than a reclaim examines",
 }
 
 impl Kind {
-    /// What it takes out of Redis for good.
+    /// What the fault may remove from Redis without a trace in Postgres.
     pub const fn loses(self) -> Loses {
         match self {
             Self::FlushRedis | Self::LateInsert | Self::LateCommit => Loses::Claims,
@@ -85,7 +85,7 @@ impl Kind {
         }
     }
 
-    /// Two of these at once could lose what either alone cannot.
+    /// Whether the fault deletes data. Two such faults at once could lose more than each of them alone.
     pub const fn deletes(self) -> bool {
         matches!(
             self,
@@ -104,12 +104,12 @@ impl Kind {
     }
 }
 
-/// What may be lost in a run.
+/// What a run may lose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Nothing: whatever Redis has lost it had told somebody else.
+    /// Nothing: what Redis loses is also in Postgres or in another key.
     Safe,
-    /// Accepted claims that were not recorded yet, by flushes.
+    /// Accepted claims that are not recorded yet, lost with a flush.
     Flush,
 }
 
@@ -121,12 +121,12 @@ impl Mode {
         }
     }
 
-    /// Every kind once, in the order of the seed; where flushes are allowed, one comes before every other.
-    fn deck(self, rng: &mut StdRng) -> Vec<Kind> {
-        // A hoard lasts to the end and would make every later fault slower than it is.
-        let is_drawn = |kind: &&Kind| **kind != Kind::Hoard;
+    /// Every kind once, in random order; in mode `Flush` a flush precedes every other fault.
+    fn shuffled_kinds(self, rng: &mut StdRng) -> Vec<Kind> {
+        // A hoard lasts to the end of the run and would slow down every later fault.
+        let is_scheduled = |kind: &&Kind| **kind != Kind::Hoard;
         let (mut flushes, mut others): (Vec<Kind>, Vec<Kind>) =
-            Kind::ALL.iter().filter(is_drawn).partition(|kind| kind.loses() == Loses::Claims);
+            Kind::ALL.iter().filter(is_scheduled).partition(|kind| kind.loses() == Loses::Claims);
         flushes.shuffle(rng);
         others.shuffle(rng);
         match self {
@@ -138,21 +138,22 @@ impl Mode {
     }
 }
 
-/// Faults without end, the same for the same seed: every kind comes once before any comes twice.
+/// Endless faults with the pause before each, the same for the same seed: every kind comes once before any kind
+/// comes twice.
 pub fn schedule(seed: u64, mode: Mode) -> impl Iterator<Item = (Duration, Kind)> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut deck = Vec::new();
+    let mut kinds = Vec::new();
     std::iter::from_fn(move || {
-        if deck.is_empty() {
-            deck = mode.deck(&mut rng);
+        if kinds.is_empty() {
+            kinds = mode.shuffled_kinds(&mut rng);
         }
         let gap = Duration::from_millis(rng.random_range(300..3_000));
-        deck.pop().map(|kind| (gap, kind))
+        kinds.pop().map(|kind| (gap, kind))
     })
 }
 
 #[test]
-fn a_seed_names_its_schedule_and_every_kind_comes() {
+fn a_seed_determines_its_schedule_and_every_kind_occurs() {
     let first = |seed, mode, length| schedule(seed, mode).take(length).collect::<Vec<_>>();
     assert_eq!(first(1, Mode::Safe, 100), first(1, Mode::Safe, 100));
     assert_ne!(first(1, Mode::Safe, 100), first(2, Mode::Safe, 100));

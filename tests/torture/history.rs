@@ -1,5 +1,5 @@
-//! What a run did and what it was told, as plain data: one line of JSON each, in memory and in a file. Nothing
-//! here knows the program; times are microseconds since 1970 on one clock that never goes back.
+//! What a run did and which answers it got, as plain data: one line of JSON each, in memory and in a file. It knows
+//! nothing of the program. Times are microseconds since 1970 on a monotonic clock.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,25 +10,25 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-/// From the moment before something was sent to the moment after its answer.
+/// From the moment before a request was sent to the moment after its answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Span {
     pub began_us: u64,
     pub ended_us: u64,
 }
 
-/// What an answer means for whoever asked.
+/// What an answer means for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Class {
-    /// Done: an accepted claim, an edit in force, a row that was written.
+    /// Done: an accepted claim, an edit in force, a cancelled order.
     Ok,
-    /// The user has it already.
+    /// The user has a unit already.
     Dup,
     SoldOut,
-    /// Any other definite no.
+    /// Any other refusal.
     Refused,
-    /// A time-out, a reset, a 5xx: it may have been done, now or later.
+    /// A timeout, a reset or a 5xx: the request may have been executed, or may be later.
     Unknown,
 }
 
@@ -51,34 +51,34 @@ pub struct Claim {
     pub coupon: String,
     pub user: String,
     pub class: Class,
-    /// Status and problem code, or what broke.
-    pub told: String,
+    /// Status and problem code, or what failed.
+    pub answer: String,
     pub order: Option<String>,
     pub status: Option<String>,
-    /// The client sends it again if it was not answered.
-    pub insists: bool,
+    /// Whether the client repeats it if the outcome is unknown.
+    pub retries: bool,
 }
 
-/// An order's status as its owner was told when he asked for it.
+/// The answer to a user who requested the status of an order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
+pub struct StatusAnswer {
     pub span: Span,
     pub order: String,
-    pub told: String,
+    pub status: String,
 }
 
-/// A new total, as the admin asked for it.
+/// A new total that the admin requested.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Edit {
     pub span: Span,
     pub coupon: String,
     pub total: i64,
-    /// Less than the total before it.
+    /// Whether it is below the total before it.
     pub lowers: bool,
     pub class: Class,
 }
 
-/// An order that was ended by hand.
+/// An order that the test cancelled in Postgres.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cancel {
     pub span: Span,
@@ -86,14 +86,14 @@ pub struct Cancel {
     pub class: Class,
 }
 
-/// A hand-made event that can never be recorded.
+/// An event that the test added to the stream and that can never be recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Poison {
     pub span: Span,
     pub kind: String,
-    /// Unknown where Redis gave no answer.
+    /// `None` if Redis gave no answer.
     pub entry: Option<String>,
-    /// Where it has a readable one.
+    /// `None` if the event has no readable order id.
     pub order: Option<String>,
 }
 
@@ -107,19 +107,19 @@ pub struct Fault {
     pub note: String,
 }
 
-/// What a fault takes out of Redis for good.
+/// What a fault may remove from Redis without a trace in Postgres.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Loses {
     #[default]
     Nothing,
-    /// Events, of which the claims hash still names the real ones.
+    /// Events; the claims hash still has the claims of the real ones.
     Events,
-    /// Accepted claims that were not recorded yet.
+    /// Accepted claims that are not recorded yet.
     Claims,
 }
 
-/// A store as it stood at some moment between the span's ends; `None` where it gave no answer or was not asked.
+/// The state of a store at some moment of the span; `None` if it gave no answer or was not read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {
     pub span: Span,
@@ -139,17 +139,17 @@ pub struct PostgresCoupon {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RedisState {
-    /// Empty where it is absent.
+    /// Empty if it is absent.
     pub marker: String,
-    /// Delivered, not acknowledged; -1 without the stream or its group.
+    /// Delivered and not acknowledged; -1 without the stream or its group.
     pub pending: i64,
-    /// Entries nobody has read, counted to one.
+    /// 1 if the group has unread entries, else 0.
     pub unread: i64,
     pub coupons: Vec<RedisCoupon>,
 }
 
 impl RedisState {
-    /// Every event that was in the stream is recorded.
+    /// Whether every event in the stream is recorded.
     pub fn is_quiet(&self) -> bool {
         self.marker.starts_with("ready:") && self.pending == 0 && self.unread == 0
     }
@@ -167,7 +167,7 @@ pub struct RedisCoupon {
 #[serde(tag = "line", rename_all = "snake_case")]
 pub enum Line {
     Claim(Claim),
-    Status(Status),
+    Status(StatusAnswer),
     Edit(Edit),
     Cancel(Cancel),
     Poison(Poison),
@@ -175,15 +175,15 @@ pub enum Line {
     Sample(Sample),
 }
 
-/// All lines by what they are, in the order in which they ended.
+/// All lines by kind, each kind in the order in which the requests ended.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    /// Requests that could be under way at once.
+    /// Number of clients: at most this many claims are open at the same time.
     pub clients: usize,
     /// Total of each coupon at the start.
     pub coupons: BTreeMap<String, i64>,
     pub claims: Vec<Claim>,
-    pub statuses: Vec<Status>,
+    pub statuses: Vec<StatusAnswer>,
     pub edits: Vec<Edit>,
     pub cancels: Vec<Cancel>,
     pub poisons: Vec<Poison>,
@@ -205,7 +205,7 @@ impl History {
     }
 }
 
-/// Takes lines from everybody who does or sees something.
+/// Collects the lines of all tasks of a run.
 pub struct Recorder {
     started: Instant,
     started_us: u64,
@@ -239,7 +239,7 @@ impl Recorder {
         kept.0.add(line);
     }
 
-    /// Everything so far, with the file whole on disk.
+    /// Everything so far; the file is complete on disk.
     pub fn history(&self) -> History {
         let mut kept = self.kept.lock().unwrap();
         kept.1.flush().unwrap();

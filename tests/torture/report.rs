@@ -1,14 +1,14 @@
-//! What a run tells people: its seed, faults by kind, claims by outcome, the verdict, and how to run it again.
+//! Prints the result of a run: faults by kind, claims by outcome, the verdict, and how to repeat the run.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::checker::Verdict;
 use crate::history::{Class, History};
-use crate::run::Script;
-use crate::trace::Judgement;
+use crate::run::RunPlan;
+use crate::trace::TraceVerdict;
 
-pub fn print(script: &Script, history: &History, checked: &Verdict, trace: &Judgement, folder: &Path) {
+pub fn print(plan: &RunPlan, history: &History, checked: &Verdict, trace: &TraceVerdict, folder: &Path) {
     let mut faults: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for fault in &history.faults {
         let (fired, planned) = faults.entry(&fault.kind).or_default();
@@ -21,33 +21,34 @@ pub fn print(script: &Script, history: &History, checked: &Verdict, trace: &Judg
     }
     let mut claims: BTreeMap<Class, BTreeMap<&str, usize>> = BTreeMap::new();
     for claim in &history.claims {
-        *claims.entry(claim.class).or_default().entry(&claim.told).or_default() += 1;
+        *claims.entry(claim.class).or_default().entry(&claim.answer).or_default() += 1;
     }
     println!("claims by outcome:");
-    for (class, told) in &claims {
-        let detail: Vec<String> = told.iter().map(|(told, count)| format!("{told}: {count}")).collect();
-        println!("  {:>6}  {:<8}  {}", told.values().sum::<usize>(), class.word(), detail.join(", "));
+    for (class, answers) in &claims {
+        let detail: Vec<String> =
+            answers.iter().map(|(answer, count)| format!("{answer}: {count}")).collect();
+        println!("  {:>6}  {:<8}  {}", answers.values().sum::<usize>(), class.word(), detail.join(", "));
     }
     println!(
-        "beside them: {} looks at an order, {} edits, {} orders ended by hand, {} events made by hand, {} samples",
+        "and {} requests for a status, {} edits, {} cancelled orders, {} added events, {} samples",
         history.statuses.len(),
         history.edits.len(),
         history.cancels.iter().filter(|cancel| cancel.class == Class::Ok).count(),
         history.poisons.len(),
         history.samples.len(),
     );
-    let (seed, mode) = (script.seed, script.mode.name());
+    let (seed, mode) = (plan.seed, plan.mode.name());
     println!("history and trace: {}", folder.display());
     println!("checker, seed {seed} ({mode}): {checked}");
     println!("trace, seed {seed} ({mode}): {trace}");
     let verdict = checked.clone().and(trace);
     println!("verdict of seed {seed} ({mode}): {}", verdict.word());
     if verdict != Verdict::Valid {
-        let faults: Vec<&str> = script.faults.iter().map(|kind| kind.word()).collect();
-        let directed = match faults.as_slice() {
+        let faults: Vec<&str> = plan.faults.iter().map(|kind| kind.word()).collect();
+        let chosen = match faults.as_slice() {
             [] => String::new(),
             faults => format!("SECKILL_TORTURE_FAULTS='{}' ", faults.join(" ")),
         };
-        println!("logs are beside the history; again: {directed}make torture SEED={seed}");
+        println!("the logs are in the same folder; to repeat the run: {chosen}make torture SEED={seed}");
     }
 }

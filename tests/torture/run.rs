@@ -1,5 +1,5 @@
-//! One run: the stage is set, the market opens, the director strikes by the plan, the market closes, everything
-//! comes to rest, and the checker decides.
+//! One run: the cluster starts, the workload begins, faults are injected by the plan, the workload ends, the stores
+//! come to rest, and the checker decides.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,37 +13,38 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::task::JoinSet;
 
+use crate::admin_actions;
 use crate::checker::{self, Verdict};
-use crate::faults::{Kind, Mode, schedule};
-use crate::hands::{self, Store};
+use crate::cluster::{Cluster, wait};
+use crate::faults::{self, Kind, Mode};
 use crate::history::{Class, History, Recorder};
-use crate::load::{KEEPER, Market, WARES};
+use crate::inject::FaultInjector;
 use crate::report;
-use crate::stage::{Stage, wait};
+use crate::sampler::{self, Store};
 use crate::stores::{LastState, Stores};
-use crate::strike::Director;
 use crate::trace;
+use crate::workload::{HOLDER, TEST_COUPONS, Workload};
 
-/// Buyers at once.
+/// Concurrent buyers.
 const CLIENTS: usize = 24;
-/// How long everything is given to come to rest after the last request.
-const REST_PATIENCE: Duration = Duration::from_mins(2);
-/// Stores that both answer and have not moved for this long will not do so any more.
-const STILL: Duration = Duration::from_secs(15);
+/// Longest wait for the stores to come to rest after the last request.
+const REST_TIMEOUT: Duration = Duration::from_mins(2);
+/// Stores that answer and have not changed for this long do not change any more.
+const UNCHANGED_FOR: Duration = Duration::from_secs(15);
 const REST_POLL: Duration = Duration::from_millis(250);
 
-/// What decides a run.
-pub struct Script {
+/// What a run does. The same plan gives the same faults in the same order.
+pub struct RunPlan {
     pub seed: u64,
     pub mode: Mode,
     pub length: Duration,
-    /// Faults in this order, again from the first when all are done; those of the seed where it is empty.
+    /// Faults in this order, repeated until the end; if empty, the faults of the seed.
     pub faults: Vec<Kind>,
 }
 
-impl Script {
-    fn plan(&self) -> Box<dyn Iterator<Item = (Duration, Kind)> + '_> {
-        let scheduled = schedule(self.seed, self.mode);
+impl RunPlan {
+    fn schedule(&self) -> Box<dyn Iterator<Item = (Duration, Kind)> + '_> {
+        let scheduled = faults::schedule(self.seed, self.mode);
         if self.faults.is_empty() {
             return Box::new(scheduled);
         }
@@ -51,57 +52,61 @@ impl Script {
         Box::new(gaps.zip(self.faults.iter().copied().cycle()))
     }
 
-    /// Short, so that a run sees many reclaims; but whoever hoards has to be faster than that on any machine.
+    /// Short, so that a run has many reclaims. The hoarder must renew its entries within it even on a slow machine.
     fn reclaim_after(&self) -> Duration {
         Duration::from_secs(if self.faults.contains(&Kind::Hoard) { 4 } else { 1 })
     }
 }
 
-/// Runs the script and prints what came of it.
-pub async fn run(script: &Script) -> Verdict {
-    let folder = folder(script);
-    println!("torture: seed {} ({}), {} s", script.seed, script.mode.name(), script.length.as_secs());
-    let stage =
-        Stage::set(WARES.iter().map(|ware| ware.id.to_owned()).collect(), script.reclaim_after()).await;
-    let stores = stage.stores.clone();
-    let market = Arc::new(open_market(&stage, &folder).await);
-    let rng = StdRng::seed_from_u64(script.seed);
-    let mut director = Director { stage, market: Arc::clone(&market), rng, hoard: None, broken_releases: 0 };
+/// Runs the plan and prints the result.
+pub async fn run(plan: &RunPlan) -> Verdict {
+    let folder = folder(plan);
+    println!("torture: seed {} ({}), {} s", plan.seed, plan.mode.name(), plan.length.as_secs());
+    let cluster = Cluster::start(
+        TEST_COUPONS.iter().map(|coupon| coupon.id.to_owned()).collect(),
+        plan.reclaim_after(),
+    )
+    .await;
+    let stores = cluster.stores.clone();
+    let workload = Arc::new(create_coupons(&cluster, &folder).await);
+    let rng = StdRng::seed_from_u64(plan.seed);
+    let mut injector =
+        FaultInjector { cluster, workload: Arc::clone(&workload), rng, hoard: None, interrupted_releases: 0 };
 
-    let people = let_people_in(&market, &stores, script.seed);
-    let opened = Instant::now();
-    for (done, (gap, kind)) in script.plan().enumerate() {
-        // A plan of its own is done at least once, however slow the machine.
-        if opened.elapsed() >= script.length && done >= script.faults.len() {
+    let clients = start_clients(&workload, &stores, plan.seed);
+    let began = Instant::now();
+    for (done, (gap, kind)) in plan.schedule().enumerate() {
+        // Chosen faults are all injected at least once, even on a slow machine.
+        if began.elapsed() >= plan.length && done >= plan.faults.len() {
             break;
         }
         tokio::time::sleep(gap).await;
-        director.strike(kind).await;
+        injector.inject(kind).await;
     }
-    market.close();
-    people.join_all().await;
+    workload.end();
+    clients.join_all().await;
 
-    director.note_hoard();
-    let ended = director.stage.ended();
-    let (history, last) = come_to_rest(&market, &stores).await;
+    injector.record_hoard();
+    let ended = injector.cluster.ended();
+    let (history, last) = wait_until_at_rest(&workload, &stores).await;
     let checked = match checker::check(&history, &last) {
         Verdict::Valid if !ended.is_empty() => Verdict::Invalid(ended),
         verdict => verdict,
     };
-    let trace = trace::judge(&director.stage, &history, &folder).await;
+    let trace = trace::judge(&injector.cluster, &history, &folder).await;
     let verdict = checked.clone().and(&trace);
     if verdict != Verdict::Valid {
-        director.stage.save_logs(&folder);
+        injector.cluster.save_logs(&folder);
         if let Ok(last) = &last {
             fs::write(folder.join("last.txt"), format!("{last:#?}")).unwrap();
         }
     }
-    report::print(script, &history, &checked, &trace, &folder);
+    report::print(plan, &history, &checked, &trace, &folder);
     verdict
 }
 
-fn folder(script: &Script) -> PathBuf {
-    let name = format!("{}-{}", script.seed, script.mode.name());
+fn folder(plan: &RunPlan) -> PathBuf {
+    let name = format!("{}-{}", plan.seed, plan.mode.name());
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/torture").join(name);
     if folder.exists() {
         fs::remove_dir_all(&folder).unwrap();
@@ -110,54 +115,55 @@ fn folder(script: &Script) -> PathBuf {
     folder
 }
 
-/// Coupons, and of each a first unit for the one who keeps it, recorded.
-async fn open_market(stage: &Stage, folder: &Path) -> Market {
-    let totals: BTreeMap<String, i64> = WARES.iter().map(|ware| (ware.id.to_owned(), ware.total)).collect();
+/// Creates the coupons; of each, `HOLDER` claims one unit, which is recorded before the run begins.
+async fn create_coupons(cluster: &Cluster, folder: &Path) -> Workload {
+    let totals: BTreeMap<String, i64> =
+        TEST_COUPONS.iter().map(|coupon| (coupon.id.to_owned(), coupon.total)).collect();
     let recorder = Recorder::new(&folder.join("history.jsonl"), CLIENTS, totals);
-    let secret = fs::read_to_string(stage.program.data_dir().join("jwt-secret")).unwrap();
-    let (secret, token) = (secret.trim_end().to_owned(), stage.program.admin_token());
-    let market = Market::new(recorder, stage.urls.clone(), secret, token);
-    let url = &market.urls[0];
-    for ware in &WARES {
-        let body = json!({"id": ware.id, "total": ware.total});
-        assert_eq!(market.admin(url, Method::POST, "/v1/admin/coupons", body).await, Class::Ok);
-        let claim = market.claim(url, ware.id, KEEPER, None, true).await;
+    let secret = fs::read_to_string(cluster.program.data_dir().join("jwt-secret")).unwrap();
+    let (secret, token) = (secret.trim_end().to_owned(), cluster.program.admin_token());
+    let workload = Workload::new(recorder, cluster.urls.clone(), secret, token);
+    let url = &workload.urls[0];
+    for coupon in &TEST_COUPONS {
+        let body = json!({"id": coupon.id, "total": coupon.total});
+        assert_eq!(workload.admin(url, Method::POST, "/v1/admin/coupons", body).await, Class::Ok);
+        let claim = workload.claim(url, coupon.id, HOLDER, None, true).await;
         assert_eq!(claim.class, Class::Ok, "{claim:?}");
     }
     let first_orders = "select count(*) from orders where status = 'confirmed'";
-    let count = WARES.len().to_string();
-    let are_there = async || (stage.stores.psql(first_orders).await.as_deref() == Ok(&count)).then_some(());
+    let count = TEST_COUPONS.len().to_string();
+    let are_there = async || (cluster.stores.psql(first_orders).await.as_deref() == Ok(&count)).then_some(());
     wait(are_there).await.expect("the first orders are recorded");
-    market
+    workload
 }
 
-fn let_people_in(market: &Arc<Market>, stores: &Stores, seed: u64) -> JoinSet<()> {
-    let mut people = JoinSet::new();
+fn start_clients(workload: &Arc<Workload>, stores: &Stores, seed: u64) -> JoinSet<()> {
+    let mut clients = JoinSet::new();
     for number in 1..=CLIENTS as u64 {
-        let market = Arc::clone(market);
-        people.spawn(async move { market.client(seed.wrapping_add(number)).await });
+        let workload = Arc::clone(workload);
+        clients.spawn(async move { workload.client(seed.wrapping_add(number)).await });
     }
     for store in [Store::Redis, Store::Postgres] {
-        let (market, stores) = (Arc::clone(market), stores.clone());
-        people.spawn(async move { hands::sample(&market, &stores, store).await });
+        let (workload, stores) = (Arc::clone(workload), stores.clone());
+        clients.spawn(async move { sampler::sample(&workload, &stores, store).await });
     }
-    let (market, stores) = (Arc::clone(market), stores.clone());
-    people.spawn(async move { hands::work(&market, &stores, seed).await });
-    people
+    let (workload, stores) = (Arc::clone(workload), stores.clone());
+    clients.spawn(async move { admin_actions::run(&workload, &stores, seed).await });
+    clients
 }
 
-/// Reads both stores until they agree, or nothing moves, or patience is over: then the last reading stands.
-async fn come_to_rest(market: &Market, stores: &Stores) -> (History, Result<LastState, String>) {
-    let history = market.recorder.history();
-    let deadline = Instant::now() + REST_PATIENCE;
-    let (mut before, mut moved) = (None, Instant::now());
+/// Reads both stores until they agree, do not change any more, or the time is over; returns the last reading.
+async fn wait_until_at_rest(workload: &Workload, stores: &Stores) -> (History, Result<LastState, String>) {
+    let history = workload.recorder.history();
+    let deadline = Instant::now() + REST_TIMEOUT;
+    let (mut before, mut changed) = (None, Instant::now());
     loop {
         let last = stores.read_all().await;
         if last.as_ref().ok() != before.as_ref() || last.is_err() {
-            moved = Instant::now();
+            changed = Instant::now();
         }
         let is_at_rest = last.as_ref().is_ok_and(|last| checker::is_at_rest(&history, last));
-        if is_at_rest || moved.elapsed() >= STILL || Instant::now() >= deadline {
+        if is_at_rest || changed.elapsed() >= UNCHANGED_FOR || Instant::now() >= deadline {
             return (history, last);
         }
         before = last.ok();

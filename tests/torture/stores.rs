@@ -1,5 +1,5 @@
-//! Redis and Postgres as the real redis-cli and psql show them, on the stores' own sockets: samples during a
-//! run, and everything once it has come to rest. It knows table and key names, nothing of the program.
+//! What Redis and Postgres hold, read with the real redis-cli and psql on the stores' own sockets: samples during a
+//! run, and everything after it. It knows names of tables and keys, but nothing of the program.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,11 +13,11 @@ use tokio::process::Command;
 
 use crate::history::{PostgresCoupon, RedisState};
 
-/// A store that is stopped gives no answer; whoever asks goes on after this.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// Longest wait for an answer: a store that is paused gives none.
+const TIMEOUT: Duration = Duration::from_secs(4);
 
-/// One moment of Redis; a script, so that it is one.
-const LOOK: &str = r"
+/// Reads the state of Redis. It is one script, so that all of it is of one moment.
+const REDIS_STATE: &str = r"
 local pending, unread = -1, 0
 if redis.call('TYPE', KEYS[2]).ok == 'stream' then
   for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[2])) do
@@ -26,7 +26,7 @@ if redis.call('TYPE', KEYS[2]).ok == 'stream' then
     if group['name'] == 'order-writers' then
       pending = group['pending']
       for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[2], 'order-writers')) do
-        -- What a fault holds on purpose is no work of the program's.
+        -- The workers do not have to record what a fault holds on purpose.
         if info[2] == 'hoarder' then pending = pending - info[4] end
       end
       unread = #redis.call('XRANGE', KEYS[2], '(' .. group['last-delivered-id'], '+', 'COUNT', 1)
@@ -73,11 +73,11 @@ pub struct Letter {
     pub entry: Option<String>,
     pub order: Option<String>,
     pub error: String,
-    /// Of an event of nobody's, which a fault had a stranger hold.
+    /// Whether it is of an entry that the fault `Hoard` added.
     pub is_hoarded: bool,
 }
 
-/// What both stores hold once nothing moves.
+/// What both stores hold when nothing changes any more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LastState {
     pub coupons: Vec<PostgresCoupon>,
@@ -95,70 +95,70 @@ pub struct Stores {
     pub redis_socket: PathBuf,
     pub postgres_folder: PathBuf,
     pub coupons: Vec<String>,
-    /// What was sent to Redis to write, whether it arrived or not.
-    hands: Arc<Mutex<Vec<Vec<String>>>>,
+    /// Commands that write to Redis, whether they arrived or not.
+    test_writes: Arc<Mutex<Vec<Vec<String>>>>,
 }
 
 const WRITES: [&str; 5] = ["DEL", "FLUSHALL", "XADD", "XGROUP", "XTRIM"];
 
 impl Stores {
     pub fn new(redis_socket: PathBuf, postgres_folder: PathBuf, coupons: Vec<String>) -> Self {
-        Self { redis_socket, postgres_folder, coupons, hands: Arc::default() }
+        Self { redis_socket, postgres_folder, coupons, test_writes: Arc::default() }
     }
 
-    /// Commands by which somebody other than the program wrote to Redis, or wanted to.
-    pub fn hands(&self) -> Vec<Vec<String>> {
-        self.hands.lock().unwrap().clone()
+    /// Commands with which the test, not the program, wrote to Redis or tried to.
+    pub fn test_writes(&self) -> Vec<Vec<String>> {
+        self.test_writes.lock().unwrap().clone()
     }
 
     /// What redis-cli prints, without the last newline.
     ///
     /// # Errors
-    /// What it says where it fails; no answer in time.
+    /// The message of redis-cli; no answer in time.
     pub async fn redis_cli(&self, args: &[&str]) -> Result<String, String> {
         if WRITES.contains(&args[0]) {
-            self.hands.lock().unwrap().push(args.iter().map(|arg| (*arg).to_owned()).collect());
+            self.test_writes.lock().unwrap().push(args.iter().map(|arg| (*arg).to_owned()).collect());
         }
         let mut command = Command::new("redis-cli");
         command.arg("-e").arg("-s").arg(&self.redis_socket).args(args);
-        output(command, PATIENCE).await
+        output(command, TIMEOUT).await
     }
 
     /// What psql prints for a query, unaligned, tuples only.
     ///
     /// # Errors
-    /// What it says where it fails; no answer in time.
+    /// The message of psql; no answer in time.
     pub async fn psql(&self, sql: &str) -> Result<String, String> {
-        self.psql_within(sql, PATIENCE).await
+        self.psql_within(sql, TIMEOUT).await
     }
 
-    /// The same for what takes its time.
+    /// `psql` with another timeout.
     ///
     /// # Errors
-    /// As above.
-    pub async fn psql_within(&self, sql: &str, patience: Duration) -> Result<String, String> {
+    /// As `psql`.
+    pub async fn psql_within(&self, sql: &str, timeout: Duration) -> Result<String, String> {
         let mut command = Command::new("psql");
         let address = format!("postgres://seckill@localhost/seckill?host={}", self.postgres_folder.display());
         command.arg(format!("--dbname={address}")).env("PGOPTIONS", "-c search_path=seckill");
         command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql]);
-        output(command, patience).await
+        output(command, timeout).await
     }
 
     async fn rows<T: DeserializeOwned>(&self, sql: &str) -> Result<Vec<T>, String> {
-        self.rows_within(sql, PATIENCE).await
+        self.rows_within(sql, TIMEOUT).await
     }
 
-    /// What a query answers, row by row, by the names of its columns.
+    /// The rows of a query, read by the names of its columns.
     ///
     /// # Errors
-    /// As above, and where a row is of another kind.
+    /// As `psql`; a row that does not fit `T`.
     pub async fn rows_within<T: DeserializeOwned>(
         &self,
         sql: &str,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Vec<T>, String> {
         let sql = format!("select coalesce(json_agg(t), '[]') from ({sql}) t");
-        let text = self.psql_within(&sql, patience).await?;
+        let text = self.psql_within(&sql, timeout).await?;
         serde_json::from_str(&text).map_err(|error| format!("{error} in {text:?}"))
     }
 
@@ -167,16 +167,16 @@ impl Stores {
     }
 
     pub async fn redis_state(&self) -> Result<RedisState, String> {
-        let mut args = vec!["EVAL_RO", LOOK, "2", "seckill:{0}:epoch", "seckill:{0}:orders"];
+        let mut args = vec!["EVAL_RO", REDIS_STATE, "2", "seckill:{0}:epoch", "seckill:{0}:orders"];
         args.extend(self.coupons.iter().map(String::as_str));
         let text = self.redis_cli(&args).await?;
         serde_json::from_str(&text).map_err(|error| format!("{error} in {text:?}"))
     }
 
-    /// Everything that a verdict needs; only of use while nothing moves.
+    /// Everything that a verdict needs. It is not of one moment: nothing may change while it is read.
     ///
     /// # Errors
-    /// When either store cannot be read whole.
+    /// One of the stores cannot be read.
     pub async fn read_all(&self) -> Result<LastState, String> {
         let orders = self
             .rows(
@@ -209,9 +209,9 @@ impl Stores {
     }
 }
 
-async fn output(mut command: Command, patience: Duration) -> Result<String, String> {
+async fn output(mut command: Command, timeout: Duration) -> Result<String, String> {
     command.stdin(Stdio::null()).kill_on_drop(true).env("PGCONNECT_TIMEOUT", "3");
-    let output = tokio::time::timeout(patience, command.output()).await;
+    let output = tokio::time::timeout(timeout, command.output()).await;
     let output = output.map_err(|_| "no answer in time".to_owned())?.map_err(|error| error.to_string())?;
     if !output.status.success() {
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

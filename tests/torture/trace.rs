@@ -1,6 +1,6 @@
-//! The run as the stores' own logs tell it, held against the protocol: Redis's append-only file (`aof`) and
-//! Postgres's write-ahead log (`wal`) as lines of one trace, what hands of ours did marked as such, then every
-//! line replayed, and every answer compared with what the stores held when it was given (`answers`).
+//! Judges the stores' own logs by the rules of the protocol's model: Redis's append-only file (`aof`) and Postgres's
+//! write-ahead log (`wal`) become the lines of one trace, in which writes of the test are marked. Every line is
+//! replayed, and every answer is compared with what the stores held when it was given (`answers`).
 
 mod answers;
 mod aof;
@@ -13,23 +13,23 @@ use std::path::Path;
 
 use model::trace::{Line, Replay, in_one_order};
 
+use crate::cluster::Cluster;
 use crate::history::History;
-use crate::stage::Stage;
-use answers::Moments;
+use answers::Timeline;
 
-pub use wal::Slot;
+pub use wal::ReplicationSlot;
 
-/// What came of it.
-pub enum Judgement {
-    /// So many lines, all allowed.
+/// The verdict on a trace.
+pub enum TraceVerdict {
+    /// Number of lines, all of them allowed.
     Allowed(usize),
-    /// The first thing that is not.
+    /// Why the first line or answer that is not allowed is refused.
     Refused(String),
-    /// The logs could not be read whole.
+    /// Why the logs could not be read.
     Unreadable(String),
 }
 
-impl fmt::Display for Judgement {
+impl fmt::Display for TraceVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Allowed(lines) => write!(f, "{lines} lines, all of them allowed"),
@@ -39,11 +39,11 @@ impl fmt::Display for Judgement {
     }
 }
 
-/// Reads the trace of a run that has come to rest, keeps it in the folder, and judges it.
-pub async fn judge(stage: &Stage, history: &History, folder: &Path) -> Judgement {
-    let lines = match read(stage).await {
+/// Reads the trace of a run that is at rest, writes it to the folder, and judges it.
+pub async fn judge(cluster: &Cluster, history: &History, folder: &Path) -> TraceVerdict {
+    let lines = match read(cluster).await {
         Ok(lines) => lines,
-        Err(why) => return Judgement::Unreadable(why),
+        Err(why) => return TraceVerdict::Unreadable(why),
     };
     let mut file = BufWriter::new(File::create(folder.join("trace.jsonl")).unwrap());
     for line in &lines {
@@ -51,29 +51,29 @@ pub async fn judge(stage: &Stage, history: &History, folder: &Path) -> Judgement
         file.write_all(b"\n").unwrap();
     }
     file.flush().unwrap();
-    match follow(&lines).and_then(|moments| moments.judge(history)) {
-        Ok(()) => Judgement::Allowed(lines.len()),
-        Err(why) => Judgement::Refused(why),
+    match replay(&lines).and_then(|timeline| timeline.judge(history)) {
+        Ok(()) => TraceVerdict::Allowed(lines.len()),
+        Err(why) => TraceVerdict::Refused(why),
     }
 }
 
 /// Both logs of a run so far.
-pub async fn read(stage: &Stage) -> Result<Vec<Line>, String> {
-    let redis = aof::read(&stage.program.data_dir().join("redis"), &stage.stores.hands())?;
-    let postgres = stage.slot.read(&stage.stores).await?;
-    let mut lines = vec![stage.slot.start()];
+pub async fn read(cluster: &Cluster) -> Result<Vec<Line>, String> {
+    let redis = aof::read(&cluster.program.data_dir().join("redis"), &cluster.stores.test_writes())?;
+    let postgres = cluster.replication_slot.read(&cluster.stores).await?;
+    let mut lines = vec![cluster.replication_slot.start()];
     lines.extend(in_one_order(redis, postgres));
     Ok(lines)
 }
 
-/// Replays every line; at the end the run has to be at rest.
-pub fn follow(lines: &[Line]) -> Result<Moments, String> {
-    let mut replay = Replay::default();
-    let mut moments = Moments::default();
+/// Replays every line; at the end the run must be at rest.
+pub fn replay(lines: &[Line]) -> Result<Timeline, String> {
+    let mut model = Replay::default();
+    let mut timeline = Timeline::default();
     for (number, line) in (1..).zip(lines) {
-        replay.take(line).map_err(|why| format!("line {number}: {why}"))?;
-        moments.note(line, &replay.stores.redis);
+        model.take(line).map_err(|why| format!("line {number}: {why}"))?;
+        timeline.add(line, &model.stores.redis);
     }
-    replay.is_at_rest().map_err(|why| format!("at the end: {why}"))?;
-    Ok(moments)
+    model.is_at_rest().map_err(|why| format!("at the end: {why}"))?;
+    Ok(timeline)
 }

@@ -1,5 +1,5 @@
-//! Tests of the trace: that of a small real run is allowed, and the same with one line edited by hand, dropped,
-//! doubled or moved is refused at that line, or where it is first missed.
+//! Tests of the trace: the trace of a small real run is allowed. With one line edited, dropped, doubled or moved it is
+//! refused at that line, or at the first line that needs it.
 
 use std::time::Duration;
 
@@ -7,18 +7,18 @@ use model::trace::{Change, Effect, Line};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::history::{Claim, Class, History, Span, Status};
-use crate::stage::Stage;
-use crate::trace::{follow, read};
+use crate::cluster::Cluster;
+use crate::history::{Claim, Class, History, Span, StatusAnswer};
+use crate::trace::{read, replay};
 use support::until;
 
 const COUPON: &str = "coffee";
 
-/// Three units for alice, bob and carol; dave comes too late. Alice's order is ended by hand, dave gets its unit,
-/// the total is raised, an entry is made by hand that nobody can read, and Redis is flushed.
+/// Alice, bob and carol claim the three units; dave is too late. Alice's order is cancelled, dave gets its unit, the
+/// total is raised, an unreadable entry is added, and Redis is flushed.
 async fn small_run() -> Vec<Line> {
-    let stage = Stage::set(vec![COUPON.to_owned()], Duration::from_secs(1)).await;
-    let sale = &stage.program;
+    let cluster = Cluster::start(vec![COUPON.to_owned()], Duration::from_secs(1)).await;
+    let sale = &cluster.program;
     sale.create(COUPON, 3).await;
     for (user, status) in [("alice", 202), ("bob", 202), ("carol", 202), ("dave", 409)] {
         assert_eq!(sale.claim(COUPON, user).await.status, status, "{user}");
@@ -29,25 +29,25 @@ async fn small_run() -> Vec<Line> {
         .await;
     let path = format!("/v1/admin/coupons/{COUPON}");
     assert_eq!(sale.admin(Method::PATCH, &path, Some(json!({"total": 5}))).await.status, 200);
-    let strange = ["XADD", "seckill:{0}:orders", "NOMKSTREAM", "*", "hello", "world"];
-    stage.stores.redis_cli(&strange).await.unwrap();
-    until("it is a dead letter", async || {
+    let unreadable = ["XADD", "seckill:{0}:orders", "NOMKSTREAM", "*", "hello", "world"];
+    cluster.stores.redis_cli(&unreadable).await.unwrap();
+    until("the entry is a dead letter", async || {
         (sale.psql_number("select count(*) from dead_letters") == 1).then_some(())
     })
     .await;
     sale.until_quiet().await;
-    stage.stores.redis_cli(&["FLUSHALL"]).await.unwrap();
+    cluster.stores.redis_cli(&["FLUSHALL"]).await.unwrap();
     until("the run is at rest", async || {
-        let lines = read(&stage).await.ok()?;
-        follow(&lines).ok().map(|_| lines)
+        let lines = read(&cluster).await.ok()?;
+        replay(&lines).ok().map(|_| lines)
     })
     .await
 }
 
-/// One edit of a trace; `None` where there is nothing to edit.
+/// One edit of a trace; `None` if the trace has no line to edit.
 type Edit = fn(&mut Vec<Line>) -> Option<()>;
 
-/// Each with a part of the sentence that refuses it.
+/// Each edit with a part of the message that refuses it.
 const EDITS: [(Edit, &str); 20] = [
     (|lines| drop_line(lines, is_recording), "no commit that was noted has ended its order"),
     (
@@ -81,13 +81,13 @@ const EDITS: [(Edit, &str); 20] = [
 ];
 
 #[tokio::test]
-async fn a_trace_is_allowed_as_it_was_left_and_refused_once_it_is_edited() {
+async fn a_trace_is_allowed_unchanged_and_refused_when_a_line_is_edited() {
     let lines = small_run().await;
     let mut wrong = Vec::new();
     for (number, (edit, sentence)) in EDITS.iter().enumerate() {
         let mut edited = lines.clone();
-        edit(&mut edited).unwrap_or_else(|| panic!("edit {number} finds nothing to do"));
-        match follow(&edited) {
+        edit(&mut edited).unwrap_or_else(|| panic!("edit {number} finds nothing to edit"));
+        match replay(&edited) {
             Ok(_) => wrong.push(format!("edit {number} is allowed, not refused: {sentence}")),
             Err(why) if why.contains(sentence) => {}
             Err(why) => wrong.push(format!("edit {number} is refused otherwise: {why}, not {sentence}")),
@@ -96,7 +96,6 @@ async fn a_trace_is_allowed_as_it_was_left_and_refused_once_it_is_edited() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// What users are told is held against what Redis had at the time.
 #[tokio::test]
 async fn an_answer_that_the_stores_could_not_have_given_is_refused() {
     let lines = small_run().await;
@@ -108,7 +107,7 @@ async fn an_answer_that_the_stores_could_not_have_given_is_refused() {
         _ => None,
     });
     let (first_us, order) = first.unwrap();
-    let moments = follow(&lines).unwrap();
+    let timeline = replay(&lines).unwrap();
     let judge = |class, user: &str, order: Option<&str>, after_ms: i64| {
         let began_us = first_us.checked_add_signed(after_ms * 1_000).unwrap();
         let mut history = History::default();
@@ -117,27 +116,25 @@ async fn an_answer_that_the_stores_could_not_have_given_is_refused() {
             coupon: COUPON.into(),
             user: user.into(),
             class,
-            told: String::new(),
+            answer: String::new(),
             order: order.map(str::to_owned),
             status: None,
-            insists: false,
+            retries: false,
         });
-        moments.judge(&history)
+        timeline.judge(&history)
     };
     assert_eq!(judge(Class::Ok, "alice", Some(&order), 0), Ok(()));
-    assert!(
-        judge(Class::Ok, "alice", Some("made up"), 0).unwrap_err().contains("of which there was no event")
-    );
+    assert!(judge(Class::Ok, "alice", Some("made up"), 0).unwrap_err().contains("which had no event"));
     // Nothing was sold yet.
     assert!(judge(Class::SoldOut, "dave", None, -1_000).unwrap_err().contains("while there was stock"));
     // Long after the end: two of five units are left.
     assert!(judge(Class::SoldOut, "erin", None, 3_600_000).unwrap_err().contains("while there was stock"));
     let mut history = History::default();
-    let asked = Span { began_us: first_us, ended_us: u64::MAX };
-    history.statuses.push(Status { span: asked, order: order.clone(), told: "accepted".into() });
-    assert_eq!(moments.judge(&history), Ok(()));
+    let span = Span { began_us: first_us, ended_us: u64::MAX };
+    history.statuses.push(StatusAnswer { span, order: order.clone(), status: "accepted".into() });
+    assert_eq!(timeline.judge(&history), Ok(()));
     history.statuses[0].span.began_us = u64::MAX;
-    assert!(moments.judge(&history).unwrap_err().contains("was recorded, and its owner was told"));
+    assert!(timeline.judge(&history).unwrap_err().contains("was recorded, and then its status"));
 }
 
 fn find(lines: &[Line], which: fn(&Line) -> bool) -> Option<usize> {

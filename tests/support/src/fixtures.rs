@@ -44,3 +44,10 @@ pub fn mint_token(secret: &str, user: &str, lifetime: Duration) -> String {
         CredentialSettings { admin_token: None, jwt_secret: None, jwt_audience: None, jwt_issuer: None };
     seckill::cli::token::mint_token(secret.as_bytes(), &user.parse().unwrap(), lifetime, &settings).unwrap()
 }
+
+/// The first sentence of a script of `lua`. Every request that sends the script's text contains it.
+pub fn script_text(script: &str) -> String {
+    let path = format!("{}/../../lua/{script}.lua", env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    text.lines().find_map(|line| line.strip_prefix("-- ")).unwrap().to_owned()
+}

@@ -13,7 +13,7 @@ mod sale;
 mod wait;
 
 pub use answer::Answer;
-pub use fixtures::{definition, mint_token, program, temp_dir};
+pub use fixtures::{definition, mint_token, program, script_text, temp_dir};
 pub use process::{Process, PsqlSession, signal, signal_all};
 pub use sale::{Sale, client};
 pub use wait::until;

@@ -1,5 +1,5 @@
-//! Claims and the rows they became: nothing accepted is lost, nothing refused happened, no request cost two
-//! units, and what an owner was told of an order never went back.
+//! Claims and their rows: no accepted claim is lost, no refused claim has a row, no request took two units, and the
+//! status of an order never goes back.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,42 +7,42 @@ use super::evidence::Evidence;
 use crate::history::{Claim, Class, History, Loses, Span};
 use crate::stores::OrderRow;
 
-/// How far the clocks of program and history may lie apart.
+/// Largest difference between the clocks of the program and the history.
 const CLOCKS_APART_US: u64 = 1_000_000;
 
-/// A claim that was answered 200, 201 or 202 is exactly one order, or a rejected one whose owner can see why.
+/// A claim that was answered 200, 201 or 202 is exactly one order. It may be rejected only for a known reason.
 pub fn accepted_claims(evidence: &Evidence<'_>) -> Vec<String> {
     let mut broken = Vec::new();
-    for (order, told) in &evidence.told {
-        let whose = format!("order {order} of {} ({})", told.user, told.coupon);
+    for (order, accepted) in &evidence.accepted {
+        let whose = format!("order {order} of {} ({})", accepted.user, accepted.coupon);
         let Some(row) = evidence.rows.get(order) else {
-            if evidence.recorded.contains(order) || !evidence.may_be_lost(told.first, Loses::Claims) {
+            if evidence.recorded.contains(order) || !evidence.may_be_lost(accepted.first, Loses::Claims) {
                 broken.push(format!("{whose} was accepted and is lost"));
             }
             continue;
         };
-        if (row.coupon.as_str(), row.user.as_str()) != (told.coupon, told.user) {
+        if (row.coupon.as_str(), row.user.as_str()) != (accepted.coupon, accepted.user) {
             broken.push(format!("{whose} was recorded for {} ({})", row.user, row.coupon));
         }
-        let has_ended_rightly = match row.status.as_str() {
+        let is_as_expected = match row.status.as_str() {
             "reserved" | "confirmed" => true,
             "cancelled" => evidence.cancelled.contains(order),
-            "rejected" => evidence.lowered.contains(told.coupon) || evidence.loses_claims(),
+            "rejected" => evidence.lowered.contains(accepted.coupon) || evidence.loses_claims(),
             _ => false,
         };
-        if !has_ended_rightly {
+        if !is_as_expected {
             broken.push(format!("{whose} was accepted and is {} for no reason", row.status));
         }
     }
     broken
 }
 
-/// Every row comes from a request of its own: one that was answered with it, or one that was never answered
-/// and was sent before the row's claim.
+/// Every row has its own request: one that was answered with the row's order, or one without an answer that was sent
+/// before the row's claim.
 pub fn origins(evidence: &Evidence<'_>) -> Vec<String> {
     let mut rows: BTreeMap<(&str, &str), Vec<&OrderRow>> = BTreeMap::new();
     for row in &evidence.last.orders {
-        if !evidence.hand_made.contains(row.id.as_str()) {
+        if !evidence.added.contains(row.id.as_str()) {
             rows.entry((&row.coupon, &row.user)).or_default().push(row);
         }
     }
@@ -81,21 +81,21 @@ pub fn origins(evidence: &Evidence<'_>) -> Vec<String> {
     broken
 }
 
-/// A holder is never refused, and nothing is sold out before it is sold.
+/// No user who holds a unit is refused, and no coupon is sold out before all its units are claimed.
 pub fn refusals(evidence: &Evidence<'_>) -> Vec<String> {
     let mut broken = Vec::new();
     let mut held: HashMap<(&str, &str), (&str, u64)> = HashMap::new();
-    for (order, told) in &evidence.told {
+    for (order, accepted) in &evidence.accepted {
         if evidence.rows.get(order).is_some_and(|row| row.is_live()) {
-            held.insert((told.coupon, told.user), (order, told.first.ended_us));
+            held.insert((accepted.coupon, accepted.user), (order, accepted.first.ended_us));
         }
     }
-    let is_no = |claim: &&Claim| matches!(claim.class, Class::SoldOut | Class::Refused);
-    for claim in evidence.history.claims.iter().filter(is_no) {
+    let is_refusal = |claim: &&Claim| matches!(claim.class, Class::SoldOut | Class::Refused);
+    for claim in evidence.history.claims.iter().filter(is_refusal) {
         if let Some((order, since)) = held.get(&(claim.coupon.as_str(), claim.user.as_str()))
             && *since < claim.span.began_us
         {
-            broken.push(format!("{} holds order {order} and was told {}", claim.user, claim.told));
+            broken.push(format!("{} holds order {order} and was answered {}", claim.user, claim.answer));
         }
     }
     for (coupon, &total) in &evidence.history.coupons {
@@ -114,12 +114,12 @@ pub fn refusals(evidence: &Evidence<'_>) -> Vec<String> {
     broken
 }
 
-/// What one owner was told when he asked never went back behind what he had been told before. The answer to a
-/// claim counts as something told, but not as asking: a repeat says `accepted` where more is not known.
+/// A status answer never goes back behind an earlier answer about the same order. The answer to a claim is only an
+/// earlier answer, never a later one: a repeated claim is answered `accepted` if the program knows no more.
 pub fn statuses(history: &History) -> Vec<String> {
     let mut by_order: BTreeMap<&str, Vec<(Span, &str, bool)>> = BTreeMap::new();
     for status in &history.statuses {
-        by_order.entry(&status.order).or_default().push((status.span, &status.told, true));
+        by_order.entry(&status.order).or_default().push((status.span, &status.status, true));
     }
     for claim in &history.claims {
         if let (Some(order), Some(status)) = (&claim.order, &claim.status) {
@@ -127,13 +127,13 @@ pub fn statuses(history: &History) -> Vec<String> {
         }
     }
     let mut broken = Vec::new();
-    for (order, mut told) in by_order {
-        told.sort_by_key(|(span, ..)| span.ended_us);
-        let back = told.iter().enumerate().find_map(|(place, (earlier_span, earlier, _))| {
-            let later = told[place..].iter().find(|(span, later, is_asked)| {
+    for (order, mut answers) in by_order {
+        answers.sort_by_key(|(span, ..)| span.ended_us);
+        let back = answers.iter().enumerate().find_map(|(place, (earlier_span, earlier, _))| {
+            let later = answers[place..].iter().find(|(span, later, is_status)| {
                 let (from, to) = (rank(earlier), rank(later));
                 let is_back = to < from || (to == from && later != earlier);
-                *is_asked && is_back && span.began_us > earlier_span.ended_us
+                *is_status && is_back && span.began_us > earlier_span.ended_us
             });
             later.map(|(span, later, _)| (earlier, later, (span.began_us - earlier_span.ended_us) / 1_000))
         });

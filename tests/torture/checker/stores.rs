@@ -1,12 +1,11 @@
-//! What the two stores say, during the run and at its end: never a unit too many, and full agreement once
-//! nothing moves.
+//! The state of both stores: never a unit too many during the run, and full agreement at its end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::evidence::{Evidence, loses_claims};
 use crate::history::{Class, History, Loses, Poison, Sample};
 
-/// Every sample: no unit too many, no user twice, and Postgres's stock in step with its orders.
+/// In every sample: no unit too many, no user with two live orders, and Postgres's stock + live orders = total.
 pub fn samples(history: &History) -> Vec<String> {
     let lowered: BTreeSet<&str> = history
         .edits
@@ -33,7 +32,7 @@ pub fn samples(history: &History) -> Vec<String> {
                 broken.push(format!("{} users had two live orders of {id} at {at}", coupon.doubled));
             }
         }
-        // Where claims were lost, or a total was lowered beside some, Redis may hold more than can be recorded.
+        // After a loss of claims or a lowered total, Redis may hold more claims than can be recorded.
         let Some(redis) = redis.as_ref().filter(|redis| redis.marker.starts_with("ready:")) else { continue };
         for coupon in redis.coupons.iter().filter(|coupon| !lowered.contains(coupon.id.as_str())) {
             if coupon.total.is_some_and(|total| coupon.held > total) && !loses_claims {
@@ -44,7 +43,8 @@ pub fn samples(history: &History) -> Vec<String> {
     broken
 }
 
-/// Redis stock = Postgres stock = total − live orders, the claims hash names exactly these, and nothing waits.
+/// Redis stock = Postgres stock = total − live orders, the claims hash has exactly the live orders, and no work is
+/// left.
 pub fn agreement(evidence: &Evidence<'_>) -> Vec<String> {
     let last = evidence.last;
     let mut broken = Vec::new();
@@ -90,7 +90,7 @@ pub fn agreement(evidence: &Evidence<'_>) -> Vec<String> {
     broken
 }
 
-/// Whoever reads `rejected` can see why.
+/// Every rejected order has a dead letter with the reason.
 pub fn rejections(evidence: &Evidence<'_>) -> Vec<String> {
     let rejected = evidence.last.orders.iter().filter(|row| row.status == "rejected");
     rejected
@@ -99,8 +99,8 @@ pub fn rejections(evidence: &Evidence<'_>) -> Vec<String> {
         .collect()
 }
 
-/// Every hand-made event that cannot be recorded is a dead letter, and every other letter has a reason.
-pub fn letters(evidence: &Evidence<'_>) -> Vec<String> {
+/// Every event that the test added has a dead letter, and every other dead letter has a cause.
+pub fn dead_letters(evidence: &Evidence<'_>) -> Vec<String> {
     let mut broken = Vec::new();
     let entries: BTreeSet<&str> =
         evidence.last.letters.iter().filter_map(|letter| letter.entry.as_deref()).collect();
@@ -112,30 +112,30 @@ pub fn letters(evidence: &Evidence<'_>) -> Vec<String> {
         if let Some(entry) = &poison.entry
             && !evidence.may_be_lost(poison.span, Loses::Events)
         {
-            broken.push(format!("entry {entry}, hand-made ({}), is no dead letter", poison.kind));
+            broken.push(format!("entry {entry}, added by the test ({}), has no dead letter", poison.kind));
         }
     }
-    // An entry whose id was never told may have a letter all the same.
-    let mut untold =
+    // An entry whose id the test does not know, because Redis gave no answer, may have a dead letter too.
+    let mut unknown =
         evidence.history.poisons.iter().filter(|p| p.entry.is_none() && p.order.is_none()).count();
-    let made: BTreeSet<&str> =
+    let added: BTreeSet<&str> =
         evidence.history.poisons.iter().filter_map(|poison| poison.entry.as_deref()).collect();
     for letter in &evidence.last.letters {
         let order = letter.order.as_deref().unwrap_or_default();
-        let is_made = letter.entry.as_deref().is_some_and(|entry| made.contains(entry));
-        if is_made || letter.is_hoarded || evidence.hand_made.contains(order) {
+        let is_added = letter.entry.as_deref().is_some_and(|entry| added.contains(entry));
+        if is_added || letter.is_hoarded || evidence.added.contains(order) {
             continue;
         }
         let row = evidence.rows.get(order);
-        let is_due = row.is_some_and(|row| {
+        let has_cause = row.is_some_and(|row| {
             row.status == "rejected"
                 && (evidence.lowered.contains(row.coupon.as_str()) || evidence.loses_claims())
         });
-        if is_due {
+        if has_cause {
             continue;
         }
-        if letter.order.is_none() && untold > 0 {
-            untold -= 1;
+        if letter.order.is_none() && unknown > 0 {
+            unknown -= 1;
             continue;
         }
         broken.push(format!(

@@ -1,5 +1,5 @@
-//! What buyers were told against what Redis held at the time. The ids of the stream's entries are its clock: between
-//! two of them everything that stands between them in the log has happened.
+//! Compares the answers to users with what Redis held at the time. The clock is in the ids of the stream's entries:
+//! a line between two entries in the log happened between their times.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -7,29 +7,29 @@ use model::trace::{Effect, EntryId, Event, Line, Redis};
 
 use crate::history::{Class, History, Span};
 
-/// How far this clock and the history's may lie apart, ms.
+/// Largest difference between this clock and that of the history, ms.
 const CLOCKS_APART_MS: u64 = 2;
 
 #[derive(Default)]
-pub struct Moments {
-    /// How many lines there were.
+pub struct Timeline {
+    /// Number of lines so far.
     lines: usize,
-    /// After which line, and when: the time in an entry's id, never less than before.
+    /// Line and time, ms: the time in an entry's id, never less than the one before.
     clock: Vec<(usize, u64)>,
-    /// By coupon: its stock after a line.
+    /// By coupon: line, and stock after it.
     stock: BTreeMap<String, Vec<(usize, i64)>>,
-    /// By coupon and user: whether he holds a unit after a line.
+    /// By coupon and user: line, and whether the user holds a unit after it.
     holds: HashMap<(String, String), Vec<(usize, bool)>>,
     events: HashMap<EntryId, Event>,
-    /// Orders of which there was an event.
+    /// Orders that had an event.
     sent: BTreeSet<String>,
-    /// By order: the line that acknowledged it.
+    /// By order: the line that acknowledged its event.
     acknowledged: HashMap<String, usize>,
 }
 
-impl Moments {
-    /// Takes a line, and Redis as it is after it.
-    pub fn note(&mut self, line: &Line, redis: &Redis) {
+impl Timeline {
+    /// Adds a line, with the state of Redis after it.
+    pub fn add(&mut self, line: &Line, redis: &Redis) {
         self.lines += 1;
         let (Line::Redis(effects) | Line::Hand { effects, .. }) = line else { return };
         for effect in effects {
@@ -51,7 +51,7 @@ impl Moments {
                     let holds = redis.holder(coupon, user).is_some();
                     self.holds.entry((coupon.clone(), user.clone())).or_default().push((self.lines, holds));
                 }
-                Effect::Flushed | Effect::Gone { .. } => self.note_loss(redis),
+                Effect::Flushed | Effect::Gone { .. } => self.add_loss(redis),
                 _ => {}
             }
         }
@@ -63,7 +63,7 @@ impl Moments {
         }
     }
 
-    fn note_loss(&mut self, redis: &Redis) {
+    fn add_loss(&mut self, redis: &Redis) {
         for ((coupon, user), holds) in &mut self.holds {
             if redis.holder(coupon, user).is_none() {
                 holds.push((self.lines, false));
@@ -71,7 +71,7 @@ impl Moments {
         }
     }
 
-    /// Every answer is one that the stores could have given while it was asked for.
+    /// Whether the stores allowed each answer at some moment between its request and the answer.
     pub fn judge(&self, history: &History) -> Result<(), String> {
         for claim in &history.claims {
             let (user, coupon) = (&claim.user, &claim.coupon);
@@ -79,21 +79,21 @@ impl Moments {
                 && !self.sent.contains(order)
             {
                 return Err(format!(
-                    "{user} was told of order {order} of {coupon}, of which there was no event"
+                    "{user} was answered with order {order} of {coupon}, which had no event"
                 ));
             }
             if claim.class == Class::SoldOut && !self.could_be_sold_out(coupon, user, claim.span) {
                 return Err(format!(
-                    "{user} was told {} of {coupon} ({:?}) while there was stock or he held a unit",
-                    claim.told, claim.span
+                    "{user} was answered {} for {coupon} ({:?}) while there was stock or the user held a unit",
+                    claim.answer, claim.span
                 ));
             }
         }
-        for status in history.statuses.iter().filter(|status| status.told == "accepted") {
+        for status in history.statuses.iter().filter(|status| status.status == "accepted") {
             let latest = self.acknowledged.get(&status.order).and_then(|line| self.next_ms(*line));
             if latest.is_some_and(|ms| status.span.began_us / 1_000 > ms + CLOCKS_APART_MS) {
                 return Err(format!(
-                    "order {} was recorded, and its owner was told it was accepted",
+                    "order {} was recorded, and then its status was answered as accepted",
                     status.order
                 ));
             }
@@ -101,11 +101,11 @@ impl Moments {
         Ok(())
     }
 
-    /// Whether at some moment of the span there was nothing in stock and the user held nothing.
+    /// Whether at some moment of the span there was no stock and the user held no unit.
     fn could_be_sold_out(&self, coupon: &str, user: &str, span: Span) -> bool {
         let from = (span.began_us / 1_000).saturating_sub(CLOCKS_APART_MS);
         let to = span.ended_us / 1_000 + CLOCKS_APART_MS;
-        // The last line that was over by the beginning, and the first that was not yet begun at the end.
+        // The last line that ended before the span, and the first line that began after it.
         let first = self.clock.iter().take_while(|(_, ms)| *ms < from).last().map_or(0, |(line, _)| *line);
         let last = self.clock.iter().find(|(_, ms)| *ms > to).map_or(usize::MAX, |(line, _)| *line);
         let none = Vec::new();
@@ -120,7 +120,7 @@ impl Moments {
         })
     }
 
-    /// The time by which a line had happened.
+    /// The time before which a line happened.
     fn next_ms(&self, line: usize) -> Option<u64> {
         self.clock.iter().find(|(next, _)| *next > line).map(|(_, ms)| *ms)
     }

@@ -1,4 +1,4 @@
-//! Redis's append-only file: every command that wrote, those of one script between `MULTI` and `EXEC`.
+//! Redis's append-only file: every command that wrote; the commands of one script are between `MULTI` and `EXEC`.
 
 use std::fs;
 use std::path::Path;
@@ -9,13 +9,13 @@ use uuid::Uuid;
 
 const PREFIX: &str = "seckill:{0}:";
 const GROUP: &str = "order-writers";
-/// An RDB file of a Redis that holds nothing.
+/// An RDB file smaller than this has no data.
 const EMPTY_BASE_BYTES: u64 = 200;
 
 type Command = Vec<Vec<u8>>;
 
-/// All lines, those that repeat a command of `hands` marked as such.
-pub fn read(folder: &Path, hands: &[Vec<String>]) -> Result<Vec<Line>, String> {
+/// All lines; a line that is one of `test_writes` is marked as a write of the test.
+pub fn read(folder: &Path, test_writes: &[Vec<String>]) -> Result<Vec<Line>, String> {
     let folder = folder.join("appendonlydir");
     let bytes = |name: &str| fs::read(folder.join(name)).map_err(|error| format!("{name}: {error}"));
     let manifest = bytes("appendonly.aof.manifest")?;
@@ -31,8 +31,8 @@ pub fn read(folder: &Path, hands: &[Vec<String>]) -> Result<Vec<Line>, String> {
             _ => return Err("the append-only file was rewritten: its beginning is gone".into()),
         }
     }
-    let mut hands: Vec<Option<&Vec<String>>> = hands.iter().map(Some).collect();
-    groups(&log).iter().filter_map(|group| line(group, &mut hands).transpose()).collect()
+    let mut test_writes: Vec<Option<&Vec<String>>> = test_writes.iter().map(Some).collect();
+    groups(&log).iter().filter_map(|group| line(group, &mut test_writes).transpose()).collect()
 }
 
 fn is_empty(base: &Path) -> bool {
@@ -51,11 +51,11 @@ fn groups(mut log: &[u8]) -> Vec<Vec<Command>> {
             (_, None) => groups.push(vec![command]),
         }
     }
-    // A command that was half written when Redis died never happened.
+    // Redis ignores a command that was half written when it died.
     groups
 }
 
-/// The first array of strings, taken off the front; `None` if it is not whole.
+/// Removes the first array of strings from the front; `None` if it is not complete.
 fn next_command(log: &mut &[u8]) -> Option<Command> {
     let mut rest = *log;
     let count = next_number(&mut rest)?;
@@ -69,7 +69,7 @@ fn next_command(log: &mut &[u8]) -> Option<Command> {
     Some(parts)
 }
 
-/// `*3` or `$11` on a line of its own.
+/// The number of a line such as `*3` or `$11`.
 fn next_number(rest: &mut &[u8]) -> Option<usize> {
     let end = rest.windows(2).position(|pair| pair == b"\r\n")?;
     let number = from_utf8(&rest[1..end]).ok()?.parse().ok();
@@ -85,7 +85,7 @@ fn word(command: &Command, place: usize) -> String {
     text(command, place).to_ascii_uppercase()
 }
 
-fn line(group: &[Command], hands: &mut [Option<&Vec<String>>]) -> Result<Option<Line>, String> {
+fn line(group: &[Command], test_writes: &mut [Option<&Vec<String>>]) -> Result<Option<Line>, String> {
     let mut effects = Vec::new();
     for command in group {
         effects.extend(effects_of(command)?);
@@ -94,27 +94,27 @@ fn line(group: &[Command], hands: &mut [Option<&Vec<String>>]) -> Result<Option<
         return Ok(None);
     }
     let [command] = group else { return Ok(Some(Line::Redis(effects))) };
-    let hand = hands.iter_mut().find(|hand| hand.is_some_and(|hand| is_same(hand, command)));
-    Ok(Some(match hand {
-        Some(hand) => {
-            *hand = None;
+    let written = test_writes.iter_mut().find(|write| write.is_some_and(|write| is_same(write, command)));
+    Ok(Some(match written {
+        Some(write) => {
+            *write = None;
             Line::Hand { effects, changes: Vec::new() }
         }
         None => Line::Redis(effects),
     }))
 }
 
-/// Redis writes an id where a command asked for one, and `=` before a limit.
-fn is_same(hand: &[String], command: &Command) -> bool {
-    let said: Vec<&[u8]> = hand.iter().map(String::as_bytes).collect();
-    let done: Vec<&[u8]> = command.iter().map(Vec::as_slice).filter(|part| *part != b"=").collect();
-    let same = |(said, done): (&&[u8], &&[u8])| said.eq_ignore_ascii_case(done) || **said == *b"*";
-    said.len() == done.len() && said.iter().zip(&done).all(same)
+/// Redis writes the id that it chose for `*`, and `=` before a limit.
+fn is_same(write: &[String], command: &Command) -> bool {
+    let sent: Vec<&[u8]> = write.iter().map(String::as_bytes).collect();
+    let logged: Vec<&[u8]> = command.iter().map(Vec::as_slice).filter(|part| *part != b"=").collect();
+    let same = |(sent, logged): (&&[u8], &&[u8])| sent.eq_ignore_ascii_case(logged) || **sent == *b"*";
+    sent.len() == logged.len() && sent.iter().zip(&logged).all(same)
 }
 
 fn effects_of(command: &Command) -> Result<Vec<Effect>, String> {
     let name = word(command, 0);
-    let strange = || format!("the trace does not know {name} {}", text(command, 1));
+    let unknown = || format!("the trace does not know {name} {}", text(command, 1));
     let is_group = |place: usize| text(command, place) == GROUP;
     if name == "FLUSHALL" {
         return Ok(vec![Effect::Flushed]);
@@ -123,7 +123,7 @@ fn effects_of(command: &Command) -> Result<Vec<Effect>, String> {
         let keys = command[1..].iter().map(|key| key_of(&String::from_utf8_lossy(key)));
         return Ok(keys.flatten().map(|key| Effect::Gone { key }).collect());
     }
-    // Somebody else's key is somebody else's affair; XGROUP has its verb first.
+    // The key of XGROUP follows its subcommand. Keys that are not the program's are ignored.
     let Some(key) = key_of(&text(command, if name == "XGROUP" { 2 } else { 1 })) else {
         return Ok(Vec::new());
     };
@@ -131,10 +131,10 @@ fn effects_of(command: &Command) -> Result<Vec<Effect>, String> {
     Ok(match (name.as_str(), key) {
         ("SET", Key::Marker) => {
             let value = text(command, 2);
-            let (state, epoch) = value.split_once(':').ok_or_else(strange)?;
+            let (state, epoch) = value.split_once(':').ok_or_else(unknown)?;
             vec![Effect::Marked { is_ready: state == "ready", epoch: epoch.to_owned() }]
         }
-        ("SET", Key::Position) => vec![Effect::Noted { lsn: lsn(&text(command, 2)).ok_or_else(strange)? }],
+        ("SET", Key::Position) => vec![Effect::Noted { lsn: lsn(&text(command, 2)).ok_or_else(unknown)? }],
         ("HSET", Key::Claims(coupon)) => {
             pairs().map(|(user, order)| Effect::Held { coupon: coupon.clone(), user, order }).collect()
         }
@@ -143,7 +143,7 @@ fn effects_of(command: &Command) -> Result<Vec<Effect>, String> {
             .map(|user| Effect::Freed { coupon: coupon.clone(), user: lossy(user) })
             .collect(),
         ("HINCRBY", Key::Coupon(coupon)) if text(command, 2) == "stock" => {
-            vec![Effect::StockMoved { coupon, by: text(command, 3).parse().map_err(|_| strange())? }]
+            vec![Effect::StockMoved { coupon, by: text(command, 3).parse().map_err(|_| unknown())? }]
         }
         ("HSET", Key::Coupon(coupon)) => {
             let fields: Vec<(String, String)> = pairs().collect();
@@ -157,7 +157,7 @@ fn effects_of(command: &Command) -> Result<Vec<Effect>, String> {
         }
         ("XADD", Key::Stream) => {
             let place = if word(command, 2) == "NOMKSTREAM" { 3 } else { 2 };
-            let entry = id(&text(command, place)).ok_or_else(strange)?;
+            let entry = id(&text(command, place)).ok_or_else(unknown)?;
             let fields = &command[place + 1..];
             if fields.first().is_some_and(|field| field == b"hoarded") {
                 return Ok(Vec::new());
@@ -175,9 +175,9 @@ fn effects_of(command: &Command) -> Result<Vec<Effect>, String> {
         }
         ("XTRIM", Key::Stream) if word(command, 2) == "MINID" => {
             let threshold = command.last().and_then(|part| id(&lossy(part)));
-            vec![Effect::Trimmed { below: threshold.ok_or_else(strange)? }]
+            vec![Effect::Trimmed { below: threshold.ok_or_else(unknown)? }]
         }
-        // To nothing: no run trims to anything else.
+        // MAXLEN 0: no run uses another length.
         ("XTRIM", Key::Stream) if command.last().is_some_and(|part| part == b"0") => {
             vec![Effect::Trimmed { below: (u64::MAX, u64::MAX) }]
         }
@@ -186,9 +186,9 @@ fn effects_of(command: &Command) -> Result<Vec<Effect>, String> {
             "DESTROY" => vec![Effect::GroupGone],
             "DELCONSUMER" => vec![Effect::ConsumerGone { consumer: text(command, 4) }],
             "CREATECONSUMER" | "SETID" => Vec::new(),
-            _ => return Err(strange()),
+            _ => return Err(unknown()),
         },
-        _ => return Err(strange()),
+        _ => return Err(unknown()),
     })
 }
 
@@ -221,7 +221,7 @@ pub fn lsn(text: &str) -> Option<u64> {
     Some(u64::from_str_radix(high, 16).ok()? << 32 | u64::from_str_radix(low, 16).ok()?)
 }
 
-/// What an entry says, if a worker can read it.
+/// The event of an entry, if a worker can read it.
 fn event(fields: &[Vec<u8>]) -> Option<Event> {
     let get = |name: &str| {
         let pair = fields.chunks_exact(2).find(|pair| pair[0] == name.as_bytes())?;

@@ -1,5 +1,4 @@
-//! Postgres's write-ahead log as its own logical decoding tells it, one line for each transaction, in the order in
-//! which they committed.
+//! Postgres's write-ahead log through logical decoding: one line for each transaction, in commit order.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,15 +7,15 @@ use model::trace::{Change, Line};
 use serde::Deserialize;
 
 use super::aof;
-use crate::stage::{PATIENCE, wait};
+use crate::cluster::{TIMEOUT, wait};
 use crate::stores::Stores;
 
 const SCHEMA: &str = "table seckill.";
-/// All of a run's log is decoded at once.
-const DECODING: Duration = Duration::from_mins(2);
+/// Timeout for decoding the log of a whole run.
+const DECODING_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// Follows Postgres from a moment at which nothing was sold.
-pub struct Slot {
+/// Keeps the log from a moment before the first claim.
+pub struct ReplicationSlot {
     epoch: String,
 }
 
@@ -26,28 +25,28 @@ struct Decoded {
     data: String,
 }
 
-impl Slot {
-    /// Has the log written in full, which takes a restart by `restart`, and begins to follow it.
+impl ReplicationSlot {
+    /// Enables logical decoding, which needs a restart of Postgres by `restart`, and creates the slot.
     pub async fn open(stores: &Stores, restart: impl AsyncFn()) -> Self {
         stores.psql("alter system set wal_level = logical").await.unwrap();
         restart().await;
         let make = "select slot_name from pg_create_logical_replication_slot('trace', 'test_decoding')";
         let is_made = async || stores.psql(make).await.ok().filter(|name| name == "trace");
-        wait(is_made).await.expect("Postgres is back, and writes its log in full");
-        let epoch = stores.psql_within("select epoch from fence", PATIENCE).await.unwrap();
+        wait(is_made).await.expect("Postgres runs again with logical decoding");
+        let epoch = stores.psql_within("select epoch from fence", TIMEOUT).await.unwrap();
         Self { epoch }
     }
 
-    /// How Postgres stood then.
+    /// The state of Postgres when the slot was created.
     pub fn start(&self) -> Line {
         let fence = Change::Fence { epoch: self.epoch.clone(), lost: false };
         Line::Hand { effects: Vec::new(), changes: vec![fence] }
     }
 
-    /// Every transaction since then that changed a table of ours.
+    /// Every transaction since then that changed a table of the program.
     pub async fn read(&self, stores: &Stores) -> Result<Vec<Line>, String> {
         let all = "select lsn::text, data from pg_logical_slot_peek_changes('trace', null, null)";
-        let decoded: Vec<Decoded> = stores.rows_within(all, DECODING).await?;
+        let decoded: Vec<Decoded> = stores.rows_within(all, DECODING_TIMEOUT).await?;
         let mut lines = Vec::new();
         let mut changes = Vec::new();
         for Decoded { lsn, data } in decoded {
@@ -58,8 +57,7 @@ impl Slot {
                     lines.push(Line::Postgres { lsn, changes });
                 }
             } else if let Some(row) = data.strip_prefix(SCHEMA) {
-                changes
-                    .extend(change(row).map_err(|what| format!("the log does not tell {what} of {data:?}"))?);
+                changes.extend(change(row).map_err(|what| format!("the log has no {what} in {data:?}"))?);
             }
         }
         Ok(lines)
@@ -68,13 +66,13 @@ impl Slot {
 
 /// `Err` names the column that is missing.
 fn change(row: &str) -> Result<Option<Change>, &'static str> {
-    let Some((table, rest)) = row.split_once(": ") else { return Err("the table") };
-    let Some((verb, columns)) = rest.split_once(':') else { return Err("the verb") };
+    let Some((table, rest)) = row.split_once(": ") else { return Err("table") };
+    let Some((operation, columns)) = rest.split_once(':') else { return Err("operation") };
     let columns = columns_of(columns);
     let get = |name: &'static str| columns.get(name).cloned().flatten().ok_or(name);
     let number = |name: &'static str| get(name)?.parse().map_err(|_| name);
     let count = |name: &'static str| get(name)?.parse().map_err(|_| name);
-    Ok(match (table, verb) {
+    Ok(match (table, operation) {
         ("orders", "INSERT" | "UPDATE") => Some(Change::Order {
             order: get("id")?,
             coupon: get("coupon_id")?,
@@ -120,7 +118,7 @@ fn columns_of(mut text: &str) -> HashMap<&str, Option<String>> {
     columns
 }
 
-/// A quote inside is written twice.
+/// Index of the closing quote; a quote inside the text is doubled.
 fn closing_quote(quoted: &str) -> usize {
     let bytes = quoted.as_bytes();
     let mut at = 0;

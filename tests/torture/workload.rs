@@ -1,5 +1,5 @@
-//! Clients that behave as real ones do: many at once, over connections kept alive, again after every answer
-//! that leaves it open, some with a preference to wait, some asking what became of their order, some giving up.
+//! Clients that behave as real ones: many at once, on connections that stay open. They repeat a request whose answer
+//! leaves the outcome unknown; some ask to wait, some ask for the status of their order, some give up.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -11,31 +11,34 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
+use support::mint_token;
 
-use crate::history::{Claim, Class, Edit, Line, Recorder, Status};
+use crate::history::{Claim, Class, Edit, Line, Recorder, StatusAnswer};
 
-/// Above the program's own deadlines, so that a time-out means that it hangs.
+/// Longer than all timeouts of the program: a request that reaches it shows that the program hangs.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
-/// After the end of a run its clients still want their answers, for this long.
+/// Longer than any run.
+const TOKEN_LIFETIME: Duration = Duration::from_hours(24);
+/// How long clients repeat unanswered claims after the end of a run.
 const LAST_TRIES: Duration = Duration::from_mins(1);
-/// Recent orders of which one may be ended by hand.
+/// How many recent orders are kept, of which one can be cancelled.
 const RECENT_ORDERS: usize = 50;
 
-/// Holds one unit of each coupon from before the first fault to the end, so that a second event of his is bad
-/// for sure.
-pub const KEEPER: &str = "keeper";
+/// A user who holds one unit of each coupon from before the first fault to the end: a second order event of this
+/// user can never be recorded.
+pub const HOLDER: &str = "keeper";
 
-/// What one coupon is there for.
-pub struct Ware {
+/// A coupon of the workload, and how much it is claimed.
+pub struct TestCoupon {
     pub id: &'static str,
     pub total: i64,
-    /// Users who want it, at first.
+    /// Number of users who claim it at the start.
     pub users: u64,
-    /// Users who join them in each second.
+    /// Number of users who join in each second.
     pub users_per_second: u64,
-    /// Of 100 claims.
+    /// Number of claims in 100 that are for this coupon.
     pub share: u32,
-    /// Its orders are ended by hand now and then, so that units go back.
+    /// Some of its orders are cancelled, so that units are returned.
     pub is_returned: bool,
     pub edits: Edits,
 }
@@ -47,8 +50,8 @@ pub enum Edits {
     UpAndDown,
 }
 
-pub const WARES: [Ware; 5] = [
-    Ware {
+pub const TEST_COUPONS: [TestCoupon; 5] = [
+    TestCoupon {
         id: "espresso",
         total: 40,
         users: 150,
@@ -57,7 +60,7 @@ pub const WARES: [Ware; 5] = [
         is_returned: false,
         edits: Edits::None,
     },
-    Ware {
+    TestCoupon {
         id: "mug",
         total: 30,
         users: 45,
@@ -66,7 +69,7 @@ pub const WARES: [Ware; 5] = [
         is_returned: true,
         edits: Edits::None,
     },
-    Ware {
+    TestCoupon {
         id: "saucer",
         total: 150,
         users: 200,
@@ -75,7 +78,7 @@ pub const WARES: [Ware; 5] = [
         is_returned: false,
         edits: Edits::UpAndDown,
     },
-    Ware {
+    TestCoupon {
         id: "tea",
         total: 100,
         users: 200,
@@ -84,7 +87,7 @@ pub const WARES: [Ware; 5] = [
         is_returned: false,
         edits: Edits::Up,
     },
-    Ware {
+    TestCoupon {
         id: "water",
         total: 1_000_000,
         users: 200,
@@ -95,22 +98,22 @@ pub const WARES: [Ware; 5] = [
     },
 ];
 
-/// What every client shares.
-pub struct Market {
+/// What all clients share.
+pub struct Workload {
     pub recorder: Recorder,
     pub urls: [String; 2],
     http: Client,
     jwt_secret: String,
     admin_token: String,
     tokens: Mutex<HashMap<String, String>>,
-    /// Coupon, user and order of claims answered lately, of coupons whose units go back.
+    /// Coupon, user and order of recent claims of coupons whose units are returned.
     recent: Mutex<Vec<(String, String, String)>>,
     poisons: AtomicUsize,
     started: Instant,
     is_over: AtomicBool,
 }
 
-impl Market {
+impl Workload {
     pub fn new(recorder: Recorder, urls: [String; 2], jwt_secret: String, admin_token: String) -> Self {
         Self {
             recorder,
@@ -126,7 +129,7 @@ impl Market {
         }
     }
 
-    pub fn close(&self) {
+    pub fn end(&self) {
         self.is_over.store(true, Ordering::SeqCst);
     }
 
@@ -134,30 +137,30 @@ impl Market {
         self.is_over.load(Ordering::SeqCst)
     }
 
-    /// A client until the market closes; then until its last claim is answered.
+    /// Claims until the workload ends, and then until the last claim is answered.
     pub async fn client(&self, seed: u64) {
         let mut rng = StdRng::seed_from_u64(seed);
         while !self.is_over() {
-            let ware = choose(&mut rng);
-            let users = ware.users + ware.users_per_second * self.started.elapsed().as_secs();
+            let coupon = choose(&mut rng);
+            let users = coupon.users + coupon.users_per_second * self.started.elapsed().as_secs();
             let user = format!("user-{}", rng.random_range(0..users));
-            self.buy(&mut rng, ware.id, &user).await;
+            self.buy(&mut rng, coupon.id, &user).await;
             pause(&mut rng, 40..200).await;
         }
     }
 
     async fn buy(&self, rng: &mut StdRng, coupon: &str, user: &str) {
-        let insists = rng.random_bool(0.9);
+        let retries = rng.random_bool(0.9);
         let wait_seconds = rng.random_bool(0.2).then_some(1);
         let mut server = rng.random_range(0..self.urls.len());
         let mut last_try: Option<Instant> = None;
         let claim = loop {
-            let claim = self.claim(&self.urls[server], coupon, user, wait_seconds, insists).await;
+            let claim = self.claim(&self.urls[server], coupon, user, wait_seconds, retries).await;
             if self.is_over() {
                 last_try.get_or_insert_with(|| Instant::now() + LAST_TRIES);
             }
-            let is_patient = last_try.is_none_or(|last| Instant::now() < last);
-            if claim.class != Class::Unknown || !insists || !is_patient {
+            let may_retry = last_try.is_none_or(|last| Instant::now() < last);
+            if claim.class != Class::Unknown || !retries || !may_retry {
                 break claim;
             }
             server = (server + 1) % self.urls.len();
@@ -172,14 +175,14 @@ impl Market {
         }
     }
 
-    /// One request for one unit, noted with its answer.
+    /// Sends one claim and adds it with its answer to the history.
     pub async fn claim(
         &self,
         url: &str,
         coupon: &str,
         user: &str,
         wait_seconds: Option<u32>,
-        insists: bool,
+        retries: bool,
     ) -> Claim {
         let mut request =
             self.http.post(format!("{url}/v1/coupons/{coupon}/claims")).bearer_auth(self.token(user));
@@ -195,17 +198,17 @@ impl Market {
             class: answer.class(),
             order: answer.text("order"),
             status: answer.text("status"),
-            told: answer.told,
-            insists,
+            answer: answer.summary,
+            retries,
         };
-        self.note(&claim);
+        self.remember_order(&claim);
         self.recorder.add(Line::Claim(claim.clone()));
         claim
     }
 
-    fn note(&self, claim: &Claim) {
-        let is_returned = WARES.iter().any(|ware| ware.id == claim.coupon && ware.is_returned);
-        if let Some(order) = claim.order.as_ref().filter(|_| is_returned && claim.user != KEEPER) {
+    fn remember_order(&self, claim: &Claim) {
+        let is_returned = TEST_COUPONS.iter().any(|coupon| coupon.id == claim.coupon && coupon.is_returned);
+        if let Some(order) = claim.order.as_ref().filter(|_| is_returned && claim.user != HOLDER) {
             let mut recent = self.recent.lock().unwrap();
             if recent.len() >= RECENT_ORDERS {
                 recent.remove(0);
@@ -214,13 +217,13 @@ impl Market {
         }
     }
 
-    /// Numbers the events made by hand.
+    /// The number of the next event that cannot be recorded.
     pub fn next_poison(&self) -> usize {
         self.poisons.fetch_add(1, Ordering::SeqCst)
     }
 
-    /// Coupon, user and order of some claim that was answered lately.
-    pub fn some_order(&self, rng: &mut StdRng) -> Option<(String, String, String)> {
+    /// Coupon, user and order of a random recent claim.
+    pub fn recent_order(&self, rng: &mut StdRng) -> Option<(String, String, String)> {
         self.recent.lock().unwrap().choose(rng).cloned()
     }
 
@@ -229,13 +232,13 @@ impl Market {
             self.http.get(format!("{url}/v1/coupons/{coupon}/claims/{order}")).bearer_auth(self.token(user));
         let began_us = self.recorder.now_us();
         let answer = Answer::of(request.send().await).await;
-        if let (200, Some(told)) = (answer.status, answer.text("status")) {
+        if let (200, Some(status)) = (answer.status, answer.text("status")) {
             let span = self.recorder.since(began_us);
-            self.recorder.add(Line::Status(Status { span, order: order.into(), told }));
+            self.recorder.add(Line::Status(StatusAnswer { span, order: order.into(), status }));
         }
     }
 
-    /// Asks for a new total once, and notes what came of it.
+    /// Requests a new total once and adds the result to the history.
     pub async fn edit(&self, url: &str, coupon: &str, total: i64, lowers: bool) -> Class {
         let began_us = self.recorder.now_us();
         let path = format!("/v1/admin/coupons/{coupon}");
@@ -253,15 +256,19 @@ impl Market {
 
     fn token(&self, user: &str) -> String {
         let mut tokens = self.tokens.lock().unwrap();
-        tokens.entry(user.to_owned()).or_insert_with(|| mint(&self.jwt_secret, user)).clone()
+        tokens
+            .entry(user.to_owned())
+            .or_insert_with(|| mint_token(&self.jwt_secret, user, TOKEN_LIFETIME))
+            .clone()
     }
 }
 
-/// What came back, if anything did.
+/// An answer, or why there was none.
 struct Answer {
-    /// 0 where nothing whole came.
+    /// 0 without a complete answer.
     status: u16,
-    told: String,
+    /// Status and problem code, or what failed.
+    summary: String,
     body: Value,
 }
 
@@ -275,18 +282,18 @@ impl Answer {
         match whole.await {
             Ok((status, bytes)) => {
                 let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-                let told = format!("{status} {}", body["code"].as_str().unwrap_or_default());
-                Self { status, told: told.trim_end().to_owned(), body }
+                let summary = format!("{status} {}", body["code"].as_str().unwrap_or_default());
+                Self { status, summary: summary.trim_end().to_owned(), body }
             }
             Err(error) => {
-                let told = if error.is_timeout() {
+                let summary = if error.is_timeout() {
                     "timeout"
                 } else if error.is_connect() {
                     "no connection"
                 } else {
                     "reset"
                 };
-                Self { status: 0, told: told.into(), body: Value::Null }
+                Self { status: 0, summary: summary.into(), body: Value::Null }
             }
         }
     }
@@ -296,8 +303,8 @@ impl Answer {
     }
 
     fn class(&self) -> Class {
-        match (self.status, self.told.as_str()) {
-            // It was accepted and has ended already, which the same answer tells.
+        match (self.status, self.summary.as_str()) {
+            // The claim was accepted and its order has ended already.
             (_, "409 rejected") | (201 | 202, _) => Class::Ok,
             (200, _) if self.body["order"].is_string() => Class::Dup,
             (200, _) => Class::Ok,
@@ -308,13 +315,13 @@ impl Answer {
     }
 }
 
-fn choose(rng: &mut StdRng) -> &'static Ware {
-    let mut place = rng.random_range(0..WARES.iter().map(|ware| ware.share).sum());
-    WARES
+fn choose(rng: &mut StdRng) -> &'static TestCoupon {
+    let mut place = rng.random_range(0..TEST_COUPONS.iter().map(|coupon| coupon.share).sum());
+    TEST_COUPONS
         .iter()
-        .find(|ware| {
-            let is_here = place < ware.share;
-            place = place.saturating_sub(ware.share);
+        .find(|coupon| {
+            let is_here = place < coupon.share;
+            place = place.saturating_sub(coupon.share);
             is_here
         })
         .unwrap()
@@ -322,13 +329,4 @@ fn choose(rng: &mut StdRng) -> &'static Ware {
 
 pub async fn pause(rng: &mut StdRng, range_ms: std::ops::Range<u64>) {
     tokio::time::sleep(Duration::from_millis(rng.random_range(range_ms))).await;
-}
-
-/// A user's token for longer than any run.
-fn mint(secret: &str, user: &str) -> String {
-    use seckill::config::CredentialSettings;
-    let settings =
-        CredentialSettings { admin_token: None, jwt_secret: None, jwt_audience: None, jwt_issuer: None };
-    let lifetime = Duration::from_hours(24);
-    seckill::cli::token::mint_token(secret.as_bytes(), &user.parse().unwrap(), lifetime, &settings).unwrap()
 }

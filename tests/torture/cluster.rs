@@ -1,5 +1,5 @@
-//! The program on trial: a server that owns the stores, a second server and two workers that reach them
-//! through proxies of their own, and the processes of the stores. What is done to them is `strike`'s affair.
+//! The processes under test: a server that owns the stores, a second server and two workers that reach the stores
+//! through proxies of their own, and the processes of the stores. `inject` decides what happens to them.
 
 use std::fs;
 use std::net::TcpListener;
@@ -12,33 +12,34 @@ use nix::unistd::Pid;
 use rand::RngExt;
 
 use crate::stores::Stores;
-use crate::trace::Slot;
+use crate::trace::ReplicationSlot;
 use support::proxy::Proxy;
 use support::{Process, Sale};
 
-/// The longest wait for anything that has to happen in the end.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+/// Longest wait for anything; what takes longer has failed.
+pub const TIMEOUT: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(20);
-/// Ports that no machine hands out by itself, so that nobody takes ours while its server is down.
+/// Below the ports that the system assigns, so that no other process takes one while its server is down.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
-/// The nodes by place: the second server, then the workers.
+/// Index in `Cluster::nodes` of the second server.
 pub const SERVER: usize = 0;
+/// Indexes of the two workers.
 pub const WORKERS: [usize; 2] = [1, 2];
 
-pub struct Stage {
+pub struct Cluster {
     /// The server that owns the stores.
     pub program: Sale,
     pub nodes: Vec<Node>,
     pub stores: Stores,
-    pub slot: Slot,
+    pub replication_slot: ReplicationSlot,
     /// Where the two servers listen.
     pub urls: [String; 2],
-    /// How long an entry may stay unacknowledged before another worker takes it.
+    /// After how long another worker reclaims an unacknowledged entry.
     pub reclaim_after: Duration,
 }
 
-/// A process beside the program, which knows the stores by address.
+/// A process that knows only the addresses of the stores.
 pub struct Node {
     command: &'static str,
     environment: Vec<(&'static str, String)>,
@@ -47,8 +48,8 @@ pub struct Node {
     process: Option<Process>,
 }
 
-impl Stage {
-    pub async fn set(coupons: Vec<String>, reclaim_after: Duration) -> Self {
+impl Cluster {
+    pub async fn start(coupons: Vec<String>, reclaim_after: Duration) -> Self {
         let ports = [free_port(), free_port()];
         let listens = ports.map(|port| format!("127.0.0.1:{port}"));
         let reclaim = format!("{}ms", reclaim_after.as_millis());
@@ -60,7 +61,7 @@ impl Stage {
         .await;
         let postgres_folder = program.data_dir().join("postgres");
         let stores = Stores::new(program.redis_socket(), postgres_folder.clone(), coupons);
-        let slot = Slot::open(&stores, async || {
+        let replication_slot = ReplicationSlot::open(&stores, async || {
             let pid = postmaster(&postgres_folder).expect("Postgres has started");
             signal(pid, Signal::SIGINT);
         })
@@ -85,14 +86,14 @@ impl Stage {
             }
         }
         let urls = listens.map(|listen| format!("http://{listen}"));
-        Self { program, nodes, stores, slot, urls, reclaim_after }
+        Self { program, nodes, stores, replication_slot, urls, reclaim_after }
     }
 
     pub fn start_node(&mut self, place: usize) {
         self.nodes[place].start(&self.program);
     }
 
-    /// Processes that ended though nobody had ended them.
+    /// Processes that ended although no fault had ended them.
     pub fn ended(&mut self) -> Vec<String> {
         let program = self.program.server().ended().map(|status| format!("the program ended: {status}"));
         let nodes = self.nodes.iter_mut().filter_map(|node| {
@@ -102,14 +103,14 @@ impl Stage {
         program.into_iter().chain(nodes).collect()
     }
 
-    /// The marker once claims are accepted, in another epoch than `not` where one is given.
+    /// Waits until claims are accepted, in another epoch than `not` if it is given; returns the marker.
     pub async fn until_ready(&self, not: Option<&str>) -> Option<String> {
         let marker = self.until_marked(not).await?;
         wait(async || (self.program.get("/readyz").await.status == 200).then_some(())).await?;
         Some(marker)
     }
 
-    /// The same by the marker alone, whether the program is awake or not.
+    /// Waits for the marker only: the program may be stopped by a signal.
     pub async fn until_marked(&self, not: Option<&str>) -> Option<String> {
         wait(async || {
             let marker = self.stores.redis_cli(&["GET", "seckill:{0}:epoch"]).await.ok()?;
@@ -118,7 +119,7 @@ impl Stage {
         .await
     }
 
-    /// The running redis-server.
+    /// Process id of the running redis-server.
     pub async fn redis_pid(&self) -> Option<i32> {
         wait(async || {
             let info = self.stores.redis_cli(&["INFO", "server"]).await.ok()?;
@@ -127,7 +128,7 @@ impl Stage {
         .await
     }
 
-    /// The running postmaster.
+    /// Process id of the running postmaster.
     pub async fn postgres_pid(&self) -> Option<i32> {
         wait(async || {
             self.stores.psql("select 1").await.ok()?;
@@ -136,7 +137,7 @@ impl Stage {
         .await
     }
 
-    /// Keeps what the processes said.
+    /// Copies the logs of all processes into the folder.
     pub fn save_logs(&self, folder: &Path) {
         let entries = fs::read_dir(self.program.dir.path()).unwrap().flatten();
         for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file())) {
@@ -174,13 +175,13 @@ fn postmaster(folder: &Path) -> Option<i32> {
     fs::read_to_string(folder.join("cluster/postmaster.pid")).ok()?.lines().next()?.trim().parse().ok()
 }
 
-/// The process and what it has forked.
+/// The process and its child processes.
 pub fn with_children(pid: i32) -> Vec<i32> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     std::iter::once(pid).chain(children.split_whitespace().filter_map(|pid| pid.parse().ok())).collect()
 }
 
-/// Whether the process was there to get it.
+/// Sends a signal; false if the process does not exist.
 pub fn signal(pid: i32, signal: Signal) -> bool {
     match kill(Pid::from_raw(pid), signal) {
         Ok(()) => true,
@@ -189,9 +190,9 @@ pub fn signal(pid: i32, signal: Signal) -> bool {
     }
 }
 
-/// What the condition gives, in the end; `None` when `PATIENCE` is over.
+/// Calls the condition until it returns a value; `None` after `TIMEOUT`.
 pub async fn wait<T>(condition: impl AsyncFn() -> Option<T>) -> Option<T> {
-    let patient = async {
+    let poll = async {
         loop {
             if let Some(value) = condition().await {
                 return value;
@@ -199,10 +200,10 @@ pub async fn wait<T>(condition: impl AsyncFn() -> Option<T>) -> Option<T> {
             tokio::time::sleep(POLL).await;
         }
     };
-    tokio::time::timeout(PATIENCE, patient).await.ok()
+    tokio::time::timeout(TIMEOUT, poll).await.ok()
 }
 
-/// By chance and not by the seed: two runs of one seed may go on at once.
+/// A random port, not one of the seed: two runs of one seed may run at the same time.
 fn free_port() -> u16 {
     loop {
         let port = rand::rng().random_range(PORTS);
