@@ -10,7 +10,7 @@ mod fairness;
 mod fill;
 mod load;
 mod memory;
-pub mod noop;
+pub mod noop_server;
 mod plan;
 mod rate;
 mod redis_cpu;

@@ -1,5 +1,5 @@
-//! The command line: every command with its settings, the exit status, the one line of an error.
-//! What `serve`, `worker` and `demo` do is `app`'s work; all other commands live below this file.
+//! The command line: every command with its settings, the exit status, and an error as one line. `app` runs `serve`,
+//! `worker` and `demo`; the files below run all other commands.
 
 use std::collections::HashSet;
 use std::env;
@@ -24,10 +24,10 @@ mod output;
 mod psql;
 mod reconcile;
 mod redis_cli;
+mod store_tools;
 mod stream;
 pub mod token;
-mod tool;
-mod values;
+mod value_parsers;
 
 /// Flash-sale coupon grabbing on Redis Streams and Postgres.
 #[derive(Parser)]
@@ -42,48 +42,48 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// HTTP and workers in one process
+    /// Run HTTP and workers in one process
     Serve(ServeArgs),
-    /// Workers alone
+    /// Run workers only
     Worker(WorkerArgs),
-    /// `serve` with sample coupons and a token to try them with
+    /// Run `serve` with sample coupons, and print a token to try them
     Demo(ServeArgs),
     #[command(flatten)]
     OneShot(OneShot),
 }
 
-/// Commands that do one thing and end.
+/// Commands that end by themselves.
 #[derive(Subcommand)]
 pub enum OneShot {
     /// Create, list, show, edit, pause and resume coupons
     #[command(subcommand)]
     Coupon(coupon::CouponCommand),
-    /// Claim a unit on a user's behalf
+    /// Claim a unit for a user
     Claim(claim::ClaimArgs),
-    /// Print a bearer token for a user, and nothing else
+    /// Print a bearer token for a user
     Token(token::TokenArgs),
-    /// Look at the stream of order events
+    /// Show the stream of order events
     #[command(subcommand)]
     Stream(stream::StreamCommand),
-    /// Look at order events that could not be recorded, and deal with them
+    /// List, show, replay and discard order events that could not be recorded
     #[command(subcommand)]
     Dead(dead::DeadCommand),
-    /// Compare Redis with Postgres and repair whichever lost something
+    /// Compare Redis with Postgres, and repair the store that lost data
     Reconcile(reconcile::ReconcileArgs),
-    /// Check both stores for what operators get wrong; exit status 1 where something is red
+    /// Check both stores for wrong settings and problems; exit status 1 if a check is red
     Doctor(doctor::DoctorArgs),
-    /// Measure this machine, and what people do instead, on stores of its own
+    /// Measure this program and alternative designs on this machine, with temporary stores
     Bench(bench::BenchArgs),
-    /// The fixed answers that `bench` compares with
+    /// Serve fixed answers, as a baseline for `bench`
     #[command(hide = true)]
     BenchNoop,
     /// Run redis-cli against the Redis in use
     #[command(disable_help_flag = true)]
-    RedisCli(tool::ToolArgs),
+    RedisCli(store_tools::ToolArgs),
     /// Run psql against the Postgres in use
     #[command(disable_help_flag = true)]
-    Psql(tool::ToolArgs),
-    /// Ask the server on this machine whether it takes claims
+    Psql(store_tools::ToolArgs),
+    /// Ask the server on this machine whether it accepts claims
     #[command(hide = true)]
     Healthcheck(HttpSettings),
 }
@@ -110,26 +110,26 @@ pub struct WorkerArgs {
     pub workers: WorkerSettings,
 }
 
-/// Used wrongly: exit status 2, like clap's own errors.
+/// A usage error: the process ends with status 2, as for clap's own errors.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct WrongUsage(pub String);
 
-/// As the shell tells of a command that SIGPIPE has ended: its output had no reader.
+/// The status that a shell reports for a process that SIGPIPE (13) ended: the output had no reader.
 const STATUS_READER_GONE: u8 = 128 + 13;
 
-/// Reads the process's arguments and environment.
+/// Parses the process's arguments and environment.
 ///
 /// # Errors
-/// With the exit status, after clap's message, when they are wrong or ask for help.
+/// The exit status, if they are wrong or ask for help; clap's message is then printed already.
 pub fn parse() -> Result<Cli, ExitCode> {
     let command = command();
     let parsed = command.clone().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
-    parsed.map_err(|error| explain(&name_the_variable(error, &command)))
+    parsed.map_err(|error| print_clap_message(&name_the_variable(error, &command)))
 }
 
-/// Prints clap's message: help and version to stdout, what is wrong to stderr.
-fn explain(error: &clap::Error) -> ExitCode {
+/// Prints clap's message: help and version to stdout, errors to stderr.
+fn print_clap_message(error: &clap::Error) -> ExitCode {
     let text = |in_colour| {
         let text = error.render();
         if in_colour { text.ansi().to_string() } else { text.to_string() }
@@ -144,6 +144,10 @@ fn explain(error: &clap::Error) -> ExitCode {
     }
 }
 
+/// Runs a command that ends by itself.
+///
+/// # Errors
+/// When the command fails. [`report`] prints the error.
 pub async fn run(command: OneShot) -> anyhow::Result<()> {
     match command {
         OneShot::Coupon(command) => coupon::run(command).await,
@@ -154,30 +158,29 @@ pub async fn run(command: OneShot) -> anyhow::Result<()> {
         OneShot::Reconcile(args) => reconcile::run(args).await,
         OneShot::Doctor(args) => Box::pin(doctor::run(args)).await,
         OneShot::Bench(args) => Box::pin(bench::run(args)).await,
-        OneShot::BenchNoop => crate::bench::noop::run().await,
+        OneShot::BenchNoop => crate::bench::noop_server::run().await,
         OneShot::RedisCli(args) => redis_cli::run(args).await,
         OneShot::Psql(args) => psql::run(args).await,
         OneShot::Healthcheck(http) => healthcheck::run(&http).await,
     }
 }
 
-/// Prints an error as exactly one line and says how the process should end.
+/// Prints an error as exactly one line, and returns the exit status of the process.
 #[must_use]
 pub fn report(error: &anyhow::Error) -> ExitCode {
     if matches!(error.downcast_ref(), Some(OutputError::ReaderGone)) {
         return ExitCode::from(STATUS_READER_GONE);
     }
-    stderr::line(&format!("seckill: {}", output::plain(&format!("{error:#}"))));
+    stderr::line(&format!("seckill: {}", output::single_line(&format!("{error:#}"))));
     ExitCode::from(if error.is::<WrongUsage>() { 2 } else { 1 })
 }
 
-/// clap names the flag alone, which is no help to a user who set a variable, and shows a wrong value, which may
-/// be a secret.
+/// Adds the environment variable to clap's error, which names the flag only, and removes a wrong value that is a secret.
 fn name_the_variable(mut error: clap::Error, command: &clap::Command) -> clap::Error {
     let context = |kind| error.get(kind).map(ToString::to_string);
     let Some(argument) = context(ContextKind::InvalidArg) else { return error };
     let value = context(ContextKind::InvalidValue).unwrap_or_default();
-    let is_meant = |setting: &&clap::Arg| {
+    let is_source = |setting: &&clap::Arg| {
         let flag = setting.get_long().map(|flag| format!("--{flag}"));
         flag.as_deref() == argument.split(' ').next()
             && setting.get_env().and_then(env::var_os).is_some_and(|text| text.to_string_lossy() == value)
@@ -189,7 +192,7 @@ fn name_the_variable(mut error: clap::Error, command: &clap::Command) -> clap::E
     if !value.is_empty() && settings(command).into_iter().any(|setting| is_secret(&setting)) {
         error.insert(ContextKind::InvalidValue, ContextValue::String("(not shown)".to_owned()));
     }
-    if let Some(variable) = settings(command).into_iter().find(is_meant).and_then(clap::Arg::get_env) {
+    if let Some(variable) = settings(command).into_iter().find(is_source).and_then(clap::Arg::get_env) {
         let variable = variable.display();
         let tip = if value.is_empty() {
             format!("{variable} is set but empty: give it a value, or unset it")
@@ -201,7 +204,7 @@ fn name_the_variable(mut error: clap::Error, command: &clap::Command) -> clap::E
     error
 }
 
-/// The parser, whose `--help` lists the settings of all commands in one place.
+/// The parser. Its `--help` lists the settings of all commands.
 fn command() -> clap::Command {
     let command = Cli::command();
     let settings = settings_help(&command);
@@ -214,7 +217,7 @@ fn settings_help(command: &clap::Command) -> String {
     iter::once(heading).chain(settings).collect::<Vec<_>>().join("\n")
 }
 
-/// All arguments that have an environment variable, each once.
+/// All arguments that have an environment variable, without duplicates.
 fn settings(command: &clap::Command) -> Vec<&clap::Arg> {
     let settings_of = |name| command.find_subcommand(name).into_iter().flat_map(clap::Command::get_arguments);
     let all = settings_of("serve").chain(settings_of("claim")).chain(command.get_arguments());

@@ -1,4 +1,4 @@
-//! `seckill bench`: a table, and JSON beside it.
+//! `seckill bench`: runs the scenarios, prints a table, and writes JSON to a file.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,26 +13,27 @@ use crate::config::{self, CredentialSettings};
 
 #[derive(Args)]
 pub struct BenchArgs {
-    /// Only these scenarios; a ratio is left out where its other side was not measured
+    /// Run only these scenarios; ratios to scenarios that did not run are left out
     #[arg(value_name = "SCENARIO", value_parser = bench::SCENARIOS)]
     only: Vec<String>,
 
-    /// One short round instead of three: whether all of it works, rather than how fast
+    /// Run one short round instead of three: a test of the bench, not a measurement
     #[arg(long)]
     quick: bool,
 
-    /// Also write every figure to this file
+    /// Also write every figure to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Where the bench's own stores live [default: a new folder, removed at the end]
+    /// Folder for the bench's own stores [default: a new folder, removed at the end]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }
 
 pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
-    let own = || std::env::temp_dir().join(format!("seckill-bench-{}", std::process::id()));
-    let options = Options { data_dir: args.data_dir.unwrap_or_else(own), quick: args.quick, only: args.only };
+    let new_folder = || std::env::temp_dir().join(format!("seckill-bench-{}", std::process::id()));
+    let options =
+        Options { data_dir: args.data_dir.unwrap_or_else(new_folder), quick: args.quick, only: args.only };
     let settings =
         CredentialSettings { admin_token: None, jwt_secret: None, jwt_audience: None, jwt_issuer: None };
     let mint = |secret: &str, user: &str| {

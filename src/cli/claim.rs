@@ -1,4 +1,4 @@
-//! `seckill claim`: one claim on a user's behalf. Whether it is accepted is the server's word.
+//! `seckill claim`: one claim for a user. The server decides whether it is accepted.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs};
 use super::output::field;
-use super::values::{parse_idempotency_key, parse_wait};
+use super::value_parsers::{parse_idempotency_key, parse_wait};
 use crate::config;
 use crate::domain::{CouponId, UserId};
 
@@ -17,11 +17,11 @@ pub struct ClaimArgs {
     /// Coupon to claim a unit of
     coupon: CouponId,
 
-    /// Who the unit is for
+    /// User who gets the unit
     #[arg(long, value_name = "USER")]
     user: UserId,
 
-    /// Names this claim, so that a repeat is never a second one; needed where a user may hold several units
+    /// Key of this claim: a repeat with the same key is not a second claim; required if a user may hold several units
     #[arg(long, value_name = "KEY", value_parser = parse_idempotency_key)]
     idempotency_key: Option<String>,
 

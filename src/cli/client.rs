@@ -1,5 +1,5 @@
-//! Requests to a running server, as its admin: the address, the token, the time-outs, and every way
-//! of failing as one sentence. What is asked and how an answer is shown belongs to the commands.
+//! Requests to a running server, as its admin: the address, the token, the timeouts, and each failure as one sentence.
+//! The commands choose the request and format the answer.
 
 use std::error::Error as _;
 use std::io;
@@ -12,26 +12,26 @@ use serde_json::{Value, json};
 use url::{Host, Url};
 
 use super::WrongUsage;
-use super::output::{plain, print_line};
+use super::output::{print_line, single_line};
 use crate::config::{self, PAGE_MAX_ROWS, ServerSettings, is_loopback};
 use crate::data_dir::{ADMIN_TOKEN, DataDir, read_secret};
 
-/// What each command that talks to a server takes.
+/// Arguments of each command that sends requests to a server.
 #[derive(Args, Clone)]
 pub struct ClientArgs {
     #[command(flatten)]
     pub server: ServerSettings,
 
-    /// Print the server's JSON, one document a line
+    /// Print the server's JSON answer on one line
     #[arg(long)]
     pub json: bool,
 }
 
 pub struct Client {
     http: reqwest::Client,
-    /// Without a slash at its end.
+    /// Without a trailing slash.
     base: String,
-    /// Or why there is none, which matters only once the server asks for it.
+    /// Or why there is none, which is reported only if the server answers 401.
     token: Result<HeaderValue, String>,
     json: bool,
 }
@@ -44,6 +44,8 @@ pub struct Answer {
 }
 
 impl Client {
+    /// # Errors
+    /// For an address or a token that no request can carry.
     pub fn new(args: &ClientArgs) -> anyhow::Result<Self> {
         let url = parse_base(&args.server.url)?;
         Ok(Self {
@@ -58,7 +60,7 @@ impl Client {
         self.send(self.request(Method::GET, path).query(query)).await
     }
 
-    /// Every row of a list, page by page.
+    /// All rows of a list, read page by page.
     pub async fn get_all(&self, path: &str) -> anyhow::Result<Vec<Value>> {
         let limit = PAGE_MAX_ROWS.to_string();
         let mut rows = Vec::new();
@@ -82,7 +84,7 @@ impl Client {
         }
     }
 
-    /// Prints such rows as one document, or the text made from them.
+    /// Prints rows of `get_all`: as one JSON document, or as the given text.
     pub fn print_all(&self, rows: &[Value], text: impl FnOnce(&[Value]) -> String) -> anyhow::Result<()> {
         if self.json {
             return print_line(&json!({ "items": rows, "next": null }).to_string());
@@ -109,6 +111,8 @@ impl Client {
         }
     }
 
+    /// # Errors
+    /// When the server does not answer, or the answer is not 2xx with a JSON object.
     pub async fn send(&self, request: RequestBuilder) -> anyhow::Result<Answer> {
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
         let status = response.status();
@@ -116,7 +120,7 @@ impl Client {
         let body: Option<Value> = serde_json::from_str(&text).ok().filter(Value::is_object);
         match body {
             Some(body) if status.is_success() => Ok(Answer { status, body, text }),
-            Some(problem) => Err(self.refusal(status, &problem, &text)?),
+            Some(problem) => Err(self.problem_error(status, &problem, &text)?),
             None => bail!(
                 "{} answered {status} without JSON: check that SECKILL_URL is a seckill server",
                 self.base
@@ -124,19 +128,25 @@ impl Client {
         }
     }
 
-    /// The answer as the user wants it: the server's document, or `text` made from it.
+    /// Prints the server's document with `--json`, else the given text.
     pub fn print(&self, answer: &Answer, text: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
         if self.json { print_document(&answer.text) } else { print_line(&text(&answer.body)) }
     }
 
-    fn refusal(&self, status: StatusCode, problem: &Value, text: &str) -> anyhow::Result<anyhow::Error> {
+    /// The error for an answer that is not 2xx. With `--json` its document is printed as well.
+    fn problem_error(
+        &self,
+        status: StatusCode,
+        problem: &Value,
+        text: &str,
+    ) -> anyhow::Result<anyhow::Error> {
         if self.json {
             print_document(text)?;
         }
         match &self.token {
             Err(why) if status == StatusCode::UNAUTHORIZED => Ok(anyhow!("{why}")),
             Ok(_) if status == StatusCode::UNAUTHORIZED => Ok(anyhow!(
-                "{}: check SECKILL_ADMIN_TOKEN, or that SECKILL_DATA_DIR is the server's",
+                "{}: check SECKILL_ADMIN_TOKEN, or that SECKILL_DATA_DIR is the server's data directory",
                 describe(status, problem)
             )),
             _ => Ok(anyhow!(describe(status, problem))),
@@ -145,7 +155,7 @@ impl Client {
 
     fn unreachable(&self, error: &reqwest::Error) -> anyhow::Error {
         let base = &self.base;
-        if caused_by_refused_connection(error) {
+        if is_connection_refused(error) {
             return anyhow!("no server answers at {base}: start one with `seckill serve` or set SECKILL_URL");
         }
         if error.is_connect() {
@@ -153,40 +163,40 @@ impl Client {
         }
         if error.is_timeout() {
             return anyhow!(
-                "{base} did not answer in time: whether anything changed is not known; the same command may be run again"
+                "{base} did not answer in time: it is not known whether the command took effect; you can run it again"
             );
         }
         if error.is_builder() {
-            return anyhow!("cannot ask {base}: {}", root_cause(error));
+            return anyhow!("cannot send a request to {base}: {}", root_cause(error));
         }
         anyhow!(
-            "the connection to {base} broke ({}): whether anything changed is not known; the same command may be run again",
+            "the connection to {base} broke ({}): it is not known whether the command took effect; you can run it again",
             root_cause(error)
         )
     }
 }
 
-/// Where a server is: a proxy for the world outside cannot reach this machine's loopback.
+/// Whether requests to a server may use a proxy, which cannot reach this machine's loopback.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Network {
-    ThisMachine,
-    Outside,
+    Loopback,
+    Remote,
 }
 
-/// A client that follows no redirect, so that the token goes nowhere else.
+/// An HTTP client that follows no redirect, so that the token is sent to no other server.
 pub fn http_client(network: Network) -> anyhow::Result<reqwest::Client> {
     let builder = reqwest::Client::builder()
         .timeout(config::CLI_REQUEST_TIMEOUT)
         .connect_timeout(config::CLI_CONNECT_TIMEOUT)
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("seckill/", env!("CARGO_PKG_VERSION")));
-    let builder = if network == Network::ThisMachine { builder.no_proxy() } else { builder };
+    let builder = if network == Network::Loopback { builder.no_proxy() } else { builder };
     Ok(builder.build()?)
 }
 
-/// A problem's detail, the members that tell the reader what to do next, and the code.
+/// A problem (RFC 9457) as one line: its detail, the times of the sale, and its code.
 pub fn describe(status: StatusCode, problem: &Value) -> String {
-    let member = |name: &str| problem[name].as_str().map(plain).filter(|text| !text.is_empty());
+    let member = |name: &str| problem[name].as_str().map(single_line).filter(|text| !text.is_empty());
     let mut line = member("detail").or_else(|| member("title")).unwrap_or_else(|| status.to_string());
     for name in ["starts_at", "ends_at"] {
         if let Some(value) = member(name).filter(|value| !line.contains(value)) {
@@ -197,7 +207,7 @@ pub fn describe(status: StatusCode, problem: &Value) -> String {
     format!("{line} [{code}]")
 }
 
-/// The innermost error: the one that says what happened.
+/// The text of the innermost error.
 pub fn root_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
@@ -206,7 +216,7 @@ pub fn root_cause(error: &reqwest::Error) -> String {
     cause.to_string()
 }
 
-fn caused_by_refused_connection(error: &reqwest::Error) -> bool {
+fn is_connection_refused(error: &reqwest::Error) -> bool {
     let mut source = error.source();
     while let Some(cause) = source {
         if let Some(cause) = cause.downcast_ref::<io::Error>()
@@ -234,7 +244,7 @@ fn parse_base(text: &str) -> anyhow::Result<Url> {
         return Err(wrong("must be an http:// or https:// address").into());
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(wrong("must hold no user or password (SECKILL_ADMIN_TOKEN is their place)").into());
+        return Err(wrong("must hold no user or password (set SECKILL_ADMIN_TOKEN instead)").into());
     }
     if url.query().is_some() || url.fragment().is_some() {
         return Err(wrong("must be an address without `?` and `#`").into());
@@ -249,10 +259,10 @@ fn network_of(url: &Url) -> Network {
         Some(Host::Domain(name)) => name == "localhost",
         None => false,
     };
-    if loopback { Network::ThisMachine } else { Network::Outside }
+    if loopback { Network::Loopback } else { Network::Remote }
 }
 
-/// The token as a header, or why there is none.
+/// The token as a header, or the reason why there is none.
 fn admin_token(settings: &ServerSettings) -> anyhow::Result<Result<HeaderValue, String>> {
     let token = match &settings.admin_token {
         Some(token) => token.clone(),

@@ -1,5 +1,5 @@
-//! `seckill coupon …`: coupons made, listed, shown and edited through the admin API. The rules that a
-//! coupon has to keep are the server's; only what a flag alone can get wrong is refused here.
+//! `seckill coupon …`: creates, lists, shows and edits coupons through the admin API. The server checks the rules for
+//! coupons; the command checks only its own flags.
 
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
@@ -7,8 +7,8 @@ use time::OffsetDateTime;
 
 use super::WrongUsage;
 use super::client::{Client, ClientArgs};
-use super::output::{columns, field};
-use super::values::{
+use super::output::{columns, field, named_row, table};
+use super::value_parsers::{
     TimeOrNone, parse_reserve_seconds, parse_time, parse_time_or_none, parse_title, rfc3339,
 };
 use crate::config::{PER_USER_LIMIT_MAX, TOTAL_MAX_UNITS, parse_whole};
@@ -18,17 +18,17 @@ const COUPONS: &str = "/v1/admin/coupons";
 
 #[derive(Subcommand)]
 pub enum CouponCommand {
-    /// Create a coupon; the identical one again changes nothing
+    /// Create a coupon; creating the same coupon again changes nothing
     Create(CreateArgs),
-    /// List all coupons, unlisted ones too
+    /// List all coupons, including unlisted ones
     List(ClientArgs),
     /// Show one coupon
     Show(CouponArgs),
-    /// Change a coupon, in the middle of a sale too
+    /// Change a coupon, also during a sale
     Edit(EditArgs),
-    /// Refuse further claims until `resume`
+    /// Stop accepting claims until `resume`
     Pause(CouponArgs),
-    /// Take claims again
+    /// Accept claims again
     Resume(CouponArgs),
 }
 
@@ -37,31 +37,31 @@ pub struct CreateArgs {
     /// 1 to 63 letters, digits, `_` or `-`
     coupon: CouponId,
 
-    /// Units on sale
+    /// Number of units for sale
     #[arg(long, value_name = "UNITS", value_parser = |text: &str| parse_whole(text, 1..=TOTAL_MAX_UNITS))]
     total: i64,
 
-    /// Name for people [default: the coupon's id]
+    /// Displayed name [default: the coupon's id]
     #[arg(long, value_parser = parse_title)]
     title: Option<String>,
 
-    /// First moment of the sale, such as 2026-11-11T20:00:00+01:00
+    /// Start of the sale, such as 2026-11-11T20:00:00+01:00
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     starts_at: Option<OffsetDateTime>,
 
-    /// Moment after the sale, such as 2026-11-11T21:00:00+01:00
+    /// End of the sale, such as 2026-11-11T21:00:00+01:00
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     ends_at: Option<OffsetDateTime>,
 
-    /// Units that one user may hold [default: 1]
+    /// Number of units that one user may hold [default: 1]
     #[arg(long, value_name = "UNITS", value_parser = |text: &str| parse_whole(text, 1..=PER_USER_LIMIT_MAX))]
     per_user_limit: Option<i64>,
 
-    /// Time to confirm an order before its unit goes back, such as 15m [default: confirmed at once]
+    /// Time to confirm an order before its unit returns to stock, such as 15m [default: confirmed at once]
     #[arg(long, value_name = "DURATION", value_parser = parse_reserve_seconds)]
     reserve_for: Option<i64>,
 
-    /// Leave it out of the public list
+    /// Hide the coupon from the public list
     #[arg(long)]
     unlisted: bool,
 
@@ -82,19 +82,19 @@ pub struct CouponArgs {
 pub struct EditArgs {
     coupon: CouponId,
 
-    /// Name for people
+    /// Displayed name
     #[arg(long, group = "changes", value_parser = parse_title)]
     title: Option<String>,
 
-    /// Units on sale altogether: more than now to restock, never fewer than are held
+    /// Total number of units, at least as many as are held; a larger number restocks
     #[arg(long, group = "changes", value_name = "UNITS", value_parser = |text: &str| parse_whole(text, 1..=TOTAL_MAX_UNITS))]
     total: Option<i64>,
 
-    /// First moment of the sale; `none` starts it now
+    /// Start of the sale; `none` starts it now
     #[arg(long, group = "changes", value_name = "TIME|none", value_parser = parse_time_or_none)]
     starts_at: Option<TimeOrNone>,
 
-    /// Moment after the sale; `none` leaves it open
+    /// End of the sale; `none` means no end
     #[arg(long, group = "changes", value_name = "TIME|none", value_parser = parse_time_or_none)]
     ends_at: Option<TimeOrNone>,
 
@@ -135,25 +135,23 @@ async fn create(args: CreateArgs) -> anyhow::Result<()> {
     let client = Client::new(&args.client)?;
     let answer = client.post(COUPONS, &Value::Object(body)).await?;
     let done =
-        if answer.status == reqwest::StatusCode::OK { "was there already, the same" } else { "created" };
+        if answer.status == reqwest::StatusCode::OK { "existed already and is the same" } else { "created" };
     client.print(&answer, |coupon| sentence(coupon, done))
 }
 
 async fn list(args: &ClientArgs) -> anyhow::Result<()> {
     let client = Client::new(args)?;
-    client.print_all(&client.get_all(COUPONS).await?, table)
+    client.print_all(&client.get_all(COUPONS).await?, coupon_table)
 }
 
-fn table(coupons: &[Value]) -> String {
+fn coupon_table(coupons: &[Value]) -> String {
     if coupons.is_empty() {
-        return "no coupons yet: make one with `seckill coupon create coffee --total 100`".to_owned();
+        return "no coupons yet: create one with `seckill coupon create coffee --total 100`".to_owned();
     }
-    let heading = ["COUPON", "STATE", "STOCK", "WINDOW", "TITLE"].map(str::to_owned).to_vec();
-    let rows = coupons.iter().map(|coupon| {
+    table(["COUPON", "STATE", "STOCK", "WINDOW", "TITLE"], coupons, |coupon| {
         let [id, state, title] = ["id", "state", "title"].map(|name| field(coupon, name));
-        vec![id, state, stock(coupon), window(coupon), title]
-    });
-    columns(&std::iter::once(heading).chain(rows).collect::<Vec<_>>())
+        [id, state, stock(coupon), window(coupon), title]
+    })
 }
 
 async fn show(args: &CouponArgs) -> anyhow::Result<()> {
@@ -206,10 +204,10 @@ fn window(coupon: &Value) -> String {
     }
 }
 
-/// The fields that a reader looks for first, then whatever else the server knows.
+/// The most important fields first, then all other fields of the answer.
 fn all_fields(coupon: &Value) -> String {
     let first = ["id", "title", "state", "stock", "total", "starts_at", "ends_at"];
     let others = coupon.as_object().into_iter().flat_map(Map::keys).map(String::as_str);
     let names = first.into_iter().chain(others.filter(|name| !first.contains(name)));
-    columns(&names.map(|name| vec![name.to_owned(), field(coupon, name)]).collect::<Vec<_>>())
+    columns(&names.map(|name| named_row(name, field(coupon, name))).collect::<Vec<_>>())
 }

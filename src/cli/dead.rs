@@ -1,20 +1,20 @@
-//! `seckill dead …`: order events that could not be recorded, and what to do with one.
+//! `seckill dead …`: lists, shows, replays and discards dead letters, the order events that could not be recorded.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs};
-use super::output::{columns, field};
+use super::output::{columns, field, named_row, table};
 
 #[derive(Subcommand)]
 pub enum DeadCommand {
-    /// All dead letters, newest first
+    /// List all dead letters, newest first
     List(ClientArgs),
-    /// One dead letter with its fields
+    /// Show one dead letter with its fields
     Show(LetterArgs),
-    /// Claim anew for the letter's user, once the cause is mended
+    /// Claim again for the letter's user, after the cause is fixed
     Replay(LetterArgs),
-    /// Mark a letter as dealt with
+    /// Mark a letter as seen, without a new claim
     Discard(LetterArgs),
 }
 
@@ -31,12 +31,12 @@ pub async fn run(command: DeadCommand) -> anyhow::Result<()> {
     match command {
         DeadCommand::List(args) => {
             let client = Client::new(&args)?;
-            client.print_all(&client.get_all("/v1/admin/dead").await?, table)
+            client.print_all(&client.get_all("/v1/admin/dead").await?, letter_table)
         }
         DeadCommand::Show(args) => {
             let client = Client::new(&args.client)?;
             let answer = client.get(&format!("/v1/admin/dead/{}", args.id), &[]).await?;
-            client.print(&answer, letter)
+            client.print(&answer, all_fields)
         }
         DeadCommand::Replay(args) => {
             let client = Client::new(&args.client)?;
@@ -54,23 +54,20 @@ pub async fn run(command: DeadCommand) -> anyhow::Result<()> {
     }
 }
 
-fn table(letters: &[Value]) -> String {
+fn letter_table(letters: &[Value]) -> String {
     if letters.is_empty() {
         return "no dead letters".to_owned();
     }
-    let heading = ["ID", "DIED", "SEEN", "ORDER", "REPLACED BY", "ERROR"].map(str::to_owned).to_vec();
-    let rows = letters.iter().map(|letter| {
-        ["id", "died_at", "seen_at", "order", "replaced_by", "error"].map(|name| field(letter, name)).to_vec()
-    });
-    columns(&std::iter::once(heading).chain(rows).collect::<Vec<_>>())
+    table(["ID", "DIED", "SEEN", "ORDER", "REPLACED BY", "ERROR"], letters, |letter| {
+        ["id", "died_at", "seen_at", "order", "replaced_by", "error"].map(|name| field(letter, name))
+    })
 }
 
-fn letter(letter: &Value) -> String {
-    let row = |name: &str, text: String| vec![name.to_owned(), text];
+fn all_fields(letter: &Value) -> String {
     let known = ["id", "entry", "order", "error", "deliveries", "died_at", "seen_at", "replaced_by"];
-    let mut rows: Vec<_> = known.iter().map(|name| row(name, field(letter, name))).collect();
+    let mut rows: Vec<_> = known.iter().map(|name| named_row(name, field(letter, name))).collect();
     for pair in letter["fields"].as_array().into_iter().flatten() {
-        rows.push(row(&format!("field {}", field(pair, "name")), field(pair, "value")));
+        rows.push(named_row(&format!("field {}", field(pair, "name")), field(pair, "value")));
     }
     columns(&rows)
 }

@@ -1,22 +1,22 @@
-//! What `demo` prints once claims are taken: lines to paste into a second terminal. Making the sample
-//! coupons and serving them is `app`'s work.
+//! The text that `demo` prints once claims are accepted: commands to paste into a second terminal. `app` creates the
+//! sample coupons and serves them.
 
 use std::env;
 use std::path::Path;
 
 use crate::config::StoreSettings;
 
-/// What the text needs to know about the running demo.
+/// Values of the running demo that its text shows.
 pub struct DemoText<'a> {
-    /// With the port that was bound, such as `http://127.0.0.1:8080`.
+    /// With the bound port, such as `http://127.0.0.1:8080`.
     pub base_url: &'a str,
-    /// The user whose token it is.
+    /// The owner of `user_token`.
     pub user: &'a str,
     pub user_token: &'a str,
     pub stores: &'a StoreSettings,
-    /// The data directory in use, wherever it came from.
+    /// The data directory in use, from the settings or the default.
     pub data_dir: &'a Path,
-    /// Whether the admin token is the generated one in the data directory.
+    /// Whether the admin token was generated, and is in the data directory.
     pub admin_token_generated: bool,
 }
 
@@ -64,26 +64,26 @@ For the admin API, {admin_token}. Ctrl-C stops the demo."
     )
 }
 
-/// The settings without which another shell's command would look elsewhere.
+/// The variables that a command in another shell needs to use the same stores.
 fn store_variables(stores: &StoreSettings, schema: Option<&str>) -> String {
     let data_dir = stores.data_dir.as_ref().filter(|_| stores.redis_url.is_none());
-    let data_dir = data_dir.map(|dir| format!("SECKILL_DATA_DIR={} ", shell_word(&dir.to_string_lossy())));
+    let data_dir = data_dir.map(|dir| format!("SECKILL_DATA_DIR={} ", shell_quoted(&dir.to_string_lossy())));
     let schema = schema.filter(|schema| *schema != "seckill");
     let schema = schema.map(|schema| format!("SECKILL_DB_SCHEMA={schema} "));
     [data_dir, schema].into_iter().flatten().collect()
 }
 
-/// The path of this program as a shell takes it, relative where it is below the working directory.
+/// The path of this program, quoted for a shell; relative if it is below the working directory.
 fn running_program() -> String {
     let Ok(program) = env::current_exe() else { return "seckill".to_owned() };
     let below = env::current_dir().ok().and_then(|dir| program.strip_prefix(dir).ok().map(Path::to_owned));
     let program = below.map_or(program, |path| Path::new(".").join(path));
-    shell_word(&program.to_string_lossy())
+    shell_quoted(&program.to_string_lossy())
 }
 
-fn shell_word(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
+fn shell_quoted(text: &str) -> String {
+    let needs_no_quotes = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
+    if !text.is_empty() && text.chars().all(needs_no_quotes) {
         return text.to_owned();
     }
     format!("'{}'", text.replace('\'', r"'\''"))

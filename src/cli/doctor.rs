@@ -1,10 +1,10 @@
-//! `seckill doctor`: the findings as a table or as JSON. It needs no server, only its stores.
+//! `seckill doctor`: prints the findings as a table or as JSON. It needs the stores, but no server.
 
 use anyhow::bail;
 use clap::Args;
 
-use super::output::{columns, plain, print_line};
-use super::tool;
+use super::output::{columns, print_line, single_line};
+use super::store_tools;
 use crate::config::{DoctorSettings, StoreSettings};
 use crate::doctor::{self, Finding, Level, Limits};
 use crate::postgres::Postgres;
@@ -19,15 +19,15 @@ pub struct DoctorArgs {
     #[command(flatten)]
     limits: DoctorSettings,
 
-    /// Print an array of findings instead of a table
+    /// Print the findings as a JSON array
     #[arg(long)]
     json: bool,
 }
 
 /// # Errors
-/// When the stores cannot be told of, or a finding is red.
+/// When the stores' addresses are not known, or a finding is red.
 pub async fn run(args: DoctorArgs) -> anyhow::Result<()> {
-    let addresses = tool::addresses_unasked(&args.stores)?;
+    let addresses = store_tools::addresses(&args.stores)?;
     let server = RedisServer::new(&addresses, &args.stores.redis_prefix)?;
     let postgres = Postgres::new(&addresses.database_url, &args.stores.db_schema)?;
     let DoctorSettings { reclaim_after, max_backlog } = args.limits;
@@ -57,9 +57,9 @@ fn row(finding: &Finding, in_colour: bool) -> Vec<String> {
         Level::Red => ("red", 31),
     };
     let level = if in_colour { format!("\x1b[{colour}m{word}\x1b[0m") } else { word.to_owned() };
-    let what = plain(&finding.what);
+    let what = single_line(&finding.what);
     let text = match &finding.what_to_do {
-        Some(what_to_do) => format!("{what} → {}", plain(what_to_do)),
+        Some(what_to_do) => format!("{what} → {}", single_line(what_to_do)),
         None => what,
     };
     vec![level, finding.check.to_owned(), text]
@@ -78,7 +78,7 @@ mod tests {
         };
         [
             finding("redis-role", Level::Green, "master", None),
-            finding("workers", Level::Yellow, "nobody\nreads", Some("start one")),
+            finding("workers", Level::Yellow, "no worker\nreads", Some("start one")),
         ]
     }
 
@@ -86,12 +86,12 @@ mod tests {
     fn each_finding_is_one_aligned_line_with_what_to_do() {
         assert_eq!(
             table(&findings(), false),
-            "green   redis-role  master\nyellow  workers     nobody reads → start one"
+            "green   redis-role  master\nyellow  workers     no worker reads → start one"
         );
     }
 
     #[test]
-    fn colours_are_for_terminals_and_leave_the_columns_where_they_are() {
+    fn colours_are_for_terminals_and_do_not_move_the_columns() {
         let coloured = table(&findings(), true);
         assert!(coloured.starts_with("\u{1b}[32mgreen\u{1b}[0m   redis-role  master\n"), "{coloured:?}");
         let plain: String = ["\u{1b}[32m", "\u{1b}[33m", "\u{1b}[0m"]

@@ -1,4 +1,4 @@
-//! `seckill healthcheck`: what a container engine runs beside the server to learn whether it is ready.
+//! `seckill healthcheck`: a container engine runs it next to the server to check whether the server is ready.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -10,14 +10,14 @@ use super::client::{Network, describe, http_client, root_cause};
 use crate::config::HttpSettings;
 
 pub async fn run(http: &HttpSettings) -> anyhow::Result<()> {
-    let address = reachable(http.listen);
+    let address = connect_address(http.listen);
     if address.port() == 0 {
-        bail!("SECKILL_LISTEN has port 0, so the server's port is not known: give it a fixed one");
+        bail!("SECKILL_LISTEN has port 0, so the server's port is not known: set a fixed port");
     }
     let url = Url::parse(&format!("http://{address}/readyz"))?;
-    let response = http_client(Network::ThisMachine)?.get(url).send().await;
+    let response = http_client(Network::Loopback)?.get(url).send().await;
     let response =
-        response.map_err(|error| anyhow!("nothing answers at {address}: {}", root_cause(&error)))?;
+        response.map_err(|error| anyhow!("no server answers at {address}: {}", root_cause(&error)))?;
     let status = response.status();
     if status == reqwest::StatusCode::OK {
         return Ok(());
@@ -26,8 +26,8 @@ pub async fn run(http: &HttpSettings) -> anyhow::Result<()> {
     bail!("not ready: {}", describe(status, &problem))
 }
 
-/// A server that listens everywhere is asked on loopback.
-fn reachable(listen: SocketAddr) -> SocketAddr {
+/// The address to connect to: loopback, if the server listens on all addresses.
+fn connect_address(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

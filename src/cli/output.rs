@@ -1,5 +1,4 @@
-//! Text on stdout: lines, columns, and server text made fit for a terminal. What the lines say is
-//! each command's own business.
+//! Text on stdout: lines, columns, and text of the server without control characters. The commands write the texts.
 
 use serde_json::Value;
 
@@ -10,17 +9,17 @@ pub fn print_line(line: &str) -> anyhow::Result<()> {
     Ok(printing::to_stdout(&format!("{line}\n"))?)
 }
 
-/// The text in one line without control characters, which could drive a terminal.
-pub fn plain(text: &str) -> String {
+/// The text on one line, without control characters, which a terminal would interpret.
+pub fn single_line(text: &str) -> String {
     let visible = |c: char| if c.is_control() { ' ' } else { c };
     text.trim_end().chars().map(visible).collect()
 }
 
-/// A field for people: text as it is, `-` where the field is missing or null, differences between the stores in words.
+/// A field as text: `-` if it is missing or null, and differences between the stores as a list.
 pub fn field(body: &Value, name: &str) -> String {
     match &body[name] {
         Value::Null => "-".to_owned(),
-        Value::String(text) => plain(text),
+        Value::String(text) => single_line(text),
         Value::Array(differences)
             if differences.iter().any(|difference| difference["postgres"].is_string()) =>
         {
@@ -30,13 +29,28 @@ pub fn field(body: &Value, name: &str) -> String {
     }
 }
 
-/// A field of a coupon that the two stores have otherwise: `total: 10 in Postgres, 110 in Redis`.
+/// A field of a coupon that differs between the stores: `total: 10 in Postgres, 110 in Redis`.
 fn difference(difference: &Value) -> String {
     let [name, postgres, redis] = ["field", "postgres", "redis"].map(|name| field(difference, name));
     format!("{name}: {postgres} in Postgres, {redis} in Redis")
 }
 
-/// Left-aligned columns, the last one ragged.
+/// A row of `columns` with a name and its value.
+pub fn named_row(name: &str, value: String) -> Vec<String> {
+    vec![name.to_owned(), value]
+}
+
+/// Columns below a heading, one row for each item.
+pub fn table<const N: usize>(
+    heading: [&str; N],
+    items: &[Value],
+    row: impl Fn(&Value) -> [String; N],
+) -> String {
+    let rows = items.iter().map(|item| row(item).to_vec());
+    columns(&std::iter::once(heading.map(str::to_owned).to_vec()).chain(rows).collect::<Vec<_>>())
+}
+
+/// Left-aligned columns, without blanks at the end of a line.
 pub fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {

@@ -1,19 +1,19 @@
-//! `seckill psql`: the Postgres address, without its passwords, as the connection of the real psql,
-//! and the schema as its search path. Passwords go by environment, since every user can read arguments.
+//! `seckill psql`: runs psql with the Postgres address and with the schema as its search path. Passwords are passed in
+//! the environment, because every user of the machine can read arguments.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
 use anyhow::{Context, anyhow, ensure};
-use percent_encoding::percent_decode_str;
 use url::Url;
 
-use super::tool::{self, ToolArgs};
+use super::store_tools::{self, ToolArgs, percent_decoded};
 
-/// libpq's variables that say which server, database and user is meant.
-const PLACES: [&str; 10] = [
+/// Variables of libpq that select the server, the database and the user
+/// (<https://www.postgresql.org/docs/current/libpq-envars.html>).
+const TARGET_VARIABLES: [&str; 10] = [
     "PGHOST",
     "PGHOSTADDR",
     "PGPORT",
@@ -28,35 +28,36 @@ const PLACES: [&str; 10] = [
 
 pub async fn run(args: ToolArgs) -> anyhow::Result<()> {
     let is_embedded = args.stores.external_addresses()?.is_none();
-    let addresses = tool::addresses(&args.stores).await?;
-    let inherited = env::vars_os().map(|(name, _)| name).filter(|name| leads_elsewhere(name, is_embedded));
+    let addresses = store_tools::answering_addresses(&args.stores).await?;
+    let inherited = env::vars_os().map(|(name, _)| name).filter(|name| overrides_address(name, is_embedded));
     let inherited: Vec<OsString> = inherited.collect();
     let inherited_options = env::var_os("PGOPTIONS").filter(|_| !is_embedded).unwrap_or_default();
     let mut command = psql(&addresses.database_url, &args.stores.db_schema, inherited_options, &inherited)?;
     command.args(&args.args);
-    Err(tool::exec(command, "postgresql-client"))
+    Err(store_tools::exec(command, "postgresql-client"))
 }
 
-/// Whether a variable of libpq's would lead psql to another place than the address. The embedded store's address says
-/// everything; one of the operator's leaves to libpq what is no place, such as a password or a time-out.
-fn leads_elsewhere(name: &OsStr, is_embedded: bool) -> bool {
+/// Whether a variable could override the address. Embedded stores ignore all variables of libpq; for an address of the
+/// operator's own, variables that select no server still apply, such as the password or a timeout.
+fn overrides_address(name: &OsStr, is_embedded: bool) -> bool {
     let name = name.as_bytes();
-    name.starts_with(b"PG") && (is_embedded || PLACES.iter().any(|place| place.as_bytes() == name))
+    name.starts_with(b"PG")
+        && (is_embedded || TARGET_VARIABLES.iter().any(|variable| variable.as_bytes() == name))
 }
 
 fn psql(
     address: &str,
     schema: &str,
     inherited_options: OsString,
-    unwanted: &[OsString],
+    removed: &[OsString],
 ) -> anyhow::Result<Command> {
-    // The address itself stays out of the errors: it may hold a password.
+    // Errors do not show the address: it may contain a password.
     let mut url = Url::parse(address)
-        .context("DATABASE_URL is no valid address (in a password, `/` is written %2F and `@` %40)")?;
+        .context("DATABASE_URL is not a valid address (in a password, write `/` as %2F and `@` as %40)")?;
     ensure!(matches!(url.scheme(), "postgres" | "postgresql"), "DATABASE_URL must start with postgres://");
 
     let mut command = Command::new("psql");
-    for name in unwanted {
+    for name in removed {
         command.env_remove(name);
     }
     if let Some(password) = take_password(&mut url)? {
@@ -74,9 +75,9 @@ fn psql(
     Ok(command)
 }
 
-/// Removes every password from the address; the one of the database comes back.
+/// Removes every password from the address, and returns that of the database user.
 fn take_password(url: &mut Url) -> anyhow::Result<Option<OsString>> {
-    let mut password = url.password().map(decode);
+    let mut password = url.password().map(percent_decoded);
     if password.is_some() {
         url.set_password(None).map_err(|()| anyhow!("DATABASE_URL has a password but no host"))?;
     }
@@ -84,9 +85,9 @@ fn take_password(url: &mut Url) -> anyhow::Result<Option<OsString>> {
     for parameter in parameters(url) {
         match name_of(&parameter).to_str() {
             Some("password") => {
-                password = Some(decode(parameter.split_once('=').map_or("", |(_, value)| value)));
+                password = Some(percent_decoded(parameter.split_once('=').map_or("", |(_, value)| value)));
             }
-            // A client key's passphrase has no environment variable: psql asks for it.
+            // The passphrase of a client key has no environment variable: psql asks the user for it.
             Some("sslpassword") => {}
             _ => kept.push(parameter),
         }
@@ -95,7 +96,7 @@ fn take_password(url: &mut Url) -> anyhow::Result<Option<OsString>> {
     Ok(password)
 }
 
-/// `options` in an address makes libpq ignore PGOPTIONS: the search path then has to go there.
+/// Adds the search path to `options` of the address, with which libpq ignores PGOPTIONS; false if it has none.
 fn extend_options(url: &mut Url, schema: &str) -> bool {
     let mut parameters = parameters(url);
     let Some(options) = parameters.iter_mut().rfind(|parameter| name_of(parameter) == "options") else {
@@ -111,11 +112,7 @@ fn parameters(url: &Url) -> Vec<String> {
 }
 
 fn name_of(parameter: &str) -> OsString {
-    decode(parameter.split_once('=').map_or(parameter, |(name, _)| name))
-}
-
-fn decode(text: &str) -> OsString {
-    OsString::from_vec(percent_decode_str(text).collect())
+    percent_decoded(parameter.split_once('=').map_or(parameter, |(name, _)| name))
 }
 
 #[cfg(test)]

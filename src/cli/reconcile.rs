@@ -1,5 +1,5 @@
-//! `seckill reconcile`: compare Redis with Postgres beside live claims, repair with `--fix`, or stop claims
-//! and rebuild with `--rebuild`.
+//! `seckill reconcile`: compares Redis with Postgres during live claims, repairs differences with `--fix`, or stops
+//! claims and rebuilds with `--rebuild`.
 
 use clap::Args;
 use reqwest::Method;
@@ -11,11 +11,11 @@ use crate::config;
 
 #[derive(Args)]
 pub struct ReconcileArgs {
-    /// Repair what can be repaired beside live claims; anything else is rebuilt
+    /// Repair differences during live claims; if that is not possible, rebuild
     #[arg(long, conflicts_with = "rebuild")]
     fix: bool,
 
-    /// Stop claims, make both stores agree, also over a Postgres that has lost commits, and take claims again
+    /// Stop claims, make both stores agree, even if Postgres has lost commits, and accept claims again
     #[arg(long)]
     rebuild: bool,
 
@@ -31,21 +31,21 @@ pub async fn run(args: ReconcileArgs) -> anyhow::Result<()> {
         .json(&body)
         .timeout(config::CLI_RECONCILE_TIMEOUT);
     let answer = client.send(request).await?;
-    client.print(&answer, if args.rebuild { rebuilt } else { compared })
+    client.print(&answer, if args.rebuild { rebuild_text } else { comparison_text })
 }
 
-fn compared(found: &Value) -> String {
+fn comparison_text(found: &Value) -> String {
     let row = |name: &str, what: &str| vec![name.to_owned(), field(found, name), what.to_owned()];
     let counts = columns(&[
         row("coupons", "compared"),
         row("claims", "compared"),
-        row("in_flight", "not recorded or returned yet: no difference"),
-        row("lost_events", "claims with neither entry nor order"),
+        row("in_flight", "in progress, not recorded or returned yet: not a difference"),
+        row("lost_events", "claims without an entry or an order"),
         row("missed_releases", "claims whose order has ended"),
         row("missing_claims", "live orders that Redis does not hold"),
         row("deleted_entries", "deleted or trimmed before they were acknowledged"),
-        row("stock_drift", "coupons whose stock does not add up"),
-        row("definition_drift", "coupons that are not in force as Postgres has them"),
+        row("stock_drift", "coupons whose stock is wrong"),
+        row("definition_drift", "coupons whose definition in Redis is not that of Postgres"),
         row("fixed", "repaired"),
         row("fenced", "claims were stopped for a rebuild"),
     ]);
@@ -58,7 +58,7 @@ fn compared(found: &Value) -> String {
     std::iter::once(counts).chain(named).collect::<Vec<_>>().join("\n")
 }
 
-fn rebuilt(report: &Value) -> String {
+fn rebuild_text(report: &Value) -> String {
     let [epoch, coupons, claims, changed, resent, rejected] =
         ["epoch", "coupons", "claims", "changed", "resent", "rejected"].map(|name| field(report, name));
     let mut lines = vec![format!(
@@ -66,12 +66,12 @@ fn rebuilt(report: &Value) -> String {
          {rejected} rejected"
     )];
     for edit in report["edits"].as_array().into_iter().flatten() {
-        lines.push(edited(edit));
+        lines.push(edit_text(edit));
     }
     for (name, what) in [
-        ("adopted", "coupon only Redis knew"),
-        ("cancelled", "order Redis does not hold"),
-        ("unheld", "order Redis does not hold, but may never have had: cancel it if it had ended"),
+        ("adopted", "coupon that only Redis had"),
+        ("cancelled", "order that Redis does not hold"),
+        ("unheld", "order that Redis does not hold and perhaps never held: cancel it if it had ended"),
     ] {
         for id in report[name].as_array().into_iter().flatten().filter_map(Value::as_str) {
             lines.push(format!("{name}  {id}  ({what})"));
@@ -80,8 +80,8 @@ fn rebuilt(report: &Value) -> String {
     lines.join("\n")
 }
 
-/// One line for a definition that was taken over from Redis, or that nothing confirms.
-fn edited(edit: &Value) -> String {
+/// One line for a definition that was adopted from Redis, or paused because neither store confirms it.
+fn edit_text(edit: &Value) -> String {
     let [coupon, outcome, from, to] =
         ["coupon", "outcome", "from_version", "to_version"].map(|name| field(edit, name));
     let changes = |name: &str| {
@@ -98,5 +98,5 @@ fn edited(edit: &Value) -> String {
     let undone = changes("undone");
     let undone = if undone.is_empty() { undone } else { format!("; undone: {undone}") };
     let why = field(edit, "why");
-    format!("{line}{undone}  ({why}: look at it, then `seckill coupon resume {coupon}`)")
+    format!("{line}{undone}  ({why}: check it, then `seckill coupon resume {coupon}`)")
 }

@@ -1,28 +1,25 @@
-//! `seckill redis-cli`: the Redis address as arguments of the real redis-cli. The password goes by
-//! environment, since every user of the machine can read arguments.
+//! `seckill redis-cli`: runs redis-cli with the Redis address as arguments. The password is passed in the environment,
+//! because every user of the machine can read arguments.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
 use std::process::Command;
 
 use anyhow::{Context, bail};
-use percent_encoding::percent_decode_str;
 use url::{Host, Url};
 
-use super::tool::{self, ToolArgs};
+use super::store_tools::{self, ToolArgs, percent_decoded};
 
 const DEFAULT_PORT: u16 = 6379;
 
 pub async fn run(args: ToolArgs) -> anyhow::Result<()> {
-    let addresses = tool::addresses(&args.stores).await?;
+    let addresses = store_tools::answering_addresses(&args.stores).await?;
     let mut command = redis_cli(&addresses.redis_url)?;
     command.args(&args.args);
-    Err(tool::exec(command, "redis-tools"))
+    Err(store_tools::exec(command, "redis-tools"))
 }
 
 fn redis_cli(address: &str) -> anyhow::Result<Command> {
-    // The address itself stays out of the errors: it may hold a password.
-    let url = Url::parse(address).context("REDIS_URL is no valid address")?;
+    // Errors do not show the address: it may contain a password.
+    let url = Url::parse(address).context("REDIS_URL is not a valid address")?;
     let mut command = Command::new("redis-cli");
     match url.scheme() {
         "redis" => add_host(&mut command, &url)?,
@@ -34,7 +31,7 @@ fn redis_cli(address: &str) -> anyhow::Result<Command> {
             }
         }
         "redis+unix" => {
-            command.arg("-s").arg(decode(url.path()));
+            command.arg("-s").arg(percent_decoded(url.path()));
         }
         scheme => {
             bail!(
@@ -46,11 +43,11 @@ fn redis_cli(address: &str) -> anyhow::Result<Command> {
         command.args(["-n", &database.to_string()]);
     }
     match url.password() {
-        Some(password) => command.env("REDISCLI_AUTH", decode(password)),
+        Some(password) => command.env("REDISCLI_AUTH", percent_decoded(password)),
         None => command.env_remove("REDISCLI_AUTH"),
     };
     if !url.username().is_empty() {
-        command.arg("--user").arg(decode(url.username()));
+        command.arg("--user").arg(percent_decoded(url.username()));
     }
     Ok(command)
 }
@@ -64,18 +61,15 @@ fn add_host(command: &mut Command, url: &Url) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `redis://host/2` or `?db=2`; a Unix socket's path is no database.
+/// The database of `redis://host/2` or `?db=2`. The path of a Unix socket names no database.
 fn database(url: &Url) -> anyhow::Result<Option<u32>> {
     let in_path = url.path().trim_matches('/').to_owned();
     let in_path = Some(in_path).filter(|path| !path.is_empty() && url.scheme() != "redis+unix");
     let in_query = url.query_pairs().find(|(key, _)| key == "db").map(|(_, value)| value.into_owned());
     let number = in_query.or(in_path);
-    let number = number.map(|text| text.parse().with_context(|| format!("REDIS_URL: database {text:?}")));
+    let number = number
+        .map(|text| text.parse().with_context(|| format!("REDIS_URL: database {text:?} is not a number")));
     number.transpose()
-}
-
-fn decode(text: &str) -> OsString {
-    OsString::from_vec(percent_decode_str(text).collect())
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! `seckill stream …`: how far the workers are behind the claims, as the server tells it. A field that
-//! an older or newer server leaves out shows as `-`.
+//! `seckill stream …`: shows how far the workers are behind the claims. A field that an older or newer server does not
+//! send is shown as `-`.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::client::{Client, ClientArgs};
-use super::output::{columns, field};
+use super::output::{columns, field, named_row, table};
 
 #[derive(Subcommand)]
 pub enum StreamCommand {
-    /// Backlog, pending entries, consumers, and whether claims are taken
+    /// Show the backlog, pending entries, consumers, and whether claims are accepted
     Status(ClientArgs),
 }
 
@@ -26,21 +26,20 @@ pub async fn run(command: StreamCommand) -> anyhow::Result<()> {
 }
 
 fn status(stream: &Value) -> String {
-    let row = |name: &str, text: String| vec![name.to_owned(), text];
     let summary = columns(&[
-        row("stream", field(stream, "stream")),
-        row("entries", entries(stream)),
-        row("group", field(stream, "group")),
-        row("backlog", format!("{} order events not recorded yet", field(stream, "backlog"))),
-        row("pending", pending(stream)),
-        row("lag", format!("{} not delivered yet", field(stream, "lag"))),
-        row("fence", fence(&stream["fence"])),
+        named_row("stream", field(stream, "stream")),
+        named_row("entries", entries(stream)),
+        named_row("group", field(stream, "group")),
+        named_row("backlog", format!("{} order events not recorded yet", field(stream, "backlog"))),
+        named_row("pending", pending(stream)),
+        named_row("lag", format!("{} not delivered yet", field(stream, "lag"))),
+        named_row("fence", fence(&stream["fence"])),
     ]);
-    let consumers = table(&stream["consumers"], ["CONSUMER", "PENDING", "IDLE"], |consumer| {
+    let consumers = optional_table(&stream["consumers"], ["CONSUMER", "PENDING", "IDLE"], |consumer| {
         [field(consumer, "name"), field(consumer, "pending"), milliseconds(&consumer["idle_ms"])]
     });
     let heading = ["GROUP", "CONSUMERS", "PENDING", "LAG", "LAST DELIVERED"];
-    let groups = table(&stream["groups"], heading, |group| {
+    let groups = optional_table(&stream["groups"], heading, |group| {
         ["name", "consumers", "pending", "lag", "last_delivered_id"].map(|name| field(group, name))
     });
     [Some(summary), consumers, groups].into_iter().flatten().collect::<Vec<_>>().join("\n\n")
@@ -65,7 +64,7 @@ fn pending(stream: &Value) -> String {
 
 fn fence(fence: &Value) -> String {
     let mut text = match fence["state"].as_str() {
-        Some("up") => "up: claims are taken".to_owned(),
+        Some("up") => "up: claims are accepted".to_owned(),
         Some("down") => "down: claims wait".to_owned(),
         _ => field(fence, "state"),
     };
@@ -77,14 +76,14 @@ fn fence(fence: &Value) -> String {
     text
 }
 
-fn table<const N: usize>(
+/// `None` without items, or from a server that does not send them.
+fn optional_table<const N: usize>(
     items: &Value,
     heading: [&str; N],
     row: impl Fn(&Value) -> [String; N],
 ) -> Option<String> {
     let items = items.as_array().filter(|items| !items.is_empty())?;
-    let rows = items.iter().map(|item| row(item).to_vec());
-    Some(columns(&std::iter::once(heading.map(str::to_owned).to_vec()).chain(rows).collect::<Vec<_>>()))
+    Some(table(heading, items, row))
 }
 
 fn milliseconds(value: &Value) -> String {

@@ -1,5 +1,4 @@
-//! `seckill token`: a user's bearer token, signed with the server's secret. Checking tokens is the
-//! HTTP side's work.
+//! `seckill token`: prints a user's bearer token, signed with the server's secret. `http` checks tokens.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,22 +10,22 @@ use jsonwebtoken::{EncodingKey, Header, encode};
 use serde::Serialize;
 
 use super::output::print_line;
-use super::values::parse_token_lifetime;
+use super::value_parsers::parse_token_lifetime;
 use crate::config::{CredentialSettings, JWT_SECRET_MIN_BYTES};
 use crate::data_dir::{DataDir, JWT_SECRET, read_secret};
 use crate::domain::UserId;
 
 #[derive(Args)]
 pub struct TokenArgs {
-    /// The token's `sub`
+    /// User that the token is for (`sub`)
     #[arg(long, value_name = "USER")]
     user: UserId,
 
-    /// How long the token is good for
+    /// Time until the token expires
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_token_lifetime)]
     ttl: Duration,
 
-    /// Where the server keeps its generated secrets [default: ./data]
+    /// Data directory of the server, with its generated secrets [default: ./data]
     #[arg(long, env = "SECKILL_DATA_DIR", value_name = "DIR", value_parser = NonEmptyStringValueParser::new().map(PathBuf::from))]
     data_dir: Option<PathBuf>,
 
@@ -34,7 +33,7 @@ pub struct TokenArgs {
     credentials: CredentialSettings,
 }
 
-/// What a token says; the optional ones are left out where no setting asks for them.
+/// The claims of a token (RFC 7519), times in seconds since 1970. The settings decide whether it has the optional ones.
 #[derive(Serialize)]
 struct TokenClaims<'a> {
     sub: &'a UserId,
@@ -51,7 +50,10 @@ pub fn run(args: &TokenArgs) -> anyhow::Result<()> {
     print_line(&mint_token(secret.as_bytes(), &args.user, args.ttl, &args.credentials)?)
 }
 
-/// An HS256 token for `user`; of `settings` only the audience and the issuer count.
+/// Signs an HS256 token for `user`. Uses only the audience and the issuer of `settings`.
+///
+/// # Errors
+/// When the secret is shorter than `JWT_SECRET_MIN_BYTES`, or the clock is before 1970.
 pub fn mint_token(
     secret: &[u8],
     user: &UserId,
@@ -60,7 +62,7 @@ pub fn mint_token(
 ) -> anyhow::Result<String> {
     ensure!(
         secret.len() >= JWT_SECRET_MIN_BYTES,
-        "the JWT secret has {} bytes: give SECKILL_JWT_SECRET at least {JWT_SECRET_MIN_BYTES}",
+        "the JWT secret has {} bytes: SECKILL_JWT_SECRET needs at least {JWT_SECRET_MIN_BYTES}",
         secret.len()
     );
     let iat = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_secs();

@@ -53,6 +53,6 @@ async fn healthcheck_asks_readyz_on_loopback() {
     assert_eq!(server.seen()[0].line, "GET /readyz");
     let (_socket, address) = silent_address();
     let sandbox = Sandbox::new().env("SECKILL_LISTEN", &address.to_string());
-    sandbox.run(&["healthcheck"]).refused_with("nothing answers at 127.0.0.1");
+    sandbox.run(&["healthcheck"]).refused_with("no server answers at 127.0.0.1");
     Sandbox::new().env("SECKILL_LISTEN", "127.0.0.1:0").run(&["healthcheck"]).refused_with("port 0");
 }

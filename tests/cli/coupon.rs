@@ -13,7 +13,7 @@ async fn create_sends_the_given_fields_only() {
         "coupon create coffee --total 100 --title Coffee --starts-at 2026-11-11T20:00:00+01:00 \
          --ends-at 2026-11-11T22:00:00Z --per-user-limit 2 --reserve-for 1h30m --unlisted",
     );
-    assert_eq!(run.stdout, "coffee was there already, the same: open, 99/100 left\n", "{run:?}");
+    assert_eq!(run.stdout, "coffee existed already and is the same: open, 99/100 left\n", "{run:?}");
 
     let seen = server.seen();
     assert_eq!(seen[0].line, "POST /v1/admin/coupons");

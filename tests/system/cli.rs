@@ -53,7 +53,7 @@ async fn a_whole_sale_is_run_from_the_command_line() {
     assert!(done(&sale, "coupon list").starts_with("no coupons yet"));
     let create = "coupon create coffee --total 2 --title Espresso --ends-at 2999-11-11T20:00:00+01:00 --reserve-for 1h30m";
     assert_eq!(done(&sale, create), "coffee created: open, 2/2 left\n");
-    assert_eq!(done(&sale, create), "coffee was there already, the same: open, 2/2 left\n");
+    assert_eq!(done(&sale, create), "coffee existed already and is the same: open, 2/2 left\n");
     refused(&sale, "coupon create coffee --total 3", "coupon-exists");
     assert_eq!(done(&sale, "coupon create hidden --total 1 --unlisted"), "hidden created: open, 1/1 left\n");
     let listed = json(&sale, "coupon list");
@@ -103,7 +103,10 @@ async fn a_whole_sale_is_run_from_the_command_line() {
     let stream = json(&sale, "stream status");
     assert_eq!((&stream["length"], &stream["backlog"]), (&2.into(), &0.into()), "{stream}");
     let status = done(&sale, "stream status");
-    assert!(status.contains("fence    up: claims are taken") && status.contains("order-writers"), "{status}");
+    assert!(
+        status.contains("fence    up: claims are accepted") && status.contains("order-writers"),
+        "{status}"
+    );
     assert_eq!(done(&sale, "redis-cli HGET seckill:{0}:claims:coffee alice"), format!("{order}\n"));
     assert_eq!(done(&sale, "psql -Atc table\torders").lines().count(), 2);
     assert_eq!(run(&sale, "psql -c nonsense").status, 1);

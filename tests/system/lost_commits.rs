@@ -173,7 +173,7 @@ async fn every_edit_and_coupon_that_an_older_copy_lacks_is_restored_and_listed()
         "adopted  tea  version 1 -> 2: ends_at none -> 2020-01-01T00:00:00Z",
         "adopted  cake  version 1 -> 2: total 10 -> 4",
         "adopted  juice  version 1 -> 3: total 10 -> 20, title juice -> Fresh juice, starts_at none -> 2020",
-        "adopted  nova  (coupon only Redis knew)",
+        "adopted  nova  (coupon that only Redis had)",
     ];
     for line in listed {
         assert!(text.contains(line), "{line:?} in {text}");

@@ -1,4 +1,4 @@
-//! Parsers of flag values that several commands share. Limits come from `config`.
+//! Parsers for the values of flags. `config` has the limits.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::{config, domain};
 
-/// A point in time, or `none` to clear it.
+/// The value of a time flag; `none` removes the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeOrNone {
     None,
@@ -22,10 +22,10 @@ pub fn parse_time_or_none(text: &str) -> Result<TimeOrNone, String> {
     if text == "none" {
         return Ok(TimeOrNone::None);
     }
-    parse_time(text).map(TimeOrNone::At).map_err(|error| format!("{error}; `none` clears it"))
+    parse_time(text).map(TimeOrNone::At).map_err(|error| format!("{error}; `none` removes it"))
 }
 
-/// As the API reads it.
+/// The format of times in the API.
 pub fn rfc3339(time: OffsetDateTime) -> anyhow::Result<String> {
     Ok(time.format(&Rfc3339)?)
 }
@@ -55,7 +55,7 @@ pub fn parse_token_lifetime(text: &str) -> Result<Duration, String> {
     Ok(lifetime)
 }
 
-/// A duration without a fraction of a second, which JSON and tokens cannot carry.
+/// A duration of whole seconds, the unit of the API and of tokens.
 pub fn parse_whole_seconds(text: &str) -> Result<Duration, String> {
     let duration = config::parse_duration(text)?;
     if duration.subsec_nanos() != 0 {
