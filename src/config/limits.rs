@@ -105,9 +105,9 @@ pub const RECLAIM_CLOCK_JITTER_MS: i64 = 50;
 pub const BACKOFF_MIN: Duration = Duration::from_millis(50);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// A worker that is blocked for a shorter time, such as while a store restarts, logs nothing.
-pub const HINDRANCE_TOLD_AFTER: Duration = Duration::from_secs(1);
+pub const STALL_LOG_AFTER: Duration = Duration::from_secs(1);
 /// An idle worker without a failure for this long is no longer blocked; longer than the pause between two attempts.
-pub const HINDRANCE_OVER_AFTER: Duration = Duration::from_secs(3);
+pub const STALL_OVER_AFTER: Duration = Duration::from_secs(3);
 /// After this long a worker closes a batch's connections and repeats the batch: a server that vanished without
 /// closing them would block it for ever. Longer than any statement timeout.
 pub const RECORD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -148,7 +148,7 @@ pub const DEFINITIONS_MAX_COUPONS: usize = 100;
 /// Pending entries that one script checks.
 pub const DELETED_PAGE_ENTRIES: usize = 200;
 /// Claims without a row that are collected before the stream is scanned for them.
-pub const RECONCILE_MAX_WITHOUT_ROW: usize = 250_000;
+pub const RECONCILE_MAX_UNRECORDED_CLAIMS: usize = 250_000;
 /// Throttles the reconciler: it sleeps so many ms for each ms of work, within the bounds, so that claims stay fast.
 pub const RECONCILE_SLEEP_PER_WORK: u32 = 4;
 pub const RECONCILE_SLEEP_MIN: Duration = Duration::from_millis(2);

@@ -126,7 +126,7 @@ impl<'a> Comparison<'a> {
         if self.report.fenced {
             return Ok(());
         }
-        if self.unrecorded.len() >= config::RECONCILE_MAX_WITHOUT_ROW {
+        if self.unrecorded.len() >= config::RECONCILE_MAX_UNRECORDED_CLAIMS {
             self.find_lost_events().await?;
         }
         self.orders(id).await?;
