@@ -1,6 +1,6 @@
 #!lua
--- Claims one unit for each user of a batch: the order event appended, the user noted as holder, stock down by
--- one, all or nothing. Sent twice, it claims once: the second time the user holds it already.
+-- Claims one unit for each user of a batch: appends the order event, adds the user to the claims hash and takes one from
+-- the stock; all of it or nothing. A batch that is sent twice claims once: the second time each user holds the unit.
 --
 -- KEYS[1]           epoch marker
 -- KEYS[2]           order stream
@@ -10,36 +10,34 @@
 -- then for each coupon:
 --   coupon id, 1 if Postgres says it was published else 0, number of claims n, then n times: user, order
 --
--- Reply: { status, now_ms, detail… }
---   STATUS done   0  then an array with the order that the user holds already for each code held, and for each coupon:
---                    stock left, starts_at_ms (0 if none), a string of n codes
---   STATUS fenced 1  the marker is another one; nothing was written
---   STATUS late   2  the deadline has passed; nothing was written
---   STATUS lost   3  then the number of the coupon that does not add up, 0 for the stream; nothing was written
---   STATUS full   4  the stream can take no more entries: every claim whose event fitted is made, no other
---   CODE accepted       0
---   CODE held           1
---   CODE unknown_coupon 2
---   CODE ended          3
---   CODE paused         4
---   CODE not_started    5
---   CODE sold_out       6
+-- Reply: { code, now_ms, detail… }
+--   CODE done         0  then an array with the order that the user holds already for each outcome held, and for each
+--                        coupon: stock left, starts_at_ms (0 if none), a string of n outcomes
+--   CODE fenced       1  the marker is another one; nothing was written
+--   CODE inconsistent 2  then the number of the coupon that does not add up, 0 for the stream; nothing was written
+--   CODE late         3  the deadline has passed; nothing was written
+--   CODE full         4  the stream can take no more entries: every claim whose event fitted is made, no other
+--   OUTCOME accepted       0
+--   OUTCOME held           1
+--   OUTCOME unknown_coupon 2
+--   OUTCOME ended          3
+--   OUTCOME paused         4
+--   OUTCOME not_started    5
+--   OUTCOME sold_out       6
 -- What can fail comes first: a key of a wrong type, a batch above 3,000 claims (Lua unpacks at most 8,000 values)
 -- and a user who may not run a command of this script raise an error before the first write. The first write is an
 -- event; once it is appended, the writes that go with it cannot fail.
 
+--@include lib/codes
+--@include lib/marker
+--@include lib/sum
+--@include lib/may
+
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return { 1, now_ms } end
-if now_ms > tonumber(ARGV[2]) then return { 2, now_ms } end
-
-local function has_stream() return redis.call('TYPE', KEYS[2]).ok == 'stream' end
-
--- A whole number in its one spelling, or nil: HINCRBY would refuse any other after the first write.
-local function whole(text)
-  return text and #text <= 15 and (text == '0' or text:find('^-?[1-9]%d*$')) and tonumber(text) or nil
-end
+if is_fenced(ARGV[1]) then return { FENCED, now_ms } end
+if now_ms > tonumber(ARGV[2]) then return { LATE, now_ms } end
 
 local coupons = {}
 local arg = 3
@@ -50,9 +48,9 @@ for i = 1, (#KEYS - 2) / 2 do
   local stock, total = whole(hash[1]), whole(hash[2])
   local absent = not hash[1] and not hash[2] and held == 0 and redis.call('EXISTS', coupon_key) == 0
   local unknown = absent and ARGV[arg + 1] == '0'
-  if not unknown and not (stock and total and stock + held == total) then
-    if not has_stream() then return { 3, now_ms, 0 } end
-    return { 3, now_ms, i }
+  if not unknown and not adds_up(stock, held, total) then
+    if not has_stream() then return { INCONSISTENT, now_ms, 0 } end
+    return { INCONSISTENT, now_ms, i }
   end
   coupons[i] = {
     claims_key = claims_key,
@@ -65,10 +63,8 @@ for i = 1, (#KEYS - 2) / 2 do
   arg = arg + 3 + 2 * ARGV[arg + 2]
 end
 
--- Absent where Redis cannot tell what a user may do: then he may.
-local may = redis.acl_check_cmd
 local repeated = {}
-local reply = { 0, now_ms, repeated }
+local reply = { DONE, now_ms, repeated }
 local accepts = false
 arg = 3
 for i, coupon in ipairs(coupons) do
@@ -112,13 +108,13 @@ for i, coupon in ipairs(coupons) do
   if #fields > 0 then
     accepts = true
     coupon.fields = fields
-    if may and not (may('HSET', coupon.claims_key, 'f', 'v') and may('HINCRBY', KEYS[2 * i + 1], 'stock', '1')) then
+    if not (may('HSET', coupon.claims_key, 'f', 'v') and may('HINCRBY', KEYS[2 * i + 1], 'stock', '1')) then
       return redis.error_reply('NOPERM claim: this user may not write a coupon (HSET, HINCRBY)')
     end
   end
 end
 if not accepts then
-  if not has_stream() then return { 3, now_ms, 0 } end
+  if not has_stream() then return { INCONSISTENT, now_ms, 0 } end
   return reply
 end
 
@@ -141,8 +137,8 @@ for i, coupon in ipairs(coupons) do
     redis.call('HINCRBY', KEYS[2 * i + 1], 'stock', -sent / 2)
   end
   if refused then
-    if not has_stream() then return { 3, now_ms, 0 } end
-    if refused.err:find('exhausted') then return { 4, now_ms } end
+    if not has_stream() then return { INCONSISTENT, now_ms, 0 } end
+    if refused.err:find('exhausted') then return { FULL, now_ms } end
     return refused
   end
 end

@@ -1,10 +1,10 @@
 #!lua
--- Reads fields of some coupons' hashes beside the number of units held, all at one moment. Writes nothing.
+-- Reads fields of coupon hashes with the number of units held, all at one moment. Writes nothing.
 --
--- KEYS  coupon hash and claims hash by turns
+-- KEYS  coupon hash and claims hash in turn
 -- ARGV  names of fields
 --
--- Reply: for each coupon an array: units held, then each field's value, nil where it is absent. A key of a wrong
+-- Reply: for each coupon an array: units held, then the value of each field, nil where it is absent. A key of a wrong
 -- type raises WRONGTYPE.
 
 local reply = {}

@@ -1,8 +1,8 @@
 #!lua flags=no-writes
--- Looks at one page of the pending entries list, and at the clock by which its idle times go.
+-- Reads one page of the pending entries list, and the clock by which its idle times are counted.
 --
 -- KEYS  order stream
--- ARGV  consumer group, lowest id to look at (exclusive with a leading `(`), most ids to look at
+-- ARGV  consumer group, lowest id to read (exclusive with a leading `(`), most ids to read
 --
 -- Reply: this server's clock in ms since 1970, then for each entry: id, consumer, idle time in ms, deliveries
 

@@ -1,13 +1,18 @@
 #!lua flags=allow-oom
--- Opens a rebuild: from here to `rebuild_ready` nothing but this rebuild writes to our keys. A stream that can take
--- no more entries is made anew, with what is not acknowledged.
+-- Begins a rebuild: from here to `rebuild_ready` only this rebuild writes to our keys. Creates a full stream again, with
+-- the entries that are not acknowledged.
 --
 -- KEYS  epoch marker, order stream, Postgres's WAL position, tally
 -- ARGV  epoch, consumer group
 --
 -- Reply
---   CODE begun 0
---   CODE newer 1  the marker belongs to a newer epoch; nothing was written
+--   CODE done   0
+--   CODE fenced 1  the marker has a newer epoch; nothing was written
+
+--@include lib/codes
+--@include lib/fields
+--@include lib/entry_id
+--@include lib/may
 
 local has_marker = redis.call('TYPE', KEYS[1]).ok == 'string'
 if has_marker then
@@ -15,11 +20,9 @@ if has_marker then
   local theirs = tonumber(string.match(marker, '^%a+:(%d+)%-')) or -1
   local ours = tonumber(string.match(ARGV[1], '^(%d+)%-'))
   local same = marker == 'building:' .. ARGV[1]
-  if theirs > ours or (theirs == ours and not same) then return 1 end
+  if theirs > ours or (theirs == ours and not same) then return FENCED end
 end
 
--- Absent where Redis cannot tell what a user may do: then he may.
-local may = redis.acl_check_cmd or function() return true end
 for _, command in ipairs({
   { 'SET', KEYS[1], 'v' }, { 'DEL', KEYS[1] }, { 'DEL', KEYS[2] }, { 'DEL', KEYS[3] }, { 'DEL', KEYS[4] },
   { 'XADD', KEYS[2], '*', 'f', 'v' }, { 'XGROUP', 'CREATE', KEYS[2], ARGV[2], '0' },
@@ -30,39 +33,22 @@ for _, command in ipairs({
   end
 end
 
-local function named(reply)
-  local fields = {}
-  for f = 1, #reply, 2 do fields[reply[f]] = reply[f + 1] end
-  return fields
-end
-
--- Digits as text: a number of Lua is a double, and 2^64 - 1 would be no larger than 2^64 - 2.
-local function less(a, b)
-  if #a ~= #b then return #a < #b end
-  return a < b
-end
-local function before(a, b)
-  local a_ms, a_seq = string.match(a, '^(%d+)%-(%d+)$')
-  local b_ms, b_seq = string.match(b, '^(%d+)%-(%d+)$')
-  if a_ms ~= b_ms then return less(a_ms, b_ms) end
-  return less(a_seq, b_seq)
-end
-
 local type = redis.call('TYPE', KEYS[2]).ok
 local groups, ours, removed, is_full, is_passed = {}, nil, 0, false, false
 if type == 'stream' then
   for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[2])) do
-    local group = named(info)
+    local group = by_name(info)
     table.insert(groups, group['name'])
     if group['name'] == ARGV[2] then ours = group end
   end
-  local stream = named(redis.call('XINFO', 'STREAM', KEYS[2]))
+  local stream = by_name(redis.call('XINFO', 'STREAM', KEYS[2]))
   removed = (stream['entries-added'] or stream['length']) - stream['length']
   is_full = stream['last-generated-id']:find('^18446744073709551615%-') ~= nil
-  is_passed = ours ~= nil and before(stream['last-generated-id'], ours['last-delivered-id'])
+  is_passed = ours ~= nil and is_before(stream['last-generated-id'], ours['last-delivered-id'])
 end
 
--- The fields of every entry that our group has not acknowledged; a group that is not to be believed has none.
+-- The fields of every entry that our group has not acknowledged; every entry where the group is absent or has passed
+-- the stream's last id.
 local function unacknowledged()
   local kept = {}
   local function keep(entries)
@@ -101,7 +87,7 @@ if is_full or (type ~= 'stream' and type ~= 'none') then
   redis.call('DEL', KEYS[2])
   has_group, removed = nil, 0
 end
--- From 0: a group made at $ would skip the entries that nobody has recorded yet.
+-- From 0: a group created at $ would skip the entries that are not recorded yet.
 if not has_group then
   redis.call('XGROUP', 'CREATE', KEYS[2], ARGV[2], '0', 'MKSTREAM', 'ENTRIESREAD', removed)
 elseif is_passed then
@@ -111,9 +97,9 @@ if is_full then
   for _, name in ipairs(groups) do
     if name ~= ARGV[2] then redis.call('XGROUP', 'CREATE', KEYS[2], name, '0') end
   end
-  -- Lua unpacks at most 8,000 values; no event of ours has as many.
+  -- Lua unpacks at most 8,000 values; an event of ours has six.
   for _, fields in ipairs(kept) do
     redis.call('XADD', KEYS[2], '*', unpack(fields, 1, math.min(#fields, 7000)))
   end
 end
-return 0
+return DONE

@@ -1,19 +1,23 @@
 #!lua flags=allow-oom
--- Sets a coupon to Postgres's definition and its stock to what is left beside the claims, if these are as
--- many as were decided: claims deleted since would be taken for free units.
+-- Sets a coupon to Postgres's definition and its stock to total - claims, if the claims hash has as many fields as the
+-- rebuild decided: claims that another program deleted since would count as free units.
 --
 -- KEYS  epoch marker, order stream, coupon hash, claims hash
 -- ARGV  `building:<epoch>`, claims decided, total, then the other fields as name, value, …
 --
 -- Reply
---   CODE done   0
---   CODE fenced 1  the marker is another one or the stream is gone; nothing was written
---   CODE changed 2 the claims hash holds another number of claims; nothing was written
+--   CODE done           0
+--   CODE fenced         1  the marker is another one; nothing was written
+--   CODE inconsistent   2  the stream is absent; nothing was written
+--   CODE claims_changed 8  the claims hash has another number of fields; nothing was written
 
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 1 end
-if redis.call('TYPE', KEYS[2]).ok ~= 'stream' then return 1 end
+--@include lib/codes
+--@include lib/marker
+
+if is_fenced(ARGV[1]) then return FENCED end
+if not has_stream() then return INCONSISTENT end
 local held = redis.call('HLEN', KEYS[4])
-if held ~= tonumber(ARGV[2]) then return 2 end
--- In one write: there is none that could fail after it.
+if held ~= tonumber(ARGV[2]) then return CLAIMS_CHANGED end
+-- One write, so that no later one can fail.
 redis.call('HSET', KEYS[3], 'total', ARGV[3], 'stock', ARGV[3] - held, unpack(ARGV, 4))
-return 0
+return DONE

@@ -1,21 +1,21 @@
 #!lua flags=allow-oom
--- Takes over pending entries that stayed with their consumers for too long: which, the caller has found, by a clock
--- that does not go back. One that was delivered again since then stays where it is. One that was deleted stays in the
--- pending list: XAUTOCLAIM would forget it, and the process that it tells may die before anything comes of it.
+-- Takes over pending entries that stayed with their consumers for too long. The caller has found them, by a clock that
+-- never goes back. An entry that was delivered again since then stays with its consumer. A deleted entry stays in the
+-- pending list: XAUTOCLAIM would remove it, and its event would be lost if the caller dies now.
 --
 -- KEYS  order stream
 -- ARGV  consumer group, consumer, then for each entry: id, the consumer that holds it, deliveries
 --
--- Reply: the ids whose entries are gone; the entries taken
+-- Reply: the ids whose entries are deleted; the entries taken
 
-local due, gone, taken = {}, {}, {}
+local due, deleted, taken = {}, {}, {}
 for a = 3, #ARGV, 3 do
   local id = ARGV[a]
   local pending = redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1]
   if pending and pending[2] == ARGV[a + 1] and pending[4] == tonumber(ARGV[a + 2]) then
     local is_there = #redis.call('XRANGE', KEYS[1], id, id) > 0
-    table.insert(is_there and due or gone, id)
+    table.insert(is_there and due or deleted, id)
   end
 end
 if #due > 0 then taken = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, unpack(due)) end
-return { gone, taken }
+return { deleted, taken }

@@ -1,21 +1,24 @@
 #!lua flags=allow-oom
--- Removes a consumer that is gone and holds nothing: DELCONSUMER alone would drop what it holds.
+-- Removes a consumer that is gone and holds no entry: DELCONSUMER alone would also remove the entries that it holds.
 --
 -- KEYS  epoch marker, order stream
 -- ARGV  `ready:<epoch>`, consumer group, consumer, idle time in ms after which it counts as gone
 --
 -- Reply
---   CODE removed 0
---   CODE kept    1  it holds entries, was seen lately or is not there
---   CODE fenced  2  the marker is another one; nothing was written
+--   CODE done   0
+--   CODE fenced 1  the marker is another one; nothing was written
+--   CODE kept   7  it holds entries, was seen lately or is absent; nothing was written
 
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 2 end
+--@include lib/codes
+--@include lib/marker
+--@include lib/fields
+
+if is_fenced(ARGV[1]) then return FENCED end
 for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[2], ARGV[2])) do
-  local consumer = {}
-  for f = 1, #info, 2 do consumer[info[f]] = info[f + 1] end
+  local consumer = by_name(info)
   if consumer['name'] == ARGV[3] and consumer['pending'] == 0 and consumer['idle'] >= tonumber(ARGV[4]) then
     redis.call('XGROUP', 'DELCONSUMER', KEYS[2], ARGV[2], ARGV[3])
-    return 0
+    return DONE
   end
 end
-return 1
+return KEPT

@@ -5,6 +5,7 @@ mod coupon;
 mod definition;
 mod ids;
 mod order;
+mod partition;
 mod time;
 
 pub use self::time::{InvalidTime, parse_time, rfc3339};
@@ -13,3 +14,4 @@ pub use coupon::{CouponSnapshot, CouponState, FieldDifference};
 pub use definition::{CouponPatch, Definition, InvalidDefinition, NewCoupon};
 pub use ids::{CouponId, InvalidId, OrderId, UserId};
 pub use order::{Order, OrderEvent, OrderStatus, UnreadableEvent};
+pub use partition::Partition;

@@ -7,7 +7,6 @@
 //! connection that breaks ends the session; a new connection is probed before it is used.
 
 mod come_up;
-pub mod deleted;
 mod durability;
 mod error;
 mod invalidation;

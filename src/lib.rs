@@ -1,7 +1,7 @@
 //! Flash-sale coupon grabbing on Redis Streams and Postgres, with no broker between them.
 //!
 //! A claim arrives in [`http`], waits in the [`gate`] for the next batch, and is decided by one Lua
-//! script ([`redis::script`]), which takes the unit and appends an order event in the same step. A
+//! script ([`redis::scripts`]), which takes the unit and appends an order event in the same step. A
 //! [`worker`] reads the event, records the order in [`postgres`] and acknowledges it. The [`fence`] lets
 //! claims through only while both stores are known to agree, and makes them agree again when they do not.
 //!

@@ -14,11 +14,12 @@ pub use error::ReconcileError;
 pub use report::{ComparisonReport, Difference};
 
 use crate::config;
-use crate::fence::{Fence, FenceState, Session, deleted, wal_position};
+use crate::fence::{Fence, FenceState, Session, wal_position};
 use crate::metrics;
 use crate::postgres::Postgres;
-use crate::redis::probe::{self, Tally};
-use crate::redis::{info, order_stream};
+use crate::redis::probe;
+use crate::redis::tally::Tally;
+use crate::redis::{coupon_hash, deleted_entries, marker, tally};
 
 /// Compares the stores, on request and periodically.
 #[derive(Clone)]
@@ -51,7 +52,7 @@ impl Reconciler {
         let session = self.fence.require_session()?;
         // Before the claims are read: the comparison then finds all that was lost with the tally's entries.
         let tally = if level.repairs() { Some(self.tally(&session).await?) } else { None };
-        let deleted_entries = order_stream::deleted_entries(&session.redis).await?;
+        let deleted_entries = deleted_entries::find(&session.redis).await?;
         let mut comparison = Comparison::new(&self.fence, &self.postgres, &session, level);
         comparison.report.deleted_entries = deleted_entries.len();
         comparison.compare_coupons().await?;
@@ -64,7 +65,7 @@ impl Reconciler {
             return Ok(report);
         }
         // What was read in two epochs is not a difference.
-        if order_stream::marker(&session.redis).await?.as_deref() != Some(&*session.ready) {
+        if marker::read(&session.redis).await?.as_deref() != Some(&*session.ready) {
             return Err(ReconcileError::marker_changed(&self.fence, &session));
         }
         report.record_metrics();
@@ -73,8 +74,8 @@ impl Reconciler {
                 // The acknowledgement covers entries whose orders are recorded.
                 wal_position::record(&self.fence, &session, &self.postgres).await?;
             }
-            deleted::acknowledge_deleted(&session.redis, &deleted_entries).await?;
-            if !probe::settle(&session.redis, &session.ready, &tally).await? {
+            deleted_entries::acknowledge_deleted(&session.redis, &deleted_entries).await?;
+            if !tally::settle(&session.redis, &session.ready, &tally).await? {
                 return Err(ReconcileError::marker_changed(&self.fence, &session));
             }
         }
@@ -82,7 +83,7 @@ impl Reconciler {
     }
 
     async fn tally(&self, session: &Session) -> Result<Tally, ReconcileError> {
-        let tally = probe::tally(&session.redis, &session.ready).await?;
+        let tally = probe::recount_tally(&session.redis, &session.ready).await?;
         tally.ok_or_else(|| ReconcileError::marker_changed(&self.fence, session))
     }
 
@@ -104,7 +105,7 @@ impl Reconciler {
     async fn check_sums(&self) -> Result<(), ReconcileError> {
         let session = self.fence.require_session()?;
         self.find_wrong_sum(&session).await?;
-        if !order_stream::deleted_entries(&session.redis).await?.is_empty() {
+        if !deleted_entries::find(&session.redis).await?.is_empty() {
             self.compare_all(RepairLevel::Automatic).await?.log();
         }
         Ok(())
@@ -113,8 +114,8 @@ impl Reconciler {
     async fn find_wrong_sum(&self, session: &Session) -> Result<(), ReconcileError> {
         let mut cursor = "0".to_owned();
         loop {
-            let (ids, next) = info::scan_coupons(&session.redis, &cursor).await?;
-            if let Some(wrong) = info::first_wrong_sum(&session.redis, &ids).await? {
+            let (ids, next) = coupon_hash::scan(&session.redis, &cursor).await?;
+            if let Some(wrong) = coupon_hash::first_inconsistent(&session.redis, &ids).await? {
                 self.fence.sum_fails(&session.epoch, wrong);
                 return Ok(());
             }

@@ -13,6 +13,7 @@ use crate::coupons::catalogue::Catalogue;
 use crate::coupons::definitions::Coupons;
 use crate::coupons::publish;
 use crate::coupons::snapshots::Snapshots;
+use crate::domain::Partition;
 use crate::fence::Fence;
 use crate::fence::store_status::Stores;
 use crate::http::Api;
@@ -61,7 +62,7 @@ impl Core {
         set_status: impl Fn(&str),
     ) -> anyhow::Result<Option<Self>> {
         metrics::install()?;
-        let server = RedisServer::new(addresses, &stores.redis_prefix)?;
+        let server = RedisServer::new(addresses, &stores.redis_prefix, Partition::DEFAULT)?;
         let postgres = Postgres::new(&addresses.database_url, &stores.db_schema)?;
         if !wait_for_postgres(&postgres, stop, set_status).await? {
             return Ok(None);

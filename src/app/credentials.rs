@@ -5,6 +5,7 @@ use anyhow::bail;
 use crate::cli::{ServeArgs, WrongUsage};
 use crate::config::{self, CredentialSettings, StoreAddresses};
 use crate::data_dir::{ADMIN_TOKEN, DataDir, JWT_SECRET};
+use crate::domain::Partition;
 use crate::postgres::Postgres;
 use crate::redis::RedisServer;
 
@@ -12,7 +13,7 @@ use crate::redis::RedisServer;
 pub fn check_settings(args: &ServeArgs, external: Option<&StoreAddresses>) -> anyhow::Result<()> {
     if let Some(addresses) = external {
         required_credentials(&args.credentials)?;
-        RedisServer::new(addresses, &args.stores.redis_prefix)?;
+        RedisServer::new(addresses, &args.stores.redis_prefix, Partition::DEFAULT)?;
         Postgres::new(&addresses.database_url, &args.stores.db_schema)?;
     }
     let least = config::JWT_SECRET_MIN_BYTES;

@@ -13,7 +13,8 @@ use super::plan::{FEW_CONNECTIONS, Plan};
 use super::round::Round;
 use super::scenarios::{Bench, COUPON, FEW, PLENTY, RATE, REDIS_CPU, rate_over};
 use super::stage::PREFIX;
-use crate::redis::{RedisServer, order_stream};
+use crate::domain::Partition;
+use crate::redis::{RedisServer, marker};
 
 const CLIENT_CHECK: &str = "client-check";
 /// A number of connections that our end-to-end rate is compared at with the alternatives at their best.
@@ -24,8 +25,8 @@ impl Bench<'_> {
     pub async fn per_request(&self, round: &mut Round) -> anyhow::Result<()> {
         let server = self.stage.serve(0).await?;
         server.create(COUPON, PLENTY).await?;
-        let redis = RedisServer::new(&self.stage.addresses, PREFIX)?;
-        let marker = order_stream::marker(&self.stage.redis).await?.context("there is no marker")?;
+        let redis = RedisServer::new(&self.stage.addresses, PREFIX, Partition::DEFAULT)?;
+        let marker = marker::read(&self.stage.redis).await?.context("there is no marker")?;
         let measured = per_request(&redis, &marker, &COUPON.parse()?, self.plan.alternative_lasts).await?;
         server.stop().await?;
         note(round, "per-request", &[measured.figure]);

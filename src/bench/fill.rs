@@ -6,9 +6,9 @@ use anyhow::{Context, ensure};
 use tokio::task::JoinSet;
 
 use super::stage::{PREFIX, Stage};
-use crate::domain::{Claim, CouponId, OrderId};
+use crate::domain::{Claim, CouponId, OrderId, Partition};
 use crate::redis::scripts::claim::{BatchOutcome, claim_batch};
-use crate::redis::{Redis, RedisServer, order_stream};
+use crate::redis::{Redis, RedisServer, marker};
 
 const BATCH_CLAIMS: usize = 256;
 /// Redis takes 16 KiB of a connection between two flushes, which is less than a batch.
@@ -19,9 +19,9 @@ const CONNECTIONS: usize = 4;
 /// # Errors
 /// When a batch is refused.
 pub async fn fill(stage: &Stage, coupon: &str, users: Range<usize>) -> anyhow::Result<()> {
-    let marker = order_stream::marker(&stage.redis).await?.context("there is no marker")?;
+    let marker = marker::read(&stage.redis).await?.context("there is no marker")?;
     let coupon: CouponId = coupon.parse()?;
-    let server = RedisServer::new(&stage.addresses, PREFIX)?;
+    let server = RedisServer::new(&stage.addresses, PREFIX, Partition::DEFAULT)?;
     let share = users.len().div_ceil(CONNECTIONS).max(1);
     let mut connections = JoinSet::new();
     for first in users.clone().step_by(share) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::redis::{Redis, health};
+use crate::redis::{Redis, server_info};
 
 /// Processor time of the whole Redis process since its start, user and system, all its threads (the
 /// main thread's own lines in INFO are a part of these). Take it before and after.
@@ -12,7 +12,7 @@ use crate::redis::{Redis, health};
 /// # Errors
 /// When Redis does not answer or does not say.
 pub async fn redis_cpu(redis: &Redis) -> Result<Duration> {
-    let info = health::info(redis).await?.context("this Redis does not allow INFO")?;
+    let info = server_info::read(redis).await?.context("this Redis does not allow INFO")?;
     let seconds = |name: &str| {
         let text = info.text(name);
         text.parse::<f64>().with_context(|| format!("INFO cpu: {name} is {text:?}"))

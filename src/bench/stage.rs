@@ -16,10 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::StoreAddresses;
 use crate::data_dir::DataDir;
+use crate::domain::Partition;
 use crate::embedded::Embedded;
 use crate::postgres::Postgres;
 use crate::redis::keys::GROUP;
-use crate::redis::{Redis, RedisServer, health, info, order_stream};
+use crate::redis::{Redis, RedisServer, order_stream, server_info};
 use crate::tasks::Tasks;
 
 pub const PREFIX: &str = "seckill";
@@ -58,7 +59,7 @@ impl Stage {
         embedded.stop().await?;
         let embedded = start().await?;
         let addresses = embedded.addresses();
-        let redis = RedisServer::new(&addresses, PREFIX)?.connect().await?;
+        let redis = RedisServer::new(&addresses, PREFIX, Partition::DEFAULT)?.connect().await?;
         Ok(Self { embedded, addresses, redis, jwt_secret: dir.secret(crate::data_dir::JWT_SECRET)? })
     }
 
@@ -147,7 +148,7 @@ impl Stage {
     pub async fn backlog(&self) -> anyhow::Result<u64> {
         let groups = order_stream::groups(&self.redis).await?;
         let group = groups.iter().find(|group| group.name == GROUP).context("the stream has no group")?;
-        Ok(u64::try_from(group.pending + info::unread(&self.redis, group).await?)?)
+        Ok(u64::try_from(group.pending + order_stream::unread(&self.redis, group).await?)?)
     }
 
     pub async fn until_recorded(&self) -> anyhow::Result<()> {
@@ -157,7 +158,7 @@ impl Stage {
 
     /// One line of what INFO tells of Redis.
     pub async fn redis_number(&self, name: &str) -> anyhow::Result<u64> {
-        let info = health::info(&self.redis).await?.context("this Redis does not allow INFO")?;
+        let info = server_info::read(&self.redis).await?.context("this Redis does not allow INFO")?;
         info.number(name).with_context(|| format!("INFO tells no {name}"))
     }
 

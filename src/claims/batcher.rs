@@ -239,7 +239,7 @@ async fn claim_batch(
             shared.fence.lost(&session.epoch, STREAM_IS_FULL);
             Err(Unavailable::NoAnswer(STREAM_IS_FULL.into()))
         }
-        BatchOutcome::Lost(what) => {
+        BatchOutcome::Inconsistent(what) => {
             shared.fence.lost(&session.epoch, &what);
             Err(Unavailable::FenceDown(what.into()))
         }

@@ -7,6 +7,7 @@ use super::output::{columns, print_line, single_line};
 use super::store_tools;
 use crate::config::{DoctorSettings, StoreSettings};
 use crate::doctor::{self, Finding, Level, Limits};
+use crate::domain::Partition;
 use crate::postgres::Postgres;
 use crate::printing;
 use crate::redis::RedisServer;
@@ -28,7 +29,7 @@ pub struct DoctorArgs {
 /// When the stores' addresses are not known, or a finding is red.
 pub async fn run(args: DoctorArgs) -> anyhow::Result<()> {
     let addresses = store_tools::addresses(&args.stores)?;
-    let server = RedisServer::new(&addresses, &args.stores.redis_prefix)?;
+    let server = RedisServer::new(&addresses, &args.stores.redis_prefix, Partition::DEFAULT)?;
     let postgres = Postgres::new(&addresses.database_url, &args.stores.db_schema)?;
     let DoctorSettings { reclaim_after, max_backlog } = args.limits;
     let findings = doctor::examine(&server, &postgres, &Limits { reclaim_after, max_backlog }).await;

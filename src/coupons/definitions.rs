@@ -15,9 +15,8 @@ use crate::domain::{
 use crate::fence::{Fence, StoreError};
 use crate::postgres::coupons::{self, CouponRow, Edited};
 use crate::postgres::{Postgres, PostgresError};
-use crate::redis::RedisError;
-use crate::redis::coupon_hash::{self, KeptDefinition};
-use crate::redis::info;
+use crate::redis::coupon_hash::{self, CouponHash};
+use crate::redis::{RedisError, claims_hash};
 
 /// Creates, edits and reads coupons. A cheap handle.
 #[derive(Clone)]
@@ -150,7 +149,7 @@ impl Coupons {
             }
             let session = self.fence.require_session()?;
             // Claims on their way are no rows yet: Redis decides first, and Postgres once more, about rows.
-            let held = info::held_units(&session.redis, id).await?;
+            let held = claims_hash::held_units(&session.redis, id).await?;
             if edited.total < row.definition.total && edited.total < held {
                 return Err(CouponError::TotalTooLow { coupon: id.clone(), held });
             }
@@ -239,7 +238,7 @@ impl Coupons {
     async fn view(
         &self,
         row: CouponRow,
-        kept: Option<KeptDefinition>,
+        kept: Option<CouponHash>,
     ) -> Result<Option<AdminCoupon>, CouponError> {
         let session = self.fence.require_session()?;
         let (row, standing) = in_force::stands(&session.redis, &self.postgres, row, kept).await?;

@@ -9,7 +9,7 @@ use crate::fence::{Fence, Session, StoreError, postgres_loss};
 use crate::postgres::Postgres;
 use crate::postgres::coupons::{self, CouponRow};
 use crate::redis::Redis;
-use crate::redis::coupon_hash::{self, KeptDefinition};
+use crate::redis::coupon_hash::{self, CouponHash};
 
 /// How the coupon in Redis compares with its row, which was read before.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub enum Standing {
 
 impl Standing {
     #[must_use]
-    pub fn of(row: &CouponRow, kept: Option<&KeptDefinition>) -> Self {
+    pub fn of(row: &CouponRow, kept: Option<&CouponHash>) -> Self {
         let Some(kept) = kept else { return Self::Absent };
         let (published, version) = (row.published_version, row.definition.version);
         let differences = kept.differences(&row.definition);
@@ -71,7 +71,7 @@ pub async fn stands(
     redis: &Redis,
     postgres: &Postgres,
     mut row: CouponRow,
-    mut kept: Option<KeptDefinition>,
+    mut kept: Option<CouponHash>,
 ) -> Result<(CouponRow, Standing), StoreError> {
     for _ in 0..config::COUPON_COMPARE_MAX_TRIES {
         let standing = Standing::of(&row, kept.as_ref());
@@ -132,7 +132,7 @@ pub async fn bring(
 }
 
 /// Reads the hash; an error takes the fence down.
-async fn read(fence: &Fence, session: &Session, id: &CouponId) -> Result<Option<KeptDefinition>, StoreError> {
+async fn read(fence: &Fence, session: &Session, id: &CouponId) -> Result<Option<CouponHash>, StoreError> {
     let read = coupon_hash::read_one(&session.redis, id).await;
     read.map_err(|error| {
         fence.redis_failed(&session.epoch, &error);

@@ -8,7 +8,7 @@ use crate::config;
 use crate::domain::Definition;
 use crate::fence::{Fence, FenceState, Session, StoreError, postgres_loss, wal_position};
 use crate::postgres::{Postgres, coupons};
-use crate::redis::rebuild as redis_rebuild;
+use crate::redis::coupon_hash;
 use crate::redis::scripts::{self, Published};
 
 /// Publishes one definition and marks it as published in Postgres. `just_inserted` is true only in the request that
@@ -31,7 +31,7 @@ pub async fn publish(
             fence.marker_changed(session);
             return Err(StoreError::Fenced);
         }
-        Ok(Published::Lost) => {
+        Ok(Published::Inconsistent) => {
             fence.lost(
                 &session.epoch,
                 &format!("coupon {} is absent from Redis or inconsistent", definition.id),
@@ -57,11 +57,11 @@ async fn check_current(
     definition: &Definition,
 ) -> Result<(), StoreError> {
     let id = &definition.id;
-    let in_redis = redis_rebuild::coupon_hash(&session.redis, id).await?;
-    let version = in_redis.get("version").and_then(|text| text.parse::<i64>().ok()).unwrap_or(0);
+    let in_redis = coupon_hash::read_hash(&session.redis, id).await?;
+    let version = in_redis.version();
     // Redis first: an edit reaches Postgres before Redis.
     let in_postgres = coupons::get(&postgres.pool, id).await?.map_or(0, |row| row.definition.version);
-    let why = if version == definition.version && !redis_rebuild::is_defined_as(&in_redis, definition) {
+    let why = if version == definition.version && !in_redis.differences(definition).is_empty() {
         Some(format!("Redis has another version {version} of coupon {id}"))
     } else {
         postgres_loss::newer_in_redis(id, version, in_postgres)

@@ -7,7 +7,7 @@ use moka::future::Cache;
 use crate::config;
 use crate::domain::{CouponId, CouponSnapshot};
 use crate::fence::{Fence, StoreError};
-use crate::redis::info;
+use crate::redis::coupon_hash;
 
 /// Reads coupons from Redis. A cheap handle; clones share one cache.
 #[derive(Clone)]
@@ -42,6 +42,6 @@ impl Snapshots {
     /// As `get`.
     pub async fn read(&self, id: &CouponId) -> Result<Option<Arc<CouponSnapshot>>, StoreError> {
         let session = self.fence.require_session()?;
-        Ok(info::coupon(&session.redis, id).await?.map(Arc::new))
+        Ok(coupon_hash::snapshot(&session.redis, id).await?.map(Arc::new))
     }
 }

@@ -12,9 +12,8 @@ use crate::domain::CouponId;
 use crate::fence::{postgres_loss, probe};
 use crate::postgres::fence::{self, FenceRow};
 use crate::postgres::{PgConnection, PostgresError, coupons, health};
-use crate::redis::info;
 use crate::redis::probe::{self as redis_probe, RedisProbe};
-use crate::redis::{Redis, RedisError, stored};
+use crate::redis::{Redis, RedisError, coupon_hash, server_info};
 
 /// Compares the stores that answer; the other one already has a finding.
 pub async fn examine(redis: Option<&Redis>, postgres: Option<PgConnection>) -> Vec<Finding> {
@@ -43,7 +42,7 @@ async fn fence(redis: &Redis, postgres: &mut PgConnection) -> Finding {
         Err(error) => return Finding::unreadable("fence", &error.to_string()),
     };
     // Redis is read first: an edit reaches Postgres before Redis.
-    let in_redis = match stored::versions(redis).await {
+    let in_redis = match coupon_hash::versions(redis).await {
         Ok(versions) => versions,
         Err(error) => return Finding::unreadable("fence", &error.to_string()),
     };
@@ -98,7 +97,7 @@ async fn redis_stock(redis: &Redis, postgres: Option<&mut PgConnection>) -> Find
     let wrong = match add_redis_ids(redis, &mut coupons).await {
         Ok(()) => {
             let coupons: Vec<CouponId> = coupons.iter().cloned().collect();
-            info::first_wrong_sum(redis, &coupons).await.map(Option::<&CouponId>::cloned)
+            coupon_hash::first_inconsistent(redis, &coupons).await.map(Option::<&CouponId>::cloned)
         }
         Err(error) => Err(error),
     };
@@ -133,7 +132,7 @@ async fn add_published_ids(
 async fn add_redis_ids(redis: &Redis, coupons: &mut BTreeSet<CouponId>) -> Result<(), RedisError> {
     let mut cursor = "0".to_owned();
     loop {
-        let (page, next) = info::scan_coupons(redis, &cursor).await?;
+        let (page, next) = coupon_hash::scan(redis, &cursor).await?;
         coupons.extend(page);
         if next == "0" {
             return Ok(());
@@ -147,7 +146,7 @@ async fn clocks(redis: Option<&Redis>, postgres: Option<&mut PgConnection>) -> O
     let mut ahead_ms = Vec::new();
     if let Some(redis) = redis {
         let sent_at = now_ms();
-        if let Ok(store_ms) = info::now_ms(redis).await {
+        if let Ok(store_ms) = server_info::now_ms(redis).await {
             ahead_ms.push(("Redis", store_ms - midpoint(sent_at, now_ms())));
         }
     }

@@ -8,7 +8,7 @@ use crate::coupons::in_force::{Standing, describe};
 use crate::domain::{CouponId, FieldDifference};
 use crate::postgres::coupons::{self, CouponRow};
 use crate::postgres::{PgConnection, PostgresError};
-use crate::redis::coupon_hash::{self, KeptDefinition};
+use crate::redis::coupon_hash::{self, CouponHash};
 use crate::redis::{Redis, RedisError};
 
 const CHECK: &str = "definitions";
@@ -61,7 +61,7 @@ impl Comparison {
         &mut self,
         postgres: &mut PgConnection,
         row: &CouponRow,
-        kept: Option<&KeptDefinition>,
+        kept: Option<&CouponHash>,
     ) -> Result<(), PostgresError> {
         let standing = Standing::of(row, kept);
         if matches!(standing, Standing::InForce | Standing::Unpublished(_) | Standing::Absent) {

@@ -5,10 +5,11 @@ use std::time::Duration;
 use super::disk;
 use super::finding::{Finding, REPAIRED_BY_SERVER, format_seconds, pluralize};
 use crate::config;
-use crate::redis::health::{self, Durability, Info};
+use crate::redis::health::{self, Durability};
 use crate::redis::keys::GROUP;
 use crate::redis::order_stream::{self, ConsumerInfo, GroupInfo};
-use crate::redis::{Redis, RedisError, RedisServer, info, probe};
+use crate::redis::server_info::Info;
+use crate::redis::{Redis, RedisError, RedisServer, deleted_entries, marker, probe, server_info};
 
 /// Settings of the running program that the stream is compared with.
 #[derive(Clone, Debug)]
@@ -65,11 +66,11 @@ fn unavailable(server: &RedisServer, error: &RedisError) -> Finding {
 
 async fn check_all(redis: &Redis, limits: &Limits) -> Result<Vec<Finding>, RedisError> {
     // First a query that Redis answers only if it can serve.
-    order_stream::marker(redis).await.or_else(|error| match error {
+    marker::read(redis).await.or_else(|error| match error {
         RedisError::WrongType(_) => Ok(None),
         error => Err(error),
     })?;
-    let mut findings = match health::info(redis).await? {
+    let mut findings = match server_info::read(redis).await? {
         Some(info) => vec![version(&info), role(&info), memory(&info), writes(&info)],
         None => ["redis-version", "redis-role", "redis-memory", "redis-writes"]
             .map(|check| Finding::unreadable(check, "INFO is not allowed"))
@@ -273,7 +274,7 @@ async fn pending(redis: &Redis, limits: &Limits) -> Result<Finding, RedisError> 
 
 async fn deleted(redis: &Redis) -> Result<Finding, RedisError> {
     let check = "deleted-entries";
-    let deleted = order_stream::deleted_entries(redis).await?;
+    let deleted = deleted_entries::find(redis).await?;
     let Some(first) = deleted.first() else {
         return Ok(Finding::green(check, "every pending entry is still in the stream"));
     };
@@ -287,12 +288,12 @@ async fn deleted(redis: &Redis) -> Result<Finding, RedisError> {
 
 async fn backlog(redis: &Redis, group: &GroupInfo, limits: &Limits) -> Result<Finding, RedisError> {
     let check = "backlog";
-    let events = to_u64(group.pending + info::unread(redis, group).await?);
+    let events = to_u64(group.pending + order_stream::unread(redis, group).await?);
     let oldest = health::oldest_unacknowledged(redis, group).await?;
     let Some(claimed_at_ms) = oldest.and_then(|id| id.split('-').next()?.parse::<i64>().ok()) else {
         return Ok(Finding::green(check, "every order event is recorded"));
     };
-    let age_ms = (info::now_ms(redis).await? - claimed_at_ms).max(0);
+    let age_ms = (server_info::now_ms(redis).await? - claimed_at_ms).max(0);
     let what = format!(
         "{}, the oldest for {}",
         pluralize(events, "order event is not recorded", "order events are not recorded"),

@@ -13,7 +13,7 @@ use super::{Fence, FenceState, RedisClock, Session, lock, postgres_loss, within_
 use crate::config;
 use crate::postgres::fence::FenceRow;
 use crate::postgres::{Postgres, coupons};
-use crate::redis::{Redis, RedisServer, stored};
+use crate::redis::{Redis, RedisServer, coupon_hash};
 
 impl Fence {
     /// Joins the agreement if there is one, else rebuilds first. Then lends out a session.
@@ -79,7 +79,7 @@ impl Fence {
     async fn lost_definition(&self, redis: &Redis, row: &FenceRow, postgres: &Postgres) -> Option<String> {
         row.lsn.as_ref()?;
         // Redis first: an edit reaches Postgres before Redis.
-        let in_redis = stored::versions(redis).await.ok()?;
+        let in_redis = coupon_hash::versions(redis).await.ok()?;
         let pool = postgres.pool.clone();
         let in_postgres = within_probe_interval(async move { coupons::versions(&pool).await }).await?.ok()?;
         postgres_loss::Definitions::compare(redis, &in_redis, &in_postgres).await.ok()?.why()

@@ -7,10 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 use super::{Loss, counter};
 use crate::domain::CouponId;
 use crate::postgres::fence::FenceRow;
-use crate::redis::info;
+use crate::redis::marker::epoch_of;
 use crate::redis::probe::RedisProbe;
-use crate::redis::scripts::marker_epoch;
-use crate::redis::{Redis, RedisError, stored};
+use crate::redis::{Redis, RedisError, coupon_hash, server_info};
 
 /// What shows that Postgres has lost commits.
 #[derive(Clone, Debug)]
@@ -78,10 +77,10 @@ pub async fn by_postgres(
     compared: &Definitions,
 ) -> Result<Option<Sign>, RedisError> {
     let Some(why) = compared.why().or_else(|| change(seen, row, loss)) else { return Ok(None) };
-    if !row.postgres_lost && compared.unknown.is_empty() && stored::is_empty(redis).await? {
+    if !row.postgres_lost && compared.unknown.is_empty() && server_info::has_no_keys(redis).await? {
         return Ok(None);
     }
-    let is_of_the_row = seen.marker.as_deref().and_then(marker_epoch) == Some(&*row.epoch);
+    let is_of_the_row = seen.marker.as_deref().and_then(epoch_of) == Some(&*row.epoch);
     let may_be_foreign = !row.postgres_lost
         && !compared.unknown.is_empty()
         && !is_of_the_row
@@ -130,7 +129,7 @@ pub const WHAT_TO_DO: &str = "If this is the right database, `seckill reconcile 
     SECKILL_REDIS_PREFIX";
 
 async fn adds_up(redis: &Redis, id: &CouponId) -> Result<bool, RedisError> {
-    match info::first_wrong_sum(redis, std::slice::from_ref(id)).await {
+    match coupon_hash::first_inconsistent(redis, std::slice::from_ref(id)).await {
         Ok(wrong) => Ok(wrong.is_none()),
         Err(RedisError::WrongType(_)) => Ok(false),
         Err(error) => Err(error),
@@ -138,5 +137,5 @@ async fn adds_up(redis: &Redis, id: &CouponId) -> Result<bool, RedisError> {
 }
 
 fn marker_counter(seen: &RedisProbe) -> u64 {
-    seen.marker.as_deref().and_then(marker_epoch).map_or(0, counter)
+    seen.marker.as_deref().and_then(epoch_of).map_or(0, counter)
 }

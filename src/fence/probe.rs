@@ -2,9 +2,9 @@
 
 use super::postgres_loss;
 use crate::postgres::fence::FenceRow;
+use crate::redis::marker::ready_marker;
 use crate::redis::probe::RedisProbe;
 use crate::redis::probe::{STREAM_IS_FULL, StreamState};
-use crate::redis::scripts::ready_marker;
 
 /// Why claims are not accepted.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::postgres_loss::{self, Sign};
 use super::probe::{self, Difference};
-use super::{Loss, counter, deleted};
+use super::{Loss, counter};
 use crate::config;
 use crate::domain::{CouponId, Definition, OrderEvent, OrderId};
 use crate::logs::info_or_warn;
@@ -22,11 +22,12 @@ use crate::metrics;
 use crate::postgres::Postgres;
 use crate::postgres::fence::FenceRow;
 use crate::postgres::rebuild::RebuildSession;
+use crate::redis::claims_hash::ClaimsHash;
+use crate::redis::coupon_hash::{self, CouponHash};
 use crate::redis::probe as redis_probe;
 use crate::redis::probe::RedisProbe;
 use crate::redis::rebuild::{self as redis_rebuild, CouponSet};
-use crate::redis::stored::{self as in_redis, StoredCoupon};
-use crate::redis::{Redis, RedisServer, order_stream, scripts};
+use crate::redis::{Redis, RedisServer, deleted_entries, lua, marker, order_stream};
 use decide::{Plan, Trust, decide_coupon};
 use definitions::Edit;
 
@@ -104,7 +105,7 @@ pub async fn rebuild(
 
     // 2. The row keeps the knowledge that Postgres lost commits, even if this process dies; then a new epoch, after every
     // open recording transaction has ended.
-    let versions = in_redis::versions(&redis).await?;
+    let versions = coupon_hash::versions(&redis).await?;
     let compared = postgres_loss::Definitions::compare(&redis, &versions, &session.versions().await?).await?;
     let sign = postgres_loss::by_postgres(&redis, &seen, &row, loss, &compared).await?;
     if let Some(sign) = &sign
@@ -126,7 +127,7 @@ pub async fn rebuild(
     };
 
     // 7. On the same connection: the scripts are loaded into the server that was rebuilt.
-    scripts::load_all(&redis).await?;
+    lua::load_all(&redis).await?;
     session.mark_published(&epoch, &definitions).await?;
     session.record_agreement(&epoch, &seen.run_id, &seen.replid).await?;
     session.close().await?;
@@ -229,7 +230,7 @@ async fn decide_and_apply(
     lost: Option<Trust>,
     unknown: Vec<CouponId>,
 ) -> anyhow::Result<(Report, Vec<Definition>)> {
-    let building = redis_rebuild::building_marker(epoch);
+    let building = marker::building_marker(epoch);
     let mut decision = session.decide().await?;
     let mut definitions = decision.definitions().await?;
     let known = definitions.iter().map(|d| d.id.clone());
@@ -241,9 +242,9 @@ async fn decide_and_apply(
     // 4. Claims hashes first, then unacknowledged entries: the direction in which an event moves.
     let mut hashes = Vec::with_capacity(ids.len());
     for id in &ids {
-        let claims = redis_rebuild::claims_hash(redis, id).await?;
+        let claims = ClaimsHash::read(redis, id).await?;
         // A claims hash cancels live orders only if it was consistent with its coupon: a flushed or partial one must not.
-        let stored = StoredCoupon::read(redis, id, claims.held()).await?;
+        let stored = coupon_hash::read_hash(redis, id).await?.with_held(claims.held());
         hashes.push((claims, stored));
     }
     let (mut events, gone) = unacknowledged(redis).await?;
@@ -262,7 +263,7 @@ async fn decide_and_apply(
             refuse_newer(definition, &stored)?;
         }
         let events = events.remove(id).unwrap_or_default();
-        let trust = lost.map_or_else(Trust::default, |lost| Trust { is_believed: stored.adds_up, ..lost });
+        let trust = lost.map_or_else(Trust::default, |lost| Trust { is_believed: stored.adds_up(), ..lost });
         let mut plan = decide_coupon(&mut decision, epoch, id, claims, &events, trust).await?;
         if lost.is_some() && !report.adopted.contains(id) {
             report.edits.extend(definitions::settle(&mut decision, definition, &stored, plan.held).await?);
@@ -276,7 +277,7 @@ async fn decide_and_apply(
     for (definition, plan) in definitions.iter().zip(&plans) {
         apply_plan(redis, &building, definition, plan).await?;
     }
-    deleted::acknowledge_deleted(redis, &gone).await?;
+    deleted_entries::acknowledge_deleted(redis, &gone).await?;
     let lsn = session.durable_lsn().await?;
     if !redis_rebuild::ready(redis, epoch, &lsn).await? {
         bail!(NEWER);
@@ -285,8 +286,8 @@ async fn decide_and_apply(
 }
 
 /// An older copy of Postgres may have taken its place since the probe: a rebuild must not undo an edit.
-fn refuse_newer(definition: &Definition, stored: &StoredCoupon) -> Result<(), Refused> {
-    let theirs = stored.version().filter(|_| stored.adds_up);
+fn refuse_newer(definition: &Definition, stored: &CouponHash) -> Result<(), Refused> {
+    let theirs = stored.valid_version().filter(|_| stored.adds_up());
     match theirs.and_then(|theirs| postgres_loss::newer_in_redis(&definition.id, theirs, definition.version))
     {
         Some(why) => Err(Refused::Waits(why)),
@@ -299,7 +300,7 @@ async fn unacknowledged(
     redis: &Redis,
 ) -> anyhow::Result<(HashMap<CouponId, Vec<(String, OrderEvent)>>, Vec<String>)> {
     let mut events: HashMap<CouponId, Vec<(String, OrderEvent)>> = HashMap::new();
-    let mut walk = order_stream::Walk::start(redis).await?;
+    let mut walk = order_stream::UnacknowledgedScan::start(redis).await?;
     while let Some(page) = walk.next_page().await? {
         for entry in page {
             // Workers turn unreadable entries into dead letters.
@@ -308,7 +309,7 @@ async fn unacknowledged(
             }
         }
     }
-    Ok((events, walk.gone()))
+    Ok((events, walk.deleted()))
 }
 
 impl Report {
@@ -340,8 +341,8 @@ async fn apply_plan(
             bail!(NEWER);
         }
     }
-    let hash = redis_rebuild::coupon_hash(redis, &definition.id).await?;
-    if !redis_rebuild::coupon_is_right(&hash, definition, plan.held) {
+    let hash = coupon_hash::read_hash(redis, &definition.id).await?;
+    if !hash.is_rebuilt(definition, plan.held) {
         match redis_rebuild::set_coupon(redis, building, definition, plan.held).await? {
             CouponSet::Done => {}
             CouponSet::Fenced => bail!(NEWER),
@@ -358,6 +359,6 @@ async fn apply_plan(
 
 /// A number above those of the row and the marker; the random part distinguishes two databases with equal numbers.
 fn next_epoch(row: &str, marker: Option<&str>) -> String {
-    let marker = marker.and_then(scripts::marker_epoch).map_or(0, counter);
+    let marker = marker.and_then(marker::epoch_of).map_or(0, counter);
     format!("{}-{:08x}", counter(row).max(marker) + 1, rand::random::<u32>())
 }

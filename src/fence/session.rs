@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::counter;
 use crate::redis::Redis;
-use crate::redis::scripts::ready_marker;
+use crate::redis::marker::ready_marker;
 
 /// An agreement that holds, and the connection on which it was probed.
 pub struct Session {

@@ -6,7 +6,7 @@ use time::format_description::well_known::Rfc3339;
 use super::Fence;
 use crate::postgres::fence::FenceRow;
 use crate::postgres::{self, Postgres, PostgresError, outbox};
-use crate::redis::{RedisError, RedisServer, info};
+use crate::redis::{RedisError, RedisServer, server_info};
 use crate::{config, disk};
 
 /// Reads the state of both stores, with a session or without one. A cheap handle.
@@ -68,7 +68,7 @@ impl Stores {
 
     async fn redis(&self) -> Result<(), String> {
         let answered = match self.fence.session() {
-            Ok(session) => info::now_ms(&session.redis).await.map(drop),
+            Ok(session) => server_info::now_ms(&session.redis).await.map(drop),
             Err(_) => ask_on_a_new_connection(&self.redis).await,
         };
         answered.map_err(|error| error.to_string())?;
@@ -104,7 +104,7 @@ fn compare_identity(row: &FenceRow) -> Result<(), String> {
 
 async fn ask_on_a_new_connection(server: &RedisServer) -> Result<(), RedisError> {
     let redis = server.connect().await?;
-    info::now_ms(&redis).await.map(drop)
+    server_info::now_ms(&redis).await.map(drop)
 }
 
 /// Waits at most `PROBE_INTERVAL` for a query; the query goes on to its end.

@@ -4,7 +4,7 @@
 
 use super::{Fence, Session, StoreError};
 use crate::postgres::{self, Postgres};
-use crate::redis::scripts;
+use crate::redis::wal_position as redis_position;
 
 /// Records a position in Redis that covers everything Postgres has answered so far.
 ///
@@ -12,7 +12,7 @@ use crate::redis::scripts;
 /// Where a store does not answer, or a script found another marker.
 pub async fn record(fence: &Fence, session: &Session, postgres: &Postgres) -> Result<(), StoreError> {
     let lsn = postgres::fence::durable_lsn(&postgres.pool).await?;
-    match scripts::note_lsn(&session.redis, &session.ready, &lsn).await {
+    match redis_position::record(&session.redis, &session.ready, &lsn).await {
         Ok(true) => Ok(()),
         Ok(false) => {
             fence.marker_changed(session);

@@ -12,7 +12,7 @@ use crate::config;
 use crate::domain::{CouponId, Order, OrderId, OrderStatus, UserId};
 use crate::fence::{Fence, StoreError, wal_position};
 use crate::postgres::{Postgres, dead_letters, orders};
-use crate::redis::info;
+use crate::redis::claims_hash;
 
 /// Finds orders. A cheap handle.
 #[derive(Clone)]
@@ -79,7 +79,7 @@ impl Orders {
     /// Where Redis does not answer, or the fence is down.
     pub async fn live(&self, coupon: &CouponId, user: &UserId) -> Result<LiveOrder, StoreError> {
         let session = self.fence.require_session()?;
-        let Some(order) = info::held_by(&session.redis, coupon, user).await? else {
+        let Some(order) = claims_hash::held_by(&session.redis, coupon, user).await? else {
             return Ok(LiveOrder::NotHeld);
         };
         let row = self.row_within(order, Duration::ZERO).await;
@@ -112,7 +112,7 @@ impl Orders {
         }
         if let Some(user) = viewer {
             let session = self.fence.require_session()?;
-            if info::held_by(&session.redis, coupon, user).await? == Some(order) {
+            if claims_hash::held_by(&session.redis, coupon, user).await? == Some(order) {
                 let order = Order::accepted(order, coupon.clone(), user.clone());
                 return Ok(Some(FoundOrder { order, replaced_by: None }));
             }

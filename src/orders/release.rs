@@ -28,7 +28,7 @@ pub async fn release(
             fence.marker_changed(session);
             Err(StoreError::Fenced)
         }
-        Ok(Released::Lost) => {
+        Ok(Released::Inconsistent) => {
             fence.sum_fails(&session.epoch, coupon);
             Err(StoreError::Fenced)
         }

@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use crate::fence::{Fence, StoreError};
-use crate::redis::info;
 use crate::redis::keys::GROUP;
 use crate::redis::order_stream::{self as stream, ConsumerInfo, GroupInfo};
+use crate::redis::server_info;
 
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
@@ -59,9 +59,9 @@ pub async fn read(fence: &Fence) -> Result<StreamStatus, StoreError> {
     let redis = &session.redis;
     let groups = stream::groups(redis).await?;
     let ours = groups.iter().find(|group| group.name == GROUP).cloned().unwrap_or_default();
-    let lag = info::unread(redis, &ours).await?;
+    let lag = stream::unread(redis, &ours).await?;
     let oldest = stream::pending_ids(redis, "-").await?.into_iter().next();
-    let now_ms = info::now_ms(redis).await?;
+    let now_ms = server_info::now_ms(redis).await?;
     let entry_ms = |id: String| id.split('-').next().and_then(|ms| ms.parse::<i64>().ok());
     Ok(StreamStatus::Up(Box::new(StreamView {
         stream: redis.keys.orders.to_string(),

@@ -13,16 +13,9 @@ use crate::domain::{CouponId, OrderId};
 pub struct OutboxRow {
     pub order: OrderId,
     pub coupon: CouponId,
-    user: String,
-    slot: i16,
-}
-
-impl OutboxRow {
-    /// The field of the claims hash that holds the unit.
-    #[must_use]
-    pub fn claims_field(&self) -> String {
-        if self.slot == 1 { self.user.clone() } else { format!("{}\u{1f}{}", self.user, self.slot) }
-    }
+    pub user: String,
+    /// From 1 to the coupon's limit for each user.
+    pub slot: i16,
 }
 
 /// At most 1,000 rows, oldest first.

@@ -12,8 +12,9 @@ use crate::fence::{Fence, Session, wal_position};
 use crate::orders::release::release;
 use crate::postgres::coupons::{self, CouponRow};
 use crate::postgres::{Postgres, orders, outbox};
-use crate::redis::coupon_hash::{self, KeptDefinition};
-use crate::redis::{RedisError, info, order_stream, scripts};
+use crate::redis::claims_hash::{ClaimField, StoredClaim};
+use crate::redis::coupon_hash::{self, CouponHash};
+use crate::redis::{RedisError, claims_hash, order_stream, scripts};
 
 /// What a comparison repairs.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -112,7 +113,7 @@ impl<'a> Comparison<'a> {
             Err(RedisError::WrongType(_)) => None,
             kept => kept?,
         };
-        if !kept.as_ref().is_some_and(KeptDefinition::adds_up) {
+        if !kept.as_ref().is_some_and(CouponHash::adds_up) {
             self.report.stock_drift += 1;
             self.name("stock_drift", id, None);
             self.take_fence_down(id, "stock + claims is not its total in Redis");
@@ -134,11 +135,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// Compares a row with the definition that Redis had after the row was read.
-    async fn definition(
-        &mut self,
-        row: &CouponRow,
-        kept: Option<KeptDefinition>,
-    ) -> Result<(), ReconcileError> {
+    async fn definition(&mut self, row: &CouponRow, kept: Option<CouponHash>) -> Result<(), ReconcileError> {
         let id = &row.definition.id;
         let Some(fields) = definitions::difference(self.session, self.postgres, row, kept).await? else {
             return Ok(());
@@ -181,11 +178,15 @@ impl<'a> Comparison<'a> {
     async fn claims(&mut self, id: &CouponId) -> Result<(), ReconcileError> {
         let mut cursor = "0".to_owned();
         loop {
-            let (page, next) = info::scan_claims(&self.session.redis, id, &cursor).await?;
+            let (page, next) = claims_hash::scan(&self.session.redis, id, &cursor).await?;
             let mut claims: HashMap<OrderId, Holder> = HashMap::with_capacity(page.len());
             for (field, value) in page {
-                match info::read_claim(&field, &value) {
-                    Some((user, order)) => drop(claims.insert(order, Holder { coupon: id.clone(), user })),
+                match StoredClaim::decode(&field, &value) {
+                    Some(StoredClaim { field: ClaimField { user, slot: 1 }, order, .. }) => {
+                        claims.insert(order, Holder { coupon: id.clone(), user });
+                    }
+                    // No coupon has a limit above 1 yet: such claims are not compared.
+                    Some(_) => {}
                     None => self.take_fence_down(id, "its claims hash has a field that is not a claim"),
                 }
             }
@@ -225,7 +226,7 @@ impl<'a> Comparison<'a> {
                 continue;
             }
             // The unit may have been returned since the claim was read.
-            if info::held_by(&session.redis, &coupon, &user).await? != Some(order) {
+            if claims_hash::held_by(&session.redis, &coupon, &user).await? != Some(order) {
                 continue;
             }
             self.report.missed_releases += 1;
@@ -249,7 +250,7 @@ impl<'a> Comparison<'a> {
             return Ok(());
         }
         let before = claims.len();
-        let mut scan = order_stream::Walk::start(&self.session.redis).await?;
+        let mut scan = order_stream::UnacknowledgedScan::start(&self.session.redis).await?;
         while let Some(page) = scan.next_page().await? {
             for event in page.iter().filter_map(|entry| OrderEvent::read(&entry.fields).ok()) {
                 claims.remove(&event.order);
@@ -275,7 +276,7 @@ impl<'a> Comparison<'a> {
     /// Sends lost events again.
     async fn requeue(&mut self, coupon: &CouponId, lost: &[(UserId, OrderId)]) -> Result<(), ReconcileError> {
         for lost in lost.chunks(config::SCAN_PAGE_ENTRIES) {
-            let added = scripts::readd(&self.session.redis, &self.session.ready, coupon, lost).await?;
+            let added = scripts::requeue(&self.session.redis, &self.session.ready, coupon, lost).await?;
             let Some(added) = added else {
                 return Err(ReconcileError::marker_changed(self.fence, self.session));
             };
@@ -293,7 +294,7 @@ impl<'a> Comparison<'a> {
             let page = orders::live_page(pool, id, after, page_rows).await?;
             let Some(last) = page.last().map(|order| order.id) else { return Ok(()) };
             let users: Vec<&UserId> = page.iter().map(|order| &order.user).collect();
-            let held = info::held_by_each(&self.session.redis, id, &users).await?;
+            let held = claims_hash::held_by_each(&self.session.redis, id, &users).await?;
             let unheld = page.iter().zip(&held).filter(|(order, held)| **held != Some(order.id));
             let unheld: Vec<OrderId> = unheld.map(|(order, _)| order.id).collect();
             // Read again: an order may have ended and its unit may have returned since the page was read.

@@ -6,7 +6,7 @@ use crate::domain::{CouponId, FieldDifference};
 use crate::fence::{Fence, Session, StoreError};
 use crate::postgres::Postgres;
 use crate::postgres::coupons::CouponRow;
-use crate::redis::coupon_hash::KeptDefinition;
+use crate::redis::coupon_hash::CouponHash;
 
 /// The result of a repair.
 pub enum Repair {
@@ -26,7 +26,7 @@ pub async fn difference(
     session: &Session,
     postgres: &Postgres,
     row: &CouponRow,
-    kept: Option<KeptDefinition>,
+    kept: Option<CouponHash>,
 ) -> Result<Option<Vec<FieldDifference>>, StoreError> {
     let (_, standing) = in_force::stands(&session.redis, postgres, row.clone(), kept).await?;
     let is_normal = matches!(standing, Standing::InForce | Standing::Unpublished(_));

@@ -1,15 +1,19 @@
-//! Coupons' definitions as Redis has them, read with the sum at one moment, and how they differ from Postgres's. What
-//! is done about a difference is `fence/publish`'s part.
+//! The coupon hash: a coupon's definition and stock. Owns the format: field names, encoding, decoding, and how a hash
+//! differs from Postgres's definition. `coupon_hash/read.rs` reads it; scripts write it.
 
-use super::scripts::definition_fields;
-use super::{Redis, RedisError, array, integer, script_args, text};
-use crate::config;
-use crate::domain::{CouponId, Definition, FieldDifference};
+mod read;
+
+use time::OffsetDateTime;
+
 use fred::types::Value;
 
-const DEFINITIONS: &str = include_str!("../../lua/definitions.lua");
+use super::{RedisError, text};
+use crate::config;
+use crate::domain::{CouponId, CouponSnapshot, Definition, FieldDifference};
 
-/// The fields of a coupon's hash, in the order in which they are read.
+pub use read::{first_inconsistent, read, read_hash, read_one, scan, snapshot, versions};
+
+/// The fields, in the order in which they are read.
 const FIELDS: [&str; 10] = [
     "stock",
     "total",
@@ -23,86 +27,214 @@ const FIELDS: [&str; 10] = [
     "unlisted",
 ];
 
-/// A coupon's hash, and the units held of it at the same moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeptDefinition {
-    held: i64,
-    /// As they stand, in the order of `FIELDS`; `None` where one is absent or no text.
-    values: [Option<String>; FIELDS.len()],
+/// Every field but `stock`, with the value that a publication of this definition sets.
+fn encode(definition: &Definition) -> [(&'static str, String); FIELDS.len() - 1] {
+    let ms = |time: Option<OffsetDateTime>| {
+        time.map_or(0, |t| i64::try_from(t.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX))
+    };
+    let number = |number: i64| number.to_string();
+    let flag = |is_set: bool| number(i64::from(is_set));
+    [
+        ("total", number(definition.total)),
+        ("version", number(definition.version)),
+        ("title", definition.title.clone()),
+        ("starts_at_ms", number(ms(definition.starts_at))),
+        ("ends_at_ms", number(ms(definition.ends_at))),
+        ("paused", flag(definition.paused)),
+        ("per_user_limit", number(definition.per_user_limit.into())),
+        ("reserve_seconds", number(definition.reserve_seconds.unwrap_or(0).into())),
+        ("unlisted", flag(definition.unlisted)),
+    ]
 }
 
-impl KeptDefinition {
-    /// The version that Redis took last; 0 where it cannot be read, so that any publication goes over it.
+/// Arguments of the scripts that set a definition: name and value of every field but `stock`, `total` and `version`.
+pub(super) fn other_fields(definition: &Definition) -> impl Iterator<Item = Value> {
+    encode(definition).into_iter().skip(2).flat_map(|(name, value)| [name.into(), value.into()])
+}
+
+/// A whole number in its one spelling; the scripts read no other.
+fn whole(text: &str) -> Option<i64> {
+    text.parse().ok().filter(|number: &i64| number.to_string() == text)
+}
+
+/// The hash as Redis has it. Any field may be absent or edited by hand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CouponHash {
+    /// In the order of `FIELDS`; `None` where a field is absent or not text.
+    values: [Option<String>; FIELDS.len()],
+    /// Units that the claims hash holds; `None` where they were not read.
+    held: Option<i64>,
+}
+
+impl CouponHash {
+    /// From a reply that has the values in the order of `FIELDS`.
+    fn from_values(values: &[Value], held: i64) -> Self {
+        let mut values = values.iter();
+        Self { values: [(); FIELDS.len()].map(|()| values.next().and_then(text)), held: Some(held) }
+    }
+
+    /// From a reply of HGETALL: names and values in turn.
+    fn from_pairs(pairs: &[Value]) -> Self {
+        let value_of = |field: &str| {
+            let pair = pairs.chunks_exact(2).find(|pair| pair[0].as_str().as_deref() == Some(field))?;
+            text(&pair[1])
+        };
+        Self { values: FIELDS.map(value_of), held: None }
+    }
+
+    /// The hash beside so many held units, which were read from the claims hash before it.
+    #[must_use]
+    pub fn with_held(self, held: usize) -> Self {
+        Self { held: i64::try_from(held).ok(), ..self }
+    }
+
+    /// Whether it has none of the fields.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        self.values.iter().all(Option::is_none)
+    }
+
+    /// The version; 0 where it cannot be read, so that any publication replaces it.
     #[must_use]
     pub fn version(&self) -> i64 {
         self.number("version").unwrap_or(0)
     }
 
-    /// Whether stock + claims is the total.
+    /// The version, if edits can have made it.
+    #[must_use]
+    pub fn valid_version(&self) -> Option<i64> {
+        self.between("version", 1, config::VERSION_MAX)
+    }
+
+    /// Whether stock + held units is the total.
     #[must_use]
     pub fn adds_up(&self) -> bool {
-        let sum = self.number("stock").and_then(|stock| stock.checked_add(self.held));
+        let sum = self.number("stock").zip(self.held).and_then(|(stock, held)| stock.checked_add(held));
         sum.is_some() && sum == self.number("total")
     }
 
-    /// Every field in which the hash is not what a publication of this definition makes of it.
+    /// Every field but `stock` in which the hash is not what a publication of this definition makes of it.
     #[must_use]
     pub fn differences(&self, definition: &Definition) -> Vec<FieldDifference> {
-        let numbers = ["total".into(), definition.total.into(), "version".into(), definition.version.into()];
-        let expected: Vec<Value> = numbers.into_iter().chain(definition_fields(definition)).collect();
-        let expected: Vec<(Option<String>, Option<String>)> =
-            expected.chunks_exact(2).map(|pair| (text(&pair[0]), text(&pair[1]))).collect();
-        let value_of = |field: &str| {
-            expected
-                .iter()
-                .find(|(name, _)| name.as_deref() == Some(field))
-                .and_then(|(_, value)| value.clone())
+        let expected = encode(definition).into_iter();
+        let differing = expected.filter(|(field, postgres)| self.text(field) != Some(postgres));
+        differing
+            .map(|(field, postgres)| FieldDifference {
+                field,
+                redis: self.text(field).map(str::to_owned),
+                postgres,
+            })
+            .collect()
+    }
+
+    /// Whether it is what a rebuild makes of this definition beside `held` units.
+    #[must_use]
+    pub fn is_rebuilt(&self, definition: &Definition, held: usize) -> bool {
+        let held = i64::try_from(held).unwrap_or(i64::MAX);
+        self.text("stock") == Some(&(definition.total - held).to_string())
+            && self.differences(definition).is_empty()
+    }
+
+    /// The definition, if every field is one that the API makes.
+    #[must_use]
+    pub fn definition(&self, id: &CouponId) -> Option<Definition> {
+        let (starts_at, ends_at) = (self.time("starts_at_ms")?, self.time("ends_at_ms")?);
+        let reserve = self.between("reserve_seconds", 0, config::RESERVE_MAX_SECONDS)?;
+        let is_window = starts_at.zip(ends_at).is_none_or(|(start, end)| start < end);
+        let title = self.title().filter(|_| is_window)?;
+        Some(Definition {
+            id: id.clone(),
+            title: title.to_owned(),
+            total: self.between("total", 1, config::TOTAL_MAX_UNITS)?,
+            starts_at,
+            ends_at,
+            paused: self.between("paused", 0, 1)? == 1,
+            per_user_limit: i16::try_from(self.between("per_user_limit", 1, config::PER_USER_LIMIT_MAX)?)
+                .ok()?,
+            reserve_seconds: i32::try_from(reserve).ok().filter(|&seconds| seconds > 0),
+            unlisted: self.between("unlisted", 0, 1)? == 1,
+            version: self.valid_version()?,
+        })
+    }
+
+    /// A definition from the fields that can be read, for a coupon that only Redis has: paused, with a total of at
+    /// least `held` units.
+    #[must_use]
+    pub fn partial_definition(&self, id: &CouponId, held: usize) -> Definition {
+        let held = i64::try_from(held).unwrap_or(i64::MAX).clamp(1, config::TOTAL_MAX_UNITS);
+        let total = self.between("total", 1, config::TOTAL_MAX_UNITS).unwrap_or(held).max(held);
+        let whole = self.definition(id);
+        Definition {
+            total,
+            paused: true,
+            version: self.valid_version().map_or(1, |version| version + 1),
+            ..whole.unwrap_or_else(|| Definition {
+                id: id.clone(),
+                title: self.title().unwrap_or(id.as_str()).to_owned(),
+                total,
+                starts_at: None,
+                ends_at: None,
+                paused: true,
+                per_user_limit: 1,
+                reserve_seconds: self
+                    .between("reserve_seconds", 1, config::RESERVE_MAX_SECONDS)
+                    .and_then(|seconds| i32::try_from(seconds).ok()),
+                unlisted: self.between("unlisted", 0, 1) == Some(1),
+                version: 1,
+            })
+        }
+    }
+
+    /// What a buyer sees of the coupon. `now_ms` is Redis's clock, ms since 1970.
+    fn snapshot(&self, id: &CouponId, now_ms: i64) -> Result<CouponSnapshot, RedisError> {
+        let (Some(total), Some(stock)) = (self.number("total"), self.number("stock")) else {
+            return Err(RedisError::Reply(format!("coupon {id}: total or stock is not a number")));
         };
-        let compared = FIELDS.iter().zip(&self.values).filter_map(|(&field, redis)| {
-            value_of(field).map(|postgres| FieldDifference { field, postgres, redis: redis.clone() })
-        });
-        compared.filter(|compared| compared.redis.as_ref() != Some(&compared.postgres)).collect()
+        // 0 stands for none.
+        let unless_0 = |field| self.number(field).filter(|&number| number != 0);
+        Ok(CouponSnapshot {
+            id: id.clone(),
+            title: self.text("title").unwrap_or_default().to_owned(),
+            total,
+            stock: stock.max(0),
+            starts_at_ms: unless_0("starts_at_ms"),
+            ends_at_ms: unless_0("ends_at_ms"),
+            paused: self.number("paused") == Some(1),
+            per_user_limit: self.number("per_user_limit").unwrap_or(1),
+            reserve_seconds: unless_0("reserve_seconds"),
+            unlisted: self.number("unlisted") == Some(1),
+            version: self.version(),
+            now_ms,
+        })
+    }
+
+    fn text(&self, field: &str) -> Option<&str> {
+        let index = FIELDS.iter().position(|name| *name == field)?;
+        self.values[index].as_deref()
     }
 
     fn number(&self, field: &str) -> Option<i64> {
-        let index = FIELDS.iter().position(|name| *name == field)?;
-        let value = self.values[index].as_deref()?;
-        // In its one spelling, or the scripts would not read it.
-        value.parse().ok().filter(|number: &i64| number.to_string() == value)
+        self.text(field).and_then(whole)
     }
 
-    fn read(reply: Value) -> Result<Option<Self>, RedisError> {
-        let mut reply = array(reply, "definitions")?.into_iter();
-        let held = integer(&reply.next().unwrap_or(Value::Null), "definitions")?;
-        let mut are_absent = true;
-        let values = [(); FIELDS.len()].map(|()| {
-            let value = reply.next().unwrap_or(Value::Null);
-            are_absent &= value.is_null();
-            text(&value)
-        });
-        Ok((!are_absent).then_some(Self { held, values }))
+    fn between(&self, field: &str, least: i64, most: i64) -> Option<i64> {
+        self.number(field).filter(|number| (least..=most).contains(number))
     }
-}
 
-/// The coupons' hashes in their order, each with its sum at one moment; `None` for one that is absent.
-pub async fn read(redis: &Redis, coupons: &[CouponId]) -> Result<Vec<Option<KeptDefinition>>, RedisError> {
-    let mut kept = Vec::with_capacity(coupons.len());
-    for chunk in coupons.chunks(config::DEFINITIONS_MAX_COUPONS) {
-        let keys = chunk.iter().flat_map(|id| [redis.keys.coupon(id), redis.keys.claims(id)]);
-        let args = script_args(DEFINITIONS, keys, FIELDS);
-        for reply in array(redis.call("EVAL", args).await?, "definitions")? {
-            kept.push(KeptDefinition::read(reply)?);
+    fn title(&self) -> Option<&str> {
+        let title = self.text("title")?;
+        let fits = (1..=config::TITLE_MAX_CHARS).contains(&title.chars().count());
+        (fits && !title.chars().any(char::is_control)).then_some(title)
+    }
+
+    /// 0 stands for no time.
+    #[expect(clippy::option_option, reason = "no time is not the same as one that cannot be read")]
+    fn time(&self, field: &str) -> Option<Option<OffsetDateTime>> {
+        match self.number(field)? {
+            0 => Some(None),
+            ms => OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).ok().map(Some),
         }
     }
-    if kept.len() == coupons.len() {
-        return Ok(kept);
-    }
-    Err(RedisError::Reply(format!("definitions: {} instead of {}", kept.len(), coupons.len())))
-}
-
-/// One coupon's hash, with its sum at one moment.
-pub async fn read_one(redis: &Redis, coupon: &CouponId) -> Result<Option<KeptDefinition>, RedisError> {
-    Ok(read(redis, std::slice::from_ref(coupon)).await?.pop().flatten())
 }
 
 #[cfg(test)]
@@ -115,7 +247,7 @@ mod tests {
             title: "Coffee".into(),
             total: 10,
             starts_at: None,
-            ends_at: time::OffsetDateTime::from_unix_timestamp(5).ok(),
+            ends_at: OffsetDateTime::from_unix_timestamp(1_893_456_000).ok(),
             paused: false,
             per_user_limit: 1,
             reserve_seconds: Some(9),
@@ -124,36 +256,74 @@ mod tests {
         }
     }
 
-    fn kept(field: &str, value: Option<&str>) -> KeptDefinition {
-        let values = ["8", "10", "3", "Coffee", "0", "5000", "0", "1", "9", "1"];
-        let mut reply: Vec<Value> = std::iter::once(2.into()).chain(values.map(Value::from)).collect();
-        let index = FIELDS.iter().position(|name| *name == field).unwrap();
-        reply[1 + index] = value.map_or(Value::Null, Value::from);
-        KeptDefinition::read(Value::Array(reply)).unwrap().unwrap()
+    /// The hash of that definition beside 2 held units, with some fields changed.
+    fn hash(changes: &[(&str, Option<&str>)]) -> CouponHash {
+        let values = ["8", "10", "3", "Coffee", "0", "1893456000000", "0", "1", "9", "1"];
+        let values = values.map(Value::from);
+        let mut hash = CouponHash::from_values(&values, 2);
+        for (field, value) in changes {
+            let index = FIELDS.iter().position(|name| name == field).unwrap();
+            hash.values[index] = value.map(str::to_owned);
+        }
+        hash
     }
 
     #[test]
-    fn each_field_that_is_another_or_absent_is_a_difference_of_its_own() {
-        let whole = kept("stock", Some("8"));
-        assert!(whole.differences(&definition()).is_empty() && whole.adds_up());
+    fn each_field_that_is_another_or_absent_is_a_difference() {
+        let same = hash(&[]);
+        assert!(same.differences(&definition()).is_empty() && same.adds_up());
+        assert!(same.is_rebuilt(&definition(), 2) && !same.is_rebuilt(&definition(), 3));
         for field in &FIELDS[1..] {
             for value in [None, Some("77")] {
-                let found = kept(field, value).differences(&definition());
+                let found = hash(&[(field, value)]).differences(&definition());
                 let named: Vec<_> = found.iter().map(|found| (found.field, found.redis.as_deref())).collect();
                 assert_eq!(named, [(*field, value)]);
             }
         }
-        assert!(kept("stock", None).differences(&definition()).is_empty(), "the sum is looked at elsewhere");
+        assert!(hash(&[("stock", None)]).differences(&definition()).is_empty(), "the stock is not compared");
     }
 
     #[test]
-    fn a_sum_that_cannot_be_read_does_not_add_up_and_such_a_version_is_the_lowest() {
+    fn every_field_is_encoded_in_the_order_in_which_it_is_read() {
+        let names = encode(&definition()).map(|(name, _)| name);
+        assert_eq!(names, FIELDS[1..]);
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_read_do_not_add_up_and_such_a_version_is_the_lowest() {
         for (field, value) in [("stock", None), ("stock", Some("08")), ("total", Some("11")), ("total", None)]
         {
-            assert!(!kept(field, value).adds_up(), "{field} {value:?}");
+            assert!(!hash(&[(field, value)]).adds_up(), "{field} {value:?}");
         }
-        assert_eq!((kept("version", None).version(), kept("version", Some("x")).version()), (0, 0));
-        let absent = std::iter::once(Value::from(2)).chain(FIELDS.map(|_| Value::Null)).collect();
-        assert_eq!(KeptDefinition::read(Value::Array(absent)).unwrap(), None);
+        let versions = [None, Some("x")].map(|version| hash(&[("version", version)]).version());
+        assert_eq!(versions, [0, 0]);
+        assert!(CouponHash::from_values(&FIELDS.map(|_| Value::Null), 2).is_absent());
+        assert!(!CouponHash::from_pairs(&["stock".into(), "x".into()]).is_absent());
+        assert!(CouponHash::from_pairs(&[]).is_absent());
+    }
+
+    #[rstest::rstest]
+    #[case(&[], true)]
+    #[case(&[("total", "0")], false)]
+    #[case(&[("total", "1e3")], false)]
+    #[case(&[("version", "0")], false)]
+    #[case(&[("version", "9223372036854775807")], false)]
+    #[case(&[("title", "")], false)]
+    #[case(&[("title", "a\u{0}b")], false)]
+    #[case(&[("paused", "yes")], false)]
+    #[case(&[("per_user_limit", "17")], false)]
+    #[case(&[("reserve_seconds", "-1")], false)]
+    #[case(&[("starts_at_ms", "1893456000000")], false)]
+    #[case(&[("ends_at_ms", "99999999999999999")], false)]
+    fn a_definition_is_read_only_where_the_api_can_have_made_it(
+        #[case] changes: &[(&str, &str)],
+        #[case] is_valid: bool,
+    ) {
+        let id: CouponId = "coffee".parse().unwrap();
+        let changes: Vec<_> = changes.iter().map(|&(field, value)| (field, Some(value))).collect();
+        let hash = hash(&changes);
+        assert_eq!(hash.definition(&id), is_valid.then(definition), "{changes:?}");
+        let partial = hash.partial_definition(&id, 12);
+        assert!(partial.paused && partial.total >= 12 && partial.version >= 1, "{partial:?}");
     }
 }

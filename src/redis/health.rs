@@ -1,18 +1,18 @@
-//! How the server is set up and how it fares: what an operator may have got wrong. Reads only; what to think
-//! of it is the readers' affair. Managed services forbid some of it: then there is no answer, and no error.
+//! Settings of the server, its workers and its backlog, for the operator. Reads only; `doctor` judges them. Managed
+//! services forbid some of these reads: the result is then `None`, not an error.
 
 use super::keys::GROUP;
 use super::{Redis, RedisError, array, integer, order_stream, text};
 use fred::types::Value;
 
-/// What an answered claim is worth when Redis is killed.
+/// Whether an answered claim survives a kill of Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Durability {
     /// On disk before it is answered.
     Always,
-    /// The setting that makes it less.
+    /// The setting because of which it may not.
     Weaker(String),
-    /// Redis does not say.
+    /// The settings may not be read.
     Unreadable,
 }
 
@@ -26,7 +26,7 @@ pub async fn durability(redis: &Redis) -> Result<Durability, RedisError> {
     })
 }
 
-/// Settings of the server; `None` for one that may not be read.
+/// Settings of the server; each is `None` where the user may not read it.
 pub async fn settings<const N: usize>(
     redis: &Redis,
     names: [&'static str; N],
@@ -44,37 +44,14 @@ pub async fn settings<const N: usize>(
     Ok(names.map(value_of))
 }
 
-/// Everything that INFO tells, line by line; `None` where it may not be read.
-pub async fn info(redis: &Redis) -> Result<Option<Info>, RedisError> {
-    match redis.call("INFO", vec![]).await {
-        Err(RedisError::Refused(_)) => Ok(None),
-        info => Ok(Some(Info(text(&info?).unwrap_or_default()))),
-    }
-}
-
-/// How often a command ran since Redis started, calls from scripts included; the name in small letters.
+/// How often a command ran since Redis started, calls from scripts included; the name in lower case.
 pub async fn calls(redis: &Redis, command: &str) -> Result<u64, RedisError> {
     let stats = text(&redis.call("INFO", vec!["commandstats".into()]).await?).unwrap_or_default();
     let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
     Ok(line.and_then(|line| line.split(',').next()?.parse().ok()).unwrap_or(0))
 }
 
-pub struct Info(String);
-
-impl Info {
-    /// Empty where there is no such line.
-    #[must_use]
-    pub fn text(&self, name: &str) -> String {
-        super::info::line(&self.0, name)
-    }
-
-    #[must_use]
-    pub fn number(&self, name: &str) -> Option<u64> {
-        self.text(name).parse().ok()
-    }
-}
-
-/// Connections of workers; `None` where they may not be listed.
+/// Number of connections of workers; `None` where the user may not list them.
 pub async fn workers(redis: &Redis) -> Result<Option<u64>, RedisError> {
     let clients = match redis.call("CLIENT", vec!["LIST".into()]).await {
         Err(RedisError::Refused(_)) => return Ok(None),
@@ -85,7 +62,7 @@ pub async fn workers(redis: &Redis) -> Result<Option<u64>, RedisError> {
     Ok(Some(clients.lines().filter(is_ours).count() as u64))
 }
 
-/// Pending entries that nobody has touched for long.
+/// Pending entries that no consumer has read for long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdleEntries {
     /// At most a page of them.
@@ -94,7 +71,7 @@ pub struct IdleEntries {
     pub consumer: String,
 }
 
-/// The pending entries that lay idle for at least `idle_ms`, the first page of them.
+/// The first page of the pending entries that have been idle for at least `idle_ms`.
 pub async fn idle_entries(redis: &Redis, idle_ms: i64) -> Result<Option<IdleEntries>, RedisError> {
     let args = vec![
         (&*redis.keys.orders).into(),

@@ -1,33 +1,33 @@
-//! Every key's name, from one place.
+//! The name of every key.
 
 use std::sync::Arc;
 
-use crate::domain::CouponId;
+use crate::domain::{CouponId, Partition};
 
 /// Consumer group of the workers.
 pub const GROUP: &str = "order-writers";
 
-/// Names of one partition's keys. `{0}` is a Redis Cluster hash tag: all of them live in one slot.
+/// Names of one partition's keys. `{<partition>}` is a Redis Cluster hash tag: all of its keys are in one slot.
 #[derive(Clone, Debug)]
 pub struct Keys {
-    /// `seckill:{0}:`
+    /// `<prefix>:{<partition>}:`, as in `seckill:{0}:`.
     base: Arc<str>,
     /// String: `ready:<epoch>` while claims may be accepted, `building:<epoch>` during a rebuild.
     pub epoch: Arc<str>,
     /// Stream of order events.
     pub orders: Arc<str>,
-    /// No key: the name of a worker's connection.
+    /// Not a key: the name of a worker's connection.
     pub worker: Arc<str>,
-    /// String: the highest WAL position that Postgres was seen to have made durable.
+    /// String: the highest WAL position up to which Postgres was seen to be durable.
     pub postgres_lsn: Arc<str>,
-    /// Hash: entries that scripts trimmed and acknowledged, and the tally that was settled last.
+    /// Hash: how many entries scripts trimmed and acknowledged, and the tally that was settled last.
     pub tally: Arc<str>,
 }
 
 impl Keys {
     #[must_use]
-    pub fn new(prefix: &str) -> Self {
-        let base: Arc<str> = format!("{prefix}:{{0}}:").into();
+    pub fn new(prefix: &str, partition: Partition) -> Self {
+        let base: Arc<str> = format!("{prefix}:{{{partition}}}:").into();
         Self {
             epoch: format!("{base}epoch").into(),
             orders: format!("{base}orders").into(),
@@ -38,19 +38,19 @@ impl Keys {
         }
     }
 
-    /// Hash: total, stock, window, state, limit.
+    /// Hash: the definition and the stock; see `coupon_hash`.
     #[must_use]
     pub fn coupon(&self, id: &CouponId) -> String {
         format!("{}coupon:{id}", self.base)
     }
 
-    /// Hash: who holds what, `<user>` → `<order>`.
+    /// Hash: which order holds each unit; see `claims_hash`.
     #[must_use]
     pub fn claims(&self, id: &CouponId) -> String {
         format!("{}claims:{id}", self.base)
     }
 
-    /// A coupon hash and a claims hash of no coupon: what a user may do with them, he may do with all.
+    /// Names like those of a coupon hash and a claims hash, to check what Redis's user may do with these keys.
     #[must_use]
     pub fn any_coupon(&self) -> [String; 2] {
         ["coupon", "claims"].map(|kind| format!("{}{kind}:any", self.base))
@@ -77,5 +77,20 @@ impl Keys {
     fn escaped_base(&self) -> String {
         let escape = |c| if "[]*?\\".contains(c) { vec!['\\', c] } else { vec![c] };
         self.base.chars().flat_map(escape).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_has_the_partition_as_its_hash_tag() {
+        let coffee: CouponId = "coffee".parse().unwrap();
+        let keys = Keys::new("sale*", Partition::DEFAULT);
+        assert_eq!(&*keys.orders, "sale*:{0}:orders");
+        assert_eq!(keys.claims(&coffee), "sale*:{0}:claims:coffee");
+        assert_eq!(keys.coupon_id(&keys.coupon(&coffee)), Some(coffee));
+        assert_eq!(keys.every_key(), "sale\\*:{0}:*");
     }
 }

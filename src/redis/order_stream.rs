@@ -1,5 +1,5 @@
-//! The order stream: reading entries in the consumer group, taking over those that others left,
-//! acknowledging them, and looking at the group. What an entry means is `model::OrderEvent`'s affair.
+//! The order stream and its consumer group: reading entries, and the state of group and consumers. `domain::OrderEvent`
+//! decodes an entry; `scripts.rs` acknowledges, `reclaim.rs` takes over pending entries.
 
 use bytes::Bytes;
 use fred::types::Value;
@@ -7,51 +7,37 @@ use serde::Serialize;
 use std::collections::HashSet;
 
 use super::keys::GROUP;
-use super::{Redis, RedisError, array, integer, script_args, text};
+use super::{Redis, RedisError, array, integer, text};
 use crate::config;
 
-const DELETED: &str = include_str!("../../lua/deleted.lua");
-const FORGET: &str = include_str!("../../lua/forget.lua");
-
-/// One entry as it lies in the stream.
+/// One entry of the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub id: String,
-    /// Field and value by turns; any bytes.
+    /// Fields and values in turn; any bytes.
     pub fields: Vec<Bytes>,
 }
 
-/// What a read of the consumer group brought.
+/// The result of a read in the consumer group.
 #[derive(Debug, Default)]
 pub struct Entries {
     pub entries: Vec<Entry>,
-    /// Ids in the pending entries list whose entries somebody trimmed or deleted.
+    /// Pending ids whose entries were deleted or trimmed.
     pub deleted: Vec<String>,
 }
 
-/// The epoch marker's text; `None` where it is absent.
-pub async fn marker(redis: &Redis) -> Result<Option<String>, RedisError> {
-    Ok(text(&redis.call("GET", vec![(&*redis.keys.epoch).into()]).await?))
-}
-
-/// The epoch in which claims are accepted; `None` while they are not.
-pub async fn ready_epoch(redis: &Redis) -> Result<Option<String>, RedisError> {
-    let marker = marker(redis).await?;
-    Ok(marker.as_deref().and_then(|marker| marker.strip_prefix("ready:")).map(str::to_owned))
-}
-
-/// Entries that nobody has read yet.
+/// Entries that no consumer has read yet.
 pub async fn read_new(redis: &Redis, consumer: &str) -> Result<Entries, RedisError> {
     read(redis, consumer, None, ">").await
 }
 
-/// The same, and waits up to `REDIS_BLOCK_TIMEOUT` for the first.
+/// Waits up to `REDIS_BLOCK_TIMEOUT` for the first of them.
 pub async fn wait_for_new(redis: &Redis, consumer: &str) -> Result<Entries, RedisError> {
     let block = i64::try_from(config::REDIS_BLOCK_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
     read(redis, consumer, Some(block), ">").await
 }
 
-/// This consumer's own pending entries after `after`: what a failed try left.
+/// This consumer's own pending entries after the id `after`.
 pub async fn read_pending(redis: &Redis, consumer: &str, after: &str) -> Result<Entries, RedisError> {
     read(redis, consumer, None, after).await
 }
@@ -74,18 +60,6 @@ async fn read(
     decode_entries(array(entries, "XREADGROUP entries")?)
 }
 
-/// Acknowledges what a rebuild has made good; answers how many were pending until then. Recorded entries go by
-/// `scripts::acknowledge`.
-pub async fn acknowledge(redis: &Redis, ids: &[String]) -> Result<u64, RedisError> {
-    if ids.is_empty() {
-        return Ok(0);
-    }
-    let more = std::iter::once(GROUP).chain(ids.iter().map(String::as_str));
-    let args = script_args(FORGET, [&*redis.keys.orders, &*redis.keys.tally], more);
-    let acknowledged = integer(&redis.call("EVAL", args).await?, "forget")?;
-    Ok(u64::try_from(acknowledged).unwrap_or(0))
-}
-
 /// How often an entry was delivered; 0 where it is not pending.
 pub async fn delivery_count(redis: &Redis, id: &str) -> Result<i64, RedisError> {
     let args = vec![(&*redis.keys.orders).into(), GROUP.into(), id.into(), id.into(), 1.into()];
@@ -96,7 +70,7 @@ pub async fn delivery_count(redis: &Redis, id: &str) -> Result<i64, RedisError> 
     }
 }
 
-/// Entries from `from` (inclusive; exclusive with a leading `(`) on, oldest first.
+/// One page of entries from `from` (exclusive with a leading `(`) to `to`, oldest first.
 pub async fn range(redis: &Redis, from: &str, to: &str) -> Result<Vec<Entry>, RedisError> {
     let args = vec![
         (&*redis.keys.orders).into(),
@@ -128,18 +102,18 @@ pub async fn pending_ids(redis: &Redis, from: &str) -> Result<Vec<String>, Redis
         .collect()
 }
 
-/// A walk over every entry that the group has not acknowledged, page by page: pending ones first, each group in its
-/// order. Beside live workers an entry may be met that is acknowledged meanwhile; none is missed.
-pub struct Walk<'a> {
+/// Reads every entry that the group has not acknowledged, in pages: the pending ones, then the unread ones, each part
+/// oldest first. While workers run, it may return an entry that a worker acknowledges at the same time; it misses none.
+pub struct UnacknowledgedScan<'a> {
     redis: &'a Redis,
-    /// Ids of pending entries that were not met yet.
+    /// Pending ids whose entries were not read yet.
     pending: HashSet<String>,
     from: String,
-    /// Where entries end that were delivered, and count only while they are pending; `None` once it is passed.
+    /// The last delivered id: up to here only pending entries count. `None` from there on.
     last_delivered: Option<String>,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> UnacknowledgedScan<'a> {
     pub async fn start(redis: &'a Redis) -> Result<Self, RedisError> {
         let groups = groups(redis).await?;
         let group = groups.into_iter().find(|group| group.name == GROUP);
@@ -161,7 +135,7 @@ impl<'a> Walk<'a> {
         Ok(Self { redis, pending, from, last_delivered })
     }
 
-    /// The next entries, perhaps none of a page; `None` at the end.
+    /// The next entries; a page may be empty. `None` at the end.
     pub async fn next_page(&mut self) -> Result<Option<Vec<Entry>>, RedisError> {
         let to = self.last_delivered.as_deref().unwrap_or("+");
         let mut page = range(self.redis, &self.from, to).await?;
@@ -175,27 +149,10 @@ impl<'a> Walk<'a> {
         Ok(Some(page))
     }
 
-    /// At the end, the pending ids whose entries are gone; beside live workers such an id may be one that was
-    /// acknowledged and trimmed.
-    pub fn gone(self) -> Vec<String> {
+    /// At the end: the pending ids whose entries are deleted. While workers run, one of them may be an id that was
+    /// acknowledged and trimmed since the start.
+    pub fn deleted(self) -> Vec<String> {
         self.pending.into_iter().collect()
-    }
-}
-
-/// The ids in the pending entries list whose entries somebody deleted or trimmed. Each page is looked at in one
-/// step, so that no entry which is acknowledged and trimmed meanwhile is taken for one.
-pub async fn deleted_entries(redis: &Redis) -> Result<Vec<String>, RedisError> {
-    let mut deleted = Vec::new();
-    let mut from = "-".to_owned();
-    loop {
-        let more: [Value; 3] = [GROUP.into(), from.into(), page(config::DELETED_PAGE_ENTRIES)];
-        let args = script_args(DELETED, [&*redis.keys.orders], more);
-        let mut ids =
-            array(redis.call("EVAL", args).await?, "deleted")?.into_iter().filter_map(|id| text(&id));
-        let last = ids.next().filter(|id| !id.is_empty());
-        deleted.extend(ids);
-        let Some(last) = last else { return Ok(deleted) };
-        from = format!("({last}");
     }
 }
 
@@ -206,7 +163,7 @@ pub struct GroupInfo {
     pub consumers: i64,
     /// Delivered, not acknowledged.
     pub pending: i64,
-    /// Not delivered; Redis cannot always tell.
+    /// Not delivered; `None` where Redis has stopped to count.
     pub lag: Option<i64>,
     pub last_delivered_id: String,
     pub entries_read: Option<i64>,
@@ -255,6 +212,16 @@ pub async fn consumers(redis: &Redis) -> Result<Vec<ConsumerInfo>, RedisError> {
             })
         })
         .collect()
+}
+
+/// Entries that the group has not read. An upper bound: Redis's `lag` may be missing, and counts entries that were
+/// trimmed before they were read.
+pub async fn unread(redis: &Redis, group: &GroupInfo) -> Result<i64, RedisError> {
+    if last_id(redis).await?.is_none_or(|last| last == group.last_delivered_id) {
+        return Ok(0);
+    }
+    let length = length(redis).await?;
+    Ok(group.lag.map_or(length, |lag| lag.min(length)))
 }
 
 pub async fn length(redis: &Redis) -> Result<i64, RedisError> {

@@ -1,25 +1,22 @@
-//! The look at what shows nowhere else: what Redis's user may not do, a stream that cannot grow, entries that are
-//! missed. What comes of it is decided in `fence`.
+//! The probe of Redis: its identity, marker and scripts, which commands its user may not run, whether the stream can
+//! grow, and whether entries are missed. `fence` decides what follows.
 
 use fred::types::Value;
 
 use super::keys::{GROUP, Keys};
-use super::scripts::{self, claim};
-use super::scripts::{recount_code, settle_code};
-use super::{Redis, RedisError, array, info, integer, order_stream, script_args, text};
+use super::lua::{self, PROBE};
+use super::scripts::claim;
+use super::tally::{self, Tally};
+use super::{Redis, RedisError, array, marker, order_stream, script_args, server_info, text, wal_position};
 
-const LOOK: &str = include_str!("../../lua/look.lua");
-const RECOUNT: &str = include_str!("../../lua/recount.lua");
-const SETTLE: &str = include_str!("../../lua/settle.lua");
-
-/// What a stream whose ids have come to an end is called.
+/// Why no claim is accepted while the stream is full.
 pub const STREAM_IS_FULL: &str =
     "the order stream in Redis can take no more entries: its last id is at the end of all ids";
 
-/// What the fence compares with its row.
+/// The state of Redis that the fence compares with its row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisProbe {
-    /// `None` where the marker is absent or no string.
+    /// `None` where the marker is absent or not a string.
     pub marker: Option<String>,
     pub run_id: String,
     pub replid: String,
@@ -27,26 +24,26 @@ pub struct RedisProbe {
     pub has_group: bool,
     pub stream: StreamState,
     pub tally: Tally,
-    /// The highest WAL position noted; `None` where none was.
+    /// The recorded WAL position of Postgres.
     pub postgres_lsn: Option<String>,
     pub knows_scripts: bool,
-    /// Unrecorded order events.
+    /// Order events that are not acknowledged.
     pub backlog: u64,
-    /// Why it takes no claims though it could; `None` where it takes them.
+    /// Why Redis refuses the writes of a claim; `None` where it does not.
     pub refusal: Option<String>,
     /// Redis's clock, ms since 1970.
     pub now_ms: i64,
 }
 
 pub async fn probe(redis: &Redis) -> Result<RedisProbe, RedisError> {
-    // First: without its rights no other question is answered.
-    let of_stream = probe_stream(redis).await?;
-    if let Some(refusal) = of_stream.refusal(redis) {
+    // First: without its rights the user may read nothing else.
+    let stream = probe_stream(redis).await?;
+    if let Some(refusal) = stream.refusal(redis) {
         return Err(refusal);
     }
-    let server = info::section(redis, "server").await?;
-    let replication = info::section(redis, "replication").await?;
-    let marker = match order_stream::marker(redis).await {
+    let server = server_info::section(redis, "server").await?;
+    let replication = server_info::section(redis, "replication").await?;
+    let marker = match marker::read(redis).await {
         Err(RedisError::WrongType(_)) => None,
         marker => marker?,
     };
@@ -56,33 +53,33 @@ pub async fn probe(redis: &Redis) -> Result<RedisProbe, RedisError> {
     };
     let group = groups.iter().find(|group| group.name == GROUP);
     let backlog = match group {
-        Some(group) => group.pending + info::unread(redis, group).await?,
+        Some(group) => group.pending + order_stream::unread(redis, group).await?,
         None => 0,
     };
-    let knows_scripts = scripts::all_loaded(redis).await?;
+    let knows_scripts = lua::all_loaded(redis).await?;
     let refusal = match marker.as_deref().filter(|_| knows_scripts) {
         Some(marker) => claim::refusal(redis, marker).await?,
         None => None,
     };
     Ok(RedisProbe {
         marker,
-        run_id: info::line(&server, "run_id"),
-        replid: info::line(&replication, "master_replid"),
-        is_master: info::line(&replication, "role") == "master",
+        run_id: server.text("run_id"),
+        replid: replication.text("master_replid"),
+        is_master: replication.text("role") == "master",
         has_group: group.is_some(),
-        stream: of_stream.state,
-        tally: of_stream.tally,
-        postgres_lsn: info::noted_lsn(redis).await?,
+        stream: stream.state,
+        tally: stream.tally,
+        postgres_lsn: wal_position::read(redis).await?,
         knows_scripts,
         backlog: u64::try_from(backlog).unwrap_or(0),
         refusal,
-        now_ms: info::now_ms(redis).await?,
+        now_ms: server_info::now_ms(redis).await?,
     })
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamProbe {
-    /// Rules that the user lacks, in the words of ACL SETUSER; with any of them the rest is not known.
+    /// Rules that the user lacks, as ACL SETUSER takes them; with any of them the other fields are not read.
     pub lacks: Vec<String>,
     pub state: StreamState,
     pub tally: Tally,
@@ -91,32 +88,16 @@ pub struct StreamProbe {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamState {
     Usable,
-    /// Its last id is at the end of all ids.
+    /// Its last id is the highest possible: no entry can be added.
     Full,
-    /// The group stands behind the last id, and would skip what comes.
+    /// The group's last delivered id is above the stream's last id: the group would skip new entries.
     Passed,
-    /// It or the group is gone.
+    /// The stream or the group is gone.
     Absent,
 }
 
-/// Entries that are gone or passed though no script of ours accounts for them, in the words of `look.lua`; and the
-/// words of the tally whose differences were made good last.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    pub now: String,
-    pub settled: String,
-}
-
-impl Tally {
-    /// Whether entries left the stream, or the group, in a way that no comparison has looked into.
-    #[must_use]
-    pub fn misses_entries(&self) -> bool {
-        !self.now.is_empty() && self.now != self.settled
-    }
-}
-
 impl StreamProbe {
-    /// Why the program cannot work, and the command that helps; `None` where its user may do all it needs.
+    /// The missing rights and the command that gives them; `None` where the user has all.
     #[must_use]
     pub fn refusal(&self, redis: &Redis) -> Option<RedisError> {
         let (user, rules) = (&redis.user, self.lacks.join(" "));
@@ -124,7 +105,7 @@ impl StreamProbe {
         (!self.lacks.is_empty()).then(|| RedisError::NotAllowed(sentence()))
     }
 
-    /// Without scripts, or without the keys that this one names, nothing can be looked at.
+    /// The user may not run scripts, or not use the keys that this one names.
     fn refused(redis: &Redis, why: &str) -> Self {
         let lack =
             if why.contains("key") { format!("~{}", redis.keys.every_key()) } else { "+eval".to_owned() };
@@ -136,49 +117,32 @@ pub async fn probe_stream(redis: &Redis) -> Result<StreamProbe, RedisError> {
     let Keys { epoch, orders, postgres_lsn, tally, .. } = &redis.keys;
     let [coupon, claims] = redis.keys.any_coupon();
     let keys = [epoch, orders, postgres_lsn, tally, &*coupon, &*claims];
-    let args = script_args(LOOK, keys, [GROUP]);
+    let args = script_args(PROBE.source(), keys, [GROUP]);
     let reply = match redis.call("EVAL", args).await {
         Err(RedisError::Refused(why)) if why.starts_with("NOPERM") => {
             return Ok(StreamProbe::refused(redis, &why));
         }
-        reply => array(reply?, "look")?,
+        reply => array(reply?, "probe")?,
     };
     let [lacks, state, now, settled] = <[Value; 4]>::try_from(reply)
-        .map_err(|values| RedisError::Reply(format!("look: {} values", values.len())))?;
+        .map_err(|values| RedisError::Reply(format!("probe: {} values", values.len())))?;
     let state = match text(&state).as_deref() {
         Some("usable") => StreamState::Usable,
         Some("full") => StreamState::Full,
         Some("passed") => StreamState::Passed,
         Some("absent") => StreamState::Absent,
-        other => return Err(RedisError::Reply(format!("look: unknown state {other:?}"))),
+        other => return Err(RedisError::Reply(format!("probe: unknown state {other:?}"))),
     };
-    let lacks = array(lacks, "look: lacks")?.iter().filter_map(text).collect();
+    let lacks = array(lacks, "probe: lacks")?.iter().filter_map(text).collect();
     let word = |value| text(&value).unwrap_or_default();
     Ok(StreamProbe { lacks, state, tally: Tally { now: word(now), settled: word(settled) } })
 }
 
-/// The tally that a comparison or a rebuild begins with, before it reads anything: what is missed later changes it.
-/// `None` where the marker is another one, or the stream is gone.
-pub async fn tally(redis: &Redis, marker: &str) -> Result<Option<Tally>, RedisError> {
-    let Keys { epoch, orders, tally, .. } = &redis.keys;
-    let args = script_args(RECOUNT, [epoch, orders, tally].map(|key| &**key), [marker, GROUP]);
-    match integer(&redis.call("EVAL", args).await?, "recount")? {
-        recount_code::COUNTS => Ok(Some(probe_stream(redis).await?.tally)),
-        recount_code::FENCED => Ok(None),
-        other => Err(RedisError::Reply(format!("recount: unknown code {other}"))),
+/// Makes Redis count again, and reads the tally. A comparison or a rebuild does so before it reads anything else:
+/// entries that are missed later change the tally. `None` where the marker is another one, or the stream is gone.
+pub async fn recount_tally(redis: &Redis, marker: &str) -> Result<Option<Tally>, RedisError> {
+    if !tally::recount(redis, marker).await? {
+        return Ok(None);
     }
-}
-
-/// Notes a tally whose differences were made good; `false` where the marker is another one.
-pub async fn settle(redis: &Redis, marker: &str, tally: &Tally) -> Result<bool, RedisError> {
-    if !tally.misses_entries() {
-        return Ok(true);
-    }
-    let keys = [&*redis.keys.epoch, &*redis.keys.tally];
-    let args = script_args(SETTLE, keys, [marker, &tally.now]);
-    match integer(&redis.call("EVAL", args).await?, "settle")? {
-        settle_code::SETTLED => Ok(true),
-        settle_code::FENCED => Ok(false),
-        other => Err(RedisError::Reply(format!("settle: unknown code {other}"))),
-    }
+    Ok(Some(probe_stream(redis).await?.tally))
 }

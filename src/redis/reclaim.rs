@@ -7,12 +7,10 @@ use std::time::{Duration, Instant};
 use fred::types::Value;
 
 use super::keys::GROUP;
+use super::lua::{PENDING, RECLAIM};
 use super::order_stream::{Entries, decode_entries, page};
 use super::{Redis, RedisError, array, integer, script_args, text};
 use crate::config;
-
-const PENDING: &str = include_str!("../../lua/pending.lua");
-const RECLAIM: &str = include_str!("../../lua/reclaim.lua");
 
 /// An entry as the pending entries list has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,8 +101,10 @@ pub async fn reclaim(
     from: &str,
 ) -> Result<(Entries, Option<String>), RedisError> {
     let more: [Value; 3] = [GROUP.into(), from.into(), page(config::RECORD_BATCH_MAX_EVENTS)];
-    let reply =
-        array(redis.call("EVAL", script_args(PENDING, [&*redis.keys.orders], more)).await?, "pending")?;
+    let reply = array(
+        redis.call("EVAL", script_args(PENDING.source(), [&*redis.keys.orders], more)).await?,
+        "pending",
+    )?;
     let (redis_now_ms, rows) = decode_pending(reply)?;
     let next = rows.last().map(|last| format!("({}", last.id));
     let now = Instant::now();
@@ -113,7 +113,7 @@ pub async fn reclaim(
     if due.is_empty() {
         return Ok((Entries::default(), next));
     }
-    let mut args = script_args(RECLAIM, [&*redis.keys.orders], [GROUP, consumer]);
+    let mut args = script_args(RECLAIM.source(), [&*redis.keys.orders], [GROUP, consumer]);
     for Pending { id, consumer, deliveries, .. } in due {
         args.extend([id.as_str().into(), consumer.as_str().into(), (*deliveries).into()]);
     }

@@ -1,107 +1,33 @@
-//! The scripts that run while the fence is up, and the one decoding of their codes; the claim's own is in
-//! `claim`. The numbers stand in each script's header; a test compares the two.
+//! Calls of the scripts that run while the fence is up. Each checks the epoch marker itself; behind the fence it writes
+//! nothing. The claim script is in `scripts/claim.rs`, those of a rebuild are in `rebuild.rs`.
 
 pub mod claim;
 
-use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use fred::types::Value;
 
 use super::keys::{GROUP, Keys};
-use super::{Redis, RedisError, array, integer, script_args, text};
+use super::lua::{
+    ACKNOWLEDGE, PUBLISH, RELEASE, REMOVE_CONSUMER, REQUEUE, TRIM, code, decode_count, unknown_code,
+};
+use super::{Redis, RedisError, coupon_hash, integer, script_args};
 use crate::domain::{CouponId, Definition, OrderId, UserId};
-
-/// A Lua script.
-pub struct Script {
-    pub name: &'static str,
-    pub source: &'static str,
-    sha1: LazyLock<String>,
-}
-
-impl Script {
-    /// Its name in Redis's cache.
-    pub(super) fn sha1(&'static self) -> &'static str {
-        &self.sha1
-    }
-}
-
-macro_rules! script {
-    ($name:literal) => {
-        Script {
-            name: $name,
-            source: include_str!(concat!("../../lua/", $name, ".lua")),
-            sha1: LazyLock::new(|| fred::util::sha1_hash(include_str!(concat!("../../lua/", $name, ".lua")))),
-        }
-    };
-}
-
-static CLAIM: Script = script!("claim");
-static PUBLISH: Script = script!("publish");
-static RELEASE: Script = script!("release");
-static TRIM: Script = script!("trim");
-static REMOVE_CONSUMER: Script = script!("remove_consumer");
-static NOTE_LSN: Script = script!("note_lsn");
-static ACKNOWLEDGE: Script = script!("acknowledge");
-static READD: Script = script!("readd");
-
-/// Scripts that a rebuild loads. Only a rebuild: that Redis does not know one is how a restart shows.
-pub static LOADED: [&Script; 8] =
-    [&CLAIM, &PUBLISH, &RELEASE, &TRIM, &REMOVE_CONSUMER, &NOTE_LSN, &ACKNOWLEDGE, &READD];
-
-/// Numbers of `publish.lua`'s header.
-pub mod publish_code {
-    pub const APPLIED: i64 = 0;
-    pub const CURRENT: i64 = 1;
-    pub const FENCED: i64 = 2;
-    pub const LOST: i64 = 3;
-}
-
-/// Numbers of `release.lua`'s header.
-pub mod release_code {
-    pub const RELEASED: i64 = 0;
-    pub const NOT_HELD: i64 = 1;
-    pub const FENCED: i64 = 2;
-    pub const LOST: i64 = 3;
-}
-
-/// Numbers of `remove_consumer.lua`'s header.
-pub mod remove_consumer_code {
-    pub const REMOVED: i64 = 0;
-    pub const KEPT: i64 = 1;
-    pub const FENCED: i64 = 2;
-}
-
-/// Numbers of `recount.lua`'s header.
-pub mod recount_code {
-    pub const COUNTS: i64 = 0;
-    pub const FENCED: i64 = 1;
-}
-
-/// Numbers of `settle.lua`'s header.
-pub mod settle_code {
-    pub const SETTLED: i64 = 0;
-    pub const FENCED: i64 = 1;
-}
-
-/// Numbers of `note_lsn.lua`'s header.
-pub mod note_lsn_code {
-    pub const NOTED: i64 = 0;
-    pub const FENCED: i64 = 1;
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Published {
     /// The definition is in force.
     Applied,
-    /// Redis had this version or a higher one.
+    /// Redis has this version or a higher one already.
     Current,
+    /// The marker is another one.
     Fenced,
-    Lost,
+    /// The stream or the coupon is absent, or stock + claims is not the total.
+    Inconsistent,
 }
 
-/// Brings a definition into force. `just_inserted` only from the request that inserted the coupon's row:
-/// nobody else may make the hash, or it would be made anew over claims.
+/// Brings a definition into force. `just_inserted` only from the request that inserted the coupon's row: another one
+/// could create it again over claims that still exist.
 pub async fn publish(
     redis: &Redis,
     ready: &str,
@@ -115,50 +41,29 @@ pub async fn publish(
         definition.total.into(),
     ];
     let mut args = script_args(PUBLISH.sha1(), redis.coupon_keys(&definition.id), more);
-    args.extend(definition_fields(definition));
+    args.extend(coupon_hash::other_fields(definition));
     match integer(&redis.call("EVALSHA", args).await?, "publish")? {
-        publish_code::APPLIED => Ok(Published::Applied),
-        publish_code::CURRENT => Ok(Published::Current),
-        publish_code::FENCED => Ok(Published::Fenced),
-        publish_code::LOST => Ok(Published::Lost),
-        other => Err(RedisError::Reply(format!("publish: unknown code {other}"))),
+        code::DONE => Ok(Published::Applied),
+        code::CURRENT => Ok(Published::Current),
+        code::FENCED => Ok(Published::Fenced),
+        code::INCONSISTENT => Ok(Published::Inconsistent),
+        other => Err(unknown_code(&PUBLISH, other)),
     }
-}
-
-/// Fields of the coupon hash beside `total`, `stock` and `version`, as name, value, …
-pub(crate) fn definition_fields(definition: &Definition) -> [Value; 14] {
-    let ms = |time: Option<time::OffsetDateTime>| -> Value {
-        time.map_or(0, |t| i64::try_from(t.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)).into()
-    };
-    [
-        "title".into(),
-        definition.title.as_str().into(),
-        "starts_at_ms".into(),
-        ms(definition.starts_at),
-        "ends_at_ms".into(),
-        ms(definition.ends_at),
-        "paused".into(),
-        i64::from(definition.paused).into(),
-        "per_user_limit".into(),
-        i64::from(definition.per_user_limit).into(),
-        "reserve_seconds".into(),
-        i64::from(definition.reserve_seconds.unwrap_or(0)).into(),
-        "unlisted".into(),
-        i64::from(definition.unlisted).into(),
-    ]
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Released {
-    /// The unit went back.
+    /// The unit is in stock again.
     Released,
-    /// There was nothing to return.
+    /// The field is absent or names another order: there is nothing to return.
     NotHeld,
+    /// The marker is another one.
     Fenced,
-    Lost,
+    /// The stream or the coupon is absent, or stock + claims is not the total.
+    Inconsistent,
 }
 
-/// Returns the unit of an order that has ended.
+/// Returns the unit of an order that has ended. `field` is the claims hash's field that holds it.
 pub async fn release(
     redis: &Redis,
     ready: &str,
@@ -168,15 +73,16 @@ pub async fn release(
 ) -> Result<Released, RedisError> {
     let args = script_args(RELEASE.sha1(), redis.coupon_keys(coupon), [ready, field, &order.to_string()]);
     match integer(&redis.call("EVALSHA", args).await?, "release")? {
-        release_code::RELEASED => Ok(Released::Released),
-        release_code::NOT_HELD => Ok(Released::NotHeld),
-        release_code::FENCED => Ok(Released::Fenced),
-        release_code::LOST => Ok(Released::Lost),
-        other => Err(RedisError::Reply(format!("release: unknown code {other}"))),
+        code::DONE => Ok(Released::Released),
+        code::NOT_HELD => Ok(Released::NotHeld),
+        code::FENCED => Ok(Released::Fenced),
+        code::INCONSISTENT => Ok(Released::Inconsistent),
+        other => Err(unknown_code(&RELEASE, other)),
     }
 }
 
-/// Trims acknowledged entries; answers how many went, `None` behind a fence.
+/// Trims acknowledged entries. Keeps a tail of `tail` entries, and for other groups every entry from the id `keep_from`
+/// on. Returns how many it removed; `None` behind the fence.
 pub async fn trim(redis: &Redis, ready: &str, tail: u64, keep_from: &str) -> Result<Option<i64>, RedisError> {
     let tail = i64::try_from(tail).unwrap_or(i64::MAX);
     let args = script_args(
@@ -184,11 +90,10 @@ pub async fn trim(redis: &Redis, ready: &str, tail: u64, keep_from: &str) -> Res
         [&*redis.keys.epoch, &*redis.keys.orders, &*redis.keys.tally],
         [ready.into(), Value::from(tail), GROUP.into(), keep_from.into()],
     );
-    let removed = integer(&redis.call("EVALSHA", args).await?, "trim")?;
-    Ok((removed >= 0).then_some(removed))
+    decode_count(redis.call("EVALSHA", args).await?, &TRIM)
 }
 
-/// Removes a consumer that holds nothing and was not seen for `gone_after`; answers whether it did.
+/// Removes a consumer that holds no entry and was idle for `gone_after`; `false` where it did not.
 pub async fn remove_consumer(
     redis: &Redis,
     ready: &str,
@@ -200,21 +105,14 @@ pub async fn remove_consumer(
     let keys = [&*redis.keys.epoch, &*redis.keys.orders];
     let args = script_args(REMOVE_CONSUMER.sha1(), keys, more);
     match integer(&redis.call("EVALSHA", args).await?, "remove_consumer")? {
-        remove_consumer_code::REMOVED => Ok(true),
-        remove_consumer_code::KEPT | remove_consumer_code::FENCED => Ok(false),
-        other => Err(RedisError::Reply(format!("remove_consumer: unknown code {other}"))),
+        code::DONE => Ok(true),
+        code::KEPT | code::FENCED => Ok(false),
+        other => Err(unknown_code(&REMOVE_CONSUMER, other)),
     }
 }
 
-/// Notes a WAL position that Postgres has made durable; answers whether it did, not behind a fence.
-pub async fn note_lsn(redis: &Redis, ready: &str, lsn: &str) -> Result<bool, RedisError> {
-    let keys = [&*redis.keys.epoch, &*redis.keys.postgres_lsn];
-    let args = script_args(NOTE_LSN.sha1(), keys, [ready, lsn]);
-    Ok(integer(&redis.call("EVALSHA", args).await?, "note_lsn")? == note_lsn_code::NOTED)
-}
-
-/// Acknowledges entries that Postgres has ended by this WAL position; answers how many were pending, `None` behind
-/// a fence.
+/// Acknowledges entries that Postgres has recorded or rejected up to this WAL position. Returns how many were pending;
+/// `None` behind the fence.
 pub async fn acknowledge(
     redis: &Redis,
     ready: &str,
@@ -225,53 +123,21 @@ pub async fn acknowledge(
     let keys = [epoch, orders, postgres_lsn, tally].map(|key| &**key);
     let mut args = script_args(ACKNOWLEDGE.sha1(), keys, [ready, lsn, GROUP]);
     args.extend(ids.map(Value::from));
-    let acknowledged = integer(&redis.call("EVALSHA", args).await?, "acknowledge")?;
-    Ok((acknowledged >= 0).then_some(acknowledged))
+    decode_count(redis.call("EVALSHA", args).await?, &ACKNOWLEDGE)
 }
 
-/// Appends the events of claims that have neither entry nor row; answers how many, `None` behind a fence.
-pub async fn readd(
+/// Sends lost order events again: those of claims that have neither an entry nor a row. Returns how many; `None` behind
+/// the fence.
+pub async fn requeue(
     redis: &Redis,
     ready: &str,
     coupon: &CouponId,
     claims: &[(UserId, OrderId)],
 ) -> Result<Option<i64>, RedisError> {
     let keys = [&*redis.keys.epoch, &*redis.keys.orders, &redis.keys.claims(coupon)];
-    let mut args = script_args(READD.sha1(), keys, [ready, coupon.as_str()]);
+    let mut args = script_args(REQUEUE.sha1(), keys, [ready, coupon.as_str()]);
     for (user, order) in claims {
         args.extend([user.as_str().into(), order.to_string().into()]);
     }
-    let added = integer(&redis.call("EVALSHA", args).await?, "readd")?;
-    Ok((added >= 0).then_some(added))
-}
-
-/// Whether Redis knows all scripts.
-pub async fn all_loaded(redis: &Redis) -> Result<bool, RedisError> {
-    let mut args: Vec<Value> = vec!["EXISTS".into()];
-    args.extend(LOADED.iter().map(|script| Value::from(script.sha1())));
-    let known = array(redis.call("SCRIPT", args).await?, "SCRIPT EXISTS")?;
-    Ok(known.len() == LOADED.len() && known.iter().all(|value| value.as_i64() == Some(1)))
-}
-
-/// Loads all scripts; a rebuild's last step but one.
-pub async fn load_all(redis: &Redis) -> Result<(), RedisError> {
-    for script in LOADED {
-        let sha1 = redis.call("SCRIPT", vec!["LOAD".into(), script.source.into()]).await?;
-        if text(&sha1).as_deref() != Some(script.sha1()) {
-            return Err(RedisError::Reply(format!("SCRIPT LOAD {}: another digest than ours", script.name)));
-        }
-    }
-    Ok(())
-}
-
-/// The epoch that a marker names, whether `ready:` or `building:`.
-#[must_use]
-pub fn marker_epoch(marker: &str) -> Option<&str> {
-    marker.split_once(':').map(|(_, epoch)| epoch)
-}
-
-/// The marker under which claims of this epoch are accepted.
-#[must_use]
-pub fn ready_marker(epoch: &str) -> Arc<str> {
-    format!("ready:{epoch}").into()
+    decode_count(redis.call("EVALSHA", args).await?, &REQUEUE)
 }

@@ -7,7 +7,7 @@ use super::context::Context;
 use super::pause::pause;
 use crate::config;
 use crate::postgres::{self, PgConnection, PostgresError};
-use crate::redis::{Redis, RedisError, info, order_stream};
+use crate::redis::{Redis, RedisError, marker, wal_position};
 
 pub struct Connections<'a> {
     pub context: &'a Context,
@@ -32,7 +32,7 @@ impl<'a> Connections<'a> {
             Some(redis) => redis.clone(),
             None => self.redis.insert(self.context.server.connect_blocking().await?).clone(),
         };
-        let epoch = order_stream::ready_epoch(&redis).await?;
+        let epoch = marker::ready_epoch(&redis).await?;
         if epoch.is_none() {
             pause(config::FENCE_RETRY, stop).await;
         }
@@ -46,7 +46,7 @@ impl<'a> Connections<'a> {
     /// If Postgres cannot be reached or is an older copy of itself.
     pub async fn postgres(&mut self, redis: &Redis, epoch: &str) -> Result<&mut PgConnection, PostgresError> {
         if self.postgres.is_none() {
-            let noted = info::noted_lsn(redis).await;
+            let noted = wal_position::read(redis).await;
             let mut connection = self.context.postgres.dedicated().await?;
             let now = postgres::fence::durable_lsn(&mut connection).await?;
             if noted.is_ok_and(|noted| noted.is_some_and(|noted| now < noted)) {

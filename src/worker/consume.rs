@@ -17,7 +17,7 @@ use super::pause::{backoff, pause};
 use super::record::{BatchOutcome, EventBatch, RecordedBatch, acknowledge, record};
 use super::stall::Stall;
 use crate::config;
-use crate::redis::{Redis, RedisError, order_stream};
+use crate::redis::{Redis, RedisError, marker, order_stream};
 
 /// When a consumer reads.
 #[derive(Clone)]
@@ -189,7 +189,7 @@ impl Consumer<'_> {
 
 /// The next entries, if there are any and Redis has a `ready` marker.
 async fn read_ahead(redis: &Redis, consumer: &str) -> Result<Option<EventBatch>, RedisError> {
-    let Some(epoch) = order_stream::ready_epoch(redis).await? else { return Ok(None) };
+    let Some(epoch) = marker::ready_epoch(redis).await? else { return Ok(None) };
     let entries = order_stream::read_new(redis, consumer).await?.entries;
     Ok((!entries.is_empty()).then(|| EventBatch::new(epoch, entries, true)))
 }

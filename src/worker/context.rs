@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::fence::{Fence, FenceState};
 use crate::orders::waiters::OrderWaiters;
 use crate::postgres::Postgres;
-use crate::redis::{Redis, RedisError, RedisServer, order_stream, scripts};
+use crate::redis::{Redis, RedisError, RedisServer, marker, scripts};
 use crate::tasks::Tasks;
 
 /// Handles for every role of a worker.
@@ -42,9 +42,9 @@ impl Context {
     /// # Errors
     /// If Redis does not answer.
     pub(super) async fn report_deleted(&self, redis: &Redis, entries: usize) -> Result<(), RedisError> {
-        let marker = order_stream::marker(redis).await?;
+        let marker = marker::read(redis).await?;
         // Without a marker, a rebuild follows in any case.
-        if let Some(epoch) = marker.as_deref().and_then(scripts::marker_epoch) {
+        if let Some(epoch) = marker.as_deref().and_then(marker::epoch_of) {
             self.fence.lost(epoch, &format!("{entries} pending entries were deleted or trimmed in Redis"));
         }
         Ok(())

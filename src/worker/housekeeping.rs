@@ -13,8 +13,7 @@ use crate::fence::{Session, StoreError, wal_position};
 use crate::orders::release::release;
 use crate::postgres::outbox;
 use crate::redis::keys::GROUP;
-use crate::redis::scripts;
-use crate::redis::{RedisError, order_stream};
+use crate::redis::{RedisError, claims_hash, order_stream, scripts};
 
 /// Runs every `HOUSEKEEPING_INTERVAL`, and as soon as a unit is in the outbox, until `stop`. `stream_keep` is the number
 /// of entries behind our group that are kept for other consumer groups.
@@ -45,7 +44,14 @@ async fn return_units(context: &Context, session: &Session) -> Result<(), StoreE
     }
     wal_position::record(&context.fence, session, &context.postgres).await?;
     for row in rows {
-        release(&context.fence, session, &row.coupon, &row.claims_field(), row.order).await?;
+        release(
+            &context.fence,
+            session,
+            &row.coupon,
+            &claims_hash::encode_field(&row.user, row.slot),
+            row.order,
+        )
+        .await?;
         outbox::remove(&context.postgres.pool, row.order).await?;
     }
     Ok(())

@@ -9,9 +9,9 @@ use crate::metrics;
 use crate::postgres::dead_letters::{self, Letter, LetterOutcome, encode_fields};
 use crate::postgres::orders::{self, RecordOutcome};
 use crate::postgres::{self, PgConnection, PostgresError};
+use crate::redis::marker::ready_marker;
 use crate::redis::order_stream::{self, Entry};
-use crate::redis::scripts::{self, ready_marker};
-use crate::redis::{Redis, RedisError, info};
+use crate::redis::{Redis, RedisError, coupon_hash, scripts};
 
 /// The entries of one read, and the epoch of the marker that was read before them: they may be recorded only in it.
 #[derive(Debug)]
@@ -189,7 +189,7 @@ impl BatchRecorder<'_> {
                 Ok(Some(format!("coupon {coupon} has no stock left in Postgres")))
             }
             Ok(RecordOutcome::UnknownCoupon(coupon)) => {
-                if info::coupon(self.redis, &coupon).await.map_err(RecordError::Redis)?.is_some() {
+                if coupon_hash::snapshot(self.redis, &coupon).await.map_err(RecordError::Redis)?.is_some() {
                     // The event is right: Postgres has lost the coupon.
                     let what = format!("Postgres does not know coupon {coupon}, which Redis sells");
                     self.context.fence.lost(&self.batch.epoch, &what);

@@ -94,7 +94,7 @@ fn numbers_that_redis_cannot_count_with_are_refused_before_anything_is_written()
         let claims = [claim(&tea, "alice"), claim(&coffee, "alice")];
         let reply = claim::claim_batch(&redis.redis, READY, NEVER_MS, &claims, |_| true);
         let outcome = redis.runtime.block_on(reply).unwrap().outcome;
-        assert!(matches!(outcome, BatchOutcome::Lost(_)), "{number}: {outcome:?}");
+        assert!(matches!(outcome, BatchOutcome::Inconsistent(_)), "{number}: {outcome:?}");
         assert_eq!(redis.dump(), before, "{number}");
     }
 }

@@ -1,4 +1,4 @@
-//! Each script's header against its decoder and against its own body: the same names, the same numbers.
+//! The codes of the scripts' replies: one table, the same in Lua, in Rust and in the header of each script.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,11 +16,12 @@ fn folder(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
+/// The scripts as they are in their files, without the parts that they include.
 fn scripts() -> Vec<Script> {
-    let mut scripts: Vec<Script> = fs::read_dir(folder("lua"))
-        .unwrap()
-        .map(|entry| {
-            let path = entry.unwrap().path();
+    let files = fs::read_dir(folder("lua")).unwrap().map(|entry| entry.unwrap().path());
+    let mut scripts: Vec<Script> = files
+        .filter(|path| path.is_file())
+        .map(|path| {
             let text = fs::read_to_string(&path).unwrap();
             let first_code = text.find("\n\n").expect("a header, an empty line, the code");
             let (header, body) = text.split_at(first_code);
@@ -37,28 +38,39 @@ fn without_comments(lua: &str) -> String {
     lua.lines().filter(|line| !line.trim_start().starts_with("--")).flat_map(|line| [line, "\n"]).collect()
 }
 
-/// `CODE name N` as `NAME`, `STATUS name N` as `STATUS_NAME`.
-fn codes_of_header(header: &str) -> Codes {
+/// Lines `CODE name N` or `OUTCOME name N` of a header.
+fn codes_of_header(header: &str, kind: &str) -> Codes {
     let mut codes = Codes::new();
     for line in header.lines() {
         let words: Vec<&str> = line.trim_start_matches(['-', ' ']).split_whitespace().collect();
-        let (prefix, name, number) = match words[..] {
-            ["CODE", name, number, ..] => ("", name, number),
-            ["STATUS", name, number, ..] => ("STATUS_", name, number),
-            _ => continue,
-        };
-        let number = number.parse().expect("a code is a number");
-        let doubled = codes.insert(format!("{prefix}{}", name.to_uppercase()), number);
-        assert_eq!(doubled, None, "{name} stands twice in a header");
+        let [found, name, number, ..] = words[..] else { continue };
+        if found == kind {
+            let number = number.parse().expect("a code is a number");
+            let doubled = codes.insert(name.to_uppercase(), number);
+            assert_eq!(doubled, None, "{name} is in a header twice");
+        }
     }
     codes
 }
 
-/// The constants of `pub mod <module>` in the decoder's source.
-fn codes_of_decoder(module: &str) -> Option<Codes> {
-    let sources = ["src/redis/script.rs", "src/redis/claim.rs", "src/redis/rebuild.rs"];
-    let source: String = sources.iter().map(|path| fs::read_to_string(folder(path)).unwrap()).collect();
-    let (_, rest) = source.split_once(&format!("pub mod {module} {{\n"))?;
+/// The table in `lua/lib/codes.lua`.
+fn table() -> Codes {
+    let text = fs::read_to_string(folder("lua/lib/codes.lua")).unwrap();
+    let mut codes = Codes::new();
+    for line in without_comments(&text).lines() {
+        let line = line.strip_prefix("local ").expect("lua/lib/codes.lua has local constants only");
+        let (names, numbers) = line.split_once(" = ").unwrap();
+        for (name, number) in names.split(", ").zip(numbers.split(", ")) {
+            assert_eq!(codes.insert(name.to_owned(), number.parse().unwrap()), None, "{name}");
+        }
+    }
+    codes
+}
+
+/// The constants of `mod <module>` in a Rust file.
+fn constants(file: &str, module: &str) -> Codes {
+    let source = fs::read_to_string(folder("src/redis").join(file)).unwrap();
+    let (_, rest) = source.split_once(&format!("mod {module} {{\n")).expect("the module is there");
     let (block, _) = rest.split_once("\n}").expect("the module ends");
     let codes = block.lines().map(|line| {
         let (name, number) = line
@@ -66,87 +78,100 @@ fn codes_of_decoder(module: &str) -> Option<Codes> {
             .strip_prefix("pub const ")
             .and_then(|rest| rest.strip_suffix(';'))
             .and_then(|rest| rest.split_once(": i64 = ").or_else(|| rest.split_once(": u8 = ")))
-            .unwrap_or_else(|| panic!("{module} holds constants only: {line}"));
+            .unwrap_or_else(|| panic!("{module} has constants only: {line}"));
         // One of many codes in a string is a digit, `b'1'`.
         let number = number.trim_start_matches("b'").trim_end_matches('\'');
         (name.to_owned(), number.parse().unwrap())
     });
-    Some(codes.collect())
+    codes.collect()
 }
 
-/// Whole numbers that the script's body returns as they stand: `return 3`, `return { 3, …`.
-fn numbers_returned(body: &str) -> BTreeSet<i64> {
+/// Names of the table that the script's body uses.
+fn names_used(body: &str, table: &Codes) -> BTreeSet<String> {
+    let words = body.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| table.contains_key(*word)).map(str::to_owned).collect()
+}
+
+/// Whether it returns a number as such: `return 3`, `return { 3, …`.
+fn returns_a_number(body: &str) -> bool {
     let after = body.match_indices("return ").map(|(at, word)| &body[at + word.len()..]);
     after
-        .filter_map(|rest| {
-            let rest = rest.strip_prefix("{ ").unwrap_or(rest);
-            let end = rest.find(|c: char| !c.is_ascii_digit() && c != '-').unwrap_or(rest.len());
-            rest[..end].parse().ok()
-        })
-        .collect()
+        .map(|rest| rest.strip_prefix("{ ").unwrap_or(rest))
+        .any(|rest| rest.starts_with(|c: char| c.is_ascii_digit() || c == '-'))
 }
 
 #[test]
-fn the_decoder_knows_the_numbers_of_every_header() {
-    let mut rebuild = Codes::new();
+fn lua_and_rust_have_the_same_numbers_and_no_number_has_two_names() {
+    let table = table();
+    assert_eq!(table, constants("lua.rs", "code"), "lua/lib/codes.lua and src/redis/lua.rs");
+    let numbers: BTreeSet<i64> = table.values().copied().collect();
+    assert_eq!(numbers.len(), table.len());
+}
+
+#[test]
+fn every_header_has_the_numbers_of_the_table() {
+    let table = table();
     for script in scripts() {
-        let header = codes_of_header(&script.header);
-        if script.name.starts_with("rebuild_") {
-            // They share one module, so none may contradict another.
-            for (name, number) in header {
-                assert!(rebuild.insert(name.clone(), number).is_none_or(|old| old == number), "{name}");
-            }
-        } else {
-            let decoder = codes_of_decoder(&format!("{}_code", script.name)).unwrap_or_default();
-            assert_eq!(header, decoder, "lua/{}.lua and its decoder", script.name);
+        for (name, number) in codes_of_header(&script.header, "CODE") {
+            assert_eq!(table.get(&name), Some(&number), "lua/{}.lua: {name}", script.name);
         }
     }
-    assert_eq!(Some(rebuild), codes_of_decoder("rebuild_code"), "lua/rebuild_*.lua and their decoder");
+}
+
+#[test]
+fn the_decoder_of_a_claim_has_the_outcomes_of_its_header() {
+    let claim = scripts().into_iter().find(|script| script.name == "claim").unwrap();
+    let header = codes_of_header(&claim.header, "OUTCOME");
+    assert_eq!(header.len(), 7);
+    assert_eq!(header, constants("scripts/claim.rs", "outcome_code"));
 }
 
 #[test]
 fn the_headers_of_the_scripts_with_codes_are_read() {
-    // Else the comparison above would hold between two empty maps.
-    let with_codes = scripts().into_iter().filter(|script| !codes_of_header(&script.header).is_empty());
+    // Else the comparisons above would hold between empty maps.
+    let with_codes =
+        scripts().into_iter().filter(|script| !codes_of_header(&script.header, "CODE").is_empty());
     let names: Vec<String> = with_codes.map(|script| script.name).collect();
     assert_eq!(
         names,
         [
+            "acknowledge",
             "claim",
-            "note_lsn",
             "publish",
             "rebuild_begin",
             "rebuild_chunk",
             "rebuild_coupon",
             "rebuild_events",
             "rebuild_ready",
-            "recount",
+            "rebuild_types",
+            "record_wal_position",
+            "recount_tally",
             "release",
             "remove_consumer",
-            "settle"
+            "requeue",
+            "settle_tally",
+            "trim"
         ]
     );
 }
 
 #[test]
-fn every_number_a_script_returns_is_in_its_header() {
+fn a_script_returns_each_code_of_its_header_by_name_and_no_other() {
+    let table = table();
     for script in scripts() {
-        let header = codes_of_header(&script.header);
-        let returned = numbers_returned(&script.body);
-        if script.name == "claim" {
-            // A whole batch's answer is a table that begins with its status; `done` is built step by step.
-            let statuses = header.iter().filter(|(name, _)| name.starts_with("STATUS_"));
-            let mut statuses: BTreeSet<i64> = statuses.map(|(_, number)| *number).collect();
-            assert!(statuses.remove(&0));
-            assert_eq!(returned, statuses, "lua/claim.lua");
-        } else if !header.is_empty() {
-            assert_eq!(returned, header.into_values().collect(), "lua/{}.lua", script.name);
-        }
+        let header = codes_of_header(&script.header, "CODE");
+        let names: BTreeSet<String> = header.into_keys().collect();
+        assert_eq!(names_used(&script.body, &table), names, "lua/{}.lua", script.name);
+        assert!(
+            names.is_empty() || !returns_a_number(&script.body),
+            "lua/{}.lua: a bare number",
+            script.name
+        );
     }
 }
 
 #[test]
-fn every_header_says_what_the_script_takes_and_answers() {
+fn every_header_says_what_the_script_takes_and_returns() {
     for script in scripts() {
         for word in ["-- KEYS", "-- ARGV", "-- Reply"] {
             assert!(script.header.contains(word), "lua/{}.lua: no `{word}` in its header", script.name);

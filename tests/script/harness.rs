@@ -8,11 +8,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use seckill::config::StoreAddresses;
-use seckill::domain::{Claim, ClaimOutcome, CouponId, Definition, OrderId};
+use seckill::domain::{Claim, ClaimOutcome, CouponId, Definition, OrderId, Partition};
 use seckill::redis::keys::GROUP;
-use seckill::redis::scripts;
 use seckill::redis::scripts::claim::{self, BatchOutcome};
-use seckill::redis::{Redis, RedisServer};
+use seckill::redis::{Redis, RedisServer, lua, scripts};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -41,8 +40,9 @@ impl TestRedis {
             database_url: String::new(),
         };
         let redis = runtime.block_on(async {
-            let redis = RedisServer::new(&addresses, PREFIX).unwrap().connect().await.unwrap();
-            scripts::load_all(&redis).await.unwrap();
+            let redis =
+                RedisServer::new(&addresses, PREFIX, Partition::DEFAULT).unwrap().connect().await.unwrap();
+            lua::load_all(&redis).await.unwrap();
             redis
         });
         // The program's own user may be limited by a test; this client is another.

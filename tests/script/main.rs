@@ -3,6 +3,7 @@
 
 mod acknowledge;
 mod batch;
+mod claims_hash;
 mod codes;
 mod disturb;
 mod harness;

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use seckill::domain::{ClaimOutcome, CouponId};
 use seckill::redis::RedisError;
-use seckill::redis::order_stream;
 use seckill::redis::scripts::claim;
 use seckill::redis::scripts::{self, Released};
+use seckill::redis::{deleted_entries, order_stream};
 
 use crate::harness::{NEVER_MS, READY, Reply, TestRedis, claim, open_coupon};
 
@@ -66,7 +66,7 @@ fn a_unit_goes_back_at_full_memory() {
 fn the_stream_drains_at_full_memory() {
     let (mut redis, _) = full_redis();
     let ids = redis.entry_ids();
-    redis.runtime.block_on(order_stream::acknowledge(&redis.redis, &ids)).unwrap();
+    redis.runtime.block_on(deleted_entries::acknowledge_deleted(&redis.redis, &ids)).unwrap();
     assert_eq!(
         redis.runtime.block_on(order_stream::pending_ids(&redis.redis, "-")).unwrap(),
         Vec::<String>::new(),

@@ -290,12 +290,12 @@ impl Oracle {
             return Ok(Published::Fenced);
         }
         if !matches!(self.stream, Key::Is(_)) {
-            return Ok(Published::Lost);
+            return Ok(Published::Inconsistent);
         }
         let coupon = &mut self.coupons[edit.coupon];
         let (stock, old_total) = match coupon.sum()? {
             Sum::Absent if edit.just_inserted => (0, 0),
-            Sum::Absent | Sum::Broken => return Ok(Published::Lost),
+            Sum::Absent | Sum::Broken => return Ok(Published::Inconsistent),
             Sum::Holds { stock, total } => (stock, total),
         };
         if matches!(&coupon.hash, Key::Is(_)) && coupon.number("version") >= definition.version {
@@ -340,10 +340,10 @@ impl Oracle {
             return Ok(Released::Fenced);
         }
         if !matches!(self.stream, Key::Is(_)) {
-            return Ok(Released::Lost);
+            return Ok(Released::Inconsistent);
         }
         let coupon = &mut self.coupons[coupon];
-        let Sum::Holds { stock, .. } = coupon.sum()? else { return Ok(Released::Lost) };
+        let Sum::Holds { stock, .. } = coupon.sum()? else { return Ok(Released::Inconsistent) };
         if coupon.held_order(user) != Some(order) {
             return Ok(Released::NotHeld);
         }

@@ -1,9 +1,9 @@
-//! A write that Redis refuses: whichever command or key a user lacks, a script does all of its work or none.
+//! Missing rights: a script to whose user a command or a key is forbidden writes all or nothing.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 use seckill::redis::keys::GROUP;
+use seckill::redis::lua;
 
 use crate::harness::{READY, Raw, Reply, TestRedis, reset};
 
@@ -14,7 +14,7 @@ const CAROL: &str = "01a20dfc-6229-756f-bc31-2593204e6703";
 const WRITES: [&str; 10] =
     ["DEL", "HDEL", "HINCRBY", "HSET", "SET", "XACK", "XADD", "XCLAIM", "XGROUP", "XTRIM"];
 
-/// Our keys, by the words of the scripts' headers.
+/// Our keys, by their names in the scripts' headers.
 const KEYS: [(&str, &str); 8] = [
     ("marker", "test:{0}:epoch"),
     ("stream", "test:{0}:orders"),
@@ -63,7 +63,7 @@ const SCENES: &[Scene] = &[
     },
     Scene { script: "release", before: &[], keys: COUPON_KEYS, args: &[READY, "alice", ALICE] },
     Scene {
-        script: "readd",
+        script: "requeue",
         before: &[],
         keys: &["marker", "stream", "claims"],
         args: &[READY, "coffee", "alice", ALICE, "bob", BOB],
@@ -74,9 +74,14 @@ const SCENES: &[Scene] = &[
         keys: &["marker", "stream", "position", "tally"],
         args: &[READY, "00000000/00000002", GROUP, "1-0", "2-0"],
     },
-    Scene { script: "forget", before: &[], keys: &["stream", "tally"], args: &[GROUP, "1-0", "2-0"] },
     Scene {
-        script: "note_lsn",
+        script: "acknowledge_deleted",
+        before: &[],
+        keys: &["stream", "tally"],
+        args: &[GROUP, "1-0", "2-0"],
+    },
+    Scene {
+        script: "record_wal_position",
         before: &[],
         keys: &["marker", "position"],
         args: &[READY, "00000000/00000002"],
@@ -100,13 +105,13 @@ const SCENES: &[Scene] = &[
         args: &[READY, GROUP, "idle", "0"],
     },
     Scene {
-        script: "recount",
+        script: "recount_tally",
         before: &[&["XGROUP", "SETID", "test:{0}:orders", GROUP, "2-0"]],
         keys: &["marker", "stream", "tally"],
         args: &[READY, GROUP],
     },
-    Scene { script: "settle", before: &[], keys: &["marker", "tally"], args: &[READY, "1 1"] },
-    // Everything that it may have to mend is broken.
+    Scene { script: "settle_tally", before: &[], keys: &["marker", "tally"], args: &[READY, "1 1"] },
+    // All that it can repair is broken.
     Scene {
         script: "rebuild_begin",
         before: &[
@@ -152,9 +157,9 @@ const SCENES: &[Scene] = &[
     },
 ];
 
-fn source(script: &str) -> String {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("lua");
-    std::fs::read_to_string(folder.join(script).with_extension("lua")).unwrap()
+fn source(name: &str) -> &'static str {
+    let script = lua::ALL.iter().find(|script| script.name == name);
+    script.unwrap_or_else(|| panic!("no script is called {name}")).source()
 }
 
 /// The commands that a script sends.
@@ -164,7 +169,7 @@ fn commands(source: &str) -> BTreeSet<String> {
 }
 
 impl Scene {
-    /// Alice and bob hold coffee; their events are pending with a consumer that is gone.
+    /// Alice and bob hold a coffee each; their events are pending with a consumer that is gone.
     fn set_up(&self, redis: &mut TestRedis) {
         reset(&mut redis.raw, &redis.redis);
         let orders = key("stream");
@@ -185,7 +190,7 @@ impl Scene {
     fn run(&self, raw: &mut Raw) -> Reply {
         let source = source(self.script);
         let count = self.keys.len().to_string();
-        let mut command = vec!["EVAL", &source, &count];
+        let mut command = vec!["EVAL", source, &count];
         command.extend(self.keys.iter().map(|word| key(word)));
         command.extend(self.args);
         raw.call(&command)
@@ -223,7 +228,7 @@ fn a_script_that_may_not_run_one_of_its_commands_writes_nothing() {
     let mut limited = redis.another_client();
     for scene in SCENES {
         assert!(!scene.is_refused(&mut redis, &mut limited, &["+@all", "~*"]), "{}", scene.script);
-        for command in commands(&source(scene.script)) {
+        for command in commands(source(scene.script)) {
             let rule = format!("-{}", command.to_lowercase());
             let is_refused = scene.is_refused(&mut redis, &mut limited, &["+@all", "~*", &rule]);
             let is_write = WRITES.contains(&command.as_str());
@@ -252,12 +257,12 @@ fn a_script_that_may_only_read_one_of_its_keys_writes_nothing() {
 }
 
 #[test]
-fn every_script_has_a_scene_here_unless_it_writes_nothing() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("lua");
-    let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let names = names.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned());
-    let writing = names.filter(|name| commands(&source(name)).iter().any(|c| WRITES.contains(&c.as_str())));
-    let writing: BTreeSet<String> = writing.collect();
-    let scenes: BTreeSet<String> = SCENES.iter().map(|scene| scene.script.to_owned()).collect();
+fn every_script_that_writes_has_a_scene() {
+    let writing: BTreeSet<&str> = lua::ALL
+        .iter()
+        .filter(|script| commands(source(script.name)).iter().any(|c| WRITES.contains(&c.as_str())))
+        .map(|script| script.name)
+        .collect();
+    let scenes: BTreeSet<&str> = SCENES.iter().map(|scene| scene.script).collect();
     assert_eq!(writing, scenes);
 }

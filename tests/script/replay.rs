@@ -109,7 +109,7 @@ impl Replay<'_> {
             BatchOutcome::Fenced => Expected::Fenced,
             BatchOutcome::Late => Expected::Late,
             BatchOutcome::Full => Expected::Full,
-            BatchOutcome::Lost(text) => {
+            BatchOutcome::Inconsistent(text) => {
                 let named = (0..COUPONS).find(|&n| text.starts_with(&format!("coupon {}:", coupon_id(n))));
                 named.map_or(Expected::LostStream, Expected::LostCoupon)
             }
@@ -162,7 +162,7 @@ impl Replay<'_> {
             Ok(Published::Applied) => "publish: applied",
             Ok(Published::Current) => "publish: current",
             Ok(Published::Fenced) => "publish: fenced",
-            Ok(Published::Lost) => "publish: lost",
+            Ok(Published::Inconsistent) => "publish: lost",
             Err(WrongType) => "publish: wrong type",
             Err(Refused::Forbidden) => "publish: forbidden",
         });
@@ -199,7 +199,7 @@ impl Replay<'_> {
             Ok(Released::Released) => "release: released",
             Ok(Released::NotHeld) => "release: not held",
             Ok(Released::Fenced) => "release: fenced",
-            Ok(Released::Lost) => "release: lost",
+            Ok(Released::Inconsistent) => "release: lost",
             Err(WrongType) => "release: wrong type",
             Err(Refused::Forbidden) => "release: forbidden",
         });

@@ -1,16 +1,17 @@
-//! The look asks whether Redis's user may run what the program sends, all of it, and says what is missing.
+//! The probe checks whether Redis's user may run every command that the program sends, and names what is missing.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use seckill::config::StoreAddresses;
-use seckill::redis::RedisServer;
+use seckill::domain::Partition;
 use seckill::redis::probe::probe_stream;
+use seckill::redis::{RedisServer, lua};
 
 use crate::harness::{PREFIX, Reply, TestRedis};
 
-/// What the program can do without: it is told less, or nothing of a setting.
+/// Commands without which the program works: `doctor` tells less.
 const OPTIONAL: [&str; 2] = ["client", "config"];
 const WITH_VERB: [&str; 3] = ["script", "xgroup", "xinfo"];
 
@@ -18,19 +19,24 @@ fn folder(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-fn files(path: &Path, extension: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
-    entries.filter(|path| path.extension().is_some_and(|found| found == extension)).collect()
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let (folders, here): (Vec<PathBuf>, Vec<PathBuf>) = paths.partition(|path| path.is_dir());
+    let below = folders.iter().flat_map(|folder| files(folder, extension));
+    here.into_iter()
+        .filter(|path| path.extension().is_some_and(|found| found == extension))
+        .chain(below)
+        .collect()
 }
 
-/// Texts in such quotes that follow `before`, with the text up to the next line's end.
+/// Texts in quotes that follow `before`, each with the 60 characters after it.
 fn quoted(source: &str, before: &str, quote: char) -> Vec<(String, String)> {
     let after = source.match_indices(before).map(|(at, word)| &source[at + word.len()..]);
     let split = after.filter_map(|rest| rest.trim_start().strip_prefix(quote)?.split_once(quote));
     split.map(|(text, rest)| (text.to_lowercase(), rest.chars().take(60).collect())).collect()
 }
 
-/// `xinfo|groups` where the verb stands beside the command, in whichever quotes.
+/// `xinfo|groups` where a verb follows the command.
 fn with_verb(command: &str, rest: &str, quote: char) -> String {
     if !WITH_VERB.contains(&command) {
         return command.to_owned();
@@ -42,16 +48,15 @@ fn with_verb(command: &str, rest: &str, quote: char) -> String {
 /// Commands that the scripts and the program send.
 fn sent() -> BTreeSet<String> {
     let mut sent = BTreeSet::new();
-    for path in files(&folder("lua"), "lua") {
-        let source = fs::read_to_string(path).unwrap();
-        let calls = quoted(&source, "call(", '\'').into_iter();
+    for script in lua::ALL {
+        let calls = quoted(script.source(), "call(", '\'').into_iter();
         sent.extend(calls.map(|(command, rest)| with_verb(&command, &rest, '\'')));
     }
     let mut sources = files(&folder("src/redis"), "rs");
     sources.push(folder("src/redis.rs"));
     for path in sources {
         let source = fs::read_to_string(path).unwrap();
-        // Where the verb is in a variable, it stands in the list below.
+        // Commands whose verb is in a variable are in the list below.
         let calls = quoted(&source, ".call(", '"').into_iter();
         let calls = calls.filter(|(command, rest)| {
             !WITH_VERB.contains(&command.as_str()) || rest.starts_with(", vec![\"")
@@ -65,21 +70,21 @@ fn sent() -> BTreeSet<String> {
     sent
 }
 
-/// Commands that the look asks for.
-fn asked() -> BTreeSet<String> {
-    let source = fs::read_to_string(folder("lua/look.lua")).unwrap();
+/// Commands that the probe checks.
+fn checked() -> BTreeSet<String> {
+    let source = fs::read_to_string(folder("lua/probe.lua")).unwrap();
     let (_, list) = source.split_once("local needed = {").unwrap();
     let (list, _) = list.split_once("\n}\n").unwrap();
     quoted(list, "{", '\'').into_iter().map(|(command, rest)| with_verb(&command, &rest, '\'')).collect()
 }
 
 #[test]
-fn the_look_asks_for_every_command_that_the_program_sends() {
+fn the_probe_checks_every_command_that_the_program_sends() {
     assert!(sent().len() > 30, "{:?}", sent());
-    assert_eq!(asked(), sent(), "asked for by lua/look.lua, sent by the program");
+    assert_eq!(checked(), sent(), "checked by lua/probe.lua, sent by the program");
 }
 
-/// What the look says to a user with these rights.
+/// What a user with these rights lacks, by the probe.
 fn lacks(redis: &mut TestRedis, rights: &[&str]) -> Vec<String> {
     let user = [&["ACL", "SETUSER", "limited", "reset", "on", ">secret", "&*"], rights].concat();
     assert_eq!(redis.raw.call(&user), Reply::Simple("OK".into()), "{rights:?}");
@@ -88,22 +93,23 @@ fn lacks(redis: &mut TestRedis, rights: &[&str]) -> Vec<String> {
         database_url: String::new(),
     };
     redis.runtime.block_on(async {
-        let limited = RedisServer::new(&addresses, PREFIX).unwrap().connect().await.unwrap();
+        let limited =
+            RedisServer::new(&addresses, PREFIX, Partition::DEFAULT).unwrap().connect().await.unwrap();
         probe_stream(&limited).await.unwrap_or_else(|error| panic!("{rights:?}: {error}")).lacks
     })
 }
 
 #[test]
-fn each_command_that_is_forbidden_is_named_alone_and_nothing_where_all_are_allowed() {
+fn a_forbidden_command_is_named_alone_and_nothing_where_all_are_allowed() {
     let mut redis = TestRedis::start();
     assert_eq!(lacks(&mut redis, &["+@all", "~test:*"]), Vec::<String>::new());
-    for command in asked() {
+    for command in checked() {
         assert_eq!(lacks(&mut redis, &["+@all", "~*", &format!("-{command}")]), [format!("+{command}")]);
     }
 }
 
 #[test]
-fn keys_that_are_out_of_reach_or_only_to_be_read_are_named_by_their_pattern() {
+fn keys_that_are_forbidden_or_read_only_are_named_by_their_pattern() {
     let mut redis = TestRedis::start();
     for keys in [
         &["~other:*"][..],

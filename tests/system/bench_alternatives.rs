@@ -7,8 +7,9 @@ use std::time::Duration;
 use seckill::bench::alternatives::{self, Pgbench};
 use seckill::bench::{Rate, fdatasync, redis_cpu};
 use seckill::config::StoreAddresses;
+use seckill::domain::Partition;
 use seckill::embedded::Embedded;
-use seckill::redis::{RedisServer, order_stream};
+use seckill::redis::{RedisServer, marker};
 
 use support::Sale;
 
@@ -56,9 +57,9 @@ fn assert_sold_out(sale: &Sale, stock: &str, orders: &str) {
 async fn claims_sent_one_in_each_script_call_are_accepted_and_their_cost_is_measured() {
     let sale = Sale::start().await;
     sale.create("mug", 1_000_000).await;
-    let server = RedisServer::new(&stores_of(&sale).await, "seckill").unwrap();
+    let server = RedisServer::new(&stores_of(&sale).await, "seckill", Partition::DEFAULT).unwrap();
     let redis = server.connect().await.unwrap();
-    let ready = order_stream::marker(&redis).await.unwrap().unwrap();
+    let ready = marker::read(&redis).await.unwrap().unwrap();
     let before = redis_cpu(&redis).await.unwrap();
     let mug = "mug".parse().unwrap();
     let fenced = alternatives::per_request(&server, "ready:0-0", &mug, ROUND).await;

@@ -14,7 +14,7 @@ use super::pgbench::{Load, Pgbench, Script};
 use super::shop::{Shop, insert_orders};
 use super::{Figure, sold_rate};
 use crate::config::{StoreAddresses, TOTAL_MAX_UNITS};
-use crate::domain::Claim;
+use crate::domain::{Claim, Partition};
 use crate::postgres::PgConnection;
 use crate::redis::RedisServer;
 use redis_stock::RedisStock;
@@ -38,7 +38,7 @@ pub async fn lua_then_lock(
     clients: &[usize],
     run_for: Duration,
 ) -> Result<Vec<Figure>> {
-    let server = RedisServer::new(stores, "bench")?;
+    let server = RedisServer::new(stores, "bench", Partition::DEFAULT)?;
     let mut figures = Vec::new();
     for &clients in clients {
         let redis = RedisStock::open(server.connect().await?).await?;

@@ -10,7 +10,7 @@ use super::{Figure, fastest};
 use crate::bench::redis_cpu;
 use crate::domain::{Claim, ClaimOutcome, CouponId, Refusal};
 use crate::redis::scripts::claim::{BatchOutcome, claim_batch};
-use crate::redis::{Redis, RedisServer, info};
+use crate::redis::{Redis, RedisServer, claims_hash, coupon_hash};
 
 const TASKS: [usize; 4] = [1, 16, 64, 256];
 /// Redis takes 16 KiB of a connection between two flushes, some fifty claims: four connections were a third faster
@@ -61,13 +61,13 @@ async fn round(
         let buyer = |redis: &Redis| OneClaim { redis: redis.clone(), ready: ready.clone() };
         Ok(connections.iter().cycle().take(clients).map(buyer).collect())
     };
-    let (held_before, cpu_before) = (info::held_units(redis, coupon).await?, redis_cpu(redis).await?);
+    let (held_before, cpu_before) = (claims_hash::held_units(redis, coupon).await?, redis_cpu(redis).await?);
     let purchases = sell(coupon, clients, run_for, connect).await?;
     let cpu = redis_cpu(redis).await?.saturating_sub(cpu_before);
 
-    let held = info::held_units(redis, coupon).await? - held_before;
+    let held = claims_hash::held_units(redis, coupon).await? - held_before;
     ensure!(held == purchases.units, "{} claims were accepted, and {held} are held", purchases.units);
-    let wrong = info::first_wrong_sum(redis, std::slice::from_ref(coupon)).await?;
+    let wrong = coupon_hash::first_inconsistent(redis, std::slice::from_ref(coupon)).await?;
     ensure!(wrong.is_none(), "stock and claims of {coupon} do not add up");
     let figure = Figure { name: "one claim per EVALSHA", clients, rate: purchases.rate };
     Ok(PerRequest { figure, redis_cpu_per_claim: cpu / u32::try_from(purchases.units)? })

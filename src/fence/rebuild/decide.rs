@@ -9,7 +9,7 @@ use super::NEWER;
 use crate::domain::{CouponId, OrderEvent, OrderId, UserId};
 use crate::postgres::dead_letters::{Letter, LetterOutcome, encode_fields};
 use crate::postgres::rebuild::Decision;
-use crate::redis::rebuild::ClaimsHash;
+use crate::redis::claims_hash::ClaimsHash;
 
 /// The changes that one coupon needs in Redis.
 #[derive(Default)]
@@ -53,7 +53,9 @@ pub async fn decide_coupon(
     trust: Trust,
 ) -> anyhow::Result<Plan> {
     let redis_is_believed = trust.is_believed;
-    let mut plan = Plan { delete: hash.strangers.into_iter().collect(), ..Plan::default() };
+    let mut plan = Plan { delete: hash.foreign_fields.into_iter().collect(), ..Plan::default() };
+    // No coupon of today has a limit above 1: such claims stay as they are.
+    plan.held += hash.in_higher_slots.len();
     let LiveOrders { live, claims } =
         live_orders(decision, coupon, hash.claims, events, trust, &mut plan).await?;
     let without_live_order: Vec<OrderId> =

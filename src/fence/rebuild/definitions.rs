@@ -9,7 +9,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::domain::{CouponId, Definition};
 use crate::postgres::rebuild::{Decision, LockedCoupon};
-use crate::redis::stored::StoredCoupon;
+use crate::redis::coupon_hash::CouponHash;
 
 const UNREADABLE: &str = "its definition in Redis cannot be read";
 const WRONG_SUM: &str = "stock + claims is not its total in Redis";
@@ -60,12 +60,12 @@ struct Verdict {
 pub async fn adopt(
     decision: &mut Decision<'_>,
     id: &CouponId,
-    stored: &StoredCoupon,
+    stored: &CouponHash,
     held: usize,
 ) -> anyhow::Result<(Definition, Option<Edit>)> {
-    let found = stored.definition(id).filter(|_| stored.adds_up);
+    let found = stored.definition(id).filter(|_| stored.adds_up());
     let has_defaults = found.is_none();
-    let mut definition = found.unwrap_or_else(|| stored.or_as_far_as_it_goes(id, held));
+    let mut definition = found.unwrap_or_else(|| stored.partial_definition(id, held));
     definition.total = decision.adopt(&definition).await?;
     let edit = has_defaults.then(|| Edit {
         coupon: id.clone(),
@@ -74,7 +74,7 @@ pub async fn adopt(
         to_version: definition.version,
         changes: Vec::new(),
         undone: Vec::new(),
-        why: Some(if stored.adds_up { UNREADABLE } else { WRONG_SUM }),
+        why: Some(if stored.adds_up() { UNREADABLE } else { WRONG_SUM }),
     });
     Ok((definition, edit))
 }
@@ -83,7 +83,7 @@ pub async fn adopt(
 pub async fn settle(
     decision: &mut Decision<'_>,
     definition: &mut Definition,
-    stored: &StoredCoupon,
+    stored: &CouponHash,
     held: usize,
 ) -> anyhow::Result<Option<Edit>> {
     let locked = decision.lock_coupon(&definition.id).await?;
@@ -106,8 +106,8 @@ pub async fn settle(
 }
 
 /// `None` if Redis confirms what Postgres has.
-fn decide(ours: &Definition, stored: &StoredCoupon, locked: LockedCoupon, held: usize) -> Option<Verdict> {
-    let theirs = stored.definition(&ours.id).filter(|_| stored.adds_up);
+fn decide(ours: &Definition, stored: &CouponHash, locked: LockedCoupon, held: usize) -> Option<Verdict> {
+    let theirs = stored.definition(&ours.id).filter(|_| stored.adds_up());
     match theirs {
         Some(theirs) if theirs.version > ours.version => Some(adopt_edit(theirs, locked)),
         Some(theirs) if theirs.version >= locked.published_version && theirs.version < ours.version => None,
@@ -131,7 +131,7 @@ fn adopt_edit(theirs: Definition, locked: LockedCoupon) -> Verdict {
 fn unconfirmed(
     ours: &Definition,
     theirs: Option<&Definition>,
-    stored: &StoredCoupon,
+    stored: &CouponHash,
     locked: LockedCoupon,
     held: usize,
 ) -> Option<Verdict> {
@@ -139,7 +139,7 @@ fn unconfirmed(
     if stored.is_absent() && locked.published_version == 0 {
         return None;
     }
-    let version = stored.version().unwrap_or(0);
+    let version = stored.valid_version().unwrap_or(0);
     // Each claim was accepted under the total in force: if Postgres lacks an edit, that total was at least `held`.
     let may_lack_an_edit = stored.is_absent() || version > ours.version;
     let held = i64::try_from(held).unwrap_or(i64::MAX);
@@ -151,7 +151,7 @@ fn unconfirmed(
     let undone = theirs.map(|theirs| changes(&theirs, &definition)).unwrap_or_default();
     let why = if stored.is_absent() {
         "Redis has lost the coupon"
-    } else if !stored.adds_up {
+    } else if !stored.adds_up() {
         WRONG_SUM
     } else if version == ours.version {
         "Redis has another definition of the same version"

@@ -1,21 +1,17 @@
-//! The claim script: a batch of claims as its arguments, and the one decoding of its reply.
+//! The claim script: a batch of claims as its arguments, and the decoding of its reply.
 
 use std::collections::HashMap;
 use std::slice::Iter;
 
 use fred::types::Value;
 
-use super::CLAIM;
-use crate::domain::{Claim, ClaimOutcome, CouponId, OrderId, Refusal};
-use crate::redis::{Redis, RedisError, array, integer, script_args, text};
+use crate::domain::{Claim, ClaimOutcome, CouponId, Refusal};
+use crate::redis::claims_hash::decode_order;
+use crate::redis::lua::{CLAIM, code, unknown_code};
+use crate::redis::{Redis, RedisError, array, integer, script_args};
 
-/// Numbers of `claim.lua`'s header.
-pub mod claim_code {
-    pub const STATUS_DONE: i64 = 0;
-    pub const STATUS_FENCED: i64 = 1;
-    pub const STATUS_LATE: i64 = 2;
-    pub const STATUS_LOST: i64 = 3;
-    pub const STATUS_FULL: i64 = 4;
+/// The outcome of one claim, a digit for each in the reply. `claim.lua`'s header has the same; a test compares the two.
+mod outcome_code {
     pub const ACCEPTED: u8 = b'0';
     pub const HELD: u8 = b'1';
     pub const UNKNOWN_COUPON: u8 = b'2';
@@ -25,18 +21,18 @@ pub mod claim_code {
     pub const SOLD_OUT: u8 = b'6';
 }
 
-/// What the script made of a whole batch.
+/// The result of a whole batch.
 #[derive(Debug, PartialEq, Eq)]
 pub enum BatchOutcome {
     /// One outcome for each claim, in the order of the batch.
     Done(Vec<ClaimOutcome>),
-    /// The marker is not the one sent: another epoch, or a rebuild.
+    /// The marker is another one: another epoch, or a rebuild.
     Fenced,
     /// The deadline had passed.
     Late,
-    /// The stream or a coupon does not add up.
-    Lost(String),
-    /// The stream can take no more events: each claim whose event fitted is made.
+    /// The stream is absent, or stock + claims of a coupon is not its total; the text says which.
+    Inconsistent(String),
+    /// The stream can take no more events: each claim whose event fitted is made, no other.
     Full,
 }
 
@@ -47,11 +43,11 @@ pub struct BatchReply {
     pub now_ms: i64,
 }
 
-/// Sends a batch of claims as one EVALSHA. `is_published` says whether Postgres knows the coupon as
-/// published: then its absence from Redis is a loss, not an unknown id.
+/// Sends a batch of claims as one EVALSHA. `deadline_ms` is by Redis's clock. `is_published` says whether Postgres has the
+/// coupon as published: then its absence from Redis is a loss, not an unknown id.
 ///
 /// # Errors
-/// Any of them leaves open whether the batch ran, except where `RedisError` says that nothing was written.
+/// After an error it is unknown whether the batch ran, unless `RedisError::wrote_nothing`.
 pub async fn claim_batch(
     redis: &Redis,
     ready: &str,
@@ -81,10 +77,10 @@ pub async fn claim_batch(
     decode_claims(&reply, &groups, claims.len())
 }
 
-/// Why Redis would refuse to run a batch now, asked by an empty one, which writes nothing.
+/// Why Redis would refuse the writes of a batch now; `None` where it would not. Sends an empty batch.
 ///
 /// # Errors
-/// Any that is not about writes.
+/// Each error that is not about writes.
 pub async fn refusal(redis: &Redis, ready: &str) -> Result<Option<String>, RedisError> {
     match claim_batch(redis, ready, 0, &[], |_| true).await {
         Ok(_) => Ok(None),
@@ -113,31 +109,31 @@ fn decode_claims(
     claims: usize,
 ) -> Result<BatchReply, RedisError> {
     let mut values = reply.iter();
-    let status = integer(next(&mut values)?, "claim status")?;
+    let code = integer(next(&mut values)?, "claim code")?;
     let now_ms = integer(next(&mut values)?, "claim time")?;
-    let outcome = match status {
-        claim_code::STATUS_DONE => BatchOutcome::Done(decode_outcomes(
+    let outcome = match code {
+        code::DONE => BatchOutcome::Done(decode_outcomes(
             &mut values,
             groups,
             vec![ClaimOutcome::Refused(Refusal::Ended); claims],
             now_ms,
         )?),
-        claim_code::STATUS_FENCED => BatchOutcome::Fenced,
-        claim_code::STATUS_LATE => BatchOutcome::Late,
-        claim_code::STATUS_LOST => {
-            let number = usize::try_from(integer(next(&mut values)?, "lost coupon")?).unwrap_or(0);
-            BatchOutcome::Lost(match number.checked_sub(1).and_then(|i| groups.get(i)) {
+        code::FENCED => BatchOutcome::Fenced,
+        code::LATE => BatchOutcome::Late,
+        code::INCONSISTENT => {
+            let number = usize::try_from(integer(next(&mut values)?, "inconsistent coupon")?).unwrap_or(0);
+            BatchOutcome::Inconsistent(match number.checked_sub(1).and_then(|i| groups.get(i)) {
                 Some((coupon, _)) => format!("coupon {coupon}: stock + claims is not its total in Redis"),
                 None => "the order stream is gone from Redis".into(),
             })
         }
-        claim_code::STATUS_FULL => BatchOutcome::Full,
-        other => return Err(RedisError::Reply(format!("claim: unknown status {other}"))),
+        code::FULL => BatchOutcome::Full,
+        other => return Err(unknown_code(&CLAIM, other)),
     };
     Ok(BatchReply { outcome, now_ms })
 }
 
-/// Puts every claim's outcome into its place.
+/// The outcomes in the order of the batch; the reply has them by coupon.
 fn decode_outcomes(
     values: &mut Iter<'_, Value>,
     groups: &[(&CouponId, Vec<usize>)],
@@ -149,24 +145,27 @@ fn decode_outcomes(
     for (_, members) in groups {
         let left = integer(next(values)?, "stock left")?.max(0);
         let starts_at_ms = integer(next(values)?, "start")?;
-        let codes =
-            next(values)?.as_bytes().filter(|codes| codes.len() == members.len()).ok_or_else(broken)?;
-        // The units went one by one, in the order of the claims.
-        let mut stock = left + codes.iter().map(|&code| i64::from(code == claim_code::ACCEPTED)).sum::<i64>();
-        for (&member, &code) in members.iter().zip(codes) {
-            outcomes[member] = match code {
-                claim_code::ACCEPTED => {
+        let digits =
+            next(values)?.as_bytes().filter(|digits| digits.len() == members.len()).ok_or_else(broken)?;
+        // The script took the units one by one, in the order of the claims.
+        let mut stock =
+            left + digits.iter().map(|&digit| i64::from(digit == outcome_code::ACCEPTED)).sum::<i64>();
+        for (&member, &digit) in members.iter().zip(digits) {
+            outcomes[member] = match digit {
+                outcome_code::ACCEPTED => {
                     stock -= 1;
                     ClaimOutcome::Accepted { stock }
                 }
-                claim_code::HELD => ClaimOutcome::Held { order: held_order(next(&mut held)?)?, stock: left },
-                claim_code::UNKNOWN_COUPON => ClaimOutcome::Refused(Refusal::UnknownCoupon),
-                claim_code::ENDED => ClaimOutcome::Refused(Refusal::Ended),
-                claim_code::PAUSED => ClaimOutcome::Refused(Refusal::Paused),
-                claim_code::NOT_STARTED => {
+                outcome_code::HELD => {
+                    ClaimOutcome::Held { order: decode_order(next(&mut held)?)?, stock: left }
+                }
+                outcome_code::UNKNOWN_COUPON => ClaimOutcome::Refused(Refusal::UnknownCoupon),
+                outcome_code::ENDED => ClaimOutcome::Refused(Refusal::Ended),
+                outcome_code::PAUSED => ClaimOutcome::Refused(Refusal::Paused),
+                outcome_code::NOT_STARTED => {
                     ClaimOutcome::Refused(Refusal::NotStarted { starts_at_ms, now_ms })
                 }
-                claim_code::SOLD_OUT => ClaimOutcome::Refused(Refusal::SoldOut),
+                outcome_code::SOLD_OUT => ClaimOutcome::Refused(Refusal::SoldOut),
                 _ => return Err(broken()),
             };
         }
@@ -180,11 +179,4 @@ fn next<'a>(values: &mut Iter<'a, Value>) -> Result<&'a Value, RedisError> {
 
 fn broken() -> RedisError {
     RedisError::Reply("claim: the reply is not as expected".into())
-}
-
-/// The order in a value of the claims hash, `<order>` or `<order> <key>`.
-pub(crate) fn held_order(value: &Value) -> Result<OrderId, RedisError> {
-    text(value)
-        .and_then(|text| text.split(' ').next().and_then(|order| order.parse().ok()))
-        .ok_or_else(|| RedisError::Reply("the claims hash holds something else than an order id".into()))
 }

@@ -1,20 +1,23 @@
 #!lua flags=no-writes
--- Looks at what shows nowhere else: whether this user may run every command that the program sends, whether the
--- order stream can still grow, and whether every entry that left it or was passed by the group is accounted for.
+-- Probes what no plain command shows: whether this user may run every command that the program sends, whether the order
+-- stream can still grow, and whether each entry that left it or that the group has passed was counted by a script.
 --
 -- KEYS  epoch marker, order stream, position, tally, then a coupon hash and a claims hash, which need not exist
 -- ARGV  consumer group
 --
--- Reply: an array of what the user lacks, in the words of ACL SETUSER (with any of them the rest is not looked at);
---        then how the stream is: `usable`, `full` (its last id is at the end of all ids), `passed` (the group stands
---        behind the last id, and would skip what comes), `absent` (or without the group);
---        then the tally as it stands, `<removed> <passed>`: entries gone from the stream that trim did not remove,
---        and entries that the group has passed which are neither pending nor acknowledged by a script; in its place
---        `?` where Redis cannot count them as far as an entry that was deleted unread, `!` where it has stopped to
---        count them and would count on after recount; then the tally that was settled last, empty for none
+-- Reply: an array of the rights that the user lacks, as ACL SETUSER takes them (if there is one, the rest is not read);
+--        then the state of the stream: `usable`, `full` (its last id is the highest possible), `passed` (the group's
+--        last delivered id is above the stream's last id: the group would skip new entries), `absent` (stream or group);
+--        then the present tally, `<removed> <passed>`: entries that left the stream and that trim did not remove, and
+--        entries that the group has passed and that are neither pending nor acknowledged by a script. `<passed>` is `?`
+--        where Redis cannot count up to an entry that was deleted unread, and `!` where it has stopped to count and
+--        counts again after recount_tally; then the tally that was settled last, empty where there is none
+
+--@include lib/fields
+--@include lib/entry_id
 
 local marker, orders, position, tally, coupon, claims = unpack(KEYS)
--- Each with as many arguments as it takes: Redis reads them, and past their end if there are too few.
+-- Each has all of its arguments: with too few, Redis would read past their end.
 local needed = {
   { 'TIME' }, { 'SCAN', '0' }, { 'INFO' }, { 'EVAL', 'return 0', '0' }, { 'EVALSHA', '0', '0' },
   { 'SCRIPT', 'EXISTS', '0' }, { 'SCRIPT', 'LOAD', 'return 0' },
@@ -35,57 +38,39 @@ local needed = {
 }
 local has_verb = { SCRIPT = true, XINFO = true, XGROUP = true }
 
--- Absent where Redis cannot tell what a user may do: then he may. So he may where a command has another name.
+-- Before Redis 7.0 a script cannot ask: then the answer is yes. So it is for a command that has another name.
 local function may(...)
   if not redis.acl_check_cmd then return true end
   local is_known, is_allowed = pcall(redis.acl_check_cmd, ...)
   return not is_known or is_allowed
 end
 
-local lacks, told = {}, {}
+local lacks, listed = {}, {}
 for _, command in ipairs(needed) do
   if not may(unpack(command)) then
-    -- It is the command: a user who may not write to the keys could not have called this script.
+    -- The command is missing, not a key: the user could not run this script without the right to write the keys.
     local lack = '+' .. table.concat(command, '|', 1, has_verb[command[1]] and 2 or 1):lower()
-    if not told[lack] then table.insert(lacks, lack) end
-    told[lack] = true
+    if not listed[lack] then table.insert(lacks, lack) end
+    listed[lack] = true
   end
 end
 if #lacks > 0 then return { lacks, 'absent', '', '' } end
-
-local function named(reply)
-  local fields = {}
-  for f = 1, #reply, 2 do fields[reply[f]] = reply[f + 1] end
-  return fields
-end
-
--- Digits as text: a number of Lua is a double, and 2^64 - 1 would be no larger than 2^64 - 2.
-local function less(a, b)
-  if #a ~= #b then return #a < #b end
-  return a < b
-end
-local function before(a, b)
-  local a_ms, a_seq = string.match(a, '^(%d+)%-(%d+)$')
-  local b_ms, b_seq = string.match(b, '^(%d+)%-(%d+)$')
-  if a_ms ~= b_ms then return less(a_ms, b_ms) end
-  return less(a_seq, b_seq)
-end
 
 local settled = redis.call('TYPE', tally).ok == 'hash' and redis.call('HGET', tally, 'settled') or ''
 if redis.call('TYPE', orders).ok ~= 'stream' then return { lacks, 'absent', '', settled } end
 local group
 for _, info in ipairs(redis.call('XINFO', 'GROUPS', orders)) do
-  local fields = named(info)
+  local fields = by_name(info)
   if fields['name'] == ARGV[1] then group = fields end
 end
 if not group then return { lacks, 'absent', '', settled } end
 
-local stream = named(redis.call('XINFO', 'STREAM', orders))
+local stream = by_name(redis.call('XINFO', 'STREAM', orders))
 local last, delivered = stream['last-generated-id'], group['last-delivered-id']
 local state = 'usable'
 if last:find('^18446744073709551615%-') then
   state = 'full'
-elseif before(last, delivered) then
+elseif is_before(last, delivered) then
   state = 'passed'
 end
 
@@ -99,7 +84,7 @@ if stream['entries-added'] then
 end
 if group['entries-read'] then
   passed = string.format('%.0f', group['entries-read'] - group['pending'] - counted('acknowledged'))
-elseif stream['max-deleted-entry-id'] and not before(delivered, stream['max-deleted-entry-id']) then
+elseif stream['max-deleted-entry-id'] and not is_before(delivered, stream['max-deleted-entry-id']) then
   passed = '!'
 end
 return { lacks, state, removed .. ' ' .. passed, settled }

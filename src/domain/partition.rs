@@ -1,0 +1,24 @@
+//! The partition: one set of Redis keys with one row of the fence. Today there is one partition.
+
+use std::fmt;
+
+/// The number of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Partition(u16);
+
+impl Partition {
+    /// The one that every sale uses.
+    pub const DEFAULT: Self = Self(0);
+
+    /// Its number, as the column `fence.partition` has it.
+    #[must_use]
+    pub fn number(self) -> i32 {
+        self.0.into()
+    }
+}
+
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
