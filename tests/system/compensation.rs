@@ -3,7 +3,7 @@
 
 use nix::sys::signal::Signal;
 
-use support::proxy::{ACKNOWLEDGEMENT, Act, Proxy, Trap};
+use support::proxy::{ACKNOWLEDGEMENT, Proxy, Trap, TrapAction};
 use support::{Process, Sale, signal, until};
 
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
@@ -25,7 +25,7 @@ const REFUSE_SOME: &str = "
 struct Death {
     /// The store of the request that the worker was about to send, or had just sent.
     store: Store,
-    act: Act,
+    act: TrapAction,
     needles: &'static [&'static str],
     /// Rows in the outbox and units held at that moment.
     leaves: (i64, i64),
@@ -54,21 +54,25 @@ enum RedisFault {
 }
 
 const BEFORE_COMMIT: Death =
-    Death { store: Store::Postgres, act: Act::Hold, needles: &["COMMIT", REJECT], leaves: (0, 1) };
+    Death { store: Store::Postgres, act: TrapAction::Hold, needles: &["COMMIT", REJECT], leaves: (0, 1) };
 const AFTER_COMMIT: Death =
-    Death { store: Store::Postgres, act: Act::CutReply, needles: &["COMMIT", REJECT], leaves: (1, 1) };
+    Death { store: Store::Postgres, act: TrapAction::CutReply, needles: &["COMMIT", REJECT], leaves: (1, 1) };
 const BEFORE_RELEASE: Death =
-    Death { store: Store::Redis, act: Act::Hold, needles: &["EVALSHA", ORDER], leaves: (1, 1) };
+    Death { store: Store::Redis, act: TrapAction::Hold, needles: &["EVALSHA", ORDER], leaves: (1, 1) };
 const AFTER_RELEASE: Death =
-    Death { store: Store::Redis, act: Act::CutReply, needles: &["EVALSHA", ORDER], leaves: (1, 0) };
+    Death { store: Store::Redis, act: TrapAction::CutReply, needles: &["EVALSHA", ORDER], leaves: (1, 0) };
 const BEFORE_DELETION: Death =
-    Death { store: Store::Postgres, act: Act::Hold, needles: &["delete from outbox"], leaves: (1, 0) };
-const AFTER_DELETION: Death =
-    Death { store: Store::Postgres, act: Act::CutReply, needles: &["delete from outbox"], leaves: (0, 0) };
+    Death { store: Store::Postgres, act: TrapAction::Hold, needles: &["delete from outbox"], leaves: (1, 0) };
+const AFTER_DELETION: Death = Death {
+    store: Store::Postgres,
+    act: TrapAction::CutReply,
+    needles: &["delete from outbox"],
+    leaves: (0, 0),
+};
 const BEFORE_ACKNOWLEDGEMENT: Death =
-    Death { store: Store::Redis, act: Act::Hold, needles: &ACKNOWLEDGEMENT, leaves: (0, 0) };
+    Death { store: Store::Redis, act: TrapAction::Hold, needles: &ACKNOWLEDGEMENT, leaves: (0, 0) };
 const AFTER_ACKNOWLEDGEMENT: Death =
-    Death { store: Store::Redis, act: Act::CutReply, needles: &ACKNOWLEDGEMENT, leaves: (0, 0) };
+    Death { store: Store::Redis, act: TrapAction::CutReply, needles: &ACKNOWLEDGEMENT, leaves: (0, 0) };
 
 /// A sale of one unit; a test starts its workers.
 struct Scene {
@@ -109,10 +113,10 @@ impl Scene {
         let order = answer.body["order"].as_str().unwrap();
         let needles: Vec<&str> = death.needles.iter().map(|n| if *n == ORDER { order } else { n }).collect();
         let store = if death.store == Store::Redis { &self.redis } else { &self.postgres };
-        let trap = store.set(death.act, &needles);
+        let trap = store.set_trap(death.act, &needles);
         let worker = self.worker(&[&self.redis, &self.postgres]);
         match death.act {
-            Act::Hold => trap.until_taken().await,
+            TrapAction::Hold => trap.until_taken().await,
             _ => trap.until_done().await,
         }
         if death.leaves == (0, 0) {
@@ -120,7 +124,7 @@ impl Scene {
             until("the unit is back", async || (self.outbox_and_held() == (0, 0)).then_some(())).await;
         }
         worker.kill_9();
-        if death.act == Act::Hold {
+        if death.act == TrapAction::Hold {
             // Only for a held request: after a lost answer the worker may have gone on before the kill.
             assert_eq!(self.outbox_and_held(), death.leaves, "rows in the outbox, units held");
         }
@@ -172,7 +176,7 @@ impl Scene {
         self.sale.assert_in_agreement("coffee").await;
         assert_eq!(self.sale.redis_cli(&["HGET", CLAIMS, user]), order);
         self.sale.claim("coffee", "late").await.assert_problem(409, "sold-out");
-        self.sale.end_order(&order);
+        self.sale.cancel_order(&order);
         self.assert_unit_is_back().await;
     }
 
@@ -235,7 +239,7 @@ async fn the_unit_of_a_cancelled_order_is_returned_once_although_redis_was_rebui
         let order = scene.buy(&user).await;
         scene.sale.until_quiet().await;
         seller.kill_9();
-        scene.sale.end_order(&order);
+        scene.sale.cancel_order(&order);
         scene.inject(fault).await;
         // The rebuild counts the unit as returned; the outbox row still waits for a worker.
         assert_eq!(scene.outbox_and_held(), (1, 0), "rows in the outbox, units held");

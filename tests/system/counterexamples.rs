@@ -70,7 +70,7 @@ async fn a_repeat_whose_order_has_ended_is_a_new_claim_and_costs_one_unit() {
         "a repeat gets the live order"
     );
     // No worker returns the unit yet.
-    sale.end_order(&first);
+    sale.cancel_order(&first);
     let again = sale.claim("coffee", "alice").await;
     assert_eq!(again.status, 202, "{}", again.text);
     let second = again.body["order"].as_str().unwrap().to_owned();
@@ -117,7 +117,7 @@ async fn a_late_release_does_not_take_the_unit_of_the_users_next_order() {
     until_recorded(&sale, 1).await;
     sale.until_quiet().await;
     let trap = proxy.hold(&["EVALSHA", "claims:coffee", &first]);
-    sale.end_order(&first);
+    sale.cancel_order(&first);
     trap.until_taken().await;
     let second = order_of(&sale, "alice").await;
     assert_ne!(first, second);
@@ -203,11 +203,11 @@ async fn a_rebuild_by_another_process_ends_an_idle_session() {
     let sale = Sale::start_with(&[NO_WORKERS]).await;
     sale.create("coffee", 10).await;
     let other = sale.spawn("worker", &[ONE_WORKER]);
-    other.until_it_says("fence up").await;
+    other.until_logged("fence up").await;
     for _ in 0..3 {
         let rebuilt = sale.admin(Method::POST, "/v1/admin/reconcile", Some(json!({"rebuild": true}))).await;
         assert_eq!(rebuilt.status, 200, "{}", rebuilt.text);
-        other.until_it_says(&format!("accepted in epoch {}", sale.epoch())).await;
+        other.until_logged(&format!("accepted in epoch {}", sale.epoch())).await;
     }
 }
 
@@ -300,7 +300,7 @@ pub async fn on_own_stores(redis: &str, postgres: &OwnStore) -> Sale {
 #[tokio::test]
 async fn a_cancelled_order_that_is_live_in_an_older_copy_is_noticed_and_cancelled_again() {
     let scene = OlderCopy::after(async |sale, first| {
-        sale.end_order(first);
+        sale.cancel_order(first);
         sale.until_quiet().await;
         assert_eq!(sale.redis_stock("coffee"), 1, "the unit is back in stock");
     })

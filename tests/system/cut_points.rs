@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use support::proxy::{Meter, Proxy, Strike};
+use support::proxy::{Meter, MeterFault, Proxy};
 use support::{Process, Sale, until};
 
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
@@ -62,7 +62,7 @@ impl Scene {
 
     /// Ends the order as the program would, and waits until its unit is back.
     async fn cancel(&mut self, order: &str) {
-        self.sale.end_order(order);
+        self.sale.cancel_order(order);
         let hlen = [&b"HLEN"[..], CLAIMS.as_bytes()];
         for _ in 0..TRIES {
             self.restart_if_killed().await;
@@ -76,16 +76,16 @@ impl Scene {
     }
 
     /// One claim, order and release, with or without a fault; how many chunks passed, and what the fault hit.
-    async fn run(&mut self, strike: Option<(usize, Strike)>) -> (usize, Option<String>) {
+    async fn run(&mut self, fault: Option<(usize, MeterFault)>) -> (usize, Option<String>) {
         self.runs += 1;
         let user = format!("user-{}", self.runs);
-        self.meter.start(strike);
+        self.meter.start(fault);
         let order = self.claim(&user).await;
         self.cancel(&order).await;
-        if strike.is_some() {
+        if fault.is_some() {
             // After the release there is always another chunk: the program probes its stores.
-            until("the chunk comes", async || self.meter.struck()).await;
-            if let Some((_, Strike::Kill(pid))) = strike
+            until("the chunk comes", async || self.meter.hit()).await;
+            if let Some((_, MeterFault::Kill(pid))) = fault
                 && pid == self.program.pid()
             {
                 self.program.wait();
@@ -105,11 +105,11 @@ impl Scene {
             "orders, ended, of different users, dead letters"
         );
         assert!(!self.program.log().contains("panicked"), "the program panics");
-        (passed, self.meter.struck())
+        (passed, self.meter.hit())
     }
 
     /// Injects a fault at every n-th chunk of a run; `pace` computes n from the number of chunks.
-    async fn strike_at_each(&mut self, pace: impl Fn(usize) -> usize, aim: impl Fn(i32) -> Strike) {
+    async fn fault_at_each(&mut self, pace: impl Fn(usize) -> usize, aim: impl Fn(i32) -> MeterFault) {
         let (first, _) = self.run(None).await;
         let (second, _) = self.run(None).await;
         let chunks = first.max(second);
@@ -117,10 +117,10 @@ impl Scene {
         let points: Vec<usize> = (1..=chunks).step_by(pace(chunks)).collect();
         let mut done = 0;
         for &point in &points {
-            let strike = aim(self.program.pid());
-            let (_, struck) = self.run(Some((point, strike))).await;
-            let struck = struck.expect("waited for");
-            println!("chunk {point} of {chunks}, {strike:?}: {struck}");
+            let fault = aim(self.program.pid());
+            let (_, hit) = self.run(Some((point, fault))).await;
+            let hit = hit.expect("waited for");
+            println!("chunk {point} of {chunks}, {fault:?}: {hit}");
             done += 1;
         }
         println!("{done} of {} cut points of {chunks} chunks", points.len());
@@ -139,22 +139,22 @@ fn sample(chunks: usize) -> usize {
 
 #[tokio::test]
 async fn a_connection_cut_at_some_points_loses_nothing_and_doubles_nothing() {
-    Scene::start().await.strike_at_each(sample, |_| Strike::Cut).await;
+    Scene::start().await.fault_at_each(sample, |_| MeterFault::Cut).await;
 }
 
 #[tokio::test]
 async fn a_program_killed_at_some_points_loses_nothing_and_doubles_nothing() {
-    Scene::start().await.strike_at_each(sample, Strike::Kill).await;
+    Scene::start().await.fault_at_each(sample, MeterFault::Kill).await;
 }
 
 #[tokio::test]
 #[ignore = "long"]
 async fn a_connection_cut_at_every_point_loses_nothing_and_doubles_nothing() {
-    Scene::start().await.strike_at_each(|_| 1, |_| Strike::Cut).await;
+    Scene::start().await.fault_at_each(|_| 1, |_| MeterFault::Cut).await;
 }
 
 #[tokio::test]
 #[ignore = "long"]
 async fn a_program_killed_at_every_point_loses_nothing_and_doubles_nothing() {
-    Scene::start().await.strike_at_each(|_| 1, Strike::Kill).await;
+    Scene::start().await.fault_at_each(|_| 1, MeterFault::Kill).await;
 }

@@ -75,7 +75,7 @@ async fn deleted_entries_are_found_at_the_next_start() {
     let mut sale = sale_with_deleted_entries().await;
     assert!(sale.stop().success());
     sale.start_server().await;
-    sale.server().until_it_says("3 pending entries were deleted or trimmed").await;
+    sale.server().until_logged("3 pending entries were deleted or trimmed").await;
     let counted = async || (count(&sale, DELETED).await == 3).then_some(());
     until("they are counted", counted).await;
     assert_all_are_recorded(&sale).await;
@@ -88,7 +88,7 @@ async fn deleted_entries_are_found_by_a_process_that_joins() {
     let epoch = sale.epoch();
     // It has no workers: only its comparison can find the deleted entries.
     let joining = sale.spawn_by_address("serve", &[], &[("SECKILL_WORKERS", "0")]);
-    joining.until_it_says("3 pending entries were deleted or trimmed").await;
+    joining.until_logged("3 pending entries were deleted or trimmed").await;
     until("three are requeued", async || (sale.redis_cli(&["XLEN", ORDERS]) == "6").then_some(())).await;
     assert_eq!(pending(&sale), "3", "entries that are only late stay pending");
     assert_eq!(sale.epoch(), epoch, "repaired while claims go on");

@@ -53,7 +53,7 @@ fn fill(disk: &std::path::Path) -> PathBuf {
 async fn start_on_disk(megabytes: u32) -> Sale {
     let mut sale = Sale::without_server(&ENVIRONMENT);
     let process = spawn_on_disk(&sale, megabytes);
-    sale.serve_by(process).await;
+    sale.use_as_server(process).await;
     sale.until_ready().await;
     sale
 }
@@ -119,7 +119,7 @@ async fn a_full_disk_is_named_in_readiness_log_and_doctor_and_the_sale_goes_on_o
     })
     .await;
 
-    sale.server().until_it_says("is started again as soon as there is room").await;
+    sale.server().until_logged("is started again as soon as there is room").await;
 
     std::fs::remove_file(filler).unwrap();
     sale.until_ready().await;

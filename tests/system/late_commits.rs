@@ -44,7 +44,7 @@ impl Scene {
         // It reclaims nothing while it is held.
         let never = [("SECKILL_WORKERS", "1"), ("SECKILL_RECLAIM_AFTER", "1h")];
         let first = sale.spawn_by_address("worker", &[&of_first], &never);
-        first.until_it_says("fence up").await;
+        first.until_logged("fence up").await;
         let begin = of_first.hold(&["BEGIN"]);
         let answer = sale.claim("coffee", "alice").await;
         assert_eq!(answer.status, 202, "{}", answer.text);
@@ -121,7 +121,7 @@ enum Outage {
 
 /// Deliveries of the oldest pending entry, and how many entries are pending.
 fn deliveries(sale: &Sale) -> (u64, usize) {
-    let pending = sale.redis_cli_alone(&["XPENDING", ORDERS, "order-writers", "-", "+", "1000"]);
+    let pending = sale.redis_cli_without_program(&["XPENDING", ORDERS, "order-writers", "-", "+", "1000"]);
     let lines: Vec<&str> = pending.lines().collect();
     // Each entry: id, consumer, idle ms, deliveries.
     (lines.get(3).map_or(0, |count| count.parse().unwrap()), lines.len() / 4)
@@ -135,7 +135,7 @@ async fn workers_die_without_postgres(outage: Outage) {
     let spawn = || sale.spawn_by_address("worker", &[&proxy], &[("SECKILL_WORKERS", "1"), RECLAIM_AFTER]);
     let mut workers: Vec<Process> = (0..5).map(|_| spawn()).collect();
     for worker in &workers {
-        worker.until_it_says("fence up").await;
+        worker.until_logged("fence up").await;
     }
     let postgres = sale.postgres_pids();
     let start = Instant::now();
@@ -163,7 +163,7 @@ async fn workers_die_without_postgres(outage: Outage) {
     assert!(before > 4, "delivered {before} times");
     match outage {
         Outage::Hanging => signal_all(&postgres, Signal::SIGCONT),
-        Outage::Refusing => proxy.refuse_no_more(),
+        Outage::Refusing => proxy.accept_again(),
     }
     // The last worker has run all the time.
     sale.assert_in_agreement("coffee").await;

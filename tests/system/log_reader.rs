@@ -39,9 +39,9 @@ impl Piped {
     /// Causes a log line from each of: the fence, the workers, both supervisors.
     async fn cause_trouble(&self) {
         let sale = &self.sale;
-        sale.redis_cli_alone(&["SCRIPT", "FLUSH"]);
+        sale.redis_cli_without_program(&["SCRIPT", "FLUSH"]);
         self.until_a_claim_is_recorded("alice").await;
-        let info = sale.redis_cli_alone(&["INFO", "server"]);
+        let info = sale.redis_cli_without_program(&["INFO", "server"]);
         let redis = info.lines().find_map(|line| line.strip_prefix("process_id:")).unwrap();
         support::signal(redis.trim().parse().unwrap(), Signal::SIGKILL);
         self.until_a_claim_is_recorded("bob").await;
@@ -162,7 +162,7 @@ async fn a_log_continues_when_it_can_be_written_again_and_counts_its_lost_lines(
     drop(reader);
     piped.cause_trouble().await;
     let mut reader = BufReader::new(File::open(&path).unwrap());
-    piped.sale.redis_cli_alone(&["SCRIPT", "FLUSH"]);
+    piped.sale.redis_cli_without_program(&["SCRIPT", "FLUSH"]);
     let mut log = String::new();
     while !log.contains("were lost") {
         assert!(reader.read_line(&mut log).unwrap() > 0, "the log ends: {log}");

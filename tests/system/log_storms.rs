@@ -58,8 +58,8 @@ async fn healthy_starts_stops_and_restarts_raise_no_alarm() {
 async fn a_restart_of_redis_alone_is_logged_without_an_alarm() {
     let mut sale = Sale::start().await;
     support::signal(sale.redis_pid(), Signal::SIGTERM);
-    sale.server().until_it_says("Redis is back").await;
-    sale.server().until_it_says("rebuild of epoch 2").await;
+    sale.server().until_logged("Redis is back").await;
+    sale.server().until_logged("rebuild of epoch 2").await;
     sale.until_ready().await;
     let log = sale.log();
     for line in [
@@ -77,7 +77,7 @@ async fn a_restart_of_redis_alone_is_logged_without_an_alarm() {
 async fn a_loss_is_still_an_alarm() {
     let mut sale = Sale::start().await;
     sale.redis_cli(&["DEL", "seckill:{0}:epoch"]);
-    sale.server().until_it_says("rebuild begins epoch 2").await;
+    sale.server().until_logged("rebuild begins epoch 2").await;
     sale.until_ready().await;
     assert!(alarms(&sale.log()).iter().any(|line| line.contains("rebuild begins epoch 2")), "{}", sale.log());
 }
@@ -130,19 +130,19 @@ async fn an_unreachable_store_is_logged_when_it_fails_and_when_it_recovers() {
     sale.create("coffee", 10).await;
     let postgres = support::proxy::Proxy::before(&sale.postgres_socket());
     let worker = sale.spawn_by_address("worker", &[&postgres], &[("SECKILL_WORKERS", "3")]);
-    worker.until_it_says("workers are at work").await;
+    worker.until_logged("workers are at work").await;
     assert_eq!(sale.claim_with("coffee", "alice", &[("prefer", "wait=10")]).await.status, 201);
     postgres.refuse();
     assert_eq!(sale.claim("coffee", "bob").await.status, 202);
-    worker.until_it_says(" has to wait: ").await;
+    worker.until_logged(" has to wait: ").await;
     // Each of several workers tries again about once a second.
     let deliveries = || {
         let pending = sale.redis_cli(&["XPENDING", ORDERS, "order-writers", "-", "+", "1"]);
         pending.lines().last().and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0)
     };
     until("its entry was tried twenty times", async || (deliveries() >= 20).then_some(())).await;
-    postgres.refuse_no_more();
-    worker.until_it_says(" goes on after ").await;
+    postgres.accept_again();
+    worker.until_logged(" goes on after ").await;
     sale.until_quiet().await;
     let log = stop_and_read(worker);
     assert!(alarms(&log).len() <= STORM_MAX_LINES, "{log}");
@@ -158,7 +158,7 @@ async fn a_stopped_postgres_costs_a_few_log_lines() {
     for n in 0..20 {
         assert_eq!(sale.claim("coffee", &format!("user-{n}")).await.status, 202);
     }
-    sale.server().until_it_says(" has to wait: ").await;
+    sale.server().until_logged(" has to wait: ").await;
     signal_all(&postgres, Signal::SIGCONT);
     sale.assert_in_agreement("coffee").await;
     assert!(alarms(&sale.log()).len() <= STORM_MAX_LINES, "{}", sale.log());

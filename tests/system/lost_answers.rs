@@ -5,7 +5,7 @@ use std::cell::Cell;
 
 use nix::sys::signal::Signal;
 
-use support::proxy::{ACKNOWLEDGEMENT, Act, Proxy};
+use support::proxy::{ACKNOWLEDGEMENT, Proxy, TrapAction};
 use support::{Process, Sale, signal, signal_all, until};
 
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
@@ -24,7 +24,7 @@ async fn sale_behind_a_proxy() -> (Sale, Proxy, Process) {
 
 /// Scripts that Redis has run from its cache.
 fn scripts_run(sale: &Sale) -> u64 {
-    let stats = sale.redis_cli_alone(&["INFO", "commandstats"]);
+    let stats = sale.redis_cli_without_program(&["INFO", "commandstats"]);
     let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")).unwrap_or("0,");
     line.split(',').next().unwrap().parse().unwrap()
 }
@@ -88,7 +88,7 @@ async fn a_connection_that_breaks_while_it_is_idle_is_replaced_at_once() {
     let sale = Sale::start_with(&[NO_WORKERS]).await;
     sale.create("coffee", 10).await;
     for user in ["alice", "bob", "carol"] {
-        sale.redis_cli_alone(&["CLIENT", "KILL", "TYPE", "normal"]);
+        sale.redis_cli_without_program(&["CLIENT", "KILL", "TYPE", "normal"]);
         claim_over_a_new_connection(&sale, user).await;
     }
     assert_eq!(sale.redis_stock("coffee"), 7);
@@ -127,7 +127,7 @@ async fn an_acknowledgement_that_is_lost_makes_no_second_order() {
     sale.create("coffee", 10).await;
     let proxy = Proxy::before(&sale.redis_socket());
     let worker = sale.spawn_by_address("worker", &[&proxy], &[ONE_WORKER]);
-    worker.until_it_says("fence up").await;
+    worker.until_logged("fence up").await;
     let mut orders = Vec::new();
     for (user, trap) in [("alice", proxy.cut(&ACKNOWLEDGEMENT)), ("bob", proxy.cut_reply(&ACKNOWLEDGEMENT))] {
         let answer = sale.claim("coffee", user).await;
@@ -146,16 +146,16 @@ async fn a_lost_commit_or_a_lost_answer_to_it_neither_doubles_nor_loses_an_order
     sale.create("coffee", 10).await;
     let proxy = Proxy::before(&sale.postgres_socket());
     let worker = sale.spawn_by_address("worker", &[&proxy], &[ONE_WORKER]);
-    worker.until_it_says("fence up").await;
+    worker.until_logged("fence up").await;
     let mut orders = Vec::new();
-    for (user, act) in [("alice", Act::Cut), ("bob", Act::CutReply)] {
+    for (user, act) in [("alice", TrapAction::Cut), ("bob", TrapAction::CutReply)] {
         for step in
             ["BEGIN", "pg_advisory_xact_lock_shared", "insert into orders", "update coupons", "COMMIT"]
         {
             let user = format!("{user}-{step}");
             let needles = [step, &user, "insert into orders"];
             let needles = if step == "COMMIT" { &needles[..] } else { &needles[..1] };
-            let trap = proxy.set(act, needles);
+            let trap = proxy.set_trap(act, needles);
             let answer = sale.claim("coffee", &user).await;
             assert_eq!(answer.status, 202, "{}", answer.text);
             orders.push(answer.body["order"].as_str().unwrap().to_owned());
@@ -175,7 +175,7 @@ async fn claims_go_on_over_a_new_connection_while_postgres_hangs() {
     signal_all(&pids, Signal::SIGSTOP);
     let mut orders = Vec::new();
     for user in ["alice", "bob"] {
-        sale.redis_cli_alone(&["CLIENT", "KILL", "TYPE", "normal"]);
+        sale.redis_cli_without_program(&["CLIENT", "KILL", "TYPE", "normal"]);
         orders.push(claim_until_accepted(&sale, user).await.1);
     }
     signal_all(&pids, Signal::SIGCONT);

@@ -345,7 +345,7 @@ async fn a_redis_that_may_be_older_than_postgres_cancels_no_order_and_lists_it()
     let ended = scene.sell("coffee", 0..2).await;
     scene.copy().await;
     for order in &ended {
-        scene.sale.end_order(order);
+        scene.sale.cancel_order(order);
     }
     scene.sale.until_quiet().await;
     // The first user claims again, because the first order had ended.

@@ -139,10 +139,10 @@ async fn a_weaker_appendfsync_is_logged_and_shown_by_a_metric_as_long_as_it_is_s
     assert!(!sale.log().contains("appendfsync"), "{}", sale.log());
     sale.redis_cli(&["CONFIG", "SET", "appendfsync", "everysec"]);
     until_metric(&sale, "seckill_redis_appendfsync_always", 0.0).await;
-    sale.server().until_it_says("Redis runs with appendfsync everysec").await;
+    sale.server().until_logged("Redis runs with appendfsync everysec").await;
     // Another process logs it at its start, once.
     let worker = sale.spawn("worker", &[]);
-    worker.until_it_says("Redis runs with appendfsync everysec").await;
+    worker.until_logged("Redis runs with appendfsync everysec").await;
     let probes = || {
         let stats = sale.redis_cli(&["INFO", "commandstats"]);
         let calls = stats.split_once("cmdstat_config|get:calls=").unwrap().1.split(',').next().unwrap();
@@ -154,7 +154,7 @@ async fn a_weaker_appendfsync_is_logged_and_shown_by_a_metric_as_long_as_it_is_s
     until_metric(&sale, "seckill_redis_appendfsync_always", 1.0).await;
     sale.redis_cli(&["CONFIG", "SET", "appendonly", "no"]);
     until_metric(&sale, "seckill_redis_appendfsync_always", 0.0).await;
-    sale.server().until_it_says("Redis runs with appendonly no").await;
+    sale.server().until_logged("Redis runs with appendonly no").await;
     assert_eq!(sale.log().matches("Redis runs with appendfsync everysec").count(), 1);
 }
 
@@ -164,7 +164,7 @@ async fn a_redis_that_does_not_show_its_appendfsync_counts_as_weaker() {
     until_metric(&sale, "seckill_redis_appendfsync_always", 1.0).await;
     sale.redis_cli(&["ACL", "SETUSER", "default", "-config"]);
     until_metric(&sale, "seckill_redis_appendfsync_always", 0.0).await;
-    sale.server().until_it_says("Redis does not tell its appendfsync").await;
+    sale.server().until_logged("Redis does not tell its appendfsync").await;
     assert_eq!(sale.get("/readyz").await.status, 200, "claims go on");
     sale.redis_cli(&["ACL", "SETUSER", "default", "+config"]);
 }

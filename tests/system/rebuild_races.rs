@@ -67,7 +67,7 @@ impl Race {
         let rebuilder = self.sale.spawn_by_address("serve", &[&self.proxy], &environment);
         let home = std::mem::replace(&mut self.sale.url, rebuilder.url_when_up().await);
         // Its comparison at the start sends some of the same commands as a rebuild.
-        rebuilder.until_it_says("reconcile: ").await;
+        rebuilder.until_logged("reconcile: ").await;
         self.claim().await;
         self.claim().await;
         let trap = self.proxy.hold(step);
@@ -254,7 +254,7 @@ async fn a_failing_rebuild_backs_off_and_an_ordered_rebuild_ends_the_pause() {
          create trigger refuse before update on fence for each row execute function refuse()",
     );
     let attempts = || sale.psql_number("select case when is_called then last_value else 0 end from attempts");
-    sale.redis_cli_alone(&["DEL", EPOCH]);
+    sale.redis_cli_without_program(&["DEL", EPOCH]);
     until("a rebuild has failed", async || (attempts() > 0).then_some(())).await;
     let since = Instant::now();
     let before = attempts();

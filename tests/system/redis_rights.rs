@@ -9,19 +9,19 @@ const EVERYTHING: [&str; 2] = ["+@all", "~*"];
 fn set_rights(sale: &Sale, rules: &[&str]) {
     // As another user: the limited one cannot restore its own rights.
     let args = [&["--user", "owner", "--pass", "x", "--no-auth-warning", "ACL", "SETUSER", "default"], rules];
-    assert_eq!(sale.redis_cli_alone(&args.concat()), "OK");
+    assert_eq!(sale.redis_cli_without_program(&args.concat()), "OK");
 }
 
 fn make_owner(sale: &Sale) {
     let owner = ["ACL", "SETUSER", "owner", "on", "nopass", "+@all", "~*", "&*"];
-    assert_eq!(sale.redis_cli_alone(&owner), "OK");
+    assert_eq!(sale.redis_cli_without_program(&owner), "OK");
 }
 
 /// The stock of coffee, its number of held units, and the number of events ever sent.
 fn held_and_sent(sale: &Sale) -> (String, String, String) {
     let as_owner = |args: &[&str]| {
         let owner = ["--user", "owner", "--pass", "x", "--no-auth-warning"];
-        sale.redis_cli_alone(&[&owner[..], args].concat())
+        sale.redis_cli_without_program(&[&owner[..], args].concat())
     };
     let sent = as_owner(&["XINFO", "STREAM", "seckill:{0}:orders"]);
     let sent = sent.lines().skip_while(|line| *line != "entries-added").nth(1).unwrap().to_owned();
@@ -92,12 +92,12 @@ async fn a_missing_right_is_named_before_the_first_claim_and_the_start_goes_on_o
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
     sale.create("coffee", 10).await;
     let shop = ["ACL", "SETUSER", "shop", "on", ">secret", "+@all", "-xadd", "~seckill:*", "&*"];
-    assert_eq!(sale.redis_cli_alone(&shop), "OK");
+    assert_eq!(sale.redis_cli_without_program(&shop), "OK");
     let url = format!("redis+unix://shop:secret@localhost{}", sale.redis_socket().display());
     let epoch = sale.epoch();
     let other = sale.spawn_by_address("serve", &[], &[("REDIS_URL", &url)]);
-    other.until_it_says("Redis's user shop lacks +xadd: `ACL SETUSER shop +xadd`").await;
-    assert_eq!(sale.redis_cli_alone(&["ACL", "SETUSER", "shop", "+xadd"]), "OK");
+    other.until_logged("Redis's user shop lacks +xadd: `ACL SETUSER shop +xadd`").await;
+    assert_eq!(sale.redis_cli_without_program(&["ACL", "SETUSER", "shop", "+xadd"]), "OK");
     other.url_when_up().await;
     assert_eq!(sale.epoch(), epoch, "the missing right causes no rebuild");
 }

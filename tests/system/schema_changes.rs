@@ -85,7 +85,7 @@ async fn no_request_is_refused_after_a_table_has_changed() {
     }
     // A returned unit and a rebuild work on the changed tables too.
     let order = sale.psql("select id from orders where user_id = 'user-0'");
-    sale.end_order(&order);
+    sale.cancel_order(&order);
     sale.assert_in_agreement("coffee").await;
     assert_eq!(sale.epoch(), epoch, "the fence stayed up");
     let rebuilt = sale.admin(Method::POST, "/v1/admin/reconcile", Some(json!({"rebuild": true}))).await;

@@ -33,7 +33,7 @@ async fn variables_of_other_programs_do_not_affect_embedded_stores() {
         "select count(*) from pg_stat_activity where application_name not in ('', 'seckill', 'psql')";
     assert_eq!(sale.psql(others), "0");
     let worker = sale.spawn("worker", &[]);
-    worker.until_it_says("workers are at work").await;
+    worker.until_logged("workers are at work").await;
     let doctor = sale.command().args(["doctor", "--json"]).output().unwrap();
     assert!(doctor.status.success(), "{}", String::from_utf8_lossy(&doctor.stdout));
 

@@ -293,7 +293,7 @@ async fn more_signals_during_a_stop_change_nothing() {
     let dir = sale.data_dir();
     let _busy = hang(&sale, "Redis is busy").await;
     sale.signal_server(Signal::SIGTERM);
-    sale.server().until_it_says("SIGTERM: stopping").await;
+    sale.server().until_logged("SIGTERM: stopping").await;
     for signal in [Signal::SIGHUP, Signal::SIGTERM] {
         sale.signal_server(signal);
     }

@@ -215,7 +215,7 @@ async fn claims_are_refused_in_time_while_redis_is_unreachable_and_go_on_afterwa
             name: "refusing connections",
             report: "refused",
             begin: |scene| scene.redis.refuse(),
-            end: |scene| scene.redis.refuse_no_more(),
+            end: |scene| scene.redis.accept_again(),
         },
         Trouble {
             name: "out of connections",
@@ -298,7 +298,7 @@ async fn claims_go_on_while_postgres_is_unreachable_and_are_recorded_afterwards(
             name: "refusing connections",
             report: "refused",
             begin: |scene| scene.postgres.refuse(),
-            end: |scene| scene.postgres.refuse_no_more(),
+            end: |scene| scene.postgres.accept_again(),
         },
         Trouble {
             name: "out of connections",
@@ -306,7 +306,7 @@ async fn claims_go_on_while_postgres_is_unreachable_and_are_recorded_afterwards(
             begin: |scene| {
                 scene.postgres.refuse();
                 scene.crowd_postgres();
-                scene.postgres.refuse_no_more();
+                scene.postgres.accept_again();
             },
             end: |scene| scene.crowd.clear(),
         },

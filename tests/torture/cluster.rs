@@ -82,7 +82,7 @@ impl Cluster {
         }
         for node in &nodes {
             if let Some(process) = &node.process {
-                process.until_it_says("fence up").await;
+                process.until_logged("fence up").await;
             }
         }
         let urls = listens.map(|listen| format!("http://{listen}"));

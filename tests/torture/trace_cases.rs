@@ -24,7 +24,7 @@ async fn small_run() -> Vec<Line> {
         assert_eq!(sale.claim(COUPON, user).await.status, status, "{user}");
     }
     sale.until_quiet().await;
-    sale.end_order(&sale.psql("select id from orders where user_id = 'alice'"));
+    sale.cancel_order(&sale.psql("select id from orders where user_id = 'alice'"));
     until("dave has alice's unit", async || (sale.claim(COUPON, "dave").await.status == 202).then_some(()))
         .await;
     let path = format!("/v1/admin/coupons/{COUPON}");

@@ -41,7 +41,7 @@ impl Process {
     }
 
     /// Waits until the log contains this text.
-    pub async fn until_it_says(&self, what: &str) {
+    pub async fn until_logged(&self, what: &str) {
         until(&format!("the log says {what:?}"), async || self.log().contains(what).then_some(())).await;
     }
 

@@ -1,6 +1,6 @@
-//! A proxy before Redis or Postgres that a test can tell to hold a request back, to cut a connection at it,
-//! to be slow or to refuse: what a bad network does, but at a known moment. It reads requests and replies
-//! whole and passes them on as they are; what they look like on each store's wire is in the files below.
+//! A proxy before Redis or Postgres that a test controls: it holds a request back, cuts a connection at a request or
+//! at its reply, delays requests, or refuses connections. It reads whole requests and replies and passes them on
+//! unchanged. `resp` and `postgres` know the wire protocols, `trap` the request that a test waits for, `meter` counts.
 
 mod meter;
 mod postgres;
@@ -16,16 +16,16 @@ use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::Duration;
 
-pub use meter::{Meter, Strike};
-pub use trap::{Act, Trap};
+pub use meter::{Meter, MeterFault};
+pub use trap::{Trap, TrapAction};
 
-/// An acknowledgement of a worker's: the only script that is given these keys and names.
+/// What a worker's acknowledgement contains: no other script gets these keys and names.
 pub const ACKNOWLEDGEMENT: [&str; 3] = ["EVALSHA", "postgres_lsn", "order-writers"];
 
-/// Listens on loopback for as long as the test runs.
+/// Listens on loopback until the test process ends.
 pub struct Proxy {
     pub url: String,
-    /// The setting that takes the address.
+    /// The setting of the program that gets the proxy's URL.
     pub setting: &'static str,
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -36,8 +36,8 @@ struct Shared {
     store: Store,
     meter: Meter,
     traps: Mutex<Vec<Arc<trap::Shared>>>,
-    links: Mutex<Vec<Weak<Link>>>,
-    /// How long each request is on its way, ms.
+    connections: Mutex<Vec<Weak<Connection>>>,
+    /// Delay of each request, ms.
     delay_ms: AtomicU64,
     is_refusing: AtomicBool,
 }
@@ -48,21 +48,21 @@ enum Store {
     Postgres,
 }
 
-/// A command of Redis, or a run of Postgres's messages up to the point where the client waits.
+/// A command of Redis, or the messages that a client of Postgres sends before it waits for an answer.
 struct Request {
     bytes: Vec<u8>,
-    /// Its text where the bytes only name it: that of prepared statements.
+    /// The text of the prepared statements that the bytes only name.
     sql: String,
-    /// What its transaction has executed before it.
+    /// What its transaction executed before it.
     before: Vec<u8>,
-    /// False for what only prepares: no trap takes it.
+    /// False for a request that only prepares a statement: traps ignore it.
     executes: bool,
     is_answered: bool,
 }
 
 impl Request {
-    /// Whether it contains the first needle, and each of the others or its transaction has before.
-    fn is_meant_by(&self, needles: &[String]) -> bool {
+    /// Whether the request contains the first needle, and it or its transaction so far contains each other needle.
+    fn matches(&self, needles: &[String]) -> bool {
         let has = |needle: &str| contains(&self.bytes, needle) || self.sql.contains(needle);
         self.executes
             && needles.first().is_none_or(|needle| has(needle))
@@ -71,12 +71,12 @@ impl Request {
 }
 
 impl Proxy {
-    /// Leads to the store at this socket, which is Postgres's if it is named as Postgres names its own.
+    /// A proxy before the store at this socket: Postgres if the file has the name of a Postgres socket, else Redis.
     pub fn before(socket: &Path) -> Self {
         Self::metered(socket, &Meter::default())
     }
 
-    /// The same, where all that passes is numbered.
+    /// `before`, with a meter that counts all requests and replies.
     pub fn metered(socket: &Path, meter: &Meter) -> Self {
         let is_postgres = socket.file_name().is_some_and(|name| name == ".s.PGSQL.5432");
         let store = if is_postgres { Store::Postgres } else { Store::Redis };
@@ -91,7 +91,7 @@ impl Proxy {
             store,
             meter: meter.clone(),
             traps: Mutex::default(),
-            links: Mutex::default(),
+            connections: Mutex::default(),
             delay_ms: AtomicU64::new(0),
             is_refusing: AtomicBool::new(false),
         });
@@ -99,43 +99,47 @@ impl Proxy {
         Self { url, setting, address, shared }
     }
 
-    /// Of Postgres, prepared statements are known by their text and parameters by their bytes, as texts;
-    /// BEGIN, COMMIT and ROLLBACK are requests too. The first needle must be in the request itself, the
-    /// others may be in what its transaction has executed before.
+    /// Sets a trap that holds the first request that contains the needles. With Postgres, prepared statements are
+    /// known by their text and parameters by their bytes as text; BEGIN, COMMIT and ROLLBACK are requests too. The
+    /// first needle must be in the request itself, the others may be in what its transaction executed before.
     pub fn hold(&self, needles: &[&str]) -> Trap {
-        self.set(Act::Hold, needles)
+        self.set_trap(TrapAction::Hold, needles)
     }
 
+    /// Sets a trap that cuts the connection before it sends the request.
     pub fn cut(&self, needles: &[&str]) -> Trap {
-        self.set(Act::Cut, needles)
+        self.set_trap(TrapAction::Cut, needles)
     }
 
+    /// Sets a trap that sends the request and cuts the connection before its reply.
     pub fn cut_reply(&self, needles: &[&str]) -> Trap {
-        self.set(Act::CutReply, needles)
+        self.set_trap(TrapAction::CutReply, needles)
     }
 
-    pub fn set(&self, act: Act, needles: &[&str]) -> Trap {
-        let trap = Trap::new(needles, act);
+    pub fn set_trap(&self, action: TrapAction, needles: &[&str]) -> Trap {
+        let trap = Trap::new(needles, action);
         self.shared.traps.lock().unwrap().push(Arc::clone(&trap.shared));
         trap
     }
 
-    /// Each request is on its way for this long, from now on.
+    /// Delays each request by this much from now on.
     pub fn delay(&self, delay: Duration) {
         self.shared.delay_ms.store(u64::try_from(delay.as_millis()).unwrap(), Ordering::SeqCst);
     }
 
-    /// Cuts all connections and refuses new ones, as a port does on which nobody listens.
+    /// Cuts all connections and refuses new ones, as a port without a listener does.
     pub fn refuse(&self) {
         self.shared.is_refusing.store(true, Ordering::SeqCst);
         // Wakes the listener, which closes the port.
         while TcpStream::connect(self.address).is_ok() {}
-        for link in self.shared.links.lock().unwrap().drain(..).filter_map(|link| link.upgrade()) {
-            link.cut();
+        for connection in
+            self.shared.connections.lock().unwrap().drain(..).filter_map(|connection| connection.upgrade())
+        {
+            connection.cut();
         }
     }
 
-    pub fn refuse_no_more(&self) {
+    pub fn accept_again(&self) {
         self.shared.is_refusing.store(false, Ordering::SeqCst);
         listen(TcpListener::bind(self.address).unwrap(), &self.shared);
     }
@@ -148,7 +152,7 @@ fn listen(listener: TcpListener, shared: &Arc<Shared>) {
             if shared.is_refusing.load(Ordering::SeqCst) {
                 return;
             }
-            // Without a store there the client sees a connection that breaks at once.
+            // Without a store the client gets a connection that closes at once.
             if let Ok(server) = UnixStream::connect(&shared.socket) {
                 connect(client, server, &shared);
             }
@@ -156,17 +160,17 @@ fn listen(listener: TcpListener, shared: &Arc<Shared>) {
     });
 }
 
-/// Both ends of one connection.
-struct Link {
+/// Both sides of one connection.
+struct Connection {
     client: TcpStream,
     server: UnixStream,
-    /// Number of the reply, from 1, instead of which the connection breaks.
-    last_reply: AtomicU64,
+    /// Number, from 1, of the reply that is not sent: the connection is cut instead.
+    cut_at_reply: AtomicU64,
 }
 
-impl Link {
+impl Connection {
     fn cut(&self) {
-        // Either end may be closed already.
+        // Either side may be closed already.
         drop(self.client.shutdown(Shutdown::Both));
         drop(self.server.shutdown(Shutdown::Both));
     }
@@ -174,36 +178,36 @@ impl Link {
 
 fn connect(client: TcpStream, server: UnixStream, shared: &Arc<Shared>) {
     client.set_nodelay(true).unwrap();
-    let link = Arc::new(Link { client, server, last_reply: AtomicU64::new(u64::MAX) });
-    shared.links.lock().unwrap().push(Arc::downgrade(&link));
+    let connection = Arc::new(Connection { client, server, cut_at_reply: AtomicU64::new(u64::MAX) });
+    shared.connections.lock().unwrap().push(Arc::downgrade(&connection));
     let replies = {
-        let (link, shared) = (Arc::clone(&link), Arc::clone(shared));
+        let (connection, shared) = (Arc::clone(&connection), Arc::clone(shared));
         thread::spawn(move || {
-            pass_replies(&link, &shared);
-            link.cut();
+            pass_replies(&connection, &shared);
+            connection.cut();
         })
     };
     let shared = Arc::clone(shared);
     thread::spawn(move || {
-        let cut = pass_requests(&link, &shared);
-        if cut.as_ref().is_some_and(|cut| cut.act == Act::CutReply) {
-            // The reply tells that the request was executed.
+        let cut = pass_requests(&connection, &shared);
+        if cut.as_ref().is_some_and(|cut| cut.action == TrapAction::CutReply) {
+            // The request is executed when its reply has arrived.
             replies.join().unwrap();
         }
-        link.cut();
+        connection.cut();
         if let Some(cut) = cut {
             cut.done();
         }
     });
 }
 
-/// Until one side ends, or a reply comes that is not to be passed on.
-fn pass_replies(link: &Link, shared: &Shared) {
+/// Passes replies on until one side closes, or until the reply at which the connection is cut.
+fn pass_replies(connection: &Connection, shared: &Shared) {
     let mut waiting = Vec::new();
     let mut buffer = vec![0; 65_536];
     let mut scan = postgres::ReplyScan::default();
     let mut number = 0;
-    while let Ok(length @ 1..) = (&link.server).read(&mut buffer) {
+    while let Ok(length @ 1..) = (&connection.server).read(&mut buffer) {
         waiting.extend_from_slice(&buffer[..length]);
         while let Some(end) = match shared.store {
             Store::Redis => resp::reply_end(&waiting),
@@ -211,41 +215,41 @@ fn pass_replies(link: &Link, shared: &Shared) {
         } {
             number += 1;
             let reply: Vec<u8> = waiting.drain(..end).collect();
-            let is_last = number == link.last_reply.load(Ordering::SeqCst);
-            if is_last || !shared.meter.lets_pass("reply", &reply) {
+            let is_cut = number == connection.cut_at_reply.load(Ordering::SeqCst);
+            if is_cut || !shared.meter.lets_pass("reply", &reply) {
                 return;
             }
-            if (&link.client).write_all(&reply).is_err() {
+            if (&connection.client).write_all(&reply).is_err() {
                 return;
             }
         }
     }
-    // A last word, such as Postgres's reason for refusing a connection.
-    drop((&link.client).write_all(&waiting));
+    // An incomplete rest, such as Postgres's reason for refusing a connection.
+    drop((&connection.client).write_all(&waiting));
 }
 
-/// Passes requests on, one by one, until one side ends or a trap cuts the connection.
-fn pass_requests(link: &Link, shared: &Shared) -> Option<Arc<trap::Shared>> {
+/// Passes requests on, one by one, until one side closes or a trap cuts the connection.
+fn pass_requests(connection: &Connection, shared: &Shared) -> Option<Arc<trap::Shared>> {
     let mut waiting = Vec::new();
     let mut buffer = vec![0; 65_536];
     let mut session = postgres::Session::default();
     let mut answered = 0;
-    while let Ok(length @ 1..) = (&link.client).read(&mut buffer) {
+    while let Ok(length @ 1..) = (&connection.client).read(&mut buffer) {
         waiting.extend_from_slice(&buffer[..length]);
         while let Some(request) = match shared.store {
             Store::Redis => resp::next_command(&mut waiting),
-            Store::Postgres => session.next_request(&mut waiting, &link.client),
+            Store::Postgres => session.next_request(&mut waiting, &connection.client),
         } {
             answered += u64::from(request.is_answered);
             thread::sleep(Duration::from_millis(shared.delay_ms.load(Ordering::SeqCst)));
             let trap = shared.traps.lock().unwrap().iter().find(|trap| trap.takes(&request)).cloned();
             if let Some(trap) = trap {
-                let is_sent = match trap.act {
-                    Act::Hold => trap.wait_for_release(),
-                    Act::Cut => return Some(trap),
-                    Act::CutReply => {
-                        link.last_reply.store(answered, Ordering::SeqCst);
-                        drop((&link.server).write_all(&request.bytes));
+                let is_sent = match trap.action {
+                    TrapAction::Hold => trap.wait_for_release(),
+                    TrapAction::Cut => return Some(trap),
+                    TrapAction::CutReply => {
+                        connection.cut_at_reply.store(answered, Ordering::SeqCst);
+                        drop((&connection.server).write_all(&request.bytes));
                         return Some(trap);
                     }
                 };
@@ -254,7 +258,7 @@ fn pass_requests(link: &Link, shared: &Shared) -> Option<Arc<trap::Shared>> {
                 }
             }
             let passes = shared.meter.lets_pass("request", &request.bytes);
-            if !passes || (&link.server).write_all(&request.bytes).is_err() {
+            if !passes || (&connection.server).write_all(&request.bytes).is_err() {
                 return None;
             }
         }

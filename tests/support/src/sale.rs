@@ -58,11 +58,11 @@ impl Sale {
     /// Starts the server and waits only until it listens.
     pub async fn start_server_unready(&mut self) {
         let process = self.spawn("serve", &[]);
-        self.serve_by(process).await;
+        self.use_as_server(process).await;
     }
 
     /// Makes a process that the test has spawned the server of this sale.
-    pub async fn serve_by(&mut self, process: Process) {
+    pub async fn use_as_server(&mut self, process: Process) {
         self.url = until("the server listens", async || {
             let log = process.log();
             let (line, _) = log.split_once('\n')?;

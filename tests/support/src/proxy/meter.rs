@@ -1,5 +1,5 @@
-//! Numbers every request and every reply that passes the proxies of a test, in the order of passing, and
-//! strikes at one of them. What is struck is not passed on.
+//! Counts the requests and replies ("chunks") that pass the proxies of a test, in the order of passing, and causes a
+//! fault at one of them. This chunk is not passed on.
 
 use std::sync::{Arc, Mutex};
 
@@ -17,51 +17,51 @@ pub struct Meter {
 struct Count {
     is_running: bool,
     passed: usize,
-    strike: Option<(usize, Strike)>,
-    /// What was struck.
-    struck: Option<String>,
+    fault: Option<(usize, MeterFault)>,
+    /// The chunk at which the fault happened.
+    hit: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Strike {
-    /// The chunk's connection is cut.
+pub enum MeterFault {
+    /// Cuts the chunk's connection.
     Cut,
-    /// The process of this id is killed.
+    /// Kills the process with this id.
     Kill(i32),
 }
 
 impl Meter {
-    /// Counts from 1 again, to strike at chunk `at` if one is given.
-    pub fn start(&self, strike: Option<(usize, Strike)>) {
-        *self.count.lock().unwrap() = Count { is_running: true, passed: 0, strike, struck: None };
+    /// Counts from 1, with a fault at the chunk of the given number.
+    pub fn start(&self, fault: Option<(usize, MeterFault)>) {
+        *self.count.lock().unwrap() = Count { is_running: true, passed: 0, fault, hit: None };
     }
 
-    /// Ends the count; how many chunks have passed.
+    /// Stops counting; returns how many chunks have passed.
     pub fn stop(&self) -> usize {
         let mut count = self.count.lock().unwrap();
         count.is_running = false;
         count.passed
     }
 
-    /// The chunk that was struck, once it has come.
-    pub fn struck(&self) -> Option<String> {
-        self.count.lock().unwrap().struck.clone()
+    /// The chunk at which the fault happened, if it has.
+    pub fn hit(&self) -> Option<String> {
+        self.count.lock().unwrap().hit.clone()
     }
 
-    /// Counts a chunk; whether it may pass.
+    /// Counts a chunk; returns whether it may pass.
     pub(super) fn lets_pass(&self, direction: &str, bytes: &[u8]) -> bool {
         let mut count = self.count.lock().unwrap();
         count.passed += usize::from(count.is_running);
-        let Some((at, strike)) = count.strike else { return true };
-        if !count.is_running || count.struck.is_some() || count.passed != at {
+        let Some((at, fault)) = count.fault else { return true };
+        if !count.is_running || count.hit.is_some() || count.passed != at {
             return true;
         }
-        if let Strike::Kill(pid) = strike {
+        if let MeterFault::Kill(pid) = fault {
             signal(pid, Signal::SIGKILL);
         }
         let text: String =
             String::from_utf8_lossy(bytes).chars().filter(|c| !c.is_control()).take(80).collect();
-        count.struck = Some(format!("{direction} {text}"));
+        count.hit = Some(format!("{direction} {text}"));
         false
     }
 }

@@ -1,4 +1,4 @@
-//! Where requests and replies end on Postgres's wire (protocol 3.0), and what the requests execute.
+//! Postgres's wire protocol 3.0: where requests and replies end, and which statements the requests execute.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -10,18 +10,18 @@ const VERSION_3: u32 = 0x0003_0000;
 const SSL_REQUEST: u32 = 80_877_103;
 const GSSENC_REQUEST: u32 = 80_877_104;
 
-/// What one connection's client has said so far.
+/// What the client of one connection has sent so far.
 #[derive(Default)]
 pub struct Session {
     is_started: bool,
     /// Text of each prepared statement.
     statements: HashMap<Vec<u8>, String>,
-    /// What the open transaction, if there is one, has executed.
+    /// What the open transaction has executed; `None` outside a transaction.
     transaction: Option<Vec<u8>>,
 }
 
 impl Session {
-    /// The first run of messages after which the client waits; `None` if it is not whole.
+    /// The first messages up to the point at which the client waits for an answer; `None` if they are not complete.
     pub fn next_request(&mut self, waiting: &mut Vec<u8>, client: &TcpStream) -> Option<Request> {
         if !self.is_started {
             return self.next_greeting(waiting, client);
@@ -30,7 +30,7 @@ impl Session {
         loop {
             let kind = *waiting.get(end)?;
             end += 1 + usize::try_from(number(waiting, end + 1)?).unwrap();
-            // Parse, Bind, Describe, Execute and Close ask for nothing before the Sync behind them.
+            // After Parse, Bind, Describe, Execute and Close the client waits for no answer before a Sync.
             if !b"PBDEC".contains(&kind) {
                 break;
             }
@@ -38,7 +38,7 @@ impl Session {
         (end <= waiting.len()).then(|| self.read_run(waiting.drain(..end).collect()))
     }
 
-    /// The messages without a kind, up to the one that names user and database.
+    /// The messages without a type, up to the one with user and database.
     fn next_greeting(&mut self, waiting: &mut Vec<u8>, mut client: &TcpStream) -> Option<Request> {
         loop {
             let length = usize::try_from(number(waiting, 0)?).unwrap();
@@ -48,7 +48,7 @@ impl Session {
             }
             let bytes: Vec<u8> = waiting.drain(..length).collect();
             if [SSL_REQUEST, GSSENC_REQUEST].contains(&code) {
-                // No encryption: nothing could be read of it.
+                // Refuses encryption: the proxy could not read encrypted messages.
                 client.write_all(b"N").ok()?;
                 continue;
             }
@@ -87,12 +87,12 @@ impl Session {
             is_answered |= b"SQ".contains(&kind);
             rest = after;
         }
-        let before = self.note(&sql, &bytes);
+        let before = self.track_transaction(&sql, &bytes);
         Request { bytes, sql, before, executes, is_answered }
     }
 
-    /// Adds a request to its transaction; what that had executed before.
-    fn note(&mut self, sql: &str, bytes: &[u8]) -> Vec<u8> {
+    /// Adds a request to its transaction; returns what the transaction executed before it.
+    fn track_transaction(&mut self, sql: &str, bytes: &[u8]) -> Vec<u8> {
         let first = sql.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
         let before = match first.as_str() {
             "BEGIN" => self.transaction.replace(Vec::new()),
@@ -106,14 +106,14 @@ impl Session {
     }
 }
 
-/// How far the first reply was read.
+/// How far the first reply has been read.
 #[derive(Default)]
 pub struct ReplyScan {
     at: usize,
 }
 
 impl ReplyScan {
-    /// Where the first reply ends, at the word that the server is ready; `None` if it is not whole.
+    /// The end of the first reply, a `ReadyForQuery` message; `None` if it is not complete.
     pub fn reply_end(&mut self, bytes: &[u8]) -> Option<usize> {
         loop {
             let kind = *bytes.get(self.at)?;

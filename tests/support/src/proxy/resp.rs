@@ -1,23 +1,23 @@
-//! Where commands and replies end on Redis's wire (RESP).
+//! Redis's wire protocol (RESP): where commands and replies end.
 
 use super::Request;
 
-/// The first command, an array of bulk strings as clients send them; `None` if it is not whole.
+/// The first command, an array of bulk strings as clients send them; `None` if it is not complete.
 pub fn next_command(waiting: &mut Vec<u8>) -> Option<Request> {
     let end = reply_end(waiting)?;
     let bytes = waiting.drain(..end).collect();
     Some(Request { bytes, sql: String::new(), before: Vec::new(), executes: true, is_answered: true })
 }
 
-/// Where the first reply ends; `None` if it is not whole.
+/// The end of the first reply; `None` if it is not complete.
 pub fn reply_end(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
-    // Values that are still to be read.
+    // Number of values still to be read.
     let mut open = 1_u64;
     while open > 0 {
         let rest = bytes.get(at..)?;
         let line = rest.windows(2).position(|pair| pair == b"\r\n")?;
-        // Below zero for what is absent.
+        // Negative for a null value.
         let length = std::str::from_utf8(&rest[1..line]).ok().and_then(|text| text.parse::<i64>().ok());
         let elements = length.and_then(|length| u64::try_from(length).ok()).unwrap_or(0);
         at += line + 2;

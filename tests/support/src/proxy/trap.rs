@@ -1,29 +1,29 @@
-//! What a test sets for one request: the fate of the first that contains its texts.
+//! Holds or cuts off the first request that contains the texts a test has given.
 
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::Request;
 use crate::wait::until;
 
-/// What happens to the first request that contains a text.
+/// What happens to the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Act {
-    /// Its connection waits, the request unsent, until the trap is released.
+pub enum TrapAction {
+    /// Not sent, and its connection waits, until the trap is released.
     Hold,
-    /// Its connection breaks, the request unsent.
+    /// Not sent; its connection is cut.
     Cut,
-    /// The store executes it; its connection breaks instead of carrying the reply.
+    /// Sent and executed; its connection is cut before the reply.
     CutReply,
 }
 
-/// One request's fate. Dropped, it lets the request go.
+/// Takes one request. Dropped, it sends a request that it holds.
 pub struct Trap {
     pub(super) shared: Arc<Shared>,
 }
 
 pub(super) struct Shared {
     needles: Vec<String>,
-    pub act: Act,
+    pub action: TrapAction,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -32,31 +32,31 @@ pub(super) struct Shared {
 enum State {
     Set,
     Taken,
-    /// The act is over: released, cut, or executed and cut.
+    /// Released, cut, or executed and cut.
     Done,
-    /// Held for ever: it is never sent.
+    /// The held request is never sent.
     Discarded,
 }
 
 impl Trap {
-    pub(super) fn new(needles: &[&str], act: Act) -> Self {
+    pub(super) fn new(needles: &[&str], action: TrapAction) -> Self {
         let needles = needles.iter().map(|needle| (*needle).to_owned()).collect();
         let (state, changed) = (Mutex::new(State::Set), Condvar::new());
-        Self { shared: Arc::new(Shared { needles, act, state, changed }) }
+        Self { shared: Arc::new(Shared { needles, action, state, changed }) }
     }
 
-    /// Waits until a request is held here.
+    /// Waits until the trap holds a request.
     pub async fn until_taken(&self) {
         self.until(State::Taken).await;
     }
 
-    /// Waits until the connection is cut.
+    /// Waits until the trap has cut its connection.
     pub async fn until_done(&self) {
         self.until(State::Done).await;
     }
 
     async fn until(&self, state: State) {
-        let what = format!("the proxy sees {:?}", self.shared.needles);
+        let what = format!("the proxy gets {:?}", self.shared.needles);
         until(&what, async || (*self.shared.state.lock().unwrap() == state).then_some(())).await;
     }
 
@@ -64,7 +64,7 @@ impl Trap {
         drop(self);
     }
 
-    /// The held request is never sent, as if it had been lost with its sender.
+    /// Drops the held request, as if it had been lost with its sender.
     pub fn discard(self) {
         self.shared.end(State::Discarded);
     }
@@ -90,17 +90,17 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Takes the request if the trap is still set and the request is the one.
+    /// Takes the request if the trap is still set and the request contains the needles.
     pub fn takes(&self, request: &Request) -> bool {
         let mut state = self.state.lock().unwrap();
-        let takes = *state == State::Set && request.is_meant_by(&self.needles);
+        let takes = *state == State::Set && request.matches(&self.needles);
         if takes {
             *state = State::Taken;
         }
         takes
     }
 
-    /// Whether the request is to be sent after all.
+    /// Waits; returns whether the request must be sent.
     pub fn wait_for_release(&self) -> bool {
         let state = self.state.lock().unwrap();
         let state = self.changed.wait_while(state, |state| *state == State::Taken).unwrap();

@@ -19,7 +19,7 @@ impl Sale {
     }
 
     /// What redis-cli prints; unlike `redis_cli` it needs no running Postgres.
-    pub fn redis_cli_alone(&self, args: &[&str]) -> String {
+    pub fn redis_cli_without_program(&self, args: &[&str]) -> String {
         let output =
             Command::new("redis-cli").arg("-s").arg(self.redis_socket()).args(args).output().unwrap();
         assert!(output.status.success(), "{args:?}");
@@ -43,7 +43,7 @@ impl Sale {
     }
 
     /// Cancels an order of coffee as the program does: order, stock and outbox in one transaction.
-    pub fn end_order(&self, order: &str) {
+    pub fn cancel_order(&self, order: &str) {
         self.psql(&format!(
             "with ended as (update orders set status = 'cancelled' where id = '{order}' returning *),
              returned as (update coupons set stock = stock + 1 where id = 'coffee')
