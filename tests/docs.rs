@@ -1,6 +1,6 @@
-//! What the documents name is there: a row of the guarantees whose test is gone would promise without proof.
+//! The documents name only tests that exist: else a guarantee would have no proof.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.lines().flat_map(|line| line.split('`').skip(1).step_by(2))
 }
 
-/// Files in which a test named `module::test` may be.
+/// Files that may contain the test `module::test`.
 fn candidates(module: &str) -> Vec<String> {
     let name = module.rsplit('/').next().unwrap();
     let folder = module.strip_suffix(name).unwrap();
@@ -37,7 +37,7 @@ fn every_test_that_the_guarantees_name_exists() {
                 before.ends_with(']')
             })
         });
-        assert!(is_there, "docs/GUARANTEES.md names {module}::{test}, which is no test");
+        assert!(is_there, "docs/GUARANTEES.md names {module}::{test}, which is not a test");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What `claim` sends, and how acceptance, repeats and refusals look.
+//! `claim`: its requests, and its output for accepted, repeated and refused claims.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ const ORDER: &str =
     r#"{"order":"0199","coupon":"coffee","user":"alice","status":"accepted","stock":99,"recorded_at":null}"#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_says_what_came_of_it() {
+async fn a_claim_prints_its_result() {
     let server = FakeServer::start(vec![(202, ORDER), (200, ORDER), (202, ORDER)]).await;
     let run = server.run("claim coffee --user alice");
     assert_eq!(run.stdout, "alice has a unit of coffee: order 0199 is accepted, 99 left\n", "{run:?}");
@@ -16,12 +16,14 @@ async fn a_claim_says_what_came_of_it() {
     assert_eq!(run.stdout, "alice has a unit of coffee already: order 0199 is accepted, 99 left\n");
     assert_eq!(server.run("claim coffee --user alice --json").stdout, format!("{ORDER}\n"));
 
-    let seen = server.seen();
-    assert_eq!(seen[0].line, "POST /v1/admin/coupons/coffee/claims");
-    assert_eq!(seen[0].json(), json!({"user": "alice"}));
-    assert!(!seen[0].headers.contains_key("prefer") && !seen[0].headers.contains_key("idempotency-key"));
-    assert_eq!(seen[1].headers["prefer"], "wait=5");
-    assert_eq!(seen[1].headers["idempotency-key"], "k-1");
+    let requests = server.requests();
+    assert_eq!(requests[0].line, "POST /v1/admin/coupons/coffee/claims");
+    assert_eq!(requests[0].json(), json!({"user": "alice"}));
+    assert!(
+        !requests[0].headers.contains_key("prefer") && !requests[0].headers.contains_key("idempotency-key")
+    );
+    assert_eq!(requests[1].headers["prefer"], "wait=5");
+    assert_eq!(requests[1].headers["idempotency-key"], "k-1");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -45,7 +47,7 @@ async fn a_refusal_is_one_line_and_exit_status_1() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_with_json_leaves_the_problem_on_stdout() {
+async fn a_refusal_with_json_prints_the_problem_on_stdout() {
     let server = FakeServer::start(vec![(409, SOLD_OUT)]).await;
     let run = server.run("claim coffee --user alice --json");
     assert_eq!((run.status, run.stdout), (1, format!("{SOLD_OUT}\n")));

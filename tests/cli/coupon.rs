@@ -1,4 +1,4 @@
-//! What `coupon` sends, and how it shows the answers.
+//! `coupon`: its requests, and its output.
 
 use serde_json::{Value, json};
 
@@ -15,12 +15,12 @@ async fn create_sends_the_given_fields_only() {
     );
     assert_eq!(run.stdout, "coffee existed already and is the same: open, 99/100 left\n", "{run:?}");
 
-    let seen = server.seen();
-    assert_eq!(seen[0].line, "POST /v1/admin/coupons");
-    assert_eq!(seen[0].headers["authorization"], "Bearer let-me-in");
-    assert_eq!(seen[0].json(), json!({"id": "coffee", "total": 100}));
+    let requests = server.requests();
+    assert_eq!(requests[0].line, "POST /v1/admin/coupons");
+    assert_eq!(requests[0].headers["authorization"], "Bearer let-me-in");
+    assert_eq!(requests[0].json(), json!({"id": "coffee", "total": 100}));
     assert_eq!(
-        seen[1].json(),
+        requests[1].json(),
         json!({
             "id": "coffee", "total": 100, "title": "Coffee", "starts_at": "2026-11-11T20:00:00+01:00",
             "ends_at": "2026-11-11T22:00:00Z", "per_user_limit": 2, "reserve_seconds": 5400, "unlisted": true
@@ -45,7 +45,7 @@ coffee  open       99/100  until 2026-11-11T20:00:00Z  Coffee
     assert_eq!(run.stdout.lines().count(), 1);
     assert_eq!(document["items"][1]["id"], "coffee");
     assert_eq!(document["next"], Value::Null);
-    let lines: Vec<_> = server.seen().into_iter().map(|seen| seen.line).collect();
+    let lines: Vec<_> = server.requests().into_iter().map(|request| request.line).collect();
     assert_eq!(
         lines[..2],
         ["GET /v1/admin/coupons?limit=200", "GET /v1/admin/coupons?limit=200&after=te%2Fa"]
@@ -68,7 +68,7 @@ async fn show_prints_every_field_or_the_servers_own_document() {
         "{run:?}"
     );
     assert_eq!(server.run("coupon show coffee --json").stdout, format!("{COFFEE}\n"));
-    assert_eq!(server.seen()[0].line, "GET /v1/admin/coupons/coffee");
+    assert_eq!(server.requests()[0].line, "GET /v1/admin/coupons/coffee");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,9 +78,12 @@ async fn edits_are_merge_patches() {
     server.run("coupon pause coffee");
     let run = server.run("coupon resume coffee");
     assert_eq!(run.stdout, "coffee resumed: open, 99/100 left\n", "{run:?}");
-    let seen = server.seen();
-    assert_eq!(seen[0].line, "PATCH /v1/admin/coupons/coffee");
-    assert_eq!(seen[0].headers["content-type"], "application/merge-patch+json");
-    assert_eq!(seen[0].json(), json!({"total": 200, "starts_at": null, "ends_at": "2026-11-11T22:00:00Z"}));
-    assert_eq!([seen[1].json(), seen[2].json()], [json!({"paused": true}), json!({"paused": false})]);
+    let requests = server.requests();
+    assert_eq!(requests[0].line, "PATCH /v1/admin/coupons/coffee");
+    assert_eq!(requests[0].headers["content-type"], "application/merge-patch+json");
+    assert_eq!(
+        requests[0].json(),
+        json!({"total": 200, "starts_at": null, "ends_at": "2026-11-11T22:00:00Z"})
+    );
+    assert_eq!([requests[1].json(), requests[2].json()], [json!({"paused": true}), json!({"paused": false})]);
 }

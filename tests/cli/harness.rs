@@ -1,5 +1,4 @@
-//! The program under test in an empty directory, and a server that answers as told and remembers what
-//! it was asked.
+//! The program in an empty directory, and a fake server that gives prepared answers and records the requests.
 
 use std::convert::Infallible;
 use std::fs;
@@ -22,7 +21,7 @@ pub const JWT_SECRET: &str = "a secret of at least thirty-two bytes";
 pub const COFFEE: &str = r#"{"id":"coffee","title":"Coffee","total":100,"stock":99,"state":"open","starts_at":null,"ends_at":"2026-11-11T20:00:00Z","unlisted":true}"#;
 pub const SOLD_OUT: &str = r#"{"type":"urn:seckill:problem:sold-out","title":"Sold out","status":409,"detail":"every unit of coffee is taken","code":"sold-out"}"#;
 
-/// An empty directory, and no environment but what a test sets.
+/// An empty directory, and only the environment variables that a test sets.
 pub struct Sandbox {
     dir: tempfile::TempDir,
     variables: Vec<(String, String)>,
@@ -46,7 +45,7 @@ impl Sandbox {
         self
     }
 
-    /// A script first on the PATH that prints its arguments and what it may get by environment.
+    /// Adds a program at the front of PATH that prints its arguments and the variables with credentials.
     pub fn with_tool(self, name: &str) -> Self {
         let script = r#"#!/bin/sh
 printf '%s|' "$@"
@@ -64,7 +63,7 @@ exit 7
     }
 
     pub fn run(&self, args: &[&str]) -> Run {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_seckill"));
+        let mut command = Command::new(support::program());
         let variables = self.variables.iter().map(|(name, value)| (name, value));
         command.args(args).env_clear().envs(variables).current_dir(self.dir.path());
         let Output { status, stdout, stderr } = command.output().unwrap();
@@ -86,20 +85,20 @@ impl Run {
     }
 }
 
-/// Gives its answers in order and remembers what it was asked.
+/// Gives its answers in order and records the requests.
 pub struct FakeServer {
     pub url: String,
-    seen: Arc<Mutex<Vec<Seen>>>,
+    requests: Arc<Mutex<Vec<RecordedRequest>>>,
 }
 
 #[derive(Clone)]
-pub struct Seen {
+pub struct RecordedRequest {
     pub line: String,
     pub headers: hyper::HeaderMap,
     pub body: Bytes,
 }
 
-impl Seen {
+impl RecordedRequest {
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
@@ -109,13 +108,13 @@ impl FakeServer {
     pub async fn start(answers: Vec<(u16, &'static str)>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        tokio::spawn(serve(listener, seen.clone(), answers));
-        Self { url, seen }
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        tokio::spawn(serve(listener, requests.clone(), answers));
+        Self { url, requests }
     }
 
-    pub fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap().clone()
+    pub fn requests(&self) -> Vec<RecordedRequest> {
+        self.requests.lock().unwrap().clone()
     }
 
     pub fn run(&self, line: &str) -> Run {
@@ -124,18 +123,22 @@ impl FakeServer {
     }
 }
 
-async fn serve(listener: TcpListener, seen: Arc<Mutex<Vec<Seen>>>, answers: Vec<(u16, &'static str)>) {
+async fn serve(
+    listener: TcpListener,
+    requests: Arc<Mutex<Vec<RecordedRequest>>>,
+    answers: Vec<(u16, &'static str)>,
+) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         let service = service_fn(|request: Request<Incoming>| {
-            let seen = seen.clone();
+            let requests = requests.clone();
             let answers = &answers;
             async move {
                 let (head, body) = request.into_parts();
                 let body = body.collect().await.unwrap().to_bytes();
-                let mut seen = seen.lock().unwrap();
-                let (status, text) = answers[seen.len()];
-                seen.push(Seen {
+                let mut requests = requests.lock().unwrap();
+                let (status, text) = answers[requests.len()];
+                requests.push(RecordedRequest {
                     line: format!("{} {}", head.method, head.uri),
                     headers: head.headers,
                     body,
@@ -148,8 +151,8 @@ async fn serve(listener: TcpListener, seen: Arc<Mutex<Vec<Seen>>>, answers: Vec<
     }
 }
 
-/// An address that refuses connections for as long as the socket lives: bound, and not listening.
-pub fn silent_address() -> (TcpSocket, SocketAddr) {
+/// An address that refuses connections while the socket lives: it is bound but does not listen.
+pub fn refusing_address() -> (TcpSocket, SocketAddr) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = socket.local_addr().unwrap();

@@ -1,6 +1,6 @@
-//! The command line as a user meets it: the real program against a server that records what it is
-//! asked, and against stand-ins for redis-cli and psql. What a real server answers is tested elsewhere.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! The command line: the real program against a fake server that records its requests, and against fake redis-cli and
+//! psql programs. tests/system has what a real server answers.
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
 mod claim;
 mod client;

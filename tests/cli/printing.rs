@@ -1,16 +1,18 @@
-//! Commands whose stdout or stderr cannot be written: each ends with a status that says so, and none panics.
+//! Commands whose stdout or stderr cannot be written: each exits with a status that says so, and none panics.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Output, Stdio};
 
+use support::program;
+
 use crate::harness::{COFFEE, FakeServer, JWT_SECRET};
 
-/// As the shell tells of SIGPIPE.
+/// Exit status that shells report for SIGPIPE.
 const READER_GONE: i32 = 141;
 
 fn command(line: &str, url: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_seckill"));
+    let mut command = Command::new(program());
     command.args(line.split_whitespace()).env_clear().env("PATH", "/usr/bin:/bin");
     command
         .env("SECKILL_URL", url)
@@ -19,7 +21,7 @@ fn command(line: &str, url: &str) -> Command {
     command
 }
 
-/// A pipe whose reader has gone.
+/// A pipe whose read end is closed.
 fn broken_pipe() -> OwnedFd {
     std::io::pipe().unwrap().1.into()
 }
@@ -28,13 +30,13 @@ fn full_disk() -> File {
     File::options().write(true).open("/dev/full").unwrap()
 }
 
-/// The status and what is said on stderr.
+/// The exit status and the text of stderr.
 fn run(command: &mut Command) -> (i32, String) {
     let Output { status, stderr, .. } = command.output().unwrap();
     (status.code().expect("no signal ends it"), String::from_utf8(stderr).unwrap())
 }
 
-/// Lines that print to stdout, and the server they ask.
+/// Commands that print to stdout, and the server for their requests.
 async fn printing_commands() -> (Vec<&'static str>, FakeServer) {
     let list = r#"{"items":[],"next":null}"#;
     let answers = [(200, list), (200, list), (200, COFFEE), (201, COFFEE), (409, crate::harness::SOLD_OUT)];
@@ -55,7 +57,7 @@ async fn printing_commands() -> (Vec<&'static str>, FakeServer) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_whose_reader_has_gone_ends_quietly_as_by_sigpipe() {
+async fn a_command_whose_reader_has_gone_exits_silently_with_the_status_of_sigpipe() {
     let (lines, server) = printing_commands().await;
     for line in lines {
         let ended = run(command(line, &server.url).stdout(broken_pipe()));
@@ -64,7 +66,7 @@ async fn a_command_whose_reader_has_gone_ends_quietly_as_by_sigpipe() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_whose_output_finds_no_room_fails_with_one_line() {
+async fn a_command_whose_output_disk_is_full_fails_with_one_line() {
     let (lines, server) = printing_commands().await;
     for line in lines {
         let (status, said) = run(command(line, &server.url).stdout(full_disk()));
@@ -74,7 +76,7 @@ async fn a_command_whose_output_finds_no_room_fails_with_one_line() {
 }
 
 #[test]
-fn an_error_that_cannot_be_told_keeps_its_status() {
+fn an_error_that_cannot_be_printed_keeps_its_exit_status() {
     let nowhere = "http://127.0.0.1:1";
     for (line, status) in
         [("", 2), ("coupon", 2), ("coupon list", 1), ("claim coffee", 2), ("serve --listen x", 2)]

@@ -1,9 +1,9 @@
-//! How `stream status` shows what the server knows.
+//! `stream status`: its output.
 
 use crate::harness::FakeServer;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stream_status_shows_what_is_there_and_bears_what_is_not() {
+async fn stream_status_shows_every_field_and_accepts_missing_ones() {
     let full = r#"{"stream":"seckill:{0}:orders","length":12,"first_entry_id":"1-0","last_entry_id":"9-0","group":"order-writers","backlog":3,"pending":2,"lag":1,"oldest_pending_ms":1500,"consumers":[{"name":"w-1","pending":2,"idle_ms":20}],"fence":{"state":"down","epoch":"building:7","reason":"Redis lost its data"},"groups":[{"name":"order-writers","consumers":1,"pending":2,"lag":null}]}"#;
     let server = FakeServer::start(vec![(200, full), (200, "{}")]).await;
     let expected = "\

@@ -1,4 +1,4 @@
-//! Tokens that `token` prints, checked as a server checks them.
+//! Tokens that `token` prints, verified as a server verifies them.
 
 use std::fs;
 

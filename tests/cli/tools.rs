@@ -1,9 +1,9 @@
-//! What `redis-cli` and `psql` hand on, and what they must not.
+//! `redis-cli` and `psql`: which arguments and credentials the tools get.
 
 use crate::harness::Sandbox;
 
 #[test]
-fn passwords_reach_the_tools_by_environment_only() {
+fn the_tools_get_passwords_only_through_the_environment() {
     let sandbox = Sandbox::new()
         .env("REDIS_URL", "redis://shop:red1s@cache:6380/2")
         .env("DATABASE_URL", "postgres://shop:p0stgres@db/sale?sslmode=require")

@@ -1,4 +1,4 @@
-//! Exit status 2: arguments and settings that are wrong before anything is done.
+//! Exit status 2: wrong arguments and settings, found before anything is done.
 
 use rstest::rstest;
 
@@ -45,7 +45,7 @@ fn wrong_usage_exits_with_2(#[case] line: &str) {
 }
 
 #[test]
-fn a_wrong_time_is_answered_with_a_right_one() {
+fn the_error_for_a_wrong_time_shows_a_right_one() {
     let run = Sandbox::new().run(&["coupon", "edit", "coffee", "--starts-at", "11.11.2026"]);
     assert!(run.stderr.contains("2026-11-11T20:00:00+01:00"), "{run:?}");
 }
@@ -58,7 +58,7 @@ fn a_wrong_time_is_answered_with_a_right_one() {
 #[case("claim coffee --user alice --wait 1M")]
 #[case("worker --reclaim-after 5M")]
 #[case("doctor --reclaim-after 5M")]
-fn a_duration_that_may_be_meant_otherwise_is_answered_with_one(#[case] line: &str) {
+fn the_error_for_an_ambiguous_duration_shows_a_right_one(#[case] line: &str) {
     let run = Sandbox::new().run(&line.split(' ').collect::<Vec<_>>());
     assert!(run.status == 2 && run.stderr.contains("write a duration such as 15m, 4s or 1h30m"), "{run:?}");
 }
@@ -71,7 +71,7 @@ fn a_duration_that_may_be_meant_otherwise_is_answered_with_one(#[case] line: &st
 #[case("serve --workers many", "from 0 to 64")]
 #[case("serve --max-backlog 99999999999999999999", "from 0 to 18446744073709551615")]
 #[case("worker --stream-keep 1k", "from 0 to 18446744073709551615")]
-fn a_number_that_is_none_is_answered_with_its_bounds(#[case] line: &str, #[case] bounds: &str) {
+fn the_error_for_a_wrong_number_names_its_bounds(#[case] line: &str, #[case] bounds: &str) {
     let run = Sandbox::new().run(&line.split(' ').collect::<Vec<_>>());
     let words = format!("must be a whole number {bounds}");
     assert!(run.status == 2 && run.stderr.contains(&words), "{run:?}");
