@@ -44,7 +44,8 @@ async fn the_token_is_not_sent_to_a_redirect() {
 #[tokio::test(flavor = "multi_thread")]
 async fn healthcheck_requests_readyz_on_loopback() {
     let server =
-        FakeServer::start(vec![(200, "ready"), (503, r#"{"detail":"Redis is unreachable","code":"down"}"#)]).await;
+        FakeServer::start(vec![(200, "ready"), (503, r#"{"detail":"Redis is unreachable","code":"down"}"#)])
+            .await;
     let port = server.url.rsplit(':').next().unwrap();
     let sandbox = Sandbox::new().env("SECKILL_LISTEN", &format!("0.0.0.0:{port}"));
     let run = sandbox.run(&["healthcheck"]);

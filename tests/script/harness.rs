@@ -133,18 +133,7 @@ pub fn reset(raw: &mut Raw, redis: &Redis) {
 }
 
 pub fn open_coupon(id: &CouponId, total: i64) -> Definition {
-    Definition {
-        id: id.clone(),
-        title: id.to_string(),
-        total,
-        starts_at: None,
-        ends_at: None,
-        paused: false,
-        per_user_limit: 1,
-        reserve_seconds: None,
-        unlisted: false,
-        version: 1,
-    }
+    support::definition(id.as_str(), total)
 }
 
 pub fn claim(coupon: &CouponId, user: &str) -> Claim {
