@@ -1,25 +1,25 @@
-//! `seckill bench`: what this machine makes of the program, and of what people do instead, in one run. The
-//! program under test is the real one in a process of its own, on stores of the bench's own; the load comes from
-//! this process, over loopback.
+//! `seckill bench`: measures the program and alternative designs on this machine, in one run. The program under test is
+//! the real one, in a process of its own and with the bench's own stores; this process generates the load, over
+//! loopback.
 
 pub mod alternatives;
 mod comparison;
 mod connections;
 mod disk;
 mod fairness;
-mod fill;
+mod fixture;
 mod load;
+mod measurements;
 mod memory;
 pub mod noop_server;
-mod plan;
+mod parameters;
+mod preload;
 mod rate;
 mod redis_cpu;
 mod report;
 mod requests;
-mod round;
 mod scale;
 mod scenarios;
-mod stage;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -32,44 +32,45 @@ use crate::data_dir::DataDir;
 use crate::stop::Stop;
 use crate::tasks::Tasks;
 pub use disk::fdatasync;
-use plan::Plan;
-pub use rate::Rate;
+use fixture::Fixture;
+use measurements::Measurements;
+use parameters::Parameters;
+pub use rate::{Rate, to_f64};
 pub use redis_cpu::redis_cpu;
 pub use report::{LeftOut, Report};
 use requests::Users;
-use round::Round;
 use scenarios::Bench;
-use stage::Stage;
 
-/// More than a run of any length here can use up.
+/// More users than a scenario can serve in a second.
 const USERS_PER_SECOND: u64 = 60_000;
 
 const STOPPED: &str = "a signal stopped the bench";
 
 pub struct Options {
-    /// Where the stores live; made, and removed at the end where it was not there before.
+    /// Folder of the stores. Created if it does not exist, and then removed at the end.
     pub data_dir: PathBuf,
+    /// One short round: the figures show that the bench works, not how fast the program is.
     pub quick: bool,
-    /// Of `SCENARIOS`; all where there is none.
+    /// Names from [`SCENARIOS`]; empty for all.
     pub only: Vec<String>,
 }
 
-/// Why a scenario cannot be measured on this machine, though the others can.
+/// Why this machine cannot run a scenario. The other scenarios still run.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct Lacking(String);
+struct NotMeasurable(String);
 
-/// Its set-up takes a minute in a full run.
-const ONCE: &str = "loaded";
+/// The scenario that runs in the first round only, because its set-up takes a minute.
+const FIRST_ROUND_ONLY: &str = "loaded";
 
 macro_rules! scenarios {
     ($($name:literal => $scenario:ident),+ $(,)?) => {
         /// All scenarios, in the order in which they run.
         pub const SCENARIOS: [&str; [$($name),+].len()] = [$($name),+];
 
-        async fn run_one(bench: &Bench<'_>, name: &str, round: &mut Round) -> anyhow::Result<()> {
+        async fn run_one(bench: &Bench<'_>, name: &str, results: &mut Measurements) -> anyhow::Result<()> {
             match name {
-                $($name => Box::pin(bench.$scenario(round)).await,)+
+                $($name => Box::pin(bench.$scenario(results)).await,)+
                 _ => bail!("there is no scenario {name}"),
             }
         }
@@ -103,22 +104,25 @@ scenarios! {
     "two-phase" => two_phase,
 }
 
-/// Measures everything; `mint` signs a token for a user with the secret given.
+/// Runs the scenarios. `mint` signs a token, given the secret and the user.
+///
+/// # Errors
+/// When a scenario fails, none can run on this machine, or a signal stops the bench.
 pub async fn run(
     options: &Options,
     mint: impl Fn(&str, &str) -> anyhow::Result<String>,
 ) -> anyhow::Result<Report> {
     let started = Instant::now();
-    let plan = if options.quick { Plan::quick() } else { Plan::full() };
+    let parameters = if options.quick { Parameters::quick() } else { Parameters::full() };
     let progress = ProgressBar::new_spinner();
     progress.set_style(ProgressStyle::with_template("{elapsed_precise} {spinner} {msg}")?);
     progress.enable_steady_tick(Duration::from_millis(200));
     progress.set_message("starting the stores");
-    connections::allow_files_for(plan.connections.max(fairness::USERS))?;
-    let was_there = options.data_dir.exists();
-    let measured = on_stage(options, plan, &progress, mint).await;
+    connections::allow_files_for(parameters.connections.max(fairness::USERS))?;
+    let existed = options.data_dir.exists();
+    let measured = measure_with_fixture(options, parameters, &progress, mint).await;
     progress.finish_and_clear();
-    if !was_there {
+    if !existed {
         std::fs::remove_dir_all(&options.data_dir)?;
     }
     let (mut rounds, left_out) = measured?;
@@ -137,61 +141,61 @@ pub async fn run(
     })
 }
 
-/// Starts the stores, measures, and stops them, also after a failure or a signal.
-async fn on_stage(
+/// Starts the stores, runs the scenarios, and stops the stores, also after a failure or a signal.
+async fn measure_with_fixture(
     options: &Options,
-    plan: Plan,
+    parameters: Parameters,
     progress: &ProgressBar,
     mint: impl Fn(&str, &str) -> anyhow::Result<String>,
-) -> anyhow::Result<(Vec<Round>, Vec<LeftOut>)> {
+) -> anyhow::Result<(Vec<Measurements>, Vec<LeftOut>)> {
     let tasks = Tasks::default();
     let stop = Stop::on_signals(&tasks)?;
-    let stage = Stage::set(&DataDir::open(Some(&options.data_dir))?, stop.token(), &tasks).await?;
+    let fixture = Fixture::start(&DataDir::open(Some(&options.data_dir))?, stop.token(), &tasks).await?;
     let work = async {
-        let count = usize::try_from(USERS_PER_SECOND * plan.lasts.as_secs())?;
+        let count = usize::try_from(USERS_PER_SECOND * parameters.duration.as_secs())?;
         progress.set_message("signing tokens");
         let users = Users::new(count, |user| {
             ensure!(!stop.token().is_cancelled(), STOPPED);
-            mint(&stage.jwt_secret, user)
+            mint(&fixture.jwt_secret, user)
         })?;
-        let bench = Bench { stage: &stage, users: &users, data_dir: &options.data_dir, plan };
+        let bench = Bench { fixture: &fixture, users: &users, data_dir: &options.data_dir, parameters };
         measure(&bench, &options.only, progress).await
     };
-    // Dropped half-way, it kills the servers that it started.
+    // When a signal drops this future, the servers that it started are killed.
     let measured = stop.unless_stopped(work).await.unwrap_or_else(|| Err(anyhow!(STOPPED)));
-    let stopped = stage.stop_by(stop.deadline(config::STOP_STORES_BY)).await;
+    let stopped = fixture.stop_by(stop.deadline(config::STOP_STORES_BY)).await;
     tasks.check()?;
     let measured = measured?;
     stopped?;
     Ok(measured)
 }
 
-/// Whole rounds, one after the other: a machine that grows slower does so for both sides of a ratio.
+/// Runs all scenarios once in each round, so that a machine that gets slower affects both sides of a ratio.
 async fn measure(
     bench: &Bench<'_>,
     only: &[String],
     progress: &ProgressBar,
-) -> anyhow::Result<(Vec<Round>, Vec<LeftOut>)> {
+) -> anyhow::Result<(Vec<Measurements>, Vec<LeftOut>)> {
     let (mut rounds, mut left_out) = (Vec::new(), Vec::<LeftOut>::new());
-    for number in 1..=bench.plan.rounds {
-        let mut round = Round::default();
+    for number in 1..=bench.parameters.rounds {
+        let mut results = Measurements::default();
         for name in SCENARIOS {
             let is_wanted = only.is_empty() || only.iter().any(|one| one == name);
             let is_left_out = left_out.iter().any(|out| out.scenario == name);
-            if !is_wanted || is_left_out || number > 1 && name == ONCE {
+            if !is_wanted || is_left_out || number > 1 && name == FIRST_ROUND_ONLY {
                 continue;
             }
-            progress.set_message(format!("round {number} of {}: {name}", bench.plan.rounds));
+            progress.set_message(format!("round {number} of {}: {name}", bench.parameters.rounds));
             let began = Instant::now();
-            match run_one(bench, name, &mut round).await {
+            match run_one(bench, name, &mut results).await {
                 Ok(()) => tracing::debug!("{name} took {:?}", began.elapsed()),
-                Err(error) if error.is::<Lacking>() => {
+                Err(error) if error.is::<NotMeasurable>() => {
                     left_out.push(LeftOut { scenario: name, why: error.to_string() });
                 }
                 Err(error) => return Err(error.context(format!("scenario {name}"))),
             }
         }
-        rounds.push(round);
+        rounds.push(results);
     }
     Ok((rounds, left_out))
 }

@@ -68,7 +68,7 @@ pub enum OneShot {
     /// List, show, replay and discard order events that could not be recorded
     #[command(subcommand)]
     Dead(dead::DeadCommand),
-    /// Compare Redis with Postgres, and repair the store that lost data
+    /// Compare Redis with Postgres; repair differences with `--fix` or `--rebuild`
     Reconcile(reconcile::ReconcileArgs),
     /// Check both stores for wrong settings and problems; exit status 1 if a check is red
     Doctor(doctor::DoctorArgs),

@@ -17,9 +17,8 @@ use crate::config;
 use crate::fence::{Fence, FenceState, Session, wal_position};
 use crate::metrics;
 use crate::postgres::Postgres;
-use crate::redis::probe;
 use crate::redis::tally::Tally;
-use crate::redis::{coupon_hash, deleted_entries, marker, tally};
+use crate::redis::{coupon_hash, deleted_entries, marker, probe, tally};
 
 /// Compares the stores, on request and periodically.
 #[derive(Clone)]

@@ -1,17 +1,17 @@
-//! What people do instead of this program, each written as well as it can be and called without HTTP, which
-//! favours it. Those that consist of SQL alone are driven by pgbench, the others by buyers in this process, which are
-//! compared with it. All are durable, sell to unique users under the same indexes, refuse a user's second order and
-//! whoever comes after the last unit, and fail when stock and orders do not add up at the end of a round.
+//! Alternatives to this program's design, each in its fastest form that we know, and without HTTP, which is to their
+//! advantage. pgbench runs those that consist of SQL only; buyers in this process run the others, and `client_check`
+//! compares both clients. All are durable, sell to unique users with the same indexes, refuse a user's second order and
+//! claims after the last unit, and fail if stock and orders do not match at the end of a measurement.
 
 mod bare_insert;
+mod buyers;
 mod client_check;
-mod crowd;
 mod lua_then_lock;
 mod optimistic_lock;
 mod per_request;
 mod pgbench;
 mod row_per_unit;
-mod shop;
+mod schema;
 mod two_phase;
 
 pub use bare_insert::bare_insert;
@@ -28,23 +28,26 @@ use anyhow::{Result, ensure};
 use super::Rate;
 use crate::config::StoreAddresses;
 
-/// One round of an alternative.
+/// The result of one measurement of an alternative.
 #[derive(Clone, Copy, Debug)]
 pub struct Figure {
     pub name: &'static str,
-    /// Buyers at the same time, each with the next claim as soon as the last is answered.
+    /// Concurrent buyers; each sends its next claim as soon as the last one is answered.
     pub clients: usize,
-    /// Units sold durably.
+    /// Units that were sold durably.
     pub rate: Rate,
 }
 
-/// The round that sold most in a second; `None` of none.
+/// The measurement with the most sales per second; `None` if there are no measurements.
 #[must_use]
 pub fn fastest<'f>(figures: impl IntoIterator<Item = &'f Figure>) -> Option<&'f Figure> {
     figures.into_iter().max_by(|a, b| a.rate.per_second().total_cmp(&b.rate.per_second()))
 }
 
-/// What pgbench has sold, by what the database has of it.
+/// The rate of a pgbench run, with the number of sales read from the database.
+///
+/// # Errors
+/// When nothing was sold, or more than pgbench has processed.
 fn sold_rate(sold: i64, summary: &pgbench::Summary) -> Result<Rate> {
     let operations = u64::try_from(sold)?;
     ensure!(
@@ -55,12 +58,12 @@ fn sold_rate(sold: i64, summary: &pgbench::Summary) -> Result<Rate> {
     Ok(Rate { operations, elapsed: summary.elapsed })
 }
 
-/// Takes away what the alternatives have left in Postgres: their last round, for whoever wants to look at it.
+/// Drops the schema and the databases of the last measurement, which are kept until then for inspection.
 ///
 /// # Errors
-/// When Postgres does not let us.
+/// When Postgres refuses.
 pub async fn clear(stores: &StoreAddresses) -> Result<()> {
-    let mut connection = shop::connect(&stores.database_url).await?;
-    shop::drop_schema(&mut connection).await?;
+    let mut connection = schema::connect(&stores.database_url).await?;
+    schema::drop_schema(&mut connection).await?;
     two_phase::drop_both(&mut connection).await
 }

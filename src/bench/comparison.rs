@@ -1,152 +1,166 @@
-//! What people do instead, beside the program on the same stores, and what the program's figures are worth next
-//! to it.
+//! The scenarios that measure the alternatives, with the same stores as the program, and the ratios of the program's
+//! figures to theirs.
 
 use anyhow::Context;
 
-use super::Lacking;
+use super::NotMeasurable;
 use super::alternatives::{
     self, ClientCheck, Figure, Pgbench, bare_insert, client_check, lua_then_lock, optimistic_lock,
     per_request, row_per_unit, two_phase, update_alone,
 };
 use super::disk::fdatasync;
-use super::plan::{FEW_CONNECTIONS, Plan};
-use super::round::Round;
-use super::scenarios::{Bench, COUPON, FEW, PLENTY, RATE, REDIS_CPU, rate_over};
-use super::stage::PREFIX;
+use super::fixture::PREFIX;
+use super::measurements::Measurements;
+use super::parameters::{FEW_CONNECTIONS, Parameters};
+use super::scenarios::{
+    Bench, COUPON, FEW_CONNECTIONS_SCENARIO, MANY_UNITS, RATE, REDIS_CPU, rate_with_connections,
+};
 use crate::domain::Partition;
 use crate::redis::{RedisServer, marker};
 
 const CLIENT_CHECK: &str = "client-check";
-/// A number of connections that our end-to-end rate is compared at with the alternatives at their best.
-const MANY_CLIENTS: usize = 64;
+/// The number of connections at which our end-to-end rate is also compared with each alternative's best rate.
+const BEST_RATE_CONNECTIONS: usize = 64;
 
 impl Bench<'_> {
-    /// The claim script as the program runs it, one claim at a time.
-    pub async fn per_request(&self, round: &mut Round) -> anyhow::Result<()> {
-        let server = self.stage.serve(0).await?;
-        server.create(COUPON, PLENTY).await?;
-        let redis = RedisServer::new(&self.stage.addresses, PREFIX, Partition::DEFAULT)?;
-        let marker = marker::read(&self.stage.redis).await?.context("there is no marker")?;
-        let measured = per_request(&redis, &marker, &COUPON.parse()?, self.plan.alternative_lasts).await?;
+    /// The program's claim script, with one claim in each call.
+    pub async fn per_request(&self, results: &mut Measurements) -> anyhow::Result<()> {
+        let server = self.fixture.start_empty_server(0).await?;
+        server.create(COUPON, MANY_UNITS).await?;
+        let redis = RedisServer::new(&self.fixture.addresses, PREFIX, Partition::DEFAULT)?;
+        let marker = marker::read(&self.fixture.redis).await?.context("there is no marker")?;
+        let measured =
+            per_request(&redis, &marker, &COUPON.parse()?, self.parameters.alternative_duration).await?;
         server.stop().await?;
-        note(round, "per-request", &[measured.figure]);
-        round.add("per-request", REDIS_CPU, measured.redis_cpu_per_claim.as_secs_f64() * 1e6, "µs");
-        round.ratio("claim", REDIS_CPU, ("per-request", REDIS_CPU));
+        add_figures(results, "per-request", &[measured.figure]);
+        results.add("per-request", REDIS_CPU, measured.redis_cpu_per_claim.as_secs_f64() * 1e6, "µs");
+        results.add_ratio("claim", REDIS_CPU, ("per-request", REDIS_CPU));
         Ok(())
     }
 
-    /// Whether alternatives that pgbench cannot drive have as good a client.
-    pub async fn client_check(&self, round: &mut Round) -> anyhow::Result<()> {
+    /// Compares the buyers of this process, which run the alternatives that pgbench cannot run, with pgbench.
+    pub async fn client_check(&self, results: &mut Measurements) -> anyhow::Result<()> {
         let pgbench = self.pgbench()?;
-        self.stage.empty().await?;
-        for &clients in self.plan.checked_clients {
-            let lasts = self.plan.pgbench_lasts;
-            let check = client_check(&self.stage.addresses, &pgbench, clients, lasts).await?;
+        self.fixture.empty_stores().await?;
+        for &clients in self.parameters.checked_clients {
+            let duration = self.parameters.pgbench_duration;
+            let check = client_check(&self.fixture.addresses, &pgbench, clients, duration).await?;
             let ClientCheck { pgbench, buyers } = check;
             for figure in [pgbench, buyers] {
-                round.rate(CLIENT_CHECK, at_once(&figure), figure.rate);
+                results.add_rate(CLIENT_CHECK, figure_name(&figure), figure.rate);
             }
-            round.ratio(CLIENT_CHECK, &at_once(&buyers), (CLIENT_CHECK, &at_once(&pgbench)));
+            results.add_ratio(CLIENT_CHECK, &figure_name(&buyers), (CLIENT_CHECK, &figure_name(&pgbench)));
         }
-        alternatives::clear(&self.stage.addresses).await
+        alternatives::clear(&self.fixture.addresses).await
     }
 
-    pub async fn optimistic_lock(&self, round: &mut Round) -> anyhow::Result<()> {
+    pub async fn optimistic_lock(&self, results: &mut Measurements) -> anyhow::Result<()> {
         let pgbench = self.pgbench()?;
-        self.stage.empty().await?;
-        let Plan { clients, pgbench_lasts, .. } = self.plan;
-        let figures = optimistic_lock(&self.stage.addresses, &pgbench, clients, pgbench_lasts).await?;
-        note(round, "optimistic-lock", &figures);
+        self.fixture.empty_stores().await?;
+        let Parameters { clients, pgbench_duration, .. } = self.parameters;
+        let figures = optimistic_lock(&self.fixture.addresses, &pgbench, clients, pgbench_duration).await?;
+        add_figures(results, "optimistic-lock", &figures);
         let flush = fdatasync(self.data_dir).await?;
-        round.add("optimistic-lock", "one fdatasync", flush.as_secs_f64() * 1e6, "µs");
-        compare(round, "optimistic-lock", &figures);
-        alternatives::clear(&self.stage.addresses).await
+        results.add("optimistic-lock", "one fdatasync", flush.as_secs_f64() * 1e6, "µs");
+        add_ratios(results, "optimistic-lock", &figures);
+        alternatives::clear(&self.fixture.addresses).await
     }
 
-    pub async fn lua_then_lock(&self, round: &mut Round) -> anyhow::Result<()> {
-        self.stage.empty().await?;
-        let Plan { clients, alternative_lasts, pgbench_lasts, .. } = self.plan;
-        let figures = lua_then_lock(&self.stage.addresses, clients, alternative_lasts).await?;
-        note(round, "lua-then-lock", &figures);
-        // What its client could be blamed for; without pgbench the scheme is measured all the same.
+    pub async fn lua_then_lock(&self, results: &mut Measurements) -> anyhow::Result<()> {
+        self.fixture.empty_stores().await?;
+        let Parameters { clients, alternative_duration, pgbench_duration, .. } = self.parameters;
+        let figures = lua_then_lock(&self.fixture.addresses, clients, alternative_duration).await?;
+        add_figures(results, "lua-then-lock", &figures);
+        // Shows whether the client limits the scheme. Without pgbench the scheme is still measured.
         if let (Ok(pgbench), Some(best)) = (self.pgbench(), alternatives::fastest(&figures)) {
-            let alone = update_alone(&self.stage.addresses, &pgbench, best.clients, pgbench_lasts).await?;
-            round.rate("lua-then-lock", at_once(&alone), alone.rate);
-            compare(round, "lua-then-lock", &figures);
-            round.ratio("end-to-end", RATE, ("lua-then-lock", &at_once(&alone)));
+            let alone =
+                update_alone(&self.fixture.addresses, &pgbench, best.clients, pgbench_duration).await?;
+            results.add_rate("lua-then-lock", figure_name(&alone), alone.rate);
+            add_ratios(results, "lua-then-lock", &figures);
+            results.add_ratio("end-to-end", RATE, ("lua-then-lock", &figure_name(&alone)));
         } else {
-            compare(round, "lua-then-lock", &figures);
+            add_ratios(results, "lua-then-lock", &figures);
         }
-        alternatives::clear(&self.stage.addresses).await
+        alternatives::clear(&self.fixture.addresses).await
     }
 
-    pub async fn row_per_unit(&self, round: &mut Round) -> anyhow::Result<()> {
+    pub async fn row_per_unit(&self, results: &mut Measurements) -> anyhow::Result<()> {
         let pgbench = self.pgbench()?;
-        self.stage.empty().await?;
-        let Plan { clients, pgbench_lasts, .. } = self.plan;
-        let figures = row_per_unit(&self.stage.addresses, &pgbench, clients, pgbench_lasts).await?;
-        note(round, "row-per-unit", &figures);
-        compare(round, "row-per-unit", &figures);
-        alternatives::clear(&self.stage.addresses).await
+        self.fixture.empty_stores().await?;
+        let Parameters { clients, pgbench_duration, .. } = self.parameters;
+        let figures = row_per_unit(&self.fixture.addresses, &pgbench, clients, pgbench_duration).await?;
+        add_figures(results, "row-per-unit", &figures);
+        add_ratios(results, "row-per-unit", &figures);
+        alternatives::clear(&self.fixture.addresses).await
     }
 
-    pub async fn two_phase(&self, round: &mut Round) -> anyhow::Result<()> {
-        self.stage.empty().await?;
-        let Plan { two_phase_clients, alternative_lasts, .. } = self.plan;
-        let figures = two_phase(&self.stage.addresses, two_phase_clients, alternative_lasts).await?;
-        note(round, "two-phase", &figures);
-        compare(round, "two-phase", &figures);
-        alternatives::clear(&self.stage.addresses).await
+    pub async fn two_phase(&self, results: &mut Measurements) -> anyhow::Result<()> {
+        self.fixture.empty_stores().await?;
+        let Parameters { two_phase_clients, alternative_duration, .. } = self.parameters;
+        let figures = two_phase(&self.fixture.addresses, two_phase_clients, alternative_duration).await?;
+        add_figures(results, "two-phase", &figures);
+        add_ratios(results, "two-phase", &figures);
+        alternatives::clear(&self.fixture.addresses).await
     }
 
     /// # Errors
     /// When this machine has no pgbench; the scenario is then left out.
     fn pgbench(&self) -> anyhow::Result<Pgbench> {
-        Pgbench::find(self.data_dir, &self.stage.addresses).map_err(|error| Lacking(error.to_string()).into())
+        Pgbench::find(self.data_dir, &self.fixture.addresses)
+            .map_err(|error| NotMeasurable(error.to_string()).into())
     }
 
-    /// The batches of the workers, by a loop that does nothing else.
-    pub async fn bare_insert(&self, round: &mut Round) -> anyhow::Result<()> {
-        self.stage.empty().await?;
-        let figure = bare_insert(&self.stage.addresses, self.plan.alternative_lasts).await?;
-        round.rate("bare-insert", RATE, figure.rate);
-        round.ratio("drain", RATE, ("bare-insert", RATE));
+    /// Inserts the batches of a worker in a loop that does nothing else.
+    pub async fn bare_insert(&self, results: &mut Measurements) -> anyhow::Result<()> {
+        self.fixture.empty_stores().await?;
+        let figure = bare_insert(&self.fixture.addresses, self.parameters.alternative_duration).await?;
+        results.add_rate("bare-insert", RATE, figure.rate);
+        results.add_ratio("drain", RATE, ("bare-insert", RATE));
         if let (Some(claim), Some(drain), Some(both)) =
-            (round.value("claim", RATE), round.value("drain", RATE), round.value("end-to-end", RATE))
+            (results.value("claim", RATE), results.value("drain", RATE), results.value("end-to-end", RATE))
         {
-            let of_both = 1.0 / (1.0 / claim + 1.0 / drain);
-            round.add("end-to-end", "a second ÷ (claim and drain, one after the other)", both / of_both, "");
+            let one_after_the_other = 1.0 / (1.0 / claim + 1.0 / drain);
+            results.add(
+                "end-to-end",
+                "a second ÷ (claim and drain, one after the other)",
+                both / one_after_the_other,
+                "",
+            );
         }
-        alternatives::clear(&self.stage.addresses).await
+        alternatives::clear(&self.fixture.addresses).await
     }
 }
 
-/// Each round, and the fastest.
-fn note(round: &mut Round, scenario: &'static str, figures: &[Figure]) {
+/// Adds each figure, and the fastest as the scenario's rate.
+fn add_figures(results: &mut Measurements, scenario: &'static str, figures: &[Figure]) {
     for figure in figures {
-        round.rate(scenario, at_once(figure), figure.rate);
+        results.add_rate(scenario, figure_name(figure), figure.rate);
     }
     if let Some(fastest) = alternatives::fastest(figures) {
-        round.rate(scenario, RATE, fastest.rate);
+        results.add_rate(scenario, RATE, fastest.rate);
     }
 }
 
-/// The program end to end beside an alternative at its best; and with few connections beside it with as many clients.
-fn compare(round: &mut Round, scenario: &'static str, figures: &[Figure]) {
-    round.ratio("end-to-end", RATE, (scenario, RATE));
+/// Adds the ratio of our end-to-end rate to the alternative's best rate, and the ratio of our rate with few connections to
+/// the alternative's rate with the same number of clients.
+fn add_ratios(results: &mut Measurements, scenario: &'static str, figures: &[Figure]) {
+    results.add_ratio("end-to-end", RATE, (scenario, RATE));
     for connections in FEW_CONNECTIONS {
-        let ours = rate_over(connections);
-        if connections == MANY_CLIENTS {
-            round.ratio(FEW, &ours, (scenario, RATE));
+        let ours = rate_with_connections(connections);
+        if connections == BEST_RATE_CONNECTIONS {
+            results.add_ratio(FEW_CONNECTIONS_SCENARIO, &ours, (scenario, RATE));
         }
-        let same = figures.iter().filter(|figure| figure.clients == connections);
-        if let (Some(value), Some(best)) = (round.value(FEW, &ours), alternatives::fastest(same)) {
+        let same_clients = figures.iter().filter(|figure| figure.clients == connections);
+        if let (Some(value), Some(best)) =
+            (results.value(FEW_CONNECTIONS_SCENARIO, &ours), alternatives::fastest(same_clients))
+        {
             let what = format!("{ours} ÷ {scenario}, {connections} at once");
-            round.add(FEW, what, value / best.rate.per_second(), "");
+            results.add(FEW_CONNECTIONS_SCENARIO, what, value / best.rate.per_second(), "");
         }
     }
 }
 
-fn at_once(figure: &Figure) -> String {
+/// The name of a figure in the report.
+fn figure_name(figure: &Figure) -> String {
     format!("{}, {} at once", figure.name, figure.clients)
 }

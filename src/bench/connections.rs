@@ -1,4 +1,4 @@
-//! What open connections cost in memory, beside warp's own server with the same ones.
+//! Memory of open connections, compared with warp's own server with the same number of connections.
 
 use std::fs;
 use std::time::Duration;
@@ -9,69 +9,76 @@ use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use super::fixture::{Server, wait_until};
 use super::load::{answer, connect_all};
-use super::report::whole;
-use super::round::Round;
-use super::scenarios::{Bench, CONNECTIONS, COUPON, PLENTY, count};
-use super::stage::{Server, until};
+use super::measurements::Measurements;
+use super::rate::to_f64;
+use super::report::format_count;
+use super::scenarios::{Bench, CONNECTIONS, COUPON, MANY_UNITS};
 use crate::config::RESERVED_OPEN_FILES;
 use crate::open_files;
 
 const MIB: f64 = 1024.0 * 1024.0;
-/// Memory has settled when two looks so far apart see the same, but for what any server's housekeeping moves.
-const SETTLING: Duration = Duration::from_millis(300);
-const SETTLED_WITHIN_BYTES: u64 = 64 * 1024;
-/// Connections that wait to be accepted at a time: the system drops those beyond its queue, and they are tried again
-/// only a second later.
-const UNACCEPTED: usize = 100;
+/// Memory is stable when two measurements with this pause differ by at most `STABLE_WITHIN_BYTES`, the noise of a server's
+/// background work.
+const STABLE_FOR: Duration = Duration::from_millis(300);
+const STABLE_WITHIN_BYTES: u64 = 64 * 1024;
+/// Connections that may wait for their acceptance at a time: the system drops those beyond its queue, and the client
+/// retries after a second.
+const ACCEPT_QUEUE_MAX: usize = 100;
 
 /// Memory in bytes.
 struct Sizes {
-    /// Of a connection that has sent nothing.
+    /// Per connection that has sent nothing.
     silent: f64,
-    /// Of the whole process when each connection has sent a request.
+    /// Of the whole process, after each connection has sent a request.
     process: f64,
 }
 
 impl Bench<'_> {
-    pub async fn connections(&self, round: &mut Round) -> anyhow::Result<()> {
-        let server = self.stage.start_noop().await?;
+    pub async fn connections(&self, results: &mut Measurements) -> anyhow::Result<()> {
+        let server = self.fixture.start_noop_server().await?;
         let bare = self.sizes(&server).await?;
         server.stop().await?;
-        let server = self.stage.serve(1).await?;
-        server.create(COUPON, PLENTY).await?;
+        let server = self.fixture.start_empty_server(1).await?;
+        server.create(COUPON, MANY_UNITS).await?;
         let own = self.sizes(&server).await?;
         server.stop().await?;
-        let open = whole(self.plan.connections);
+        let open = format_count(self.parameters.connections);
         for (name, sizes) in [("warp alone", &bare), ("the program", &own)] {
-            round.add("connections", format!("{name}, a silent one"), sizes.silent, "bytes");
-            round.add("connections", format!("{name}, {open} that have claimed"), sizes.process / MIB, "MiB");
+            results.add("connections", format!("{name}, a silent one"), sizes.silent, "bytes");
+            results.add(
+                "connections",
+                format!("{name}, {open} that have claimed"),
+                sizes.process / MIB,
+                "MiB",
+            );
         }
         let what = format!("the program ÷ warp alone, {open} that have claimed");
-        round.add("connections", what, own.process / bare.process, "");
+        results.add("connections", what, own.process / bare.process, "");
         Ok(())
     }
 
     async fn sizes(&self, server: &Server) -> anyhow::Result<Sizes> {
         let pid = server.pid()?;
-        let open = self.plan.connections;
-        let memory = settled(pid).await?;
+        let open = self.parameters.connections;
+        let memory = stable_memory(pid).await?;
         let mut streams = Vec::with_capacity(open);
         while streams.len() < open {
-            let more = (open - streams.len()).min(UNACCEPTED);
+            let more = (open - streams.len()).min(ACCEPT_QUEUE_MAX);
             streams.append(&mut connect_all(server.address, more).await?);
-            // But for the last few, for which it has time while its memory settles.
+            // The last few may still be waiting: the server accepts them while `stable_memory` waits.
             let accepted = async || Ok((open_files(pid)? >= streams.len()).then_some(()));
-            until("the server has accepted the connections", accepted).await?;
+            wait_until("the server has accepted the connections", accepted).await?;
         }
-        let silent = count(settled(pid).await?.saturating_sub(memory)) / count(open as u64);
-        // Few at a time: it is about connections that are open, not about requests that are under way.
+        let silent = to_f64(stable_memory(pid).await?.saturating_sub(memory)) / to_f64(open as u64);
+        // Few at a time: this measures open connections, not concurrent requests.
         for (chunk, streams) in streams.chunks_mut(CONNECTIONS).enumerate() {
             let first = chunk * CONNECTIONS;
             let each = streams.iter_mut().enumerate();
             try_join_all(each.map(|(place, stream)| self.claim_once(stream, first + place))).await?;
         }
-        Ok(Sizes { silent, process: count(settled(pid).await?) })
+        Ok(Sizes { silent, process: to_f64(stable_memory(pid).await?) })
     }
 
     async fn claim_once(&self, stream: &mut TcpStream, user: usize) -> anyhow::Result<()> {
@@ -82,23 +89,23 @@ impl Bench<'_> {
     }
 }
 
-/// Resident memory in bytes, once it stays as it is.
-async fn settled(pid: Pid) -> anyhow::Result<u64> {
-    until("the server's memory has settled", async || {
+/// Resident memory in bytes, once it is stable.
+async fn stable_memory(pid: Pid) -> anyhow::Result<u64> {
+    wait_until("the server's memory is stable", async || {
         let before = resident(pid)?;
-        tokio::time::sleep(SETTLING).await;
+        tokio::time::sleep(STABLE_FOR).await;
         let now = resident(pid)?;
-        Ok((now.abs_diff(before) <= SETTLED_WITHIN_BYTES).then_some(now))
+        Ok((now.abs_diff(before) <= STABLE_WITHIN_BYTES).then_some(now))
     })
     .await
 }
 
 fn resident(pid: Pid) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    resident_in(&status).context("/proc tells no VmRSS")
+    resident_in(&status).context("/proc does not show VmRSS")
 }
 
-/// The kernel's unit is kB, by which it means 1,024 bytes.
+/// The kernel's kB is 1,024 bytes (<https://man7.org/linux/man-pages/man5/proc_pid_status.5.html>).
 fn resident_in(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1_024)
@@ -108,10 +115,10 @@ fn open_files(pid: Pid) -> anyhow::Result<usize> {
     Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
 }
 
-/// Here and in the servers that are started from here.
+/// Raises the limit of open files of this process and of the servers that it starts.
 ///
 /// # Errors
-/// When the system allows fewer files than so many connections need: better now than minutes later.
+/// When the system allows fewer files than this number of connections needs.
 pub fn allow_files_for(connections: usize) -> anyhow::Result<()> {
     let needed = (connections + RESERVED_OPEN_FILES) as u64;
     let allowed = open_files::raise_limit(needed).context("cannot raise the limit of open files")?;

@@ -1,4 +1,4 @@
-//! What one flush costs on the disk under the stores: the floor under anything that is durable.
+//! The time of one flush of the disk under the stores: the least time of anything durable.
 
 use std::fs::{self, File};
 use std::io::Write;

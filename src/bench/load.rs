@@ -1,5 +1,5 @@
-//! The load: keep-alive connections that send one request after the other, as fast as answers come or by a
-//! schedule that waits for nobody.
+//! The HTTP load generator: keep-alive connections that send one request after the other, either as fast as the answers
+//! arrive (closed loop) or by a fixed schedule (open loop).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,11 +12,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::Rate;
+use super::rate::{Rate, to_f64};
 use super::requests::Requests;
 
-/// Slower answers count as this slow.
+/// Slower answers are counted as this slow.
 const SLOWEST_US: u64 = 60_000_000;
+/// Significant digits of a recorded latency.
 const DIGITS: u8 = 3;
 const MAX_HEADERS: usize = 32;
 
@@ -24,15 +25,16 @@ const MAX_HEADERS: usize = 32;
 pub struct Load {
     pub address: SocketAddr,
     pub connections: usize,
-    /// No request is sent after this.
-    pub lasts: Duration,
-    /// Requests a second; without it each answer brings the next request.
-    pub pace: Option<f64>,
+    /// No request is sent later than this after the start.
+    pub duration: Duration,
+    /// The schedule of an open loop; `None` for a closed loop.
+    pub requests_per_second: Option<f64>,
 }
 
-/// What was answered, by HTTP status.
+/// The answers of a run, by HTTP status.
 pub struct Answers {
-    /// µs from the moment at which the request was due to the last byte of its answer.
+    /// In µs, from the time at which the request was due to the last byte of its answer, so that requests that had to wait
+    /// count with their waiting time ("coordinated omission", <https://hdrhistogram.org>).
     pub latency: BTreeMap<u16, Histogram<u64>>,
     pub elapsed: Duration,
 }
@@ -46,14 +48,13 @@ impl Answers {
         Rate { operations: self.count(status), elapsed: self.elapsed }
     }
 
-    /// In ms.
-    #[expect(clippy::cast_precision_loss, reason = "no latency has fifteen digits")]
+    /// Latency in ms at a quantile from 0 to 1; 0 without such answers.
     pub fn quantile_ms(&self, status: u16, quantile: f64) -> f64 {
-        self.latency.get(&status).map_or(0.0, |all| all.value_at_quantile(quantile) as f64 / 1_000.0)
+        self.latency.get(&status).map_or(0.0, |all| to_f64(all.value_at_quantile(quantile)) / 1_000.0)
     }
 
     /// # Errors
-    /// Where any other status was answered: then the figure is not about what it says.
+    /// When an answer has another status: the figure would then include something else.
     pub fn only(self, statuses: &[u16]) -> anyhow::Result<Self> {
         let others: Vec<(u16, u64)> = self
             .latency
@@ -61,12 +62,15 @@ impl Answers {
             .filter(|(status, _)| !statuses.contains(status))
             .map(|(status, all)| (*status, all.len()))
             .collect();
-        ensure!(others.is_empty(), "expected only {statuses:?}, and got {others:?}");
+        ensure!(others.is_empty(), "expected only the statuses {statuses:?}, and got {others:?}");
         Ok(self)
     }
 }
 
-/// Sends requests until there are no more or the time is over, and waits for every answer.
+/// Sends requests until none is left or the time is over, and waits for every answer.
+///
+/// # Errors
+/// When a connection fails.
 pub async fn run(load: Load, requests: Arc<Requests>) -> anyhow::Result<Answers> {
     let streams = connect_all(load.address, load.connections).await?;
     let started = Instant::now();
@@ -86,7 +90,7 @@ pub async fn run(load: Load, requests: Arc<Requests>) -> anyhow::Result<Answers>
     Ok(Answers { latency, elapsed: started.elapsed() })
 }
 
-/// Connections that say nothing yet.
+/// Opens connections, and sends nothing.
 pub async fn connect_all(address: SocketAddr, connections: usize) -> anyhow::Result<Vec<TcpStream>> {
     let mut streams = Vec::with_capacity(connections);
     for _ in 0..connections {
@@ -96,7 +100,7 @@ pub async fn connect_all(address: SocketAddr, connections: usize) -> anyhow::Res
 }
 
 pub async fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await.context("the server takes no connection")?;
+    let stream = TcpStream::connect(address).await.context("the server accepts no connection")?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
@@ -110,12 +114,13 @@ async fn client(
     let mut latency = BTreeMap::new();
     let mut received = Vec::with_capacity(4_096);
     while let Some((number, request)) = requests.take() {
-        let due = match load.pace {
-            #[expect(clippy::cast_precision_loss, reason = "no run has so many requests")]
-            Some(pace) => started + Duration::from_secs_f64(number as f64 / pace),
+        let due = match load.requests_per_second {
+            Some(requests_per_second) => {
+                started + Duration::from_secs_f64(to_f64(number as u64) / requests_per_second)
+            }
             None => Instant::now(),
         };
-        if due.duration_since(started) >= load.lasts {
+        if due.duration_since(started) >= load.duration {
             break;
         }
         tokio::time::sleep_until(due.into()).await;
@@ -132,7 +137,7 @@ async fn client(
     Ok(latency)
 }
 
-/// Reads one whole answer; its status. What came behind it stays in `received`.
+/// Reads one whole answer and returns its status. Bytes of the next answer stay in `received`.
 pub async fn answer(stream: &mut TcpStream, received: &mut Vec<u8>) -> anyhow::Result<u16> {
     loop {
         if let Some((status, length)) = whole_answer(received)? {
@@ -161,7 +166,7 @@ mod tests {
     use super::whole_answer;
 
     #[test]
-    fn an_answer_is_taken_whole_and_the_next_one_left() {
+    fn one_whole_answer_is_read_and_the_next_one_stays() {
         let one = b"HTTP/1.1 202 Accepted\r\ncontent-length: 5\r\n\r\nhello";
         let mut received = one.to_vec();
         received.extend_from_slice(b"HTTP/1.1 409 Conflict\r\n");
@@ -169,6 +174,6 @@ mod tests {
         for length in 0..one.len() {
             assert!(matches!(whole_answer(&one[..length]), Ok(None)), "{length} bytes");
         }
-        assert!(whole_answer(b"HTTP/1.1 200 OK\r\n\r\n").is_err(), "nobody could tell where it ends");
+        assert!(whole_answer(b"HTTP/1.1 200 OK\r\n\r\n").is_err(), "its end is not known");
     }
 }

@@ -1,31 +1,32 @@
-//! What a claim leaves in Redis for good: its order is recorded, and the program has trimmed the stream.
+//! Memory in Redis that a claim keeps after its order is recorded and the stream is trimmed.
 
-use super::fill::fill;
-use super::round::Round;
-use super::scenarios::{Bench, COUPON, PLENTY, count};
-use super::stage::until;
+use super::fixture::wait_until;
+use super::measurements::Measurements;
+use super::preload::preload_claims;
+use super::rate::to_f64;
+use super::scenarios::{Bench, COUPON, MANY_UNITS};
 use crate::config::STREAM_TAIL_ENTRIES;
 use crate::redis::order_stream;
 
-/// Redis trims whole nodes of the stream only.
+/// More than is kept: Redis trims only whole nodes of a stream (`XTRIM … ~`).
 const TRIMMED_BELOW_ENTRIES: i64 = 2 * STREAM_TAIL_ENTRIES.cast_signed();
 
 impl Bench<'_> {
-    pub async fn memory(&self, round: &mut Round) -> anyhow::Result<()> {
-        let server = self.stage.serve(1).await?;
-        server.create(COUPON, PLENTY).await?;
-        let before = self.stage.redis_number("used_memory").await?;
-        let claims = self.plan.recorded_claims;
-        fill(self.stage, COUPON, 0..claims).await?;
-        self.stage.until_recorded().await?;
-        until("the stream is trimmed", async || {
-            Ok((order_stream::length(&self.stage.redis).await? < TRIMMED_BELOW_ENTRIES).then_some(()))
+    pub async fn memory(&self, results: &mut Measurements) -> anyhow::Result<()> {
+        let server = self.fixture.start_empty_server(1).await?;
+        server.create(COUPON, MANY_UNITS).await?;
+        let before = self.fixture.redis_info_number("used_memory").await?;
+        let claims = self.parameters.recorded_claims;
+        preload_claims(self.fixture, COUPON, 0..claims).await?;
+        self.fixture.wait_until_recorded().await?;
+        wait_until("the stream is trimmed", async || {
+            Ok((order_stream::length(&self.fixture.redis).await? < TRIMMED_BELOW_ENTRIES).then_some(()))
         })
         .await?;
-        let after = self.stage.redis_number("used_memory").await?;
+        let after = self.fixture.redis_info_number("used_memory").await?;
         server.stop().await?;
-        let left = count(after.saturating_sub(before)) / count(claims as u64);
-        round.add("memory", "left in Redis by a recorded claim", left, "bytes");
+        let left = to_f64(after.saturating_sub(before)) / to_f64(claims as u64);
+        results.add("memory", "left in Redis by a recorded claim", left, "bytes");
         Ok(())
     }
 }

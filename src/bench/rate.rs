@@ -1,9 +1,9 @@
-//! How much was done in how long.
+//! Operations per second.
 
 use std::ops::AddAssign;
 use std::time::Duration;
 
-/// Operations that were completed within a stretch of time.
+/// Operations that were completed in a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rate {
     pub operations: u64,
@@ -12,10 +12,16 @@ pub struct Rate {
 
 impl Rate {
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "a rate has no fifteen digits")]
     pub fn per_second(self) -> f64 {
-        self.operations as f64 / self.elapsed.as_secs_f64().max(f64::EPSILON)
+        to_f64(self.operations) / self.elapsed.as_secs_f64().max(f64::EPSILON)
     }
+}
+
+/// A count for a division.
+#[expect(clippy::cast_precision_loss, reason = "no count here exceeds 2^53")]
+#[must_use]
+pub fn to_f64(count: u64) -> f64 {
+    count as f64
 }
 
 impl AddAssign for Rate {

@@ -1,4 +1,4 @@
-//! How much processor time Redis has used, so that a scenario can say what one claim costs it.
+//! Processor time of Redis, for the cost of one claim.
 
 use std::time::Duration;
 
@@ -6,11 +6,12 @@ use anyhow::{Context, Result};
 
 use crate::redis::{Redis, server_info};
 
-/// Processor time of the whole Redis process since its start, user and system, all its threads (the
-/// main thread's own lines in INFO are a part of these). Take it before and after.
+/// User and system time of the whole Redis process since its start, all threads included
+/// (`used_cpu_user` and `used_cpu_sys` of <https://redis.io/docs/latest/commands/info/>).
+/// The difference of two calls is the time between them.
 ///
 /// # Errors
-/// When Redis does not answer or does not say.
+/// When Redis does not answer or does not allow INFO.
 pub async fn redis_cpu(redis: &Redis) -> Result<Duration> {
     let info = server_info::read(redis).await?.context("this Redis does not allow INFO")?;
     let seconds = |name: &str| {
@@ -18,5 +19,5 @@ pub async fn redis_cpu(redis: &Redis) -> Result<Duration> {
         text.parse::<f64>().with_context(|| format!("INFO cpu: {name} is {text:?}"))
     };
     let total = seconds("used_cpu_user")? + seconds("used_cpu_sys")?;
-    Duration::try_from_secs_f64(total).context("INFO cpu: a time below zero")
+    Duration::try_from_secs_f64(total).context("INFO cpu: a negative time")
 }

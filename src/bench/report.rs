@@ -1,5 +1,4 @@
-//! What was measured, as a table for people and as JSON for whoever compares runs: of each figure the median of the
-//! rounds, and how far they lie apart.
+//! The report, as a table and as JSON: the median of each figure over the rounds, and its lowest and highest value.
 
 #[cfg(test)]
 mod page;
@@ -7,8 +6,9 @@ mod page;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
-use super::round::{Measurement, Round};
+use super::measurements::{Measurement, Measurements};
 
+/// The figures of one bench.
 #[derive(Serialize)]
 pub struct Report {
     pub seckill: &'static str,
@@ -19,14 +19,14 @@ pub struct Report {
     pub left_out: Vec<LeftOut>,
 }
 
-/// A scenario that this machine lacks a program for.
+/// A scenario that this machine cannot run.
 #[derive(Serialize)]
 pub struct LeftOut {
     pub scenario: &'static str,
     pub why: String,
 }
 
-/// One line.
+/// One figure of a scenario over all rounds.
 #[derive(Serialize)]
 pub struct Figure {
     pub scenario: &'static str,
@@ -35,13 +35,13 @@ pub struct Figure {
     pub value: f64,
     pub low: f64,
     pub high: f64,
-    /// How often it was measured.
+    /// How many rounds measured it.
     pub rounds: usize,
     pub unit: &'static str,
 }
 
-/// Each figure once, where it first comes.
-pub fn figures(rounds: &[Round]) -> Vec<Figure> {
+/// Each figure once, in the order of its first measurement.
+pub fn figures(rounds: &[Measurements]) -> Vec<Figure> {
     let mut gathered: Vec<(&Measurement, Vec<f64>)> = Vec::new();
     for measured in rounds.iter().flat_map(|round| &round.measurements) {
         let is_same =
@@ -59,7 +59,7 @@ pub fn figures(rounds: &[Round]) -> Vec<Figure> {
 fn figure(measured: &Measurement, mut values: Vec<f64>) -> Figure {
     values.sort_unstable_by(f64::total_cmp);
     let rounds = values.len();
-    // The same one twice where their number is odd.
+    // With an odd number of values both are the same.
     let value = f64::midpoint(values[(rounds - 1) / 2], values[rounds / 2]);
     let Measurement { scenario, what, unit, .. } = measured;
     let what = what.clone();
@@ -81,9 +81,9 @@ impl Report {
         for Figure { scenario, what, value, low, high, rounds, unit } in &self.figures {
             let name = if last == *scenario { "" } else { scenario };
             last = scenario;
-            let mut row = vec![name.to_owned(), what.clone(), number(*value), (*unit).to_owned()];
+            let mut row = vec![name.to_owned(), what.clone(), format_value(*value), (*unit).to_owned()];
             if *rounds > 1 {
-                row.push(format!("{} – {}", number(*low), number(*high)));
+                row.push(format!("{} – {}", format_value(*low), format_value(*high)));
             }
             table.add_row(row);
         }
@@ -93,17 +93,17 @@ impl Report {
     }
 }
 
-/// Three digits that say something, thousands apart.
-fn number(value: f64) -> String {
-    if value.abs() < 100.0 { format!("{value:.2}") } else { thousands_apart(&format!("{value:.0}")) }
+/// At least three significant digits, with separated thousands.
+fn format_value(value: f64) -> String {
+    if value.abs() < 100.0 { format!("{value:.2}") } else { separate_thousands(&format!("{value:.0}")) }
 }
 
-/// A count in a figure's name.
-pub fn whole(count: usize) -> String {
-    thousands_apart(&count.to_string())
+/// A count with separated thousands, for the name of a figure.
+pub fn format_count(count: usize) -> String {
+    separate_thousands(&count.to_string())
 }
 
-fn thousands_apart(digits: &str) -> String {
+fn separate_thousands(digits: &str) -> String {
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
         if place > 0 && (digits.len() - place).is_multiple_of(3) {
@@ -118,17 +118,17 @@ fn thousands_apart(digits: &str) -> String {
 mod tests {
     use super::*;
 
-    /// A round that has measured these values of the figures `a`, `b`, …
-    fn round<const N: usize>(values: [f64; N]) -> Round {
-        let mut round = Round::default();
+    /// A round with these values of the figures `a`, `b`, …
+    fn round<const N: usize>(values: [f64; N]) -> Measurements {
+        let mut results = Measurements::default();
         for (name, value) in ["a", "b", "c"].into_iter().zip(values) {
-            round.add("claim", name, value, "/s");
+            results.add("claim", name, value, "/s");
         }
-        round
+        results
     }
 
     #[test]
-    fn numbers_are_as_long_as_they_are_worth_reading() {
+    fn numbers_have_at_least_three_digits_and_separated_thousands() {
         let shown = [
             (0.716, "0.72"),
             (99.9, "99.90"),
@@ -137,15 +137,15 @@ mod tests {
             (1_234_567.0, "1,234,567"),
         ];
         for (value, text) in shown {
-            assert_eq!(number(value), text);
+            assert_eq!(format_value(value), text);
         }
-        assert_eq!([64, 999, 1_000, 5_000_000].map(whole), ["64", "999", "1,000", "5,000,000"]);
+        assert_eq!([64, 999, 1_000, 5_000_000].map(format_count), ["64", "999", "1,000", "5,000,000"]);
     }
 
     #[test]
     fn each_figure_is_the_median_of_its_rounds_beside_the_lowest_and_the_highest() {
         let figures = figures(&[round([3.0, 10.0, 7.0]), round([9.0, 30.0]), round([1.0])]);
-        let shown = figures.iter().map(|f| (&*f.what, [f.value, f.low, f.high].map(number), f.rounds));
+        let shown = figures.iter().map(|f| (&*f.what, [f.value, f.low, f.high].map(format_value), f.rounds));
         assert_eq!(
             shown.collect::<Vec<_>>(),
             [
@@ -157,22 +157,22 @@ mod tests {
     }
 
     #[test]
-    fn a_ratio_is_of_one_round_and_only_then_of_all() {
+    fn a_ratio_is_computed_in_each_round_before_the_median() {
         // The quotient of the medians would be 1.
         let rounds = [[1.0, 2.0], [2.0, 1.0], [3.0, 1.0]].map(|values| {
-            let mut round = round(values);
-            round.ratio("claim", "a", ("claim", "b"));
-            round.ratio("claim", "a", ("claim", "absent"));
-            round
+            let mut results = round(values);
+            results.add_ratio("claim", "a", ("claim", "b"));
+            results.add_ratio("claim", "a", ("claim", "absent"));
+            results
         });
         let figures = figures(&rounds);
-        assert_eq!(figures.len(), 3, "no ratio to what was not measured");
-        assert_eq!((&*figures[2].what, number(figures[2].value)), ("a ÷ claim b", "2.00".into()));
+        assert_eq!(figures.len(), 3, "no ratio to a figure that was not measured");
+        assert_eq!((&*figures[2].what, format_value(figures[2].value)), ("a ÷ claim b", "2.00".into()));
     }
 
     #[test]
-    fn the_spread_is_shown_where_there_is_one() {
-        let report = |rounds: &[Round]| Report {
+    fn the_spread_is_shown_with_more_than_one_round() {
+        let report = |rounds: &[Measurements]| Report {
             seckill: "",
             cores: 1,
             quick: true,
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_out_stands_below_the_table_and_in_the_json() {
+    fn scenarios_that_were_left_out_are_below_the_table_and_in_the_json() {
         let left_out = vec![LeftOut { scenario: "optimistic-lock", why: "install it".into() }];
         let figures = figures(&[round([3.0])]);
         let report = Report { seckill: "", cores: 1, quick: true, figures, left_out };

@@ -1,4 +1,4 @@
-//! Requests made ready before the clock starts, each with its user's own signed token.
+//! Requests that are prepared before a measurement starts, each with a signed token of its own user.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -7,12 +7,12 @@ pub struct Users {
     tokens: Vec<String>,
 }
 
-/// Whole HTTP/1.1 requests in one piece of memory, handed out one by one.
+/// Whole HTTP/1.1 requests in one buffer, taken one by one by all connections.
 pub struct Requests {
     bytes: Vec<u8>,
     ends: Vec<usize>,
     next: AtomicUsize,
-    /// Begins again after the last one.
+    /// Starts again after the last request.
     is_endless: bool,
 }
 
@@ -26,7 +26,7 @@ impl Users {
         self.tokens.len()
     }
 
-    /// Claims of the given users, for each the coupon that `coupon` names.
+    /// A claim of each user; `coupon` gives the coupon for a user.
     pub fn claims<'a>(
         &self,
         users: impl IntoIterator<Item = usize>,
@@ -35,7 +35,7 @@ impl Users {
         self.claims_with(users, coupon, |_| "")
     }
 
-    /// The same with header lines of their own.
+    /// Like `claims`; `headers` gives additional header lines for a user.
     pub fn claims_with<'a>(
         &self,
         users: impl IntoIterator<Item = usize>,
@@ -50,7 +50,7 @@ impl Users {
         Requests { bytes, ends, next: AtomicUsize::new(0), is_endless: false }
     }
 
-    /// One claim by itself; `headers` are whole lines.
+    /// One claim as text; `headers` are whole lines with their line ends.
     pub fn claim(&self, user: usize, coupon: &str, headers: &str) -> String {
         let token = &self.tokens[user];
         format!(
@@ -61,6 +61,7 @@ impl Users {
 }
 
 impl Requests {
+    /// The same requests, repeated without end.
     pub fn endless(self) -> Self {
         Self { is_endless: true, ..self }
     }
@@ -80,7 +81,7 @@ mod tests {
     use super::Users;
 
     #[test]
-    fn every_request_is_handed_out_once_or_for_ever() -> anyhow::Result<()> {
+    fn every_request_is_taken_once_or_again_and_again() -> anyhow::Result<()> {
         let users = Users::new(3, |user| Ok(format!("token-of-{user}")))?;
         let claims = users.claims(1..3, |_| "tea");
         let texts: Vec<String> = std::iter::from_fn(|| claims.take())

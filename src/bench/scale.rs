@@ -1,77 +1,90 @@
-//! Whether claims slow down where there is much of something: many coupons, many claims of one.
+//! Whether claims are slower with many coupons, or with many claims of one coupon.
 
 use super::Rate;
-use super::fill::fill;
-use super::report::whole;
-use super::round::Round;
-use super::scenarios::{Bench, COUPON, PLENTY, RATE};
-use super::stage::{SCHEMA, connect};
+use super::fixture::{SCHEMA, connect};
+use super::measurements::Measurements;
+use super::preload::preload_claims;
+use super::report::format_count;
+use super::scenarios::{Bench, COUPON, MANY_UNITS, RATE};
 use crate::postgres::Postgres;
 
-/// Beyond what is loaded: no scenario here has a worker.
-const NO_LIMIT: [(&str, &str); 1] = [("SECKILL_MAX_BACKLOG", "1000000000")];
+/// More than any scenario here claims: no worker drains the backlog.
+const NO_BACKLOG_LIMIT: [(&str, &str); 1] = [("SECKILL_MAX_BACKLOG", "1000000000")];
 const ONE_COUPON: &str = "a second, one coupon";
 const NO_CLAIMS: &str = "a second, without claims";
 
 impl Bench<'_> {
-    /// Claims of every coupon in turn, and right before of one.
-    pub async fn coupons(&self, round: &mut Round) -> anyhow::Result<()> {
-        let server = self.stage.serve(0).await?;
-        server.create(COUPON, PLENTY).await?;
-        let one = self.drive(&server, self.everybody()).await?.only(&[202])?.rate(202);
+    /// Claims of one coupon, then claims of many coupons in turn.
+    pub async fn coupons(&self, results: &mut Measurements) -> anyhow::Result<()> {
+        let server = self.fixture.start_empty_server(0).await?;
+        server.create(COUPON, MANY_UNITS).await?;
+        let one = self.drive(&server, self.claims_of_all_users()).await?.only(&[202])?.rate(202);
         server.stop().await?;
-        round.rate("coupons", ONE_COUPON, one);
+        results.add_rate("coupons", ONE_COUPON, one);
 
-        let ids: Vec<String> = (0..self.plan.coupons).map(|number| format!("coupon-{number}")).collect();
-        self.stage.empty().await?;
+        let ids: Vec<String> =
+            (0..self.parameters.coupons).map(|number| format!("coupon-{number}")).collect();
+        self.fixture.empty_stores().await?;
         self.insert(&ids).await?;
-        // Its first agreement of the stores publishes what Postgres has.
-        let server = self.stage.open(0, &NO_LIMIT).await?;
+        // The server publishes the coupons of Postgres when it starts.
+        let server = self.fixture.start_server(0, &NO_BACKLOG_LIMIT).await?;
         let claims = self.users.claims(0..self.users.count(), |user| &ids[user % ids.len()]);
         let many = self.drive(&server, claims).await?.only(&[202])?.rate(202);
         server.stop().await?;
-        note(round, "coupons", &format!("{} coupons", whole(ids.len())), many, ONE_COUPON);
+        add_rate_and_ratio(
+            results,
+            "coupons",
+            &format!("{} coupons", format_count(ids.len())),
+            many,
+            ONE_COUPON,
+        );
         Ok(())
     }
 
-    /// Coupons in Postgres alone.
+    /// Inserts coupons into Postgres only.
     async fn insert(&self, ids: &[String]) -> anyhow::Result<()> {
-        Postgres::new(&self.stage.addresses.database_url, SCHEMA)?.prepare().await?;
-        let mut postgres = connect(&self.stage.addresses).await?;
+        Postgres::new(&self.fixture.addresses.database_url, SCHEMA)?.prepare().await?;
+        let mut postgres = connect(&self.fixture.addresses).await?;
         sqlx::query(
             "insert into coupons (id, title, total, stock) select id, '', $2, $2 from unnest($1::text[]) id",
         )
         .bind(ids)
-        .bind(i64::try_from(PLENTY)?)
+        .bind(i64::try_from(MANY_UNITS)?)
         .execute(&mut postgres)
         .await?;
         Ok(())
     }
 
-    /// Claims of a coupon that has millions, and before of the same without them. Redis rewrites its log of itself
-    /// while they are loaded, several times, and may be at it when they are all there: that is waited for.
-    pub async fn loaded(&self, round: &mut Round) -> anyhow::Result<()> {
-        self.stage.empty().await?;
-        let server = self.stage.open(0, &NO_LIMIT).await?;
-        server.create(COUPON, PLENTY).await?;
+    /// Claims of one coupon, first without earlier claims and then with millions. Redis rewrites its log while the millions
+    /// are loaded, so the second measurement waits until no rewrite runs.
+    pub async fn loaded(&self, results: &mut Measurements) -> anyhow::Result<()> {
+        self.fixture.empty_stores().await?;
+        let server = self.fixture.start_server(0, &NO_BACKLOG_LIMIT).await?;
+        server.create(COUPON, MANY_UNITS).await?;
         let (all, half) = (self.users.count(), self.users.count() / 2);
         let claims = self.users.claims(0..half, |_| COUPON);
         let without = self.drive(&server, claims).await?.only(&[202])?.rate(202);
-        round.rate("loaded", NO_CLAIMS, without);
+        results.add_rate("loaded", NO_CLAIMS, without);
 
-        let loaded = self.plan.loaded_claims;
-        fill(self.stage, COUPON, all..all + loaded).await?;
-        self.stage.until_log_rewritten().await?;
+        let loaded = self.parameters.loaded_claims;
+        preload_claims(self.fixture, COUPON, all..all + loaded).await?;
+        self.fixture.wait_until_log_rewritten().await?;
         let claims = self.users.claims(half..all, |_| COUPON);
         let with = self.drive(&server, claims).await?.only(&[202])?.rate(202);
         server.stop().await?;
-        note(round, "loaded", &format!("{} claims before", whole(loaded)), with, NO_CLAIMS);
+        add_rate_and_ratio(
+            results,
+            "loaded",
+            &format!("{} claims before", format_count(loaded)),
+            with,
+            NO_CLAIMS,
+        );
         Ok(())
     }
 }
 
-fn note(round: &mut Round, scenario: &'static str, name: &str, rate: Rate, to: &str) {
+fn add_rate_and_ratio(results: &mut Measurements, scenario: &'static str, name: &str, rate: Rate, to: &str) {
     let what = format!("{RATE}, {name}");
-    round.rate(scenario, &what, rate);
-    round.ratio(scenario, &what, (scenario, to));
+    results.add_rate(scenario, &what, rate);
+    results.add_ratio(scenario, &what, (scenario, to));
 }

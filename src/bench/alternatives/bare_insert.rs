@@ -1,5 +1,5 @@
-//! The least that recording can cost, by which draining the stream is judged: a worker's batches, inserted by a
-//! bare loop on one connection with the stock in the same transaction. No stream, no fence, no acknowledgement.
+//! The least cost of recording, with which `drain` is compared: a worker's batches, inserted in a loop on one connection,
+//! with the stock in the same transaction. There is no stream, no fence and no acknowledgement.
 
 use std::time::Duration;
 
@@ -8,30 +8,30 @@ use sqlx::Connection;
 use tokio::time::Instant;
 
 use super::Figure;
-use super::crowd::new_claim;
-use super::shop::{Shop, insert_orders};
+use super::buyers::new_claim;
+use super::schema::{BenchSchema, insert_orders};
 use crate::bench::Rate;
 use crate::config::{RECORD_BATCH_MAX_EVENTS, StoreAddresses, TOTAL_MAX_UNITS};
 use crate::domain::{Claim, CouponId};
 use crate::postgres::PgConnection;
 
-/// Rows inserted, in batches of as many as a worker's; making them up is not in the time.
+/// The rate of inserted rows, in batches of a worker's size. The time does not include making the rows up.
 ///
 /// # Errors
-/// When Postgres fails, or stock and orders do not add up.
+/// When Postgres fails, or stock and orders do not match.
 pub async fn bare_insert(stores: &StoreAddresses, run_for: Duration) -> Result<Figure> {
-    let mut shop = Shop::open(&stores.database_url).await?;
-    insert_batch(&mut shop.keeper, &batch(&shop.coupon)).await?;
+    let mut schema = BenchSchema::create(&stores.database_url).await?;
+    insert_batch(&mut schema.control, &batch(&schema.coupon)).await?;
     let mut rate = Rate::default();
     while rate.elapsed < run_for {
-        let claims = batch(&shop.coupon);
+        let claims = batch(&schema.coupon);
         let started = Instant::now();
-        insert_batch(&mut shop.keeper, &claims).await?;
+        insert_batch(&mut schema.control, &claims).await?;
         rate.elapsed += started.elapsed();
         rate.operations += claims.len() as u64;
     }
     let before = i64::try_from(RECORD_BATCH_MAX_EVENTS)?;
-    shop.must_add_up(before + i64::try_from(rate.operations)?, TOTAL_MAX_UNITS).await?;
+    schema.check_totals(before + i64::try_from(rate.operations)?, TOTAL_MAX_UNITS).await?;
     Ok(Figure { name: "bare insert", clients: 1, rate })
 }
 

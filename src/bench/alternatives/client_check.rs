@@ -1,36 +1,37 @@
-//! Whether the buyers in this process are as good a client as pgbench: both sell by the same statement, one after the
-//! other. Where they are, an alternative that pgbench cannot drive loses nothing by them.
+//! Whether the buyers in this process are as fast a client as pgbench: both sell with the same statement, one after the
+//! other. If they are, the figures of alternatives that pgbench cannot run are not limited by the buyers.
 
 use std::time::Duration;
 
 use anyhow::Result;
 
-use super::crowd::{Answer, Buyer, sell};
+use super::buyers::{Answer, Buyer, run_buyers};
 use super::optimistic_lock::ONE_STATEMENT;
 use super::pgbench::{Load, Pgbench};
-use super::shop::{Shop, claimed_at, is_refusal};
+use super::schema::{BenchSchema, claimed_at, is_refusal};
 use super::{Figure, sold_rate};
 use crate::bench::Rate;
 use crate::config::{StoreAddresses, TOTAL_MAX_UNITS};
 use crate::domain::Claim;
 use crate::postgres::PgConnection;
 
-/// As `optimistic_lock/one_statement.sql` has it.
+/// The same statement as in `optimistic_lock/one_statement.sql`.
 const SELL: &str = "
     with u as (update coupons set stock = stock - 1 where id = $1 and stock > 0 returning 1)
     insert into orders (id, coupon_id, user_id, status, claimed_at) select $2, $1, $3, 'confirmed', $4 from u";
 
-/// What both have sold with so many clients.
+/// The rates of both clients with the same number of connections.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientCheck {
     pub pgbench: Figure,
     pub buyers: Figure,
 }
 
-/// Each for half of `run_for` and at least a second, twice in turn: a disk that grows slower does so for both.
+/// Runs each client twice in turn, for half of `run_for` and at least a second, so that a disk that gets slower affects
+/// both.
 ///
 /// # Errors
-/// When Postgres fails, or stock and orders do not add up.
+/// When Postgres fails, or stock and orders do not match.
 pub async fn client_check(
     stores: &StoreAddresses,
     pgbench: &Pgbench,
@@ -55,20 +56,21 @@ async fn by_pgbench(
     clients: usize,
     run_for: Duration,
 ) -> Result<Rate> {
-    let mut shop = Shop::open(&stores.database_url).await?;
-    let summary = pgbench.sell(&Load { script: ONE_STATEMENT.1, clients, variables: &[] }, run_for).await?;
-    let sold = shop.orders().await?;
-    shop.must_add_up(sold, TOTAL_MAX_UNITS).await?;
+    let mut schema = BenchSchema::create(&stores.database_url).await?;
+    let summary =
+        pgbench.run_buyers(&Load { script: ONE_STATEMENT.1, clients, variables: &[] }, run_for).await?;
+    let sold = schema.orders().await?;
+    schema.check_totals(sold, TOTAL_MAX_UNITS).await?;
     sold_rate(sold, &summary)
 }
 
 async fn by_buyers(stores: &StoreAddresses, clients: usize, run_for: Duration) -> Result<Rate> {
-    let mut shop = Shop::open(&stores.database_url).await?;
-    let door = shop.door();
+    let mut schema = BenchSchema::create(&stores.database_url).await?;
+    let connector = schema.connector();
     let connect =
-        async move |clients| Ok(door.connect(clients).await?.into_iter().map(OneStatement).collect());
-    let purchases = sell(&shop.coupon, clients, run_for, connect).await?;
-    shop.must_add_up(purchases.units, TOTAL_MAX_UNITS).await?;
+        async move |clients| Ok(connector.connect(clients).await?.into_iter().map(OneStatement).collect());
+    let purchases = run_buyers(&schema.coupon, clients, run_for, connect).await?;
+    schema.check_totals(purchases.units, TOTAL_MAX_UNITS).await?;
     Ok(purchases.rate)
 }
 

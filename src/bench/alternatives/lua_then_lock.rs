@@ -1,6 +1,6 @@
-//! A script in Redis first, the conditional update in Postgres behind it, the order's row in its own time: Redis
-//! turns away those who would come too late, but each unit still waits for the one row. The two stores are
-//! not moved together: a process that dies between them leaves Redis a unit short, which nobody here repairs.
+//! First a script in Redis, then the conditional update in Postgres, and the order's row asynchronously. Redis refuses
+//! claims after the last unit, but each sale still waits for the one row of the stock. The two stores are not changed
+//! together: a process that dies between them leaves Redis with a unit too few, and this scheme has no repair for that.
 
 mod redis_stock;
 
@@ -9,9 +9,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tokio::sync::mpsc;
 
-use super::crowd::{Answer, Buyer, must_refuse, new_claim, sell};
+use super::buyers::{Answer, Buyer, check_refused, new_claim, run_buyers};
 use super::pgbench::{Load, Pgbench, Script};
-use super::shop::{Shop, insert_orders};
+use super::schema::{BenchSchema, insert_orders};
 use super::{Figure, sold_rate};
 use crate::config::{StoreAddresses, TOTAL_MAX_UNITS};
 use crate::domain::{Claim, Partition};
@@ -19,20 +19,20 @@ use crate::postgres::PgConnection;
 use crate::redis::RedisServer;
 use redis_stock::RedisStock;
 
-/// Orders that wait for the writer. Small, as they are in memory only; a writer that falls behind is waited for.
+/// Orders that wait for the writer. Small, because they are in memory only; buyers wait when it is full.
 const QUEUE_MAX_ORDERS: usize = 256;
-/// What is left for the end of a round of updates alone, when more want one.
+/// Units for the check at the end of `update_alone` that no unit is sold twice.
 const LAST_UNITS: i64 = 100;
 
 const TAKE: &str = "update coupons set stock = stock - 1 where id = $1 and stock > 0";
-/// The same for pgbench; it has no users.
+/// The same statement for pgbench; it has no users.
 const UPDATE: Script =
     Script { name: "update.sql", text: include_str!("lua_then_lock/update.sql"), one_per_user: "" };
 
-/// Each number of clients for `run_for`; a unit is sold when both stores have deducted it.
+/// Measures each number of clients for `run_for`. A unit counts as sold when both stores have deducted it.
 ///
 /// # Errors
-/// When a store fails, or a round does not add up in both.
+/// When a store fails, or the stock of a store does not match its orders.
 pub async fn lua_then_lock(
     stores: &StoreAddresses,
     clients: &[usize],
@@ -42,62 +42,62 @@ pub async fn lua_then_lock(
     let mut figures = Vec::new();
     for &clients in clients {
         let redis = RedisStock::open(server.connect().await?).await?;
-        let figure = round(stores, &server, &redis, clients, run_for).await;
+        let figure = measure(stores, &server, &redis, clients, run_for).await;
         redis.delete().await?;
         figures.push(figure?);
     }
     Ok(figures)
 }
 
-/// The update alone, without Redis, users and orders: no client of the scheme can be faster.
+/// Measures only the update, without Redis, users and orders: no client of the scheme can be faster.
 ///
 /// # Errors
-/// When Postgres fails, or the stock does not go down by as much as was sold.
+/// When Postgres fails, or the stock does not match the sales.
 pub async fn update_alone(
     stores: &StoreAddresses,
     pgbench: &Pgbench,
     clients: usize,
     run_for: Duration,
 ) -> Result<Figure> {
-    let mut shop = Shop::open(&stores.database_url).await?;
+    let mut schema = BenchSchema::create(&stores.database_url).await?;
     let load = Load { script: UPDATE, clients, variables: &[] };
-    let summary = pgbench.sell(&load, run_for).await?;
-    let sold = TOTAL_MAX_UNITS - shop.stock().await?;
-    shop.leave(LAST_UNITS).await?;
-    pgbench.storm(&load, LAST_UNITS).await?;
-    let left = shop.stock().await?;
+    let summary = pgbench.run_buyers(&load, run_for).await?;
+    let sold = TOTAL_MAX_UNITS - schema.stock().await?;
+    schema.set_stock(LAST_UNITS).await?;
+    pgbench.oversell(&load, LAST_UNITS).await?;
+    let left = schema.stock().await?;
     ensure!(left == 0, "{left} of the last {LAST_UNITS} units are left");
     Ok(Figure { name: "its update alone, by pgbench", clients, rate: sold_rate(sold, &summary)? })
 }
 
-async fn round(
+async fn measure(
     stores: &StoreAddresses,
     server: &RedisServer,
     redis: &RedisStock,
     clients: usize,
     run_for: Duration,
 ) -> Result<Figure> {
-    let mut shop = Shop::open(&stores.database_url).await?;
+    let mut schema = BenchSchema::create(&stores.database_url).await?;
     let (queue, orders) = mpsc::channel(QUEUE_MAX_ORDERS);
-    let writer = shop.door().connect(1).await?.pop().context("no connection for the writer")?;
+    let writer = schema.connector().connect(1).await?.pop().context("no connection for the writer")?;
     let writer = tokio::spawn(write(writer, orders));
-    let (door, server, scripts) = (shop.door(), server.clone(), redis.clone());
-    // A thread's buyers share a pipelined connection to Redis.
+    let (connector, server, scripts) = (schema.connector(), server.clone(), redis.clone());
+    // The buyers of a thread share a pipelined connection to Redis.
     let connect = async move |clients| {
-        let redis = scripts.on(server.connect().await?);
-        let both = |postgres| Both { redis: redis.clone(), postgres, queue: queue.clone() };
-        Ok(door.connect(clients).await?.into_iter().map(both).collect())
+        let redis = scripts.with_connection(server.connect().await?);
+        let buyer = |postgres| BothStores { redis: redis.clone(), postgres, queue: queue.clone() };
+        Ok(connector.connect(clients).await?.into_iter().map(buyer).collect())
     };
-    let mut purchases = sell(&shop.coupon, clients, run_for, connect).await?;
+    let mut purchases = run_buyers(&schema.coupon, clients, run_for, connect).await?;
 
-    let stock = shop.stock().await?;
-    shop.leave(0).await?;
-    // Redis still has units: it is Postgres that refuses, and Redis has to be given its unit back.
-    must_refuse(&mut purchases.buyer, &new_claim(&shop.coupon), "a claim after the last unit").await?;
+    let stock = schema.stock().await?;
+    schema.set_stock(0).await?;
+    // Redis still has units, so Postgres refuses, and the buyer returns the unit to Redis.
+    check_refused(&mut purchases.buyer, &new_claim(&schema.coupon), "a claim after the last unit").await?;
     drop(purchases.buyer);
     writer.await?.context("the orders' writer")?;
 
-    let (orders, sold) = (shop.orders().await?, purchases.units);
+    let (orders, sold) = (schema.orders().await?, purchases.units);
     let in_redis = redis.counts().await?;
     ensure!(
         orders == sold && stock == TOTAL_MAX_UNITS - sold && in_redis == (stock, sold),
@@ -109,20 +109,21 @@ async fn round(
     Ok(Figure { name: "Lua in Redis, then optimistic lock", clients, rate: purchases.rate })
 }
 
-struct Both {
+/// Buys in Redis, then in Postgres.
+struct BothStores {
     redis: RedisStock,
     postgres: PgConnection,
     queue: mpsc::Sender<Claim>,
 }
 
-impl Buyer for Both {
+impl Buyer for BothStores {
     async fn buy(&mut self, claim: &Claim) -> Result<Answer> {
         if !self.redis.deduct(&claim.user).await? {
             return Ok(Answer::Refused);
         }
         let taken = sqlx::query(TAKE).bind(claim.coupon.as_str()).execute(&mut self.postgres).await?;
         if taken.rows_affected() == 0 {
-            self.redis.give_back(&claim.user).await?;
+            self.redis.return_unit(&claim.user).await?;
             return Ok(Answer::Refused);
         }
         self.queue.send(claim.clone()).await.context("the orders' writer has stopped")?;
@@ -130,7 +131,7 @@ impl Buyer for Both {
     }
 }
 
-/// Inserts whatever has come together since the last batch, until all buyers are gone.
+/// Inserts the orders in batches, until no buyer is left.
 async fn write(mut connection: PgConnection, mut orders: mpsc::Receiver<Claim>) -> Result<()> {
     let mut batch = Vec::with_capacity(QUEUE_MAX_ORDERS);
     while orders.recv_many(&mut batch, QUEUE_MAX_ORDERS).await > 0 {

@@ -1,17 +1,17 @@
-//! The conditional update in Postgres alone, `stock = stock - 1 where stock > 0`: correct and simple. All buyers
-//! wait for one row, which each holds until its commit is flushed, so that the disk's flushes are the rate.
+//! A conditional update in Postgres only, `stock = stock - 1 where stock > 0`: correct and simple. All buyers wait for one
+//! row, and each holds it until its commit is flushed, so the rate is that of the disk's flushes.
 
 use std::time::Duration;
 
 use anyhow::Result;
 
 use super::pgbench::{Load, Pgbench, Script};
-use super::shop::Shop;
+use super::schema::BenchSchema;
 use super::{Figure, sold_rate};
 use crate::config::{StoreAddresses, TOTAL_MAX_UNITS};
 
 const ONE_PER_USER: &str = "orders_one_live_per_slot";
-/// The name of its figures as well.
+/// The name of the figures, and the script.
 pub const ONE_STATEMENT: (&str, Script) = (
     "optimistic lock, one statement",
     Script {
@@ -36,13 +36,14 @@ const TRANSACTION: (&str, Script) = (
         one_per_user: ONE_PER_USER,
     },
 );
-/// What is left for the end of a round, when more want one.
+/// Units for the check at the end of a measurement that claims after the last unit are refused.
 const LAST_UNITS: i64 = 100;
 
-/// The single statements with each number of clients, then the usual transaction with the most; `run_for` each.
+/// Measures the single statements with each number of clients, then the usual transaction with the most clients, each for
+/// `run_for`.
 ///
 /// # Errors
-/// When Postgres fails, or a round does not add up.
+/// When Postgres fails, or stock and orders do not match.
 pub async fn optimistic_lock(
     stores: &StoreAddresses,
     pgbench: &Pgbench,
@@ -51,35 +52,35 @@ pub async fn optimistic_lock(
 ) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for &clients in clients {
-        figures.push(round(ONE_STATEMENT, stores, pgbench, clients, run_for).await?);
+        figures.push(measure(ONE_STATEMENT, stores, pgbench, clients, run_for).await?);
     }
-    // One client never waits for the row: both cost it the same.
+    // One client never waits for the row, so both statements take the same time.
     for &clients in clients.iter().filter(|clients| **clients > 1) {
-        figures.push(round(ORDER_FIRST, stores, pgbench, clients, run_for).await?);
+        figures.push(measure(ORDER_FIRST, stores, pgbench, clients, run_for).await?);
     }
     if let Some(&most) = clients.last() {
-        figures.push(round(TRANSACTION, stores, pgbench, most, run_for).await?);
+        figures.push(measure(TRANSACTION, stores, pgbench, most, run_for).await?);
     }
     Ok(figures)
 }
 
-async fn round(
+async fn measure(
     (name, script): (&'static str, Script),
     stores: &StoreAddresses,
     pgbench: &Pgbench,
     clients: usize,
     run_for: Duration,
 ) -> Result<Figure> {
-    let mut shop = Shop::open(&stores.database_url).await?;
+    let mut schema = BenchSchema::create(&stores.database_url).await?;
     let load = Load { script, clients, variables: &[] };
-    let summary = pgbench.sell(&load, run_for).await?;
-    let sold = shop.orders().await?;
-    shop.must_add_up(sold, TOTAL_MAX_UNITS).await?;
-    pgbench.must_refuse_repeat(&load).await?;
-    shop.must_add_up(sold, TOTAL_MAX_UNITS).await?;
+    let summary = pgbench.run_buyers(&load, run_for).await?;
+    let sold = schema.orders().await?;
+    schema.check_totals(sold, TOTAL_MAX_UNITS).await?;
+    pgbench.check_repeat_refused(&load).await?;
+    schema.check_totals(sold, TOTAL_MAX_UNITS).await?;
 
-    let total = shop.leave(LAST_UNITS).await?;
-    pgbench.storm(&load, LAST_UNITS).await?;
-    shop.must_add_up(total, total).await?;
+    let total = schema.set_stock(LAST_UNITS).await?;
+    pgbench.oversell(&load, LAST_UNITS).await?;
+    schema.check_totals(total, total).await?;
     Ok(Figure { name, clients, rate: sold_rate(sold, &summary)? })
 }

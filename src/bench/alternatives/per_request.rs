@@ -1,11 +1,11 @@
-//! The program's own script without the gate: one claim in each EVALSHA. Shows what batching is worth.
+//! The program's own script without the batcher: one claim in each EVALSHA. Shows the effect of batching.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::try_join_all;
 
-use super::crowd::{Answer, Buyer, sell};
+use super::buyers::{Answer, Buyer, run_buyers};
 use super::{Figure, fastest};
 use crate::bench::redis_cpu;
 use crate::domain::{Claim, ClaimOutcome, CouponId, Refusal};
@@ -13,24 +13,23 @@ use crate::redis::scripts::claim::{BatchOutcome, claim_batch};
 use crate::redis::{Redis, RedisServer, claims_hash, coupon_hash};
 
 const TASKS: [usize; 4] = [1, 16, 64, 256];
-/// Redis takes 16 KiB of a connection between two flushes, some fifty claims: four connections were a third faster
-/// than one with 256 tasks, sixteen no faster.
-const CONNECTIONS_OF_A_THREAD_MAX: usize = 2;
+/// Redis reads 16 KiB of a connection between two flushes (its `PROTO_IOBUF_LEN`), about fifty claims. Measured with 256
+/// tasks: four connections were a third faster than one, sixteen were no faster than four.
+const CONNECTIONS_PER_THREAD_MAX: usize = 2;
 
-/// The best of the rounds, and what it cost.
+/// The best of the measurements, and its cost.
 #[derive(Clone, Copy, Debug)]
 pub struct PerRequest {
     pub figure: Figure,
-    /// Processor time of the whole Redis process for each accepted claim; a worker's reads are in it if one
-    /// runs meanwhile.
+    /// Processor time of the whole Redis process for each accepted claim; includes the reads of a worker if one runs.
     pub redis_cpu_per_claim: Duration,
 }
 
-/// Accepted claims with each number of tasks on a few pipelined connections, `run_for` each; the best. `coupon` is
-/// in force under the marker `ready`, has enough stock, and nobody else claims it.
+/// Measures accepted claims with each number of tasks on a few pipelined connections, each for `run_for`, and returns the
+/// best. `coupon` must be in force under the marker `ready`, have enough stock, and have no other claims.
 ///
 /// # Errors
-/// When a claim is not accepted, or the claims held do not grow by as many as were accepted.
+/// When a claim is not accepted, or the number of held claims does not match the accepted claims.
 pub async fn per_request(
     server: &RedisServer,
     ready: &str,
@@ -40,13 +39,13 @@ pub async fn per_request(
     let redis = server.connect().await?;
     let mut rounds = Vec::new();
     for clients in TASKS {
-        rounds.push(round(server, &redis, ready, coupon, clients, run_for).await?);
+        rounds.push(measure(server, &redis, ready, coupon, clients, run_for).await?);
     }
-    let best = fastest(rounds.iter().map(|round| &round.figure)).context("no rounds")?.clients;
-    rounds.into_iter().find(|round| round.figure.clients == best).context("no best round")
+    let best = fastest(rounds.iter().map(|round| &round.figure)).context("no measurements")?.clients;
+    rounds.into_iter().find(|round| round.figure.clients == best).context("no best measurement")
 }
 
-async fn round(
+async fn measure(
     server: &RedisServer,
     redis: &Redis,
     ready: &str,
@@ -56,19 +55,19 @@ async fn round(
 ) -> Result<PerRequest> {
     let (server, ready) = (server.clone(), ready.to_owned());
     let connect = async move |clients: usize| {
-        let connections = clients.min(CONNECTIONS_OF_A_THREAD_MAX);
+        let connections = clients.min(CONNECTIONS_PER_THREAD_MAX);
         let connections = try_join_all((0..connections).map(|_| server.connect())).await?;
         let buyer = |redis: &Redis| OneClaim { redis: redis.clone(), ready: ready.clone() };
         Ok(connections.iter().cycle().take(clients).map(buyer).collect())
     };
     let (held_before, cpu_before) = (claims_hash::held_units(redis, coupon).await?, redis_cpu(redis).await?);
-    let purchases = sell(coupon, clients, run_for, connect).await?;
+    let purchases = run_buyers(coupon, clients, run_for, connect).await?;
     let cpu = redis_cpu(redis).await?.saturating_sub(cpu_before);
 
     let held = claims_hash::held_units(redis, coupon).await? - held_before;
     ensure!(held == purchases.units, "{} claims were accepted, and {held} are held", purchases.units);
     let wrong = coupon_hash::first_inconsistent(redis, std::slice::from_ref(coupon)).await?;
-    ensure!(wrong.is_none(), "stock and claims of {coupon} do not add up");
+    ensure!(wrong.is_none(), "stock plus claims of {coupon} is not its total");
     let figure = Figure { name: "one claim per EVALSHA", clients, rate: purchases.rate };
     Ok(PerRequest { figure, redis_cpu_per_claim: cpu / u32::try_from(purchases.units)? })
 }
@@ -81,7 +80,7 @@ struct OneClaim {
 impl Buyer for OneClaim {
     async fn buy(&mut self, claim: &Claim) -> Result<Answer> {
         let batch = std::slice::from_ref(claim);
-        // No deadline: whoever measures waits.
+        // No deadline: the bench waits for every claim.
         match claim_batch(&self.redis, &self.ready, i64::MAX, batch, |_| true).await?.outcome {
             BatchOutcome::Done(outcomes) => match outcomes[..] {
                 [ClaimOutcome::Accepted { .. }] => Ok(Answer::Sold),

@@ -1,6 +1,6 @@
-//! Postgres's own load program, which drives the alternatives that consist of SQL: statements prepared, over the
-//! stores' socket, with the settings of the program's own connections. What was sold is not known here: the
-//! alternatives read that from the database.
+//! pgbench, the load generator of Postgres (<https://www.postgresql.org/docs/current/pgbench.html>), for alternatives that
+//! consist of SQL: with prepared statements, over the stores' socket, and with the session settings of the program. The
+//! alternatives read the number of sales from the database.
 
 mod output;
 
@@ -15,34 +15,34 @@ use tokio::process::Command;
 use tokio::time::timeout;
 use url::Url;
 
-use super::shop;
+use super::schema;
 use crate::config::StoreAddresses;
 use crate::embedded;
 pub use output::Summary;
 
-/// Longest start and end of a run beside the time that it sells for.
-const SLACK: Duration = Duration::from_mins(1);
-/// Exit status for errors during the run, such as of the database.
+/// Longest time for the start and the end of a run, in addition to its duration.
+const START_AND_END_MAX: Duration = Duration::from_mins(1);
+/// The exit status of pgbench after errors during the run, such as errors of the database.
 const STATUS_ABORTED: i32 = 2;
-/// What a sale's last buyers begin to count with: none of them has bought before.
-const LATE: Numbers = Numbers { users_from: 1_000_000_000_000, ids_from: 0 };
-/// The first users again, with other orders than theirs.
-const AGAIN: Numbers = Numbers { users_from: 0, ids_from: 1_000_000 };
-const FIRST: Numbers = Numbers { users_from: 0, ids_from: 0 };
+/// Numbers of users that have not bought before, for the check at the end of a measurement.
+const LATE_USERS: StartNumbers = StartNumbers { users_from: 1_000_000_000_000, ids_from: 0 };
+/// The numbers of the first users, with other order ids.
+const REPEATED_USERS: StartNumbers = StartNumbers { users_from: 0, ids_from: 1_000_000 };
+const FIRST_USERS: StartNumbers = StartNumbers { users_from: 0, ids_from: 0 };
 
-/// What all clients of a run do. A client keeps its variables from one transaction to the next.
+/// The script that all clients of a run execute. A client keeps its variables from one transaction to the next.
 #[derive(Clone, Copy)]
 pub struct Script {
-    /// Its file's name.
+    /// The file name.
     pub name: &'static str,
-    /// `:client_id` and `:n`, which the script counts up, name a new user and a new order each time; `:ids` makes
-    /// another order of it for the same user.
+    /// `:client_id` and `:n`, which the script increments, give a new user and a new order each time; `:ids` gives another
+    /// order id for the same user.
     pub text: &'static str,
     /// The constraint that refuses a user's second order.
     pub one_per_user: &'static str,
 }
 
-/// The program, a folder for its scripts, and the database.
+/// The program, a folder for its scripts, and the address of the database.
 #[derive(Clone, Debug)]
 pub struct Pgbench {
     program: PathBuf,
@@ -50,22 +50,22 @@ pub struct Pgbench {
     database_url: String,
 }
 
-/// One run.
+/// The load of one run.
 #[derive(Clone, Copy)]
 pub struct Load<'l> {
     pub script: Script,
     pub clients: usize,
-    /// What these variables are when a client begins.
+    /// Initial values of additional variables.
     pub variables: &'l [(&'static str, i64)],
 }
 
-/// Where the clients of a run begin to count.
-struct Numbers {
+/// Initial values of the counters of a script's clients.
+struct StartNumbers {
     users_from: i64,
     ids_from: i64,
 }
 
-/// How long the clients of a run go on.
+/// When the clients of a run stop.
 #[derive(Clone, Copy)]
 enum Length {
     /// In whole seconds, rounded up.
@@ -73,28 +73,28 @@ enum Length {
     TransactionsPerClient(i64),
 }
 
-/// What became of a run.
+/// The result of a run.
 enum Run {
     Done(Summary),
-    /// A statement was refused, after which its client stops: what pgbench says of it.
+    /// A statement failed and its client stopped; the error output of pgbench.
     Aborted(String),
 }
 
 impl Pgbench {
     /// # Errors
-    /// When this machine has no pgbench: which package brings it.
+    /// When this machine has no pgbench; the error names its package.
     pub fn find(folder: &Path, stores: &StoreAddresses) -> Result<Self> {
         let database_url = stores.database_url.clone();
         Ok(Self { program: embedded::pgbench()?, folder: folder.to_owned(), database_url })
     }
 
-    /// Lets all clients buy for so long, each a new user in each transaction.
+    /// Lets all clients buy for `run_for`, with a new user in each transaction.
     ///
     /// # Errors
     /// When a transaction fails or is refused.
-    pub async fn sell(&self, load: &Load<'_>, run_for: Duration) -> Result<Summary> {
+    pub async fn run_buyers(&self, load: &Load<'_>, run_for: Duration) -> Result<Summary> {
         let name = load.script.name;
-        match self.run(load, &FIRST, Length::For(run_for)).await? {
+        match self.run(load, &FIRST_USERS, Length::For(run_for)).await? {
             Run::Done(summary) => {
                 ensure!(summary.failed == 0, "{}: {} transactions failed", name, summary.failed);
                 Ok(summary)
@@ -103,27 +103,30 @@ impl Pgbench {
         }
     }
 
-    /// Lets the first client's first user buy once more.
+    /// Checks that a second order of the first client's first user is refused.
     ///
     /// # Errors
-    /// When the database does not refuse that for the user's sake.
-    pub async fn must_refuse_repeat(&self, load: &Load<'_>) -> Result<()> {
+    /// When the order is not refused, or for another reason than the user's first order.
+    pub async fn check_repeat_refused(&self, load: &Load<'_>) -> Result<()> {
         let name = load.script.name;
-        match self.run(&Load { clients: 1, ..*load }, &AGAIN, Length::TransactionsPerClient(1)).await? {
+        match self
+            .run(&Load { clients: 1, ..*load }, &REPEATED_USERS, Length::TransactionsPerClient(1))
+            .await?
+        {
             Run::Aborted(errors) if errors.contains(load.script.one_per_user) => Ok(()),
             Run::Aborted(errors) => bail!("{name}: a user's second order was an error: {errors}"),
             Run::Done(_) => bail!("{name}: a user's second order was not refused"),
         }
     }
 
-    /// Lets all clients try to buy more than so many units, each a new user in each transaction. What they were sold
-    /// is the caller's to look up: here a refusal is an empty transaction or an error, as the scheme has it.
+    /// Lets all clients try to buy more than `units` units, with a new user in each transaction. The caller checks the
+    /// number of sales; a refusal is an empty transaction or an error, depending on the scheme.
     ///
     /// # Errors
-    /// When a client stops for anything but a refusal.
-    pub async fn storm(&self, load: &Load<'_>, units: i64) -> Result<()> {
+    /// When a client stops for another reason than a refusal.
+    pub async fn oversell(&self, load: &Load<'_>, units: i64) -> Result<()> {
         let each = units / i64::try_from(load.clients)? + 2;
-        match self.run(load, &LATE, Length::TransactionsPerClient(each)).await? {
+        match self.run(load, &LATE_USERS, Length::TransactionsPerClient(each)).await? {
             Run::Done(_) => Ok(()),
             Run::Aborted(errors) => {
                 let is_refusal = |error: &str| {
@@ -139,7 +142,7 @@ impl Pgbench {
         }
     }
 
-    async fn run(&self, load: &Load<'_>, numbers: &Numbers, length: Length) -> Result<Run> {
+    async fn run(&self, load: &Load<'_>, numbers: &StartNumbers, length: Length) -> Result<Run> {
         let path = self.folder.join(load.script.name);
         let written = tokio::fs::write(&path, load.script.text).await;
         written.with_context(|| format!("cannot write {}", path.display()))?;
@@ -162,7 +165,7 @@ impl Pgbench {
         &self,
         script: &Path,
         load: &Load<'_>,
-        numbers: &Numbers,
+        numbers: &StartNumbers,
         length: Length,
     ) -> Result<Output> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(load.clients);
@@ -175,23 +178,23 @@ impl Pgbench {
         {
             command.arg(format!("--define={name}={value}"));
         }
-        let patience = match length {
+        let time_limit = match length {
             Length::For(time) => {
                 command.arg(format!("--time={}", time.as_millis().div_ceil(1_000).max(1)));
-                SLACK + time
+                START_AND_END_MAX + time
             }
             Length::TransactionsPerClient(count) => {
                 command.arg(format!("--transactions={count}"));
-                SLACK
+                START_AND_END_MAX
             }
         };
         command.arg("--file").arg(script).stdin(Stdio::null()).kill_on_drop(true);
-        let output = timeout(patience, command.output()).await.context("pgbench takes too long")?;
+        let output = timeout(time_limit, command.output()).await.context("pgbench did not end in time")?;
         output.with_context(|| format!("cannot run {}", self.program.display()))
     }
 }
 
-/// All that pgbench gets of an environment: no password in its arguments, and nothing of ours that libpq would read.
+/// The whole environment of pgbench: the password is not in its arguments, and libpq reads no variables of the user.
 fn environment(database_url: &str) -> Result<Vec<(&'static str, OsString)>> {
     let url = Url::parse(database_url).context("DATABASE_URL is not a URL")?;
     let decode = |text: &str| -> Result<String> { Ok(percent_decode_str(text).decode_utf8()?.into_owned()) };
@@ -200,11 +203,11 @@ fn environment(database_url: &str) -> Result<Vec<(&'static str, OsString)>> {
     let host = parameter("host").or_else(|| url.host_str().map(str::to_owned));
     let mut variables: Vec<(&'static str, OsString)> = vec![
         ("LC_ALL", "C".into()),
-        ("PGHOST", host.context("an address without a host")?.into()),
+        ("PGHOST", host.context("DATABASE_URL has no host")?.into()),
         ("PGUSER", decode(url.username())?.into()),
         ("PGDATABASE", decode(url.path().trim_start_matches('/'))?.into()),
-        ("PGAPPNAME", shop::APPLICATION.into()),
-        ("PGOPTIONS", shop::libpq_options().into()),
+        ("PGAPPNAME", schema::APPLICATION.into()),
+        ("PGOPTIONS", schema::libpq_options().into()),
     ];
     if let Some(port) = url.port() {
         variables.push(("PGPORT", port.to_string().into()));

@@ -1,6 +1,6 @@
-//! One row for each unit, taken with `for update skip locked`: buyers no longer wait for one row and their commits
-//! share flushes. As Shopify described in 2026 (<https://shopify.engineering/scaling-inventory-reservations>).
-//! The price is a row for each unit, and that only counting tells how many are left.
+//! One row for each unit, selected with `for update skip locked`: buyers do not wait for one row, and their commits share
+//! flushes. Described by Shopify in 2026 (<https://shopify.engineering/scaling-inventory-reservations>).
+//! The cost: a row for each unit, and the stock is known only by counting rows.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use sqlx::Row;
 
 use super::pgbench::{Load, Pgbench, Script};
-use super::shop::Shop;
+use super::schema::BenchSchema;
 use super::{Figure, sold_rate};
 use crate::config::StoreAddresses;
 
@@ -17,12 +17,12 @@ const PICK: Script = Script {
     text: include_str!("row_per_unit/pick.sql"),
     one_per_user: "units_one_per_user",
 };
-/// More than any round has sold.
+/// More than any measurement has sold.
 const UNITS_PER_SECOND_MAX: u32 = 60_000;
-/// What is left for the end of a round, when more want one.
+/// Units for the check at the end of a measurement that claims after the last unit are refused.
 const LAST_UNITS: i64 = 100;
 
-/// The unit is the order. Half of each page is left for the version that names its buyer.
+/// A unit's row is also its order. `fillfactor` leaves half of each page for the row version with the buyer.
 const TABLE: &str = r#"
     create table units (
         id         bigint      primary key,
@@ -34,13 +34,14 @@ const TABLE: &str = r#"
     ) with (fillfactor = 50);
     create index units_free on units (coupon_id, id) where order_id is null"#;
 const FILL: &str = "insert into units (id, coupon_id) select n, $1 from generate_series(1, $2) n";
-const LEAVE: &str = "delete from units where id in (
+const DELETE_FREE_UNITS: &str = "delete from units where id in (
     select id from units where coupon_id = $1 and order_id is null order by id offset $2)";
 
-/// Each number of clients for `run_for`, all from the front and each from a place of its own.
+/// Measures each number of clients for `run_for`, first with all clients starting at the first unit, then with each client
+/// starting at a unit of its own.
 ///
 /// # Errors
-/// When Postgres fails, or a round does not add up.
+/// When Postgres fails, or the number of sold units does not match.
 pub async fn row_per_unit(
     stores: &StoreAddresses,
     pgbench: &Pgbench,
@@ -48,57 +49,61 @@ pub async fn row_per_unit(
     run_for: Duration,
 ) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
-    for are_apart in [false, true] {
+    for start_apart in [false, true] {
         for &clients in clients {
-            figures.push(round(stores, pgbench, clients, are_apart, run_for).await?);
+            figures.push(measure(stores, pgbench, clients, start_apart, run_for).await?);
         }
     }
     Ok(figures)
 }
 
-async fn round(
+async fn measure(
     stores: &StoreAddresses,
     pgbench: &Pgbench,
     clients: usize,
-    are_apart: bool,
+    start_apart: bool,
     run_for: Duration,
 ) -> Result<Figure> {
-    let mut shop = Shop::open(&stores.database_url).await?;
+    let mut schema = BenchSchema::create(&stores.database_url).await?;
     let seconds = i64::try_from(run_for.as_millis().div_ceil(1_000))?;
     let total = LAST_UNITS + seconds * i64::from(UNITS_PER_SECOND_MAX);
-    sqlx::raw_sql(TABLE).execute(&mut shop.keeper).await?;
-    sqlx::query(FILL).bind(shop.coupon.as_str()).bind(total).execute(&mut shop.keeper).await?;
-    // Plans are made from what it finds, and no vacuum of Postgres's own begins during the round.
-    sqlx::raw_sql("vacuum analyze units").execute(&mut shop.keeper).await?;
+    sqlx::raw_sql(TABLE).execute(&mut schema.control).await?;
+    sqlx::query(FILL).bind(schema.coupon.as_str()).bind(total).execute(&mut schema.control).await?;
+    // Gives the planner its statistics, and keeps autovacuum from starting during the measurement.
+    sqlx::raw_sql("vacuum analyze units").execute(&mut schema.control).await?;
 
-    let (name, share) = if are_apart {
+    let (name, share) = if start_apart {
         ("row per unit, clients apart", total / i64::try_from(clients)?)
     } else {
         ("row per unit, skip locked", 0)
     };
     let load = Load { script: PICK, clients, variables: &[("behind", -1), ("share", share)] };
-    let summary = pgbench.sell(&load, run_for).await?;
-    let sold = sold(&mut shop).await?;
-    must_add_up(&mut shop, total, sold).await?;
-    pgbench.must_refuse_repeat(&load).await?;
-    must_add_up(&mut shop, total, sold).await?;
+    let summary = pgbench.run_buyers(&load, run_for).await?;
+    let sold = sold(&mut schema).await?;
+    check_totals(&mut schema, total, sold).await?;
+    pgbench.check_repeat_refused(&load).await?;
+    check_totals(&mut schema, total, sold).await?;
 
-    sqlx::query(LEAVE).bind(shop.coupon.as_str()).bind(LAST_UNITS).execute(&mut shop.keeper).await?;
-    // From the front: a client that finds none left behind it begins there with its next transaction.
+    sqlx::query(DELETE_FREE_UNITS)
+        .bind(schema.coupon.as_str())
+        .bind(LAST_UNITS)
+        .execute(&mut schema.control)
+        .await?;
+    // All clients start at the first unit: a client that finds no unit restarts there anyway.
     let load = Load { variables: &[("behind", 0), ("share", 0)], ..load };
-    pgbench.storm(&load, LAST_UNITS).await?;
-    must_add_up(&mut shop, sold + LAST_UNITS, sold + LAST_UNITS).await?;
+    pgbench.oversell(&load, LAST_UNITS).await?;
+    check_totals(&mut schema, sold + LAST_UNITS, sold + LAST_UNITS).await?;
     Ok(Figure { name, clients, rate: sold_rate(sold, &summary)? })
 }
 
-async fn sold(shop: &mut Shop) -> Result<i64> {
+async fn sold(schema: &mut BenchSchema) -> Result<i64> {
     let sold = "select count(*) from units where order_id is not null";
-    Ok(sqlx::query_scalar(sold).fetch_one(&mut shop.keeper).await?)
+    Ok(sqlx::query_scalar(sold).fetch_one(&mut schema.control).await?)
 }
 
-async fn must_add_up(shop: &mut Shop, total: i64, sold: i64) -> Result<()> {
+async fn check_totals(schema: &mut BenchSchema, total: i64, sold: i64) -> Result<()> {
     let counts = "select count(*) filter (where order_id is null) as free, count(distinct user_id) as users from units";
-    let row = sqlx::query(counts).fetch_one(&mut shop.keeper).await?;
+    let row = sqlx::query(counts).fetch_one(&mut schema.control).await?;
     let (free, users): (i64, i64) = (row.try_get("free")?, row.try_get("users")?);
     ensure!(
         users == sold && free == total - sold,

@@ -1,5 +1,5 @@
-//! Two-phase commit: stock and orders in two databases, each unit a prepared transaction in both. Correct, but the
-//! row of the stock is held over two flushes, and a coordinator that dies leaves it locked until somebody recovers.
+//! Two-phase commit: stock and orders in two databases, and each sale is a prepared transaction in both. Correct, but the
+//! row of the stock is locked during two flushes, and a coordinator that dies leaves it locked until a recovery.
 
 mod databases;
 mod recovery;
@@ -11,8 +11,8 @@ use anyhow::{Result, ensure};
 use sqlx::AssertSqlSafe;
 
 use super::Figure;
-use super::crowd::{Answer, Buyer, must_refuse, new_claim, sell};
-use super::shop::{Shop, claimed_at, is_refusal};
+use super::buyers::{Answer, Buyer, check_refused, new_claim, run_buyers};
+use super::schema::{BenchSchema, claimed_at, is_refusal};
 use crate::config::{StoreAddresses, TOTAL_MAX_UNITS};
 use crate::domain::Claim;
 use crate::postgres::PgConnection;
@@ -20,81 +20,90 @@ use databases::Databases;
 pub use databases::drop_both;
 use recovery::recover;
 
-/// Each has two connections and at most two prepared transactions: more than the bench's Postgres allows.
+/// Each client has two connections and at most two prepared transactions; the bench's Postgres allows no more clients.
 pub const CLIENTS_MAX: usize = 32;
 
-/// The halves of a purchase.
+/// Prefixes for the names of a sale's two prepared transactions.
 const STOCK: &str = "stock";
 const ORDERS: &str = "orders";
 
-/// In the stock's database: which orders have taken a unit, so that recovery can tell a committed deduction from one
-/// that was never prepared. The usual log of the coordinator would be one more flush while the row is held.
+/// In the stock's database: the orders that have taken a unit, by which the recovery distinguishes a committed deduction
+/// from one that was never prepared. The usual log of the coordinator would be one more flush while the row is locked.
 const DEDUCTIONS: &str = "create table deductions (order_id uuid primary key)";
 
-/// How far a purchase goes before its coordinator dies.
+/// The last step of a purchase before its coordinator dies.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LastStep {
     OrderPrepared,
     StockPrepared,
     StockCommitted,
-    /// It does not die.
+    /// The whole purchase: the coordinator does not die.
     OrderCommitted,
 }
 
-/// Each number of clients for `run_for`. Postgres needs `max_prepared_transactions` of 64 or more.
+/// Measures each number of clients for `run_for`. Postgres needs `max_prepared_transactions` of 64 or more.
 ///
 /// # Errors
-/// When Postgres fails, a round does not add up, or a prepared transaction is left over.
+/// When Postgres fails, stock and orders do not match, or a prepared transaction is left.
 pub async fn two_phase(stores: &StoreAddresses, clients: &[usize], run_for: Duration) -> Result<Vec<Figure>> {
     let databases = Databases::create(stores).await?;
     let mut figures = Vec::new();
     for &clients in clients {
-        figures.push(round(&databases, clients.min(CLIENTS_MAX), run_for).await?);
+        figures.push(measure(&databases, clients.min(CLIENTS_MAX), run_for).await?);
     }
     Ok(figures)
 }
 
-async fn round(databases: &Databases, clients: usize, run_for: Duration) -> Result<Figure> {
-    let mut stock = Shop::open(&databases.stock_url).await?;
-    let mut orders = Shop::open(&databases.orders_url).await?;
-    sqlx::raw_sql(DEDUCTIONS).execute(&mut stock.keeper).await?;
-    let doors = (stock.door(), orders.door());
+async fn measure(databases: &Databases, clients: usize, run_for: Duration) -> Result<Figure> {
+    let mut stock = BenchSchema::create(&databases.stock_url).await?;
+    let mut orders = BenchSchema::create(&databases.orders_url).await?;
+    sqlx::raw_sql(DEDUCTIONS).execute(&mut stock.control).await?;
+    let connectors = (stock.connector(), orders.connector());
     let connect = async move |clients| {
-        let pairs = doors.0.connect(clients).await?.into_iter().zip(doors.1.connect(clients).await?);
+        let pairs =
+            connectors.0.connect(clients).await?.into_iter().zip(connectors.1.connect(clients).await?);
         Ok(pairs.map(|(stock, orders)| Coordinator { stock, orders }).collect())
     };
-    let mut purchases = sell(&stock.coupon, clients, run_for, connect).await?;
+    let mut purchases = run_buyers(&stock.coupon, clients, run_for, connect).await?;
 
     let recovered = die_at_every_step(&mut purchases.buyer, &mut stock, &mut orders).await?;
-    must_add_up(&mut stock, &mut orders, TOTAL_MAX_UNITS, purchases.units + recovered).await?;
-    let total = stock.leave(0).await?;
-    must_refuse(&mut purchases.buyer, &new_claim(&stock.coupon), "a claim after the last unit").await?;
-    must_add_up(&mut stock, &mut orders, total, total).await?;
+    check_totals(&mut stock, &mut orders, TOTAL_MAX_UNITS, purchases.units + recovered).await?;
+    let total = stock.set_stock(0).await?;
+    check_refused(&mut purchases.buyer, &new_claim(&stock.coupon), "a claim after the last unit").await?;
+    check_totals(&mut stock, &mut orders, total, total).await?;
     Ok(Figure { name: "two-phase commit", clients, rate: purchases.rate })
 }
 
-/// Leaves transactions in doubt as a coordinator that is killed would, and recovers them; answers how many units
-/// were sold by that.
-async fn die_at_every_step(buyer: &mut Coordinator, stock: &mut Shop, orders: &mut Shop) -> Result<i64> {
+/// Leaves transactions in doubt, as a killed coordinator does, and recovers them. Returns the number of units sold.
+async fn die_at_every_step(
+    buyer: &mut Coordinator,
+    stock: &mut BenchSchema,
+    orders: &mut BenchSchema,
+) -> Result<i64> {
     let mut sold = 0;
     for (step, units) in
         [(LastStep::OrderPrepared, 0), (LastStep::StockPrepared, 1), (LastStep::StockCommitted, 1)]
     {
         buyer.buy_up_to(step, &new_claim(&stock.coupon)).await?;
-        recover(&mut stock.keeper, &mut orders.keeper).await?;
+        recover(&mut stock.control, &mut orders.control).await?;
         sold += units;
     }
     Ok(sold)
 }
 
-async fn must_add_up(stock: &mut Shop, orders: &mut Shop, total: i64, sold: i64) -> Result<()> {
+async fn check_totals(
+    stock: &mut BenchSchema,
+    orders: &mut BenchSchema,
+    total: i64,
+    sold: i64,
+) -> Result<()> {
     let (left, rows) = (stock.stock().await?, orders.orders().await?);
     ensure!(
         rows == sold && left == total - sold,
         "{sold} units were sold of {total}, but there are {rows} orders and {left} units left"
     );
     let in_doubt = "select count(*) from pg_prepared_xacts";
-    let in_doubt: i64 = sqlx::query_scalar(in_doubt).fetch_one(&mut stock.keeper).await?;
+    let in_doubt: i64 = sqlx::query_scalar(in_doubt).fetch_one(&mut stock.control).await?;
     ensure!(in_doubt == 0, "{in_doubt} prepared transactions are left in doubt");
     Ok(())
 }
@@ -111,7 +120,7 @@ impl Buyer for Coordinator {
 }
 
 impl Coordinator {
-    /// The order is prepared first and committed last: the one row of the stock is held as short as can be.
+    /// The order is prepared first and committed last, so that the row of the stock is locked for the shortest time.
     async fn buy_up_to(&mut self, last: LastStep, claim: &Claim) -> Result<Answer> {
         let (stock, order) = (gid(STOCK, claim.order), gid(ORDERS, claim.order));
         if !prepare(&mut self.orders, &order, &insert_order(claim)?).await? {
@@ -135,12 +144,12 @@ impl Coordinator {
     }
 }
 
-/// Names are unique in the whole cluster, not in a database: the two halves of an order have one each.
+/// The name of a prepared transaction. Names are unique in the whole cluster, so the two of a sale differ.
 fn gid(half: &str, order: impl Display) -> String {
     format!("{half}:{order}")
 }
 
-// The texts below hold ids only, which are valid by construction: letters, digits, `_` and `-`.
+// The statements below contain ids only, whose types allow letters, digits, `_` and `-`.
 
 fn insert_order(claim: &Claim) -> Result<String> {
     let Claim { coupon, user, order } = claim;
@@ -151,7 +160,7 @@ fn insert_order(claim: &Claim) -> Result<String> {
     ))
 }
 
-/// Without `stock > 0`: the constraint refuses the last but one unit, and nothing is prepared.
+/// Without `stock > 0`: the constraint refuses a negative stock, and nothing is prepared.
 fn take_unit(claim: &Claim) -> String {
     let Claim { coupon, order, .. } = claim;
     format!(
@@ -159,7 +168,7 @@ fn take_unit(claim: &Claim) -> String {
     )
 }
 
-/// One round trip: while it is under way others wait for the row. Whether Postgres promises to commit.
+/// Prepares a transaction in one round trip, because other buyers wait for its row. False if a constraint refuses it.
 async fn prepare(connection: &mut PgConnection, gid: &str, sql: &str) -> Result<bool> {
     let all = format!("begin; {sql}; prepare transaction '{gid}'");
     match sqlx::raw_sql(AssertSqlSafe(all)).execute(&mut *connection).await {

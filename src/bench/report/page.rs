@@ -1,20 +1,23 @@
-//! What docs/BENCHMARKS.md and README.md say of the run in docs/benchmarks.json: the text between two marks of each is
-//! made here. The test compares, or writes where `UPDATE_BENCHMARKS` is set.
+//! The parts of docs/BENCHMARKS.md and README.md that show the run in docs/benchmarks.json, each between two markers. The
+//! test compares them, or writes them if `UPDATE_BENCHMARKS` is set.
 
-use super::{Figure, Report, number};
-use crate::bench::plan::FEW_CONNECTIONS;
-use crate::bench::scenarios::{CONNECTIONS, FEW, P50, RATE, over, rate_over};
+use super::{Figure, Report, format_value};
+use crate::bench::parameters::FEW_CONNECTIONS;
+use crate::bench::scenarios::{
+    CONNECTIONS, FEW_CONNECTIONS_SCENARIO, P50, RATE, rate_with_connections, with_connections,
+};
 
 const PAGE: &str = "docs/BENCHMARKS.md";
 const README: &str = "README.md";
-/// Scenario, and what it is called.
+/// Scenarios with their names on the page.
 const ALTERNATIVES: [(&str, &str); 4] = [
     ("optimistic-lock", "optimistic lock"),
     ("row-per-unit", "row per unit"),
     ("lua-then-lock", "Lua, then optimistic lock"),
     ("two-phase", "two-phase commit"),
 ];
-const ALONE: &str = "its update alone";
+/// The start of the names of figures that are not rates of the alternative itself.
+const UPDATE_ALONE: &str = "its update alone";
 const NOT_MEASURED: &str = "–";
 
 impl Report {
@@ -23,36 +26,38 @@ impl Report {
     }
 
     fn median(&self, scenario: &str, what: &str) -> String {
-        self.figure(scenario, what).map_or(NOT_MEASURED.into(), |figure| number(figure.value))
+        self.figure(scenario, what).map_or(NOT_MEASURED.into(), |figure| format_value(figure.value))
     }
 
     /// `4.41 (4.05 – 5.12)`
     fn spread(&self, scenario: &str, what: &str) -> String {
         self.figure(scenario, what).map_or(NOT_MEASURED.into(), |Figure { value, low, high, .. }| {
-            format!("{} ({} – {})", number(*value), number(*low), number(*high))
+            format!("{} ({} – {})", format_value(*value), format_value(*low), format_value(*high))
         })
     }
 
-    /// An alternative's rates with each number of clients.
+    /// The rates of an alternative with each number of clients.
     fn rates(&self, scenario: &str) -> impl Iterator<Item = &Figure> {
         self.figures.iter().filter(move |figure| {
             figure.scenario == scenario
                 && figure.what.ends_with(" at once")
-                && !figure.what.starts_with(ALONE)
+                && !figure.what.starts_with(UPDATE_ALONE)
         })
     }
 
     fn best(&self, scenario: &str) -> String {
         let best = self.rates(scenario).filter(|figure| figure.unit == "/s");
         let best = best.max_by(|a, b| a.value.total_cmp(&b.value));
-        best.map_or(NOT_MEASURED.into(), |figure| format!("{}/s: {}", number(figure.value), figure.what))
+        best.map_or(NOT_MEASURED.into(), |figure| {
+            format!("{}/s: {}", format_value(figure.value), figure.what)
+        })
     }
 
     fn block(&self) -> String {
         format!("```\n{}\n```", self.table().lines().map(str::trim_end).collect::<Vec<_>>().join("\n"))
     }
 
-    /// Each alternative at its best, and our end-to-end rate in terms of it.
+    /// Each alternative's best rate, and the ratio of our end-to-end rate to it.
     fn comparison(&self) -> String {
         let mut lines = vec![
             "| alternative | its best | end to end ÷ it, 256 connections | 64 connections |".to_owned(),
@@ -64,19 +69,19 @@ impl Report {
                 "| {name} | {} | {} | {} |",
                 self.best(scenario),
                 self.spread("end-to-end", &format!("a second {ratio}")),
-                self.spread(FEW, &format!("a second, 64 connections {ratio}")),
+                self.spread(FEW_CONNECTIONS_SCENARIO, &format!("a second, 64 connections {ratio}")),
             ));
         }
         let check = "buyers in this process, 8 at once ÷ client-check pgbench, 8 at once";
         lines.push(String::new());
         lines.push(format!(
-            "By one and the same statement, the bench's own clients sell {} times what pgbench sells.",
+            "With the same statement, the bench's own clients sell {} times as many units as pgbench.",
             self.spread("client-check", check)
         ));
         lines.join("\n")
     }
 
-    /// As many connections of ours as an alternative has clients.
+    /// Our rate with as many connections as an alternative has clients.
     fn by_connections(&self) -> String {
         let mut lines = vec![
             "| connections | end to end | claim p50 | ÷ optimistic lock with as many | ÷ row per unit with as many |"
@@ -87,7 +92,11 @@ impl Report {
             let (scenario, rate, p50) = if connections == CONNECTIONS {
                 ("end-to-end", RATE.to_owned(), P50.to_owned())
             } else {
-                (FEW, rate_over(connections), over(P50, connections))
+                (
+                    FEW_CONNECTIONS_SCENARIO,
+                    rate_with_connections(connections),
+                    with_connections(P50, connections),
+                )
             };
             let ratio = |to: &str| self.spread(scenario, &format!("{rate} ÷ {to}, {connections} at once"));
             lines.push(format!(
@@ -105,13 +114,13 @@ impl Report {
         let times =
             |scenario: &str, rate: &str, to: &str| self.median(scenario, &format!("{rate} ÷ {to} a second"));
         let many = |to| times("end-to-end", "a second", to);
-        let few = |to| times(FEW, "a second, 64 connections", to);
+        let few = |to| times(FEW_CONNECTIONS_SCENARIO, "a second, 64 connections", to);
         format!(
-            "On two cores, from a claim over HTTP to its row, {}/s over 256 connections and {}/s over 64. That is {} and\n\
-             {} times an optimistic lock in Postgres at its best, {} and {} times a row for each unit, both without HTTP\n\
-             before them.",
+            "On two cores, the program records {}/s with 256 connections and {}/s with 64, from a claim over HTTP to its row\n\
+             in Postgres. That is {} and {} times the best rate of an optimistic lock in Postgres, and {} and {} times that of one\n\
+             row per unit. Both alternatives run without HTTP.",
             self.median("end-to-end", "a second"),
-            self.median(FEW, "a second, 64 connections"),
+            self.median(FEW_CONNECTIONS_SCENARIO, "a second, 64 connections"),
             many("optimistic-lock"),
             few("optimistic-lock"),
             many("row-per-unit"),
@@ -127,7 +136,7 @@ mod tests {
 
     use super::*;
 
-    /// A report read back; the process ends before its leaked names matter.
+    /// Reads a report back. Leaks its names, until the test process ends.
     fn read(json: &str) -> Report {
         let json: serde_json::Value = serde_json::from_str(json).unwrap();
         let text = |value: &serde_json::Value| -> &'static str { value.as_str().unwrap().to_owned().leak() };
@@ -154,7 +163,7 @@ mod tests {
         }
     }
 
-    /// The file with this text between the marks of the name, and the file as it is.
+    /// The text with `block` between the markers of `name`.
     fn filled(text: &str, name: &str, block: &str) -> String {
         let [begin, end] = [format!("<!-- {name} -->\n"), format!("\n<!-- /{name} -->")];
         let (before, rest) = text.split_once(&begin).unwrap_or_else(|| panic!("no {begin}"));
@@ -163,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pages_show_the_run_whose_json_lies_beside_them() {
+    fn the_pages_show_the_run_of_the_json_file() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let report = read(&fs::read_to_string(root.join("docs/benchmarks.json")).unwrap());
         assert!(!report.quick && report.figures.len() >= 80, "{} figures", report.figures.len());
@@ -186,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_between_marks_is_replaced_and_nothing_else() {
+    fn only_the_text_between_markers_is_replaced() {
         let text = "a\n<!-- x -->\nold\n<!-- /x -->\nb\n<!-- y -->\n-\n<!-- /y -->\n";
         let expected = "a\n<!-- x -->\nnew\n<!-- /x -->\nb\n<!-- y -->\n-\n<!-- /y -->\n";
         assert_eq!(filled(text, "x", "new"), expected);

@@ -5,7 +5,7 @@
 -- KEYS[2] buyers: a set, users who have one
 -- ARGV[1] user
 --
--- Reply: 1 if the unit is the user's, 0 if none is left or the user has one
+-- Reply: 1 if the user got the unit, 0 if none is left or the user has one
 
 if redis.call('SISMEMBER', KEYS[2], ARGV[1]) == 1 then return 0 end
 if tonumber(redis.call('GET', KEYS[1]) or 0) <= 0 then return 0 end

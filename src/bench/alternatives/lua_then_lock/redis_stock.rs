@@ -1,4 +1,4 @@
-//! The stock in Redis: a number and a set, moved by two small scripts.
+//! The stock in Redis: a number and a set of users, changed by two small scripts.
 
 use anyhow::{Context, Result, bail};
 
@@ -9,39 +9,42 @@ use crate::redis::{Redis, integer, script_args, text};
 const STOCK: &str = "bench:stock";
 const BUYERS: &str = "bench:buyers";
 const DEDUCT: &str = include_str!("deduct.lua");
-const GIVE_BACK: &str = include_str!("give_back.lua");
+const RETURN_UNIT: &str = include_str!("return_unit.lua");
 
-/// Clones share one pipelined connection.
+/// The stock, with the digests of its scripts. Clones share one pipelined connection.
 #[derive(Clone)]
 pub struct RedisStock {
     redis: Redis,
-    /// Digests of the scripts.
     deduct: String,
-    give_back: String,
+    return_unit: String,
 }
 
 impl RedisStock {
-    /// Deletes what an earlier round has left and begins with as many units as Postgres has.
+    /// Deletes the keys of an earlier measurement, and sets the same stock as in Postgres.
     pub async fn open(redis: Redis) -> Result<Self> {
-        let (deduct, give_back) = (load(&redis, DEDUCT).await?, load(&redis, GIVE_BACK).await?);
-        let stock = Self { redis, deduct, give_back };
+        let (deduct, return_unit) = (load(&redis, DEDUCT).await?, load(&redis, RETURN_UNIT).await?);
+        let stock = Self { redis, deduct, return_unit };
         stock.delete().await?;
         stock.redis.call("SET", vec![STOCK.into(), TOTAL_MAX_UNITS.into()]).await?;
         Ok(stock)
     }
 
     /// The same stock over another connection.
-    pub fn on(&self, redis: Redis) -> Self {
+    pub fn with_connection(&self, redis: Redis) -> Self {
         Self { redis, ..self.clone() }
     }
 
-    /// Whether the unit is the user's: none may be left, or he may have one.
+    /// Takes a unit for the user. False if none is left, or the user has one.
     pub async fn deduct(&self, user: &UserId) -> Result<bool> {
         self.run(&self.deduct, user).await
     }
 
-    pub async fn give_back(&self, user: &UserId) -> Result<()> {
-        if self.run(&self.give_back, user).await? { Ok(()) } else { bail!("there was no unit to give back") }
+    pub async fn return_unit(&self, user: &UserId) -> Result<()> {
+        if self.run(&self.return_unit, user).await? {
+            Ok(())
+        } else {
+            bail!("the user had no unit to return")
+        }
     }
 
     async fn run(&self, digest: &str, user: &UserId) -> Result<bool> {
@@ -50,7 +53,7 @@ impl RedisStock {
         Ok(integer(&self.redis.call("EVALSHA", args).await?, "bench script")? == 1)
     }
 
-    /// Units left, and users who have one.
+    /// The number of units left, and the number of users who have one.
     pub async fn counts(&self) -> Result<(i64, i64)> {
         let stock = text(&self.redis.call("GET", vec![STOCK.into()]).await?).context("no stock in Redis")?;
         let buyers = integer(&self.redis.call("SCARD", vec![BUYERS.into()]).await?, "SCARD")?;

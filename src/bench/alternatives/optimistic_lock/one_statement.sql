@@ -1,4 +1,4 @@
--- The conditional update and the order in one statement: the row is held for its flush, and for no round trip.
+-- The conditional update and the order in one statement: the row is locked during the flush, but not during a round trip.
 \set n :n + 1
 with u as (update coupons set stock = stock - 1 where id = 'bench' and stock > 0 returning 1)
 insert into orders (id, coupon_id, user_id, status, claimed_at)

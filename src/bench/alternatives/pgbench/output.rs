@@ -1,31 +1,33 @@
-//! What pgbench 14 and later print at the end of a run, read strictly: a line that is missing, comes twice or says
-//! something else than was asked makes the run count for nothing.
+//! Parses the output of pgbench 14 and later, strictly: a line that is missing, appears twice or belongs to another kind of
+//! run is an error.
 
 use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-/// Since this version a transaction can fail without ending its client, and pgbench counts those.
+use crate::bench::to_f64;
+
+/// Since this version a failed transaction does not always stop its client, and pgbench counts these transactions.
 const COUNTS_FAILED: u32 = 15;
-/// Since this version `tps` leaves out the time for connecting.
+/// Since this version `tps` does not include the time for connecting.
 const OLDEST: u32 = 14;
 
-/// A run whose clients all came to its end.
+/// The result of a run that no client left early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summary {
     /// Transactions that were committed.
     pub processed: u64,
-    /// Transactions that Postgres gave up, for a deadlock or a conflict.
+    /// Transactions that failed by a deadlock or a serialization conflict.
     pub failed: u64,
-    /// What they took, connecting left out.
+    /// Their time, without connecting.
     pub elapsed: Duration,
 }
 
-/// Reads what a run with so many clients and prepared statements has printed.
+/// Parses the output of a run with `clients` clients and prepared statements.
 ///
 /// # Errors
-/// When it is another run's, incomplete, or of a pgbench that says less.
+/// When it is that of another kind of run, incomplete, or of an older pgbench.
 pub fn parse(text: &str, clients: usize) -> Result<Summary> {
     let version = version(text)?;
     ensure!(version >= OLDEST, "pgbench {version} is too old: version {OLDEST} or newer is needed");
@@ -35,7 +37,7 @@ pub fn parse(text: &str, clients: usize) -> Result<Summary> {
     ensure!(ran == clients, "{ran} clients ran instead of {clients}");
 
     let processed = line(text, "number of transactions actually processed: ")?;
-    // `100/100` where their number was given.
+    // `100/100` if the run had a number of transactions.
     let processed = match processed.split_once('/') {
         Some((processed, planned)) => {
             let (processed, planned): (u64, u64) = (number(processed)?, number(planned)?);
@@ -47,13 +49,12 @@ pub fn parse(text: &str, clients: usize) -> Result<Summary> {
     let failed = if version < COUNTS_FAILED { 0 } else { failed(text)? };
     let tps = line(text, "tps = ")?;
     let tps = tps.strip_suffix(" (without initial connection time)");
-    let tps: f64 = number(tps.context("`tps` is not without the time for connecting")?)?;
+    let tps: f64 = number(tps.context("`tps` includes the time for connecting")?)?;
     ensure!(tps.is_finite() && tps >= 0.0, "{tps} transactions a second");
-    ensure!((tps > 0.0) == (processed > 0), "{processed} transactions are {tps} a second");
+    ensure!((tps > 0.0) == (processed > 0), "{processed} transactions do not match {tps} a second");
 
-    #[expect(clippy::cast_precision_loss, reason = "no run has fifteen digits of transactions")]
-    let seconds = if processed == 0 { 0.0 } else { processed as f64 / tps };
-    let elapsed = Duration::try_from_secs_f64(seconds).context("a run of such a length")?;
+    let seconds = if processed == 0 { 0.0 } else { to_f64(processed) / tps };
+    let elapsed = Duration::try_from_secs_f64(seconds).context("the duration is out of range")?;
     Ok(Summary { processed, failed, elapsed })
 }
 
@@ -72,21 +73,21 @@ fn failed(text: &str) -> Result<u64> {
     number(count)
 }
 
-/// What the only line with this beginning goes on with.
-fn line<'t>(text: &'t str, beginning: &str) -> Result<&'t str> {
-    let mut found = text.lines().filter_map(|line| line.strip_prefix(beginning));
+/// The rest of the only line with this prefix.
+fn line<'t>(text: &'t str, prefix: &str) -> Result<&'t str> {
+    let mut found = text.lines().filter_map(|line| line.strip_prefix(prefix));
     match (found.next(), found.next()) {
         (Some(rest), None) => Ok(rest),
-        (None, _) => Err(anyhow::anyhow!("pgbench printed no line `{beginning}…`")),
-        (Some(_), Some(_)) => Err(anyhow::anyhow!("pgbench printed `{beginning}…` twice")),
+        (None, _) => Err(anyhow::anyhow!("pgbench printed no line `{prefix}…`")),
+        (Some(_), Some(_)) => Err(anyhow::anyhow!("pgbench printed `{prefix}…` twice")),
     }
 }
 
-/// Digits and, in a rate, a point: no sign, no exponent.
+/// A number of digits and points only: without a sign and an exponent.
 fn number<T: FromStr>(text: &str) -> Result<T> {
     let is_plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let parsed = if is_plain { text.parse().ok() } else { None };
-    parsed.with_context(|| format!("pgbench printed {text:?} where a number belongs"))
+    parsed.with_context(|| format!("pgbench printed {text:?} instead of a number"))
 }
 
 #[cfg(test)]
@@ -133,11 +134,11 @@ tps = 2000.000000 (without initial connection time)
         );
         let of_14 = with("pgbench (15.18", "pgbench (14.9")
             .replace("number of failed transactions: 0 (0.000%)\n", "");
-        assert_eq!(parse(&of_14, 64).unwrap().failed, 0, "there an error ends the run");
+        assert_eq!(parse(&of_14, 64).unwrap().failed, 0, "in version 14 an error ends the run");
     }
 
     #[test]
-    fn every_line_that_counts_is_needed_once() {
+    fn every_required_line_must_appear_exactly_once() {
         for line in PRINTED.lines() {
             let counts = [
                 "pgbench (",
@@ -158,7 +159,7 @@ tps = 2000.000000 (without initial connection time)
     }
 
     #[test]
-    fn what_is_malformed_or_of_another_run_is_refused() {
+    fn malformed_output_and_output_of_other_runs_are_refused() {
         for (old, new) in [
             ("prepared", "simple"),
             ("clients: 64", "clients: 32"),

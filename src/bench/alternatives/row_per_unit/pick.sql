@@ -1,6 +1,6 @@
--- One statement, not begin, select, update and commit. The search starts behind the unit that this client was sold
--- last: else it walks over the dead entries of all units sold so far. Where none is left behind it, the next search
--- starts from the front. Each client begins `share` units behind the one before.
+-- One statement instead of begin, select, update and commit. The search starts after the last unit that this client
+-- bought; otherwise it reads the dead index entries of all units sold so far. If no unit is left after it, the next search
+-- starts at the first unit. Each client starts `share` units after the previous client.
 \set n :n + 1
 \if :behind < 0
 \set behind :client_id * :share

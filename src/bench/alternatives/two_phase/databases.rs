@@ -1,17 +1,17 @@
-//! The two databases, in the cluster of the bench.
+//! The two databases of two-phase commit, in the bench's Postgres.
 
 use anyhow::{Context, Result, ensure};
 use sqlx::AssertSqlSafe;
 use url::Url;
 
 use super::{finish, recovery};
-use crate::bench::alternatives::shop;
+use crate::bench::alternatives::schema;
 use crate::config::StoreAddresses;
 use crate::postgres::PgConnection;
 
 const STOCK: &str = "bench_stock";
 const ORDERS: &str = "bench_orders";
-/// Two for each of the most clients.
+/// Two for each client, with the most clients.
 const PREPARED_MIN: i32 = 64;
 
 pub struct Databases {
@@ -20,12 +20,12 @@ pub struct Databases {
 }
 
 impl Databases {
-    /// Makes both anew.
+    /// Drops both databases if they exist, and creates them.
     ///
     /// # Errors
-    /// When Postgres does not let us, or allows too few prepared transactions.
+    /// When Postgres refuses, or allows too few prepared transactions.
     pub async fn create(stores: &StoreAddresses) -> Result<Self> {
-        let mut connection = shop::connect(&stores.database_url).await?;
+        let mut connection = schema::connect(&stores.database_url).await?;
         let setting = "select current_setting('max_prepared_transactions')::int";
         let allowed: i32 = sqlx::query_scalar(setting).fetch_one(&mut connection).await?;
         ensure!(
@@ -39,7 +39,7 @@ impl Databases {
     }
 }
 
-/// Answers the database's address.
+/// Returns the database's address.
 async fn create(connection: &mut PgConnection, url: &str, name: &str) -> Result<String> {
     let mut address = Url::parse(url).context("DATABASE_URL is not a URL")?;
     address.set_path(name);
@@ -49,8 +49,8 @@ async fn create(connection: &mut PgConnection, url: &str, name: &str) -> Result<
         .fetch_one(&mut *connection)
         .await?;
     if exists {
-        // A bench that was killed may have left some, and then the database cannot be dropped.
-        let mut inside = shop::connect(&address).await?;
+        // Prepared transactions of a killed bench prevent dropping the database.
+        let mut inside = schema::connect(&address).await?;
         for gid in recovery::prepared(&mut inside).await? {
             finish(&mut inside, "rollback prepared", &gid).await?;
         }
@@ -61,7 +61,7 @@ async fn create(connection: &mut PgConnection, url: &str, name: &str) -> Result<
 }
 
 /// # Errors
-/// When Postgres does not let us, as where a transaction in one of them is in doubt.
+/// When Postgres refuses, for example because a prepared transaction is left.
 pub async fn drop_both(connection: &mut PgConnection) -> Result<()> {
     drop_database(connection, STOCK).await?;
     drop_database(connection, ORDERS).await

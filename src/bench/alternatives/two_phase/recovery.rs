@@ -1,4 +1,4 @@
-//! What becomes of transactions that a dead coordinator has left prepared. Both databases can be asked.
+//! Recovery of the transactions that a dead coordinator has left prepared. Both databases must answer.
 
 use std::collections::BTreeSet;
 
@@ -7,11 +7,11 @@ use anyhow::Result;
 use super::{ORDERS, STOCK, finish, gid};
 use crate::postgres::PgConnection;
 
-/// Ends every transaction in doubt in both databases: it is committed where both had prepared it, or where the
-/// stock's deduction is committed already; the order is always prepared first and committed last.
+/// Ends every prepared transaction in both databases. It commits a sale if both parts are prepared or the deduction of the
+/// stock is committed, and rolls it back otherwise: a coordinator prepares the order first and commits it last.
 ///
 /// # Errors
-/// When Postgres fails; it can be done again.
+/// When Postgres fails; the recovery can be repeated.
 pub async fn recover(stock: &mut PgConnection, orders: &mut PgConnection) -> Result<()> {
     let in_stock = orders_of(&prepared(stock).await?);
     let in_orders = orders_of(&prepared(orders).await?);
@@ -19,7 +19,7 @@ pub async fn recover(stock: &mut PgConnection, orders: &mut PgConnection) -> Res
         let is_sold =
             in_stock.contains(order) && in_orders.contains(order) || is_deducted(stock, order).await?;
         let how = if is_sold { "commit prepared" } else { "rollback prepared" };
-        // The deduction first: should this stop half-way, it tells the next recovery.
+        // The deduction first: if this recovery stops after it, the next one finds it committed.
         if in_stock.contains(order) {
             finish(stock, how, &gid(STOCK, order)).await?;
         }

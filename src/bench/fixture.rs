@@ -1,4 +1,4 @@
-//! What is measured: stores of the bench's own, and servers of this program on them, each in its own process.
+//! The test fixture: the bench's own stores, and servers of this program that use them, each in its own process.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -25,34 +25,37 @@ use crate::tasks::Tasks;
 
 pub const PREFIX: &str = "seckill";
 pub const SCHEMA: &str = "seckill";
-const ADMIN_TOKEN: &str = "the-bench-is-its-own-admin";
+const ADMIN_TOKEN: &str = "admin-token-of-the-bench";
 const POLL: Duration = Duration::from_millis(5);
-const PATIENCE: Duration = Duration::from_mins(2);
-/// A million events are a minute's work for a worker that has the machine for itself.
-const RECORDING_PATIENCE: Duration = Duration::from_mins(10);
+const WAIT_TIMEOUT: Duration = Duration::from_mins(2);
+/// A worker records a million events in about a minute.
+const RECORDING_TIMEOUT: Duration = Duration::from_mins(10);
 
-pub struct Stage {
+pub struct Fixture {
     embedded: Embedded,
     pub addresses: StoreAddresses,
     pub redis: Redis,
     pub jwt_secret: String,
 }
 
-/// A process of this program's that says where it listens.
+/// A server process of this program, which prints its address.
 pub struct Server {
     child: Child,
     pub address: SocketAddr,
 }
 
-impl Stage {
-    /// Told to stop, it fails and leaves no process.
-    pub async fn set(dir: &DataDir, stop: &CancellationToken, tasks: &Tasks) -> anyhow::Result<Self> {
+impl Fixture {
+    /// Starts the stores.
+    ///
+    /// # Errors
+    /// When a store does not start, or `stop` is cancelled; no process is then left.
+    pub async fn start(dir: &DataDir, stop: &CancellationToken, tasks: &Tasks) -> anyhow::Result<Self> {
         let start = async || {
             let started = Embedded::start_unless_stopped(dir, stop, tasks).await?;
             started.context("a signal stopped the start of the stores")
         };
         let embedded = start().await?;
-        // For the alternative with two phases; Postgres reads it at its start.
+        // For two-phase commit. Postgres reads this setting only at its start.
         let mut postgres = connect(&embedded.addresses()).await?;
         sqlx::query("alter system set max_prepared_transactions = 100").execute(&mut postgres).await?;
         postgres.close().await?;
@@ -63,24 +66,24 @@ impl Stage {
         Ok(Self { embedded, addresses, redis, jwt_secret: dir.secret(crate::data_dir::JWT_SECRET)? })
     }
 
-    /// Empty stores, and a server on them with so many workers.
-    pub async fn serve(&self, workers: usize) -> anyhow::Result<Server> {
-        self.empty().await?;
-        self.open(workers, &[]).await
+    /// Empties the stores and starts a server with this number of workers.
+    pub async fn start_empty_server(&self, workers: usize) -> anyhow::Result<Server> {
+        self.empty_stores().await?;
+        self.start_server(workers, &[]).await
     }
 
-    /// Empty stores, and a disk that is done with whatever was in them: files that are removed, and what is still to be
-    /// written, would hold up the flushes of the next scenario.
-    pub async fn empty(&self) -> anyhow::Result<()> {
-        // Millions of claims take Redis longer to free than a command may take.
+    /// Empties the stores, and waits until the disk has no pending work: removed files and unwritten data would slow down
+    /// the flushes of the next scenario.
+    pub async fn empty_stores(&self) -> anyhow::Result<()> {
+        // Freeing millions of claims can take longer than the timeout of a command.
         self.redis.call("FLUSHALL", vec!["ASYNC".into()]).await?;
-        until("Redis has freed its memory", async || {
-            Ok((self.redis_number("lazyfree_pending_objects").await? == 0).then_some(()))
+        wait_until("Redis has freed its memory", async || {
+            Ok((self.redis_info_number("lazyfree_pending_objects").await? == 0).then_some(()))
         })
         .await?;
-        self.until_log_rewritten().await?;
+        self.wait_until_log_rewritten().await?;
         self.redis.call("BGREWRITEAOF", vec![]).await?;
-        self.until_log_rewritten().await?;
+        self.wait_until_log_rewritten().await?;
         let mut postgres = connect(&self.addresses).await?;
         for statement in ["set statement_timeout = 0", "drop schema if exists seckill cascade", "checkpoint"]
         {
@@ -90,21 +93,21 @@ impl Stage {
         Ok(tokio::task::spawn_blocking(nix::unistd::sync).await?)
     }
 
-    pub async fn until_log_rewritten(&self) -> anyhow::Result<()> {
-        until("Redis has rewritten its log", async || {
-            let under_way = self.redis_number("aof_rewrite_in_progress").await?
-                + self.redis_number("aof_rewrite_scheduled").await?;
+    pub async fn wait_until_log_rewritten(&self) -> anyhow::Result<()> {
+        wait_until("Redis has rewritten its log", async || {
+            let under_way = self.redis_info_number("aof_rewrite_in_progress").await?
+                + self.redis_info_number("aof_rewrite_scheduled").await?;
             Ok((under_way == 0).then_some(()))
         })
         .await
     }
 
-    /// A server on the stores as they are, with settings beside the bench's own.
-    pub async fn open(&self, workers: usize, settings: &[(&str, &str)]) -> anyhow::Result<Server> {
+    /// Starts a server on the stores as they are, with additional settings, and waits until it is ready.
+    pub async fn start_server(&self, workers: usize, settings: &[(&str, &str)]) -> anyhow::Result<Server> {
         let mut command = self.command(&["serve"], workers)?;
         command.envs(settings.iter().copied());
         let server = start(command).await?;
-        until("the server takes claims", async || {
+        wait_until("the server accepts claims", async || {
             let answer = http().get(format!("http://{}/readyz", server.address)).send().await;
             Ok(answer.is_ok_and(|answer| answer.status().is_success()).then_some(()))
         })
@@ -112,13 +115,13 @@ impl Stage {
         Ok(server)
     }
 
-    /// Workers without HTTP.
-    pub fn work(&self) -> anyhow::Result<Child> {
-        self.command(&["worker"], 1)?.stderr(Stdio::null()).spawn().context("a worker does not start")
+    /// Starts a worker process.
+    pub fn start_worker(&self) -> anyhow::Result<Child> {
+        self.command(&["worker"], 1)?.stderr(Stdio::null()).spawn().context("cannot start a worker")
     }
 
-    /// The server of fixed answers.
-    pub async fn start_noop(&self) -> anyhow::Result<Server> {
+    /// Starts the server with fixed answers.
+    pub async fn start_noop_server(&self) -> anyhow::Result<Server> {
         start(self.command(&["bench-noop"], 0)?).await
     }
 
@@ -144,25 +147,25 @@ impl Stage {
         Ok(command)
     }
 
-    /// Events that nobody has recorded and acknowledged yet.
+    /// Number of order events that are not acknowledged yet.
     pub async fn backlog(&self) -> anyhow::Result<u64> {
         let groups = order_stream::groups(&self.redis).await?;
         let group = groups.iter().find(|group| group.name == GROUP).context("the stream has no group")?;
         Ok(u64::try_from(group.pending + order_stream::unread(&self.redis, group).await?)?)
     }
 
-    pub async fn until_recorded(&self) -> anyhow::Result<()> {
+    pub async fn wait_until_recorded(&self) -> anyhow::Result<()> {
         let recorded = async || Ok((self.backlog().await? == 0).then_some(()));
-        until_within(RECORDING_PATIENCE, "everything is recorded", recorded).await
+        wait_until_within(RECORDING_TIMEOUT, "all order events are recorded", recorded).await
     }
 
-    /// One line of what INFO tells of Redis.
-    pub async fn redis_number(&self, name: &str) -> anyhow::Result<u64> {
+    /// A number from Redis's INFO.
+    pub async fn redis_info_number(&self, name: &str) -> anyhow::Result<u64> {
         let info = server_info::read(&self.redis).await?.context("this Redis does not allow INFO")?;
-        info.number(name).with_context(|| format!("INFO tells no {name}"))
+        info.number(name).with_context(|| format!("INFO does not show {name}"))
     }
 
-    pub async fn count(&self, sql: &'static str) -> anyhow::Result<i64> {
+    pub async fn query_count(&self, sql: &'static str) -> anyhow::Result<i64> {
         let mut postgres = connect(&self.addresses).await?;
         let count = sqlx::query_scalar(sql).fetch_one(&mut postgres).await?;
         postgres.close().await?;
@@ -204,7 +207,7 @@ async fn start(mut command: Command) -> anyhow::Result<Server> {
             break address.parse()?;
         }
     };
-    // What it says later, people see beside the bench's own lines.
+    // Later lines go to the bench's own log.
     tokio::spawn(async move {
         while let Ok(Some(line)) = lines.next_line().await {
             tracing::warn!("server: {line}");
@@ -221,20 +224,23 @@ pub async fn connect(addresses: &StoreAddresses) -> anyhow::Result<PgConnection>
     Ok(Postgres::new(&addresses.database_url, SCHEMA)?.dedicated().await?)
 }
 
-/// What the condition gives in the end.
-pub async fn until<T>(
+/// Polls until the condition returns a value, and returns it.
+///
+/// # Errors
+/// When the condition fails, or has no value after `WAIT_TIMEOUT`.
+pub async fn wait_until<T>(
     what: &str,
     condition: impl AsyncFn() -> anyhow::Result<Option<T>>,
 ) -> anyhow::Result<T> {
-    until_within(PATIENCE, what, condition).await
+    wait_until_within(WAIT_TIMEOUT, what, condition).await
 }
 
-async fn until_within<T>(
-    patience: Duration,
+async fn wait_until_within<T>(
+    limit: Duration,
     what: &str,
     condition: impl AsyncFn() -> anyhow::Result<Option<T>>,
 ) -> anyhow::Result<T> {
-    let patient = async {
+    let poll = async {
         loop {
             if let Some(value) = condition().await? {
                 return Ok(value);
@@ -242,5 +248,7 @@ async fn until_within<T>(
             tokio::time::sleep(POLL).await;
         }
     };
-    tokio::time::timeout(patience, patient).await.with_context(|| format!("waited in vain until {what}"))?
+    tokio::time::timeout(limit, poll)
+        .await
+        .with_context(|| format!("timed out while waiting until {what}"))?
 }

@@ -1,6 +1,6 @@
-//! Buyers who buy as fast as they are answered, until time is up. How a unit is sold is each alternative's own.
-//! They live on as many threads as there are cores, each thread with a loop of its own as in pgbench: an answer wakes
-//! the thread that waits for it and no other.
+//! The load generator for alternatives that pgbench cannot run: buyers that send their next claim as soon as the last is
+//! answered, until the time is over. Each alternative implements how a unit is sold. The buyers run on one thread per
+//! core, each with an event loop of its own as in pgbench, so that an answer wakes only the thread that waits for it.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -14,37 +14,37 @@ use tokio::time::Instant;
 use crate::bench::Rate;
 use crate::domain::{Claim, CouponId, OrderId, UserId};
 
-/// What a buyer was told.
+/// The result of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The unit is his, durably.
+    /// The user has the unit, durably.
     Sold,
-    /// None is left, or he has one already.
+    /// No unit is left, or the user has one already.
     Refused,
 }
 
-/// One client with connections of its own.
+/// One client with its own connections.
 pub trait Buyer: Send + 'static {
     /// # Errors
-    /// When it is not known whether the unit was sold; the round then counts for nothing.
+    /// When it is not known whether the unit was sold; the measurement then fails.
     fn buy(&mut self, claim: &Claim) -> impl Future<Output = Result<Answer>> + Send;
 }
 
-/// What a crowd has bought.
+/// The purchases of all buyers.
 pub struct Purchases<B> {
     pub rate: Rate,
-    /// All units sold, those before and after the clock too.
+    /// All units sold, including those before and after the measured time.
     pub units: i64,
-    /// One more of the kind, for what is to be tried afterwards.
+    /// One more buyer, for checks after the measurement.
     pub buyer: B,
 }
 
-/// Lets so many buyers buy for so long, then one more for a user who has a unit already. `connect` makes the buyers
-/// of a thread, on that thread.
+/// Lets `clients` buyers buy for `run_for`, then checks that a user's second order is refused. `connect` makes a number of
+/// buyers and runs on their thread.
 ///
 /// # Errors
-/// When a buyer fails or is refused, or the second order is not.
-pub async fn sell<B: Buyer>(
+/// When a buyer fails or is refused, or the second order is not refused.
+pub async fn run_buyers<B: Buyer>(
     coupon: &CouponId,
     clients: usize,
     run_for: Duration,
@@ -54,14 +54,15 @@ pub async fn sell<B: Buyer>(
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(clients).max(1);
     let (ready, mut all_ready) = mpsc::channel(threads);
     let (start, started) = watch::channel(None);
-    let mut parts = JoinSet::new();
+    let mut threads_running = JoinSet::new();
     for thread in 0..threads {
         let share = clients / threads + usize::from(thread < clients % threads);
-        let part = Part { coupon: coupon.clone(), ready: ready.clone(), started: started.clone(), run_for };
+        let buyer_thread =
+            BuyerThread { coupon: coupon.clone(), ready: ready.clone(), started: started.clone(), run_for };
         let connect = connect.clone();
-        parts.spawn_blocking(move || {
+        threads_running.spawn_blocking(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async { part.buy(connect(share).await?).await })
+            runtime.block_on(async { buyer_thread.buy(connect(share).await?).await })
         });
     }
     drop((ready, started));
@@ -76,34 +77,34 @@ pub async fn sell<B: Buyer>(
     }
     drop(start);
     let (mut operations, mut ended) = (0, begun);
-    while let Some(part) = parts.join_next().await {
-        let (bought, at) = part??;
+    while let Some(result) = threads_running.join_next().await {
+        let (bought, at) = result??;
         (operations, ended) = (operations + bought, ended.max(at));
     }
     ensure!(operations > 0, "nothing was sold in {run_for:?}");
 
-    let mut buyer = connect(1).await?.pop().context("a crowd without buyers")?;
+    let mut buyer = connect(1).await?.pop().context("no buyer was made")?;
     let winner = buy_one(&mut buyer, coupon).await?;
     let again = Claim { order: OrderId::mint(), ..winner };
-    must_refuse(&mut buyer, &again, "a user's second order").await?;
+    check_refused(&mut buyer, &again, "a user's second order").await?;
     let units = i64::try_from(operations)? + i64::try_from(clients)? + 1;
     Ok(Purchases { rate: Rate { operations, elapsed: ended - begun }, units, buyer })
 }
 
 /// The buyers of one thread.
-struct Part {
+struct BuyerThread {
     coupon: CouponId,
     ready: mpsc::Sender<()>,
-    /// When the clock started; closed where it never does, as another part has failed.
+    /// When the measurement started. Closed without a value if another thread has failed.
     started: watch::Receiver<Option<Instant>>,
     run_for: Duration,
 }
 
-impl Part {
-    /// Units bought within the time, and when the last one was.
+impl BuyerThread {
+    /// The number of units bought within the time, and the time of the last one.
     async fn buy<B: Buyer>(self, mut buyers: Vec<B>) -> Result<(u64, Instant)> {
         let Self { coupon, ready, mut started, run_for } = self;
-        // Before the clock starts, so that no round pays for preparing its statements.
+        // Prepares the statements before the measurement starts.
         for buyer in &mut buyers {
             buy_one(buyer, &coupon).await?;
         }
@@ -112,12 +113,12 @@ impl Part {
         let Some(begun) = started.wait_for(Option::is_some).await.ok().and_then(|at| *at) else {
             return Ok((0, Instant::now()));
         };
-        let mut crowd = JoinSet::new();
+        let mut tasks = JoinSet::new();
         for buyer in buyers {
-            crowd.spawn(buy_until(buyer, coupon.clone(), begun + run_for));
+            tasks.spawn(buy_until(buyer, coupon.clone(), begun + run_for));
         }
         let mut operations = 0;
-        while let Some(bought) = crowd.join_next().await {
+        while let Some(bought) = tasks.join_next().await {
             operations += bought??;
         }
         Ok((operations, Instant::now()))
@@ -143,13 +144,13 @@ async fn buy_one<B: Buyer>(buyer: &mut B, coupon: &CouponId) -> Result<Claim> {
 }
 
 /// # Errors
-/// When the claim is sold a unit.
-pub async fn must_refuse<B: Buyer>(buyer: &mut B, claim: &Claim, what: &str) -> Result<()> {
+/// When the claim is not refused.
+pub async fn check_refused<B: Buyer>(buyer: &mut B, claim: &Claim, what: &str) -> Result<()> {
     ensure!(buyer.buy(claim).await? == Answer::Refused, "{what} was not refused");
     Ok(())
 }
 
-/// A claim by a user who has never claimed. Users are by chance: indexes on them are met all over.
+/// A claim of a new user. User ids are random, so that inserts are spread over the whole index.
 pub fn new_claim(coupon: &CouponId) -> Claim {
     let user: UserId = format!("user-{:016x}", rand::random::<u64>()).parse().expect("hex digits are an id");
     Claim { coupon: coupon.clone(), user, order: OrderId::mint() }
@@ -161,7 +162,7 @@ mod tests {
 
     const MOMENT: Duration = Duration::from_millis(1);
 
-    /// Gives all the same answer.
+    /// Gives the same answer to every claim.
     struct Always(Answer);
 
     impl Buyer for Always {
@@ -172,8 +173,8 @@ mod tests {
     }
 
     async fn error_of(connect: impl AsyncFn(usize) -> Result<Vec<Always>> + Send + Sync + 'static) -> String {
-        let bought = sell(&"mug".parse().unwrap(), 8, MOMENT, connect).await;
-        bought.err().expect("the round counts for nothing").to_string()
+        let bought = run_buyers(&"mug".parse().unwrap(), 8, MOMENT, connect).await;
+        bought.err().expect("the measurement fails").to_string()
     }
 
     fn always(clients: usize, answer: Answer) -> Vec<Always> {
@@ -187,13 +188,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_seller_that_turns_a_buyer_away_fails() {
+    async fn a_seller_that_refuses_a_new_user_fails() {
         let error = error_of(async |clients| Ok(always(clients, Answer::Refused))).await;
         assert_eq!(error, "a new user was refused though units are left");
     }
 
     #[tokio::test]
-    async fn a_thread_that_cannot_connect_fails_the_round_and_keeps_no_other_waiting() {
+    async fn a_thread_that_cannot_connect_fails_the_measurement_and_ends_the_others() {
         use std::sync::atomic::{AtomicUsize, Ordering};
         let calls = AtomicUsize::new(0);
         let error = error_of(async move |clients| {

@@ -1,4 +1,4 @@
-//! Connections that start together and remember of each request when it was sent, by this process's one clock.
+//! Connections that start at the same time and record when each request was sent, with one clock.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,44 +12,47 @@ use tokio::task::JoinSet;
 
 use crate::bench::load::{answer, connect};
 
-/// Answered like a claim, and claims nothing.
-const GREETING: &[u8] = b"GET /livez HTTP/1.1\r\nhost: bench\r\n\r\n";
+/// A request that is answered without a claim.
+const FIRST_REQUEST: &[u8] = b"GET /livez HTTP/1.1\r\nhost: bench\r\n\r\n";
 
 /// One user's claim.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt {
     pub connection: usize,
-    /// Right before it was written.
+    /// Right before the request was written.
     pub sent: Instant,
     pub status: u16,
 }
 
-/// Sends each connection's requests, one after the other, those of the pipeliner all at once.
-pub async fn race(
+/// Sends the requests of each connection one after the other; those of the pipeliner all at once.
+///
+/// # Errors
+/// When a connection fails.
+pub async fn send_simultaneously(
     address: SocketAddr,
     requests: Vec<Vec<String>>,
     pipeliner: Option<usize>,
 ) -> anyhow::Result<Vec<Attempt>> {
     let start = Arc::new(Barrier::new(requests.len()));
-    let mut runners = JoinSet::new();
+    let mut clients = JoinSet::new();
     for (connection, requests) in requests.into_iter().enumerate() {
-        let stream = greet(address).await?;
+        let stream = open_accepted(address).await?;
         let requests = if pipeliner == Some(connection) { vec![requests] } else { one_by_one(requests) };
-        runners.spawn(run(stream, connection, requests, start.clone()));
+        clients.spawn(run(stream, connection, requests, start.clone()));
     }
     let mut attempts = Vec::new();
-    while let Some(runner) = runners.join_next().await {
-        attempts.extend(runner??);
+    while let Some(client) = clients.join_next().await {
+        attempts.extend(client??);
     }
     Ok(attempts)
 }
 
-/// A connection that the server has accepted: the race is not about whom it accepts first.
-async fn greet(address: SocketAddr) -> anyhow::Result<TcpStream> {
+/// A connection that the server has accepted already, so that the order of acceptance has no effect.
+async fn open_accepted(address: SocketAddr) -> anyhow::Result<TcpStream> {
     let mut stream = connect(address).await?;
-    stream.write_all(GREETING).await?;
+    stream.write_all(FIRST_REQUEST).await?;
     let status = answer(&mut stream, &mut Vec::new()).await?;
-    ensure!(status == 200, "the server greets with {status}");
+    ensure!(status == 200, "/livez was answered {status}");
     Ok(stream)
 }
 
@@ -57,7 +60,7 @@ fn one_by_one(requests: Vec<String>) -> Vec<Vec<String>> {
     requests.into_iter().map(|request| vec![request]).collect()
 }
 
-/// Writes what belongs together at once, and reads its answers before it goes on.
+/// Writes each group of requests at once, and reads its answers before the next group.
 async fn run(
     mut stream: TcpStream,
     connection: usize,
@@ -66,11 +69,11 @@ async fn run(
 ) -> anyhow::Result<Vec<Attempt>> {
     let (mut received, mut attempts) = (Vec::new(), Vec::new());
     start.wait().await;
-    for together in requests {
-        let bytes = together.concat();
+    for group in requests {
+        let bytes = group.concat();
         let sent = Instant::now();
         stream.write_all(bytes.as_bytes()).await?;
-        for _ in together {
+        for _ in group {
             let status = answer(&mut stream, &mut received).await?;
             attempts.push(Attempt { connection, sent, status });
         }

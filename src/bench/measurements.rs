@@ -1,10 +1,9 @@
-//! What one round has measured, in the order in which it was. Ratios are made here, so that both sides of each are
-//! of the same round.
+//! The measurements of one round, in their order. Ratios are computed here, so that both sides are of the same round.
 
 use super::Rate;
 
 #[derive(Default)]
-pub struct Round {
+pub struct Measurements {
     pub measurements: Vec<Measurement>,
 }
 
@@ -15,12 +14,13 @@ pub struct Measurement {
     pub unit: &'static str,
 }
 
-impl Round {
+impl Measurements {
     pub fn add(&mut self, scenario: &'static str, what: impl Into<String>, value: f64, unit: &'static str) {
         self.measurements.push(Measurement { scenario, what: what.into(), value, unit });
     }
 
-    pub fn rate(&mut self, scenario: &'static str, what: impl Into<String>, rate: Rate) {
+    /// Adds a rate in operations per second.
+    pub fn add_rate(&mut self, scenario: &'static str, what: impl Into<String>, rate: Rate) {
         self.add(scenario, what, rate.per_second(), "/s");
     }
 
@@ -29,10 +29,10 @@ impl Round {
         measured.map(|measurement| measurement.value)
     }
 
-    /// How one figure stands to another, where both were measured.
-    pub fn ratio(&mut self, scenario: &'static str, what: &str, to: (&str, &str)) {
-        if let (Some(value), Some(of)) = (self.value(scenario, what), self.value(to.0, to.1)) {
-            self.add(scenario, format!("{what} ÷ {} {}", to.0, to.1), value / of, "");
+    /// Adds the ratio of a figure to another, if both were measured.
+    pub fn add_ratio(&mut self, scenario: &'static str, what: &str, to: (&str, &str)) {
+        if let (Some(value), Some(base)) = (self.value(scenario, what), self.value(to.0, to.1)) {
+            self.add(scenario, format!("{what} ÷ {} {}", to.0, to.1), value / base, "");
         }
     }
 }

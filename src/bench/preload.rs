@@ -1,27 +1,28 @@
-//! Claims without HTTP before them: what a scenario needs to be there before its clock starts.
+//! Claims that a scenario needs before its measurement starts, made by the claim script without HTTP.
 
 use std::ops::Range;
 
 use anyhow::{Context, ensure};
 use tokio::task::JoinSet;
 
-use super::stage::{PREFIX, Stage};
-use crate::domain::{Claim, CouponId, OrderId, Partition};
+use super::fixture::{Fixture, PREFIX};
+use crate::domain::Partition;
+use crate::domain::{Claim, CouponId, OrderId};
 use crate::redis::scripts::claim::{BatchOutcome, claim_batch};
 use crate::redis::{Redis, RedisServer, marker};
 
 const BATCH_CLAIMS: usize = 256;
-/// Redis takes 16 KiB of a connection between two flushes, which is less than a batch.
+/// Redis reads 16 KiB of a connection between two flushes (its `PROTO_IOBUF_LEN`), which is less than a batch.
 const CONNECTIONS: usize = 4;
 
-/// Lets these users claim a unit each.
+/// Claims a unit for each of the users `user-N`, N in `users`.
 ///
 /// # Errors
 /// When a batch is refused.
-pub async fn fill(stage: &Stage, coupon: &str, users: Range<usize>) -> anyhow::Result<()> {
-    let marker = marker::read(&stage.redis).await?.context("there is no marker")?;
+pub async fn preload_claims(fixture: &Fixture, coupon: &str, users: Range<usize>) -> anyhow::Result<()> {
+    let marker = marker::read(&fixture.redis).await?.context("there is no marker")?;
     let coupon: CouponId = coupon.parse()?;
-    let server = RedisServer::new(&stage.addresses, PREFIX, Partition::DEFAULT)?;
+    let server = RedisServer::new(&fixture.addresses, PREFIX, Partition::DEFAULT)?;
     let share = users.len().div_ceil(CONNECTIONS).max(1);
     let mut connections = JoinSet::new();
     for first in users.clone().step_by(share) {

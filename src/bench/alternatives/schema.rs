@@ -1,5 +1,5 @@
-//! A database for an alternative: the program's own tables, empty, in a schema of the bench, with one coupon
-//! on sale, and connections to it. Who buys how is not known here.
+//! The database schema of an alternative: the program's own tables with one coupon on sale, and connections to them. The
+//! alternatives implement the sales.
 
 use std::time::Duration;
 
@@ -14,72 +14,76 @@ use crate::domain::{Claim, CouponId};
 use crate::postgres::{BY_INDEX, PgConnection, Postgres};
 
 pub const SCHEMA: &str = "bench";
-/// Tells the connections of alternatives from the program's.
+/// Distinguishes the connections of alternatives from those of the program.
 pub const APPLICATION: &str = "seckill bench";
-/// Many clients queue for one row: a time-out would end a round on a slow disk.
+/// Longer timeouts than the program's: many clients wait for one row, and must not time out on a slow disk.
 const SESSION: [(&str, &str); 4] = [
     ("application_name", APPLICATION),
     ("statement_timeout", "60s"),
     ("lock_timeout", "60s"),
     ("idle_in_transaction_session_timeout", "60s"),
 ];
-/// Longest wait for the connections of the round before.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
-const LEAVE_POLL: Duration = Duration::from_millis(10);
+/// Longest wait until the connections of the previous measurement are closed.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const DISCONNECT_POLL: Duration = Duration::from_millis(10);
 
-pub struct Shop {
+pub struct BenchSchema {
     pub coupon: CouponId,
     postgres: Postgres,
-    /// For whatever is no buyer's work.
-    pub keeper: PgConnection,
+    /// A connection for everything except sales.
+    pub control: PgConnection,
 }
 
-impl Shop {
-    /// Drops what an earlier round has left and opens anew.
+impl BenchSchema {
+    /// Drops the schema of an earlier measurement and creates a new one.
     ///
     /// # Errors
-    /// When Postgres does not let us.
-    pub async fn open(database_url: &str) -> Result<Self> {
+    /// When Postgres refuses, or connections of another bench are open.
+    pub async fn create(database_url: &str) -> Result<Self> {
         let postgres = Postgres::new(database_url, SCHEMA)?;
-        let mut keeper = session(&postgres).await?;
-        until_others_have_left(&mut keeper).await?;
-        drop_schema(&mut keeper).await?;
+        let mut control = session(&postgres).await?;
+        wait_until_others_disconnect(&mut control).await?;
+        drop_schema(&mut control).await?;
         postgres.prepare().await?;
         let coupon: CouponId = "bench".parse()?;
         sqlx::query("insert into coupons (id, title, total, stock) values ($1, '', $2, $2)")
             .bind(coupon.as_str())
             .bind(TOTAL_MAX_UNITS)
-            .execute(&mut keeper)
+            .execute(&mut control)
             .await?;
-        Ok(Self { coupon, postgres, keeper })
+        Ok(Self { coupon, postgres, control })
     }
 
-    /// Makes connections for buyers.
-    pub fn door(&self) -> Door {
-        Door(self.postgres.clone())
+    /// Opens connections for buyers.
+    pub fn connector(&self) -> Connector {
+        Connector(self.postgres.clone())
     }
 
-    /// Takes away what is left but for so many units, as if it had never been there; answers how many units there
-    /// are then at all.
-    pub async fn leave(&mut self, units: i64) -> Result<i64> {
+    /// Reduces the total so that this number of units is left, and returns the new total.
+    pub async fn set_stock(&mut self, units: i64) -> Result<i64> {
         let sql = "update coupons set total = total - stock + $2, stock = $2 where id = $1 returning total";
-        Ok(sqlx::query_scalar(sql).bind(self.coupon.as_str()).bind(units).fetch_one(&mut self.keeper).await?)
+        Ok(sqlx::query_scalar(sql)
+            .bind(self.coupon.as_str())
+            .bind(units)
+            .fetch_one(&mut self.control)
+            .await?)
     }
 
-    /// Units left.
+    /// Number of units left.
     pub async fn stock(&mut self) -> Result<i64> {
         let sql = "select stock from coupons where id = $1";
-        Ok(sqlx::query_scalar(sql).bind(self.coupon.as_str()).fetch_one(&mut self.keeper).await?)
+        Ok(sqlx::query_scalar(sql).bind(self.coupon.as_str()).fetch_one(&mut self.control).await?)
     }
 
+    /// Number of orders.
     pub async fn orders(&mut self) -> Result<i64> {
         let sql = "select count(*) from orders where coupon_id = $1";
-        Ok(sqlx::query_scalar(sql).bind(self.coupon.as_str()).fetch_one(&mut self.keeper).await?)
+        Ok(sqlx::query_scalar(sql).bind(self.coupon.as_str()).fetch_one(&mut self.control).await?)
     }
 
     /// # Errors
-    /// When other than so many units of so many were sold, or stock and orders do not add up.
-    pub async fn must_add_up(&mut self, sold: i64, total: i64) -> Result<()> {
+    /// When the stock is not `total - sold`, or the number of orders is not `sold`.
+    pub async fn check_totals(&mut self, sold: i64, total: i64) -> Result<()> {
         let (stock, orders) = (self.stock().await?, self.orders().await?);
         ensure!(
             orders == sold && stock == total - sold,
@@ -89,18 +93,18 @@ impl Shop {
     }
 }
 
-/// The way to a shop's database for its buyers, from any thread.
+/// Opens buyers' connections to a schema, from any thread.
 #[derive(Clone)]
-pub struct Door(Postgres);
+pub struct Connector(Postgres);
 
-impl Door {
-    /// A connection for each of so many buyers.
+impl Connector {
+    /// One connection for each buyer.
     pub async fn connect(&self, clients: usize) -> Result<Vec<PgConnection>> {
         try_join_all((0..clients).map(|_| session(&self.0))).await
     }
 }
 
-/// The settings of a buyer's connection as libpq takes them: those of a session from here.
+/// The settings of a buyer's connection as `PGOPTIONS`: the same as those of a connection opened here.
 pub fn libpq_options() -> String {
     let path = [("search_path", SCHEMA), ("synchronous_commit", "on")];
     let settings =
@@ -108,13 +112,13 @@ pub fn libpq_options() -> String {
     settings.map(|(name, value)| format!("-c {name}={value}")).collect::<Vec<_>>().join(" ")
 }
 
-/// What a shop has made in its database.
+/// Drops the schema in the connection's database.
 pub async fn drop_schema(connection: &mut PgConnection) -> Result<()> {
     sqlx::raw_sql("drop schema if exists bench cascade").execute(connection).await?;
     Ok(())
 }
 
-/// A connection for whoever has no shop yet.
+/// A connection without a new schema.
 pub async fn connect(database_url: &str) -> Result<PgConnection> {
     session(&Postgres::new(database_url, SCHEMA)?).await
 }
@@ -128,14 +132,14 @@ async fn session(postgres: &Postgres) -> Result<PgConnection> {
     Ok(connection)
 }
 
-/// A server process outlives its connection for a moment: two rounds' could be more than Postgres allows.
-async fn until_others_have_left(keeper: &mut PgConnection) -> Result<()> {
+/// A Postgres process ends a moment after its connection: those of two measurements could be more than Postgres allows.
+async fn wait_until_others_disconnect(control: &mut PgConnection) -> Result<()> {
     let others = "select count(*) from pg_stat_activity
         where application_name = $1 and datname = current_database() and pid <> pg_backend_pid()";
-    let deadline = Instant::now() + LEAVE_TIMEOUT;
-    while sqlx::query_scalar::<_, i64>(others).bind(APPLICATION).fetch_one(&mut *keeper).await? > 0 {
+    let deadline = Instant::now() + DISCONNECT_TIMEOUT;
+    while sqlx::query_scalar::<_, i64>(others).bind(APPLICATION).fetch_one(&mut *control).await? > 0 {
         ensure!(Instant::now() < deadline, "connections of another bench are open");
-        sleep(LEAVE_POLL).await;
+        sleep(DISCONNECT_POLL).await;
     }
     Ok(())
 }
@@ -158,12 +162,12 @@ pub async fn insert_orders(connection: &mut PgConnection, claims: &[Claim]) -> R
     Ok(())
 }
 
-/// The time inside the order's id.
+/// The time in the order's id (UUID version 7).
 pub fn claimed_at(claim: &Claim) -> Result<OffsetDateTime> {
     claim.order.claimed_at().context("an order's id holds no time")
 }
 
-/// Whether a constraint stands against it: a user's second order, or a unit that is not there.
+/// Whether a constraint refused the statement: a user's second order, or a sale after the last unit.
 pub fn is_refusal(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|e| e.is_unique_violation() || e.is_check_violation())
 }
