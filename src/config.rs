@@ -1,5 +1,5 @@
-//! Every setting with its flag, environment variable and default; what nobody can set is in `config/limits.rs`.
-//! Reading secrets from disk is `data_dir`'s work, not this file's.
+//! Every setting with its flag, environment variable and default. Limits that are not settings are in
+//! `config/limits.rs`; secrets on disk are read in `data_dir`.
 
 mod address;
 mod credential;
@@ -27,7 +27,7 @@ pub use number::parse_whole;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Stores")]
 pub struct StoreSettings {
-    /// Embedded stores, sockets and generated secrets [default: ./data]
+    /// Folder of the embedded stores, their sockets and generated secrets [default: ./data]
     #[arg(long, env = "SECKILL_DATA_DIR", value_name = "DIR", value_parser = NonEmpty::new().map(PathBuf::from))]
     pub data_dir: Option<PathBuf>,
 
@@ -35,8 +35,8 @@ pub struct StoreSettings {
     #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true, value_parser = NonEmpty::new())]
     pub redis_url: Option<String>,
 
-    /// postgres:// address of a session connection (not a transaction pooler); what it leaves out, PGPASSWORD,
-    /// PGPASSFILE, PGSSLMODE, PGSSLROOTCERT, PGSSLCERT and PGSSLKEY may say, and no other variable of libpq's
+    /// postgres:// address of a session connection (not a transaction pooler). PGPASSWORD, PGPASSFILE, PGSSLMODE,
+    /// PGSSLROOTCERT, PGSSLCERT and PGSSLKEY add what it leaves out; other variables of libpq are ignored
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true, value_parser = NonEmpty::new())]
     pub database_url: Option<String>,
 
@@ -44,15 +44,16 @@ pub struct StoreSettings {
     #[arg(long, env = "SECKILL_STORES", value_name = "KIND")]
     pub stores: Option<StoresKind>,
 
-    /// First part of every Redis key
+    /// Prefix of every Redis key
     #[arg(long, env = "SECKILL_REDIS_PREFIX", default_value = "seckill", value_name = "WORD", value_parser = parse_redis_prefix)]
     pub redis_prefix: String,
 
-    /// Postgres schema that holds every table; made if absent
+    /// Postgres schema of all tables; created if absent
     #[arg(long, env = "SECKILL_DB_SCHEMA", default_value = "seckill", value_name = "WORD", value_parser = parse_db_schema)]
     pub db_schema: String,
 }
 
+/// Who runs Redis and Postgres: this program or the operator.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoresKind {
     Embedded,
@@ -72,8 +73,8 @@ impl StoreSettings {
     /// The external addresses, or `None` for embedded stores.
     ///
     /// # Errors
-    /// When only one address is set, or when `SECKILL_STORES` contradicts them: a missing variable
-    /// must never open a second, empty sale.
+    /// When only one address is set, or when `SECKILL_STORES` contradicts them: a missing variable must never start a
+    /// second, empty sale.
     pub fn external_addresses(&self) -> anyhow::Result<Option<StoreAddresses>> {
         match (&self.redis_url, &self.database_url, self.stores) {
             (Some(_), Some(_), Some(StoresKind::Embedded)) => anyhow::bail!(
@@ -97,10 +98,10 @@ impl StoreSettings {
 }
 
 impl StoreAddresses {
-    /// The socket of a `redis+unix://` address, decoded (fred takes the address's path as it is written).
+    /// The path of a `redis+unix://` address, percent-decoded, which fred does not do; `None` for another scheme.
     ///
     /// # Errors
-    /// When the address is no URL.
+    /// When the address is not a URL.
     pub fn redis_socket(&self) -> anyhow::Result<Option<PathBuf>> {
         let url = url::Url::parse(&self.redis_url).context("REDIS_URL is not a URL")?;
         let path: Vec<u8> = percent_encoding::percent_decode_str(url.path()).collect();
@@ -108,7 +109,7 @@ impl StoreAddresses {
     }
 }
 
-/// Bearer credentials. Unset ones are generated into the data directory with embedded stores.
+/// Bearer credentials. With embedded stores, those that are not set are generated into the data directory.
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Credentials")]
 pub struct CredentialSettings {
@@ -120,11 +121,11 @@ pub struct CredentialSettings {
     #[arg(long, env = "SECKILL_JWT_SECRET", value_name = "SECRET", hide_env_values = true, value_parser = parse_jwt_secret)]
     pub jwt_secret: Option<String>,
 
-    /// Required `aud` of user tokens [default: not looked at]
+    /// Required `aud` of user tokens [default: not checked]
     #[arg(long, env = "SECKILL_JWT_AUDIENCE", value_name = "AUD", value_parser = parse_jwt_audience)]
     pub jwt_audience: Option<String>,
 
-    /// Required `iss` of user tokens [default: not looked at]
+    /// Required `iss` of user tokens [default: not checked]
     #[arg(long, env = "SECKILL_JWT_ISSUER", value_name = "ISS", value_parser = parse_jwt_issuer)]
     pub jwt_issuer: Option<String>,
 }
@@ -133,20 +134,20 @@ pub struct CredentialSettings {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Workers")]
 pub struct WorkerSettings {
-    /// Consumers in this process, and one more while there is a backlog; 0 for HTTP alone
+    /// Consumers in this process, and one more while there is a backlog; 0 for HTTP only
     #[arg(long, env = "SECKILL_WORKERS", default_value_t = 1, value_name = "N", value_parser = |text: &str| parse_whole(text, 0..=WORKERS_MAX))]
     pub workers: u16,
 
-    /// How long an entry may stay unacknowledged before another worker takes it
+    /// How long an entry may stay unacknowledged before another worker reclaims it
     #[arg(long, env = "SECKILL_RECLAIM_AFTER", default_value = RECLAIM_AFTER_DEFAULT, value_name = "DURATION", value_parser = parse_reclaim_after)]
     pub reclaim_after: Duration,
 
-    /// How many entries behind `order-writers` other consumer groups are waited for
+    /// Entries kept in the stream for other consumer groups that are behind `order-writers`
     #[arg(long, env = "SECKILL_STREAM_KEEP", default_value_t = STREAM_KEEP_DEFAULT_ENTRIES, value_name = "ENTRIES", value_parser = parse_count)]
     pub stream_keep: u64,
 }
 
-/// What `serve` needs beside stores, credentials and workers.
+/// What `serve` needs in addition to stores, credentials and workers.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "HTTP")]
 pub struct HttpSettings {
@@ -159,11 +160,11 @@ pub struct HttpSettings {
     pub max_backlog: u64,
 }
 
-/// What `doctor` judges the stream by: settings of the running program.
+/// Settings of the running program that `doctor` compares the stream with.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Limits of the running program")]
 pub struct DoctorSettings {
-    /// How long an entry may stay unacknowledged before another worker takes it
+    /// How long an entry may stay unacknowledged before another worker reclaims it
     #[arg(long, env = "SECKILL_RECLAIM_AFTER", default_value = RECLAIM_AFTER_DEFAULT, value_name = "DURATION", value_parser = parse_reclaim_after)]
     pub reclaim_after: Duration,
 
@@ -185,13 +186,14 @@ pub struct LogSettings {
     pub log_format: LogFormat,
 }
 
+/// The format of log lines.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     Text,
     Json,
 }
 
-/// Where commands such as `coupon` and `claim` find a running server.
+/// How commands such as `coupon` and `claim` reach a running server.
 #[derive(Args, Clone)]
 pub struct ServerSettings {
     /// Address of the running server
@@ -202,7 +204,7 @@ pub struct ServerSettings {
     #[arg(long, env = "SECKILL_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true, value_parser = parse_admin_token)]
     pub admin_token: Option<String>,
 
-    /// Where the server keeps its generated secrets [default: ./data]
+    /// Data directory of the server, with its generated secrets [default: ./data]
     #[arg(long, env = "SECKILL_DATA_DIR", value_name = "DIR", value_parser = NonEmpty::new().map(PathBuf::from))]
     pub data_dir: Option<PathBuf>,
 }

@@ -1,6 +1,5 @@
-//! The data directory: where it is, its mode, its lock and the secrets generated into it.
-//! What the stores keep in their folders inside it is `embedded`'s work; which settings replace a
-//! secret is the caller's.
+//! The data directory: its path, mode, lock and generated secrets. The folders of the stores inside it belong to
+//! `embedded`; the callers decide whether a setting replaces a secret.
 
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
@@ -14,62 +13,64 @@ use tracing::{info, warn};
 
 use crate::config::{self, Credential};
 
+/// File of the admin API's bearer token.
 pub const ADMIN_TOKEN: &str = "admin-token";
+/// File of the HS256 secret of user tokens.
 pub const JWT_SECRET: &str = "jwt-secret";
 
 const DEFAULT: &str = "./data";
-const DEFAULT_OUT_OF_REACH: &str = "/var/lib/seckill";
+const DEFAULT_OF_ROOT: &str = "/var/lib/seckill";
 const LOCK: &str = "lock";
-/// Others pass through to their store's own folder, and see nothing on the way.
+/// Other users can reach their store's folder below and cannot list this one.
 const MODE: u32 = 0o711;
 
-/// A data directory that exists and that the stores' users can reach.
+/// A data directory that exists and is reachable for the users of the stores.
 #[derive(Clone, Debug)]
 pub struct DataDir {
     path: PathBuf,
 }
 
-/// Held for the life of the process that runs the stores in this directory.
+/// Marks this process as the one that runs the stores in the directory.
 #[derive(Debug)]
 pub struct DataDirLock {
     _file: File,
 }
 
 impl DataDir {
-    /// Finds the directory and makes it if it is absent.
+    /// Finds the directory, and makes it if it is absent. Without `explicit` it is `./data`, or for root
+    /// `/var/lib/seckill` if the users of the stores cannot reach `./data`.
     ///
     /// # Errors
-    /// When it cannot be made, when others may write into it, or when the unprivileged user that
-    /// root has to run Postgres as cannot reach it.
+    /// When it cannot be made, other users may write into it, or the users of the stores cannot reach it.
     pub fn open(explicit: Option<&Path>) -> Result<Self> {
         let path = resolve(explicit)?;
-        if explicit.is_none() && path == Path::new(DEFAULT_OUT_OF_REACH) {
+        if explicit.is_none() && path == Path::new(DEFAULT_OF_ROOT) {
             info!(
                 data_dir = %path.display(),
-                "{DEFAULT} is out of reach for the unprivileged user that root runs Postgres as; the data directory is {}",
+                "the unprivileged user that root runs Postgres as cannot reach {DEFAULT}; the data directory is {}",
                 path.display()
             );
         }
         if Uid::effective().is_root()
             && let Some(blocking) = blocking_ancestor(&path)
         {
-            bail!(out_of_reach(&path, &blocking));
+            bail!(unreachable_text(&path, &blocking));
         }
         create(&path).with_context(|| {
             format!("cannot make the data directory {}: choose another with SECKILL_DATA_DIR", path.display())
         })?;
         let path = path.canonicalize().with_context(|| format!("cannot open {}", path.display()))?;
-        settle_mode(&path)?;
+        set_or_check_mode(&path)?;
         Ok(Self { path })
     }
 
-    /// Where [`open`](Self::open) would find the directory; makes nothing.
+    /// The path that [`open`](Self::open) would use; makes nothing. An existing data directory is preferred.
     pub fn locate(explicit: Option<&Path>) -> PathBuf {
         let resolved = resolve(explicit).unwrap_or_else(|_| PathBuf::from(DEFAULT));
         if explicit.is_some() {
             return resolved;
         }
-        [resolved.as_path(), Path::new(DEFAULT), Path::new(DEFAULT_OUT_OF_REACH)]
+        [resolved.as_path(), Path::new(DEFAULT), Path::new(DEFAULT_OF_ROOT)]
             .into_iter()
             .find(|path| [LOCK, ADMIN_TOKEN, JWT_SECRET].iter().any(|name| path.join(name).exists()))
             .map_or_else(
@@ -83,7 +84,7 @@ impl DataDir {
         &self.path
     }
 
-    /// The text of `<data>/<name>`, generated on first use; racing callers all get the same.
+    /// The text of `<data>/<name>`. The first call generates it; concurrent first calls return the same text.
     ///
     /// # Errors
     /// When the file is empty, or cannot be read or made.
@@ -96,13 +97,13 @@ impl DataDir {
         read_secret(&self.path, name)
     }
 
-    /// Takes the directory for this process; the lock ends with the process, however it ends.
+    /// Locks the directory for this process, until the lock is dropped or the process ends in any way.
     ///
     /// # Errors
-    /// When another process holds it.
+    /// When another process holds the lock, or the lock file cannot be opened.
     pub fn lock(&self) -> Result<DataDirLock> {
         let path = self.path.join(LOCK);
-        // Only our own user may open it: whoever can open a file can also lock it.
+        // Mode 0600: any user who can open the file could lock it.
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -126,7 +127,7 @@ impl DataDir {
 }
 
 impl DataDirLock {
-    /// Whether some process runs the stores in this directory.
+    /// Whether a process runs the stores in this directory.
     ///
     /// # Errors
     /// When the directory belongs to another user.
@@ -148,22 +149,22 @@ impl DataDirLock {
 /// The text of `<data_dir>/<name>` without its final line end; generates nothing.
 ///
 /// # Errors
-/// When it is missing, another user's, or no fit credential; the text says what to do.
+/// When the file is missing, unreadable, or not a valid credential; the text says what to do.
 pub fn read_secret(data_dir: &Path, name: &str) -> Result<String> {
     let path = data_dir.join(name);
     let bytes = match fs::read(&path) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == ErrorKind::NotFound => bail!(
-            "there is no {}: run `seckill serve` first, or name its data directory with SECKILL_DATA_DIR, or set {}",
+            "{} does not exist: run `seckill serve` first, or set SECKILL_DATA_DIR to its data directory, or set {}",
             path.display(),
-            setting_of(name)
+            variable_of(name)
         ),
         Err(e) => {
             return Err(e).with_context(|| {
                 format!(
                     "cannot read {}: run this as the user that runs the server, or set {}",
                     path.display(),
-                    setting_of(name)
+                    variable_of(name)
                 )
             });
         }
@@ -175,7 +176,7 @@ pub fn read_secret(data_dir: &Path, name: &str) -> Result<String> {
         Err(_) => Err(format!("{shown} is not UTF-8 text")),
     };
     let secret = secret.map_err(|wrong| {
-        anyhow!("{wrong}: put one line of text in, or delete the file to have one generated")
+        anyhow!("{wrong}: write one line of text into it, or delete it and a new one is generated")
     })?;
     if fs::metadata(&path).is_ok_and(|meta| meta.mode() & 0o077 != 0) {
         warn!("other users may read the secret in {0}: chmod 600 {0}", path.display());
@@ -183,7 +184,7 @@ pub fn read_secret(data_dir: &Path, name: &str) -> Result<String> {
     Ok(secret)
 }
 
-fn setting_of(name: &str) -> String {
+fn variable_of(name: &str) -> String {
     format!("SECKILL_{}", name.to_uppercase().replace('-', "_"))
 }
 
@@ -197,7 +198,7 @@ fn generate_secret(data_dir: &Path, name: &str) -> Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    // A link, unlike a rename, never replaces what a racing process put there first.
+    // A hard link, unlike a rename, does not replace the file of a process that was faster.
     let linked = match fs::hard_link(&temporary, data_dir.join(name)) {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
         other => other,
@@ -212,7 +213,7 @@ fn resolve(explicit: Option<&Path>) -> Result<PathBuf> {
     let path = std::path::absolute(explicit.unwrap_or(Path::new(DEFAULT)))
         .context("the current directory is gone: cd to another, or set SECKILL_DATA_DIR")?;
     let fall_back = explicit.is_none() && Uid::effective().is_root() && blocking_ancestor(&path).is_some();
-    Ok(if fall_back { DEFAULT_OUT_OF_REACH.into() } else { path })
+    Ok(if fall_back { DEFAULT_OF_ROOT.into() } else { path })
 }
 
 /// The uppermost directory above `path` that other users cannot pass through.
@@ -237,37 +238,37 @@ fn create(path: &Path) -> std::io::Result<()> {
         Err(e) if e.kind() == ErrorKind::AlreadyExists && path.is_dir() => return Ok(()),
         other => other?,
     }
-    // The umask may have taken the bits that let the stores' users through.
+    // The umask may have removed the bits that the users of the stores need.
     fs::set_permissions(path, Permissions::from_mode(MODE))
 }
 
-/// Sets the mode of a fresh directory; one that holds something may be anybody's and is only checked.
-fn settle_mode(path: &Path) -> Result<()> {
-    let meta = fs::metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
+/// Sets the mode of an empty directory; one with files may serve another purpose, so its mode is only checked.
+fn set_or_check_mode(path: &Path) -> Result<()> {
+    let meta = fs::metadata(path).with_context(|| format!("cannot read the mode of {}", path.display()))?;
     let euid = Uid::effective();
-    let is_fresh = fs::read_dir(path)
+    let is_empty = fs::read_dir(path)
         .with_context(|| cannot_open(path))?
         .all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lost+found"));
-    if is_fresh && (euid.is_root() || meta.uid() == euid.as_raw()) {
+    if is_empty && (euid.is_root() || meta.uid() == euid.as_raw()) {
         return fs::set_permissions(path, Permissions::from_mode(MODE))
             .with_context(|| format!("cannot set the mode of {}", path.display()));
     }
     if meta.mode() & 0o002 != 0 {
         bail!(
-            "other users may write into {0}: give seckill a folder of its own with SECKILL_DATA_DIR, or `chmod 711 {0}`",
+            "other users may write into {0}: set SECKILL_DATA_DIR to a folder that only seckill uses, or `chmod 711 {0}`",
             path.display()
         );
     }
     if euid.is_root() && meta.mode() & 0o001 == 0 {
-        bail!(out_of_reach(path, path));
+        bail!(unreachable_text(path, path));
     }
     Ok(())
 }
 
-fn out_of_reach(path: &Path, blocking: &Path) -> String {
+fn unreachable_text(path: &Path, blocking: &Path) -> String {
     format!(
-        "the data directory {} is out of reach for the unprivileged user that root has to run Postgres as, \
-         because {1} lets nobody else pass: `chmod o+x {1}`, or set SECKILL_DATA_DIR to a folder such as {DEFAULT_OUT_OF_REACH}",
+        "the unprivileged user that root has to run Postgres as cannot reach the data directory {}, because {1} is \
+         closed to other users: `chmod o+x {1}`, or set SECKILL_DATA_DIR to a folder such as {DEFAULT_OF_ROOT}",
         path.display(),
         blocking.display()
     )
@@ -291,8 +292,8 @@ fn in_use(data_dir: &Path, file: &mut File) -> String {
         _ => "another process".to_owned(),
     };
     format!(
-        "the data directory {} is in use by {holder}: set SECKILL_DATA_DIR to another folder for a sale of its own, \
-         or run `seckill worker` to join the running one",
+        "the data directory {} is in use by {holder}: set SECKILL_DATA_DIR to another folder for a separate sale, \
+         or run `seckill worker` to join the running server",
         data_dir.display()
     )
 }

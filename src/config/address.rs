@@ -1,11 +1,11 @@
-//! Addresses on which the server listens, and which addresses are this machine's own.
+//! Parses the address on which the server listens, and recognises loopback addresses.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// An IP address with a port, or `localhost` with one, which is 127.0.0.1 whatever a resolver says.
+/// An IP address and a port, or `localhost` and a port, which is 127.0.0.1 without asking a resolver.
 ///
 /// # Errors
-/// For everything else, with what to write instead.
+/// For any other text, with examples of what to write.
 pub fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
         return Ok(address);
@@ -19,12 +19,12 @@ pub fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     }
     let port = port.or_else(|| text.parse().ok()).unwrap_or(8080);
     Err(format!(
-        "must be an IP address and a port: write 127.0.0.1:{port} for this machine alone, 0.0.0.0:{port} or \
+        "must be an IP address and a port: write 127.0.0.1:{port} for this machine only, 0.0.0.0:{port} or \
          [::]:{port} for every network, or localhost:{port}"
     ))
 }
 
-/// Whether an address is reached from this machine alone. A socket on `[::]` shows clients from 127.0.0.1 as
+/// Whether only this machine can reach an address. A socket on `[::]` reports clients from 127.0.0.1 as
 /// `::ffff:127.0.0.1`.
 #[must_use]
 pub fn is_loopback(address: IpAddr) -> bool {
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_read_and_what_is_none_is_answered_with_one() {
+    fn an_address_is_parsed_and_any_other_text_is_refused_with_an_example() {
         for (text, address) in [
             ("127.0.0.1:8080", "127.0.0.1:8080"),
             ("0.0.0.0:0", "0.0.0.0:0"),
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mapped_address_is_the_one_that_it_maps() {
+    fn a_mapped_ipv6_address_counts_as_its_ipv4_address() {
         for (address, loopback) in [
             ("127.0.0.1", true),
             ("127.9.9.9", true),

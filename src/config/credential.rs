@@ -1,40 +1,40 @@
-//! The one rule for credentials, from variables, flags and files alike: one final line end is removed, and what
-//! cannot be presented is refused with its name. An error never repeats the credential.
+//! Checks credentials from environment variables, flags and files: removes one final line end, and refuses a text that a
+//! client could not send. An error names the source and never repeats the credential.
 
 use super::limits::HEADER_CREDENTIAL_MAX_BYTES;
 
-/// What a credential is for, which decides what may be in it.
+/// What a credential is for: decides which characters it may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Credential {
-    /// Travels in an `Authorization` header.
+    /// Sent in an `Authorization` header.
     AdminToken,
-    /// The bytes of the text are a key: any script may be in it.
+    /// The bytes of the text are the key: any characters are allowed.
     JwtSecret,
     /// `aud` or `iss` of a token.
     JwtClaim,
 }
 
 impl Credential {
-    /// The credential in `text`, which `name` is said to hold.
+    /// The credential in `text`. `name` is the variable, flag or file for the error.
     ///
     /// # Errors
-    /// When the text is empty, or holds what is most likely a slip or cannot be sent in a header.
+    /// When the text is empty, has a probable mistake such as a blank at its end, or cannot be sent in a header.
     pub fn read(self, name: &str, text: &str) -> Result<String, String> {
         let line = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
         let what = if line.is_empty() {
             "is empty"
         } else if line.chars().all(char::is_whitespace) {
-            "holds nothing but blanks"
+            "has only blanks"
         } else if line.chars().any(char::is_control) {
-            "holds a control character, such as a tab or a second line end"
+            "has a control character, such as a tab or a second line end"
         } else if line.starts_with(char::is_whitespace) || line.ends_with(char::is_whitespace) {
             "starts or ends with a blank"
         } else if line.starts_with('\u{feff}') {
             "starts with a byte order mark"
         } else if self != Self::JwtSecret && line.len() > HEADER_CREDENTIAL_MAX_BYTES {
-            "is longer than 4096 bytes, which no request has room for"
+            "is longer than 4096 bytes, which does not fit in a request"
         } else if self == Self::AdminToken && !line.is_ascii() {
-            "holds a character outside ASCII, which no HTTP header carries"
+            "has a character outside ASCII, which an HTTP header cannot have"
         } else {
             return Ok(line.to_owned());
         };
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_presented_is_refused_by_its_name_and_never_repeated() {
+    fn an_unusable_credential_is_refused_by_its_name_and_never_repeated() {
         for (text, what) in [
             ("", "empty"),
             ("\n", "empty"),
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_travels_in_a_header_has_room_in_it() {
+    fn a_credential_in_a_header_fits_in_it() {
         let (fits, long) = ("x".repeat(4_096), "x".repeat(4_097));
         for kind in KINDS {
             assert_eq!(kind.read("X", &fits).as_deref(), Ok(&*fits));
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_travels_in_a_header_must_be_ascii() {
+    fn only_a_credential_in_a_header_must_be_ascii() {
         for text in ["schlüssel", "鍵", "key\u{200b}"] {
             assert!(AdminToken.read("X", text).unwrap_err().contains("ASCII"), "{text}");
             assert_eq!(JwtSecret.read("X", text).as_deref(), Ok(text));

@@ -1,15 +1,15 @@
-//! The one parser of durations that people write, in flags and variables alike.
+//! Parses durations in flags and environment variables.
 
 use std::time::Duration;
 
 const EXAMPLE: &str = "write a duration such as 15m, 4s or 1h30m";
-/// Units without a fixed length; `M` is most often a slip for `m`.
+/// Units without a fixed length, and `M`, which is most often a typing error for `m`.
 const AMBIGUOUS: [&str; 8] = ["M", "month", "months", "y", "yr", "yrs", "year", "years"];
 
-/// `15m`, `4s`, `1h30m`, `500ms`, `30days`: milliseconds up to weeks.
+/// A duration such as `15m`, `4s`, `1h30m`, `500ms` or `30days`; units are milliseconds to weeks.
 ///
 /// # Errors
-/// When the text is no duration, or holds a unit that may be meant otherwise.
+/// When the text is not a duration, or has an ambiguous unit.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let units = text.split(|c: char| !c.is_alphabetic()).filter(|unit| !unit.is_empty());
     for unit in units {
@@ -50,7 +50,7 @@ mod tests {
     #[case("30days", 2_592_000)]
     #[case("1w", 604_800)]
     #[case("1.5h", 5_400)]
-    fn a_duration_is_read_in_its_units(#[case] text: &str, #[case] seconds: u64) {
+    fn a_duration_is_parsed_with_its_units(#[case] text: &str, #[case] seconds: u64) {
         assert_eq!(parse_duration(text), Ok(Duration::from_secs(seconds)));
     }
 
@@ -71,7 +71,7 @@ mod tests {
     #[case("-5m", "")]
     #[case("PT15M", "")]
     #[case("五m", "")]
-    fn what_may_be_meant_otherwise_is_refused_with_an_example(#[case] text: &str, #[case] what: &str) {
+    fn an_ambiguous_or_invalid_duration_is_refused_with_an_example(#[case] text: &str, #[case] what: &str) {
         let refused = parse_duration(text).unwrap_err();
         assert!(refused.contains(what) && refused.contains("1h30m"), "{refused}");
     }

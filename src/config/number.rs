@@ -1,4 +1,4 @@
-//! The one parser of whole numbers in flags and variables.
+//! Parses whole numbers in flags and environment variables.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -7,7 +7,7 @@ use std::str::FromStr;
 /// A whole number within bounds.
 ///
 /// # Errors
-/// For everything else, with the bounds.
+/// For any other text, with the bounds.
 pub fn parse_whole<T: FromStr + PartialOrd + Display>(
     text: &str,
     bounds: RangeInclusive<T>,

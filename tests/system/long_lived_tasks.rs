@@ -68,10 +68,10 @@ async fn a_required_task_that_ends_early_ends_the_program_with_its_name() {
         tasks.check().unwrap_err().to_string()
     };
     let panics = Box::pin(async { panic!("provoked") });
-    assert_eq!(verdict_of(panics).await, "the task `HTTP` has ended before its time: it panicked (provoked)");
+    assert_eq!(verdict_of(panics).await, "the task `HTTP` has ended unexpectedly: it panicked (provoked)");
     assert_eq!(
         verdict_of(Box::pin(async {})).await,
-        "the task `HTTP` has ended before its time: it returned"
+        "the task `HTTP` has ended unexpectedly: it returned"
     );
 }
 
