@@ -99,15 +99,15 @@ pub const RECORD_INTERVAL: Duration = Duration::from_millis(10);
 pub const RECORD_BATCH_MAX_EVENTS: usize = 1_000;
 /// Pending entries whose age a process measures by its own clock; for others it uses Redis's idle time.
 pub const RECLAIM_MAX_KNOWN_ENTRIES: usize = 100_000;
-/// How much two readings of one delivery's time may differ.
+/// How much two readings of the time of one delivery may differ.
 pub const RECLAIM_CLOCK_JITTER_MS: i64 = 50;
 /// First and longest pause after a transient error.
 pub const BACKOFF_MIN: Duration = Duration::from_millis(50);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
-/// A worker that is blocked for a shorter time, such as while a store restarts, logs nothing.
-pub const STALL_LOG_AFTER: Duration = Duration::from_secs(1);
-/// An idle worker without a failure for this long is no longer blocked; longer than the pause between two attempts.
-pub const STALL_OVER_AFTER: Duration = Duration::from_secs(3);
+/// A worker that stalls for a shorter time, such as while a store restarts, logs nothing.
+pub const WORKER_STALL_LOGGED_AFTER: Duration = Duration::from_secs(1);
+/// The stall of an idle worker ends this long after its last failure; longer than the pause between two attempts.
+pub const WORKER_STALL_OVER_AFTER: Duration = Duration::from_secs(3);
 /// After this long a worker closes a batch's connections and repeats the batch: a server that vanished without
 /// closing them would block it for ever. Longer than any statement timeout.
 pub const RECORD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -130,7 +130,7 @@ pub const REBUILD_TIMEOUT: Duration = Duration::from_mins(2);
 pub const FENCE_RETRY_MAX: Duration = Duration::from_secs(5);
 /// A session that ends sooner counts as a failed rebuild.
 pub const FENCE_RETRY_RESET_AFTER: Duration = Duration::from_secs(1);
-/// While the fence waits for the operator, how often a process checks whether another process has made it unnecessary.
+/// How often a fence that waits for the operator checks whether another process has solved the problem.
 pub const FENCE_OPERATOR_POLL: Duration = Duration::from_secs(1);
 /// Reads of coupon versions in flight at once.
 pub const VERSIONS_IN_FLIGHT: usize = 64;

@@ -14,20 +14,20 @@ pub struct Stall {
 }
 
 impl Stall {
-    /// Records a failure; logs it if failures last longer than `STALL_LOG_AFTER` and the reason is new.
+    /// Records a failure; logs it if failures last longer than `WORKER_STALL_LOGGED_AFTER` and the reason is new.
     pub fn record_failure(&mut self, role: &str, why: &str) {
         self.last_failure = Some(Instant::now());
         let waited = self.since.get_or_insert_with(Instant::now).elapsed();
-        if waited >= config::STALL_LOG_AFTER && self.logged_reason.as_deref() != Some(why) {
+        if waited >= config::WORKER_STALL_LOGGED_AFTER && self.logged_reason.as_deref() != Some(why) {
             tracing::warn!(consumer = role, "{role} has to wait: {why}");
             self.logged_reason = Some(why.to_owned());
         }
     }
 
-    /// Records a read without entries. It ends the stall only `STALL_OVER_AFTER` after the last failure: before
+    /// Records a read without entries. It ends the stall only `WORKER_STALL_OVER_AFTER` after the last failure: before
     /// that, the entries that failed may only have moved to another consumer.
     pub fn record_empty(&mut self, role: &str) {
-        if self.last_failure.is_none_or(|failed| failed.elapsed() >= config::STALL_OVER_AFTER) {
+        if self.last_failure.is_none_or(|failed| failed.elapsed() >= config::WORKER_STALL_OVER_AFTER) {
             self.record_success(role);
         }
     }

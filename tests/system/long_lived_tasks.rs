@@ -69,10 +69,7 @@ async fn a_required_task_that_ends_early_ends_the_program_with_its_name() {
     };
     let panics = Box::pin(async { panic!("provoked") });
     assert_eq!(verdict_of(panics).await, "the task `HTTP` has ended unexpectedly: it panicked (provoked)");
-    assert_eq!(
-        verdict_of(Box::pin(async {})).await,
-        "the task `HTTP` has ended unexpectedly: it returned"
-    );
+    assert_eq!(verdict_of(Box::pin(async {})).await, "the task `HTTP` has ended unexpectedly: it returned");
 }
 
 #[tokio::test]
