@@ -142,7 +142,7 @@ pub struct WorkerSettings {
     #[arg(long, env = "SECKILL_RECLAIM_AFTER", default_value = RECLAIM_AFTER_DEFAULT, value_name = "DURATION", value_parser = parse_reclaim_after)]
     pub reclaim_after: Duration,
 
-    /// Entries kept in the stream for other consumer groups that are behind `order-writers`
+    /// How many entries the stream keeps at most for consumer groups that are behind `order-writers`
     #[arg(long, env = "SECKILL_STREAM_KEEP", default_value_t = STREAM_KEEP_DEFAULT_ENTRIES, value_name = "ENTRIES", value_parser = parse_count)]
     pub stream_keep: u64,
 }

@@ -42,7 +42,7 @@ impl LogFile {
         Ok(file)
     }
 
-    /// For a store that runs and appends.
+    /// Empties a large file while the store runs and appends to it.
     ///
     /// # Errors
     /// When the file cannot be truncated.

@@ -1,4 +1,5 @@
-//! A running process as /proc shows it. Which store it belongs to is decided by that store.
+//! A running process as /proc shows it, and the roles that it can have in a store. Each store recognises its own
+//! processes.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
 
-/// What a process of a store is to it.
+/// The role of a process in its store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The server, which stops its children itself.

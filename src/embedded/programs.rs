@@ -8,9 +8,9 @@ use nix::unistd::{AccessFlags, access};
 
 const POSTGRES_VERSIONS: &str = "/usr/lib/postgresql";
 
-/// What embedded stores need.
+/// Where the programs of the stores are.
 pub struct Programs {
-    /// The program itself.
+    /// The program `redis-server`.
     pub redis_server: PathBuf,
     /// The folder with `postgres` and `initdb`.
     pub postgres_bin: PathBuf,

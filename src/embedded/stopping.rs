@@ -1,6 +1,6 @@
-//! Stops every process of a store: at the end, and before a start on the same folder. Proof that none is left is a
-//! file lock that the store's processes inherit; process ids are reused and prove nothing. Only processes that /proc
-//! shows to run on this folder are signalled.
+//! Stops every process of a store: at the end, and before a start on the same folder. A file lock, which the processes
+//! of the store inherit, proves that none is left; process ids are reused and prove nothing. Only processes that run on
+//! this folder according to /proc get a signal.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;

@@ -40,6 +40,6 @@ pub trait Store: Send + Sync + 'static {
     /// `false` while the server starts.
     ///
     /// # Errors
-    /// When it will never be ready.
+    /// When waiting longer cannot help.
     fn is_ready(&self) -> impl Future<Output = Result<bool>> + Send;
 }

@@ -13,7 +13,7 @@ use crate::embedded::layout::{POSTGRES_DATABASE, POSTGRES_USER};
 /// `false` while the server starts, or where none listens.
 ///
 /// # Errors
-/// When it refuses the connection for a reason that does not pass, or this user may not use the socket.
+/// When it refuses the connection for a permanent reason, or this user may not use the socket.
 pub async fn is_ready(socket: &Path) -> Result<bool> {
     match connect(socket).await {
         Ok(Answer::Accepted) => Ok(true),
