@@ -34,7 +34,7 @@ use crate::redis::probe::RedisProbe;
 use crate::redis::{Redis, RedisServer};
 use durability::DurabilityWatch;
 pub use error::StoreError;
-pub use invalidation::Loss;
+pub use invalidation::Evidence;
 use postgres_outage::OutageWatch;
 pub use postgres_outage::PostgresOutage;
 use rebuild::Report;
@@ -55,7 +55,7 @@ struct Shared {
     /// Wakes the task for a probe before the next second.
     doubted: Notify,
     /// Proof that this epoch no longer holds, until a rebuild has dealt with it.
-    loss: Mutex<Option<Loss>>,
+    evidence: Mutex<Option<Evidence>>,
     /// The operator who ordered a rebuild and waits for its report.
     ordered: Mutex<Option<oneshot::Sender<Result<Report, String>>>>,
     /// Ends the pause before the next attempt: an ordered rebuild, or new evidence while the fence is down.
@@ -87,7 +87,7 @@ impl Fence {
             shared: Arc::new(Shared {
                 state: watch::Sender::new(state),
                 doubted: Notify::new(),
-                loss: Mutex::default(),
+                evidence: Mutex::default(),
                 ordered: Mutex::default(),
                 wanted: Notify::new(),
                 waits: Mutex::default(),

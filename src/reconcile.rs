@@ -115,7 +115,7 @@ impl Reconciler {
         loop {
             let (ids, next) = coupon_hash::scan(&session.redis, &cursor).await?;
             if let Some(wrong) = coupon_hash::first_inconsistent(&session.redis, &ids).await? {
-                self.fence.sum_fails(&session.epoch, wrong);
+                self.fence.invalidate_coupon(&session.epoch, wrong);
                 return Ok(());
             }
             if next == "0" {

@@ -236,11 +236,11 @@ async fn claim_batch(
             Err(Unavailable::FenceDown(MARKER_CHANGED.into()))
         }
         BatchOutcome::Full => {
-            shared.fence.lost(&session.epoch, STREAM_IS_FULL);
+            shared.fence.invalidate(&session.epoch, STREAM_IS_FULL);
             Err(Unavailable::NoAnswer(STREAM_IS_FULL.into()))
         }
         BatchOutcome::Inconsistent(what) => {
-            shared.fence.lost(&session.epoch, &what);
+            shared.fence.invalidate(&session.epoch, &what);
             Err(Unavailable::FenceDown(what.into()))
         }
     }

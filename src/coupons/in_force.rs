@@ -119,7 +119,7 @@ pub async fn bring(
         Standing::InForce => return Ok(Outcome::InForce(Box::new(row))),
         Standing::Absent if row.published_version == 0 => return Ok(Outcome::NotMade),
         Standing::Absent => {
-            fence.lost(&session.epoch, &format!("coupon {id} is gone from Redis"));
+            fence.invalidate(&session.epoch, &format!("coupon {id} is gone from Redis"));
             return Err(StoreError::Fenced);
         }
         Standing::Newer(_) => check_lost_edit(fence, session, postgres, id).await?,
@@ -175,7 +175,7 @@ async fn check_lost_edit(
     let Some(why) = postgres_loss::newer_in_redis(id, kept.version(), row.definition.version) else {
         return Ok(());
     };
-    fence.postgres_lost_commits(&session.epoch, &why);
+    fence.report_postgres_loss(&session.epoch, &why);
     Err(StoreError::Fenced)
 }
 

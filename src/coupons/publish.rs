@@ -32,7 +32,7 @@ pub async fn publish(
             return Err(StoreError::Fenced);
         }
         Ok(Published::Inconsistent) => {
-            fence.lost(
+            fence.invalidate(
                 &session.epoch,
                 &format!("coupon {} is absent from Redis or inconsistent", definition.id),
             );
@@ -67,7 +67,7 @@ async fn check_current(
         postgres_loss::newer_in_redis(id, version, in_postgres)
     };
     let Some(why) = why else { return Ok(()) };
-    fence.postgres_lost_commits(&session.epoch, &why);
+    fence.report_postgres_loss(&session.epoch, &why);
     Err(StoreError::Fenced)
 }
 

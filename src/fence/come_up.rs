@@ -29,19 +29,19 @@ impl Fence {
             let (seen, row) = self.probe(&redis, postgres).await.map_err(Down::soon)?;
             // The clock estimate may lag but never lead: an early deadline only refuses the claim.
             let probed_at = Instant::now();
-            let loss = lock(&self.shared.loss).clone().filter(|loss| loss.epoch == row.epoch);
+            let evidence = lock(&self.shared.evidence).clone().filter(|evidence| evidence.epoch == row.epoch);
             let order = lock(&self.shared.ordered).take();
-            let verdict = match (&order, &loss) {
+            let verdict = match (&order, &evidence) {
                 (Some(_), _) => {
                     let sentence = "a rebuild was ordered".into();
                     Err(Difference { cause: "ordered", sentence, is_normal: true })
                 }
-                (None, Some(loss)) => Err(loss.as_difference()),
+                (None, Some(evidence)) => Err(evidence.as_difference()),
                 (None, None) => probe::compare(&seen, &row),
             };
             if let Err(difference) = verdict {
                 if order.is_none() && row.postgres_lost {
-                    let why = postgres_loss::change(&seen, &row, loss.as_ref()).unwrap_or_default();
+                    let why = postgres_loss::change(&seen, &row, evidence.as_ref()).unwrap_or_default();
                     return Err(self.waits(&why));
                 }
                 if order.is_none() && is_rebuilt {
@@ -51,13 +51,13 @@ impl Fence {
                 if order.is_some() || !is_repeated {
                     self.stay_down(&difference.sentence, difference.is_normal);
                 }
-                let cause = Cause { loss, difference, ordered: order.is_some(), is_repeated };
+                let cause = Cause { evidence, difference, ordered: order.is_some(), is_repeated };
                 self.rebuild(server, postgres, &cause, order).await?;
                 is_rebuilt = true;
                 continue;
             }
             if let Some(why) = self.lost_definition(&redis, &row, postgres).await {
-                self.postgres_lost_commits(&row.epoch, &why);
+                self.report_postgres_loss(&row.epoch, &why);
                 continue;
             }
             let clock = RedisClock::new(seen.now_ms, probed_at);
@@ -93,11 +93,11 @@ impl Fence {
     /// `false` where evidence against this epoch came in after it was checked: a worker reports evidence once, perhaps
     /// while the fence is down.
     fn lend_out(&self, session: &Arc<Session>) -> bool {
-        let mut loss = lock(&self.shared.loss);
-        if loss.as_ref().is_some_and(|loss| loss.epoch == session.epoch) {
+        let mut evidence = lock(&self.shared.evidence);
+        if evidence.as_ref().is_some_and(|evidence| evidence.epoch == session.epoch) {
             return false;
         }
-        *loss = None;
+        *evidence = None;
         *lock(&self.shared.waits) = None;
         // Under the lock: evidence that is reported later finds a session to take down.
         self.shared.state.send_replace(FenceState::Up(session.clone()));

@@ -8,14 +8,14 @@ use crate::redis::RedisError;
 
 /// Evidence that a later probe would not find, such as a coupon that is inconsistent.
 #[derive(Clone, Debug)]
-pub struct Loss {
+pub struct Evidence {
     pub epoch: String,
     pub reason: String,
     /// Postgres has lost commits.
     pub by_postgres: bool,
 }
 
-impl Loss {
+impl Evidence {
     pub(super) fn as_difference(&self) -> Difference {
         let cause = if self.by_postgres { "postgres" } else { "loss" };
         Difference { cause, sentence: self.reason.clone(), is_normal: false }
@@ -29,29 +29,29 @@ impl Fence {
     }
 
     /// Takes the fence down until a rebuild: a coupon is inconsistent.
-    pub fn sum_fails(&self, epoch: &str, coupon: &CouponId) {
-        self.lost(epoch, &format!("coupon {coupon}: stock + claims is not its total in Redis"));
+    pub fn invalidate_coupon(&self, epoch: &str, coupon: &CouponId) {
+        self.invalidate(epoch, &format!("coupon {coupon}: stock + claims is not its total in Redis"));
     }
 
     /// Takes the fence down until a rebuild: Redis has lost data of this epoch.
-    pub fn lost(&self, epoch: &str, reason: &str) {
+    pub fn invalidate(&self, epoch: &str, reason: &str) {
         tracing::error!(fence.epoch = epoch, "fence: {reason}: claims wait for a rebuild");
-        self.note_loss(epoch, reason, false);
+        self.record_evidence(epoch, reason, false);
     }
 
     /// Takes the fence down until an operator orders a rebuild: Postgres has lost commits.
-    pub fn postgres_lost_commits(&self, epoch: &str, reason: &str) {
+    pub fn report_postgres_loss(&self, epoch: &str, reason: &str) {
         tracing::error!(fence.epoch = epoch, "fence: {reason}");
-        self.note_loss(epoch, reason, true);
+        self.record_evidence(epoch, reason, true);
     }
 
-    fn note_loss(&self, epoch: &str, reason: &str, by_postgres: bool) {
-        let mut loss = Loss { epoch: epoch.to_owned(), reason: reason.to_owned(), by_postgres };
-        let mut known = lock(&self.shared.loss);
-        loss.by_postgres |= known.as_ref().is_some_and(|known| known.epoch == epoch && known.by_postgres);
+    fn record_evidence(&self, epoch: &str, reason: &str, by_postgres: bool) {
+        let mut evidence = Evidence { epoch: epoch.to_owned(), reason: reason.to_owned(), by_postgres };
+        let mut known = lock(&self.shared.evidence);
+        evidence.by_postgres |= known.as_ref().is_some_and(|known| known.epoch == epoch && known.by_postgres);
         // Evidence from a part that still works in an older epoch must not hide evidence of a newer one.
         if known.as_ref().is_none_or(|known| counter(&known.epoch) <= counter(epoch)) {
-            *known = Some(loss);
+            *known = Some(evidence);
         }
         drop(known);
         if self.session().is_err() {
@@ -63,7 +63,7 @@ impl Fence {
     /// Takes the fence down, or not, by what an error of Redis means for the agreement.
     pub fn redis_failed(&self, epoch: &str, error: &RedisError) {
         match error {
-            RedisError::WrongType(_) => self.lost(epoch, &error.to_string()),
+            RedisError::WrongType(_) => self.invalidate(epoch, &error.to_string()),
             // Redis still reads: workers go on, and acknowledging entries makes room.
             RedisError::Busy(_) if error.is_about_writes() => {
                 *lock(&self.shared.refusal) = Some(error.to_string().into());

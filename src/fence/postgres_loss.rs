@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Loss, counter};
+use super::{Evidence, counter};
 use crate::domain::CouponId;
 use crate::postgres::fence::FenceRow;
 use crate::redis::marker::epoch_of;
@@ -73,10 +73,10 @@ pub async fn by_postgres(
     redis: &Redis,
     seen: &RedisProbe,
     row: &FenceRow,
-    loss: Option<&Loss>,
+    evidence: Option<&Evidence>,
     compared: &Definitions,
 ) -> Result<Option<Sign>, RedisError> {
-    let Some(why) = compared.why().or_else(|| change(seen, row, loss)) else { return Ok(None) };
+    let Some(why) = compared.why().or_else(|| change(seen, row, evidence)) else { return Ok(None) };
     if !row.postgres_lost && compared.unknown.is_empty() && server_info::has_no_keys(redis).await? {
         return Ok(None);
     }
@@ -89,7 +89,7 @@ pub async fn by_postgres(
 }
 
 /// Why Postgres has lost commits, by what one probe shows.
-pub fn change(seen: &RedisProbe, row: &FenceRow, loss: Option<&Loss>) -> Option<String> {
+pub fn change(seen: &RedisProbe, row: &FenceRow, evidence: Option<&Evidence>) -> Option<String> {
     let is_older_copy =
         seen.postgres_lsn.as_ref().zip(row.lsn.as_ref()).is_some_and(|(noted, now)| now < noted);
     if marker_counter(seen) > counter(&row.epoch) {
@@ -98,8 +98,8 @@ pub fn change(seen: &RedisProbe, row: &FenceRow, loss: Option<&Loss>) -> Option<
         Some("it is an older copy of itself".into())
     } else if row.this_postgres != row.postgres_identity && !row.postgres_identity.is_empty() {
         Some("another server or timeline has taken its place".into())
-    } else if let Some(loss) = loss.filter(|loss| loss.by_postgres) {
-        Some(loss.reason.clone())
+    } else if let Some(evidence) = evidence.filter(|evidence| evidence.by_postgres) {
+        Some(evidence.reason.clone())
     } else {
         row.postgres_lost.then(|| "noticed before".into())
     }

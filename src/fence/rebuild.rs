@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::postgres_loss::{self, Sign};
 use super::probe::{self, Difference};
-use super::{Loss, counter};
+use super::{Evidence, counter};
 use crate::config;
 use crate::domain::{CouponId, Definition, OrderEvent, OrderId};
 use crate::logs::info_or_warn;
@@ -46,7 +46,7 @@ pub enum Refused {
 /// Why a rebuild is needed.
 pub struct Cause {
     /// Evidence that a probe alone would not show.
-    pub loss: Option<Loss>,
+    pub evidence: Option<Evidence>,
     /// What differs, for the log and the metrics.
     pub difference: Difference,
     /// An operator ordered it, also over a Postgres that has lost commits.
@@ -94,8 +94,8 @@ pub async fn rebuild(
     let redis = server.connect().await?;
     let seen = redis_probe::probe(&redis).await?;
     let row = session.row().await?;
-    let loss = cause.loss.as_ref().filter(|loss| loss.epoch == row.epoch);
-    if !cause.ordered && loss.is_none() && probe::compare(&seen, &row).is_ok() {
+    let evidence = cause.evidence.as_ref().filter(|evidence| evidence.epoch == row.epoch);
+    if !cause.ordered && evidence.is_none() && probe::compare(&seen, &row).is_ok() {
         session.close().await?;
         return Ok(None);
     }
@@ -107,7 +107,7 @@ pub async fn rebuild(
     // open recording transaction has ended.
     let versions = coupon_hash::versions(&redis).await?;
     let compared = postgres_loss::Definitions::compare(&redis, &versions, &session.versions().await?).await?;
-    let sign = postgres_loss::by_postgres(&redis, &seen, &row, loss, &compared).await?;
+    let sign = postgres_loss::by_postgres(&redis, &seen, &row, evidence, &compared).await?;
     if let Some(sign) = &sign
         && !cause.ordered
     {

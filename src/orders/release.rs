@@ -29,7 +29,7 @@ pub async fn release(
             Err(StoreError::Fenced)
         }
         Ok(Released::Inconsistent) => {
-            fence.sum_fails(&session.epoch, coupon);
+            fence.invalidate_coupon(&session.epoch, coupon);
             Err(StoreError::Fenced)
         }
         Err(error) => {

@@ -325,7 +325,7 @@ impl<'a> Comparison<'a> {
     fn take_fence_down(&mut self, coupon: &CouponId, what: &str) {
         if self.level.repairs() {
             self.report.fenced = true;
-            self.fence.lost(&self.session.epoch, &format!("coupon {coupon}: {what}"));
+            self.fence.invalidate(&self.session.epoch, &format!("coupon {coupon}: {what}"));
         }
     }
 }

@@ -51,7 +51,7 @@ impl<'a> Connections<'a> {
             let now = postgres::fence::durable_lsn(&mut connection).await?;
             if noted.is_ok_and(|noted| noted.is_some_and(|noted| now < noted)) {
                 let why = "Postgres is an older copy of itself";
-                self.context.fence.postgres_lost_commits(epoch, why);
+                self.context.fence.report_postgres_loss(epoch, why);
                 return Err(PostgresError::Transient(why.into()));
             }
             self.postgres = Some(connection);

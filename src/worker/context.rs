@@ -45,7 +45,8 @@ impl Context {
         let marker = marker::read(redis).await?;
         // Without a marker, a rebuild follows in any case.
         if let Some(epoch) = marker.as_deref().and_then(marker::epoch_of) {
-            self.fence.lost(epoch, &format!("{entries} pending entries were deleted or trimmed in Redis"));
+            self.fence
+                .invalidate(epoch, &format!("{entries} pending entries were deleted or trimmed in Redis"));
         }
         Ok(())
     }

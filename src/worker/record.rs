@@ -192,7 +192,7 @@ impl BatchRecorder<'_> {
                 if coupon_hash::snapshot(self.redis, &coupon).await.map_err(RecordError::Redis)?.is_some() {
                     // The event is right: Postgres has lost the coupon.
                     let what = format!("Postgres does not know coupon {coupon}, which Redis sells");
-                    self.context.fence.lost(&self.batch.epoch, &what);
+                    self.context.fence.invalidate(&self.batch.epoch, &what);
                     return Err(RecordError::Fenced);
                 }
                 Ok(Some(format!("neither store knows coupon {coupon}")))

@@ -155,7 +155,7 @@ impl Coupon {
         Some((user.clone(), self.held_order(user)?))
     }
 
-    /// Why nobody can claim now, stock aside.
+    /// Why no user can claim now, apart from the stock.
     fn closed(&self) -> Option<ExpectedClaim> {
         let now_ms = now_ms();
         let (starts_at_ms, ends_at_ms) = (self.number("starts_at_ms"), self.number("ends_at_ms"));

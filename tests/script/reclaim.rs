@@ -8,7 +8,7 @@ use seckill::redis::reclaim::{self, Ages};
 
 use crate::harness::{Reply, TestRedis};
 
-/// Entries `1-0` to `5-0`, delivered to somebody who is gone; the second and the last are deleted.
+/// Entries `1-0` to `5-0`, delivered to a consumer that is gone; the second and the last are deleted.
 fn start() -> TestRedis {
     let mut redis = TestRedis::start();
     let orders = redis.redis.keys.orders.to_string();

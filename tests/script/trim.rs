@@ -1,4 +1,4 @@
-//! Trimming and tidying: nothing goes that anybody still needs.
+//! Trimming and pruning: no entry is removed that a group still needs.
 
 use std::time::Duration;
 
