@@ -35,20 +35,23 @@ pub fn plan(state: &State, scope: &Scope, index: usize) -> Plan {
     for user in 0..USERS {
         let mut live = postgres.live(user);
         let from_hash = mine.claims[user].filter(|&order| !postgres.has_row(order));
+        let mut unrecorded = events
+            .iter()
+            .copied()
+            .filter(|&order| user_of(order) == user && !postgres.has_row(order) && !is_consistent);
+        // After a loss the newest: the user could not have made it while an older order was live.
+        let from_events = if mine.postgres_lost { unrecorded.max() } else { unrecorded.next() };
         let may_cancel = mine.may_cancel || !scope.has(Rule::OnlyCurrentRedisCancels);
-        let has_newer = scope.has(Rule::NewerClaimCancels) && from_hash > live;
-        if is_consistent
-            && (may_cancel && scope.has(Rule::LossCancels) || has_newer)
+        // The user could not have made a newer claim while the order was live.
+        let has_newer = scope.has(Rule::NewerClaimCancels) && from_hash.max(from_events) > live;
+        if mine.postgres_lost
+            && (is_consistent && may_cancel && scope.has(Rule::LossCancels) || has_newer)
             && let Some(order) = live.filter(|&order| mine.claims[user] != Some(order))
         {
             plan.cancelled |= bit(order);
             live = None;
         }
         live_count += i8::from(live.is_some());
-        let from_events = events
-            .iter()
-            .copied()
-            .find(|&order| user_of(order) == user && !postgres.has_row(order) && !is_consistent);
         plan.kept[user] = live.or(from_hash).or(from_events);
         if live.is_none()
             && let Some(order) = plan.kept[user].filter(|&order| mine.events & bit(order) == 0)

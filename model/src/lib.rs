@@ -77,7 +77,8 @@ pub enum Rule {
     LossCancels,
     /// After a Postgres loss, orders are cancelled only if Redis cannot be older than Postgres.
     OnlyCurrentRedisCancels,
-    /// After a Postgres loss, a user's newer claim without a row proves that the user's live order had ended.
+    /// After a Postgres loss, a user's newer claim without a row, or its event, proves that the user's live order had
+    /// ended, whether or not the coupon is consistent.
     NewerClaimCancels,
     /// A Postgres loss waits for the operator whatever happens to Redis, unless Redis is empty and the loss was not
     /// recorded before.
@@ -88,6 +89,8 @@ pub enum Rule {
     HigherVersionWins,
     /// After a Postgres loss, a coupon is paused if Redis does not confirm its definition.
     UnconfirmedPauses,
+    /// After a Postgres loss, more claims than units do not confirm a definition: the total is raised to the claims.
+    ExcessClaimsUnconfirm,
     /// Nothing is cancelled because of a claims hash for which `stock + claims = total` does not hold.
     LossChecksSum,
     /// The comparison beside live claims never writes the stock.

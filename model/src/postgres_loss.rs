@@ -66,8 +66,12 @@ pub fn definition(mine: &Rebuilder, postgres: &Postgres, scope: &Scope, live: i8
         Some(hash) if mine.is_consistent && hash.version > before.version => {
             if scope.has(Rule::HigherVersionWins) { adopted(hash, live) } else { before }
         }
-        Some(hash) if mine.is_consistent && is_confirmed(hash, postgres) => before,
-        hash => unconfirmed(before, hash, scope, live, held),
+        Some(hash) if mine.is_consistent && is_confirmed(hash, postgres, scope, held) => before,
+        hash => {
+            let is_excess =
+                scope.has(Rule::ExcessClaimsUnconfirm) && mine.is_consistent && held > before.total;
+            unconfirmed(before, hash, is_excess, scope, (live, held))
+        }
     }
 }
 
@@ -79,18 +83,26 @@ fn adopted(hash: Coupon, live: i8) -> Coupon {
     Coupon { total, stock: total - live, version, paused: hash.paused || is_cut }
 }
 
-/// Redis has the version that Postgres has recorded as published.
-fn is_confirmed(hash: Coupon, postgres: &Postgres) -> bool {
+/// Redis has the version that Postgres has recorded as published. Not if it holds more claims than units: they were
+/// accepted under a higher total, which both stores may have lost.
+fn is_confirmed(hash: Coupon, postgres: &Postgres, scope: &Scope, held: i8) -> bool {
     let Coupon { total, version, paused, .. } = postgres.coupon;
-    hash.version >= postgres.published
-        && (hash.version < version || (hash.total, hash.paused) == (total, paused))
+    let is_same = (hash.total, hash.paused) == (total, paused);
+    let has_room = held <= total || !scope.has(Rule::ExcessClaimsUnconfirm);
+    hash.version >= postgres.published && (hash.version < version || is_same && has_room)
 }
 
 /// The definition that was in force is unknown: the coupon is paused until an admin resumes it. The total is at least
 /// the number of claims.
-fn unconfirmed(before: Coupon, hash: Option<Coupon>, scope: &Scope, live: i8, held: i8) -> Coupon {
+fn unconfirmed(
+    before: Coupon,
+    hash: Option<Coupon>,
+    is_excess: bool,
+    scope: &Scope,
+    (live, held): (i8, i8),
+) -> Coupon {
     let version = hash.map_or(0, |hash| hash.version);
-    let may_lack_an_edit = hash.is_none() || version > before.version;
+    let may_lack_an_edit = hash.is_none() || version > before.version || is_excess;
     let total = if may_lack_an_edit { before.total.max(held) } else { before.total };
     if !scope.has(Rule::UnconfirmedPauses) || (before.paused && total == before.total) {
         return before;

@@ -223,6 +223,32 @@ fn an_order_that_came_back_after_a_restart_of_redis_causes_a_rejection_of_the_ne
 }
 
 #[test]
+fn an_order_that_came_back_beside_deleted_claims_causes_a_rejection_of_the_next_one() {
+    let faults = &[ClaimsDeleted, PostgresOlderCopy];
+    let scope = Scope { cancels: 1, claims: [2, 0], faults, max_faults: 2, ..compared() };
+    let (broken, path) = breaks(&[NewerClaimCancels], &scope);
+    assert_eq!(broken, Broken::Rejected);
+    passes(&path, &["an order is cancelled", "a user claims", "PostgresOlderCopy", "a rebuild decides"]);
+}
+
+#[test]
+fn a_raised_total_that_both_stores_lost_rejects_the_claim_that_a_dead_rebuilder_left() {
+    let faults = &[PostgresOlderCopy, RedisFailedOver, RebuilderKilled];
+    let scope = Scope {
+        total: 0,
+        claims: [1, 0],
+        edits: &[1],
+        faults,
+        max_faults: 3,
+        compares: true,
+        ..Scope::small()
+    };
+    let (broken, path) = breaks(&[ExcessClaimsUnconfirm], &scope);
+    assert_eq!(broken, Broken::Rejected);
+    passes(&path, &["the total is edited", "RedisFailedOver", "PostgresOlderCopy", "RebuilderKilled"]);
+}
+
+#[test]
 fn a_replica_that_is_behind_cancels_recorded_orders() {
     let faults = &[RedisFailedOver, PostgresOlderCopy];
     let scope = Scope { faults, max_faults: 2, ..compared() };

@@ -183,7 +183,7 @@ async fn begin(
     if !redis_rebuild::begin(redis, &epoch).await? {
         bail!(NEWER);
     }
-    let lost = is_lost.then_some(Trust { is_believed: false, may_cancel });
+    let lost = is_lost.then_some(Trust { after_loss: true, is_believed: false, may_cancel });
     Ok(Source { epoch, lost })
 }
 

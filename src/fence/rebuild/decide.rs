@@ -33,6 +33,8 @@ pub struct Plan {
 /// How far Redis is believed after Postgres has lost commits.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Trust {
+    /// Postgres has lost commits; else none of this is used.
+    pub after_loss: bool,
     /// The coupon is consistent: its claims hash is believed over events.
     pub is_believed: bool,
     /// Redis cannot be behind Postgres: an order that it does not hold has ended.
@@ -42,8 +44,8 @@ pub struct Trust {
 /// Keeps, for each user, the live order in Postgres, else the claim without a row, else an event without a row.
 ///
 /// After Postgres has lost commits, Redis is believed: live orders that the claims hash does not hold are cancelled, then
-/// events that it does not hold are rejected. A Redis that may be behind Postgres cancels only orders whose user holds a
-/// newer claim: the user could not have made that claim while the order was live.
+/// events that it does not hold are rejected. A Redis that may be behind Postgres, or whose coupon is inconsistent,
+/// cancels only orders whose user has a newer claim or event: the user could not have made it while the order was live.
 pub async fn decide_coupon(
     decision: &mut Decision<'_>,
     epoch: &str,
@@ -69,9 +71,12 @@ pub async fn decide_coupon(
             kept.insert(user.clone(), order);
         }
     }
-    for (_, event) in events.iter().filter(|_| !redis_is_believed) {
-        if !live.contains_key(&event.user) && !with_row.contains(&event.order) {
-            kept.entry(event.user.clone()).or_insert(event.order);
+    if !redis_is_believed {
+        let unrecorded = events.iter().map(|(_, event)| event);
+        let unrecorded =
+            unrecorded.filter(|event| !live.contains_key(&event.user) && !with_row.contains(&event.order));
+        for (user, order) in one_for_each_user(unrecorded, trust.after_loss) {
+            kept.entry(user.clone()).or_insert(order);
         }
     }
     plan.rejected = reject_losers(decision, epoch, coupon, &claims, events, &with_row, |user, order| {
@@ -86,6 +91,21 @@ pub async fn decide_coupon(
     plan.delete.extend(ended.map(|user| Bytes::copy_from_slice(user.as_str().as_bytes())));
     plan.resend = kept.into_iter().filter(|(_, order)| !entries.contains(order)).collect();
     Ok(plan)
+}
+
+/// The order of each user's first event; after a loss of its newest, which proves that the older ones have ended.
+fn one_for_each_user<'e>(
+    events: impl Iterator<Item = &'e OrderEvent>,
+    after_loss: bool,
+) -> HashMap<&'e UserId, OrderId> {
+    let mut chosen = HashMap::new();
+    for event in events {
+        let order = chosen.entry(&event.user).or_insert(event.order);
+        if after_loss && is_newer(event.order, *order) {
+            *order = event.order;
+        }
+    }
+    chosen
 }
 
 /// What is left to decide after every live order was compared with its claim.
@@ -106,7 +126,10 @@ async fn live_orders(
     trust: Trust,
     plan: &mut Plan,
 ) -> anyhow::Result<LiveOrders> {
-    let with_event: HashSet<&str> = events.iter().map(|(_, event)| event.user.as_str()).collect();
+    let mut of_events: HashMap<&str, Vec<OrderId>> = HashMap::new();
+    for (_, event) in events {
+        of_events.entry(event.user.as_str()).or_default().push(event.order);
+    }
     let mut live = HashMap::new();
     let mut not_held = Vec::new();
     decision
@@ -114,7 +137,8 @@ async fn live_orders(
             // A row that the API cannot have made holds its unit in Postgres only.
             let Ok(user) = name.parse::<UserId>() else { return };
             let claim = claims.get(name).copied();
-            if trust.is_believed && claim != Some(order) {
+            let has_rival = claim.is_some() || of_events.contains_key(name);
+            if claim != Some(order) && (trust.is_believed || trust.after_loss && has_rival) {
                 not_held.push((user, order));
                 return;
             }
@@ -124,20 +148,27 @@ async fn live_orders(
             } else {
                 plan.set.push((user.clone(), order));
             }
-            if (claim.is_some() && claim != Some(order)) || with_event.contains(name) {
+            if (claim.is_some() && claim != Some(order)) || of_events.contains_key(name) {
                 live.insert(user, order);
             }
         })
         .await?;
-    let rivals: Vec<OrderId> = not_held.iter().filter_map(|(user, _)| claims.get(user).copied()).collect();
+    // A consistent claims hash is believed over events: one that it does not hold has ended.
+    let rivals_of = |user: &UserId| {
+        let events = of_events.get(user.as_str()).filter(|_| !trust.is_believed);
+        claims.get(user).into_iter().chain(events.into_iter().flatten()).copied()
+    };
+    let rivals: Vec<OrderId> = not_held.iter().flat_map(|(user, _)| rivals_of(user)).collect();
     let recorded = decision.recorded(&rivals).await?;
     for (user, order) in not_held {
-        let newer = claims.get(&user).filter(|claim| !recorded.contains(claim) && is_newer(**claim, order));
-        if trust.may_cancel || newer.is_some() {
+        let has_newer = rivals_of(&user).any(|rival| !recorded.contains(&rival) && is_newer(rival, order));
+        if trust.is_believed && trust.may_cancel || has_newer {
             plan.cancelled.push(order);
         } else {
             plan.held += 1;
-            plan.unheld.push(order);
+            if trust.is_believed {
+                plan.unheld.push(order);
+            }
             plan.set.push((user.clone(), order));
             live.insert(user, order);
         }

@@ -111,7 +111,13 @@ fn decide(ours: &Definition, stored: &CouponHash, locked: LockedCoupon, held: us
     match theirs {
         Some(theirs) if theirs.version > ours.version => Some(adopt_edit(theirs, locked)),
         Some(theirs) if theirs.version >= locked.published_version && theirs.version < ours.version => None,
-        Some(theirs) if theirs.version == ours.version && changes(&theirs, ours).is_empty() => None,
+        Some(theirs)
+            if theirs.version == ours.version
+                && changes(&theirs, ours).is_empty()
+                && to_units(held) <= ours.total =>
+        {
+            None
+        }
         theirs => unconfirmed(ours, theirs.as_ref(), stored, locked, held),
     }
 }
@@ -141,8 +147,9 @@ fn unconfirmed(
     }
     let version = stored.valid_version().unwrap_or(0);
     // Each claim was accepted under the total in force: if Postgres lacks an edit, that total was at least `held`.
-    let may_lack_an_edit = stored.is_absent() || version > ours.version;
-    let held = i64::try_from(held).unwrap_or(i64::MAX);
+    let held = to_units(held);
+    let is_excess = stored.adds_up() && held > ours.total;
+    let may_lack_an_edit = stored.is_absent() || version > ours.version || is_excess;
     let total = if may_lack_an_edit { ours.total.max(held) } else { ours.total };
     let is_new = !ours.paused || total != ours.total;
     let next = if is_new { ours.version.max(version) + 1 } else { ours.version };
@@ -153,6 +160,8 @@ fn unconfirmed(
         "Redis has lost the coupon"
     } else if !stored.adds_up() {
         WRONG_SUM
+    } else if is_excess {
+        "more units are held than its total"
     } else if version == ours.version {
         "Redis has another definition of the same version"
     } else if version < ours.version {
@@ -161,6 +170,10 @@ fn unconfirmed(
         UNREADABLE
     };
     Some(Verdict { definition, outcome: Outcome::Paused, undone, why: Some(why) })
+}
+
+fn to_units(held: usize) -> i64 {
+    i64::try_from(held).unwrap_or(i64::MAX)
 }
 
 fn changes(from: &Definition, to: &Definition) -> Vec<Change> {
