@@ -8,16 +8,11 @@ use std::process::Command;
 use nix::unistd::Pid;
 use seckill::config::StoreAddresses;
 use seckill::data_dir::DataDir;
+use support::output_of;
 use tempfile::TempDir;
 
 pub fn data_dir(parent: &TempDir, name: &str) -> DataDir {
     DataDir::open(Some(&parent.path().join(name))).unwrap()
-}
-
-fn output_of(command: &mut Command) -> Result<String, String> {
-    let output = command.output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
 pub fn redis_cli(addresses: &StoreAddresses, arguments: &[&str]) -> Result<String, String> {

@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::deleted_entries::delete_unnoticed;
-use crate::own_stores::{OwnStore, folder};
+use support::external_store::{ExternalStore, folder};
 use support::proxy::Proxy;
 use support::{Process, Sale, until};
 
@@ -281,7 +281,7 @@ async fn an_entry_of_an_older_epoch_is_not_recorded_beside_the_users_next_order(
 }
 
 /// A sale on external stores.
-pub async fn on_own_stores(redis: &str, postgres: &OwnStore) -> Sale {
+pub async fn on_own_stores(redis: &str, postgres: &ExternalStore) -> Sale {
     let sale = Sale::start_with(&[
         ("REDIS_URL", redis),
         ("DATABASE_URL", &postgres.url("postgres")),
@@ -339,11 +339,11 @@ async fn an_edit_that_an_older_copy_lacks_is_noticed_without_any_claim() {
 
 #[tokio::test]
 async fn a_replica_that_is_behind_takes_over_and_sells_nothing_twice() {
-    let postgres = OwnStore::postgres(&[]).await;
+    let postgres = ExternalStore::postgres(&[]).await;
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-    let master = OwnStore::redis(&[&DURABLE[..], &["--port", &port]].concat(), folder());
+    let master = ExternalStore::redis(&[&DURABLE[..], &["--port", &port]].concat(), folder());
     let follows = format!("127.0.0.1 {port}");
-    let replica = OwnStore::redis(&[&DURABLE[..], &["--replicaof", &follows]].concat(), folder());
+    let replica = ExternalStore::redis(&[&DURABLE[..], &["--replicaof", &follows]].concat(), folder());
     // A link in place of a virtual address: it leads to the current master.
     let address = folder();
     let link = address.path().join("redis.sock");

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::deleted_entries::delete_unnoticed;
-use crate::own_stores::{OwnStore, folder};
+use support::external_store::{ExternalStore, folder};
 use support::{Sale, signal, signal_all, until};
 
 use self::diagnosis::{Diagnosis, diagnose, diagnose_at, diagnose_with};
@@ -120,7 +120,7 @@ async fn a_hanging_store_is_one_red_finding_and_the_other_stores_checks_still_ru
 
 #[tokio::test]
 async fn a_loading_redis_a_replica_and_an_unreachable_redis_are_told_apart() {
-    let first = OwnStore::redis(&["--save", ""], folder());
+    let first = ExternalStore::redis(&["--save", ""], folder());
     until("Redis answers", async || first.redis_cli(&["PING"]).ok()).await;
     let fill = "for n = 1, 4000 do redis.call('SET', n, string.rep('v', 4096)) end";
     first.redis_cli(&["EVAL", fill, "0"]).unwrap();
@@ -128,7 +128,7 @@ async fn a_loading_redis_a_replica_and_an_unreachable_redis_are_told_apart() {
     let dir = first.kill_9();
     // Loading takes longer than any test waits.
     let slow = ["--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024"];
-    let loading = OwnStore::redis(&slow, dir);
+    let loading = ExternalStore::redis(&slow, dir);
     let is_loading = async || loading.redis_cli(&["GET", "x"]).err().filter(|e| e.contains("LOADING"));
     until("Redis is loading", is_loading).await;
     let nowhere = "postgres://seckill@127.0.0.1:1/seckill";
@@ -136,7 +136,7 @@ async fn a_loading_redis_a_replica_and_an_unreachable_redis_are_told_apart() {
     found.assert_only(&[("redis", "red"), ("postgres", "red")]).assert("redis", "red", "LOADING");
     found.assert("postgres", "red", "refused");
 
-    let replica = OwnStore::redis(&["--save", "", "--replicaof", "127.0.0.1 1"], folder());
+    let replica = ExternalStore::redis(&["--save", "", "--replicaof", "127.0.0.1 1"], folder());
     until("the replica answers", async || replica.redis_cli(&["PING"]).ok()).await;
     let found = diagnose_at(&replica.url("redis"), nowhere, &[]);
     found.assert("redis-role", "red", "slave").assert("redis-durability", "red", "appendonly no");
@@ -150,7 +150,7 @@ async fn a_loading_redis_a_replica_and_an_unreachable_redis_are_told_apart() {
 
 #[tokio::test]
 async fn postgres_settings_that_cost_orders_are_red_and_so_is_a_postgres_without_free_connections() {
-    let postgres = OwnStore::postgres(&["max_connections=12"]).await;
+    let postgres = ExternalStore::postgres(&["max_connections=12"]).await;
     let sale = Sale::start().await;
     let redis = format!("redis+unix://{}", sale.redis_socket().display());
     let diagnose = || diagnose_at(&redis, &postgres.url("postgres"), &[]);

@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::counterexamples::{DURABLE, on_own_stores};
-use crate::own_stores::{OwnStore, folder};
+use support::external_store::{ExternalStore, folder};
 use support::{Sale, until};
 
 const ORDERED: &str = "reconcile --rebuild";
@@ -14,8 +14,8 @@ const ORDERED: &str = "reconcile --rebuild";
 struct Scene {
     // Dropped before its stores.
     sale: Sale,
-    redis: Option<OwnStore>,
-    postgres: Option<OwnStore>,
+    redis: Option<ExternalStore>,
+    postgres: Option<ExternalStore>,
 }
 
 /// What happens to Redis after the older copy is in place and before a process has probed it.
@@ -28,8 +28,8 @@ enum RedisFault {
 
 impl Scene {
     async fn start() -> Self {
-        let postgres = OwnStore::postgres(&[]).await;
-        let redis = OwnStore::redis(&DURABLE, folder());
+        let postgres = ExternalStore::postgres(&[]).await;
+        let redis = ExternalStore::redis(&DURABLE, folder());
         let sale = on_own_stores(&redis.url("redis"), &postgres).await;
         Self { sale, redis: Some(redis), postgres: Some(postgres) }
     }
@@ -49,7 +49,7 @@ impl Scene {
         let mut copy = std::process::Command::new("cp");
         let copied = copy.arg("-a").arg(dir.path().join("cluster")).arg(dir.path().join("copy")).status();
         assert!(copied.unwrap().success());
-        self.postgres = Some(OwnStore::postgres_at(dir, &[]).await);
+        self.postgres = Some(ExternalStore::postgres_at(dir, &[]).await);
     }
 
     /// Puts the copy in place while the program is stopped.
@@ -59,15 +59,15 @@ impl Scene {
         let dir = self.postgres.take().unwrap().stop();
         std::fs::rename(dir.path().join("cluster"), dir.path().join("lost")).unwrap();
         std::fs::rename(dir.path().join("copy"), dir.path().join("cluster")).unwrap();
-        self.postgres = Some(OwnStore::postgres_at(dir, &[]).await);
+        self.postgres = Some(ExternalStore::postgres_at(dir, &[]).await);
     }
 
     async fn inject(&mut self, fault: RedisFault) {
         let redis = self.redis.take().unwrap();
         self.redis = Some(match fault {
             RedisFault::None => redis,
-            RedisFault::Restart => OwnStore::redis(&DURABLE, redis.stop()),
-            RedisFault::Kill => OwnStore::redis(&DURABLE, redis.kill_9()),
+            RedisFault::Restart => ExternalStore::redis(&DURABLE, redis.stop()),
+            RedisFault::Kill => ExternalStore::redis(&DURABLE, redis.kill_9()),
         });
         until("Redis answers", async || self.redis.as_ref().unwrap().redis_cli(&["PING"]).ok()).await;
     }

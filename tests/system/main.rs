@@ -33,7 +33,6 @@ mod lost_commits;
 mod metrics;
 mod million;
 mod missed_entries;
-mod own_stores;
 mod rebuild_races;
 mod recording;
 mod redis_rights;

@@ -6,7 +6,7 @@ mod other_programs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use crate::own_stores::OwnStore;
+use support::external_store::ExternalStore;
 use support::{Sale, until};
 
 use self::other_programs::OF_OTHER_PROGRAMS;
@@ -14,7 +14,7 @@ use self::other_programs::OF_OTHER_PROGRAMS;
 /// Runs the program with only these settings; returns its exit status and its stderr.
 fn run(dir: &std::path::Path, args: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
     let mut command = Command::new("timeout");
-    command.args(["60", env!("CARGO_BIN_EXE_seckill")]);
+    command.arg("60").arg(support::program());
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).current_dir(dir);
     // `timeout` ends a program that starts although it should not; its status is then another.
     let output = command.args(args).envs(environment.iter().copied()).output().unwrap();
@@ -60,7 +60,7 @@ async fn only_the_address_locates_external_stores_and_libpq_variables_give_only_
     replica.url_when_up().await;
     assert!(replica.stop().success());
 
-    let own = OwnStore::postgres(&[]).await;
+    let own = ExternalStore::postgres(&[]).await;
     own.psql("alter role seckill password 'secret'").unwrap();
     let hba = own.dir.path().join("cluster/pg_hba.conf");
     std::fs::write(&hba, "local all all scram-sha-256\n").unwrap();
@@ -314,7 +314,7 @@ fn a_too_low_limit_of_open_files_is_refused_and_a_low_one_is_warned_about() {
     let start = |files: u64| {
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("ulimit -n {files} && exec timeout 60 \"$0\" serve")]);
-        shell.arg(env!("CARGO_BIN_EXE_seckill")).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
+        shell.arg(support::program()).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
         shell.env("SECKILL_LISTEN", "127.0.0.1:0").env("SECKILL_DATA_DIR", &data_dir);
         String::from_utf8(shell.output().unwrap().stderr).unwrap()
     };

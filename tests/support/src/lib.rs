@@ -6,6 +6,7 @@
 #![expect(clippy::missing_panics_doc, reason = "every function here panics where a test has to fail")]
 
 mod answer;
+pub mod external_store;
 mod fixtures;
 mod process;
 pub mod proxy;
@@ -14,6 +15,6 @@ mod wait;
 
 pub use answer::Answer;
 pub use fixtures::{definition, mint_token, program, script_text, temp_dir};
-pub use process::{Process, PsqlSession, signal, signal_all};
+pub use process::{Process, PsqlSession, output_of, signal, signal_all};
 pub use sale::{Sale, client};
 pub use wait::until;

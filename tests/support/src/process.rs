@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Child, ExitStatus};
+use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -140,5 +140,16 @@ pub fn signal(pid: i32, what: Signal) {
 pub fn signal_all(pids: &[i32], what: Signal) {
     for &pid in pids {
         signal(pid, what);
+    }
+}
+
+/// Runs a command to its end; returns its stdout, or both outputs if it fails.
+pub fn output_of(command: &mut Command) -> Result<String, String> {
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() {
+        Ok(text(&output.stdout))
+    } else {
+        Err(text(&output.stdout) + &text(&output.stderr))
     }
 }

@@ -64,7 +64,7 @@ pub fn diagnose_with(sale: &Sale, environment: &[(&str, &str)]) -> Diagnosis {
 
 /// The doctor on stores that are given by address.
 pub fn diagnose_at(redis: &str, postgres: &str, environment: &[(&str, &str)]) -> Diagnosis {
-    let mut doctor = Command::new(env!("CARGO_BIN_EXE_seckill"));
+    let mut doctor = Command::new(support::program());
     doctor.env_clear().args(["doctor", "--json"]).env("REDIS_URL", redis).env("DATABASE_URL", postgres);
     Diagnosis::read(&doctor.envs(environment.iter().copied()).output().unwrap())
 }

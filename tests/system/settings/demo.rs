@@ -4,10 +4,8 @@ use super::{BufRead, BufReader, Command, Stdio};
 
 #[test]
 fn the_lines_that_the_demo_prints_work_when_pasted() {
-    let dir = tempfile::Builder::new().prefix("seckill-demo-").tempdir_in("/tmp").unwrap();
-    std::os::unix::fs::chown(dir.path(), None, None).unwrap();
-    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_seckill"));
+    let dir = support::temp_dir("seckill-demo-");
+    let mut command = Command::new(support::program());
     command.args(["demo", "--listen", "127.0.0.1:0"]).current_dir(dir.path());
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SECKILL_")) {
         command.env_remove(name);

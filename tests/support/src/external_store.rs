@@ -1,20 +1,25 @@
 //! External stores: a Postgres and a Redis as an operator sets them up, without the settings of the embedded ones.
 
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::signal::Signal;
+use nix::unistd::{Uid, User};
 use tempfile::TempDir;
 
-use support::until;
+use crate::fixtures::temp_dir;
+use crate::process::{output_of, signal};
+use crate::wait::until;
 
 /// A store that runs until it is dropped.
-pub struct OwnStore {
+pub struct ExternalStore {
     child: Child,
     pub dir: TempDir,
 }
 
-impl OwnStore {
+impl ExternalStore {
     /// A fresh cluster with the defaults of initdb, and these settings on top.
     pub async fn postgres(settings: &[&str]) -> Self {
         let dir = folder();
@@ -72,8 +77,7 @@ impl OwnStore {
 
     /// Stops the store as its operator does, with open connections or not; returns its folder.
     pub fn stop(mut self) -> TempDir {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+        signal(i32::try_from(self.child.id()).unwrap(), Signal::SIGINT);
         self.child.wait().unwrap();
         std::mem::replace(&mut self.dir, folder())
     }
@@ -85,7 +89,7 @@ impl OwnStore {
     }
 }
 
-impl Drop for OwnStore {
+impl Drop for ExternalStore {
     fn drop(&mut self) {
         self.end();
     }
@@ -93,8 +97,7 @@ impl Drop for OwnStore {
 
 /// A folder that the stores' user may write to.
 pub fn folder() -> TempDir {
-    use std::os::unix::fs::PermissionsExt;
-    let dir = tempfile::Builder::new().prefix("seckill-own-").tempdir_in("/tmp").unwrap();
+    let dir = temp_dir("seckill-external-");
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
     dir
 }
@@ -103,8 +106,8 @@ pub fn folder() -> TempDir {
 fn unprivileged(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.current_dir("/tmp");
-    if nix::unistd::Uid::effective().is_root() {
-        let user = nix::unistd::User::from_name("nobody").unwrap().unwrap();
+    if Uid::effective().is_root() {
+        let user = User::from_name("nobody").unwrap().unwrap();
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
     }
     command
@@ -117,14 +120,4 @@ fn postgres_bin() -> PathBuf {
 
 fn quiet(command: &mut Command) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
-}
-
-fn output_of(command: &mut Command) -> Result<String, String> {
-    let output = command.output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    if output.status.success() {
-        Ok(text(&output.stdout))
-    } else {
-        Err(text(&output.stdout) + &text(&output.stderr))
-    }
 }
