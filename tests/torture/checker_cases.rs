@@ -55,7 +55,7 @@ fn a_good_history_is_valid() {
 #[case::an_oversold_unit_in_a_sample("4 live orders of 3 units", |run: &mut Run| {
     run.sample(65_000, 4, 3);
 })]
-#[case::a_stock_that_does_not_move_with_its_orders("in stock beside", |run: &mut Run| {
+#[case::a_stock_that_does_not_move_with_its_orders("in stock with", |run: &mut Run| {
     let sample = run.sample(65_000, 2, 2);
     sample.postgres.as_mut().unwrap()[0].stock = 2;
 })]

@@ -6,12 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
-use nix::unistd::{Uid, User};
+use nix::unistd::Uid;
 use tempfile::TempDir;
 
 use crate::fixtures::temp_dir;
 use crate::process::{output_of, signal};
 use crate::wait::until;
+
+/// User and group without rights, the same on all common distributions.
+const UNPRIVILEGED_ID: u32 = 65_534;
 
 /// A store that runs until it is dropped.
 pub struct ExternalStore {
@@ -107,8 +110,7 @@ fn unprivileged(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.current_dir("/tmp");
     if Uid::effective().is_root() {
-        let user = User::from_name("nobody").unwrap().unwrap();
-        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+        command.uid(UNPRIVILEGED_ID).gid(UNPRIVILEGED_ID);
     }
     command
 }

@@ -24,7 +24,7 @@ pub fn samples(history: &History) -> Vec<String> {
             }
             if coupon.stock + live != total {
                 broken.push(format!(
-                    "Postgres had {} of {id} in stock beside {live} live orders of {total} at {at}",
+                    "Postgres had {} of {id} in stock with {live} live orders of {total} at {at}",
                     coupon.stock
                 ));
             }
