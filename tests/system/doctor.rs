@@ -253,7 +253,7 @@ async fn every_disagreement_between_the_stores_is_red() {
         (&["DEL", EPOCH][..], &["fence"][..], "lost the epoch marker"),
         (&["SET", EPOCH, "ready:0-0badc0de"], &["fence"], "`ready:0-0badc0de`"),
         (&["SET", EPOCH, &building], &["fence"], "being rebuilt"),
-        (&["SCRIPT", "FLUSH"], &["fence"], "does not know our scripts"),
+        (&["SCRIPT", "FLUSH"], &["fence"], "does not know the program's scripts"),
         (&["XGROUP", "DESTROY", ORDERS, "order-writers"], &["fence", "order-stream"], "consumer group"),
         (&["DEL", ORDERS], &["fence", "order-stream"], "order stream"),
         (&["HSET", COUPON, "stock", "3"], &["redis-stock"], "coffee"),
