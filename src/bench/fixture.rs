@@ -54,16 +54,21 @@ impl Fixture {
             let started = Embedded::start_unless_stopped(dir, stop, tasks).await?;
             started.context("a signal stopped the start of the stores")
         };
+        let jwt_secret = dir.secret(crate::data_dir::JWT_SECRET)?;
         let embedded = start().await?;
-        // For two-phase commit. Postgres reads this setting only at its start.
-        let mut postgres = connect(&embedded.addresses()).await?;
-        sqlx::query("alter system set max_prepared_transactions = 100").execute(&mut postgres).await?;
-        postgres.close().await?;
+        let configured = allow_prepared_transactions(&embedded.addresses()).await;
         embedded.stop().await?;
+        configured?;
         let embedded = start().await?;
         let addresses = embedded.addresses();
-        let redis = RedisServer::new(&addresses, PREFIX, Partition::DEFAULT)?.connect().await?;
-        Ok(Self { embedded, addresses, redis, jwt_secret: dir.secret(crate::data_dir::JWT_SECRET)? })
+        let connected = async { Ok(RedisServer::new(&addresses, PREFIX, Partition::DEFAULT)?.connect().await?) };
+        match connected.await {
+            Ok(redis) => Ok(Self { embedded, addresses, redis, jwt_secret }),
+            Err(error) => {
+                embedded.stop().await?;
+                Err(error)
+            }
+        }
     }
 
     /// Empties the stores and starts a server with this number of workers.
@@ -196,6 +201,13 @@ impl Server {
         self.child.wait().await?;
         Ok(())
     }
+}
+
+/// For two-phase commit. Postgres reads this setting only at its start.
+async fn allow_prepared_transactions(addresses: &StoreAddresses) -> anyhow::Result<()> {
+    let mut postgres = connect(addresses).await?;
+    sqlx::query("alter system set max_prepared_transactions = 100").execute(&mut postgres).await?;
+    Ok(postgres.close().await?)
 }
 
 async fn start(mut command: Command) -> anyhow::Result<Server> {
