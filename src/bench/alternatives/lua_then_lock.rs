@@ -21,7 +21,7 @@ use redis_stock::RedisStock;
 
 /// Orders that wait for the writer. Small, because they are in memory only; buyers wait when it is full.
 const QUEUE_MAX_ORDERS: usize = 256;
-/// Units for the check at the end of `update_alone` that no unit is sold twice.
+/// Units for the check at the end of `update_alone` that updates after the last unit are refused.
 const LAST_UNITS: i64 = 100;
 
 const TAKE: &str = "update coupons set stock = stock - 1 where id = $1 and stock > 0";

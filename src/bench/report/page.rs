@@ -117,8 +117,8 @@ impl Report {
         let few = |to| times(FEW_CONNECTIONS_SCENARIO, "a second, 64 connections", to);
         format!(
             "On two cores, the program records {}/s with 256 connections and {}/s with 64, from a claim over HTTP to its row\n\
-             in Postgres. That is {} and {} times the best rate of an optimistic lock in Postgres, and {} and {} times that of one\n\
-             row per unit. Both alternatives run without HTTP.",
+             in Postgres. That is {} and {} times the best rate of an optimistic lock in Postgres, and {} and {} times that\n\
+             of one row per unit. Both alternatives run without HTTP.",
             self.median("end-to-end", "a second"),
             self.median(FEW_CONNECTIONS_SCENARIO, "a second, 64 connections"),
             many("optimistic-lock"),
