@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Begins a rebuild: from here to `rebuild_ready` only this rebuild writes to our keys. Creates a full stream again, with
+-- Opens a rebuild: from here to `rebuild_ready` only this rebuild writes to our keys. Creates a full stream again, with
 -- the entries that are not acknowledged.
 --
 -- KEYS  epoch marker, order stream, Postgres's WAL position, tally
@@ -50,9 +50,9 @@ end
 -- The fields of every entry that our group has not acknowledged; every entry where the group is absent or has passed
 -- the stream's last id.
 local function unacknowledged()
-  local kept = {}
+  local events = {}
   local function keep(entries)
-    for _, entry in ipairs(entries) do table.insert(kept, entry[2]) end
+    for _, entry in ipairs(entries) do table.insert(events, entry[2]) end
   end
   local from = '-'
   if ours and not is_passed then
@@ -64,16 +64,16 @@ local function unacknowledged()
       end
     until #page == 0
     from = '(' .. ours['last-delivered-id']
-    if from == '(18446744073709551615-18446744073709551615' then return kept end
+    if from == '(18446744073709551615-18446744073709551615' then return events end
   end
   repeat
     local page = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', 1000)
     keep(page)
     if #page > 0 then from = '(' .. page[#page][1] end
   until #page == 0 or from == '(18446744073709551615-18446744073709551615'
-  return kept
+  return events
 end
-local kept = is_full and unacknowledged() or {}
+local events = is_full and unacknowledged() or {}
 
 if not has_marker then redis.call('DEL', KEYS[1]) end
 redis.call('SET', KEYS[1], 'building:' .. ARGV[1])
@@ -98,7 +98,7 @@ if is_full then
     if name ~= ARGV[2] then redis.call('XGROUP', 'CREATE', KEYS[2], name, '0') end
   end
   -- Lua unpacks at most 8,000 values; an event of ours has six.
-  for _, fields in ipairs(kept) do
+  for _, fields in ipairs(events) do
     redis.call('XADD', KEYS[2], '*', unpack(fields, 1, math.min(#fields, 7000)))
   end
 end

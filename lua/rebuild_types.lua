@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- Deletes coupon and claims keys that hold another type than a hash.
+-- Removes keys of ours that hold another type than a hash.
 --
 -- KEYS  epoch marker, then any number of coupon and claims hashes
 -- ARGV  `building:<epoch>`
 --
--- Reply: { code, keys deleted }
+-- Reply: { code, keys removed }
 --   CODE done   0
 --   CODE fenced 1  the marker is another one; nothing was written
 
@@ -12,9 +12,9 @@
 --@include lib/marker
 
 if is_fenced(ARGV[1]) then return { FENCED } end
-local deleted = 0
+local removed = 0
 for k = 2, #KEYS do
   local type = redis.call('TYPE', KEYS[k]).ok
-  if type ~= 'hash' and type ~= 'none' then deleted = deleted + redis.call('DEL', KEYS[k]) end
+  if type ~= 'hash' and type ~= 'none' then removed = removed + redis.call('DEL', KEYS[k]) end
 end
-return { DONE, deleted }
+return { DONE, removed }

@@ -61,7 +61,8 @@ impl Fixture {
         configured?;
         let embedded = start().await?;
         let addresses = embedded.addresses();
-        let connected = async { Ok(RedisServer::new(&addresses, PREFIX, Partition::DEFAULT)?.connect().await?) };
+        let connected =
+            async { Ok(RedisServer::new(&addresses, PREFIX, Partition::DEFAULT)?.connect().await?) };
         match connected.await {
             Ok(redis) => Ok(Self { embedded, addresses, redis, jwt_secret }),
             Err(error) => {

@@ -1,5 +1,5 @@
-//! Pending entries that stayed with their consumers for too long: looking at them, and taking them over. For how
-//! long they lie is decided here, by a clock that does not go back; what comes of them is `worker/reclaim`.
+//! Reclaiming: finds pending entries that stayed with their consumers for too long, by a clock that never goes back, and
+//! takes them over. `worker/reclaim` records them.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -21,38 +21,38 @@ struct Pending {
     deliveries: i64,
 }
 
-/// Since when a delivery has been known to this process.
+/// A delivery and since when this process has known it.
 #[derive(Clone, Debug)]
 struct Known {
     consumer: String,
     deliveries: i64,
     since: Instant,
-    /// By Redis's clock, at the first look.
+    /// By Redis's clock, when this process first read it.
     delivered_ms: i64,
-    /// The walk that met it last.
-    walk: u64,
+    /// The last scan that found it.
+    scan: u64,
 }
 
-/// For how long entries have been pending. Redis tells it by its wall clock, which may step back and then calls an old
-/// delivery a new one; so each is also timed from the first look at it, by this process's clock.
+/// How long entries have been pending. Redis measures it by its wall clock: if that steps back, an old delivery looks like
+/// a new one. So this process also measures it, from when it first read the entry, by its own monotonic clock.
 #[derive(Debug, Default)]
 pub struct Ages {
     known: HashMap<String, Known>,
-    walk: u64,
+    scan: u64,
 }
 
 impl Ages {
-    /// Begins a walk over the list.
-    pub const fn begin_walk(&mut self) {
-        self.walk += 1;
+    /// Begins a scan of the list.
+    pub const fn begin_scan(&mut self) {
+        self.scan += 1;
     }
 
-    /// Ends a walk that reached the end of the list: what it did not meet is no longer pending.
-    pub fn end_walk(&mut self) {
-        self.known.retain(|_, known| known.walk == self.walk);
+    /// Ends a scan that reached the end of the list: what it did not find is no longer pending.
+    pub fn end_scan(&mut self) {
+        self.known.retain(|_, known| known.scan == self.scan);
     }
 
-    /// Whether an entry has been with its consumer for `min_idle`, by either clock.
+    /// Whether an entry has been pending with its consumer for `min_idle`, by one of the two clocks.
     fn is_due(&mut self, pending: &Pending, redis_now_ms: i64, min_idle: Duration, now: Instant) -> bool {
         let delivered_ms = redis_now_ms - pending.idle_ms;
         let may_grow = self.known.len() < config::RECLAIM_MAX_KNOWN_ENTRIES;
@@ -67,7 +67,7 @@ impl Ages {
             }
             None => return is_longer(pending.idle_ms, min_idle),
         };
-        known.walk = self.walk;
+        known.scan = self.scan;
         is_longer(pending.idle_ms, min_idle) || now.saturating_duration_since(known.since) >= min_idle
     }
 }
@@ -75,11 +75,11 @@ impl Ages {
 impl Known {
     fn new(pending: &Pending, delivered_ms: i64, now: Instant) -> Self {
         let Pending { consumer, deliveries, .. } = pending;
-        Self { consumer: consumer.clone(), deliveries: *deliveries, since: now, delivered_ms, walk: 0 }
+        Self { consumer: consumer.clone(), deliveries: *deliveries, since: now, delivered_ms, scan: 0 }
     }
 
-    /// Whether it was not delivered again. XCLAIM JUSTID counts no delivery and yet begins a new one; an idle time of
-    /// 0 may be that of a delivery which lies ahead of a clock that was set back, and says nothing.
+    /// Whether it was not delivered again. XCLAIM JUSTID begins a new delivery without counting it. An idle time of 0 says
+    /// nothing: after a clock was set back, the delivery may lie in its future.
     fn is_same(&self, pending: &Pending, delivered_ms: i64) -> bool {
         let is_later =
             pending.idle_ms > 0 && delivered_ms > self.delivered_ms + config::RECLAIM_CLOCK_JITTER_MS;
@@ -91,8 +91,8 @@ fn is_longer(idle_ms: i64, min_idle: Duration) -> bool {
     u64::try_from(idle_ms).is_ok_and(|idle_ms| Duration::from_millis(idle_ms) >= min_idle)
 }
 
-/// One page of entries that were pending for `min_idle` and are now this consumer's, and from where to go on; `None`
-/// means that the end was reached. An empty page is not the end. What was deleted stays in the pending list.
+/// Takes over entries that have been pending for `min_idle`, from one page of the list. Returns them and where the next
+/// page begins; `None` at the end. An empty page is not the end. A deleted entry stays in the list.
 pub async fn reclaim(
     redis: &Redis,
     ages: &mut Ages,
@@ -151,7 +151,7 @@ mod tests {
 
     const DUE_AFTER: Duration = Duration::from_secs(5);
 
-    /// A list of one entry, looked at once a second; its age is told by Redis's clock, as Redis tells it.
+    /// A list of one entry, read once a second.
     struct List {
         ages: Ages,
         began: Instant,
@@ -164,25 +164,25 @@ mod tests {
             Self { ages: Ages::default(), began: Instant::now(), delivered_ms: 0, deliveries: 1 }
         }
 
-        /// A look after so many seconds, when Redis's clock shows so many.
+        /// Reads the list after `elapsed` seconds, when Redis's clock shows `shown` seconds.
         fn is_due(&mut self, elapsed: u64, shown: i64) -> bool {
             let pending = Pending {
                 id: "1-0".into(),
                 consumer: "dead".into(),
-                // Redis knows no idle time below 0.
+                // Redis returns no idle time below 0.
                 idle_ms: (shown * 1_000 - self.delivered_ms).max(0),
                 deliveries: self.deliveries,
             };
-            self.ages.begin_walk();
+            self.ages.begin_scan();
             let now = self.began + Duration::from_secs(elapsed);
             let is_due = self.ages.is_due(&pending, shown * 1_000, DUE_AFTER, now);
-            self.ages.end_walk();
+            self.ages.end_scan();
             is_due
         }
     }
 
     #[test]
-    fn an_entry_is_due_in_time_though_redis_s_clock_steps_back() {
+    fn an_entry_is_due_in_time_if_redis_s_clock_steps_back() {
         for shown in [-600, -1, 0] {
             let mut list = List::new();
             assert!(!list.is_due(1, 1));
@@ -203,12 +203,12 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_lay_before_the_first_look_is_due_at_once() {
+    fn an_entry_that_was_idle_before_the_first_scan_is_due_at_once() {
         assert!(List::new().is_due(0, 5));
     }
 
     #[test]
-    fn an_entry_that_is_delivered_again_begins_anew() {
+    fn an_entry_that_is_delivered_again_starts_from_0() {
         let mut list = List::new();
         assert!(!list.is_due(0, -600));
         list.deliveries = 2;
@@ -230,8 +230,8 @@ mod tests {
     fn entries_that_are_no_longer_pending_are_forgotten() {
         let mut list = List::new();
         assert!(!list.is_due(0, 0));
-        list.ages.begin_walk();
-        list.ages.end_walk();
+        list.ages.begin_scan();
+        list.ages.end_scan();
         assert!(list.ages.known.is_empty());
     }
 }

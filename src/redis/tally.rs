@@ -14,7 +14,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Whether entries are missed for which no comparison has looked yet.
+    /// Whether entries are missed that no comparison has searched for yet.
     #[must_use]
     pub fn misses_entries(&self) -> bool {
         !self.now.is_empty() && self.now != self.settled

@@ -61,7 +61,7 @@ async fn scan_pending(
 ) -> Result<Scan, RedisError> {
     let context = connections.context;
     let mut from = "-".to_owned();
-    ages.begin_walk();
+    ages.begin_scan();
     let mut scan = Scan::default();
     loop {
         let Some((redis, epoch)) = connections.redis(stop).await? else { return Ok(scan) };
@@ -90,7 +90,7 @@ async fn scan_pending(
             }
         }
         let Some(next) = next else {
-            ages.end_walk();
+            ages.end_scan();
             return Ok(scan);
         };
         from = next;

@@ -1,4 +1,4 @@
-//! An acknowledgement notes Postgres's position, and is none behind a fence.
+//! An acknowledgement records Postgres's position, and does nothing behind the fence.
 
 use seckill::redis::keys::GROUP;
 use seckill::redis::{order_stream, scripts};
@@ -23,18 +23,18 @@ fn entries_are_acknowledged_with_the_highest_position_and_only_in_force() {
             .block_on(scripts::acknowledge(&redis.redis, marker, lsn, ids.iter().map(String::as_str)))
             .unwrap()
     };
-    let noted = |lsn: &str| Reply::Bulk(Some(lsn.to_owned()));
-    let look = |redis: &mut TestRedis| {
+    let recorded = |lsn: &str| Reply::Bulk(Some(lsn.to_owned()));
+    let state = |redis: &mut TestRedis| {
         let pending = redis.runtime.block_on(order_stream::pending_ids(&redis.redis, "-")).unwrap();
         (pending, redis.raw.call(&["GET", &redis.redis.keys.postgres_lsn]))
     };
 
     assert_eq!(acknowledge(&redis, "ready:0-00000000", HIGHER, &ids), None);
-    assert_eq!(look(&mut redis), (ids.clone(), Reply::Bulk(None)), "behind a fence nothing is written");
+    assert_eq!(state(&mut redis), (ids.clone(), Reply::Bulk(None)), "behind the fence nothing is written");
 
     assert_eq!(acknowledge(&redis, READY, HIGHER, &ids[..2]), Some(2));
-    assert_eq!(look(&mut redis), (ids[2..].to_vec(), noted(HIGHER)));
+    assert_eq!(state(&mut redis), (ids[2..].to_vec(), recorded(HIGHER)));
 
     assert_eq!(acknowledge(&redis, READY, LOWER, &ids), Some(1), "two of them were acknowledged before");
-    assert_eq!(look(&mut redis), (Vec::new(), noted(HIGHER)), "a position never goes back");
+    assert_eq!(state(&mut redis), (Vec::new(), recorded(HIGHER)), "a position never goes back");
 }

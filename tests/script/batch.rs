@@ -1,4 +1,4 @@
-//! Batches at their limit: the reply is complete, whatever they are made of.
+//! Batches at their limit: the reply is complete for one coupon and for many.
 
 use seckill::config::CLAIM_BATCH_MAX_CLAIMS;
 use seckill::domain::{Claim, ClaimOutcome, CouponId, Refusal};

@@ -1,4 +1,4 @@
-//! What may befall the model's Redis, and how it is mended.
+//! Disturbances of the oracle's Redis, and their repair.
 
 use seckill::domain::OrderId;
 
@@ -7,7 +7,7 @@ use crate::history::Disturbance;
 use crate::oracle::{Key, Oracle};
 
 impl Oracle {
-    /// What a person with redis-cli, or a failure, does to Redis.
+    /// Changes Redis as a person with redis-cli or a failure does.
     pub fn disturb(&mut self, disturbance: &Disturbance) {
         use Disturbance as D;
         match *disturbance {
@@ -35,7 +35,7 @@ impl Oracle {
             D::HolderGone(c) => {
                 self.coupons[c].claims.fields().pop_first();
             }
-            D::Stranger(c) => {
+            D::ForeignField(c) => {
                 self.coupons[c].claims.fields().insert("stranger".into(), OrderId::mint().to_string());
             }
             D::StreamEnds(room) => self.room = Some(room),
@@ -52,7 +52,7 @@ impl Oracle {
         }
     }
 
-    /// Puts back what the disturbance took, as a rebuild would: the stream is then empty.
+    /// Repairs the disturbance as a rebuild would: the stream is then empty.
     pub fn mend(&mut self, disturbance: &Disturbance, before: &Self) {
         use Disturbance as D;
         match *disturbance {
@@ -70,7 +70,7 @@ impl Oracle {
             | D::FieldSpelled(c, ..)
             | D::StockMoved(c, _)
             | D::HolderGone(c)
-            | D::Stranger(c)
+            | D::ForeignField(c)
             | D::ValueWithKey(c) => self.coupons[c] = before.coupons[c].clone(),
         }
     }

@@ -1,5 +1,4 @@
-//! A redis-server of a test's own on a Unix socket, without persistence, and a plain client for looking
-//! at it behind the program's back.
+//! A redis-server for one test on a Unix socket, without persistence, and a plain client that does not use the program.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -57,12 +56,12 @@ impl TestRedis {
         &self.server.socket
     }
 
-    /// A second client that knows nothing of the program.
+    /// A second plain client.
     pub fn another_client(&self) -> Raw {
         Raw::connect(self.socket())
     }
 
-    /// Sends a batch of claims, every coupon published, and expects it to be decided.
+    /// Sends a batch of claims of published coupons; panics unless the code is done.
     pub fn claim(&self, claims: &[Claim]) -> Vec<ClaimOutcome> {
         let reply = claim::claim_batch(&self.redis, READY, NEVER_MS, claims, |_| true);
         match self.runtime.block_on(reply).unwrap().outcome {
@@ -92,7 +91,7 @@ impl TestRedis {
         entries.into_iter().map(|entry| entry.array().swap_remove(0).text()).collect()
     }
 
-    /// Everything in the server, so that two looks can be compared.
+    /// All keys of the server with their content.
     pub fn dump(&mut self) -> Vec<(String, Reply)> {
         let mut keys: Vec<String> =
             self.raw.call(&["KEYS", "*"]).array().into_iter().map(Reply::text).collect();
@@ -111,7 +110,7 @@ impl TestRedis {
     }
 }
 
-/// A hash's fields come in any order.
+/// Sorts a hash's fields, which Redis returns in any order.
 fn sorted_pairs(reply: Reply) -> Reply {
     let mut pairs: Vec<(String, String)> = reply.pairs();
     pairs.sort();
@@ -140,7 +139,7 @@ pub fn claim(coupon: &CouponId, user: &str) -> Claim {
     Claim { coupon: coupon.clone(), user: user.parse().unwrap(), order: OrderId::mint() }
 }
 
-/// A redis-server process; it ends with this value.
+/// A redis-server process; dropping it ends the process.
 struct Server {
     child: Child,
     socket: PathBuf,
@@ -167,13 +166,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Nothing in it is worth a clean stop.
+        // A clean stop is not needed: nothing is kept.
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 }
 
-/// What Redis answered, as RESP has it.
+/// A reply of Redis, as RESP has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     Simple(String),
@@ -205,7 +204,7 @@ impl Reply {
         }
     }
 
-    /// Name and value by turns.
+    /// Names and values in turn.
     pub fn pairs(self) -> Vec<(String, String)> {
         let mut values = self.array().into_iter();
         let mut pairs = Vec::new();
@@ -216,7 +215,7 @@ impl Reply {
     }
 }
 
-/// A blocking client that knows nothing of the program.
+/// A plain blocking client.
 pub struct Raw {
     stream: BufReader<UnixStream>,
 }

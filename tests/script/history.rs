@@ -1,4 +1,4 @@
-//! What may happen to a sale, as values that proptest makes up and shrinks.
+//! Random histories of a sale, as values that proptest generates and shrinks.
 
 use proptest::prelude::*;
 
@@ -9,7 +9,7 @@ const USERS: usize = 5;
 #[derive(Clone, Debug)]
 pub enum Step {
     Claim(Batch),
-    /// An earlier batch, order ids and all, sent once more.
+    /// An earlier batch with its order ids, sent once more.
     ClaimAgain(prop::sample::Index),
     Publish(Edit),
     Release {
@@ -18,7 +18,7 @@ pub enum Step {
         order: WhichOrder,
         marker: SentMarker,
     },
-    /// Something is wrong during these steps, and mended after them.
+    /// A disturbance during these steps; it is repaired after them.
     During(Disturbance, Vec<Step>),
 }
 
@@ -46,11 +46,11 @@ pub struct Edit {
 
 #[derive(Clone, Copy, Debug)]
 pub enum WhichOrder {
-    /// The one that the user holds, or else any that is held of this coupon.
+    /// The order that the user holds; if there is none, any order that holds a unit of this coupon.
     Held,
-    /// One that was never claimed.
+    /// An order that was never claimed.
     Unknown,
-    /// One of an earlier claim, of whomever.
+    /// An order of an earlier claim of any user.
     Earlier(prop::sample::Index),
 }
 
@@ -60,7 +60,7 @@ pub enum SentMarker {
     OfAnotherEpoch,
 }
 
-/// Far enough from now that no test ever sees the moment pass.
+/// Far from now, so that the moment does not pass during a test.
 #[derive(Clone, Copy, Debug)]
 pub enum Time {
     None,
@@ -84,8 +84,8 @@ pub enum Disturbance {
     FieldSpelled(usize, &'static str, Spelling),
     StockMoved(usize, i64),
     HolderGone(usize),
-    Stranger(usize),
-    /// `<order> <key>` instead of `<order>`, as it is where the limit is above 1.
+    ForeignField(usize),
+    /// `<order> <key>` instead of `<order>`.
     ValueWithKey(usize),
     /// The stream can take no more than so many entries.
     StreamEnds(usize),
@@ -236,7 +236,7 @@ fn any_disturbance() -> impl Strategy<Value = Disturbance> {
         4 => (coupon.clone(), field, spelling).prop_map(|(c, field, s)| Disturbance::FieldSpelled(c, field, s)),
         2 => (coupon.clone(), moved).prop_map(|(c, by)| Disturbance::StockMoved(c, by)),
         1 => coupon.clone().prop_map(Disturbance::HolderGone),
-        1 => coupon.clone().prop_map(Disturbance::Stranger),
+        1 => coupon.clone().prop_map(Disturbance::ForeignField),
         4 => coupon.prop_map(Disturbance::ValueWithKey),
         4 => (0..4_usize).prop_map(Disturbance::StreamEnds),
         4 => prop::sample::select(vec!["XADD", "HSET", "HINCRBY", "HDEL"]).prop_map(Disturbance::Forbidden),

@@ -1,4 +1,4 @@
-//! Redis at its memory's limit: a claim is refused whole, and what frees memory goes on.
+//! Redis at its memory limit: a claim is refused as a whole, and what frees memory still works.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn coffee() -> CouponId {
     "coffee".parse().unwrap()
 }
 
-/// A Redis that has taken claims of alice and bob, and whose memory is full since then.
+/// A Redis with claims of alice and bob, whose memory is full since then.
 fn full_redis() -> (TestRedis, [seckill::domain::Claim; 2]) {
     let mut redis = TestRedis::start();
     // One entry a node, so that `XTRIM ~` removes exactly what it may.

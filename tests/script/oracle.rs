@@ -1,4 +1,4 @@
-//! Claim, publish and release as plain Rust over a Redis of plain values, and what may befall it.
+//! The oracle: claim, publish and release as plain Rust over a Redis of plain values.
 
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -24,7 +24,7 @@ pub enum Key<T> {
     Is(T),
 }
 
-/// Why a script wrote nothing.
+/// Why a script failed and wrote nothing.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refused {
     /// It met a key of a wrong type.
@@ -35,7 +35,7 @@ pub enum Refused {
 pub use Refused::WrongType;
 
 impl<T> Key<T> {
-    /// What a command of the right type sees.
+    /// The content for a command of the right type.
     fn get(&self) -> Result<Option<&T>, Refused> {
         match self {
             Self::Absent => Ok(None),
@@ -46,7 +46,7 @@ impl<T> Key<T> {
 }
 
 impl Key<Fields> {
-    /// A hash comes and goes with its fields.
+    /// Creates the hash where it is absent, as HSET does.
     pub fn fields(&mut self) -> &mut Fields {
         if !matches!(self, Self::Is(_)) {
             *self = Self::Is(Fields::new());
@@ -70,14 +70,14 @@ pub struct Coupon {
     pub claims: Key<Fields>,
 }
 
-/// The whole of Redis, as it is or as it should be.
+/// All of Redis, as it is or as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Oracle {
     pub marker: Key<String>,
     /// Fields of the order events, oldest first.
     pub stream: Key<Vec<Vec<String>>>,
     pub coupons: [Coupon; COUPONS],
-    /// Keys beside those above.
+    /// Number of all other keys.
     pub strays: i64,
     /// How many entries the stream can still take; `None` for any number.
     pub room: Option<usize>,
@@ -85,15 +85,15 @@ pub struct Oracle {
     pub forbidden: Option<&'static str>,
 }
 
-/// What a batch should be answered.
+/// The expected reply to a batch.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Expected {
     Done(Vec<ExpectedClaim>),
     Fenced,
     Late,
-    LostStream,
-    LostCoupon(usize),
-    /// The stream came to its end: what fitted is claimed.
+    NoStream,
+    InconsistentCoupon(usize),
+    /// The stream is full: what fitted is claimed.
     Full,
 }
 
@@ -106,7 +106,7 @@ pub enum ExpectedClaim {
     },
 }
 
-/// Whether stock and claims make up the total.
+/// Whether stock + claims is the total.
 enum Sum {
     Holds { stock: i64, total: i64 },
     Broken,
@@ -136,7 +136,7 @@ impl Coupon {
         })
     }
 
-    /// 0 for what is no whole number.
+    /// 0 where the field is not a whole number.
     pub fn number(&self, field: &str) -> i64 {
         match &self.hash {
             Key::Is(hash) => whole(hash.get(field)).unwrap_or(0),
@@ -155,7 +155,7 @@ impl Coupon {
         Some((user.clone(), self.held_order(user)?))
     }
 
-    /// Why no user can claim now, apart from the stock.
+    /// Why a claim is refused now, whatever the stock.
     fn closed(&self) -> Option<ExpectedClaim> {
         let now_ms = now_ms();
         let (starts_at_ms, ends_at_ms) = (self.number("starts_at_ms"), self.number("ends_at_ms"));
@@ -186,7 +186,7 @@ impl Oracle {
         Ok(self.marker.get()?.is_none_or(|marker| marker != marker_text(sent)))
     }
 
-    /// Does all of it, or nothing where it needed a command that is forbidden.
+    /// Runs a script; it changes nothing if it needs a forbidden command.
     fn unless_forbidden<T>(
         &mut self,
         needed: &[&str],
@@ -202,7 +202,7 @@ impl Oracle {
     }
 
     pub fn claim(&mut self, batch: &Batch, orders: &[OrderId]) -> Result<Expected, Refused> {
-        self.unless_forbidden(&["XADD", "HSET", "HINCRBY"], |model| model.claim_all(batch, orders))
+        self.unless_forbidden(&["XADD", "HSET", "HINCRBY"], |oracle| oracle.claim_all(batch, orders))
     }
 
     fn claim_all(&mut self, batch: &Batch, orders: &[OrderId]) -> Result<Expected, Refused> {
@@ -213,7 +213,7 @@ impl Oracle {
             return Ok(Expected::Late);
         }
         if !matches!(self.stream, Key::Is(_)) {
-            return Ok(Expected::LostStream);
+            return Ok(Expected::NoStream);
         }
         let mut coupons = Vec::new();
         for &(coupon, _) in &batch.claims {
@@ -221,12 +221,12 @@ impl Oracle {
                 coupons.push(coupon);
             }
         }
-        // First all looks, then all writes.
+        // All checks come before all writes.
         for &coupon in &coupons {
             match self.coupons[coupon].sum()? {
                 Sum::Holds { .. } => {}
                 Sum::Absent if !batch.published[coupon] => {}
-                Sum::Absent | Sum::Broken => return Ok(Expected::LostCoupon(coupon)),
+                Sum::Absent | Sum::Broken => return Ok(Expected::InconsistentCoupon(coupon)),
             }
         }
         let mut outcomes =
@@ -241,7 +241,7 @@ impl Oracle {
                 };
                 outcomes[index] = outcome;
             }
-            // Who holds one already is told what is left after the whole batch.
+            // The outcome `Held` has the stock that is left after the whole batch.
             let left = self.coupons[coupon].number("stock").max(0);
             for index in members {
                 if let ExpectedClaim::Outcome(ClaimOutcome::Held { stock, .. }) = &mut outcomes[index] {
@@ -252,7 +252,7 @@ impl Oracle {
         Ok(Expected::Done(outcomes))
     }
 
-    /// One claim of a coupon that adds up or is unknown; `None` where its event does not fit into the stream.
+    /// One claim of a coupon that adds up or is unknown; `None` if its event does not fit into the stream.
     fn claim_one(&mut self, coupon: usize, user: &str, order: OrderId) -> Option<ExpectedClaim> {
         let id = coupon_id(coupon);
         let coupon = &mut self.coupons[coupon];
@@ -282,7 +282,7 @@ impl Oracle {
     }
 
     pub fn publish(&mut self, edit: &Edit, definition: &Definition) -> Result<Published, Refused> {
-        self.unless_forbidden(&["HSET"], |model| model.publish_any(edit, definition))
+        self.unless_forbidden(&["HSET"], |oracle| oracle.publish_any(edit, definition))
     }
 
     fn publish_any(&mut self, edit: &Edit, definition: &Definition) -> Result<Published, Refused> {
@@ -326,7 +326,7 @@ impl Oracle {
         order: OrderId,
         marker: SentMarker,
     ) -> Result<Released, Refused> {
-        self.unless_forbidden(&["HDEL", "HINCRBY"], |model| model.release_any(coupon, user, order, marker))
+        self.unless_forbidden(&["HDEL", "HINCRBY"], |oracle| oracle.release_any(coupon, user, order, marker))
     }
 
     fn release_any(
@@ -358,7 +358,7 @@ pub fn coupon_id(number: usize) -> CouponId {
     ["coffee", "tea", "cake"][number].parse().unwrap()
 }
 
-/// Names that an argument or a field could trip over.
+/// Names with characters that arguments and fields must pass unchanged.
 pub fn user_name(number: usize) -> &'static str {
     ["alice", "bob", "carol smith", "дейв", "e:v{e}"][number]
 }

@@ -1,4 +1,4 @@
-//! Taking over what others left: page by page to the end, and nothing that was deleted is forgotten with it.
+//! Reclaiming: page by page to the end of the list; a deleted entry stays pending.
 
 use std::time::{Duration, Instant};
 
@@ -64,7 +64,7 @@ fn a_group_that_is_gone_is_told_by_its_name() {
     assert!(matches!(page, Err(seckill::redis::RedisError::NoGroup(_))), "{page:?}");
 }
 
-/// Sets the moment at which `1-0` was delivered ten minutes ahead, as a clock leaves it that was set back since.
+/// Sets the delivery time of `1-0` ten minutes ahead, as after a clock that was set back.
 const DELIVERED_AHEAD: &str = r"
 redis.call('XCLAIM', KEYS[1], ARGV[1], 'gone', 0, '1-0', 'TIME', 123456789, 'RETRYCOUNT', 1, 'JUSTID')
 local time = redis.call('TIME')
@@ -86,19 +86,19 @@ fn an_entry_whose_delivery_lies_ahead_of_redis_s_clock_is_taken_over_in_time() {
 
     let mut ages = Ages::default();
     let began = Instant::now();
-    let mut walk = || {
-        ages.begin_walk();
+    let mut reclaims = || {
+        ages.begin_scan();
         let page = reclaim::reclaim(&redis.redis, &mut ages, "heir", MIN_IDLE, "-");
         let (page, _) = redis.runtime.block_on(page).unwrap();
-        ages.end_walk();
+        ages.end_scan();
         page.entries.into_iter().any(|entry| entry.id == "1-0")
     };
-    assert!(!walk(), "it may be in work");
-    while !walk() {
+    assert!(!reclaims(), "its consumer may still work on it");
+    while !reclaims() {
         assert!(began.elapsed() < Duration::from_secs(30), "it is never taken over");
         std::thread::sleep(Duration::from_millis(10));
     }
-    assert!(began.elapsed() >= MIN_IDLE, "its consumer has its time");
-    // It is the heir's now, with all of its time.
-    assert!(!walk());
+    assert!(began.elapsed() >= MIN_IDLE, "its consumer has all of its time");
+    // Now it belongs to the heir, which has all of its time.
+    assert!(!reclaims());
 }

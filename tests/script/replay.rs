@@ -1,5 +1,4 @@
-//! Thousands of random histories in which the scripts have to answer and write what the model does,
-//! compared after every step and over the whole of Redis.
+//! Random histories: after every step the scripts must have replied and written what the oracle did, in all of Redis.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -18,16 +17,16 @@ use crate::oracle::{
     now_ms, user_name,
 };
 
-/// As many at least; `PROPTEST_CASES` asks for more.
+/// The least number of histories; `PROPTEST_CASES` raises it.
 const HISTORIES: u32 = 1_000;
 
-/// A history on its way through both.
+/// One history, run through Redis and the oracle.
 struct Replay<'a> {
     redis: &'a mut TestRedis,
-    model: Oracle,
+    oracle: Oracle,
     batches: Vec<(Batch, Vec<OrderId>)>,
-    /// Names of the answers that came.
-    seen: &'a mut BTreeSet<&'static str>,
+    /// Names of the replies that occurred.
+    answers: &'a mut BTreeSet<&'static str>,
 }
 
 impl Replay<'_> {
@@ -48,21 +47,21 @@ impl Replay<'_> {
                 self.release(*coupon, user_name(*user), *order, *marker)?;
             }
             Step::During(disturbance, steps) => {
-                let before = self.model.clone();
-                self.model.disturb(disturbance);
-                self.model.write(&before, &self.redis.redis, &mut self.redis.raw);
+                let before = self.oracle.clone();
+                self.oracle.disturb(disturbance);
+                self.oracle.write(&before, &self.redis.redis, &mut self.redis.raw);
                 for step in steps {
                     self.step(step)?;
                 }
-                let disturbed = self.model.clone();
-                self.model.mend(disturbance, &before);
-                self.model.write(&disturbed, &self.redis.redis, &mut self.redis.raw);
+                let disturbed = self.oracle.clone();
+                self.oracle.mend(disturbance, &before);
+                self.oracle.write(&disturbed, &self.redis.redis, &mut self.redis.raw);
             }
         }
         let actual = Oracle::read(&self.redis.redis, &mut self.redis.raw);
-        let Oracle { room, forbidden, .. } = self.model;
+        let Oracle { room, forbidden, .. } = self.oracle;
         let actual = Oracle { room, forbidden, ..actual };
-        prop_assert_eq!(actual, self.model.clone(), "Redis (left) and model (right) after {:?}", step);
+        prop_assert_eq!(actual, self.oracle.clone(), "Redis (left) and oracle (right) after {:?}", step);
         Ok(())
     }
 
@@ -86,13 +85,13 @@ impl Replay<'_> {
         let reply = self.redis.runtime.block_on(reply);
         let latest = now_ms();
 
-        let reply = match (self.model.claim(batch, orders), reply) {
+        let reply = match (self.oracle.claim(batch, orders), reply) {
             (Err(WrongType), Err(RedisError::WrongType(_))) => {
-                self.seen.insert("claim: wrong type");
+                self.answers.insert("claim: wrong type");
                 return Ok(());
             }
             (Err(Refused::Forbidden), Err(RedisError::Refused(_))) => {
-                self.seen.insert("claim: forbidden");
+                self.answers.insert("claim: forbidden");
                 return Ok(());
             }
             (expected, Ok(reply)) => {
@@ -111,7 +110,7 @@ impl Replay<'_> {
             BatchOutcome::Full => Expected::Full,
             BatchOutcome::Inconsistent(text) => {
                 let named = (0..COUPONS).find(|&n| text.starts_with(&format!("coupon {}:", coupon_id(n))));
-                named.map_or(Expected::LostStream, Expected::LostCoupon)
+                named.map_or(Expected::NoStream, Expected::InconsistentCoupon)
             }
             BatchOutcome::Done(outcomes) => Expected::Done(
                 outcomes
@@ -127,25 +126,25 @@ impl Replay<'_> {
                     .collect(),
             ),
         };
-        note_claim(&answered, self.seen);
-        self.note_below_zero(batch, &answered);
+        record_claim(&answered, self.answers);
+        self.record_below_zero(batch, &answered);
         prop_assert_eq!(Ok(answered), expected, "claim (left: the script) of {:?}", batch);
         Ok(())
     }
 
-    fn note_below_zero(&mut self, batch: &Batch, answered: &Expected) {
+    fn record_below_zero(&mut self, batch: &Batch, answered: &Expected) {
         let Expected::Done(outcomes) = answered else { return };
         let sold_out = outcomes.iter().zip(&batch.claims).filter(|(outcome, (coupon, _))| {
             **outcome == ExpectedClaim::Outcome(ClaimOutcome::Refused(Refusal::SoldOut))
-                && self.model.coupons[*coupon].number("stock") < 0
+                && self.oracle.coupons[*coupon].number("stock") < 0
         });
         if sold_out.count() > 0 {
-            self.seen.insert("claim: sold out below zero");
+            self.answers.insert("claim: sold out below zero");
         }
     }
 
     fn publish(&mut self, edit: &Edit) -> Result<(), TestCaseError> {
-        let version = self.model.coupons[edit.coupon].number("version") + edit.version_step;
+        let version = self.oracle.coupons[edit.coupon].number("version") + edit.version_step;
         let definition = Definition {
             title: format!("version {version}"),
             starts_at: moment(edit.starts),
@@ -157,17 +156,17 @@ impl Replay<'_> {
         let marker = marker_text(edit.marker);
         let reply = scripts::publish(&self.redis.redis, marker, edit.just_inserted, &definition);
         let reply = self.redis.runtime.block_on(reply);
-        let expected = self.model.publish(edit, &definition);
-        self.seen.insert(match &expected {
+        let expected = self.oracle.publish(edit, &definition);
+        self.answers.insert(match &expected {
             Ok(Published::Applied) => "publish: applied",
             Ok(Published::Current) => "publish: current",
             Ok(Published::Fenced) => "publish: fenced",
-            Ok(Published::Inconsistent) => "publish: lost",
+            Ok(Published::Inconsistent) => "publish: inconsistent",
             Err(WrongType) => "publish: wrong type",
             Err(Refused::Forbidden) => "publish: forbidden",
         });
-        if self.model.coupons[edit.coupon].number("stock") < 0 {
-            self.seen.insert("publish: stock below zero");
+        if self.oracle.coupons[edit.coupon].number("stock") < 0 {
+            self.answers.insert("publish: stock below zero");
         }
         assert_same("publish", &expected, &reply)
     }
@@ -180,9 +179,9 @@ impl Replay<'_> {
         marker: SentMarker,
     ) -> Result<(), TestCaseError> {
         let earlier: Vec<OrderId> = self.batches.iter().flat_map(|(_, orders)| orders.clone()).collect();
-        let holds = self.model.coupons[coupon].held_order(user);
+        let holds = self.oracle.coupons[coupon].held_order(user);
         let (user, order) = match order {
-            WhichOrder::Held if holds.is_none() => self.model.coupons[coupon].any_holder(),
+            WhichOrder::Held if holds.is_none() => self.oracle.coupons[coupon].any_holder(),
             WhichOrder::Held => holds.map(|order| (user.to_owned(), order)),
             WhichOrder::Earlier(which) if !earlier.is_empty() => {
                 Some((user.to_owned(), *which.get(&earlier)))
@@ -194,12 +193,12 @@ impl Replay<'_> {
         let id = coupon_id(coupon);
         let reply = scripts::release(&self.redis.redis, marker_text(marker), &id, user, order);
         let reply = self.redis.runtime.block_on(reply);
-        let expected = self.model.release(coupon, user, order, marker);
-        self.seen.insert(match &expected {
+        let expected = self.oracle.release(coupon, user, order, marker);
+        self.answers.insert(match &expected {
             Ok(Released::Released) => "release: released",
             Ok(Released::NotHeld) => "release: not held",
             Ok(Released::Fenced) => "release: fenced",
-            Ok(Released::Inconsistent) => "release: lost",
+            Ok(Released::Inconsistent) => "release: inconsistent",
             Err(WrongType) => "release: wrong type",
             Err(Refused::Forbidden) => "release: forbidden",
         });
@@ -222,12 +221,12 @@ fn assert_same<T: PartialEq + std::fmt::Debug>(
     Ok(())
 }
 
-fn note_claim(answered: &Expected, seen: &mut BTreeSet<&'static str>) {
+fn record_claim(answered: &Expected, answers: &mut BTreeSet<&'static str>) {
     let outcomes = match answered {
         Expected::Done(outcomes) => outcomes.as_slice(),
         _ => &[],
     };
-    seen.extend(outcomes.iter().map(|outcome| match outcome {
+    answers.extend(outcomes.iter().map(|outcome| match outcome {
         ExpectedClaim::NotStarted { .. } => "claim: not started",
         ExpectedClaim::Outcome(outcome) => match outcome {
             ClaimOutcome::Accepted { .. } => "claim: accepted",
@@ -239,17 +238,17 @@ fn note_claim(answered: &Expected, seen: &mut BTreeSet<&'static str>) {
             ClaimOutcome::Refused(Refusal::NotStarted { .. }) => "claim: another time than the reply's",
         },
     }));
-    seen.insert(match answered {
+    answers.insert(match answered {
         Expected::Done(_) => "claim: done",
         Expected::Fenced => "claim: fenced",
         Expected::Late => "claim: late",
-        Expected::LostStream => "claim: lost stream",
+        Expected::NoStream => "claim: no stream",
         Expected::Full => "claim: full",
-        Expected::LostCoupon(_) => "claim: lost coupon",
+        Expected::InconsistentCoupon(_) => "claim: inconsistent coupon",
     });
 }
 
-/// Every answer that some history has to bring about, or the comparison proved little.
+/// Every reply that must occur in a history; else the comparison proves little.
 const ANSWERS: [&str; 29] = [
     "claim: accepted",
     "claim: done",
@@ -259,8 +258,8 @@ const ANSWERS: [&str; 29] = [
     "claim: full",
     "claim: held",
     "claim: late",
-    "claim: lost coupon",
-    "claim: lost stream",
+    "claim: inconsistent coupon",
+    "claim: no stream",
     "claim: not started",
     "claim: paused",
     "claim: sold out",
@@ -271,12 +270,12 @@ const ANSWERS: [&str; 29] = [
     "publish: current",
     "publish: fenced",
     "publish: forbidden",
-    "publish: lost",
+    "publish: inconsistent",
     "publish: stock below zero",
     "publish: wrong type",
     "release: fenced",
     "release: forbidden",
-    "release: lost",
+    "release: inconsistent",
     "release: not held",
     "release: released",
     "release: wrong type",
@@ -285,19 +284,19 @@ const ANSWERS: [&str; 29] = [
 #[test]
 fn the_scripts_answer_and_write_what_the_model_does() {
     let redis = RefCell::new(TestRedis::start());
-    let seen = RefCell::new(BTreeSet::new());
+    let answers = RefCell::new(BTreeSet::new());
     let config = Config::default();
     let config = Config { cases: config.cases.max(HISTORIES), failure_persistence: None, ..config };
     let outcome = TestRunner::new(config).run(&any_history(), |history| {
-        let (mut redis, mut seen) = (redis.borrow_mut(), seen.borrow_mut());
+        let (mut redis, mut answers) = (redis.borrow_mut(), answers.borrow_mut());
         let TestRedis { redis: connection, raw, .. } = &mut *redis;
         reset(raw, connection);
         let mut replay =
-            Replay { redis: &mut redis, model: Oracle::new(), batches: Vec::new(), seen: &mut seen };
+            Replay { redis: &mut redis, oracle: Oracle::new(), batches: Vec::new(), answers: &mut answers };
         history.iter().try_for_each(|step| replay.step(step))
     });
     outcome.unwrap_or_else(|failure| panic!("{failure}"));
-    let seen = seen.into_inner();
-    let missing: Vec<&&str> = ANSWERS.iter().filter(|answer| !seen.contains(**answer)).collect();
-    assert!(missing.is_empty(), "no history brought about {missing:?}");
+    let answers = answers.into_inner();
+    let missing: Vec<&&str> = ANSWERS.iter().filter(|answer| !answers.contains(**answer)).collect();
+    assert!(missing.is_empty(), "no history has {missing:?}");
 }

@@ -1,4 +1,4 @@
-//! The model's Redis beside the real one: reading the one, making the other like it.
+//! Between the oracle's Redis and the real one: reads the real one, and makes it equal to the oracle's.
 
 use seckill::redis::Redis;
 use seckill::redis::keys::GROUP;
@@ -8,7 +8,7 @@ use crate::history::COUPONS;
 use crate::oracle::{Coupon, Fields, Key, Oracle, count, coupon_id};
 
 impl Oracle {
-    /// Makes Redis what the model is, where the two differ from `before` on.
+    /// Writes to Redis the keys in which the oracle differs from `before`.
     pub fn write(&self, before: &Self, redis: &Redis, raw: &mut Raw) {
         if self.marker != before.marker {
             let key = &*redis.keys.epoch;
@@ -30,7 +30,7 @@ impl Oracle {
             let last = format!("18446744073709551615-{}", u64::MAX - u64::try_from(room).unwrap());
             raw.call(&["XSETID", &redis.keys.orders, &last]);
         }
-        // A stream that had come to its end is a new one, also where it is as empty as before.
+        // A stream that was full is a new one, even if it is as empty as before.
         if self.stream != before.stream || (self.room, before.room.is_some()) == (None, true) {
             let key = &*redis.keys.orders;
             raw.call(&["DEL", key]);
@@ -92,9 +92,9 @@ impl Oracle {
             reply if is_wrong_type(&reply) => Key::WrongType,
             reply => Key::Is(reply.text()),
         };
-        let mut model = Self { marker, stream, coupons, ..Self::new() };
-        model.strays = next().integer() - model.keys();
-        model
+        let mut oracle = Self { marker, stream, coupons, ..Self::new() };
+        oracle.strays = next().integer() - oracle.keys();
+        oracle
     }
 
     fn keys(&self) -> i64 {

@@ -1,4 +1,4 @@
-//! Trimming and pruning: no entry is removed that a group still needs.
+//! Trimming the stream and removing consumers: nothing is removed that a group or a consumer still needs.
 
 use std::time::Duration;
 
@@ -40,13 +40,13 @@ struct Group {
 }
 
 impl Group {
-    /// The lowest entry that has to stay, counted from 1: what is pending, else the last delivered.
+    /// The lowest entry that must stay, counted from 1: the first pending one, else the last delivered one.
     fn lowest_kept(&self) -> usize {
         let pending = (0..self.delivered).find(|&index| !self.acknowledged[index]);
         pending.map_or(self.delivered, |index| index + 1)
     }
 
-    /// Whether the group has still to deal with this entry.
+    /// Whether the group has not acknowledged this entry yet.
     fn needs(&self, number: usize) -> bool {
         number > self.delivered || !self.acknowledged[number - 1]
     }
@@ -56,14 +56,14 @@ impl Group {
 struct Stream {
     entries: usize,
     tail: u64,
-    /// Other groups are not waited for below this entry.
+    /// Below this entry other groups do not keep entries.
     keep_from: usize,
     ours: Group,
     other: Option<Group>,
 }
 
 fn any_group(entries: usize) -> impl Strategy<Value = Group> {
-    // Mostly acknowledged, or hardly anything is ever trimmed.
+    // Mostly acknowledged: else almost nothing is trimmed.
     let acknowledged = prop::collection::vec(prop::bool::weighted(0.9), entries);
     (0..=entries, acknowledged).prop_map(|(delivered, acknowledged)| Group { delivered, acknowledged })
 }
@@ -118,7 +118,7 @@ fn a_trim_keeps_every_unacknowledged_entry_and_the_tail_and_removes_the_rest() {
                     .other
                     .as_ref()
                     .is_some_and(|other| number >= stream.keep_from && other.needs(number));
-            prop_assert!(left.contains(&number) || !needed, "{number} went: {left:?}");
+            prop_assert!(left.contains(&number) || !needed, "{number} was removed: {left:?}");
         }
         let others = stream.other.iter().map(|other| other.lowest_kept().max(stream.keep_from));
         let floor = others.chain([stream.ours.lowest_kept(), first_of_tail]).min().unwrap().max(1);
@@ -128,7 +128,7 @@ fn a_trim_keeps_every_unacknowledged_entry_and_the_tail_and_removes_the_rest() {
         Ok(())
     });
     outcome.unwrap_or_else(|failure| panic!("{failure}"));
-    assert!(removed_at_all.get() > 100, "hardly anything was ever trimmed");
+    assert!(removed_at_all.get() > 100, "almost nothing was trimmed");
 }
 
 #[test]
