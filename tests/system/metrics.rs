@@ -164,7 +164,7 @@ async fn a_redis_that_does_not_show_its_appendfsync_counts_as_weaker() {
     until_metric(&sale, "seckill_redis_appendfsync_always", 1.0).await;
     sale.redis_cli(&["ACL", "SETUSER", "default", "-config"]);
     until_metric(&sale, "seckill_redis_appendfsync_always", 0.0).await;
-    sale.server().until_logged("Redis does not tell its appendfsync").await;
+    sale.server().until_logged("Redis does not show its appendfsync").await;
     assert_eq!(sale.get("/readyz").await.status, 200, "claims go on");
     sale.redis_cli(&["ACL", "SETUSER", "default", "+config"]);
 }
