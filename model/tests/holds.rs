@@ -192,11 +192,13 @@ fn lost_commits_beside_an_edit_and_two_users() {
     println!("{states} states");
 }
 
+/// Without deleted pending entries, for the same reason as `any_three_faults`.
 #[test]
 #[ignore = "long"]
 fn lost_commits_and_a_rebuilder_that_dies() {
     let mut states = 0;
-    for (lost, fault) in LOST_COMMITS.into_iter().flat_map(|lost| ALL.map(|fault| (lost, fault))) {
+    let faults = ALL.into_iter().filter(|fault| *fault != PendingDeleted);
+    for (lost, fault) in faults.flat_map(|fault| LOST_COMMITS.map(|lost| (lost, fault))) {
         let scope = Scope { total: 0, claims: [1, 0], edits: &[1], compares: true, ..Scope::small() };
         let faults = of(&[lost, fault, RebuilderKilled]);
         states += holds(&Scope { faults, max_faults: 3, ..scope }, 15_000_000);

@@ -2,6 +2,7 @@
 //! pauses them, and nothing is sold before.
 
 use reqwest::Method;
+use seckill::domain::OrderId;
 use serde_json::{Value, json};
 
 use crate::counterexamples::{DURABLE, on_own_stores};
@@ -361,4 +362,49 @@ async fn a_redis_that_may_be_older_than_postgres_cancels_no_order_and_lists_it()
     );
     scene.sale.assert_in_agreement("coffee").await;
     scene.sale.assert_recorded(&[next[0].clone(), ended[1].clone()]);
+}
+
+#[tokio::test]
+async fn a_newer_event_ends_an_order_that_an_older_copy_has_live_though_the_claims_are_gone() {
+    let mut scene = Scene::start().await;
+    scene.sale.create("coffee", 10).await;
+    let ended = scene.sell("coffee", 0..2).await;
+    scene.copy().await;
+    for order in &ended {
+        scene.sale.cancel_order(order);
+    }
+    scene.sale.until_quiet().await;
+    let next = scene.sell("coffee", 0..1).await;
+    scene.lose().await;
+    // As if no worker had acknowledged the event of the new claim.
+    let event = ["order", &next[0], "coupon", "coffee", "user", "user-0"];
+    scene.redis(&[&["XADD", "seckill:{0}:orders", "*"][..], &event].concat());
+    scene.redis(&["DEL", "seckill:{0}:claims:coffee"]);
+    scene.until_it_waits().await;
+    let report = scene.rebuild().await;
+    assert_eq!((&report["cancelled"], &report["rejected"]), (&json!([ended[0]]), &json!(0)), "{report:#}");
+    scene.sale.assert_in_agreement("coffee").await;
+    scene.sale.assert_recorded(&[next[0].clone(), ended[1].clone()]);
+}
+
+#[tokio::test]
+async fn more_claims_than_units_raise_the_total_and_pause_the_coupon() {
+    let mut scene = Scene::start().await;
+    scene.sale.create("coffee", 1).await;
+    let first = scene.sell("coffee", 0..1).await;
+    scene.copy().await;
+    // Only Redis keeps this coupon: the loss is noticed by it.
+    scene.sale.create("tea", 1).await;
+    scene.lose().await;
+    // A claim under a total that both stores have lost, as a rebuild leaves it that died.
+    let order = OrderId::mint().to_string();
+    scene.redis(&["HSET", "seckill:{0}:claims:coffee", "user-1", &order]);
+    scene.redis(&["HINCRBY", "seckill:{0}:coupon:coffee", "stock", "-1"]);
+    scene.until_it_waits().await;
+    let report = scene.rebuild().await;
+    let edit = edit_of(&report, "coffee");
+    assert_eq!((&edit["outcome"], &edit["to_version"]), (&json!("paused"), &json!(2)), "{report:#}");
+    assert_eq!(scene.sale.psql("select total, paused from coupons where id = 'coffee'"), "2|t");
+    scene.sale.assert_in_agreement("coffee").await;
+    scene.sale.assert_recorded(&[first[0].clone(), order]);
 }

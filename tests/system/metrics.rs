@@ -14,7 +14,7 @@ pub async fn count(sale: &Sale, name: &str) -> u64 {
     text_of(sale, name).await.parse().unwrap()
 }
 
-async fn metric(sale: &Sale, name: &str) -> f64 {
+pub async fn metric(sale: &Sale, name: &str) -> f64 {
     text_of(sale, name).await.parse().unwrap()
 }
 
