@@ -80,7 +80,7 @@ async fn a_worker_that_is_told_to_stop_ends_even_while_postgres_hangs() {
     .await;
     let (status, log) = worker.stop_and_read();
     assert!(status.success(), "{log}");
-    assert!(log.contains("in the middle of their work"), "{log}");
+    assert!(log.contains("stopping workers before the end of their batches"), "{log}");
     signal_all(&postgres, Signal::SIGCONT);
     let _second_worker = sale.spawn("worker", &[ONE_WORKER, ("SECKILL_RECLAIM_AFTER", "200ms")]);
     sale.assert_in_agreement("coffee").await;
