@@ -193,13 +193,19 @@ fn inject(fault: Fault, steps: &mut Steps, act: impl Fn(&mut State)) {
             fault,
             Fault::WorkerKilled | Fault::RebuilderKilled | Fault::ServerKilled | Fault::SessionDropped
         );
-        next.users.loss_pending &= is_of_a_process || next.postgres.row.lost || is_detectable(next);
-        if !next.postgres.row.lost && !next.users.loss_pending {
+        let is_recorded = next.postgres.row.lost && !is_about_to_be_cleared(next);
+        next.users.loss_pending &= is_of_a_process || is_recorded || is_detectable(next);
+        if !is_recorded && !next.users.loss_pending {
             let in_redis = next.redis.consistent_coupon().map_or(0, |coupon| coupon.version);
             next.users.in_force = next.users.in_force.min(in_redis.max(next.postgres.coupon.version));
         }
         excuse(next);
     });
+}
+
+/// Whether an ordered rebuild has set its marker: its last step clears the recorded loss, which is the one before it.
+fn is_about_to_be_cleared(state: &State) -> bool {
+    state.rebuilders.iter().any(|rebuilder| rebuilder.ordered && rebuilder.stage >= Stage::Ready)
 }
 
 /// Excuses accepted orders that no store holds any more: no process can restore them.
