@@ -1,12 +1,12 @@
-//! Flash-sale coupon grabbing on Redis Streams and Postgres, with no broker between them.
+//! Flash-sale coupon grabbing on Redis Streams and Postgres, without a broker between them.
 //!
-//! A claim arrives in [`http`], waits in the [`gate`] for the next batch, and is decided by one Lua
-//! script ([`redis::scripts`]), which takes the unit and appends an order event in the same step. A
-//! [`worker`] reads the event, records the order in [`postgres`] and acknowledges it. The [`fence`] lets
-//! claims through only while both stores are known to agree, and makes them agree again when they do not.
+//! A claim arrives in [`http`] and waits in the [`claims`] queue for the next batch. One Lua script decides the batch
+//! ([`redis::scripts`]): it takes the unit and appends an order event in the same step. A [`worker`] reads the event,
+//! records the order in [`postgres`] and acknowledges it. The [`fence`] accepts claims only while both stores are known to
+//! agree, and restores the agreement when they do not.
 //!
-//! Modules below, from the ground up; each may use those before it, and `http`, `worker` and `cli` never
-//! see each other.
+//! The modules below are listed from the bottom up; each may use those before it. `http`, `worker` and `cli` never use
+//! each other. `docs/ARCHITECTURE.md` has the walk of one claim.
 
 pub mod config;
 pub mod disk;

@@ -102,7 +102,7 @@ impl fmt::Debug for Path {
     }
 }
 
-struct Walk<'a> {
+struct Traversal<'a> {
     scope: &'a Scope,
     states: Vec<State>,
     parents: Vec<u32>,
@@ -115,7 +115,7 @@ struct Walk<'a> {
 /// Searches every state of the scope, at most `max_states`.
 #[must_use]
 pub fn search(scope: &Scope, max_states: usize) -> Search {
-    let mut walk = Walk {
+    let mut walk = Traversal {
         scope,
         states: Vec::new(),
         parents: Vec::new(),
@@ -142,7 +142,7 @@ pub fn search(scope: &Scope, max_states: usize) -> Search {
     walk.end(outcome)
 }
 
-impl Walk<'_> {
+impl Traversal<'_> {
     fn follow(&mut self, at: usize) {
         let (steps, unfollowed) = steps_from(&self.states[at], self.scope);
         self.unfollowed += unfollowed;

@@ -14,7 +14,7 @@ use seckill::redis::{Redis, RedisServer, lua, scripts};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 pub const PREFIX: &str = "test";
 pub const READY: &str = "ready:7-c0ffee";
 /// No deadline at all.
@@ -223,10 +223,10 @@ pub struct Raw {
 impl Raw {
     /// Waits until the server answers.
     fn connect(socket: &Path) -> Self {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + READ_TIMEOUT;
         loop {
             if let Ok(stream) = UnixStream::connect(socket) {
-                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                stream.set_read_timeout(Some(READ_TIMEOUT)).unwrap();
                 let mut raw = Self { stream: BufReader::new(stream) };
                 if raw.call(&["PING"]) == Reply::Simple("PONG".into()) {
                     return raw;
