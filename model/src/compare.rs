@@ -1,10 +1,10 @@
 //! The comparison beside live claims (`reconcile`), and the check of each coupon's `stock + claims = total`.
 
-use crate::search::Steps;
 use crate::serve::note_loss;
 use crate::state::{
     Comparison, Epoch, Marker, Orders, State, Status, ToCompare, bit, counter, each, user_of,
 };
+use crate::steps::Steps;
 use crate::{Rule, Scope, postgres_loss, rebuild};
 
 pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {

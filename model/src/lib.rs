@@ -3,8 +3,8 @@
 //! checks each state that it reaches: no promise is broken, and the system can still come to rest.
 //!
 //! `state` is what both stores and all processes hold. `serve`, `record`, `rebuild` and `compare` are the
-//! program's steps; `decide` and `postgres_loss` are the decisions that they share. `fault` is what goes wrong,
-//! `promise` is what must hold, `search` is the search. Each rule of the protocol can be switched off ([`Rule`]):
+//! program's steps; `decide` and `postgres_loss` are the decisions that they share. `fault` and `inject` are what
+//! goes wrong, `promise` is what must hold, `search` is the search. Each rule of the protocol can be switched off ([`Rule`]):
 //! the search then finds a shortest path to a broken promise. `trace` checks a recorded run against the rules.
 //!
 //! Not modelled: several coupons and partitions, limits above one, sale windows, batches, unreadable entries,
@@ -12,9 +12,11 @@
 
 #![expect(clippy::cast_possible_truncation, reason = "all numbers of a scope are below ten")]
 
+mod broken;
 mod compare;
 mod decide;
 mod fault;
+mod inject;
 mod postgres_loss;
 mod promise;
 mod rebuild;
@@ -22,11 +24,12 @@ mod record;
 mod search;
 mod serve;
 mod state;
+mod steps;
 pub mod trace;
 mod users;
 
+pub use broken::Broken;
 pub use fault::Fault;
-pub use promise::Broken;
 pub use search::{Outcome, Path, Search, search};
 pub use state::State;
 

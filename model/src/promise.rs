@@ -1,31 +1,9 @@
 //! What must hold: always, and when the system is quiet.
 
+use crate::broken::Broken;
 use crate::compare::is_quiet;
 use crate::state::{Coupon, State, Status, USERS, each};
 use crate::{Rule, Scope};
-
-/// A broken promise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Broken {
-    /// Postgres's stock is not total − live orders, or there are more live orders than units.
-    Oversold,
-    /// A repeat got an order that had ended.
-    DeadOrderAnswered,
-    /// Claims were accepted after a Postgres loss, before the operator had ordered a rebuild.
-    SoldOverLoss,
-    /// A unit was sold under a definition that had been replaced, and no operator was told.
-    SoldByOldDefinition,
-    /// The system is quiet, and Redis's stock is not Postgres's.
-    StocksDiffer,
-    /// The system is quiet, and a user holds a unit in one store only.
-    ClaimsDiffer,
-    /// The system is quiet, and an accepted claim has no order although a store still held it after every fault.
-    Forgotten,
-    /// The system is quiet, and an accepted claim was rejected without a lowered total or a cancellation.
-    Rejected,
-    /// No quiet state can be reached from this state.
-    NeverAtRest,
-}
 
 #[must_use]
 pub fn broken(state: &State, scope: &Scope) -> Option<Broken> {

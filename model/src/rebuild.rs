@@ -2,12 +2,12 @@
 //! set the `building` marker, read both stores, decide in one transaction, apply the differences in chunks, set the
 //! `ready` marker.
 
-use crate::search::Steps;
 use crate::serve::agrees;
 use crate::state::{
     Coupon, Entry, Marker, Place, REBUILDERS, Rebuilder, Stage, State, Status, Stream, USERS, bit, counter,
     each,
 };
+use crate::steps::Steps;
 use crate::{Rule, Scope, decide, postgres_loss};
 
 pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
@@ -60,8 +60,12 @@ pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
             }
             Stage::Ready => {
                 on_postgres(state, scope, index, "a rebuild records publications", steps, |next, index| {
-                    let version = next.rebuilders[index].definition.version;
-                    next.postgres.published = next.postgres.published.max(version);
+                    let Rebuilder { epoch, definition, .. } = next.rebuilders[index];
+                    let postgres = &mut next.postgres;
+                    // The same statement as a publication's.
+                    if postgres.row.epoch == epoch && definition.version <= postgres.coupon.version {
+                        postgres.published = postgres.published.max(definition.version);
+                    }
                     next.rebuilders[index].stage = Stage::Published;
                 });
             }

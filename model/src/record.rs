@@ -1,8 +1,8 @@
 //! The workers (`worker/`): read the marker, read an entry, record it in one transaction, acknowledge it.
 
-use crate::search::Steps;
 use crate::serve::note_loss;
 use crate::state::{Entry, Epoch, Marker, Order, Place, State, Status, ToCompare, Worker, bit, user_of};
+use crate::steps::Steps;
 use crate::{Rule, Scope};
 
 pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {

@@ -7,43 +7,12 @@ use std::hash::BuildHasher;
 use hashbrown::HashTable;
 use rustc_hash::FxBuildHasher;
 
+use crate::broken::Broken;
 use crate::compare::is_quiet;
-use crate::promise::{Broken, broken};
+use crate::promise::broken;
 use crate::state::State;
-use crate::{Fault, Scope, compare, fault, rebuild, record, serve};
-
-/// The possible next steps of one state.
-pub struct Steps<'a> {
-    from: &'a State,
-    next: Vec<Step>,
-    /// Steps to states with more stream entries than the model has room for.
-    unfollowed: usize,
-}
-
-pub struct Step {
-    pub name: &'static str,
-    pub fault: Option<Fault>,
-    pub to: State,
-}
-
-impl Steps<'_> {
-    /// Adds a step of the program; `act` returns `false` if the next state has no room for its entries.
-    pub fn take(&mut self, name: &'static str, act: impl FnOnce(&mut State) -> bool) {
-        let mut to = *self.from;
-        if !act(&mut to) {
-            self.unfollowed += 1;
-        } else if to != *self.from {
-            self.next.push(Step { name, fault: None, to });
-        }
-    }
-
-    /// Adds a fault.
-    pub fn inject(&mut self, fault: Fault, act: impl FnOnce(&mut State)) {
-        let mut to = *self.from;
-        act(&mut to);
-        self.next.push(Step { name: "fault", fault: Some(fault), to });
-    }
-}
+use crate::steps::{Step, Steps};
+use crate::{Scope, compare, inject, rebuild, record, serve};
 
 /// Every step from a state, and how many steps were dropped because the stream had no room.
 pub fn steps_from(state: &State, scope: &Scope) -> (Vec<Step>, usize) {
@@ -52,7 +21,7 @@ pub fn steps_from(state: &State, scope: &Scope) -> (Vec<Step>, usize) {
     record::steps(state, scope, &mut steps);
     rebuild::steps(state, scope, &mut steps);
     compare::steps(state, scope, &mut steps);
-    fault::steps(state, scope, &mut steps);
+    inject::steps(state, scope, &mut steps);
     (steps.next, steps.unfollowed)
 }
 

@@ -1,12 +1,12 @@
 //! The serving process: the fence's probe, claims (`lua/claim.lua`), publications (`lua/publish.lua`) and releases
 //! of units (`lua/release.lua`). Also the admin's actions: to cancel an order, to edit a total.
 
-use crate::promise::Broken;
-use crate::search::Steps;
+use crate::broken::Broken;
 use crate::state::{
     Coupon, Epoch, Marker, ORDERS, Order, Postgres, Publication, Redis, Releasing, State, Status, USERS, bit,
     counter, each, user_of,
 };
+use crate::steps::Steps;
 use crate::{Rule, Scope, postgres_loss};
 
 /// The fence's probe: whether Redis and Postgres match the fence row.

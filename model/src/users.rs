@@ -1,6 +1,6 @@
 //! What users and the operator did and were told. No process knows it; the promises are checked against it.
 
-use crate::promise::Broken;
+use crate::broken::Broken;
 use crate::state::{Orders, USERS};
 
 /// What users and the operator did and were told.

@@ -5,8 +5,9 @@ use std::collections::HashSet;
 use super::replay::Replay;
 use super::stores::Place;
 use super::{Change, Effect, EntryId, Event, Key, Line};
-use crate::search::{Path, Step, steps_from};
+use crate::search::{Path, steps_from};
 use crate::state::{self, Coupon, Marker, Order, State, Status, each, user_of};
+use crate::steps::Step;
 use crate::{Fault, Scope};
 
 const COUPON: &str = "c";

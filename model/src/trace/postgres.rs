@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::Change;
-use super::replay::{Memory, Sent};
+use super::memory::{Memory, Sent};
 use super::stores::{Row, Stores, is_live};
 
 /// The name of the transaction, or why no rule allows it in this state.

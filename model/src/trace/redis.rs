@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::replay::{Memory, agreement, units_held_more};
+use super::memory::{Memory, agreement, units_held_more};
 use super::stores::{Place, Redis, Stores};
 use super::{Effect, EntryId, Event};
 
