@@ -9,7 +9,7 @@ mod partition;
 mod time;
 
 pub use self::time::{InvalidTime, parse_time, rfc3339};
-pub use claim::{Claim, ClaimOutcome, Refusal};
+pub use claim::{Claim, ClaimOutcome, Refusal, is_idempotency_key};
 pub use coupon::{CouponSnapshot, CouponState, FieldDifference};
 pub use definition::{CouponPatch, Definition, InvalidDefinition, NewCoupon};
 pub use ids::{CouponId, InvalidId, OrderId, UserId};

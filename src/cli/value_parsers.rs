@@ -73,8 +73,7 @@ pub fn parse_title(text: &str) -> Result<String, String> {
 }
 
 pub fn parse_idempotency_key(text: &str) -> Result<String, String> {
-    let fits = (1..=config::IDEMPOTENCY_KEY_MAX_BYTES).contains(&text.len());
-    if fits && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+    if domain::is_idempotency_key(text.as_bytes()) {
         Ok(text.to_owned())
     } else {
         Err(format!("must be 1 to {} visible ASCII characters", config::IDEMPOTENCY_KEY_MAX_BYTES))

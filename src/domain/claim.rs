@@ -1,6 +1,13 @@
 //! A claim and its outcome.
 
 use super::{CouponId, OrderId, UserId};
+use crate::config;
+
+/// Whether a text is an `Idempotency-Key`: 1 to `IDEMPOTENCY_KEY_MAX_BYTES` visible ASCII characters.
+#[must_use]
+pub fn is_idempotency_key(text: &[u8]) -> bool {
+    (1..=config::IDEMPOTENCY_KEY_MAX_BYTES).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic)
+}
 
 /// One user's request for one unit.
 #[derive(Clone, Debug)]

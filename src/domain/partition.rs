@@ -4,7 +4,7 @@ use std::fmt;
 
 /// The number of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Partition(u16);
+pub struct Partition(i32);
 
 impl Partition {
     /// The one that every sale uses.
@@ -12,8 +12,8 @@ impl Partition {
 
     /// Its number, as the column `fence.partition` has it.
     #[must_use]
-    pub fn number(self) -> i32 {
-        self.0.into()
+    pub const fn number(self) -> i32 {
+        self.0
     }
 }
 

@@ -14,7 +14,7 @@ use super::problem::{Answer, Code, Problem};
 use super::request::{Request, coupon_id, order_id};
 use crate::claims::claim::Claimed;
 use crate::config;
-use crate::domain::{CouponId, Order, OrderId, OrderStatus, Refusal, UserId, rfc3339};
+use crate::domain::{CouponId, Order, OrderId, OrderStatus, Refusal, UserId, is_idempotency_key, rfc3339};
 use crate::orders::lookup::{FoundOrder, LiveOrder};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -155,11 +155,7 @@ fn check_idempotency_key(headers: &HeaderMap) -> Result<(), Problem> {
     let mut keys = headers.get_all(&IDEMPOTENCY_KEY).iter();
     match (keys.next(), keys.next()) {
         (None, _) => Ok(()),
-        (Some(key), None)
-            if (1..=most).contains(&key.len()) && key.as_bytes().iter().all(u8::is_ascii_graphic) =>
-        {
-            Ok(())
-        }
+        (Some(key), None) if is_idempotency_key(key.as_bytes()) => Ok(()),
         _ => Err(Problem::bad_request(format!(
             "Idempotency-Key is 1 to {most} visible ASCII characters, once"
         ))),

@@ -3,9 +3,10 @@
 use sqlx::{FromRow, PgConnection, PgExecutor};
 
 use super::{Pool, PostgresError};
+use crate::domain::Partition;
 
 /// The partition that every statement uses, as column `fence.partition` has it. There is only one.
-pub const PARTITION: i32 = 0;
+pub const PARTITION: i32 = Partition::DEFAULT.number();
 
 /// The row, and the state of the server that returned it.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]

@@ -8,7 +8,7 @@ use fred::types::Value;
 
 use super::{Redis, RedisError, array, integer, text};
 use crate::config;
-use crate::domain::{CouponId, OrderId, UserId};
+use crate::domain::{CouponId, OrderId, UserId, is_idempotency_key};
 
 /// Stands between the user and the slot in a field. No user id contains a control character.
 const SLOT_SEPARATOR: char = '\u{1f}';
@@ -79,14 +79,10 @@ impl<'a> StoredClaim<'a> {
 fn decode_value(value: &[u8]) -> Option<(OrderId, Option<&str>)> {
     let value = std::str::from_utf8(value).ok()?;
     match value.split_once(KEY_SEPARATOR) {
-        Some((order, key)) if is_idempotency_key(key) => Some((order.parse().ok()?, Some(key))),
+        Some((order, key)) if is_idempotency_key(key.as_bytes()) => Some((order.parse().ok()?, Some(key))),
         Some(_) => None,
         None => Some((value.parse().ok()?, None)),
     }
-}
-
-fn is_idempotency_key(key: &str) -> bool {
-    (1..=config::IDEMPOTENCY_KEY_MAX_BYTES).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic())
 }
 
 /// The order in a value of the claims hash.

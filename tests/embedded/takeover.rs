@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Uid;
 use seckill::config::STORE_LOG_MAX_BYTES;
+use seckill::data_dir::DataDir;
 use seckill::embedded::Embedded;
 use support::{temp_dir, until};
 
