@@ -76,7 +76,7 @@ impl ApiSlot {
         self.api.set(api).map_err(|_| anyhow::anyhow!("the API is opened once"))
     }
 
-    /// Sets what a client is told before there is an API.
+    /// Sets the status that clients get before there is an API.
     pub fn set_startup_status(&self, status: &str) {
         status.clone_into(&mut self.startup_status.lock().unwrap_or_else(PoisonError::into_inner));
     }

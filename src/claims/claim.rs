@@ -1,6 +1,6 @@
 //! One claim, from its arrival to what its user is told. Where the user holds a unit already and the order that holds
-//! it has ended, the unit is released first and the claim is made again: a user is never told of an ended order as of
-//! his own. How claims reach Redis is the batcher's part.
+//! it has ended, the unit is released and the claim is made again: an ended order is never the answer to a claim. The
+//! batcher sends claims to Redis.
 
 use std::time::Duration;
 
@@ -23,12 +23,12 @@ pub struct Claims {
 /// What became of a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Claimed {
-    /// A unit is the user's since now; `stock` is what was left just after.
+    /// The user has got a unit; `stock` is what was left just after.
     Accepted {
         order: Order,
         stock: i64,
     },
-    /// The user has held a unit since before: this order.
+    /// The user held a unit before this claim: this order.
     Held {
         order: Order,
         stock: i64,
@@ -44,7 +44,7 @@ pub enum ClaimError {
     /// A unit of an ended order could not be released.
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("whether your order still lives cannot be told without Postgres")]
+    #[error("whether your order is still live is not known without Postgres")]
     StatusUnknown,
     #[error("your earlier orders are just ending; send the claim again")]
     OrdersEnding,

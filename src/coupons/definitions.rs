@@ -148,7 +148,7 @@ impl Coupons {
                 continue;
             }
             let session = self.fence.require_session()?;
-            // Claims on their way are no rows yet: Redis decides first, and Postgres once more, about rows.
+            // Claims on their way have no row yet: Redis is checked first, then Postgres checks its rows.
             let held = claims_hash::held_units(&session.redis, id).await?;
             if edited.total < row.definition.total && edited.total < held {
                 return Err(CouponError::TotalTooLow { coupon: id.clone(), held });

@@ -62,7 +62,7 @@ pub struct UnreadableEvent {
 }
 
 impl OrderEvent {
-    /// Reads an entry's fields, name and value by turns.
+    /// Reads an entry's fields: names and values in turn.
     ///
     /// # Errors
     /// When a field is missing, is not UTF-8 or is not an id of its kind.

@@ -83,7 +83,7 @@ impl StoreFolder {
     /// Makes the folder if it is absent, and sets its mode.
     ///
     /// # Errors
-    /// When the path is no folder, or belongs to another user.
+    /// When the path is not a folder, or belongs to another user.
     pub fn prepare(path: PathBuf, user: StoreUser) -> Result<Self> {
         match DirBuilder::new().mode(0o700).create(&path) {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {}

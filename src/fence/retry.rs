@@ -10,7 +10,7 @@ use crate::config;
 use crate::postgres::PostgresError;
 use crate::redis::RedisError;
 
-/// Why there is no session.
+/// Why the fence has no session.
 #[derive(Debug)]
 pub enum Down {
     /// A store gives no answer, or another process rebuilds: the fence tries again soon.

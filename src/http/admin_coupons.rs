@@ -43,7 +43,7 @@ impl From<NewCouponBody> for NewCoupon {
     }
 }
 
-#[expect(clippy::option_option, reason = "a merge patch tells absent from null")]
+#[expect(clippy::option_option, reason = "a merge patch distinguishes absent from null")]
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CouponPatchBody {

@@ -92,7 +92,7 @@ fn finding(found: &str) -> &str {
 mod tests {
     use super::*;
 
-    #[expect(dead_code, reason = "only its reading is looked at")]
+    #[expect(dead_code, reason = "only the result of parsing is tested")]
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Sample {

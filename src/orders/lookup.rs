@@ -1,4 +1,4 @@
-//! Finds an order wherever it is: its row in Postgres, or the claims hash while it is on its way. Also waits for a row
+//! Finds an order: its row in Postgres, or its claim in the claims hash while it is on its way. Also waits for a row
 //! that is about to be written. Lists of recorded orders are plain queries and not here.
 
 use std::time::Duration;

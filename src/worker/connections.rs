@@ -39,7 +39,7 @@ impl<'a> Connections<'a> {
         Ok(epoch.map(|epoch| (redis, epoch)))
     }
 
-    /// The connection to Postgres. A new one is first compared with the WAL position that Redis has noted; if Postgres
+    /// The connection to Postgres. A new one is first compared with the WAL position that is recorded in Redis; if Postgres
     /// is behind it, the fence goes down.
     ///
     /// # Errors
