@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config;
 use crate::logs::info_or_warn;
 use crate::postgres::fence::FenceRow;
-use crate::postgres::{self, Postgres, PostgresError};
+use crate::postgres::{self, Postgres};
 use crate::redis::probe::RedisProbe;
 use crate::redis::{Redis, RedisServer};
 use durability::DurabilityWatch;
@@ -235,8 +235,8 @@ impl Fence {
         // Redis first: a WAL position in Redis is never ahead of what Postgres answers afterwards.
         let seen = crate::redis::probe::probe(redis).await?;
         let pool = postgres.pool.clone();
-        let row = within_probe_interval(async move { postgres::fence::read(&pool).await }).await;
-        let row = row.unwrap_or_else(|| Err(PostgresError::Transient("it gives no answer".into())));
+        let read = async move { postgres::fence::read(&pool).await };
+        let row = postgres::with_timeout(config::PROBE_INTERVAL, read).await;
         self.shared.outage.record(row.as_ref().err());
         match row {
             Ok(row) => {
@@ -283,19 +283,6 @@ impl Default for Fence {
 /// The number in an epoch: each new epoch has a higher one.
 fn counter(epoch: &str) -> u64 {
     epoch.split('-').next().and_then(|number| number.parse().ok()).unwrap_or(0)
-}
-
-/// Waits at most `PROBE_INTERVAL` for work on Postgres; `None` where it takes longer. The work goes on to its end: work
-/// on the connection pool is never dropped half-way.
-async fn within_probe_interval<T: Send + 'static>(
-    work: impl Future<Output = T> + Send + 'static,
-) -> Option<T> {
-    match tokio::time::timeout(config::PROBE_INTERVAL, tokio::spawn(work)).await {
-        Ok(done) => {
-            done.inspect_err(|panicked| tracing::error!("the fence's work panicked: {panicked}")).ok()
-        }
-        Err(_) => None,
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

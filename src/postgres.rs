@@ -59,6 +59,24 @@ pub enum PostgresError {
     Statement(String),
 }
 
+/// Waits at most `timeout` for work on the pool. The work goes on to its end: work on the pool is never dropped half-way.
+///
+/// # Errors
+/// Those of the work; `Transient` if it takes longer, `Statement` if it panics.
+pub async fn with_timeout<T: Send + 'static>(
+    timeout: Duration,
+    work: impl Future<Output = Result<T, PostgresError>> + Send + 'static,
+) -> Result<T, PostgresError> {
+    match tokio::time::timeout(timeout, tokio::spawn(work)).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(panicked)) => {
+            tracing::error!("work on Postgres panicked: {panicked}");
+            Err(PostgresError::Statement(panicked.to_string()))
+        }
+        Err(_) => Err(PostgresError::Transient("it gives no answer".into())),
+    }
+}
+
 impl Postgres {
     /// Prepares the pool; does not connect yet.
     ///

@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use crate::config;
 use crate::domain::{CouponId, Definition};
 use crate::fence::Session;
-use crate::postgres::{Postgres, PostgresError, coupons};
+use crate::postgres::{self, Postgres, PostgresError, coupons};
 
 /// Coupon ids in memory. A cheap handle; clones share one catalogue.
 #[derive(Clone)]
@@ -108,12 +108,9 @@ impl Catalogue {
     /// Refreshes, but waits at most `CATALOGUE_TIMEOUT`; without Postgres the catalogue stays as it was read last.
     pub async fn refresh_briefly(&self, max_age: Duration) {
         let catalogue = self.clone();
-        let refreshing = tokio::spawn(async move { catalogue.refresh(max_age).await });
-        match tokio::time::timeout(config::CATALOGUE_TIMEOUT, refreshing).await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => tracing::debug!("catalogue: {error}"),
-            Ok(Err(panicked)) => tracing::error!("catalogue: {panicked}"),
-            Err(_) => tracing::debug!("catalogue: Postgres gives no answer"),
+        let refresh = async move { catalogue.refresh(max_age).await };
+        if let Err(error) = postgres::with_timeout(config::CATALOGUE_TIMEOUT, refresh).await {
+            tracing::debug!("catalogue: {error}");
         }
     }
 

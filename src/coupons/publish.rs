@@ -7,7 +7,7 @@ use super::catalogue::Catalogue;
 use crate::config;
 use crate::domain::Definition;
 use crate::fence::{Fence, FenceState, Session, StoreError, postgres_loss, wal_position};
-use crate::postgres::{Postgres, coupons};
+use crate::postgres::{self, Postgres, PostgresError, coupons};
 use crate::redis::coupon_hash;
 use crate::redis::scripts::{self, Published};
 
@@ -85,31 +85,28 @@ pub async fn run(fence: Fence, postgres: Postgres, catalogue: Catalogue) {
         }
         let Ok(session) = fence.session() else { continue };
         let (fence, postgres) = (fence.clone(), postgres.clone());
-        let repeating = tokio::spawn(async move { repeat(&fence, &session, &postgres).await });
-        // The work goes on if Postgres hangs: work on the connection pool is never dropped half-way.
-        match tokio::time::timeout(config::PROBE_INTERVAL, repeating).await {
-            Ok(Ok(())) => {}
-            Ok(Err(panicked)) => tracing::error!("publishing panicked: {panicked}"),
-            Err(_) => tracing::debug!("publish: Postgres gives no answer"),
+        let repeat = async move { repeat(&fence, &session, &postgres).await };
+        if let Err(error) = postgres::with_timeout(config::PROBE_INTERVAL, repeat).await {
+            tracing::debug!("publish: {error}");
         }
         catalogue.refresh_briefly(config::PROBE_INTERVAL / 2).await;
     }
 }
 
 /// Publishes definitions that an earlier attempt did not bring to Redis.
-async fn repeat(fence: &Fence, session: &Session, postgres: &Postgres) {
-    let rows = match coupons::unpublished(&postgres.pool, config::FIRST_PUBLICATION_GRACE.as_secs_f64()).await
-    {
-        Ok(rows) => rows,
-        Err(error) => return tracing::debug!("publish: {error}"),
-    };
-    for row in rows {
+async fn repeat(fence: &Fence, session: &Session, postgres: &Postgres) -> Result<(), PostgresError> {
+    let grace_seconds = config::FIRST_PUBLICATION_GRACE.as_secs_f64();
+    for row in coupons::unpublished(&postgres.pool, grace_seconds).await? {
         let id = &row.definition.id;
         match publish(fence, session, postgres, false, &row.definition).await {
             Ok(()) => {
                 tracing::info!(coupon = %id, version = row.definition.version, "published coupon {id}, which an earlier attempt did not");
             }
-            Err(error) => return tracing::warn!(coupon = %id, "publishing coupon {id} failed: {error}"),
+            Err(error) => {
+                tracing::warn!(coupon = %id, "publishing coupon {id} failed: {error}");
+                break;
+            }
         }
     }
+    Ok(())
 }

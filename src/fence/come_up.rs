@@ -9,10 +9,10 @@ use tokio::sync::oneshot;
 use super::probe::{self, Difference};
 use super::rebuild::{self, Cause, Refused, Report};
 use super::retry::Down;
-use super::{Fence, FenceState, RedisClock, Session, lock, postgres_loss, within_probe_interval};
+use super::{Fence, FenceState, RedisClock, Session, lock, postgres_loss};
 use crate::config;
 use crate::postgres::fence::FenceRow;
-use crate::postgres::{Postgres, coupons};
+use crate::postgres::{self, Postgres, coupons};
 use crate::redis::{Redis, RedisServer, coupon_hash};
 
 impl Fence {
@@ -81,7 +81,8 @@ impl Fence {
         // Redis first: an edit reaches Postgres before Redis.
         let in_redis = coupon_hash::versions(redis).await.ok()?;
         let pool = postgres.pool.clone();
-        let in_postgres = within_probe_interval(async move { coupons::versions(&pool).await }).await?.ok()?;
+        let read = async move { coupons::versions(&pool).await };
+        let in_postgres = postgres::with_timeout(config::PROBE_INTERVAL, read).await.ok()?;
         postgres_loss::Definitions::compare(redis, &in_redis, &in_postgres).await.ok()?.why()
     }
 

@@ -63,7 +63,7 @@ impl Stores {
     /// Where Postgres does not answer within `PROBE_INTERVAL`.
     pub async fn outbox_rows(&self) -> Result<u64, PostgresError> {
         let pool = self.postgres.pool.clone();
-        with_timeout(async move { outbox::count(&pool).await }).await
+        postgres::with_timeout(config::PROBE_INTERVAL, async move { outbox::count(&pool).await }).await
     }
 
     async fn redis(&self) -> Result<(), String> {
@@ -81,11 +81,14 @@ impl Stores {
 
     async fn postgres(&self) -> Result<FenceRow, PostgresError> {
         let pool = self.postgres.pool.clone();
-        let row = with_timeout(async move { postgres::fence::read(&pool).await }).await;
+        let row =
+            postgres::with_timeout(config::PROBE_INTERVAL, async move { postgres::fence::read(&pool).await })
+                .await;
         if row.is_err() {
             // The pool hides why it gets no connection; a new one says why.
             let server = self.postgres.clone();
-            with_timeout(async move { server.dedicated().await.map(drop) }).await?;
+            postgres::with_timeout(config::PROBE_INTERVAL, async move { server.dedicated().await.map(drop) })
+                .await?;
         }
         row
     }
@@ -105,15 +108,4 @@ fn compare_identity(row: &FenceRow) -> Result<(), String> {
 async fn ask_on_a_new_connection(server: &RedisServer) -> Result<(), RedisError> {
     let redis = server.connect().await?;
     server_info::now_ms(&redis).await.map(drop)
-}
-
-/// Waits at most `PROBE_INTERVAL` for a query; the query goes on to its end.
-async fn with_timeout<T: Send + 'static>(
-    query: impl Future<Output = Result<T, PostgresError>> + Send + 'static,
-) -> Result<T, PostgresError> {
-    match tokio::time::timeout(config::PROBE_INTERVAL, tokio::spawn(query)).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(panicked)) => Err(PostgresError::Statement(panicked.to_string())),
-        Err(_) => Err(PostgresError::Transient("it gives no answer".into())),
-    }
 }
