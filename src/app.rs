@@ -148,17 +148,17 @@ async fn sell(
     let Some(core) = Core::start(&args.stores, addresses, tasks, stop, set_status).await? else {
         return Ok(());
     };
-    let domain = core.domain(args.http.max_backlog);
-    http.api.open(Arc::new(core.api(&domain, credentials)?))?;
+    let api = Arc::new(core.api(args.http.max_backlog, credentials)?);
+    http.api.open(api.clone())?;
     let worker_stop = CancellationToken::new();
     let workers = core.run_workers(args.workers.clone(), &worker_stop);
     if is_demo {
-        let opening = Box::pin(demo::open(&core.fence, &domain, args, http.address, credentials));
+        let opening = Box::pin(demo::open(&api, args, http.address, credentials));
         if let Some(text) = stop.unless_stopped(opening).await {
             print_beside_the_sale(text?)?;
         }
     }
-    drop(domain);
+    drop(api);
     stop.token().cancelled().await;
 
     // First HTTP, which makes work, then the workers, which do it; claims accepted until then are in the stream.

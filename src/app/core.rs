@@ -1,5 +1,5 @@
 //! The parts that every process has, with or without HTTP: connections, the fence with the tasks that depend on it, and
-//! the handles of the domain.
+//! the API that is made of them.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub struct Core {
     server: RedisServer,
     postgres: Postgres,
     catalogue: Catalogue,
-    pub fence: Fence,
+    fence: Fence,
     pub waiters: OrderWaiters,
     tasks: Tasks,
     /// Ends the tasks below, and those of `waiters`.
@@ -41,14 +41,6 @@ pub struct Core {
     fence_task: JoinHandle<Option<()>>,
     publisher: JoinHandle<Option<()>>,
     reconciling: JoinHandle<Option<()>>,
-}
-
-/// The handles through which claims, orders and coupons are used.
-pub struct Domain {
-    pub claims: Claims,
-    pub orders: Orders,
-    pub coupons: Coupons,
-    pub snapshots: Snapshots,
 }
 
 impl Core {
@@ -100,28 +92,19 @@ impl Core {
         }))
     }
 
-    pub fn domain(&self, max_backlog: u64) -> Domain {
-        let batcher = Batcher::new(self.fence.clone(), self.catalogue.clone(), max_backlog);
-        let orders = Orders::new(self.waiters.clone(), self.fence.clone(), self.postgres.clone());
-        let snapshots = Snapshots::new(self.fence.clone());
+    /// What the handlers call.
+    pub fn api(&self, max_backlog: u64, credentials: &CredentialSettings) -> anyhow::Result<Api> {
         let (fence, postgres, catalogue) =
             (self.fence.clone(), self.postgres.clone(), self.catalogue.clone());
-        Domain {
+        let batcher = Batcher::new(fence.clone(), catalogue.clone(), max_backlog);
+        let orders = Orders::new(self.waiters.clone(), fence.clone(), postgres.clone());
+        let snapshots = Snapshots::new(fence.clone());
+        Ok(Api {
             claims: Claims::new(batcher, orders.clone(), catalogue.clone()),
             orders,
-            coupons: Coupons::new(fence, postgres, catalogue, snapshots.clone()),
+            coupons: Coupons::new(fence.clone(), postgres.clone(), catalogue.clone(), snapshots.clone()),
+            catalogue,
             snapshots,
-        }
-    }
-
-    pub fn api(&self, domain: &Domain, credentials: &CredentialSettings) -> anyhow::Result<Api> {
-        let (fence, postgres) = (self.fence.clone(), self.postgres.clone());
-        Ok(Api {
-            claims: domain.claims.clone(),
-            orders: domain.orders.clone(),
-            coupons: domain.coupons.clone(),
-            catalogue: self.catalogue.clone(),
-            snapshots: domain.snapshots.clone(),
             stores: Stores::new(fence.clone(), self.server.clone(), postgres.clone()),
             reconciler: Reconciler { fence: fence.clone(), postgres: postgres.clone() },
             fence,

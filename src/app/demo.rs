@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::Context;
 use time::OffsetDateTime;
 
-use super::core::Domain;
 use crate::cli::ServeArgs;
 use crate::cli::demo::{DemoText, demo_text};
 use crate::cli::token::mint_token;
@@ -14,26 +13,26 @@ use crate::config::{self, CredentialSettings};
 use crate::coupons::definitions::{CouponError, Coupons, ExpectedVersion};
 use crate::data_dir::DataDir;
 use crate::domain::{CouponPatch, NewCoupon, UserId};
-use crate::fence::{Fence, FenceState};
+use crate::fence::FenceState;
+use crate::http::Api;
 
 const USER: &str = "alice";
 
 /// Waits until claims are taken, makes the coupons, and returns the text.
 pub async fn open(
-    fence: &Fence,
-    domain: &Domain,
+    api: &Api,
     args: &ServeArgs,
     address: SocketAddr,
     credentials: &CredentialSettings,
 ) -> anyhow::Result<String> {
-    fence.subscribe().wait_for(|state| matches!(state, FenceState::Up(_))).await?;
+    api.fence.subscribe().wait_for(|state| matches!(state, FenceState::Up(_))).await?;
     let opens = OffsetDateTime::now_utc() + config::DEMO_OPENS_AFTER;
-    offer(&domain.coupons, sample("coffee", "A free coffee", 100, None)?).await?;
-    offer(&domain.coupons, sample("tea", "A pot of tea", 100, Some(opens))?).await?;
+    offer(&api.coupons, sample("coffee", "A free coffee", 100, None)?).await?;
+    offer(&api.coupons, sample("tea", "A pot of tea", 100, Some(opens))?).await?;
     let gone = sample("gone", "The last biscuit", 1, None)?;
     let id = gone.id.clone();
-    offer(&domain.coupons, gone).await?;
-    domain.claims.claim(&id, &"demo".parse()?, Duration::ZERO).await.context("the demo's own claim")?;
+    offer(&api.coupons, gone).await?;
+    api.claims.claim(&id, &"demo".parse()?, Duration::ZERO).await.context("the demo's own claim")?;
 
     let user: UserId = USER.parse()?;
     let secret = credentials.jwt_secret.as_deref().unwrap_or_default();
