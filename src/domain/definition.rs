@@ -133,12 +133,18 @@ fn check(definition: &Definition) -> Result<(), InvalidDefinition> {
     Ok(())
 }
 
+/// Whether a text is a title: 1 to `TITLE_MAX_CHARS` characters, none of them control characters.
+#[must_use]
+pub fn is_title(text: &str) -> bool {
+    (1..=config::TITLE_MAX_CHARS).contains(&text.chars().count()) && !text.chars().any(char::is_control)
+}
+
 /// Checks a title that the request names; an old title is not checked, so that it cannot block a pause.
 fn check_title(title: &str) -> Result<(), InvalidDefinition> {
-    let most = config::TITLE_MAX_CHARS;
-    if (1..=most).contains(&title.chars().count()) && !title.chars().any(char::is_control) {
+    if is_title(title) {
         return Ok(());
     }
+    let most = config::TITLE_MAX_CHARS;
     Err(invalid(format!("title is 1 to {most} characters, none of them control characters")))
 }
 

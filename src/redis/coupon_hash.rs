@@ -9,7 +9,7 @@ use fred::types::Value;
 
 use super::{RedisError, text};
 use crate::config;
-use crate::domain::{CouponId, CouponSnapshot, Definition, FieldDifference};
+use crate::domain::{CouponId, CouponSnapshot, Definition, FieldDifference, is_title};
 
 pub use read::{first_inconsistent, read, read_hash, read_one, scan, snapshot, versions};
 
@@ -222,9 +222,7 @@ impl CouponHash {
     }
 
     fn title(&self) -> Option<&str> {
-        let title = self.text("title")?;
-        let fits = (1..=config::TITLE_MAX_CHARS).contains(&title.chars().count());
-        (fits && !title.chars().any(char::is_control)).then_some(title)
+        self.text("title").filter(|title| is_title(title))
     }
 
     /// 0 stands for no time.
