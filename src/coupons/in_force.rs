@@ -163,7 +163,7 @@ async fn renew(
 }
 
 /// A row that is read after the hash is never older than the hash, unless Postgres has lost an edit: then claims wait
-/// for a person.
+/// for an operator.
 async fn check_lost_edit(
     fence: &Fence,
     session: &Session,

@@ -113,8 +113,8 @@ pub async fn rebuild(
     {
         return wait_for_an_operator(&mut session, sign, &row).await;
     }
-    let Source { epoch, lost } = begin(&redis, &mut session, &seen, &row, cause, sign.is_some()).await?;
-    let decided = decide_and_apply(&redis, &mut session, &epoch, lost, compared.unknown).await;
+    let Source { epoch, trust } = begin(&redis, &mut session, &seen, &row, cause, sign.is_some()).await?;
+    let decided = decide_and_apply(&redis, &mut session, &epoch, trust, compared.unknown).await;
     let (report, definitions) = match decided {
         Err(error) => {
             // An older copy of Postgres has taken its place since the probe.
@@ -151,8 +151,7 @@ async fn wait_for_an_operator(
 /// What a rebuild is based on.
 struct Source {
     epoch: String,
-    /// How far Redis is believed, if Postgres has lost commits.
-    lost: Option<Trust>,
+    trust: Trust,
 }
 
 /// Steps 2 and 3: sets the new epoch in Postgres, then in Redis.
@@ -183,8 +182,7 @@ async fn begin(
     if !redis_rebuild::begin(redis, &epoch).await? {
         bail!(NEWER);
     }
-    let lost = is_lost.then_some(Trust { after_loss: true, is_believed: false, may_cancel });
-    Ok(Source { epoch, lost })
+    Ok(Source { epoch, trust: Trust { after_loss: is_lost, is_believed: false, may_cancel } })
 }
 
 fn log(report: &Report, started: Instant) {
@@ -227,7 +225,7 @@ async fn decide_and_apply(
     redis: &Redis,
     session: &mut RebuildSession,
     epoch: &str,
-    lost: Option<Trust>,
+    trust: Trust,
     unknown: Vec<CouponId>,
 ) -> anyhow::Result<(Report, Vec<Definition>)> {
     let building = marker::building_marker(epoch);
@@ -259,13 +257,13 @@ async fn decide_and_apply(
     report.adopted = unknown;
     let mut plans = Vec::with_capacity(ids.len());
     for ((id, definition), (claims, stored)) in ids.iter().zip(&mut definitions).zip(hashes) {
-        if lost.is_none() {
+        if !trust.after_loss {
             refuse_newer(definition, &stored)?;
         }
         let events = events.remove(id).unwrap_or_default();
-        let trust = lost.map_or_else(Trust::default, |lost| Trust { is_believed: stored.adds_up(), ..lost });
+        let trust = Trust { is_believed: trust.after_loss && stored.adds_up(), ..trust };
         let mut plan = decide_coupon(&mut decision, epoch, id, claims, &events, trust).await?;
-        if lost.is_some() && !report.adopted.contains(id) {
+        if trust.after_loss && !report.adopted.contains(id) {
             report.edits.extend(definitions::settle(&mut decision, definition, &stored, plan.held).await?);
         }
         report.add(&mut plan);

@@ -31,7 +31,7 @@ pub struct Plan {
 }
 
 /// How far Redis is believed after Postgres has lost commits.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Trust {
     /// Postgres has lost commits; else none of this is used.
     pub after_loss: bool,
@@ -137,18 +137,19 @@ async fn live_orders(
             // A row that the API cannot have made holds its unit in Postgres only.
             let Ok(user) = name.parse::<UserId>() else { return };
             let claim = claims.get(name).copied();
-            let has_rival = claim.is_some() || of_events.contains_key(name);
-            if claim != Some(order) && (trust.is_believed || trust.after_loss && has_rival) {
+            let is_held = claim == Some(order);
+            let has_rival = (claim.is_some() && !is_held) || of_events.contains_key(name);
+            if !is_held && (trust.is_believed || trust.after_loss && has_rival) {
                 not_held.push((user, order));
                 return;
             }
             plan.held += 1;
-            if claim == Some(order) {
+            if is_held {
                 claims.remove(name);
             } else {
                 plan.set.push((user.clone(), order));
             }
-            if (claim.is_some() && claim != Some(order)) || of_events.contains_key(name) {
+            if has_rival {
                 live.insert(user, order);
             }
         })
