@@ -221,8 +221,11 @@ fn dead_letters(unseen: i64) -> Finding {
     if unseen == 0 {
         return Finding::green("dead-letters", "no unseen dead letters");
     }
-    let letters = pluralize(unseen.unsigned_abs(), "order event", "order events");
-    let what = format!("{letters} could not be recorded and are not marked as seen");
+    let what = pluralize(
+        unseen.unsigned_abs(),
+        "order event could not be recorded and is not marked as seen",
+        "order events could not be recorded and are not marked as seen",
+    );
     Finding::yellow("dead-letters", what, "`seckill dead list`, then replay or discard each")
 }
 
