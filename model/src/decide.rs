@@ -1,6 +1,6 @@
 //! What a rebuild decides: which user keeps which order, and which definition is in force (`fence/rebuild/decide.rs`).
 
-use crate::state::{Coupon, Order, Orders, Rebuilder, State, USERS, bit, each, user_of};
+use crate::state::{Coupon, ORDERS, Order, Orders, Rebuilder, State, Status, USERS, bit, each, user_of};
 use crate::{Rule, Scope, postgres_loss};
 
 /// Records the definition that an ordered rebuild showed to the operator. The operator then knows what is in force,
@@ -14,6 +14,26 @@ pub fn show_definition(next: &mut State, mine: &Rebuilder, is_edited: bool) {
         None => u8::MAX,
     };
     next.users.in_force = next.users.in_force.min(known);
+}
+
+/// The reserved orders.
+pub fn reserved(state: &State) -> Orders {
+    with_status(state, Status::Reserved)
+}
+
+/// The confirmed orders.
+pub fn confirmed(state: &State) -> Orders {
+    with_status(state, Status::Confirmed)
+}
+
+/// The orders that have a row.
+pub fn recorded(state: &State) -> Orders {
+    !with_status(state, Status::None)
+}
+
+fn with_status(state: &State, status: Status) -> Orders {
+    let is_it = |order: &Order| state.postgres.status[usize::from(*order)] == status;
+    (0..ORDERS as u8).filter(is_it).fold(0, |set, order| set | bit(order))
 }
 
 pub struct Plan {

@@ -2,7 +2,7 @@
 //! transaction and acknowledgement. The search takes them in every order, with faults between any two, and
 //! checks each state that it reaches: no promise is broken, and the system can still come to rest.
 //!
-//! `state` is what both stores and all processes hold. `serve`, `record`, `rebuild` and `compare` are the
+//! `state` is what both stores and all processes hold. `serve`, `record`, `transition`, `rebuild` and `compare` are the
 //! program's steps; `decide` and `postgres_loss` are the decisions that they share. `fault` and `inject` are what
 //! goes wrong, `promise` is what must hold, `search` is the search. Each rule of the protocol can be switched off ([`Rule`]):
 //! the search then finds a shortest path to a broken promise. `trace` checks a recorded run against the rules.
@@ -26,6 +26,7 @@ mod serve;
 mod state;
 mod steps;
 pub mod trace;
+mod transition;
 mod users;
 
 pub use broken::Broken;
@@ -106,6 +107,21 @@ pub enum Rule {
     DeletedEntriesStay,
     /// The consumer group is created at the beginning of the stream.
     GroupAtZero,
+    /// An order is confirmed, cancelled or expired only in the epoch of its session, and never on a Postgres that lost
+    /// commits.
+    TransitionsAreFenced,
+    /// The statement that confirms or ends an order checks its status and its time to pay itself.
+    TransitionsAreConditional,
+    /// A confirm is in time only before `reserved_until`, whether or not the sweeper has come.
+    DeadlineDecides,
+    /// A confirm is answered only after its WAL position is recorded in Redis.
+    ConfirmNotesPosition,
+    /// The transaction that ends an order also puts its unit into the outbox.
+    EndsReturnTheUnit,
+    /// After a Postgres loss, the time to pay of every reserved order starts again: its confirm may be lost.
+    LossRestartsDeadlines,
+    /// A withdrawn unit is released only after Redis has the lowered total.
+    ReleaseAwaitsVersion,
 }
 
 /// What a search includes.
@@ -119,8 +135,14 @@ pub struct Scope {
     pub rebuilders: usize,
     /// Whether the comparison beside live claims runs.
     pub compares: bool,
-    /// How many orders may be cancelled.
+    /// How many orders may be cancelled or revoked, with their units returned to stock.
     pub cancels: u8,
+    /// Whether orders are recorded as reserved, and expire.
+    pub reserves: bool,
+    /// How many confirms arrive.
+    pub confirms: u8,
+    /// How many orders may be revoked with their units withdrawn from the total.
+    pub withdraws: u8,
     /// Changes of the total, in this order; 0 pauses the coupon instead.
     pub edits: &'static [i8],
     /// How many rebuilds the operator may order although nothing is wrong.
@@ -144,6 +166,9 @@ impl Scope {
             rebuilders: 1,
             compares: false,
             cancels: 0,
+            reserves: false,
+            confirms: 0,
+            withdraws: 0,
             edits: &[],
             orders: 0,
             faults: &[],

@@ -207,7 +207,12 @@ fn decide(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
     let plan = decide::plan(state, scope, index);
     let is_edited = plan.definition.version != state.postgres.coupon.version;
     // Its writes wait for the transaction that locks the rows.
-    let writes = plan.rejected | plan.cancelled != 0 || is_edited;
+    let restarts = if state.rebuilders[index].postgres_lost && scope.has(Rule::LossRestartsDeadlines) {
+        decide::reserved(state)
+    } else {
+        0
+    };
+    let writes = plan.rejected | plan.cancelled | restarts != 0 || is_edited;
     if state.row_is_locked() && writes {
         return;
     }
@@ -232,6 +237,13 @@ fn decide(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
         for order in each(plan.rejected) {
             next.postgres.status[usize::from(order)] = Status::Rejected;
             next.postgres.outbox |= bit(order);
+        }
+        next.due &= !restarts;
+        // The rebuild reports every reserved order: the operator compares them with the payments.
+        next.users.confirmed &= !restarts;
+        if mine.postgres_lost {
+            // An order without a row is recorded as reserved, with a time to pay of its own.
+            next.users.confirmed &= decide::recorded(next);
         }
         next.postgres.coupon = plan.definition;
         next.postgres.position += u8::from(next.backup.is_some() && writes);

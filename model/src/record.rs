@@ -84,8 +84,8 @@ fn read(state: &State, scope: &Scope, worker: usize, epoch: Epoch, steps: &mut S
     }
 }
 
-/// Whether a transaction of this epoch may write; checked under the fence's shared lock.
-fn may_write(state: &State, scope: &Scope, epoch: Epoch) -> bool {
+/// Whether a transaction of this epoch may record, reject, confirm or end an order; checked under the fence's shared lock.
+pub fn may_write(state: &State, scope: &Scope, epoch: Epoch) -> bool {
     let postgres = &state.postgres;
     let same_epoch = !scope.has(Rule::RecordingEpoch) || postgres.row.epoch == epoch;
     let same_server = !scope.has(Rule::PostgresIdentity)
@@ -129,8 +129,9 @@ fn insert(
             });
         }
     } else {
+        let status = if scope.reserves { Status::Reserved } else { Status::Confirmed };
         steps.take("a worker inserts an order", |next| {
-            next.workers[worker] = Worker::Open(epoch, generation, order, Status::Live);
+            next.workers[worker] = Worker::Open(epoch, generation, order, status);
             true
         });
     }
@@ -163,6 +164,7 @@ fn commit(worker: usize, (epoch, generation, order): (Epoch, u8, Order), status:
     let is_rejected = status == Status::Rejected;
     steps.take("a worker commits", |next| {
         next.postgres.status[usize::from(order)] = status;
+        next.due &= !bit(order);
         if is_rejected {
             next.postgres.outbox |= bit(order);
         } else {

@@ -1,13 +1,13 @@
 //! The serving process: the fence's probe, claims (`lua/claim.lua`), publications (`lua/publish.lua`) and releases
-//! of units (`lua/release.lua`). Also the admin's actions: to cancel an order, to edit a total.
+//! of units (`lua/release.lua`). Also the admin's edits of a total.
 
 use crate::broken::Broken;
 use crate::state::{
-    Coupon, Epoch, Marker, ORDERS, Order, Postgres, Publication, Redis, Releasing, State, Status, USERS, bit,
-    counter, each, user_of,
+    Coupon, Epoch, Marker, Order, Postgres, Publication, Redis, Releasing, State, USERS, bit, counter, each,
+    user_of,
 };
 use crate::steps::Steps;
-use crate::{Rule, Scope, postgres_loss};
+use crate::{Rule, Scope, postgres_loss, transition};
 
 /// The fence's probe: whether Redis and Postgres match the fence row.
 #[must_use]
@@ -77,6 +77,8 @@ pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
         }
         admin_actions(state, scope, steps);
     }
+    transition::steps(state, scope, steps);
+    transition::pass_time(state, steps);
     publish(state, scope, steps);
     release(state, scope, steps);
 }
@@ -141,6 +143,9 @@ fn claim(state: &State, scope: &Scope, epoch: Epoch, user: usize, steps: &mut St
 fn repeat(next: &mut State, scope: &Scope, held: Order) -> bool {
     if next.postgres.dead() & bit(held) != 0 {
         if scope.has(Rule::RepeatAsksPostgres) {
+            if !may_release(next, scope, held) {
+                return true;
+            }
             note_position(next, scope, next.postgres.position);
             release_unit(&mut next.redis, held, scope);
         } else {
@@ -151,10 +156,16 @@ fn repeat(next: &mut State, scope: &Scope, held: Order) -> bool {
 }
 
 /// Records the WAL position of a commit in Redis before an effect of that commit.
-fn note_position(next: &mut State, scope: &Scope, position: u8) {
+pub fn note_position(next: &mut State, scope: &Scope, position: u8) {
     if scope.has(Rule::EffectsNotePosition) {
         next.redis.noted = next.redis.noted.max(position);
     }
+}
+
+/// Whether the unit of an ended order may return: Redis has the total without it, if it was withdrawn.
+fn may_release(state: &State, scope: &Scope, order: Order) -> bool {
+    let version = state.redis.coupon.map_or(0, |coupon| coupon.version);
+    !scope.has(Rule::ReleaseAwaitsVersion) || version >= state.postgres.released_after(order)
 }
 
 /// `release.lua`, with the rules that can be switched off.
@@ -170,24 +181,12 @@ pub fn release_unit(redis: &mut Redis, order: Order, scope: &Scope) {
     }
 }
 
-/// Cancelled orders and edits of the coupon. Both write the coupon's row, so they wait while a transaction locks it.
+/// Edits of the coupon. They write the coupon's row, so they wait while a transaction locks it.
 fn admin_actions(state: &State, scope: &Scope, steps: &mut Steps) {
     // A commit on an older copy could bring it to the recorded position before a process has probed it.
     let may_be_older = state.backup.is_some() && !agrees(&state.redis, &state.postgres, scope);
     if state.row_is_locked() || may_be_older {
         return;
-    }
-    if state.cancels < scope.cancels {
-        for order in (0..ORDERS as u8).filter(|&o| state.postgres.status[usize::from(o)] == Status::Live) {
-            steps.take("an order is cancelled", |next| {
-                next.cancels += 1;
-                next.postgres.status[usize::from(order)] = Status::Cancelled;
-                next.postgres.coupon.stock += 1;
-                next.postgres.outbox |= bit(order);
-                next.postgres.position += u8::from(next.backup.is_some());
-                true
-            });
-        }
     }
     if let Some(&change) = scope.edits.get(usize::from(state.edits))
         && state.postgres.coupon.stock + change >= 0
@@ -289,7 +288,7 @@ fn release(state: &State, scope: &Scope, steps: &mut Steps) {
         }
         Releasing::Picked(epoch, order, position) => steps.take("a unit is released", |next| {
             next.server.releasing = Releasing::Idle;
-            if passes(next, epoch, scope) {
+            if passes(next, epoch, scope) && may_release(next, scope, order) {
                 note_position(next, scope, position);
                 release_unit(&mut next.redis, order, scope);
                 next.server.releasing = Releasing::Answered(order);

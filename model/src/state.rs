@@ -4,8 +4,10 @@
 mod processes;
 mod stores;
 
-pub use self::processes::{Comparison, Publication, Rebuilder, Releasing, Server, Stage, Worker};
-pub use self::stores::{Coupon, Entry, Marker, Place, Postgres, Redis, Row, Status, Stream};
+pub use self::processes::{
+    Comparison, Publication, Rebuilder, Releasing, Server, Stage, Transition, TransitionKind, Worker,
+};
+pub use self::stores::{Coupon, Entry, Marker, Place, Postgres, Redis, Row, Status, Stream, Withdrawal};
 pub use crate::users::{ToCompare, Users};
 
 /// Number of users. Order `2 * user + attempt` belongs to `user`.
@@ -59,6 +61,10 @@ pub struct State {
     pub users: Users,
     pub faults: u8,
     pub cancels: u8,
+    pub confirms: u8,
+    pub withdraws: u8,
+    /// Orders whose time to pay has passed.
+    pub due: Orders,
     pub edits: u8,
     pub orders: u8,
 }

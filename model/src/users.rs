@@ -12,6 +12,9 @@ pub struct Users {
     pub accepted: Orders,
     /// Accepted orders that no store held any more after a fault: they need not exist.
     pub excused: Orders,
+    /// Orders whose confirm was answered. Revoked orders leave the set, and after a Postgres loss those that the rebuild
+    /// reports: it lists every reserved order.
+    pub confirmed: Orders,
     /// Whether the total was lowered: an accepted claim may then be rejected.
     pub lowered: bool,
     /// Whether something is lost that only a comparison finds. A whole comparison that begins later clears it.
