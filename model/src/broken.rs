@@ -9,6 +9,8 @@ pub enum Broken {
     ConfirmedLate,
     /// A client was told that an order is confirmed, and the order ended, or is not confirmed at rest.
     ConfirmLost,
+    /// A claim was accepted although the order of an earlier claim with the same key had not ended.
+    SecondUnitForKey,
     /// A repeat got an order that had ended.
     DeadOrderAnswered,
     /// Claims were accepted after a Postgres loss, before the operator had ordered a rebuild.

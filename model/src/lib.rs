@@ -7,8 +7,11 @@
 //! goes wrong, `promise` is what must hold, `search` is the search. Each rule of the protocol can be switched off ([`Rule`]):
 //! the search then finds a shortest path to a broken promise. `trace` checks a recorded run against the rules.
 //!
-//! Not modelled: several coupons and partitions, limits above one, sale windows, batches, unreadable entries,
-//! time. One coupon, two users and two workers showed every failure of the protocol that is known so far.
+//! With a limit of one unit the two holders of units are two users. With a limit of two they are the two slots of one
+//! user, whose claims have idempotency keys.
+//!
+//! Not modelled: several coupons and partitions, sale windows, batches, unreadable entries; of time only that the time
+//! to pay passes. One coupon, two users and two workers showed every failure of the protocol that is known so far.
 
 #![expect(clippy::cast_possible_truncation, reason = "all numbers of a scope are below ten")]
 
@@ -122,6 +125,12 @@ pub enum Rule {
     LossRestartsDeadlines,
     /// A withdrawn unit is released only after Redis has the lowered total.
     ReleaseAwaitsVersion,
+    /// A claim whose key one of the user's slots holds is answered with the order in that slot.
+    KeyIsHeld,
+    /// Events and rows carry the key, and a rebuild writes it into the claims hash.
+    RebuildKeepsKeys,
+    /// After a Postgres loss, a claim or event without a row proves that a live order with the same key had ended.
+    SameKeyCancels,
 }
 
 /// What a search includes.
@@ -129,8 +138,10 @@ pub enum Rule {
 pub struct Scope {
     /// Units of the coupon.
     pub total: i8,
-    /// How many orders each user may claim, one after the other; at most two.
+    /// How many orders each user may claim, one after the other; at most two. With slots: how many with each key.
     pub claims: [u8; state::USERS],
+    /// Whether there is one user with two slots and two keys instead of two users with one unit each.
+    pub slots: bool,
     pub workers: usize,
     pub rebuilders: usize,
     /// Whether the comparison beside live claims runs.
@@ -162,6 +173,7 @@ impl Scope {
         Self {
             total: 1,
             claims: [1, 1],
+            slots: false,
             workers: 1,
             rebuilders: 1,
             compares: false,

@@ -278,9 +278,15 @@ fn apply(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
             true
         });
     };
-    on_redis(state, scope, index, "a rebuild applies a field", steps, move |next, index, _| {
+    on_redis(state, scope, index, "a rebuild applies a field", steps, move |next, index, scope| {
         let before = next.redis.held();
         next.redis.claims[user] = mine.kept[user];
+        if let Some(order) = mine.kept[user]
+            && scope.slots
+            && !scope.has(Rule::RebuildKeepsKeys)
+        {
+            next.redis.keyless |= bit(order);
+        }
         let moved = before - next.redis.held();
         if let Some(coupon) = &mut next.redis.coupon {
             coupon.stock += moved;

@@ -1,7 +1,9 @@
 //! The workers (`worker/`): read the marker, read an entry, record it in one transaction, acknowledge it.
 
 use crate::serve::note_loss;
-use crate::state::{Entry, Epoch, Marker, Order, Place, State, Status, ToCompare, Worker, bit, user_of};
+use crate::state::{
+    Entry, Epoch, Marker, ORDERS, Order, Place, State, Status, ToCompare, Worker, bit, user_of,
+};
 use crate::steps::Steps;
 use crate::{Rule, Scope};
 
@@ -115,7 +117,12 @@ fn insert(
             true
         });
     }
-    let has_other = postgres.live(user_of(order)).is_some();
+    let has_key = |other: &Order| {
+        scope.slots
+            && postgres.status[usize::from(*other)].is_live()
+            && state.users.key_of(*other) == state.users.key_of(order)
+    };
+    let has_other = postgres.live(user_of(order)).is_some() || (0..ORDERS as u8).any(|other| has_key(&other));
     if postgres.has_row(order) {
         steps.take("a worker finds its order recorded", |next| {
             next.workers[worker] = Worker::Ended(epoch, generation, order, false);

@@ -73,7 +73,11 @@ pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
     probe(state, scope, steps);
     if let Some(epoch) = state.server.session {
         for user in 0..USERS {
-            claim(state, scope, epoch, user, steps);
+            if scope.slots {
+                claim_with_key(state, scope, epoch, user, steps);
+            } else {
+                claim(state, scope, epoch, user, steps);
+            }
         }
         admin_actions(state, scope, steps);
     }
@@ -125,18 +129,63 @@ fn claim(state: &State, scope: &Scope, epoch: Epoch, user: usize, steps: &mut St
         if let Some(held) = next.redis.claims[user] {
             return repeat(next, scope, held);
         }
-        if coupon.stock <= 0 || coupon.paused {
+        accept(next, coupon, user, order)
+    });
+}
+
+/// A claim of the one user of a coupon with a limit of two. The script looks for the key in both slots, then takes the
+/// first free one.
+fn claim_with_key(state: &State, scope: &Scope, epoch: Epoch, key: usize, steps: &mut Steps) {
+    if state.users.sent[key] >= scope.claims[key] {
+        return;
+    }
+    let redis = &state.redis;
+    let has_key = |order: &Order| state.users.key_of(*order) == key && redis.keyless & bit(*order) == 0;
+    let held = redis.claims.iter().flatten().copied().find(has_key).filter(|_| scope.has(Rule::KeyIsHeld));
+    let slot = redis.claims.iter().position(Option::is_none);
+    let unused = |slot: usize| {
+        let first = 2 * slot as u8;
+        [first, first + 1].into_iter().find(|&order| state.users.accepted & bit(order) == 0)
+    };
+    let new = slot.and_then(unused);
+    if held.is_none() && new.is_none() {
+        return;
+    }
+    steps.take("a user claims", |next| {
+        if !passes(next, epoch, scope) {
             return true;
         }
-        if coupon.version < next.users.in_force {
-            next.users.broken = Some(Broken::SoldByOldDefinition);
+        let Some(coupon) = next.redis.coupon else { return true };
+        if let Some(held) = held {
+            return repeat(next, scope, held);
         }
-        next.redis.coupon = Some(Coupon { stock: coupon.stock - 1, ..coupon });
-        next.redis.claims[user] = Some(order);
-        next.users.sent[user] += 1;
-        next.users.accepted |= bit(order);
-        next.redis.stream.as_mut().is_some_and(|stream| stream.add(order))
+        let Some(order) = new else { return true };
+        let is_live = |other: &Order| !next.postgres.status[usize::from(*other)].is_dead();
+        let earlier = each(next.users.accepted & !next.users.excused);
+        let has_earlier =
+            earlier.filter(|&other| next.users.key_of(other) == key).any(|other| is_live(&other));
+        if has_earlier && coupon.stock > 0 && !coupon.paused {
+            next.users.broken = Some(Broken::SecondUnitForKey);
+        }
+        let has_room = accept(next, coupon, key, order);
+        next.users.second_key |= next.users.accepted & (bit(order) * key as u8);
+        has_room
     });
+}
+
+/// Accepts a claim, if a unit is left.
+fn accept(next: &mut State, coupon: Coupon, user: usize, order: Order) -> bool {
+    if coupon.stock <= 0 || coupon.paused {
+        return true;
+    }
+    if coupon.version < next.users.in_force {
+        next.users.broken = Some(Broken::SoldByOldDefinition);
+    }
+    next.redis.coupon = Some(Coupon { stock: coupon.stock - 1, ..coupon });
+    next.redis.claims[user_of(order)] = Some(order);
+    next.users.sent[user] += 1;
+    next.users.accepted |= bit(order);
+    next.redis.stream.as_mut().is_some_and(|stream| stream.add(order))
 }
 
 /// The user holds a unit already. If its order has ended, the unit is released first, and the claim runs again.

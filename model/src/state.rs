@@ -10,7 +10,7 @@ pub use self::processes::{
 pub use self::stores::{Coupon, Entry, Marker, Place, Postgres, Redis, Row, Status, Stream, Withdrawal};
 pub use crate::users::{ToCompare, Users};
 
-/// Number of users. Order `2 * user + attempt` belongs to `user`.
+/// Number of users, or of slots of the one user. Order `2 * user + attempt` belongs to `user`.
 pub const USERS: usize = 2;
 pub const ORDERS: usize = 2 * USERS;
 pub const WORKERS: usize = 2;

@@ -1,13 +1,22 @@
 //! What users and the operator did and were told. No process knows it; the promises are checked against it.
 
 use crate::broken::Broken;
-use crate::state::{Orders, USERS};
+use crate::state::{Order, Orders, USERS, bit};
+
+impl Users {
+    #[must_use]
+    pub fn key_of(&self, order: Order) -> usize {
+        usize::from(self.second_key & bit(order) != 0)
+    }
+}
 
 /// What users and the operator did and were told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Users {
-    /// How many claims each user has made.
+    /// How many claims each user has made. With slots: how many with each key.
     pub sent: [u8; USERS],
+    /// With slots: orders whose claim had the second key.
+    pub second_key: Orders,
     /// Orders whose claim was accepted.
     pub accepted: Orders,
     /// Accepted orders that no store held any more after a fault: they need not exist.

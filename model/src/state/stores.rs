@@ -98,6 +98,8 @@ pub struct Redis {
     /// The claims hash: the order that each user holds.
     pub claims: [Option<Order>; USERS],
     pub stream: Option<Stream>,
+    /// Held orders whose value in the claims hash lacks the key.
+    pub keyless: Orders,
     /// The highest position of Postgres's WAL that was recorded in Redis.
     pub noted: u8,
 }

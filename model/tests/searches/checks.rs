@@ -50,8 +50,13 @@ pub fn breaks(rules: &'static [Rule], scope: &Scope) -> (Broken, Path) {
         let outcome = search(&Scope { without: Vec::leak(others), ..scope.clone() }, MAX_STATES).outcome;
         assert!(matches!(outcome, Outcome::Holds), "with {left:?} in force: {outcome:?}");
     }
+    breaks_somewhere(rules, scope, MAX_STATES)
+}
+
+/// The same for a scope that is too large to be searched whole.
+pub fn breaks_somewhere(rules: &'static [Rule], scope: &Scope, max_states: usize) -> (Broken, Path) {
     let without = Scope { without: rules, ..scope.clone() };
-    match search(&without, MAX_STATES).outcome {
+    match search(&without, max_states).outcome {
         Outcome::Breaks(broken, path) => {
             // A replay sees only what the stores do: not an answer, and not a server that refuses without a reason. It
             // does not follow a change from one server to another.
