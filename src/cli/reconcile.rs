@@ -77,6 +77,12 @@ fn rebuild_text(report: &Value) -> String {
             lines.push(format!("{name}  {id}  ({what})"));
         }
     }
+    if let Some(orders @ 1..) = report["restarted"].as_u64() {
+        lines.push(format!(
+            "restarted  the time to pay of {orders} reserved orders  (their confirms may be lost: compare them with the \
+             payments)"
+        ));
+    }
     lines.join("\n")
 }
 

@@ -71,6 +71,9 @@ pub struct Report {
     /// After Postgres lost commits: live orders that Redis did not hold, where Redis may be behind. They stay live, and an
     /// operator may have to cancel them.
     pub unheld: Vec<OrderId>,
+    /// After Postgres lost commits: the number of reserved orders. Their confirms may be lost, so their time to pay
+    /// starts again.
+    pub restarted: u64,
     /// After Postgres lost commits: coupons that only Redis knew.
     pub adopted: Vec<CouponId>,
     /// After Postgres lost commits: definitions that were adopted from Redis, or that nothing confirms.
@@ -186,8 +189,9 @@ async fn begin(
 }
 
 fn log(report: &Report, started: Instant) {
-    let Report { epoch, coupons, claims, changed, resent, rejected, cancelled, unheld, adopted, edits } =
+    let Report { epoch, coupons, claims, changed, resent, rejected, cancelled, unheld, restarted, .. } =
         report;
+    let Report { adopted, edits, .. } = report;
     let named = cancelled.len() + unheld.len() + adopted.len() + edits.len();
     let found_nothing = changed + resent + rejected + named == 0;
     info_or_warn!(
@@ -214,6 +218,12 @@ fn log(report: &Report, started: Instant) {
     }
     for order in unheld {
         tracing::warn!(%order, "order {order} stays live, although Redis did not hold it: lost commits may have ended it");
+    }
+    if *restarted > 0 {
+        tracing::warn!(
+            "the time to pay of {restarted} reserved orders starts again: Postgres had lost commits, so compare these \
+             orders with the payments"
+        );
     }
     for order in cancelled {
         tracing::warn!(%order, "order {order} was cancelled: Postgres had lost commits, and Redis does not hold it");
@@ -268,6 +278,9 @@ async fn decide_and_apply(
         }
         report.add(&mut plan);
         plans.push(plan);
+    }
+    if trust.after_loss {
+        report.restarted = decision.restart_deadlines().await?;
     }
     decision.commit().await?;
 

@@ -200,6 +200,18 @@ impl Decision<'_> {
         Ok(())
     }
 
+    /// Starts the time to pay of every reserved order again, and returns the number of orders.
+    pub async fn restart_deadlines(&mut self) -> Result<u64, PostgresError> {
+        let restarted = sqlx::query(
+            "update orders o set reserved_until = clock_timestamp() + make_interval(secs => c.reserve_seconds)
+             from coupons c
+             where c.id = o.coupon_id and o.status = 'reserved' and c.reserve_seconds is not null",
+        )
+        .execute(&mut *self.transaction)
+        .await?;
+        Ok(restarted.rows_affected())
+    }
+
     /// Inserts a coupon that only Redis has, and returns its total. The orders that Redis holds are recorded later.
     pub async fn adopt(&mut self, definition: &Definition) -> Result<i64, PostgresError> {
         coupons::adopt(&mut self.transaction, definition).await

@@ -109,7 +109,7 @@ pub async fn settle(
 fn decide(ours: &Definition, stored: &CouponHash, locked: LockedCoupon, held: usize) -> Option<Verdict> {
     let theirs = stored.definition(&ours.id).filter(|_| stored.adds_up());
     match theirs {
-        Some(theirs) if theirs.version > ours.version => Some(adopt_edit(theirs, locked)),
+        Some(theirs) if theirs.version > ours.version => Some(adopt_edit(theirs, locked, held)),
         Some(theirs) if theirs.version >= locked.published_version && theirs.version < ours.version => None,
         Some(theirs)
             if theirs.version == ours.version
@@ -122,15 +122,16 @@ fn decide(ours: &Definition, stored: &CouponHash, locked: LockedCoupon, held: us
     }
 }
 
-/// Adopts Redis's definition. A total below the number of live orders is raised, and the coupon paused.
-fn adopt_edit(theirs: Definition, locked: LockedCoupon) -> Verdict {
-    let total = theirs.total.max(locked.live);
+/// Adopts Redis's definition. A total below the number of live orders or of held units is raised, and the coupon paused:
+/// the edit that lowered the total may have withdrawn the unit of an order whose end is lost.
+fn adopt_edit(theirs: Definition, locked: LockedCoupon, held: usize) -> Verdict {
+    let total = theirs.total.max(locked.live).max(to_units(held));
     if total == theirs.total {
         return Verdict { definition: theirs, outcome: Outcome::Adopted, undone: Vec::new(), why: None };
     }
     let definition = Definition { total, paused: true, version: theirs.version + 1, ..theirs.clone() };
     let undone = changes(&theirs, &definition);
-    let why = Some("more orders are live in Postgres than its total");
+    let why = Some("more units are held than its total");
     Verdict { definition, outcome: Outcome::Paused, undone, why }
 }
 

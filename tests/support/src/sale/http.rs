@@ -88,7 +88,13 @@ impl Sale {
 
     /// Creates a coupon without a window.
     pub async fn create(&self, coupon: &str, total: i64) {
-        let body = json!({"id": coupon, "total": total});
+        self.create_with(coupon, json!({"total": total})).await;
+    }
+
+    /// Creates a coupon with these fields.
+    pub async fn create_with(&self, coupon: &str, fields: Value) {
+        let mut body = json!({"id": coupon});
+        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         let answer = self.admin(Method::POST, "/v1/admin/coupons", Some(body)).await;
         assert_eq!(answer.status, 201, "{}", answer.text);
     }
