@@ -60,6 +60,8 @@ fn applies(state: &State, scope: &Scope, kind: TransitionKind, order: Order) -> 
     let is_due = state.due & bit(order) != 0;
     match (kind, state.postgres.status[usize::from(order)]) {
         (TransitionKind::Confirm, Status::Reserved) => !is_due || !scope.has(Rule::DeadlineDecides),
+        // A repeat, whose answer also needs the WAL position of the commit.
+        (TransitionKind::Confirm, Status::Confirmed) => scope.reserves,
         (TransitionKind::End, Status::Reserved) => !is_due,
         // A revocation.
         (TransitionKind::End | TransitionKind::Withdraw, Status::Confirmed) => true,
@@ -115,7 +117,7 @@ fn apply(next: &mut State, scope: &Scope, kind: TransitionKind, order: Order) {
     let status = &mut postgres.status[usize::from(order)];
     *status = match kind {
         TransitionKind::Confirm => {
-            if next.due & bit(order) != 0 {
+            if *status == Status::Reserved && next.due & bit(order) != 0 {
                 next.users.broken = Some(Broken::ConfirmedLate);
             }
             Status::Confirmed
