@@ -1,5 +1,6 @@
 //! The program's words as types and pure rules. No input or output here.
 
+mod audit;
 mod claim;
 mod coupon;
 mod definition;
@@ -9,6 +10,7 @@ mod partition;
 mod time;
 
 pub use self::time::{InvalidTime, parse_time, rfc3339};
+pub use audit::{AuditAction, Origin};
 pub use claim::{Claim, ClaimOutcome, Refusal, is_idempotency_key};
 pub use coupon::{CouponSnapshot, CouponState, FieldDifference};
 pub use definition::{CouponPatch, Definition, InvalidDefinition, NewCoupon, is_title};
