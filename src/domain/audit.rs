@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use super::FieldChange;
+
 /// Who asked for a change: it goes into the audit log with the change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
@@ -52,6 +54,18 @@ impl Origin {
 }
 
 impl AuditAction {
+    /// The word for an edit of these fields.
+    #[must_use]
+    pub fn of_edit(changes: &[FieldChange]) -> Self {
+        match changes {
+            [FieldChange { field: "paused", to, .. }] if to.as_bool() == Some(true) => Self::Pause,
+            [FieldChange { field: "paused", .. }] => Self::Resume,
+            [FieldChange { field: "total", from, to }] if to.as_i64() > from.as_i64() => Self::Restock,
+            [FieldChange { field: "total", .. }] => Self::Withdraw,
+            _ => Self::Edit,
+        }
+    }
+
     /// As column `audit_log.action` and the API have it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -1,13 +1,13 @@
 //! Table `audit_log`: who changed what. Rows are only added, each in the transaction of its change.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgConnection, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Pool, PostgresError};
-use crate::domain::{AuditAction, CouponId, OrderId, Origin};
+use crate::domain::{AuditAction, CouponId, Definition, OrderId, Origin};
 
 /// One change that is to be recorded.
 #[derive(Clone, Debug)]
@@ -20,6 +20,32 @@ pub struct AuditEntry<'a> {
     pub old: Option<Value>,
     /// The changed fields after it.
     pub new: Option<Value>,
+}
+
+impl<'a> AuditEntry<'a> {
+    /// A new coupon with its fields.
+    #[must_use]
+    pub fn of_new(origin: &'a Origin, action: AuditAction, new: &'a Definition) -> Self {
+        let fields = new.fields().into_iter().map(|(field, value)| (field.to_owned(), value));
+        let new_fields = Some(Value::Object(fields.collect()));
+        Self { origin, action, coupon: Some(&new.id), order: None, old: None, new: new_fields }
+    }
+
+    /// An edit with the fields that it changed; `None` if it changed none.
+    #[must_use]
+    pub fn of_edit(origin: &'a Origin, from: &Definition, to: &'a Definition) -> Option<Self> {
+        let changes = from.changes(to);
+        let action = AuditAction::of_edit(&changes);
+        let (mut old, mut new) = (Map::new(), Map::new());
+        for change in changes {
+            old.insert(change.field.to_owned(), change.from);
+            new.insert(change.field.to_owned(), change.to);
+        }
+        let (coupon, is_empty) = (Some(&to.id), new.is_empty());
+        let entry =
+            Self { origin, action, coupon, order: None, old: Some(old.into()), new: Some(new.into()) };
+        (!is_empty).then_some(entry)
+    }
 }
 
 /// Records a change. `connection` must be in the transaction that makes the change.
@@ -44,6 +70,14 @@ pub async fn record(connection: &mut PgConnection, entry: &AuditEntry<'_>) -> Re
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Records a change that is not one of Postgres's rows.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn record_alone(pool: &Pool, entry: &AuditEntry<'_>) -> Result<(), PostgresError> {
+    record(&mut *pool.acquire().await?, entry).await
 }
 
 /// A row of the table.

@@ -1,11 +1,14 @@
 //! The audit log: rows are added in the transaction of their change, and never changed or removed.
 
-use seckill::domain::{AuditAction, OrderId, Origin};
+use seckill::domain::{AuditAction, Definition, OrderId, Origin};
 use seckill::postgres::audit::{self, AuditEntry, AuditFilter, AuditRow};
+use seckill::postgres::coupons::{self, Edited};
+use seckill::postgres::dead_letters;
 use serde_json::json;
 use sqlx::Connection;
+use support::definition;
 
-use crate::harness::Database;
+use crate::harness::{Database, event, rebuild_session};
 
 fn entry(origin: &Origin) -> AuditEntry<'_> {
     let action = AuditAction::Discard;
@@ -48,6 +51,45 @@ async fn a_change_that_is_rolled_back_leaves_no_row() {
     audit::record(&mut transaction, &entry(&Origin::admin("r1"))).await.unwrap();
     transaction.rollback().await.unwrap();
     assert_eq!(rows(&database, &AuditFilter::default()).await, []);
+}
+
+#[tokio::test]
+async fn a_change_that_cannot_be_put_on_record_is_not_made() {
+    let database = Database::new("audit_refused").await;
+    let pool = &database.postgres.pool;
+    let coffee = database.create("coffee", 5).await;
+    database.execute("insert into dead_letters (fields, error) values ('', 'x'), ('', 'y')").await.unwrap();
+    database.execute("alter table audit_log add check (actor <> 'admin')").await.unwrap();
+    let origin = Origin::admin("r1");
+    assert!(coupons::insert(pool, &definition("tea", 5), &origin).await.is_err());
+    let (old, edited) = (definition("coffee", 5), definition("coffee", 9));
+    assert!(coupons::edit(pool, &old, &edited, &origin).await.is_err());
+    assert!(dead_letters::mark_seen(pool, 1, None, &origin).await.is_err());
+    assert!(dead_letters::mark_replaced(pool, 2, &coffee, OrderId::mint(), &origin).await.is_err());
+    database.execute("update coupons set stock = 3").await.unwrap();
+    assert!(coupons::recount_stock(pool, &coffee, &origin).await.is_err());
+    let mut session = rebuild_session(&database.postgres).await;
+    assert!(session.start_epoch("2-beef", "", "", false, Some(&entry(&origin))).await.is_err());
+
+    assert_eq!(database.number("select sum(total)::bigint from coupons").await, 5);
+    assert_eq!(database.number("select sum(stock)::bigint from coupons").await, 3);
+    assert_eq!(database.number("select count(*) from dead_letters where seen_at is null").await, 2);
+    assert_eq!(database.number("select count(*) from fence where epoch = '2-beef'").await, 0);
+}
+
+#[tokio::test]
+async fn an_edit_that_is_refused_leaves_no_row() {
+    let database = Database::new("audit_refused_edit").await;
+    let pool = &database.postgres.pool;
+    let coffee = database.create("coffee", 5).await;
+    database.recorded(&[&event(&coffee, "alice"), &event(&coffee, "bob")]).await;
+    let origin = Origin::admin("r1");
+    let (old, lower) = (definition("coffee", 5), definition("coffee", 1));
+    assert_eq!(coupons::edit(pool, &old, &lower, &origin).await.unwrap(), Edited::TotalTooLow);
+    let stale = Definition { version: 7, ..old };
+    assert_eq!(coupons::edit(pool, &stale, &lower, &origin).await.unwrap(), Edited::Stale);
+    let kept = rows(&database, &AuditFilter::default()).await;
+    assert_eq!(kept.iter().map(|row| row.action.as_str()).collect::<Vec<_>>(), ["create"]);
 }
 
 #[tokio::test]
