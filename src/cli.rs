@@ -16,6 +16,7 @@ mod bench;
 pub mod claim;
 mod client;
 mod coupon;
+mod coupon_log;
 mod dead;
 pub mod demo;
 mod doctor;
@@ -55,7 +56,7 @@ pub enum Command {
 /// Commands that end by themselves.
 #[derive(Subcommand)]
 pub enum OneShot {
-    /// Create, list, show, edit, pause and resume coupons
+    /// Create, list, show, edit, pause and resume coupons, and show who changed them
     #[command(subcommand)]
     Coupon(coupon::CouponCommand),
     /// Claim a unit for a user

@@ -1,5 +1,6 @@
 //! The program's words as types and pure rules. No input or output here.
 
+mod audit;
 mod claim;
 mod coupon;
 mod definition;
@@ -9,9 +10,10 @@ mod partition;
 mod time;
 
 pub use self::time::{InvalidTime, parse_time, rfc3339};
+pub use audit::{AuditAction, Origin};
 pub use claim::{Claim, ClaimOutcome, Refusal, is_idempotency_key};
 pub use coupon::{CouponSnapshot, CouponState, FieldDifference};
-pub use definition::{CouponPatch, Definition, InvalidDefinition, NewCoupon, is_title};
+pub use definition::{CouponPatch, Definition, FieldChange, InvalidDefinition, NewCoupon, is_title};
 pub use ids::{CouponId, InvalidId, OrderId, UserId};
 pub use order::{Order, OrderEvent, OrderStatus, UnreadableEvent};
 pub use partition::Partition;

@@ -27,6 +27,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
+use crate::domain::Origin;
 use crate::logs::info_or_warn;
 use crate::postgres::fence::FenceRow;
 use crate::postgres::{self, Postgres};
@@ -56,8 +57,8 @@ struct Shared {
     doubted: Notify,
     /// Proof that this epoch no longer holds, until a rebuild has dealt with it.
     evidence: Mutex<Option<Evidence>>,
-    /// The operator who ordered a rebuild and waits for its report.
-    ordered: Mutex<Option<oneshot::Sender<Result<Report, String>>>>,
+    /// The rebuild that an operator has ordered.
+    ordered: Mutex<Option<OrderedRebuild>>,
     /// Ends the pause before the next attempt: an ordered rebuild, or new evidence while the fence is down.
     wanted: Notify,
     /// Why claims wait for an operator; the first reason is kept.
@@ -71,6 +72,12 @@ struct Shared {
     outage: OutageWatch,
     /// Notified when entries left the order stream, or the group, and no comparison has explained it.
     misses_entries: Notify,
+}
+
+/// A rebuild that an operator has ordered; the operator waits for the report.
+struct OrderedRebuild {
+    origin: Origin,
+    answer: oneshot::Sender<Result<Report, String>>,
 }
 
 #[derive(Clone)]
@@ -145,13 +152,13 @@ impl Fence {
     }
 
     /// Takes the fence down, rebuilds, also over a Postgres that has lost commits, and returns what was done. Only an
-    /// operator may order it.
+    /// operator may order it: the order goes into the audit log.
     ///
     /// # Errors
     /// With the reason why the rebuild was not finished; the fence tries again by itself.
-    pub async fn order_rebuild(&self) -> Result<Report, String> {
+    pub async fn order_rebuild(&self, origin: Origin) -> Result<Report, String> {
         let (answer, answered) = oneshot::channel();
-        *lock(&self.shared.ordered) = Some(answer);
+        *lock(&self.shared.ordered) = Some(OrderedRebuild { origin, answer });
         if let Ok(session) = self.session() {
             self.take_down(&session.epoch, "a rebuild was ordered");
         }

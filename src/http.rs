@@ -5,6 +5,7 @@
 mod admin;
 mod admin_coupons;
 mod answer;
+mod audit;
 pub mod auth;
 mod body;
 mod claims;

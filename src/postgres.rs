@@ -5,6 +5,7 @@
 //! may be cancelled spawn it, and Postgres itself enforces the timeouts. A dedicated connection may be dropped at any
 //! time, also during a statement.
 
+pub mod audit;
 pub mod coupons;
 pub mod dead_letters;
 pub mod fence;

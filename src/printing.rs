@@ -41,6 +41,12 @@ pub fn stdout_takes_colours() -> bool {
     io::stdout().is_terminal() && !are_colours_unwanted()
 }
 
+/// The width of the terminal that shows stdout, in columns; `None` if stdout is no terminal.
+#[must_use]
+pub fn stdout_width_columns() -> Option<u16> {
+    terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| width.0)
+}
+
 fn are_colours_unwanted() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }

@@ -14,6 +14,7 @@ pub use error::ReconcileError;
 pub use report::{ComparisonReport, Difference};
 
 use crate::config;
+use crate::domain::Origin;
 use crate::fence::{Fence, FenceState, Session, wal_position};
 use crate::metrics;
 use crate::postgres::Postgres;
@@ -39,12 +40,13 @@ enum Check {
 }
 
 impl Reconciler {
-    /// Compares everything once for an operator and, with `fix`, repairs.
+    /// Compares everything once for an operator and, with the origin of an order to do so, repairs. The audit log has each
+    /// kind of repair of each coupon before the repair begins.
     ///
     /// # Errors
     /// If a store cannot serve, the fence is down, or the epoch changes during the comparison.
-    pub async fn compare(&self, fix: bool) -> Result<ComparisonReport, ReconcileError> {
-        self.compare_all(if fix { RepairLevel::Ordered } else { RepairLevel::None }).await
+    pub async fn compare(&self, fix: Option<Origin>) -> Result<ComparisonReport, ReconcileError> {
+        self.compare_all(fix.map_or(RepairLevel::None, RepairLevel::Ordered)).await
     }
 
     async fn compare_all(&self, level: RepairLevel) -> Result<ComparisonReport, ReconcileError> {

@@ -12,7 +12,7 @@ use crate::cli::token::mint_token;
 use crate::config::{self, CredentialSettings};
 use crate::coupons::definitions::{CouponError, Coupons, ExpectedVersion};
 use crate::data_dir::DataDir;
-use crate::domain::{CouponPatch, NewCoupon, UserId};
+use crate::domain::{CouponPatch, NewCoupon, Origin, UserId};
 use crate::fence::FenceState;
 use crate::http::Api;
 
@@ -63,11 +63,11 @@ fn sample(id: &str, title: &str, total: i64, starts_at: Option<OffsetDateTime>) 
 /// Makes a coupon, or sets a new opening for the one that an earlier demo made.
 async fn offer(coupons: &Coupons, coupon: NewCoupon) -> anyhow::Result<()> {
     let patch = CouponPatch { starts_at: Some(coupon.starts_at), ..CouponPatch::default() };
-    let id = coupon.id.clone();
-    match coupons.create(coupon).await {
+    let (id, origin) = (coupon.id.clone(), Origin::system(None));
+    match coupons.create(coupon, &origin).await {
         Ok(_) => Ok(()),
         Err(CouponError::Exists(_)) => {
-            coupons.edit(&id, &patch, &ExpectedVersion::Any).await?;
+            coupons.edit(&id, &patch, &ExpectedVersion::Any, &origin).await?;
             Ok(())
         }
         Err(error) => Err(error.into()),

@@ -5,12 +5,12 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
-use super::WrongUsage;
 use super::client::{Client, ClientArgs};
 use super::output::{columns, field, named_row, table};
 use super::value_parsers::{
     TimeOrNone, parse_reserve_seconds, parse_time, parse_time_or_none, parse_title, rfc3339,
 };
+use super::{WrongUsage, coupon_log};
 use crate::config::{PER_USER_LIMIT_MAX, TOTAL_MAX_UNITS, parse_whole};
 use crate::domain::CouponId;
 
@@ -30,6 +30,8 @@ pub enum CouponCommand {
     Pause(CouponArgs),
     /// Accept claims again
     Resume(CouponArgs),
+    /// Show what admins have changed, newest first; `--json` shows the request ids too
+    Log(CouponArgs),
 }
 
 #[derive(Args)]
@@ -110,6 +112,7 @@ pub async fn run(command: CouponCommand) -> anyhow::Result<()> {
         CouponCommand::Edit(args) => edit(args).await,
         CouponCommand::Pause(args) => set_paused(&args, true).await,
         CouponCommand::Resume(args) => set_paused(&args, false).await,
+        CouponCommand::Log(args) => coupon_log::run(&args.coupon, &args.client).await,
     }
 }
 

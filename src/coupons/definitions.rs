@@ -10,7 +10,7 @@ use super::publish::publish;
 use super::snapshots::Snapshots;
 use crate::config;
 use crate::domain::{
-    CouponId, CouponPatch, CouponSnapshot, Definition, FieldDifference, InvalidDefinition, NewCoupon,
+    CouponId, CouponPatch, CouponSnapshot, Definition, FieldDifference, InvalidDefinition, NewCoupon, Origin,
 };
 use crate::fence::{Fence, StoreError};
 use crate::postgres::coupons::{self, CouponRow, Edited};
@@ -100,10 +100,10 @@ impl Coupons {
     ///
     /// # Errors
     /// Where the definition breaks a limit, another coupon of that id exists, or it is saved and not in force in time.
-    pub async fn create(&self, new: NewCoupon) -> Result<Created, CouponError> {
+    pub async fn create(&self, new: NewCoupon, origin: &Origin) -> Result<Created, CouponError> {
         let definition = new.define()?;
         let session = self.fence.require_session()?;
-        let is_new = coupons::insert(&self.postgres.pool, &definition).await?;
+        let is_new = coupons::insert(&self.postgres.pool, &definition, origin).await?;
         if is_new {
             let published = publish(&self.fence, &session, &self.postgres, true, &definition).await;
             published.map_err(CouponError::NotPublished)?;
@@ -133,6 +133,7 @@ impl Coupons {
         id: &CouponId,
         patch: &CouponPatch,
         expected: &ExpectedVersion,
+        origin: &Origin,
     ) -> Result<AdminCoupon, CouponError> {
         let deadline = Instant::now() + config::COUPON_EDIT_TIMEOUT;
         while Instant::now() < deadline {
@@ -153,7 +154,7 @@ impl Coupons {
             if edited.total < row.definition.total && edited.total < held {
                 return Err(CouponError::TotalTooLow { coupon: id.clone(), held });
             }
-            match coupons::edit(&self.postgres.pool, &edited).await? {
+            match coupons::edit(&self.postgres.pool, &row.definition, &edited, origin).await? {
                 Edited::Done => {
                     let edited = Definition { version: edited.version + 1, ..edited };
                     let published = publish(&self.fence, &session, &self.postgres, false, &edited).await;

@@ -1,8 +1,9 @@
 //! A coupon's definition, and the limits of a new or an edited one.
 
+use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::CouponId;
+use super::{CouponId, rfc3339};
 use crate::config;
 
 /// A coupon as the admin defined it; `version` grows by one with every edit.
@@ -18,6 +19,14 @@ pub struct Definition {
     pub reserve_seconds: Option<i32>,
     pub unlisted: bool,
     pub version: i64,
+}
+
+/// A field of a definition before and after an edit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldChange {
+    pub field: &'static str,
+    pub from: Value,
+    pub to: Value,
 }
 
 /// A coupon that is to be created. Limits are those of the HTTP documentation.
@@ -48,6 +57,34 @@ pub struct CouponPatch {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidDefinition(String);
+
+impl Definition {
+    /// Every field that an admin sets, with its value as the API shows it; times in whole ms, as Redis has them.
+    #[must_use]
+    pub fn fields(&self) -> [(&'static str, Value); 8] {
+        let time = |time: Option<OffsetDateTime>| {
+            let ms = time.and_then(|time| i64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok());
+            Value::from(ms.map(rfc3339))
+        };
+        [
+            ("total", self.total.into()),
+            ("paused", self.paused.into()),
+            ("title", self.title.as_str().into()),
+            ("starts_at", time(self.starts_at)),
+            ("ends_at", time(self.ends_at)),
+            ("per_user_limit", self.per_user_limit.into()),
+            ("reserve_seconds", self.reserve_seconds.into()),
+            ("unlisted", self.unlisted.into()),
+        ]
+    }
+
+    /// The fields in which another definition of the coupon differs.
+    #[must_use]
+    pub fn changes(&self, to: &Self) -> Vec<FieldChange> {
+        let pairs = self.fields().into_iter().zip(to.fields()).filter(|((_, from), (_, to))| from != to);
+        pairs.map(|((field, from), (_, to))| FieldChange { field, from, to }).collect()
+    }
+}
 
 impl NewCoupon {
     /// The definition, if it is within every limit.

@@ -4,12 +4,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::oneshot;
-
 use super::probe::{self, Difference};
-use super::rebuild::{self, Cause, Refused, Report};
+use super::rebuild::{self, Cause, Refused};
 use super::retry::Down;
-use super::{Fence, FenceState, RedisClock, Session, lock, postgres_loss};
+use super::{Fence, FenceState, OrderedRebuild, RedisClock, Session, lock, postgres_loss};
 use crate::config;
 use crate::postgres::fence::FenceRow;
 use crate::postgres::{self, Postgres, coupons};
@@ -51,7 +49,8 @@ impl Fence {
                 if order.is_some() || !is_repeated {
                     self.stay_down(&difference.sentence, difference.is_normal);
                 }
-                let cause = Cause { evidence, difference, ordered: order.is_some(), is_repeated };
+                let ordered_by = order.as_ref().map(|order| order.origin.clone());
+                let cause = Cause { evidence, difference, ordered_by, is_repeated };
                 self.rebuild(server, postgres, &cause, order).await?;
                 is_rebuilt = true;
                 continue;
@@ -110,7 +109,7 @@ impl Fence {
         server: &RedisServer,
         postgres: &Postgres,
         cause: &Cause,
-        order: Option<oneshot::Sender<Result<Report, String>>>,
+        order: Option<OrderedRebuild>,
     ) -> Result<(), Down> {
         let rebuilding = rebuild::rebuild(server, postgres, cause);
         let outcome = match tokio::time::timeout(config::REBUILD_TIMEOUT, rebuilding).await {
@@ -123,7 +122,11 @@ impl Fence {
         });
         if let Some(order) = order {
             // The client that ordered the rebuild may be gone.
-            drop(order.send(outcome.map(Option::unwrap_or_default).map_err(|error| format!("{error:#}"))));
+            drop(
+                order
+                    .answer
+                    .send(outcome.map(Option::unwrap_or_default).map_err(|error| format!("{error:#}"))),
+            );
         }
         down.map_or(Ok(()), Err)
     }

@@ -11,15 +11,17 @@ use std::time::Instant;
 use anyhow::bail;
 use futures_util::{FutureExt, StreamExt};
 use serde::Serialize;
+use serde_json::json;
 
 use super::postgres_loss::{self, Sign};
 use super::probe::{self, Difference};
 use super::{Evidence, counter};
 use crate::config;
-use crate::domain::{CouponId, Definition, OrderEvent, OrderId};
+use crate::domain::{AuditAction, CouponId, Definition, OrderEvent, OrderId, Origin};
 use crate::logs::info_or_warn;
 use crate::metrics;
 use crate::postgres::Postgres;
+use crate::postgres::audit::AuditEntry;
 use crate::postgres::fence::FenceRow;
 use crate::postgres::rebuild::RebuildSession;
 use crate::redis::claims_hash::ClaimsHash;
@@ -49,8 +51,8 @@ pub struct Cause {
     pub evidence: Option<Evidence>,
     /// What differs, for the log and the metrics.
     pub difference: Difference,
-    /// An operator ordered it, also over a Postgres that has lost commits.
-    pub ordered: bool,
+    /// The operator who ordered it, also over a Postgres that has lost commits; `None` if the fence started it.
+    pub ordered_by: Option<Origin>,
     /// The rebuild before this one failed: the log does not warn again.
     pub is_repeated: bool,
 }
@@ -98,7 +100,7 @@ pub async fn rebuild(
     let seen = redis_probe::probe(&redis).await?;
     let row = session.row().await?;
     let evidence = cause.evidence.as_ref().filter(|evidence| evidence.epoch == row.epoch);
-    if !cause.ordered && evidence.is_none() && probe::compare(&seen, &row).is_ok() {
+    if cause.ordered_by.is_none() && evidence.is_none() && probe::compare(&seen, &row).is_ok() {
         session.close().await?;
         return Ok(None);
     }
@@ -112,12 +114,12 @@ pub async fn rebuild(
     let compared = postgres_loss::Definitions::compare(&redis, &versions, &session.versions().await?).await?;
     let sign = postgres_loss::by_postgres(&redis, &seen, &row, evidence, &compared).await?;
     if let Some(sign) = &sign
-        && !cause.ordered
+        && cause.ordered_by.is_none()
     {
         return wait_for_an_operator(&mut session, sign, &row).await;
     }
-    let Source { epoch, trust } = begin(&redis, &mut session, &seen, &row, cause, sign.is_some()).await?;
-    let decided = decide_and_apply(&redis, &mut session, &epoch, trust, compared.unknown).await;
+    let source = begin(&redis, &mut session, &seen, &row, cause, sign.is_some()).await?;
+    let decided = decide_and_apply(&redis, &mut session, &source, compared.unknown).await;
     let (report, definitions) = match decided {
         Err(error) => {
             // An older copy of Postgres has taken its place since the probe.
@@ -131,8 +133,8 @@ pub async fn rebuild(
 
     // 7. On the same connection: the scripts are loaded into the server that was rebuilt.
     lua::load_all(&redis).await?;
-    session.mark_published(&epoch, &definitions).await?;
-    session.record_agreement(&epoch, &seen.run_id, &seen.replid).await?;
+    session.mark_published(&source.epoch, &definitions).await?;
+    session.record_agreement(&source.epoch, &seen.run_id, &seen.replid).await?;
     session.close().await?;
     log(&report, started);
     metrics::DEAD_LETTERS.add(report.rejected as u64);
@@ -155,6 +157,8 @@ async fn wait_for_an_operator(
 struct Source {
     epoch: String,
     trust: Trust,
+    /// Of the changes that the rebuild decides.
+    origin: Origin,
 }
 
 /// Steps 2 and 3: sets the new epoch in Postgres, then in Redis.
@@ -180,12 +184,22 @@ async fn begin(
     let may_cancel = postgres_loss::may_cancel(seen, row);
     // If this rebuild dies, a Redis that may be behind must not count as the Redis of the agreement.
     let (run_id, replid) = if may_cancel { (&*seen.run_id, &*seen.replid) } else { ("", "") };
-    session.start_epoch(&epoch, run_id, replid, is_lost).await?;
+    let ordered = cause.ordered_by.as_ref().map(|origin| AuditEntry {
+        origin,
+        action: AuditAction::Rebuild,
+        coupon: None,
+        order: None,
+        old: Some(json!({ "epoch": row.epoch })),
+        new: Some(json!({ "epoch": epoch })),
+    });
+    session.start_epoch(&epoch, run_id, replid, is_lost, ordered.as_ref()).await?;
     // From here on only this rebuild writes to Redis.
     if !redis_rebuild::begin(redis, &epoch).await? {
         bail!(NEWER);
     }
-    Ok(Source { epoch, trust: Trust { after_loss: is_lost, is_believed: false, may_cancel } })
+    let trust = Trust { after_loss: is_lost, is_believed: false, may_cancel };
+    let request_id = cause.ordered_by.as_ref().and_then(|origin| origin.request_id.clone());
+    Ok(Source { epoch, trust, origin: Origin::system(request_id) })
 }
 
 fn log(report: &Report, started: Instant) {
@@ -234,10 +248,10 @@ fn log(report: &Report, started: Instant) {
 async fn decide_and_apply(
     redis: &Redis,
     session: &mut RebuildSession,
-    epoch: &str,
-    trust: Trust,
+    source: &Source,
     unknown: Vec<CouponId>,
 ) -> anyhow::Result<(Report, Vec<Definition>)> {
+    let Source { epoch, trust, origin } = source;
     let building = marker::building_marker(epoch);
     let mut decision = session.decide().await?;
     let mut definitions = decision.definitions().await?;
@@ -258,9 +272,9 @@ async fn decide_and_apply(
     let (mut events, gone) = unacknowledged(redis).await?;
 
     // 5. Decides which order each user keeps, in one transaction of the session that holds the lock.
-    let mut report = Report { epoch: epoch.to_owned(), coupons: ids.len(), ..Report::default() };
+    let mut report = Report { epoch: epoch.clone(), coupons: ids.len(), ..Report::default() };
     for (id, (claims, stored)) in unknown.iter().zip(&hashes[definitions.len()..]) {
-        let (definition, edit) = definitions::adopt(&mut decision, id, stored, claims.held()).await?;
+        let (definition, edit) = definitions::adopt(&mut decision, id, stored, claims.held(), origin).await?;
         definitions.push(definition);
         report.edits.extend(edit);
     }
@@ -271,10 +285,11 @@ async fn decide_and_apply(
             refuse_newer(definition, &stored)?;
         }
         let events = events.remove(id).unwrap_or_default();
-        let trust = Trust { is_believed: trust.after_loss && stored.adds_up(), ..trust };
+        let trust = Trust { is_believed: trust.after_loss && stored.adds_up(), ..*trust };
         let mut plan = decide_coupon(&mut decision, epoch, id, claims, &events, trust).await?;
         if trust.after_loss && !report.adopted.contains(id) {
-            report.edits.extend(definitions::settle(&mut decision, definition, &stored, plan.held).await?);
+            let edit = definitions::settle(&mut decision, definition, &stored, plan.held, origin).await?;
+            report.edits.extend(edit);
         }
         report.add(&mut plan);
         plans.push(plan);

@@ -29,7 +29,7 @@ struct Reconcile {
 /// `POST /v1/admin/reconcile`: with `rebuild`, takes the fence down, rebuilds Redis, also over a Postgres that has lost
 /// commits, and reports what was done; else compares the stores beside live claims and, with `fix`, repairs.
 pub async fn reconcile(api: Arc<Api>, mut request: Request) -> Answer {
-    api.auth.admin(&request.headers)?;
+    let origin = api.auth.admin_origin(&request)?;
     let Reconcile { rebuild, fix } = request.json().await?;
     if rebuild && fix {
         return Err(Problem::bad_request("give `fix` or `rebuild`: a rebuild repairs everything"));
@@ -37,12 +37,12 @@ pub async fn reconcile(api: Arc<Api>, mut request: Request) -> Answer {
     if !rebuild {
         let reconciler = api.reconciler.clone();
         // To its end even if the client goes away.
-        let comparing = tokio::spawn(async move { reconciler.compare(fix).await });
+        let comparing = tokio::spawn(async move { reconciler.compare(fix.then_some(origin)).await });
         let compared = comparing.await.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
         let found = compared.map_err(|error| Problem::unavailable(error.to_string()))?;
         return Ok(json(StatusCode::OK, &found));
     }
-    let report = api.fence.order_rebuild().await;
+    let report = api.fence.order_rebuild(origin).await;
     let report =
         report.map_err(|why| Problem::unavailable(format!("the rebuild was not finished: {why}")))?;
     Ok(json(StatusCode::OK, &report))

@@ -100,10 +100,10 @@ impl From<AdminCoupon> for AdminCouponView {
 
 /// `POST /v1/admin/coupons`
 pub async fn create(api: Arc<Api>, mut request: Request) -> Answer {
-    api.auth.admin(&request.headers)?;
+    let origin = api.auth.admin_origin(&request)?;
     let body: NewCouponBody = request.json().await?;
     let location = format!("/v1/coupons/{}", body.id);
-    let mut response = match api.coupons.create(body.into()).await? {
+    let mut response = match api.coupons.create(body.into(), &origin).await? {
         Created::New(coupon) => answer(StatusCode::CREATED, coupon),
         Created::Same(coupon) => answer(StatusCode::OK, coupon),
     };
@@ -132,10 +132,10 @@ pub async fn list(api: Arc<Api>, request: Request) -> Answer {
 
 /// `PATCH /v1/admin/coupons/{coupon}`
 pub async fn edit(api: Arc<Api>, coupon: &str, mut request: Request) -> Answer {
-    api.auth.admin(&request.headers)?;
+    let origin = api.auth.admin_origin(&request)?;
     let id = coupon_id(coupon)?;
     let body: CouponPatchBody = request.json().await?;
-    let coupon = api.coupons.edit(&id, &body.into(), &if_match(&request.headers)).await?;
+    let coupon = api.coupons.edit(&id, &body.into(), &if_match(&request.headers), &origin).await?;
     Ok(answer(StatusCode::OK, coupon))
 }
 

@@ -6,9 +6,10 @@ use quick_cache::sync::Cache;
 use subtle::ConstantTimeEq;
 
 use super::problem::{Code, Problem};
+use super::request::Request;
 use super::token::{TokenRules, Verified};
 use crate::config::{self, CredentialSettings};
-use crate::domain::UserId;
+use crate::domain::{Origin, UserId};
 
 pub struct Auth {
     admin_token: String,
@@ -64,6 +65,12 @@ impl Auth {
             return Ok(());
         }
         Err(unauthorized("this address wants the admin token"))
+    }
+
+    /// The admin, as the origin of a change that goes into the audit log.
+    pub fn admin_origin(&self, request: &Request) -> Result<Origin, Problem> {
+        self.admin(&request.headers)?;
+        Ok(Origin::admin(request.id.to_str().unwrap_or_default()))
     }
 
     /// A user's token or the admin's.

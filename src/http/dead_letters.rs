@@ -59,7 +59,7 @@ pub async fn show(api: Arc<Api>, id: &str, request: Request) -> Answer {
 
 /// `POST /v1/admin/dead/{id}/replay`: a new claim for the letter's user, answered like any claim.
 pub async fn replay(api: Arc<Api>, id: &str, mut request: Request) -> Answer {
-    api.auth.admin(&request.headers)?;
+    let origin = api.auth.admin_origin(&request)?;
     request.optional_object().await?;
     let letter = find(&api, id).await?;
     let (coupon, user) = claimant(&letter).ok_or_else(|| {
@@ -73,17 +73,18 @@ pub async fn replay(api: Arc<Api>, id: &str, mut request: Request) -> Answer {
         let row = row.unwrap_or_else(|| Order::accepted(OrderId(order), coupon, user));
         return Ok(json(StatusCode::OK, &OrderView::from(row)));
     }
-    let (order, response) = make_claim(&api, coupon, user, &request.headers).await?;
-    dead_letters::mark_replaced(&api.postgres.pool, letter.id, order).await?;
+    let (order, response) = make_claim(&api, coupon.clone(), user, &request.headers).await?;
+    dead_letters::mark_replaced(&api.postgres.pool, letter.id, &coupon, order, &origin).await?;
     Ok(response)
 }
 
 /// `POST /v1/admin/dead/{id}/discard`
 pub async fn discard(api: Arc<Api>, id: &str, mut request: Request) -> Answer {
-    api.auth.admin(&request.headers)?;
+    let origin = api.auth.admin_origin(&request)?;
     request.optional_object().await?;
     let letter = find(&api, id).await?;
-    dead_letters::mark_seen(&api.postgres.pool, letter.id).await?;
+    let coupon = claimant(&letter).map(|(coupon, _)| coupon);
+    dead_letters::mark_seen(&api.postgres.pool, letter.id, coupon.as_ref(), &origin).await?;
     let letter = find(&api, id).await?;
     Ok(json(StatusCode::OK, &view(letter, true)))
 }

@@ -12,7 +12,7 @@ use super::Api;
 use super::answer::{List, json};
 use super::claims::OrderView;
 use super::problem::{Answer, Problem};
-use super::request::{Page, Request};
+use super::request::{Page, Request, query_field};
 use crate::domain::{OrderId, OrderStatus};
 use crate::postgres::orders::{self, OrderFilter};
 
@@ -28,8 +28,8 @@ pub async fn list_all(api: Arc<Api>, request: Request) -> Answer {
     api.auth.admin(&request.headers)?;
     let fields = request.query_fields();
     let filter = OrderFilter {
-        coupon: parse(&fields, "coupon")?,
-        user: parse(&fields, "user")?,
+        coupon: query_field(&fields, "coupon")?,
+        user: query_field(&fields, "user")?,
         status: fields.get("status").map(|word| parse_status(word)).transpose()?,
     };
     page(&api, &filter, &fields).await
@@ -40,14 +40,6 @@ async fn page(api: &Api, filter: &OrderFilter, fields: &HashMap<String, String>)
     let mut rows = orders::list(&api.postgres.pool, filter, page.after, page.rows()).await?;
     let next = page.cut(&mut rows, |order| order.id);
     Ok(json(StatusCode::OK, &List::page(rows.into_iter().map(OrderView::from).collect(), next)))
-}
-
-fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(
-    fields: &HashMap<String, String>,
-    name: &str,
-) -> Result<Option<T>, Problem> {
-    let parsed = fields.get(name).map(|text| text.parse()).transpose();
-    parsed.map_err(|error| Problem::bad_request(format!("{name}: {error}")))
 }
 
 fn parse_status(word: &str) -> Result<OrderStatus, Problem> {

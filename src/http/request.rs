@@ -27,6 +27,8 @@ pub struct Arrival {
 }
 
 pub struct Request {
+    /// The answer's `x-request-id`.
+    pub id: HeaderValue,
     pub method: Method,
     pub version: Version,
     pub path: String,
@@ -143,6 +145,15 @@ pub fn coupon_id(text: &str) -> Result<CouponId, Problem> {
 /// An order's id in the address.
 pub fn order_id(text: &str) -> Result<OrderId, Problem> {
     segment(text)?.parse().map_err(|error: InvalidId| Problem::bad_request(error.to_string()))
+}
+
+/// A field of the query, if it is there.
+pub fn query_field<T: std::str::FromStr<Err: std::fmt::Display>>(
+    fields: &HashMap<String, String>,
+    name: &str,
+) -> Result<Option<T>, Problem> {
+    let parsed = fields.get(name).map(|text| text.parse()).transpose();
+    parsed.map_err(|error| Problem::bad_request(format!("{name}: {error}")))
 }
 
 /// `limit` and `after` of a list.

@@ -15,7 +15,7 @@ use super::prefer::preferred_wait;
 use super::problem::{Answer, Code, Problem};
 use super::request::{Arrival, Body, Request};
 use super::{
-    Api, ApiSlot, admin, admin_coupons, claims, coupons, dead_letters, detached, head, health, orders,
+    Api, ApiSlot, admin, admin_coupons, audit, claims, coupons, dead_letters, detached, head, health, orders,
 };
 use crate::config;
 
@@ -54,12 +54,13 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
         }
         (["v1", "admin", "coupons", _, "claims"], _) => not_allowed("POST"),
         (["v1", "admin", "orders"], "GET") => orders::list_all(api, request).boxed(),
+        (["v1", "admin", "audit"], "GET") => audit::list(api, request).boxed(),
         (["v1", "admin", "stream"], "GET") => admin::stream(&api, request).boxed(),
         (["v1", "admin", "reconcile"], "POST") => admin::reconcile(api, request).boxed(),
         (["v1", "admin", "reconcile"], _) => not_allowed("POST"),
         (["v1", "admin", "dead"], "GET") => dead_letters::list(api, request).boxed(),
         (["v1", "admin", "dead", letter], "GET") => dead_letters::show(api, letter, request).boxed(),
-        (["v1", "admin", "orders" | "stream" | "dead"] | ["v1", "admin", "dead", _], _) => {
+        (["v1", "admin", "orders" | "audit" | "stream" | "dead"] | ["v1", "admin", "dead", _], _) => {
             not_allowed("GET, HEAD")
         }
         (["v1", "admin", "dead", letter, "replay"], "POST") => {
@@ -104,17 +105,21 @@ fn filter(
                   headers: HeaderMap,
                   arrival: Option<Arrival>,
                   chunks| {
+                let id = request_id(&headers);
                 let body = Body::new(&headers, chunks);
                 let from_loopback = arrival.is_some_and(|arrival| config::is_loopback(arrival.peer.ip()));
                 let version = arrival.map_or(Version::HTTP_11, |arrival| arrival.version);
                 let path = path.as_str().to_owned();
-                answer(slot.clone(), Request { method, version, path, query, headers, from_loopback, body })
+                answer(
+                    slot.clone(),
+                    Request { id, method, version, path, query, headers, from_loopback, body },
+                )
             },
         )
 }
 
 async fn answer(slot: Arc<ApiSlot>, request: Request) -> Response<Bytes> {
-    let id = request_id(&request.headers);
+    let id = request.id.clone();
     // A claim and a rebuild use no pooled connection to Postgres; all other work must outlive its client.
     let is_claim = request.method == Method::POST && request.path.starts_with("/v1/coupons/");
     let answer = match head::check(&request).and_then(|()| slot.api()) {

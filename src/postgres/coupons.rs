@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 
+use serde_json::json;
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgConnection, PgExecutor, Row};
 use time::OffsetDateTime;
 
+use super::audit::{self, AuditEntry};
 use super::fence::PARTITION;
 use super::{Pool, PostgresError};
-use crate::domain::{CouponId, Definition};
+use crate::domain::{AuditAction, CouponId, Definition, Origin};
 
 /// `select_coupons.sql`, and what follows it.
 macro_rules! select_coupons {
@@ -61,11 +63,12 @@ pub(super) fn definition(row: &PgRow) -> Result<Definition, sqlx::Error> {
     })
 }
 
-/// Inserts a new coupon; `false` if the id exists.
+/// Inserts a new coupon, and records that in the audit log; `false` if the id exists.
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn insert(pool: &Pool, new: &Definition) -> Result<bool, PostgresError> {
+pub async fn insert(pool: &Pool, new: &Definition, origin: &Origin) -> Result<bool, PostgresError> {
+    let mut transaction = pool.begin().await?;
     let done = sqlx::query(
         "insert into coupons (id, title, total, stock, starts_at, ends_at, paused, per_user_limit, reserve_seconds, unlisted)
          values ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9) on conflict (id) do nothing",
@@ -79,15 +82,25 @@ pub async fn insert(pool: &Pool, new: &Definition) -> Result<bool, PostgresError
     .bind(new.per_user_limit)
     .bind(new.reserve_seconds)
     .bind(new.unlisted)
-    .execute(pool)
+    .persistent(false)
+    .execute(&mut *transaction)
     .await?;
-    Ok(done.rows_affected() == 1)
+    let is_new = done.rows_affected() == 1;
+    if is_new {
+        audit::record(&mut transaction, &AuditEntry::of_new(origin, AuditAction::Create, new)).await?;
+    }
+    transaction.commit().await?;
+    Ok(is_new)
 }
 
-/// Inserts a coupon as Redis has it, at its version. Returns its total, raised to the number of live orders if the row
-/// of the coupon was deleted.
-pub(super) async fn adopt(connection: &mut PgConnection, known: &Definition) -> Result<i64, PostgresError> {
-    Ok(sqlx::query_scalar(ADOPT)
+/// Inserts a coupon as Redis has it, at its version, and records that in the audit log. Returns its total, raised to the
+/// number of live orders if the row of the coupon was deleted.
+pub(super) async fn adopt(
+    connection: &mut PgConnection,
+    known: &Definition,
+    origin: &Origin,
+) -> Result<i64, PostgresError> {
+    let total = sqlx::query_scalar(ADOPT)
         .bind(known.id.as_str())
         .bind(&known.title)
         .bind(known.total)
@@ -98,8 +111,11 @@ pub(super) async fn adopt(connection: &mut PgConnection, known: &Definition) -> 
         .bind(known.reserve_seconds)
         .bind(known.unlisted)
         .bind(known.version)
-        .fetch_one(connection)
-        .await?)
+        .fetch_one(&mut *connection)
+        .await?;
+    let adopted = Definition { total, ..known.clone() };
+    audit::record(connection, &AuditEntry::of_new(origin, AuditAction::Adopt, &adopted)).await?;
+    Ok(total)
 }
 
 /// A coupon whose row the transaction has locked.
@@ -191,27 +207,41 @@ pub enum Edited {
     TotalTooLow,
 }
 
-/// Replaces the definition of version `edited.version` by the next version, and moves the stock with the total.
+/// Replaces the definition `old` by the next version, moves the stock with the total, and records the edit in the audit
+/// log.
 ///
 /// # Errors
 /// If Postgres cannot serve, or refuses the row for another reason than its stock.
-pub async fn edit(pool: &Pool, edited: &Definition) -> Result<Edited, PostgresError> {
+pub async fn edit(
+    pool: &Pool,
+    old: &Definition,
+    edited: &Definition,
+    origin: &Origin,
+) -> Result<Edited, PostgresError> {
+    let mut transaction = pool.begin().await?;
     let result = sqlx::query(
         "update coupons set title = $3, stock = stock + ($4 - total), total = $4, starts_at = $5, ends_at = $6,
             paused = $7, version = version + 1, changed_at = clock_timestamp()
          where id = $1 and version = $2",
     )
     .bind(edited.id.as_str())
-    .bind(edited.version)
+    .bind(old.version)
     .bind(&edited.title)
     .bind(edited.total)
     .bind(edited.starts_at)
     .bind(edited.ends_at)
     .bind(edited.paused)
-    .execute(pool)
+    .persistent(false)
+    .execute(&mut *transaction)
     .await;
     match result {
-        Ok(done) if done.rows_affected() == 1 => Ok(Edited::Done),
+        Ok(done) if done.rows_affected() == 1 => {
+            if let Some(entry) = AuditEntry::of_edit(origin, old, edited) {
+                audit::record(&mut transaction, &entry).await?;
+            }
+            transaction.commit().await?;
+            Ok(Edited::Done)
+        }
         Ok(_) => Ok(Edited::Stale),
         Err(sqlx::Error::Database(error)) if error.constraint() == Some("coupons_stock_range") => {
             Ok(Edited::TotalTooLow)
@@ -306,35 +336,41 @@ pub async fn stock_drifts(pool: &Pool, id: &CouponId) -> Result<bool, PostgresEr
     .await?)
 }
 
-/// Sets a coupon's stock to its total less its live orders. `false` if the stock is right already, or if there are more
-/// live orders than the total.
+/// Sets a coupon's stock to its total less its live orders, and records that in the audit log. `false` if the stock is
+/// right already, or if there are more live orders than the total.
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn recount_stock(pool: &Pool, id: &CouponId) -> Result<bool, PostgresError> {
+pub async fn recount_stock(pool: &Pool, id: &CouponId, origin: &Origin) -> Result<bool, PostgresError> {
     let mut transaction = pool.begin().await?;
-    sqlx::query("select from coupons where id = $1 for no key update")
-        .bind(id.as_str())
-        .execute(&mut *transaction)
-        .await?;
-    let recounted = recount_in(&mut transaction, id).await?;
+    let before: Option<i64> =
+        sqlx::query_scalar("select stock::bigint from coupons where id = $1 for no key update")
+            .bind(id.as_str())
+            .persistent(false)
+            .fetch_optional(&mut *transaction)
+            .await?;
+    let after = recount_in(&mut transaction, id).await?;
+    if after.is_some() {
+        let stock = |stock: Option<i64>| Some(json!({ "stock": stock }));
+        let (coupon, action) = (Some(id), AuditAction::Fix);
+        let entry = AuditEntry { origin, action, coupon, order: None, old: stock(before), new: stock(after) };
+        audit::record(&mut transaction, &entry).await?;
+    }
     transaction.commit().await?;
-    Ok(recounted)
+    Ok(after.is_some())
 }
 
 /// The caller has locked the row in an earlier statement. Each transaction that changes orders also changes this row, so
-/// an order that this statement does not see takes or returns its unit later.
-async fn recount_in(connection: &mut PgConnection, id: &CouponId) -> Result<bool, PostgresError> {
-    let recounted = sqlx::query(
+/// an order that this statement does not see takes or returns its unit later. Returns the new stock, if it changed.
+async fn recount_in(connection: &mut PgConnection, id: &CouponId) -> Result<Option<i64>, PostgresError> {
+    let recounted = sqlx::query_scalar(
         "update coupons c set stock = c.total - live.orders
          from (select count(*) as orders from orders
             where coupon_id = $1 and status in ('reserved', 'confirmed')) live
-         where c.id = $1 and c.stock <> c.total - live.orders and live.orders <= c.total",
-    )
-    .bind(id.as_str())
-    .execute(connection)
-    .await?;
-    Ok(recounted.rows_affected() == 1)
+         where c.id = $1 and c.stock <> c.total - live.orders and live.orders <= c.total
+         returning c.stock::bigint",
+    );
+    Ok(recounted.bind(id.as_str()).persistent(false).fetch_optional(connection).await?)
 }
 
 /// Coupons changed at or after `since`, by Postgres's clock; all coupons for `None`. Ordered by that time.

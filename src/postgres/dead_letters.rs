@@ -1,14 +1,17 @@
 //! Table `dead_letters`: order events that can never be recorded. One transaction inserts the dead letter, the order as
 //! `rejected`, and its unit into the outbox.
 
-use sqlx::postgres::PgRow;
+use serde_json::json;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::QueryScalar;
 use sqlx::{Connection, FromRow, PgConnection, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::audit::{self, AuditEntry};
 use super::fence::{self, PARTITION};
 use super::{Pool, PostgresError};
-use crate::domain::{OrderEvent, OrderId};
+use crate::domain::{AuditAction, CouponId, OrderEvent, OrderId, Origin};
 
 const REJECT: &str = include_str!("../../sql/queries/reject_order.sql");
 const ALONE: &str = include_str!("../../sql/queries/dead_letter_alone.sql");
@@ -158,32 +161,57 @@ pub async fn get(pool: &Pool, id: i64) -> Result<Option<DeadLetter>, PostgresErr
     Ok(sqlx::query_as(select_letters!("where id = $1")).bind(id).fetch_optional(pool).await?)
 }
 
-/// Marks a letter as seen by an operator; `false` if there is no such letter.
+/// Marks a letter as seen by an operator, and records that in the audit log. A second call changes nothing.
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn mark_seen(pool: &Pool, id: i64) -> Result<bool, PostgresError> {
-    let done =
-        sqlx::query("update dead_letters set seen_at = coalesce(seen_at, clock_timestamp()) where id = $1")
-            .bind(id)
-            .execute(pool)
-            .await?;
-    Ok(done.rows_affected() == 1)
+pub async fn mark_seen(
+    pool: &Pool,
+    letter: i64,
+    coupon: Option<&CouponId>,
+    origin: &Origin,
+) -> Result<(), PostgresError> {
+    let query = "update dead_letters set seen_at = clock_timestamp() where id = $1 and seen_at is null
+        returning order_id::uuid";
+    let query = sqlx::query_scalar(query).bind(letter);
+    let new = json!({ "letter": letter });
+    let entry =
+        AuditEntry { origin, action: AuditAction::Discard, coupon, order: None, old: None, new: Some(new) };
+    mark(pool, query, entry).await
 }
 
-/// Marks a letter as replaced by the order of a replay, and as seen. A second call changes nothing.
+/// Marks a letter as replaced by the order of a replay, and as seen, and records that in the audit log. A second call
+/// changes nothing.
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn mark_replaced(pool: &Pool, id: i64, order: OrderId) -> Result<(), PostgresError> {
-    sqlx::query(
-        "update dead_letters set replaced_by = coalesce(replaced_by, $2),
-            seen_at = coalesce(seen_at, clock_timestamp()) where id = $1",
-    )
-    .bind(id)
-    .bind(order.0)
-    .execute(pool)
-    .await?;
+pub async fn mark_replaced(
+    pool: &Pool,
+    letter: i64,
+    coupon: &CouponId,
+    order: OrderId,
+    origin: &Origin,
+) -> Result<(), PostgresError> {
+    let query = "update dead_letters set replaced_by = $2, seen_at = coalesce(seen_at, clock_timestamp())
+        where id = $1 and replaced_by is null
+        returning order_id::uuid";
+    let query = sqlx::query_scalar(query).bind(letter).bind(order.0);
+    let new = Some(json!({ "letter": letter, "replaced_by": order }));
+    let (action, coupon) = (AuditAction::Replay, Some(coupon));
+    mark(pool, query, AuditEntry { origin, action, coupon, order: None, old: None, new }).await
+}
+
+/// Runs an update that returns the order of each letter that it changed, and records the change.
+async fn mark(
+    pool: &Pool,
+    update: QueryScalar<'_, sqlx::Postgres, Option<Uuid>, PgArguments>,
+    entry: AuditEntry<'_>,
+) -> Result<(), PostgresError> {
+    let mut transaction = pool.begin().await?;
+    if let Some(order) = update.persistent(false).fetch_optional(&mut *transaction).await? {
+        audit::record(&mut transaction, &AuditEntry { order: order.map(OrderId), ..entry }).await?;
+    }
+    transaction.commit().await?;
     Ok(())
 }
 

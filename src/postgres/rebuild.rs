@@ -7,10 +7,11 @@ use futures_util::TryStreamExt;
 use sqlx::{Connection, PgConnection, PgTransaction, Row};
 use uuid::Uuid;
 
+use super::audit::{self, AuditEntry};
 use super::dead_letters::{self, Letter, LetterOutcome};
 use super::{Postgres, PostgresError, coupons, fence};
 use crate::config;
-use crate::domain::{CouponId, Definition, OrderEvent, OrderId};
+use crate::domain::{CouponId, Definition, OrderEvent, OrderId, Origin};
 pub use coupons::LockedCoupon;
 
 /// The session of the process that rebuilds.
@@ -81,7 +82,8 @@ impl RebuildSession {
         fence::record_agreement(&mut self.connection, epoch, redis_run_id, redis_replid).await
     }
 
-    /// Waits for every open transaction that records or rejects, then starts a new epoch.
+    /// Waits for every open transaction that records or rejects, then starts a new epoch. Records in the audit log that an
+    /// operator has `ordered` it.
     ///
     /// # Errors
     /// If Postgres cannot serve, or a transaction is open for longer than `REBUILD_LOCK_TIMEOUT`.
@@ -91,10 +93,14 @@ impl RebuildSession {
         redis_run_id: &str,
         redis_replid: &str,
         postgres_lost: bool,
+        ordered: Option<&AuditEntry<'_>>,
     ) -> Result<(), PostgresError> {
         let mut transaction = self.connection.begin().await?;
         fence::lock_exclusive(&mut transaction).await?;
         fence::write_epoch(&mut transaction, epoch, redis_run_id, redis_replid, postgres_lost).await?;
+        if let Some(entry) = ordered {
+            audit::record(&mut transaction, entry).await?;
+        }
         transaction.commit().await?;
         Ok(())
     }
@@ -213,8 +219,8 @@ impl Decision<'_> {
     }
 
     /// Inserts a coupon that only Redis has, and returns its total. The orders that Redis holds are recorded later.
-    pub async fn adopt(&mut self, definition: &Definition) -> Result<i64, PostgresError> {
-        coupons::adopt(&mut self.transaction, definition).await
+    pub async fn adopt(&mut self, definition: &Definition, origin: &Origin) -> Result<i64, PostgresError> {
+        coupons::adopt(&mut self.transaction, definition, origin).await
     }
 
     /// Locks a coupon's row and reads its live units and published version.
@@ -222,8 +228,16 @@ impl Decision<'_> {
         coupons::lock(&mut self.transaction, coupon).await
     }
 
-    /// Replaces a definition of this version; `false` if the row has another version.
-    pub async fn redefine(&mut self, version: i64, to: &Definition) -> Result<bool, PostgresError> {
+    /// Replaces a definition of this version; `false` if the row has another version. Records `entry` in the audit log.
+    pub async fn redefine(
+        &mut self,
+        version: i64,
+        to: &Definition,
+        entry: Option<&AuditEntry<'_>>,
+    ) -> Result<bool, PostgresError> {
+        if let Some(entry) = entry {
+            audit::record(&mut self.transaction, entry).await?;
+        }
         coupons::redefine(&mut self.transaction, version, to).await
     }
 

@@ -2,14 +2,17 @@
 
 use std::collections::{HashMap, HashSet};
 
+use serde_json::json;
+
 use super::definitions::{self, Repair};
 use super::error::ReconcileError;
 use super::report::{ComparisonReport, Difference};
 use super::throttle::Throttle;
 use crate::config;
-use crate::domain::{CouponId, OrderEvent, OrderId, UserId};
+use crate::domain::{AuditAction, CouponId, OrderEvent, OrderId, Origin, UserId};
 use crate::fence::{Fence, Session, wal_position};
 use crate::orders::release::release;
+use crate::postgres::audit::{self, AuditEntry};
 use crate::postgres::coupons::{self, CouponRow};
 use crate::postgres::{Postgres, orders, outbox};
 use crate::redis::claims_hash::{ClaimField, StoredClaim};
@@ -17,17 +20,17 @@ use crate::redis::coupon_hash::{self, CouponHash};
 use crate::redis::{RedisError, claims_hash, order_stream, scripts};
 
 /// What a comparison repairs.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum RepairLevel {
     None,
     /// What is safe without an operator.
     Automatic,
-    /// Also the stock in Postgres, which an operator may have edited on purpose.
-    Ordered,
+    /// Also the stock in Postgres, which an operator may have edited on purpose. An operator has ordered the repairs.
+    Ordered(Origin),
 }
 
 impl RepairLevel {
-    pub const fn repairs(self) -> bool {
+    pub const fn repairs(&self) -> bool {
         !matches!(self, Self::None)
     }
 }
@@ -42,6 +45,8 @@ pub struct Comparison<'a> {
     /// Claims that had no order row when they were read.
     unrecorded: HashMap<OrderId, Holder>,
     throttle: Throttle,
+    /// Kinds of repairs that the audit log has already.
+    on_record: HashSet<(&'static str, CouponId)>,
 }
 
 /// The claim of an order.
@@ -53,7 +58,8 @@ struct Holder {
 impl<'a> Comparison<'a> {
     pub fn new(fence: &'a Fence, postgres: &'a Postgres, session: &'a Session, level: RepairLevel) -> Self {
         let (report, throttle) = (ComparisonReport::default(), Throttle::default());
-        Self { fence, postgres, session, level, report, unrecorded: HashMap::new(), throttle }
+        let (unrecorded, on_record) = (HashMap::new(), HashSet::new());
+        Self { fence, postgres, session, level, report, unrecorded, throttle, on_record }
     }
 
     /// Compares all published coupons, until one takes the fence down: then the rebuild does the rest. Call
@@ -145,6 +151,7 @@ impl<'a> Comparison<'a> {
         if !self.level.repairs() {
             return Ok(());
         }
+        self.put_on_record("definition", id).await?;
         match definitions::repair(self.fence, self.session, self.postgres, id).await? {
             Repair::Done => self.report.fixed += 1,
             Repair::NotNeeded => {}
@@ -161,7 +168,9 @@ impl<'a> Comparison<'a> {
         }
         self.report.stock_drift += 1;
         self.name("stock_drift", id, None);
-        if self.level == RepairLevel::Ordered && coupons::recount_stock(pool, id).await? {
+        if let RepairLevel::Ordered(origin) = &self.level
+            && coupons::recount_stock(pool, id, origin).await?
+        {
             self.report.fixed += 1;
             tracing::warn!(coupon = %id, "coupon {id}: recounted its stock in Postgres, as an operator ordered");
             return Ok(());
@@ -232,6 +241,7 @@ impl<'a> Comparison<'a> {
             self.report.missed_releases += 1;
             self.name("missed_release", &coupon, Some(order));
             if self.level.repairs() {
+                self.put_on_record("missed_release", &coupon).await?;
                 release(fence, session, &coupon, user.as_str(), order).await?;
                 self.report.fixed += 1;
             }
@@ -267,6 +277,7 @@ impl<'a> Comparison<'a> {
         }
         if self.level.repairs() {
             for (coupon, lost) in &lost {
+                self.put_on_record("lost_event", coupon).await?;
                 self.requeue(coupon, lost).await?;
             }
         }
@@ -319,6 +330,18 @@ impl<'a> Comparison<'a> {
 
     fn name(&mut self, kind: &'static str, coupon: &CouponId, order: Option<OrderId>) {
         self.report.name(Difference { kind, coupon: coupon.clone(), order, fields: Vec::new() });
+    }
+
+    /// Records in the audit log that an operator has ordered the repair of such differences, before the first one: most
+    /// repairs change only Redis, and no transaction covers both stores.
+    async fn put_on_record(&mut self, kind: &'static str, coupon: &CouponId) -> Result<(), ReconcileError> {
+        let RepairLevel::Ordered(origin) = &self.level else { return Ok(()) };
+        if self.on_record.insert((kind, coupon.clone())) {
+            let (action, new) = (AuditAction::Fix, Some(json!({ "difference": kind })));
+            let entry = AuditEntry { origin, action, coupon: Some(coupon), order: None, old: None, new };
+            audit::record_alone(&self.postgres.pool, &entry).await?;
+        }
+        Ok(())
     }
 
     /// For differences that must not be repaired during live claims. Without repairs the fence stays up.

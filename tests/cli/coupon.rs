@@ -87,3 +87,30 @@ async fn edits_are_merge_patches() {
     );
     assert_eq!([requests[1].json(), requests[2].json()], [json!({"paused": true}), json!({"paused": false})]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_shows_who_changed_what_and_when() {
+    let page = r#"{"items":[
+        {"id":3,"at":"2026-11-11T20:00:00.5Z","actor":"admin","action":"edit","coupon":"coffee","order":null,"request_id":"r3","old":{"total":5,"ends_at":null},"new":{"total":9,"ends_at":"2026-11-12T20:00:00Z"}},
+        {"id":2,"at":"2026-11-11T19:00:00Z","actor":"system","action":"pause","coupon":"coffee","order":null,"request_id":null,"old":{"paused":false},"new":{"paused":true}},
+        {"id":1,"at":"2026-11-11T18:00:00Z","actor":"admin","action":"create","coupon":"coffee","order":null,"request_id":"r1","old":null,"new":{"title":"C\u001b[31m","total":5,"ends_at":null}}
+    ],"next":null}"#;
+    let server =
+        FakeServer::start(vec![(200, page), (200, page), (200, r#"{"items":[],"next":null}"#)]).await;
+    let expected = "\
+AT                    WHO     ACTION  CHANGES
+2026-11-11T20:00:00Z  admin   edit    total: 5 -> 9
+                                      ends_at: none -> 2026-11-12T20:00:00Z
+2026-11-11T19:00:00Z  system  pause   paused: false -> true
+2026-11-11T18:00:00Z  admin   create  title: C [31m
+                                      total: 5
+";
+    let run = server.run("coupon log coffee");
+    assert_eq!(run.stdout, expected, "{run:?}");
+    let run = server.run("coupon log coffee --json");
+    let document: Value = serde_json::from_str(run.stdout.trim_end()).unwrap();
+    assert_eq!(document["items"][0]["request_id"], "r3");
+    let run = server.run("coupon log tea");
+    assert_eq!(run.stdout, "no admin has changed coupon tea yet\n", "{run:?}");
+    assert_eq!(server.requests()[0].line, "GET /v1/admin/audit?coupon=coffee&limit=200");
+}

@@ -85,7 +85,7 @@ async fn a_rebuild_waits_for_a_recording_transaction_and_then_fences_it_off() {
         let postgres = database.postgres.clone();
         async move {
             let mut session = rebuild_session(&postgres).await;
-            session.start_epoch("2-beef", "run", "replid", false).await.unwrap();
+            session.start_epoch("2-beef", "run", "replid", false, None).await.unwrap();
             let mut recorded: Vec<OrderId> = Vec::new();
             let mut decision = session.decide().await.unwrap();
             let coffee = "coffee".parse().unwrap();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use seckill::data_dir::DataDir;
-use seckill::domain::{CouponId, OrderEvent, OrderId, UserId};
+use seckill::domain::{CouponId, OrderEvent, OrderId, Origin, UserId};
 use seckill::embedded::Embedded;
 use seckill::postgres::dead_letters::Letter;
 use seckill::postgres::orders::{self, RecordOutcome};
@@ -81,13 +81,14 @@ impl Database {
 
     async fn start_epoch(&self, epoch: &str) {
         let mut session = rebuild_session(&self.postgres).await;
-        session.start_epoch(epoch, "run", "replid", false).await.unwrap();
+        session.start_epoch(epoch, "run", "replid", false, None).await.unwrap();
         session.close().await.unwrap();
     }
 
     pub async fn create(&self, id: &str, total: i64) -> CouponId {
         let id: CouponId = id.parse().unwrap();
-        assert!(coupons::insert(&self.postgres.pool, &definition(id.as_str(), total)).await.unwrap());
+        let (new, origin) = (definition(id.as_str(), total), Origin::system(None));
+        assert!(coupons::insert(&self.postgres.pool, &new, &origin).await.unwrap());
         id
     }
 

@@ -2,6 +2,7 @@
 //! that run at the same time in one process share a cluster (`harness`).
 #![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
+mod audit;
 mod constraints;
 mod fence;
 mod harness;

@@ -1,6 +1,6 @@
 //! Recording batches of order events: each event becomes one order and takes one unit, in one transaction.
 
-use seckill::domain::{CouponId, Definition, OrderEvent, OrderStatus};
+use seckill::domain::{CouponId, Definition, OrderEvent, OrderStatus, Origin};
 use seckill::postgres::orders::{self, RecordOutcome};
 use seckill::postgres::{PostgresError, coupons};
 use sqlx::Row;
@@ -75,7 +75,7 @@ async fn a_coupon_with_a_reservation_time_records_reserved_orders() {
     let database = Database::new("reserved").await;
     let id: CouponId = "coffee".parse().unwrap();
     let reserved = Definition { reserve_seconds: Some(900), ..definition("coffee", 5) };
-    assert!(coupons::insert(&database.postgres.pool, &reserved).await.unwrap());
+    assert!(coupons::insert(&database.postgres.pool, &reserved, &Origin::system(None)).await.unwrap());
     database.recorded(&[&event(&id, "alice")]).await;
     let row = sqlx::query("select status, (reserved_until - recorded_at)::text as s from orders")
         .fetch_one(&database.postgres.pool)

@@ -69,6 +69,9 @@ async fn every_edit_and_coupon_that_an_older_copy_lacks_is_restored_and_listed()
     }
     assert!(!text.contains("milk"), "{text}");
     assert!(scene.sale.log().contains("coupon coffee: an edit that Postgres had lost is in force again"));
+    let adopted =
+        ["nova 5", "cake 4", "coffee -", "juice 20", "tea -"].map(|to| format!(", system adopt {to}"));
+    assert_eq!(scene.audit_log(), format!("admin rebuild - -{}", adopted.concat()));
     scene.sale.until_ready().await;
     for (coupon, code) in [("coffee", "paused"), ("tea", "ended")] {
         assert_eq!(scene.sale.claim(coupon, "late").await.code(), code);
@@ -112,6 +115,8 @@ async fn a_coupon_with_an_unconfirmed_definition_is_listed_and_paused_until_an_a
     }
     assert_eq!(edit_of(&report, "cake")["undone"][1], json!({"field": "title", "from": "Pie", "to": "cake"}));
     assert_eq!(report["edits"].as_array().unwrap().len(), 3, "{report:#}");
+    let expected = "admin rebuild - -, system pause cake -, system edit coffee 7, system pause tea -";
+    assert_eq!(scene.audit_log(), expected);
     scene.sell("milk", 0..1).await;
     // Its total is at least the number of accepted claims.
     scene.sale.assert_in_agreement("coffee").await;

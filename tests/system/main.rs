@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "a test prints the figures that help to read a failure")]
 
 mod api_admin;
+mod api_audit;
 mod api_auth;
 mod api_claims;
 mod api_coupons;

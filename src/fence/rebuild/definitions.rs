@@ -4,10 +4,10 @@
 
 use anyhow::bail;
 use serde::Serialize;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use serde_json::Value;
 
-use crate::domain::{CouponId, Definition};
+use crate::domain::{AuditAction, CouponId, Definition, FieldChange, Origin};
+use crate::postgres::audit::AuditEntry;
 use crate::postgres::rebuild::{Decision, LockedCoupon};
 use crate::redis::coupon_hash::CouponHash;
 
@@ -62,11 +62,12 @@ pub async fn adopt(
     id: &CouponId,
     stored: &CouponHash,
     held: usize,
+    origin: &Origin,
 ) -> anyhow::Result<(Definition, Option<Edit>)> {
     let found = stored.definition(id).filter(|_| stored.adds_up());
     let has_defaults = found.is_none();
     let mut definition = found.unwrap_or_else(|| stored.partial_definition(id, held));
-    definition.total = decision.adopt(&definition).await?;
+    definition.total = decision.adopt(&definition, origin).await?;
     let edit = has_defaults.then(|| Edit {
         coupon: id.clone(),
         outcome: Outcome::Paused,
@@ -85,11 +86,17 @@ pub async fn settle(
     definition: &mut Definition,
     stored: &CouponHash,
     held: usize,
+    origin: &Origin,
 ) -> anyhow::Result<Option<Edit>> {
     let locked = decision.lock_coupon(&definition.id).await?;
     let Some(verdict) = decide(definition, stored, locked, held) else { return Ok(None) };
     let Verdict { definition: to, outcome, undone, why } = verdict;
-    if to.version != definition.version && !decision.redefine(definition.version, &to).await? {
+    let entry = AuditEntry::of_edit(origin, definition, &to).map(|entry| match outcome {
+        Outcome::Adopted => AuditEntry { action: AuditAction::Adopt, ..entry },
+        Outcome::Paused => entry,
+    });
+    if to.version != definition.version && !decision.redefine(definition.version, &to, entry.as_ref()).await?
+    {
         bail!("coupon {} was edited during the rebuild", to.id);
     }
     let edit = Edit {
@@ -178,29 +185,13 @@ fn to_units(held: usize) -> i64 {
 }
 
 fn changes(from: &Definition, to: &Definition) -> Vec<Change> {
-    let (from, to) = (fields(from), fields(to));
-    let pairs = from.into_iter().zip(to).filter(|((_, from), (_, to))| from != to);
-    pairs.map(|((field, from), (_, to))| Change { field, from, to }).collect()
-}
-
-/// The fields as Redis stores them: times in whole ms.
-fn fields(definition: &Definition) -> [(&'static str, String); 8] {
-    let time = |time: Option<OffsetDateTime>| {
-        let ms = time.and_then(|time| time.replace_millisecond(time.millisecond()).ok());
-        ms.and_then(|time| time.to_offset(time::UtcOffset::UTC).format(&Rfc3339).ok())
-            .unwrap_or_else(|| "none".into())
+    let text = |value: Value| match value {
+        Value::Null => "none".to_owned(),
+        Value::String(text) => text,
+        other => other.to_string(),
     };
-    let reserve = definition.reserve_seconds.map_or_else(|| "none".into(), |seconds| seconds.to_string());
-    [
-        ("total", definition.total.to_string()),
-        ("paused", definition.paused.to_string()),
-        ("title", definition.title.clone()),
-        ("starts_at", time(definition.starts_at)),
-        ("ends_at", time(definition.ends_at)),
-        ("per_user_limit", definition.per_user_limit.to_string()),
-        ("reserve_seconds", reserve),
-        ("unlisted", definition.unlisted.to_string()),
-    ]
+    let changes = from.changes(to).into_iter();
+    changes.map(|FieldChange { field, from, to }| Change { field, from: text(from), to: text(to) }).collect()
 }
 
 impl Edit {

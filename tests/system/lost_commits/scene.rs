@@ -110,6 +110,15 @@ impl Scene {
         orders
     }
 
+    /// Who did what to which coupon, and its new total, in the order of time; without what was done before a loss.
+    pub fn audit_log(&self) -> String {
+        self.psql(
+            "select string_agg(concat_ws(' ', actor, action, coalesce(coupon_id, '-'), coalesce(new ->> 'total', '-')),
+                ', ' order by id)
+             from seckill.audit_log where id >= (select max(id) from seckill.audit_log where action = 'rebuild')",
+        )
+    }
+
     pub fn definition(&self, coupon: &str) -> String {
         self.psql(&format!("select total, paused, title from seckill.coupons where id = '{coupon}'"))
     }

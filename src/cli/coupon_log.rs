@@ -1,0 +1,86 @@
+//! `seckill coupon log`: what admins have changed of a coupon, from the audit log, as a table that fits the terminal.
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde_json::{Map, Value};
+
+use super::client::{Client, ClientArgs};
+use super::output::{field, single_line};
+use crate::domain::CouponId;
+use crate::printing;
+
+pub async fn run(coupon: &CouponId, client: &ClientArgs) -> anyhow::Result<()> {
+    let client = Client::new(client)?;
+    let rows = client.get_all(&format!("/v1/admin/audit?coupon={coupon}")).await?;
+    client.print_all(&rows, |rows| match rows {
+        [] => format!("no admin has changed coupon {coupon} yet"),
+        rows => log_table(rows, printing::stdout_width_columns()),
+    })
+}
+
+/// Newest first. Without a width each change is on one line.
+fn log_table(rows: &[Value], width_columns: Option<u16>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(["AT", "WHO", "ACTION", "CHANGES"]);
+    if let Some(columns) = width_columns {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(columns);
+    }
+    for row in rows {
+        let [at, who, action] = ["at", "actor", "action"].map(|name| field(row, name));
+        table.add_row([to_seconds(&at), who, action, changes(row).join("\n")]);
+    }
+    // Without the blanks at the edges.
+    let lines = table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// An RFC 3339 time in UTC without its fraction of a second.
+fn to_seconds(time: &str) -> String {
+    match time.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => time.to_owned(),
+    }
+}
+
+/// One line for each changed field, such as `total: 100 -> 200`; for an order its id first.
+fn changes(row: &Value) -> Vec<String> {
+    let (old, new) = (row["old"].as_object(), row["new"].as_object());
+    let order = row["order"].as_str().map(|order| format!("order: {}", single_line(order)));
+    let change = |(name, to): (&String, &Value)| {
+        let name = single_line(name);
+        match old.and_then(|old| old.get(&name)) {
+            Some(from) => Some(format!("{name}: {} -> {}", value(from), value(to))),
+            None if to.is_null() => None,
+            None => Some(format!("{name}: {}", value(to))),
+        }
+    };
+    order.into_iter().chain(new.into_iter().flat_map(Map::iter).filter_map(change)).collect()
+}
+
+fn value(value: &Value) -> String {
+    match value {
+        Value::Null => "none".to_owned(),
+        Value::String(text) => single_line(text),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::log_table;
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal_and_no_value_is_cut() {
+        let title = "A title that is longer than one line of a terminal, as titles of coupons sometimes are";
+        let row = [json!({
+            "at": "2026-11-11T20:00:00.123456Z", "actor": "admin", "action": "edit", "order": null,
+            "old": {"title": "coffee", "starts_at": null},
+            "new": {"title": title, "starts_at": "2026-11-11T20:00:00Z"}
+        })];
+        let text = log_table(&row, Some(80));
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words(&text), words(&log_table(&row, None)), "{text}");
+    }
+}
