@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::fence::{self, PARTITION};
 use super::{Pool, PostgresError};
-use crate::domain::{OrderEvent, OrderId};
+use crate::domain::{IdempotencyKey, OrderEvent, OrderId};
 
 const REJECT: &str = include_str!("../../sql/queries/reject_order.sql");
 const ALONE: &str = include_str!("../../sql/queries/dead_letter_alone.sql");
@@ -95,6 +95,8 @@ pub(super) async fn reject_in(
         .bind(letter.error)
         .bind(letter.deliveries)
         .bind(is_rebuild)
+        .bind(event.slot)
+        .bind(event.key.as_ref().map(IdempotencyKey::as_str))
         .fetch_one(connection)
         .await?;
     LetterOutcome::read(&row, "rejected")
