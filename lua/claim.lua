@@ -1,6 +1,8 @@
 #!lua
 -- Claims one unit for each user of a batch: appends the order event, adds the user to the claims hash and takes one from
 -- the stock; all of it or nothing. A batch that is sent twice claims once: the second time each user holds the unit.
+-- Where a user may hold several units (`per_user_limit` of the coupon hash), each of them has a slot, and the claim's
+-- Idempotency-Key tells a repeat from a further claim.
 --
 -- KEYS[1]           epoch marker
 -- KEYS[2]           order stream
@@ -8,7 +10,8 @@
 -- ARGV[1]           the marker under which claims are accepted, `ready:<epoch>`
 -- ARGV[2]           deadline, ms since 1970 by this server's clock
 -- then for each coupon:
---   coupon id, 1 if Postgres says it was published else 0, number of claims n, then n times: user, order
+--   coupon id, 1 if Postgres says it was published else 0, number of claims n, then n times: user, order;
+--   then number of keys, n or 0, and the key of each claim, empty where it has none
 --
 -- Reply: { code, now_ms, detail… }
 --   CODE done         0  then an array with the order that the user holds already for each outcome held, and for each
@@ -24,6 +27,8 @@
 --   OUTCOME paused         4
 --   OUTCOME not_started    5
 --   OUTCOME sold_out       6
+--   OUTCOME key_required   7
+--   OUTCOME slots_taken    8
 -- What can fail comes first: a key of a wrong type, a batch above 3,000 claims (Lua unpacks at most 8,000 values)
 -- and a user who may not run a command of this script raise an error before the first write. The first write is an
 -- event; once it is appended, the writes that go with it cannot fail.
@@ -32,6 +37,10 @@
 --@include lib/marker
 --@include lib/sum
 --@include lib/may
+--@include lib/event
+
+-- The most units of a user; the limit in the hash may have been edited by hand.
+local MOST_SLOTS = 16
 
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -43,7 +52,7 @@ local coupons = {}
 local arg = 3
 for i = 1, (#KEYS - 2) / 2 do
   local coupon_key, claims_key = KEYS[2 * i + 1], KEYS[2 * i + 2]
-  local hash = redis.call('HMGET', coupon_key, 'stock', 'total', 'starts_at_ms', 'ends_at_ms', 'paused')
+  local hash = redis.call('HMGET', coupon_key, 'stock', 'total', 'starts_at_ms', 'ends_at_ms', 'paused', 'per_user_limit')
   local held = redis.call('HLEN', claims_key)
   local stock, total = whole(hash[1]), whole(hash[2])
   local absent = not hash[1] and not hash[2] and held == 0 and redis.call('EXISTS', coupon_key) == 0
@@ -59,8 +68,57 @@ for i = 1, (#KEYS - 2) / 2 do
     starts_at_ms = tonumber(hash[3] or 0) or 0,
     ends_at_ms = tonumber(hash[4] or 0) or 0,
     paused = hash[5] == '1',
+    limit = math.min(whole(hash[6]) or 1, MOST_SLOTS),
   }
   arg = arg + 3 + 2 * ARGV[arg + 2]
+  arg = arg + 1 + ARGV[arg]
+end
+
+-- The claims of a coupon of which a user may hold several units. `keys_at` is the place before their keys in ARGV, nil
+-- where they have none.
+local function claim_slots(coupon, users, orders, keys_at, closed, repeated)
+  -- By user: the fields of its slots, and the values of those that are taken, also by this batch.
+  local names, values = {}, {}
+  local fields, codes = {}, {}
+  local left = coupon.stock
+  for n, user in ipairs(users) do
+    local key = keys_at and ARGV[keys_at + n] or ''
+    if not names[user] then
+      names[user] = { user }
+      for slot = 2, coupon.limit do
+        names[user][slot] = user .. '\31' .. slot
+      end
+      values[user] = redis.call('HMGET', coupon.claims_key, unpack(names[user]))
+    end
+    local slots = values[user]
+    local held, free
+    for slot = 1, coupon.limit do
+      if not slots[slot] then
+        free = free or slot
+      elseif string.match(slots[slot], ' (.*)$') == key then
+        held = slots[slot]
+      end
+    end
+    if key == '' then
+      codes[n] = '7'
+    elseif held then
+      codes[n] = '1'
+      repeated[#repeated + 1] = held
+    elseif closed then
+      codes[n] = closed
+    elseif not free then
+      codes[n] = '8'
+    elseif left <= 0 then
+      codes[n] = '6'
+    else
+      codes[n] = '0'
+      left = left - 1
+      slots[free] = orders[n] .. ' ' .. key
+      fields[#fields + 1] = names[user][free]
+      fields[#fields + 1] = slots[free]
+    end
+  end
+  return fields, codes, left
 end
 
 local repeated = {}
@@ -76,31 +134,38 @@ for i, coupon in ipairs(coupons) do
   end
   coupon.id = ARGV[arg]
   arg = arg + 3 + 2 * claims
+  local keys_at = ARGV[arg] ~= '0' and arg or nil
+  arg = arg + 1 + ARGV[arg]
   local closed = (coupon.unknown and '2')
     or (coupon.ends_at_ms > 0 and now_ms >= coupon.ends_at_ms and '3')
     or (coupon.paused and '4')
     or (now_ms < coupon.starts_at_ms and '5')
-  local held = coupon.unknown and {} or redis.call('HMGET', coupon.claims_key, unpack(users))
-  -- Orders of this batch by user, and what goes into the claims hash.
-  local mine, fields = {}, {}
+  -- What goes into the claims hash.
+  local fields, codes = {}, {}
   local left = coupon.stock
-  local codes = {}
-  for n = 1, claims do
-    local user = users[n]
-    local order = held[n] or mine[user]
-    if order then
-      codes[n] = '1'
-      repeated[#repeated + 1] = order
-    elseif closed then
-      codes[n] = closed
-    elseif left <= 0 then
-      codes[n] = '6'
-    else
-      codes[n] = '0'
-      left = left - 1
-      mine[user] = orders[n]
-      fields[#fields + 1] = user
-      fields[#fields + 1] = orders[n]
+  if coupon.limit > 1 then
+    fields, codes, left = claim_slots(coupon, users, orders, keys_at, closed, repeated)
+  else
+    local held = coupon.unknown and {} or redis.call('HMGET', coupon.claims_key, unpack(users))
+    -- Orders of this batch by user.
+    local mine = {}
+    for n = 1, claims do
+      local user = users[n]
+      local order = held[n] or mine[user]
+      if order then
+        codes[n] = '1'
+        repeated[#repeated + 1] = order
+      elseif closed then
+        codes[n] = closed
+      elseif left <= 0 then
+        codes[n] = '6'
+      else
+        codes[n] = '0'
+        left = left - 1
+        mine[user] = orders[n]
+        fields[#fields + 1] = user
+        fields[#fields + 1] = orders[n]
+      end
     end
   end
   local last = #reply
@@ -120,11 +185,16 @@ end
 
 -- Events first. Where the stream ends in the middle of a batch, those that fitted become claims like any other.
 for i, coupon in ipairs(coupons) do
-  local id, fields = coupon.id, coupon.fields or {}
+  local id, fields, has_slots = coupon.id, coupon.fields or {}, coupon.limit > 1
   local sent, refused = 0, nil
   for f = 1, #fields, 2 do
-    local entry =
-      redis.pcall('XADD', KEYS[2], 'NOMKSTREAM', '*', 'order', fields[f + 1], 'coupon', id, 'user', fields[f])
+    local field, value = fields[f], fields[f + 1]
+    local entry
+    if has_slots then
+      entry = send_event(redis.pcall, KEYS[2], id, field, value)
+    else
+      entry = redis.pcall('XADD', KEYS[2], 'NOMKSTREAM', '*', 'order', value, 'coupon', id, 'user', field)
+    end
     -- `false` where there is no stream, a table where Redis refuses.
     if not entry or entry.err then
       refused = entry or {}

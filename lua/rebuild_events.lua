@@ -3,7 +3,7 @@
 -- where one cannot be appended, the rebuild starts again and finds those before it in the stream.
 --
 -- KEYS  epoch marker, order stream
--- ARGV  `building:<epoch>`, coupon id, then pairs of user and order
+-- ARGV  `building:<epoch>`, coupon id, then pairs of field and value as the claims hash has them
 --
 -- Reply
 --   CODE done         0
@@ -12,10 +12,11 @@
 
 --@include lib/codes
 --@include lib/marker
+--@include lib/event
 
 if is_fenced(ARGV[1]) then return FENCED end
 if not has_stream() then return INCONSISTENT end
 for a = 3, #ARGV, 2 do
-  redis.call('XADD', KEYS[2], 'NOMKSTREAM', '*', 'order', ARGV[a + 1], 'coupon', ARGV[2], 'user', ARGV[a])
+  send_event(redis.call, KEYS[2], ARGV[2], ARGV[a], ARGV[a + 1])
 end
 return DONE

@@ -11,9 +11,9 @@ mod time;
 
 pub use self::time::{InvalidTime, parse_time, rfc3339};
 pub use audit::{AuditAction, Origin};
-pub use claim::{Claim, ClaimOutcome, Refusal, is_idempotency_key};
+pub use claim::{Claim, ClaimOutcome, Refusal};
 pub use coupon::{CouponSnapshot, CouponState, FieldDifference};
 pub use definition::{CouponPatch, Definition, FieldChange, InvalidDefinition, NewCoupon, is_title};
-pub use ids::{CouponId, InvalidId, OrderId, UserId};
+pub use ids::{CouponId, IdempotencyKey, InvalidId, OrderId, UserId};
 pub use order::{Order, OrderEvent, OrderStatus, UnreadableEvent};
 pub use partition::Partition;

@@ -52,6 +52,8 @@ pub static CLAIMS: CounterBy = CounterBy {
         "accepted",
         "held",
         "sold-out",
+        "limit-reached",
+        "idempotency-key-required",
         "unknown-coupon",
         "not-started",
         "ended",

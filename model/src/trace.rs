@@ -49,7 +49,8 @@ pub enum Effect {
     Noted {
         lsn: u64,
     },
-    /// A field of a claims hash was set.
+    /// A field of a claims hash was set. `user` is the whole field here and everywhere: where a user may hold several
+    /// units, each slot counts as a user of its own.
     Held {
         coupon: String,
         user: String,

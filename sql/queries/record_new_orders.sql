@@ -1,22 +1,24 @@
--- Inserts order events as orders. Fails if an order has a row already or its user has another live order.
+-- Inserts order events as orders. Fails if an order has a row already, or if its user has another live order in the same
+-- slot or with the same key.
 -- Otherwise it is record_orders.sql without `on conflict`, which costs Postgres a quarter less; a test compares the two.
--- $1 partition  $2 epoch  $3 order ids  $4 coupon ids  $5 user ids  $6 claim times
+-- $1 partition  $2 epoch  $3 order ids  $4 coupon ids  $5 user ids  $6 claim times  $7 slots  $8 Idempotency-Keys or nulls
 with fence_up as (
     select clock_timestamp() as recorded_at from fence
     where partition = $1 and epoch = $2 and postgres_identity = postgres_identity() and not postgres_lost
 ),
 event as (
-    select * from unnest($3::uuid[], $4::text[], $5::text[], $6::timestamptz[]) as e (id, coupon_id, user_id, claimed_at)
+    select * from unnest($3::uuid[], $4::text[], $5::text[], $6::timestamptz[], $7::smallint[], $8::text[])
+        as e (id, coupon_id, user_id, claimed_at, slot, idempotency_key)
 ),
 inserted as (
-    insert into orders (id, coupon_id, user_id, status, claimed_at, recorded_at, reserved_until)
-    select e.id, e.coupon_id, e.user_id,
+    insert into orders (id, coupon_id, user_id, slot, idempotency_key, status, claimed_at, recorded_at, reserved_until)
+    select e.id, e.coupon_id, e.user_id, e.slot, e.idempotency_key,
            case when c.reserve_seconds is null then 'confirmed' else 'reserved' end,
            e.claimed_at, f.recorded_at,
            -- the time to pay starts when the order can be paid
            f.recorded_at + make_interval(secs => c.reserve_seconds)
     from event e
-    join coupons c on c.id = e.coupon_id
+    join coupons c on c.id = e.coupon_id and c.per_user_limit >= e.slot
     cross join fence_up f
     order by e.id -- all workers take row locks in one order, to avoid deadlocks
     returning id

@@ -2,13 +2,14 @@
 -- the order has a row already, or if `fenced`, as in record_orders.sql.
 -- $1 partition  $2 epoch  $3 order id  $4 coupon id  $5 user id  $6 claim time
 -- $7 entry id  $8 fields  $9 error  $10 deliveries  $11 whether a rebuild runs it: also on a Postgres that lost commits
+-- $12 slot  $13 Idempotency-Key or null
 with fence_up as (
     select 1 from fence
     where partition = $1 and epoch = $2 and postgres_identity = postgres_identity() and (not postgres_lost or $11)
 ),
 rejected as (
-    insert into orders (id, coupon_id, user_id, status, claimed_at, ended_at, reason)
-    select $3, $4, $5, 'rejected', $6, clock_timestamp(), $9 from fence_up
+    insert into orders (id, coupon_id, user_id, slot, idempotency_key, status, claimed_at, ended_at, reason)
+    select $3, $4, $5, $12, $13, 'rejected', $6, clock_timestamp(), $9 from fence_up
     on conflict (id) do nothing
     returning id, coupon_id, user_id, slot
 ),

@@ -32,7 +32,7 @@ pub async fn open(
     let gone = sample("gone", "The last biscuit", 1, None)?;
     let id = gone.id.clone();
     offer(&api.coupons, gone).await?;
-    api.claims.claim(&id, &"demo".parse()?, Duration::ZERO).await.context("the demo's own claim")?;
+    api.claims.claim(&id, &"demo".parse()?, None, Duration::ZERO).await.context("the demo's own claim")?;
 
     let user: UserId = USER.parse()?;
     let secret = credentials.jwt_secret.as_deref().unwrap_or_default();

@@ -46,7 +46,7 @@ async fn claim_all(
         let batch: Vec<Claim> = (first..users.end.min(first + BATCH_CLAIMS))
             .map(|user| {
                 let user = format!("user-{user}").parse()?;
-                Ok(Claim { coupon: coupon.clone(), user, order: OrderId::mint() })
+                Ok(Claim { coupon: coupon.clone(), user, order: OrderId::mint(), key: None })
             })
             .collect::<anyhow::Result<_>>()?;
         let reply = claim_batch(redis, marker, i64::MAX, &batch, |_| true).await?;

@@ -251,10 +251,12 @@ fn count(outcomes: &[ClaimOutcome]) {
     let word = |outcome: &ClaimOutcome| match outcome {
         ClaimOutcome::Accepted { .. } => "accepted",
         ClaimOutcome::Held { .. } => "held",
+        ClaimOutcome::Refused(Refusal::KeyRequired) => "idempotency-key-required",
         ClaimOutcome::Refused(Refusal::UnknownCoupon) => "unknown-coupon",
         ClaimOutcome::Refused(Refusal::Ended) => "ended",
         ClaimOutcome::Refused(Refusal::Paused) => "paused",
         ClaimOutcome::Refused(Refusal::NotStarted { .. }) => "not-started",
+        ClaimOutcome::Refused(Refusal::LimitReached) => "limit-reached",
         ClaimOutcome::Refused(Refusal::SoldOut) => "sold-out",
     };
     let mut counts: Vec<(&'static str, u64)> = Vec::new();
@@ -285,7 +287,7 @@ mod tests {
         let batcher = Batcher::new(Fence::new(), Catalogue::new(postgres), u64::MAX);
         let (answer, answered) = oneshot::channel();
         let (coupon, user) = ("coffee".parse().unwrap(), "alice".parse().unwrap());
-        let claim = Claim { coupon, user, order: OrderId::mint() };
+        let claim = Claim { coupon, user, order: OrderId::mint(), key: None };
         let deadline = Instant::now() + config::CLAIM_DEADLINE;
         assert_eq!(batcher.shared.queue().join(Waiting { claim, deadline, answer }), Joined::NeedsSender);
         // As a panic would drop it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::batcher::{Batcher, Unavailable};
 use crate::config;
 use crate::coupons::catalogue::Catalogue;
-use crate::domain::{Claim, ClaimOutcome, CouponId, Order, OrderId, Refusal, UserId};
+use crate::domain::{Claim, ClaimOutcome, CouponId, IdempotencyKey, Order, OrderId, Refusal, UserId};
 use crate::fence::StoreError;
 use crate::orders::lookup::Orders;
 use crate::orders::waiters::NoAnswer;
@@ -62,7 +62,8 @@ impl Claims {
         &self.batcher
     }
 
-    /// Claims one unit for the user. Waits up to `wait` for the order to be recorded: an order that was not recorded
+    /// Claims one unit for the user. Where a user may hold several units of the coupon, a claim needs a key, and a repeat of
+    /// it is found by its key. Waits up to `wait` for the order to be recorded: an order that was not recorded
     /// by then is `accepted`.
     ///
     /// # Errors
@@ -72,12 +73,13 @@ impl Claims {
         &self,
         coupon: &CouponId,
         user: &UserId,
+        key: Option<IdempotencyKey>,
         wait: Duration,
     ) -> Result<Claimed, ClaimError> {
         let order = OrderId::mint();
         // Before the claim is made: its recording could be announced before a later subscription.
         let recorded = self.orders.subscribe(order, wait);
-        let claim = Claim { coupon: coupon.clone(), user: user.clone(), order };
+        let claim = Claim { coupon: coupon.clone(), user: user.clone(), order, key };
         let (outcome, row) = self.claim_past_ended_orders(claim).await?;
         let accepted = |order| Order::accepted(order, coupon.clone(), user.clone());
         Ok(match outcome {
@@ -106,11 +108,11 @@ impl Claims {
             let outcome = self.batcher.claim(claim.clone()).await?;
             let ClaimOutcome::Held { order, .. } = outcome else { return Ok((outcome, None)) };
             let row = self.row(&claim.coupon, order).await?;
-            if !row.as_ref().is_some_and(|row| row.status.has_ended()) {
+            let Some(ended) = row.as_ref().filter(|row| row.status.has_ended()) else {
                 return Ok((outcome, row));
-            }
+            };
             // As the outbox would do it a moment later; the outbox then finds nothing to return.
-            self.orders.release_unit(&claim.coupon, &claim.user, order).await?;
+            self.orders.release_unit(&claim.coupon, &claim.user, ended.slot, order).await?;
         }
         Err(ClaimError::OrdersEnding)
     }

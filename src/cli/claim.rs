@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs};
 use super::output::field;
-use super::value_parsers::{parse_idempotency_key, parse_wait};
+use super::value_parsers::parse_wait;
 use crate::config;
-use crate::domain::{CouponId, UserId};
+use crate::domain::{CouponId, IdempotencyKey, UserId};
 
 #[derive(Args)]
 pub struct ClaimArgs {
@@ -21,9 +21,10 @@ pub struct ClaimArgs {
     #[arg(long, value_name = "USER")]
     user: UserId,
 
-    /// Key of this claim: a repeat with the same key is not a second claim; required if a user may hold several units
-    #[arg(long, value_name = "KEY", value_parser = parse_idempotency_key)]
-    idempotency_key: Option<String>,
+    /// Idempotency-Key of this claim: a repeat with the same key is not a second claim; required if a user may hold
+    /// several units
+    #[arg(long, value_name = "KEY")]
+    key: Option<IdempotencyKey>,
 
     /// How long to wait for the order to be recorded, at most 10s
     #[arg(long, value_name = "DURATION", value_parser = parse_wait)]
@@ -37,8 +38,8 @@ pub async fn run(args: ClaimArgs) -> anyhow::Result<()> {
     let client = Client::new(&args.client)?;
     let path = format!("/v1/admin/coupons/{}/claims", args.coupon);
     let mut request = client.request(Method::POST, &path).json(&json!({ "user": args.user }));
-    if let Some(key) = &args.idempotency_key {
-        request = request.header("idempotency-key", key);
+    if let Some(key) = &args.key {
+        request = request.header("idempotency-key", key.as_str());
     }
     if let Some(wait) = args.wait {
         request = request

@@ -71,11 +71,3 @@ pub fn parse_title(text: &str) -> Result<String, String> {
         Err(format!("must be 1 to {} characters", config::TITLE_MAX_CHARS))
     }
 }
-
-pub fn parse_idempotency_key(text: &str) -> Result<String, String> {
-    if domain::is_idempotency_key(text.as_bytes()) {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("must be 1 to {} visible ASCII characters", config::IDEMPOTENCY_KEY_MAX_BYTES))
-    }
-}

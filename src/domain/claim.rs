@@ -1,13 +1,6 @@
 //! A claim and its outcome.
 
-use super::{CouponId, OrderId, UserId};
-use crate::config;
-
-/// Whether a text is an `Idempotency-Key`: 1 to `IDEMPOTENCY_KEY_MAX_BYTES` visible ASCII characters.
-#[must_use]
-pub fn is_idempotency_key(text: &[u8]) -> bool {
-    (1..=config::IDEMPOTENCY_KEY_MAX_BYTES).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic)
-}
+use super::{CouponId, IdempotencyKey, OrderId, UserId};
 
 /// One user's request for one unit.
 #[derive(Clone, Debug)]
@@ -15,6 +8,8 @@ pub struct Claim {
     pub coupon: CouponId,
     pub user: UserId,
     pub order: OrderId,
+    /// Used only where a user may hold several units of the coupon.
+    pub key: Option<IdempotencyKey>,
 }
 
 /// The claim script's answer. A refusal is a value, not an error.
@@ -24,7 +19,8 @@ pub enum ClaimOutcome {
     Accepted {
         stock: i64,
     },
-    /// The user has one already: this order.
+    /// The user has the claimed unit already, by an earlier claim with the same key; where a user may hold only one unit,
+    /// by any earlier claim.
     Held {
         order: OrderId,
         stock: i64,
@@ -35,9 +31,17 @@ pub enum ClaimOutcome {
 /// Why a claim was refused: the first that applies, in this order. Times are ms since 1970 by Redis's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
+    /// A user may hold several units of the coupon, and the claim has no Idempotency-Key. This one comes also before the
+    /// outcome `Held`.
+    KeyRequired,
     UnknownCoupon,
     Ended,
     Paused,
-    NotStarted { starts_at_ms: i64, now_ms: i64 },
+    NotStarted {
+        starts_at_ms: i64,
+        now_ms: i64,
+    },
+    /// The user holds as many units as a user may hold.
+    LimitReached,
     SoldOut,
 }

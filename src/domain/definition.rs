@@ -92,12 +92,9 @@ impl NewCoupon {
     /// # Errors
     /// With a sentence that names the field.
     pub fn define(self) -> Result<Definition, InvalidDefinition> {
-        let limit = self.per_user_limit.unwrap_or(1);
-        if !(1..=config::PER_USER_LIMIT_MAX).contains(&limit) {
+        let limit = i16::try_from(self.per_user_limit.unwrap_or(1)).unwrap_or(0);
+        if !(1..=config::PER_USER_LIMIT_MAX).contains(&limit.into()) {
             return Err(invalid(format!("per_user_limit is 1 to {}", config::PER_USER_LIMIT_MAX)));
-        }
-        if limit > 1 {
-            return Err(invalid("per_user_limit above 1 is not supported yet: leave it out"));
         }
         let reserve = self.reserve_seconds;
         if reserve.is_some_and(|seconds| !(1..=config::RESERVE_MAX_SECONDS).contains(&seconds)) {
@@ -110,7 +107,7 @@ impl NewCoupon {
             starts_at: self.starts_at.map(whole_ms).transpose()?,
             ends_at: self.ends_at.map(whole_ms).transpose()?,
             paused: false,
-            per_user_limit: 1,
+            per_user_limit: limit,
             reserve_seconds: reserve.and_then(|seconds| i32::try_from(seconds).ok()),
             unlisted: self.unlisted,
             version: 1,

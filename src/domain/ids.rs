@@ -23,6 +23,11 @@ pub struct UserId(Arc<str>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct OrderId(pub Uuid);
 
+/// A client's name for one claim (`Idempotency-Key`): 1 to `IDEMPOTENCY_KEY_MAX_BYTES` visible ASCII characters. Where a
+/// user may hold several units, it tells a repeat from a further claim.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct IdempotencyKey(Arc<str>);
+
 /// Why a text is not an id; the sentence is used as an error's `detail`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
@@ -32,6 +37,8 @@ pub enum InvalidId {
     User,
     #[error("an order id is a UUID")]
     Order,
+    #[error("Idempotency-Key is 1 to {} visible ASCII characters", config::IDEMPOTENCY_KEY_MAX_BYTES)]
+    IdempotencyKey,
 }
 
 impl CouponId {
@@ -42,6 +49,13 @@ impl CouponId {
 }
 
 impl UserId {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl IdempotencyKey {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -73,6 +87,16 @@ impl FromStr for UserId {
         let valid =
             (1..=config::USER_ID_MAX_BYTES).contains(&text.len()) && !text.chars().any(char::is_control);
         if valid { Ok(Self(text.into())) } else { Err(InvalidId::User) }
+    }
+}
+
+impl FromStr for IdempotencyKey {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let valid = (1..=config::IDEMPOTENCY_KEY_MAX_BYTES).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_graphic());
+        if valid { Ok(Self(text.into())) } else { Err(InvalidId::IdempotencyKey) }
     }
 }
 
@@ -127,6 +151,7 @@ macro_rules! text_id {
 }
 text_id!(CouponId, 0);
 text_id!(UserId, 0);
+text_id!(IdempotencyKey, 0);
 
 impl fmt::Display for OrderId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

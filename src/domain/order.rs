@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::{CouponId, InvalidId, OrderId, UserId};
+use super::{CouponId, IdempotencyKey, InvalidId, OrderId, UserId};
+use crate::config;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -32,6 +33,8 @@ pub struct Order {
     pub id: OrderId,
     pub coupon: CouponId,
     pub user: UserId,
+    /// Which of the user's units of the coupon it is, from 1 on; 1 also while the order is not recorded.
+    pub slot: i16,
     pub status: OrderStatus,
     pub claimed_at: OffsetDateTime,
     pub recorded_at: Option<OffsetDateTime>,
@@ -49,7 +52,7 @@ impl Order {
         let claimed_at = id.claimed_at().unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let status = OrderStatus::Accepted;
         let (recorded_at, reserved_until, ended_at, reason) = (None, None, None, None);
-        Self { id, coupon, user, status, claimed_at, recorded_at, reserved_until, ended_at, reason }
+        Self { id, coupon, user, slot: 1, status, claimed_at, recorded_at, reserved_until, ended_at, reason }
     }
 }
 
@@ -59,6 +62,10 @@ pub struct OrderEvent {
     pub order: OrderId,
     pub coupon: CouponId,
     pub user: UserId,
+    /// Which of the user's units of the coupon it is, from 1 to the coupon's limit for each user.
+    pub slot: i16,
+    /// The claim's Idempotency-Key; of a coupon of which a user may hold several units.
+    pub key: Option<IdempotencyKey>,
 }
 
 /// Why an entry is not an order event, and its order id if that can be read.
@@ -69,16 +76,19 @@ pub struct UnreadableEvent {
 }
 
 impl OrderEvent {
-    /// Reads an entry's fields: names and values in turn.
+    /// Reads an entry's fields: names and values in turn. The slot is 1 where there is no field `slot`.
     ///
     /// # Errors
-    /// When a field is missing, is not UTF-8 or is not an id of its kind.
+    /// When a field is missing, is not UTF-8 or is not an id of its kind, or the slot is none.
     pub fn read<B: AsRef<[u8]>>(fields: &[B]) -> Result<Self, UnreadableEvent> {
-        let get = |name: &str| -> Result<&str, String> {
-            let pair = fields.chunks_exact(2).find(|pair| pair[0].as_ref() == name.as_bytes());
-            let value = pair.ok_or_else(|| format!("no field `{name}`"))?[1].as_ref();
-            std::str::from_utf8(value).map_err(|_| format!("field `{name}` is no UTF-8"))
+        let find = |name: &str| -> Result<Option<&str>, String> {
+            let Some(pair) = fields.chunks_exact(2).find(|pair| pair[0].as_ref() == name.as_bytes()) else {
+                return Ok(None);
+            };
+            let value = std::str::from_utf8(pair[1].as_ref());
+            value.map(Some).map_err(|_| format!("field `{name}` is no UTF-8"))
         };
+        let get = |name: &str| find(name)?.ok_or_else(|| format!("no field `{name}`"));
         let order = get("order").and_then(|text| text.parse::<OrderId>().map_err(|e| e.to_string()));
         let order = order.map_err(|reason| UnreadableEvent { reason, order: None })?;
         let unreadable = |reason: String| UnreadableEvent { reason, order: Some(order) };
@@ -87,12 +97,87 @@ impl OrderEvent {
         }
         let coupon = get("coupon").and_then(|text| text.parse().map_err(|e: InvalidId| e.to_string()));
         let user = get("user").and_then(|text| text.parse().map_err(|e: InvalidId| e.to_string()));
-        Ok(Self { order, coupon: coupon.map_err(unreadable)?, user: user.map_err(unreadable)? })
+        let slot = find("slot").and_then(|text| text.map_or(Ok(1), parse_slot));
+        let key = find("key")
+            .and_then(|text| text.map(|text| text.parse().map_err(|e: InvalidId| e.to_string())).transpose());
+        Ok(Self {
+            order,
+            coupon: coupon.map_err(unreadable)?,
+            user: user.map_err(unreadable)?,
+            slot: slot.map_err(unreadable)?,
+            key: key.map_err(unreadable)?,
+        })
+    }
+
+    /// The fields of an entry: names and values in turn.
+    #[must_use]
+    pub fn fields(&self) -> Vec<String> {
+        let order = self.order.to_string();
+        let mut fields = ["order", &order, "coupon", self.coupon.as_str(), "user", self.user.as_str()]
+            .map(str::to_owned)
+            .to_vec();
+        if self.slot > 1 || self.key.is_some() {
+            fields.extend(["slot".to_owned(), self.slot.to_string()]);
+        }
+        fields.extend(self.key.iter().flat_map(|key| ["key".to_owned(), key.to_string()]));
+        fields
     }
 
     /// The time inside the order's id.
     #[must_use]
     pub fn claimed_at(&self) -> OffsetDateTime {
         self.order.claimed_at().unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    }
+}
+
+/// A slot in its one spelling: a number from 1 to `PER_USER_LIMIT_MAX`.
+fn parse_slot(text: &str) -> Result<i16, String> {
+    let slot = text.parse().ok().filter(|slot: &i16| slot.to_string() == text);
+    slot.filter(|&slot| (1..=config::PER_USER_LIMIT_MAX).contains(&slot.into()))
+        .ok_or_else(|| format!("field `slot` is no number from 1 to {}", config::PER_USER_LIMIT_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ORDER: &str = "01a20dfc-6229-756f-bc31-2593204e6701";
+
+    fn read(more: &[&str]) -> Result<OrderEvent, UnreadableEvent> {
+        let fields = ["order", ORDER, "coupon", "coffee", "user", "alice"];
+        OrderEvent::read(&[&fields, more].concat())
+    }
+
+    #[test]
+    fn an_event_without_a_slot_is_of_slot_1() {
+        let event = read(&[]).unwrap();
+        assert_eq!((event.slot, event.key), (1, None));
+    }
+
+    #[test]
+    fn what_is_written_reads_as_itself() {
+        for event in [read(&[]), read(&["slot", "1", "key", "k"]), read(&["slot", "16", "key", "!~"])] {
+            let event = event.unwrap();
+            assert_eq!(OrderEvent::read(&event.fields()), Ok(event));
+        }
+    }
+
+    #[test]
+    fn a_slot_or_key_that_no_claim_has_is_unreadable() {
+        let too_long = "k".repeat(config::IDEMPOTENCY_KEY_MAX_BYTES + 1);
+        for slot in ["", "0", "17", "-1", "01", "+2", "two", "2 "] {
+            let unreadable = read(&["slot", slot, "key", "k"]).unwrap_err();
+            assert!(
+                unreadable.reason.contains("slot") && unreadable.order.is_some(),
+                "{slot:?}: {unreadable:?}"
+            );
+        }
+        for key in ["", " ", "a b", "клю", &too_long] {
+            let unreadable = read(&["slot", "2", "key", key]).unwrap_err();
+            assert!(
+                unreadable.reason.contains("Key") && unreadable.order.is_some(),
+                "{key:?}: {unreadable:?}"
+            );
+        }
     }
 }

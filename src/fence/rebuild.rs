@@ -4,6 +4,7 @@
 
 mod decide;
 mod definitions;
+mod kept;
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -356,8 +357,9 @@ async fn apply_plan(
     plan: &Plan,
 ) -> anyhow::Result<()> {
     // Several chunks in flight on one connection: Redis applies one while the next one is sent.
-    let apply =
-        |delete, set| redis_rebuild::apply_chunk(redis, building, &definition.id, delete, set).boxed();
+    let apply = |delete, set| {
+        redis_rebuild::apply_chunk(redis, building, &definition.id, delete, set, &plan.keys).boxed()
+    };
     let deletions = plan.delete.chunks(config::REBUILD_CHUNK_FIELDS).map(|delete| apply(delete, &[]));
     let claims = plan.set.chunks(config::REBUILD_CHUNK_FIELDS).map(|set| apply(&[], set));
     let chunks: Vec<_> = deletions.chain(claims).collect();
@@ -377,7 +379,7 @@ async fn apply_plan(
             }
         }
     }
-    if !redis_rebuild::append_events(redis, building, &definition.id, &plan.resend).await? {
+    if !redis_rebuild::append_events(redis, building, &definition.id, &plan.resend, &plan.keys).await? {
         bail!(NEWER);
     }
     Ok(())

@@ -13,9 +13,10 @@ use super::prefer::preferred_wait;
 use super::problem::{Answer, Code, Problem};
 use super::request::{Request, coupon_id, order_id};
 use crate::claims::claim::Claimed;
-use crate::config;
-use crate::domain::{CouponId, Order, OrderId, OrderStatus, Refusal, UserId, is_idempotency_key, rfc3339};
-use crate::orders::lookup::{FoundOrder, LiveOrder};
+use crate::domain::{
+    CouponId, IdempotencyKey, InvalidId, Order, OrderId, OrderStatus, Refusal, UserId, rfc3339,
+};
+use crate::orders::lookup::FoundOrder;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -65,7 +66,8 @@ pub async fn claim(api: &Api, coupon: &str, mut request: Request) -> Answer {
     let user = api.auth.user(&request.headers)?;
     let coupon = coupon_id(coupon)?;
     request.optional_object().await?;
-    make_claim(api, coupon, user, &request.headers).await.map(|(_, response)| response)
+    let key = idempotency_key(&request.headers)?;
+    make_claim(api, coupon, user, key, &request.headers).await.map(|(_, response)| response)
 }
 
 #[derive(Deserialize)]
@@ -79,7 +81,8 @@ pub async fn claim_on_behalf(api: &Api, coupon: &str, mut request: Request) -> A
     api.auth.admin(&request.headers)?;
     let coupon = coupon_id(coupon)?;
     let OnBehalf { user } = request.json().await?;
-    make_claim(api, coupon, user, &request.headers).await.map(|(_, response)| response)
+    let key = idempotency_key(&request.headers)?;
+    make_claim(api, coupon, user, key, &request.headers).await.map(|(_, response)| response)
 }
 
 /// Makes the claim; returns its order with the response.
@@ -87,10 +90,11 @@ pub async fn make_claim(
     api: &Api,
     coupon: CouponId,
     user: UserId,
+    key: Option<IdempotencyKey>,
     headers: &HeaderMap,
 ) -> Result<(OrderId, Response<Bytes>), Problem> {
-    check_idempotency_key(headers)?;
-    let (status, order, stock) = match api.claims.claim(&coupon, &user, preferred_wait(headers)).await? {
+    let claimed = api.claims.claim(&coupon, &user, key, preferred_wait(headers)).await?;
+    let (status, order, stock) = match claimed {
         Claimed::Accepted { order, stock } if order.status == OrderStatus::Accepted => {
             (StatusCode::ACCEPTED, order, stock)
         }
@@ -115,6 +119,13 @@ fn order_answer(status: StatusCode, order: Order, stock: i64) -> Response<Bytes>
 
 fn refused(coupon: &CouponId, refusal: Refusal) -> Problem {
     match refusal {
+        Refusal::KeyRequired => Problem::new(
+            Code::IdempotencyKeyRequired,
+            format!(
+                "a user may hold several units of coupon {coupon}: send the header Idempotency-Key, a new key for each \
+                 further unit and the same one with each repeat"
+            ),
+        ),
         Refusal::UnknownCoupon => Problem::unknown_coupon(coupon),
         Refusal::Ended => Problem::new(Code::Ended, format!("coupon {coupon} has ended")),
         Refusal::Paused => Problem::new(Code::Paused, format!("coupon {coupon} is paused; try again later")),
@@ -124,6 +135,10 @@ fn refused(coupon: &CouponId, refusal: Refusal) -> Problem {
                 .with("starts_at", starts_at)
                 .with("server_time", server_time)
         }
+        Refusal::LimitReached => Problem::new(
+            Code::LimitReached,
+            format!("you hold as many units of coupon {coupon} as one user may hold"),
+        ),
         Refusal::SoldOut => Problem::new(Code::SoldOut, format!("coupon {coupon} is sold out")),
     }
 }
@@ -137,12 +152,11 @@ fn rejected(order: OrderId) -> Problem {
 pub async fn held(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
     let user = api.auth.user(&request.headers)?;
     let coupon = coupon_id(coupon)?;
-    let items: Vec<OrderView> = match api.orders.live(&coupon, &user).await? {
-        LiveOrder::Live(order) => vec![order.into()],
-        LiveOrder::Ended => Vec::new(),
-        LiveOrder::NotHeld if api.snapshots.get(&coupon).await?.is_some() => Vec::new(),
-        LiveOrder::NotHeld => return Err(Problem::unknown_coupon(&coupon)),
-    };
+    let items: Vec<OrderView> =
+        api.orders.live(&coupon, &user).await?.into_iter().map(OrderView::from).collect();
+    if items.is_empty() && api.snapshots.get(&coupon).await?.is_none() {
+        return Err(Problem::unknown_coupon(&coupon));
+    }
     Ok(json(StatusCode::OK, &List::whole(items)))
 }
 
@@ -158,14 +172,12 @@ fn no_order() -> Problem {
     Problem::new(Code::NotFound, "there is no such order of yours")
 }
 
-fn check_idempotency_key(headers: &HeaderMap) -> Result<(), Problem> {
-    let most = config::IDEMPOTENCY_KEY_MAX_BYTES;
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
     let mut keys = headers.get_all(&IDEMPOTENCY_KEY).iter();
-    match (keys.next(), keys.next()) {
-        (None, _) => Ok(()),
-        (Some(key), None) if is_idempotency_key(key.as_bytes()) => Ok(()),
-        _ => Err(Problem::bad_request(format!(
-            "Idempotency-Key is 1 to {most} visible ASCII characters, once"
-        ))),
-    }
+    let key = match (keys.next(), keys.next()) {
+        (None, _) => return Ok(None),
+        (Some(key), None) => key.to_str().ok().and_then(|key| key.parse().ok()),
+        _ => None,
+    };
+    key.map(Some).ok_or_else(|| Problem::bad_request(format!("{}, once", InvalidId::IdempotencyKey)))
 }

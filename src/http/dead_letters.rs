@@ -15,7 +15,7 @@ use super::claims::{OrderView, make_claim};
 use super::problem::{Answer, Code, Problem};
 use super::request::{Page, Request, segment};
 use crate::config;
-use crate::domain::{CouponId, Order, OrderId, UserId};
+use crate::domain::{CouponId, IdempotencyKey, Order, OrderId, UserId};
 use crate::postgres::dead_letters::{self, DeadLetter, decode_fields};
 
 #[derive(Serialize)]
@@ -57,12 +57,13 @@ pub async fn show(api: Arc<Api>, id: &str, request: Request) -> Answer {
     Ok(json(StatusCode::OK, &view(letter, true)))
 }
 
-/// `POST /v1/admin/dead/{id}/replay`: a new claim for the letter's user, answered like any claim.
+/// `POST /v1/admin/dead/{id}/replay`: a new claim for the letter's user, answered like any claim. It has the key of
+/// the letter's claim, so that the user's own repeat gets the same order; `replay-<id>` where the letter has none.
 pub async fn replay(api: Arc<Api>, id: &str, mut request: Request) -> Answer {
     let origin = api.auth.admin_origin(&request)?;
     request.optional_object().await?;
     let letter = find(&api, id).await?;
-    let (coupon, user) = claimant(&letter).ok_or_else(|| {
+    let Claimant { coupon, user, key } = claimant(&letter).ok_or_else(|| {
         Problem::new(
             Code::NotReplayable,
             "the letter names no coupon and user: claim on the user's behalf instead",
@@ -73,7 +74,8 @@ pub async fn replay(api: Arc<Api>, id: &str, mut request: Request) -> Answer {
         let row = row.unwrap_or_else(|| Order::accepted(OrderId(order), coupon, user));
         return Ok(json(StatusCode::OK, &OrderView::from(row)));
     }
-    let (order, response) = make_claim(&api, coupon.clone(), user, &request.headers).await?;
+    let key = key.or_else(|| format!("replay-{}", letter.id).parse().ok());
+    let (order, response) = make_claim(&api, coupon.clone(), user, key, &request.headers).await?;
     dead_letters::mark_replaced(&api.postgres.pool, letter.id, &coupon, order, &origin).await?;
     Ok(response)
 }
@@ -83,7 +85,7 @@ pub async fn discard(api: Arc<Api>, id: &str, mut request: Request) -> Answer {
     let origin = api.auth.admin_origin(&request)?;
     request.optional_object().await?;
     let letter = find(&api, id).await?;
-    let coupon = claimant(&letter).map(|(coupon, _)| coupon);
+    let coupon = claimant(&letter).map(|claimant| claimant.coupon);
     dead_letters::mark_seen(&api.postgres.pool, letter.id, coupon.as_ref(), &origin).await?;
     let letter = find(&api, id).await?;
     Ok(json(StatusCode::OK, &view(letter, true)))
@@ -106,13 +108,21 @@ impl FromStr for LetterId {
     }
 }
 
-fn claimant(letter: &DeadLetter) -> Option<(CouponId, UserId)> {
+/// For whom a letter's event was.
+struct Claimant {
+    coupon: CouponId,
+    user: UserId,
+    key: Option<IdempotencyKey>,
+}
+
+fn claimant(letter: &DeadLetter) -> Option<Claimant> {
     let fields = decode_fields(&letter.fields)?;
     let get = |name: &str| {
         let pair = fields.chunks_exact(2).find(|pair| pair[0] == name.as_bytes())?;
         std::str::from_utf8(pair[1]).ok()
     };
-    Some((get("coupon")?.parse().ok()?, get("user")?.parse().ok()?))
+    let (coupon, user) = (get("coupon")?.parse().ok()?, get("user")?.parse().ok()?);
+    Some(Claimant { coupon, user, key: get("key").and_then(|key| key.parse().ok()) })
 }
 
 fn view(letter: DeadLetter, with_fields: bool) -> LetterView {

@@ -20,12 +20,14 @@ pub type Answer = Result<Response<Bytes>, Problem>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
     BadRequest,
+    IdempotencyKeyRequired,
     Unauthorized,
     NotFound,
     UnknownCoupon,
     MethodNotAllowed,
     RequestTimeout,
     SoldOut,
+    LimitReached,
     NotStarted,
     Ended,
     Paused,
@@ -45,6 +47,9 @@ impl Code {
     const fn parts(self) -> (StatusCode, &'static str, &'static str) {
         match self {
             Self::BadRequest => (StatusCode::BAD_REQUEST, "bad-request", "Bad request"),
+            Self::IdempotencyKeyRequired => {
+                (StatusCode::BAD_REQUEST, "idempotency-key-required", "Idempotency-Key required")
+            }
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "Not found"),
             Self::UnknownCoupon => (StatusCode::NOT_FOUND, "unknown-coupon", "Unknown coupon"),
@@ -53,6 +58,7 @@ impl Code {
             }
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request-timeout", "Request timeout"),
             Self::SoldOut => (StatusCode::CONFLICT, "sold-out", "Sold out"),
+            Self::LimitReached => (StatusCode::CONFLICT, "limit-reached", "Limit reached"),
             Self::NotStarted => (StatusCode::CONFLICT, "not-started", "Not started"),
             Self::Ended => (StatusCode::CONFLICT, "ended", "Ended"),
             Self::Paused => (StatusCode::CONFLICT, "paused", "Paused"),

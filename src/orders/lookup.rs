@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
@@ -12,7 +13,7 @@ use crate::config;
 use crate::domain::{CouponId, Order, OrderId, OrderStatus, UserId};
 use crate::fence::{Fence, StoreError, wal_position};
 use crate::postgres::{Postgres, dead_letters, orders};
-use crate::redis::claims_hash;
+use crate::redis::claims_hash::{self, ClaimField};
 
 /// Finds orders. A cheap handle.
 #[derive(Clone)]
@@ -73,18 +74,19 @@ impl Orders {
         }
     }
 
-    /// The live order that the user holds of the coupon; `None` where the claims hash holds none.
+    /// The live orders that the user holds of the coupon, by slot.
     ///
     /// # Errors
     /// Where Redis does not answer, or the fence is down.
-    pub async fn live(&self, coupon: &CouponId, user: &UserId) -> Result<LiveOrder, StoreError> {
+    pub async fn live(&self, coupon: &CouponId, user: &UserId) -> Result<Vec<Order>, StoreError> {
         let session = self.fence.require_session()?;
-        let Some(order) = claims_hash::held_by(&session.redis, coupon, user).await? else {
-            return Ok(LiveOrder::NotHeld);
-        };
-        let row = self.row_within(order, Duration::ZERO).await;
-        let order = row.unwrap_or_else(|| Order::accepted(order, coupon.clone(), user.clone()));
-        Ok(if order.status.has_ended() { LiveOrder::Ended } else { LiveOrder::Live(order) })
+        let held = claims_hash::held_by(&session.redis, coupon, user).await?;
+        // All at once: they are looked up in one query.
+        let rows = join_all(held.iter().map(|&order| self.row_within(order, Duration::ZERO))).await;
+        let orders = held.into_iter().zip(rows);
+        let orders = orders
+            .map(|(order, row)| row.unwrap_or_else(|| Order::accepted(order, coupon.clone(), user.clone())));
+        Ok(orders.filter(|order| !order.status.has_ended()).collect())
     }
 
     /// An order of the coupon, as `viewer` may see it (`None` is the admin, who sees every order). Reads Postgres first
@@ -112,7 +114,7 @@ impl Orders {
         }
         if let Some(user) = viewer {
             let session = self.fence.require_session()?;
-            if claims_hash::held_by(&session.redis, coupon, user).await? == Some(order) {
+            if claims_hash::held_by(&session.redis, coupon, user).await?.contains(&order) {
                 let order = Order::accepted(order, coupon.clone(), user.clone());
                 return Ok(Some(FoundOrder { order, replaced_by: None }));
             }
@@ -132,22 +134,15 @@ impl Orders {
         &self,
         coupon: &CouponId,
         user: &UserId,
+        slot: i16,
         order: OrderId,
     ) -> Result<(), StoreError> {
         let session = self.fence.require_session()?;
         wal_position::record(&self.fence, &session, &self.postgres).await?;
-        release(&self.fence, &session, coupon, user.as_str(), order).await?;
+        let field = ClaimField::new(user, slot);
+        release(&self.fence, &session, coupon, field.as_str(), order).await?;
         Ok(())
     }
-}
-
-/// What a user holds of a coupon.
-#[derive(Clone, Debug)]
-pub enum LiveOrder {
-    Live(Order),
-    /// The order that the claims hash still names has ended.
-    Ended,
-    NotHeld,
 }
 
 fn is_recent(order: OrderId) -> bool {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::audit::{self, AuditEntry};
 use super::fence::{self, PARTITION};
 use super::{Pool, PostgresError};
-use crate::domain::{AuditAction, CouponId, OrderEvent, OrderId, Origin};
+use crate::domain::{AuditAction, CouponId, IdempotencyKey, OrderEvent, OrderId, Origin};
 
 const REJECT: &str = include_str!("../../sql/queries/reject_order.sql");
 const ALONE: &str = include_str!("../../sql/queries/dead_letter_alone.sql");
@@ -98,6 +98,8 @@ pub(super) async fn reject_in(
         .bind(letter.error)
         .bind(letter.deliveries)
         .bind(is_rebuild)
+        .bind(event.slot)
+        .bind(event.key.as_ref().map(IdempotencyKey::as_str))
         .fetch_one(connection)
         .await?;
     LetterOutcome::read(&row, "rejected")

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::fence::{self, PARTITION};
 use super::{Pool, PostgresError};
-use crate::domain::{CouponId, Order, OrderEvent, OrderId, OrderStatus, UserId};
+use crate::domain::{CouponId, IdempotencyKey, Order, OrderEvent, OrderId, OrderStatus, UserId};
 
 const RECORD: &str = include_str!("../../sql/queries/record_orders.sql");
 /// Without `on conflict`: costs Postgres a quarter less, but fails if an event has a row or conflicts with another order.
@@ -20,7 +20,7 @@ const EXPLAIN_MISSING: &str = include_str!("../../sql/queries/explain_missing.sq
 macro_rules! select_orders {
     ($rest:literal) => {
         concat!(
-            "select id::uuid, coupon_id::text, user_id::text, status::text, claimed_at::timestamptz,
+            "select id::uuid, coupon_id::text, user_id::text, slot::smallint, status::text, claimed_at::timestamptz,
                 recorded_at::timestamptz, reserved_until::timestamptz, ended_at::timestamptz, reason::text
              from orders ",
             $rest
@@ -34,7 +34,8 @@ pub enum RecordOutcome {
     Done {
         /// Orders inserted by this transaction.
         inserted: Vec<OrderId>,
-        /// Events that are not recorded because the user has another live order: the caller ends them one by one.
+        /// Events that are not recorded because another live order of the user has the slot or the key, or because the
+        /// coupon has no such slot: the caller ends them one by one.
         conflicting: Vec<OrderId>,
     },
     /// The fence row has another epoch or another Postgres: read the marker again.
@@ -104,6 +105,10 @@ async fn record_in(
         .bind(events.iter().map(|e| e.coupon.as_str()).collect::<Vec<&str>>())
         .bind(events.iter().map(|e| e.user.as_str()).collect::<Vec<&str>>())
         .bind(events.iter().map(|e| e.claimed_at()).collect::<Vec<OffsetDateTime>>())
+        .bind(events.iter().map(|e| e.slot).collect::<Vec<i16>>())
+        .bind(
+            events.iter().map(|e| e.key.as_ref().map(IdempotencyKey::as_str)).collect::<Vec<Option<&str>>>(),
+        )
         .fetch_one(&mut *transaction)
         .await?;
     if fenced {
@@ -128,8 +133,8 @@ enum Missing {
     Conflicting(Vec<OrderId>),
 }
 
-/// Why events were not inserted: the order has a row already (correct), the coupon is unknown, or the user has another
-/// live order.
+/// Why events were not inserted: the order has a row already (correct), the coupon is unknown, or the event conflicts
+/// (see [`RecordOutcome::Done`]).
 async fn explain_missing(
     connection: &mut PgConnection,
     missing: &[&OrderEvent],
@@ -211,7 +216,17 @@ pub async fn statuses(pool: &Pool, ids: &[OrderId]) -> Result<HashMap<OrderId, O
     rows.iter().map(|row| Ok((OrderId(row.try_get("id")?), read_status(row)?))).collect()
 }
 
-/// One page of a coupon's live orders after `after`, oldest first.
+/// The unit that a live order holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveUnit {
+    pub order: OrderId,
+    pub user: UserId,
+    /// From 1 to the coupon's limit for each user.
+    pub slot: i16,
+    pub key: Option<IdempotencyKey>,
+}
+
+/// The units of one page of a coupon's live orders after `after`, oldest first.
 ///
 /// # Errors
 /// If Postgres cannot serve.
@@ -220,16 +235,23 @@ pub async fn live_page(
     coupon: &CouponId,
     after: Option<OrderId>,
     limit: i64,
-) -> Result<Vec<Order>, PostgresError> {
-    let rows = sqlx::query_as::<_, OrderRow>(select_orders!(
-        "where coupon_id = $1 and id > $2 and status in ('reserved', 'confirmed') order by id limit $3"
-    ))
+) -> Result<Vec<LiveUnit>, PostgresError> {
+    let rows = sqlx::query(
+        "select id::uuid, user_id::text, slot::smallint, idempotency_key::text from orders
+         where coupon_id = $1 and id > $2 and status in ('reserved', 'confirmed') order by id limit $3",
+    )
     .bind(coupon.as_str())
     .bind(after.map_or(Uuid::nil(), |order| order.0))
     .bind(limit)
     .fetch_all(pool)
     .await?;
-    Ok(rows.into_iter().map(|row| row.0).collect())
+    let unit = |row: &PgRow| {
+        let user: &str = row.try_get("user_id")?;
+        let user = user.parse().map_err(|e| decode_error(format!("orders.user_id {user:?}: {e}")))?;
+        let (order, slot) = (OrderId(row.try_get("id")?), row.try_get("slot")?);
+        Ok(LiveUnit { order, user, slot, key: read_key(row)? })
+    };
+    rows.iter().map(unit).collect()
 }
 
 /// Which orders a list shows; `None` means all.
@@ -280,13 +302,13 @@ pub(super) struct OrderRow(pub(super) Order);
 
 impl FromRow<'_, PgRow> for OrderRow {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let decode = |error: String| sqlx::Error::Decode(error.into());
         let coupon: String = row.try_get("coupon_id")?;
         let user: String = row.try_get("user_id")?;
         Ok(Self(Order {
             id: OrderId(row.try_get("id")?),
-            coupon: coupon.parse().map_err(|e| decode(format!("orders.coupon_id {coupon:?}: {e}")))?,
-            user: user.parse().map_err(|e| decode(format!("orders.user_id {user:?}: {e}")))?,
+            coupon: coupon.parse().map_err(|e| decode_error(format!("orders.coupon_id {coupon:?}: {e}")))?,
+            user: user.parse().map_err(|e| decode_error(format!("orders.user_id {user:?}: {e}")))?,
+            slot: row.try_get("slot")?,
             status: read_status(row)?,
             claimed_at: row.try_get("claimed_at")?,
             recorded_at: Some(row.try_get("recorded_at")?),
@@ -297,9 +319,19 @@ impl FromRow<'_, PgRow> for OrderRow {
     }
 }
 
+fn decode_error(error: String) -> sqlx::Error {
+    sqlx::Error::Decode(error.into())
+}
+
+/// A key that the API cannot have made counts as none: a claim never repeats it.
+pub(super) fn read_key(row: &PgRow) -> Result<Option<IdempotencyKey>, sqlx::Error> {
+    let key: Option<&str> = row.try_get("idempotency_key")?;
+    Ok(key.and_then(|key| key.parse().ok()))
+}
+
 fn read_status(row: &PgRow) -> Result<OrderStatus, sqlx::Error> {
     let word: &str = row.try_get("status")?;
-    parse_status(word).ok_or_else(|| sqlx::Error::Decode(format!("orders.status {word:?}").into()))
+    parse_status(word).ok_or_else(|| decode_error(format!("orders.status {word:?}")))
 }
 
 fn parse_status(word: &str) -> Option<OrderStatus> {

@@ -9,9 +9,9 @@ use uuid::Uuid;
 
 use super::audit::{self, AuditEntry};
 use super::dead_letters::{self, Letter, LetterOutcome};
-use super::{Postgres, PostgresError, coupons, fence};
+use super::{Postgres, PostgresError, coupons, fence, orders};
 use crate::config;
-use crate::domain::{CouponId, Definition, OrderEvent, OrderId, Origin};
+use crate::domain::{CouponId, Definition, IdempotencyKey, OrderEvent, OrderId, Origin};
 pub use coupons::LockedCoupon;
 
 /// The session of the process that rebuilds.
@@ -153,21 +153,21 @@ impl Decision<'_> {
         coupons::all_definitions(&mut self.transaction).await
     }
 
-    /// Calls `visit` with user and id of each live order of the coupon, at most one of each user.
+    /// Calls `visit` with user, slot, id and Idempotency-Key of each live order of the coupon, at most one for each slot.
     pub async fn visit_live_orders(
         &mut self,
         coupon: &CouponId,
-        mut visit: impl FnMut(&str, OrderId),
+        mut visit: impl FnMut(&str, i16, OrderId, Option<IdempotencyKey>),
     ) -> Result<(), PostgresError> {
         // Row by row: a million rows in memory are several times larger than what the caller keeps of them.
         let mut rows = sqlx::query(
-            "select user_id, id from orders
-             where coupon_id = $1 and slot = 1 and status in ('reserved', 'confirmed')",
+            "select user_id, slot::smallint, id, idempotency_key from orders
+             where coupon_id = $1 and status in ('reserved', 'confirmed')",
         )
         .bind(coupon.as_str())
         .fetch(&mut *self.transaction);
         while let Some(row) = rows.try_next().await? {
-            visit(row.try_get(0)?, OrderId(row.try_get(1)?));
+            visit(row.try_get(0)?, row.try_get(1)?, OrderId(row.try_get(2)?), orders::read_key(&row)?);
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use super::error::ReconcileError;
 use super::report::{ComparisonReport, Difference};
 use super::throttle::Throttle;
 use crate::config;
-use crate::domain::{AuditAction, CouponId, OrderEvent, OrderId, Origin, UserId};
+use crate::domain::{AuditAction, CouponId, OrderEvent, OrderId, Origin};
 use crate::fence::{Fence, Session, wal_position};
 use crate::orders::release::release;
 use crate::postgres::audit::{self, AuditEntry};
@@ -49,10 +49,10 @@ pub struct Comparison<'a> {
     on_record: HashSet<(&'static str, CouponId)>,
 }
 
-/// The claim of an order.
+/// A claim and its coupon.
 struct Holder {
     coupon: CouponId,
-    user: UserId,
+    claim: StoredClaim,
 }
 
 impl<'a> Comparison<'a> {
@@ -191,11 +191,9 @@ impl<'a> Comparison<'a> {
             let mut claims: HashMap<OrderId, Holder> = HashMap::with_capacity(page.len());
             for (field, value) in page {
                 match StoredClaim::decode(&field, &value) {
-                    Some(StoredClaim { field: ClaimField { user, slot: 1 }, order, .. }) => {
-                        claims.insert(order, Holder { coupon: id.clone(), user });
+                    Some(claim) => {
+                        claims.insert(claim.order, Holder { coupon: id.clone(), claim });
                     }
-                    // No coupon has a limit above 1 yet: such claims are not compared.
-                    Some(_) => {}
                     None => self.take_fence_down(id, "its claims hash has a field that is not a claim"),
                 }
             }
@@ -226,7 +224,9 @@ impl<'a> Comparison<'a> {
             wal_position::record(fence, session, postgres).await?;
         }
         for (&order, status) in &statuses {
-            let Some(Holder { coupon, user }) = claims.remove(&order) else { continue };
+            let Some(Holder { coupon, claim: StoredClaim { field, .. } }) = claims.remove(&order) else {
+                continue;
+            };
             if !status.has_ended() {
                 continue;
             }
@@ -235,14 +235,15 @@ impl<'a> Comparison<'a> {
                 continue;
             }
             // The unit may have been returned since the claim was read.
-            if claims_hash::held_by(&session.redis, &coupon, &user).await? != Some(order) {
+            let held = claims_hash::held_in(&session.redis, &coupon, std::slice::from_ref(&field)).await?;
+            if !matches!(held[..], [Some((held, _))] if held == order) {
                 continue;
             }
             self.report.missed_releases += 1;
             self.name("missed_release", &coupon, Some(order));
             if self.level.repairs() {
                 self.put_on_record("missed_release", &coupon).await?;
-                release(fence, session, &coupon, user.as_str(), order).await?;
+                release(fence, session, &coupon, field.as_str(), order).await?;
                 self.report.fixed += 1;
             }
         }
@@ -270,10 +271,10 @@ impl<'a> Comparison<'a> {
         self.report.in_flight += before - claims.len();
         self.take_recorded(&mut claims).await?;
         self.report.lost_events += claims.len();
-        let mut lost: HashMap<CouponId, Vec<(UserId, OrderId)>> = HashMap::new();
-        for (order, Holder { coupon, user }) in claims {
+        let mut lost: HashMap<CouponId, Vec<StoredClaim>> = HashMap::new();
+        for (order, Holder { coupon, claim }) in claims {
             self.name("lost_event", &coupon, Some(order));
-            lost.entry(coupon).or_default().push((user, order));
+            lost.entry(coupon).or_default().push(claim);
         }
         if self.level.repairs() {
             for (coupon, lost) in &lost {
@@ -285,7 +286,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// Sends lost events again.
-    async fn requeue(&mut self, coupon: &CouponId, lost: &[(UserId, OrderId)]) -> Result<(), ReconcileError> {
+    async fn requeue(&mut self, coupon: &CouponId, lost: &[StoredClaim]) -> Result<(), ReconcileError> {
         for lost in lost.chunks(config::SCAN_PAGE_ENTRIES) {
             let added = scripts::requeue(&self.session.redis, &self.session.ready, coupon, lost).await?;
             let Some(added) = added else {
@@ -296,18 +297,20 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    /// Finds live orders that the claims hash does not hold.
+    /// Finds live orders that the claims hash does not hold in their slot and with their key.
     async fn orders(&mut self, id: &CouponId) -> Result<(), ReconcileError> {
         let pool = &self.postgres.pool;
         let page_rows = i64::try_from(config::SCAN_PAGE_ENTRIES).unwrap_or(i64::MAX);
         let mut after = None;
         loop {
             let page = orders::live_page(pool, id, after, page_rows).await?;
-            let Some(last) = page.last().map(|order| order.id) else { return Ok(()) };
-            let users: Vec<&UserId> = page.iter().map(|order| &order.user).collect();
-            let held = claims_hash::held_by_each(&self.session.redis, id, &users).await?;
-            let unheld = page.iter().zip(&held).filter(|(order, held)| **held != Some(order.id));
-            let unheld: Vec<OrderId> = unheld.map(|(order, _)| order.id).collect();
+            let Some(last) = page.last().map(|unit| unit.order) else { return Ok(()) };
+            let fields: Vec<ClaimField> =
+                page.iter().map(|unit| ClaimField::new(&unit.user, unit.slot)).collect();
+            let held = claims_hash::held_in(&self.session.redis, id, &fields).await?;
+            let unheld = page.into_iter().zip(held);
+            let unheld = unheld.filter(|(unit, held)| *held != Some((unit.order, unit.key.clone())));
+            let unheld: Vec<OrderId> = unheld.map(|(unit, _)| unit.order).collect();
             // Read again: an order may have ended and its unit may have returned since the page was read.
             let still_live: HashSet<OrderId> = orders::statuses(pool, &unheld)
                 .await?

@@ -1,14 +1,16 @@
 //! The claims hash of a coupon: which order holds each unit that is taken. Owns the format of its fields and values,
 //! and the reads. Scripts write it; `scripts.rs` and `rebuild.rs` call them.
 
+use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use fred::types::Value;
 
 use super::{Redis, RedisError, array, integer, text};
 use crate::config;
-use crate::domain::{CouponId, OrderId, UserId, is_idempotency_key};
+use crate::domain::{CouponId, IdempotencyKey, OrderId, UserId};
 
 /// Stands between the user and the slot in a field. No user id contains a control character.
 const SLOT_SEPARATOR: char = '\u{1f}';
@@ -16,21 +18,53 @@ const SLOT_SEPARATOR: char = '\u{1f}';
 /// Stands between the order and the Idempotency-Key in a value.
 const KEY_SEPARATOR: char = ' ';
 
-/// One unit of a user. Slots are numbered from 1 to the coupon's limit for each user.
+/// A field of the hash: one unit of a user. Slots are numbered from 1 to the coupon's limit for each user. It is the
+/// field's text and no more: a rebuild has a million of them in memory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ClaimField {
-    pub user: UserId,
-    pub slot: i16,
-}
+pub struct ClaimField(Arc<str>);
 
 impl ClaimField {
-    fn decode(field: &[u8]) -> Option<Self> {
-        let field = std::str::from_utf8(field).ok()?;
-        let (user, slot) = match field.split_once(SLOT_SEPARATOR) {
-            Some((user, slot)) => (user, decode_slot(slot)?),
-            None => (field, 1),
+    #[must_use]
+    pub fn new(user: &UserId, slot: i16) -> Self {
+        Self(encode_field(user.as_str(), slot).into())
+    }
+
+    /// `None` for a field that this program never writes.
+    #[must_use]
+    pub fn decode(field: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(field).ok()?;
+        let user = match text.split_once(SLOT_SEPARATOR) {
+            Some((user, slot)) => decode_slot(slot).map(|_| user)?,
+            None => text,
         };
-        Some(Self { user: user.parse().ok()?, slot })
+        user.parse::<UserId>().is_ok().then(|| Self(text.into()))
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// # Panics
+    /// Never: the user was checked when the field was made.
+    #[must_use]
+    pub fn user(&self) -> UserId {
+        self.split().0.parse().expect("a field has a valid user")
+    }
+
+    /// The user and the slot.
+    #[must_use]
+    pub fn split(&self) -> (&str, i16) {
+        match self.0.split_once(SLOT_SEPARATOR) {
+            Some((user, slot)) => (user, decode_slot(slot).unwrap_or(1)),
+            None => (&self.0, 1),
+        }
+    }
+}
+
+impl Borrow<str> for ClaimField {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 
@@ -48,39 +82,35 @@ pub fn encode_field(user: &str, slot: i16) -> String {
 
 /// One field of the claims hash with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredClaim<'a> {
+pub struct StoredClaim {
     pub field: ClaimField,
     pub order: OrderId,
-    /// The claim's Idempotency-Key.
-    pub key: Option<&'a str>,
+    /// The claim's Idempotency-Key; where a user may hold several units.
+    pub key: Option<IdempotencyKey>,
 }
 
-impl<'a> StoredClaim<'a> {
+impl StoredClaim {
     /// `None` for a foreign field: this program never writes it.
     #[must_use]
-    pub fn decode(field: &[u8], value: &'a [u8]) -> Option<Self> {
+    pub fn decode(field: &[u8], value: &[u8]) -> Option<Self> {
         let (order, key) = decode_value(value)?;
         Some(Self { field: ClaimField::decode(field)?, order, key })
-    }
-
-    /// The field and its value.
-    #[must_use]
-    pub fn encode(&self) -> (String, String) {
-        let order = self.order.to_string();
-        let value = match self.key {
-            Some(key) => format!("{order}{KEY_SEPARATOR}{key}"),
-            None => order,
-        };
-        (encode_field(self.field.user.as_str(), self.field.slot), value)
     }
 }
 
 /// `<order>` or `<order> <key>`.
-fn decode_value(value: &[u8]) -> Option<(OrderId, Option<&str>)> {
+#[must_use]
+pub fn encode_value(order: OrderId, key: Option<&IdempotencyKey>) -> String {
+    match key {
+        Some(key) => format!("{order}{KEY_SEPARATOR}{key}"),
+        None => order.to_string(),
+    }
+}
+
+fn decode_value(value: &[u8]) -> Option<(OrderId, Option<IdempotencyKey>)> {
     let value = std::str::from_utf8(value).ok()?;
     match value.split_once(KEY_SEPARATOR) {
-        Some((order, key)) if is_idempotency_key(key.as_bytes()) => Some((order.parse().ok()?, Some(key))),
-        Some(_) => None,
+        Some((order, key)) => Some((order.parse().ok()?, Some(key.parse().ok()?))),
         None => Some((value.parse().ok()?, None)),
     }
 }
@@ -97,28 +127,26 @@ pub async fn held_units(redis: &Redis, coupon: &CouponId) -> Result<i64, RedisEr
     integer(&redis.call("HLEN", vec![redis.keys.claims(coupon).into()]).await?, "HLEN")
 }
 
-/// The order in the user's slot 1.
-pub async fn held_by(redis: &Redis, coupon: &CouponId, user: &UserId) -> Result<Option<OrderId>, RedisError> {
-    let args = vec![redis.keys.claims(coupon).into(), user.as_str().into()];
-    match redis.call("HGET", args).await? {
-        Value::Null => Ok(None),
-        value => decode_order(&value).map(Some),
-    }
+/// The orders in all slots of the user, the lowest slot first.
+pub async fn held_by(redis: &Redis, coupon: &CouponId, user: &UserId) -> Result<Vec<OrderId>, RedisError> {
+    let most = i16::try_from(config::PER_USER_LIMIT_MAX).unwrap_or(i16::MAX);
+    let fields: Vec<ClaimField> = (1..=most).map(|slot| ClaimField::new(user, slot)).collect();
+    Ok(held_in(redis, coupon, &fields).await?.into_iter().flatten().map(|(order, _)| order).collect())
 }
 
-/// The orders in these users' slots 1, in the order of the users; `None` also for a value that is not a claim.
-pub async fn held_by_each(
+/// The order in each of these fields and its Idempotency-Key; `None` also for a value that is not a claim.
+pub async fn held_in(
     redis: &Redis,
     coupon: &CouponId,
-    users: &[&UserId],
-) -> Result<Vec<Option<OrderId>>, RedisError> {
-    if users.is_empty() {
+    fields: &[ClaimField],
+) -> Result<Vec<Option<(OrderId, Option<IdempotencyKey>)>>, RedisError> {
+    if fields.is_empty() {
         return Ok(Vec::new());
     }
     let mut args: Vec<Value> = vec![redis.keys.claims(coupon).into()];
-    args.extend(users.iter().map(|user| Value::from(user.as_str())));
+    args.extend(fields.iter().map(|field| Value::from(field.as_str())));
     let values = array(redis.call("HMGET", args).await?, "HMGET")?;
-    Ok(values.iter().map(|value| decode_order(value).ok()).collect())
+    Ok(values.iter().map(|value| value.as_bytes().and_then(decode_value)).collect())
 }
 
 /// One page of fields with their values, not decoded, and the cursor of the next page; `0` is the end.
@@ -141,13 +169,14 @@ pub async fn scan(
     Ok((page, cursor))
 }
 
+/// The Idempotency-Keys of claims that have one, apart from the claims: most coupons have none.
+pub type KeysByOrder = HashMap<OrderId, IdempotencyKey>;
+
 /// A whole claims hash.
 #[derive(Default)]
 pub struct ClaimsHash {
-    /// Claims in slot 1.
-    pub claims: HashMap<UserId, OrderId>,
-    /// Claims in the slots above 1. No coupon of today has a limit above 1; a rebuild leaves them as they are.
-    pub in_higher_slots: HashSet<ClaimField>,
+    pub claims: HashMap<ClaimField, OrderId>,
+    pub keys: KeysByOrder,
     /// Fields that are not claims. Each takes a unit that no user holds.
     pub foreign_fields: HashSet<Bytes>,
 }
@@ -165,28 +194,22 @@ impl ClaimsHash {
             (page, cursor) = next?;
         }
         hash.add_page(page);
-        let claims = hash.in_higher_slots.len();
-        if claims > 0 {
-            tracing::warn!(%coupon, claims, "coupon {coupon}: {claims} claims in slots above 1 stay as they are");
-        }
         Ok(hash)
     }
 
     /// Units that its fields hold.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.claims.len() + self.in_higher_slots.len() + self.foreign_fields.len()
+        self.claims.len() + self.foreign_fields.len()
     }
 
     /// HSCAN may return a field twice.
     fn add_page(&mut self, page: Vec<(Bytes, Bytes)>) {
         for (field, value) in page {
             match StoredClaim::decode(&field, &value) {
-                Some(StoredClaim { field: ClaimField { user, slot: 1 }, order, .. }) => {
-                    self.claims.insert(user, order);
-                }
-                Some(claim) => {
-                    self.in_higher_slots.insert(claim.field);
+                Some(StoredClaim { field, order, key }) => {
+                    self.claims.insert(field, order);
+                    self.keys.extend(key.map(|key| (order, key)));
                 }
                 // A copy: the field itself would keep its whole page in memory.
                 None => {
@@ -203,9 +226,9 @@ mod tests {
 
     const ORDER: &str = "01a20dfc-6229-756f-bc31-2593204e6701";
 
-    fn claim<'a>(user: &str, slot: i16, key: Option<&'a str>) -> StoredClaim<'a> {
-        let field = ClaimField { user: user.parse().unwrap(), slot };
-        StoredClaim { field, order: ORDER.parse().unwrap(), key }
+    fn claim(user: &str, slot: i16, key: Option<&str>) -> StoredClaim {
+        let field = ClaimField::new(&user.parse().unwrap(), slot);
+        StoredClaim { field, order: ORDER.parse().unwrap(), key: key.map(|key| key.parse().unwrap()) }
     }
 
     #[test]
@@ -213,15 +236,16 @@ mod tests {
         let with_key = format!("{ORDER} key-1");
         let longest = "k".repeat(config::IDEMPOTENCY_KEY_MAX_BYTES);
         let with_longest = format!("{ORDER} {longest}");
-        for (field, value, expected) in [
-            ("alice", ORDER, claim("alice", 1, None)),
-            ("alice", &with_key, claim("alice", 1, Some("key-1"))),
-            ("alice\u{1f}2", ORDER, claim("alice", 2, None)),
-            ("alice\u{1f}2", &with_key, claim("alice", 2, Some("key-1"))),
-            ("дейв smith\u{1f}16", &with_longest, claim("дейв smith", 16, Some(&longest))),
+        for (field, value, user, slot, key) in [
+            ("alice", ORDER, "alice", 1, None),
+            ("alice", &with_key, "alice", 1, Some("key-1")),
+            ("alice\u{1f}2", ORDER, "alice", 2, None),
+            ("alice\u{1f}2", &with_key, "alice", 2, Some("key-1")),
+            ("дейв smith\u{1f}16", &with_longest, "дейв smith", 16, Some(longest.as_str())),
         ] {
-            let decoded = StoredClaim::decode(field.as_bytes(), value.as_bytes());
-            assert_eq!(decoded, Some(expected), "{field:?} {value:?}");
+            let decoded = StoredClaim::decode(field.as_bytes(), value.as_bytes()).unwrap();
+            assert_eq!(decoded, claim(user, slot, key), "{field:?} {value:?}");
+            assert_eq!(decoded.field.split(), (user, slot), "{field:?}");
         }
     }
 
@@ -230,8 +254,9 @@ mod tests {
         for slot in 1..=i16::try_from(config::PER_USER_LIMIT_MAX).unwrap() {
             for key in [None, Some("!"), Some("key-1")] {
                 let claim = claim("e:v{e}", slot, key);
-                let (field, value) = claim.encode();
-                assert_eq!(StoredClaim::decode(field.as_bytes(), value.as_bytes()), Some(claim));
+                let value = encode_value(claim.order, claim.key.as_ref());
+                let decoded = StoredClaim::decode(claim.field.as_str().as_bytes(), value.as_bytes());
+                assert_eq!(decoded, Some(claim));
             }
         }
     }
@@ -276,8 +301,11 @@ mod tests {
         hash.add_page(page.to_vec());
         hash.add_page(page.to_vec());
         assert_eq!(hash.held(), 4);
-        assert_eq!(hash.claims.len(), 2);
-        assert_eq!(hash.in_higher_slots, HashSet::from([claim("bob", 2, None).field]));
+        let order = ORDER.parse().unwrap();
+        let expected =
+            [("alice", 1), ("bob", 1), ("bob", 2)].map(|(user, slot)| (claim(user, slot, None).field, order));
+        assert_eq!(hash.claims, HashMap::from(expected));
+        assert_eq!(hash.keys, HashMap::from([(order, "key-1".parse().unwrap())]));
         assert_eq!(hash.foreign_fields, HashSet::from([Bytes::from_static(b"carol")]));
     }
 }

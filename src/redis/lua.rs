@@ -21,9 +21,10 @@ pub mod code {
 }
 
 /// Parts that scripts share. A script takes one in by a line `--@include lib/<name>`.
-const LIBRARY: [(&str, &str); 6] = [
+const LIBRARY: [(&str, &str); 7] = [
     ("lib/codes", include_str!("../../lua/lib/codes.lua")),
     ("lib/entry_id", include_str!("../../lua/lib/entry_id.lua")),
+    ("lib/event", include_str!("../../lua/lib/event.lua")),
     ("lib/fields", include_str!("../../lua/lib/fields.lua")),
     ("lib/marker", include_str!("../../lua/lib/marker.lua")),
     ("lib/may", include_str!("../../lua/lib/may.lua")),

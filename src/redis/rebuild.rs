@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use fred::types::Value;
 
+use super::claims_hash::{ClaimField, KeysByOrder, encode_value};
 use super::keys::{GROUP, Keys};
 use super::lua::{
     REBUILD_BEGIN, REBUILD_CHUNK, REBUILD_COUPON, REBUILD_EVENTS, REBUILD_READY, REBUILD_TYPES, code,
@@ -12,7 +13,7 @@ use super::lua::{
 use super::marker::building_marker;
 use super::{Redis, RedisError, coupon_hash, integer, probe, script_args, tally};
 use crate::config;
-use crate::domain::{CouponId, Definition, OrderId, UserId};
+use crate::domain::{CouponId, Definition, OrderId};
 
 /// Sets the marker to `building:<epoch>` and creates stream and group where they are absent; `false` where a newer
 /// rebuild has begun.
@@ -57,14 +58,21 @@ pub async fn apply_chunk(
     building: &str,
     coupon: &CouponId,
     delete: &[Bytes],
-    set: &[(UserId, OrderId)],
+    set: &[(ClaimField, OrderId)],
+    keys: &KeysByOrder,
 ) -> Result<bool, RedisError> {
     let mut args = script_args(REBUILD_CHUNK.source(), redis.coupon_keys(coupon), [building]);
     args.reserve(1 + delete.len() + 2 * set.len());
     args.push(i64::try_from(delete.len()).unwrap_or(i64::MAX).into());
     args.extend(delete.iter().cloned().map(Value::Bytes));
-    args.extend(set.iter().flat_map(|(user, order)| [user.as_str().into(), order.to_string().into()]));
+    args.extend(fields_and_values(set, keys));
     decode_done(&redis.call("EVAL", args).await?, &REBUILD_CHUNK)
+}
+
+fn fields_and_values(claims: &[(ClaimField, OrderId)], keys: &KeysByOrder) -> impl Iterator<Item = Value> {
+    claims
+        .iter()
+        .flat_map(|(field, order)| [field.as_str().into(), encode_value(*order, keys.get(order)).into()])
 }
 
 /// The result of `set_coupon`.
@@ -96,19 +104,18 @@ pub async fn set_coupon(
     }
 }
 
-/// Appends the order events of kept claims; `false` where a newer rebuild has begun.
+/// Appends the order events of these claims; `false` where a newer rebuild has begun.
 pub async fn append_events(
     redis: &Redis,
     building: &str,
     coupon: &CouponId,
-    orders: &[(UserId, OrderId)],
+    claims: &[(ClaimField, OrderId)],
+    keys: &KeysByOrder,
 ) -> Result<bool, RedisError> {
-    let keys = [&*redis.keys.epoch, &*redis.keys.orders];
-    for chunk in orders.chunks(config::REBUILD_CHUNK_FIELDS) {
-        let mut args = script_args(REBUILD_EVENTS.source(), keys, [building, coupon.as_str()]);
-        for (user, order) in chunk {
-            args.extend([user.as_str().into(), order.to_string().into()]);
-        }
+    let script_keys = [&*redis.keys.epoch, &*redis.keys.orders];
+    for chunk in claims.chunks(config::REBUILD_CHUNK_FIELDS) {
+        let mut args = script_args(REBUILD_EVENTS.source(), script_keys, [building, coupon.as_str()]);
+        args.extend(fields_and_values(chunk, keys));
         if !decode_done(&redis.call("EVAL", args).await?, &REBUILD_EVENTS)? {
             return Ok(false);
         }

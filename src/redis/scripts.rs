@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use fred::types::Value;
 
+use super::claims_hash::{StoredClaim, encode_value};
 use super::keys::{GROUP, Keys};
 use super::lua::{
     ACKNOWLEDGE, PUBLISH, RELEASE, REMOVE_CONSUMER, REQUEUE, TRIM, code, decode_count, unknown_code,
 };
 use super::{Redis, RedisError, coupon_hash, integer, script_args};
-use crate::domain::{CouponId, Definition, OrderId, UserId};
+use crate::domain::{CouponId, Definition, OrderId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Published {
@@ -132,12 +133,12 @@ pub async fn requeue(
     redis: &Redis,
     ready: &str,
     coupon: &CouponId,
-    claims: &[(UserId, OrderId)],
+    claims: &[StoredClaim],
 ) -> Result<Option<i64>, RedisError> {
     let keys = [&*redis.keys.epoch, &*redis.keys.orders, &redis.keys.claims(coupon)];
     let mut args = script_args(REQUEUE.sha1(), keys, [ready, coupon.as_str()]);
-    for (user, order) in claims {
-        args.extend([user.as_str().into(), order.to_string().into()]);
+    for StoredClaim { field, order, key } in claims {
+        args.extend([field.as_str().into(), encode_value(*order, key.as_ref()).into()]);
     }
     decode_count(redis.call("EVALSHA", args).await?, &REQUEUE)
 }

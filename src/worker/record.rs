@@ -13,6 +13,9 @@ use crate::redis::marker::ready_marker;
 use crate::redis::order_stream::{self, Entry};
 use crate::redis::{Redis, RedisError, coupon_hash, scripts};
 
+/// Why an event that Postgres can never insert is rejected.
+const CONFLICT: &str = "the user has another live order of this coupon in this slot or with this key, or the slot is above the limit";
+
 /// The entries of one read, and the epoch of the marker that was read before them: they may be recorded only in it.
 #[derive(Debug)]
 pub struct EventBatch {
@@ -231,7 +234,7 @@ impl BatchRecorder<'_> {
                     self.announce(&inserted).await;
                 }
                 RecordOutcome::Fenced => return Err(RecordError::Fenced),
-                _ => self.reject(readable, "the user has another live order of this coupon").await?,
+                _ => self.reject(readable, CONFLICT).await?,
             }
         }
         Ok(())

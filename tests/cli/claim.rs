@@ -12,7 +12,7 @@ async fn a_claim_prints_its_result() {
     let server = FakeServer::start(vec![(202, ORDER), (200, ORDER), (202, ORDER)]).await;
     let run = server.run("claim coffee --user alice");
     assert_eq!(run.stdout, "alice has a unit of coffee: order 0199 is accepted, 99 left\n", "{run:?}");
-    let run = server.run("claim coffee --user alice --wait 5s --idempotency-key k-1");
+    let run = server.run("claim coffee --user alice --wait 5s --key k-1");
     assert_eq!(run.stdout, "alice has a unit of coffee already: order 0199 is accepted, 99 left\n");
     assert_eq!(server.run("claim coffee --user alice --json").stdout, format!("{ORDER}\n"));
 

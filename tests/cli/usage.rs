@@ -21,7 +21,7 @@ use crate::harness::{JWT_SECRET, Sandbox};
 #[case("coupon edit coffee")]
 #[case("claim coffee")]
 #[case("claim coffee --user alice --wait 11s")]
-#[case("claim coffee --user alice --idempotency-key ")]
+#[case("claim coffee --user alice --key ")]
 #[case("coupon list --url localhost:8080")]
 #[case("coupon list --url http://admin:secret@localhost:8080")]
 #[case("token --user alice --ttl 0s")]

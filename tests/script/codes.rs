@@ -122,7 +122,7 @@ fn every_header_has_the_numbers_of_the_table() {
 fn the_decoder_of_a_claim_has_the_outcomes_of_its_header() {
     let claim = scripts().into_iter().find(|script| script.name == "claim").unwrap();
     let header = codes_of_header(&claim.header, "OUTCOME");
-    assert_eq!(header.len(), 7);
+    assert_eq!(header.len(), 9);
     assert_eq!(header, constants("scripts/claim.rs", "outcome_code"));
 }
 

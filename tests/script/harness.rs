@@ -72,8 +72,12 @@ impl TestRedis {
 
     /// Makes an open coupon with `total` units.
     pub fn publish(&self, id: &CouponId, total: i64) {
-        let definition = open_coupon(id, total);
-        let published = scripts::publish(&self.redis, READY, true, &definition);
+        self.publish_as(&open_coupon(id, total));
+    }
+
+    /// Makes a new coupon.
+    pub fn publish_as(&self, definition: &Definition) {
+        let published = scripts::publish(&self.redis, READY, true, definition);
         assert_eq!(self.runtime.block_on(published).unwrap(), scripts::Published::Applied);
     }
 
@@ -136,7 +140,11 @@ pub fn open_coupon(id: &CouponId, total: i64) -> Definition {
 }
 
 pub fn claim(coupon: &CouponId, user: &str) -> Claim {
-    Claim { coupon: coupon.clone(), user: user.parse().unwrap(), order: OrderId::mint() }
+    Claim { coupon: coupon.clone(), user: user.parse().unwrap(), order: OrderId::mint(), key: None }
+}
+
+pub fn claim_with_key(coupon: &CouponId, user: &str, key: &str) -> Claim {
+    Claim { key: Some(key.parse().unwrap()), ..claim(coupon, user) }
 }
 
 /// A redis-server process; dropping it ends the process.

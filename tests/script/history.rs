@@ -4,6 +4,9 @@ use proptest::prelude::*;
 
 pub const COUPONS: usize = 3;
 const USERS: usize = 5;
+const KEYS: usize = 4;
+/// Of each coupon.
+const PER_USER_LIMITS: [i16; COUPONS] = [1, 2, 3];
 
 /// One step of a history. Numbers of coupons are indices.
 #[derive(Clone, Debug)]
@@ -24,7 +27,8 @@ pub enum Step {
 
 #[derive(Clone, Debug)]
 pub struct Batch {
-    pub claims: Vec<(usize, usize)>,
+    /// Coupon, user, Idempotency-Key.
+    pub claims: Vec<(usize, usize, Option<usize>)>,
     /// Which coupons Postgres says were published.
     pub published: [bool; COUPONS],
     pub marker: SentMarker,
@@ -38,6 +42,7 @@ pub struct Edit {
     /// Beside the version that Redis has.
     pub version_step: i64,
     pub total: i64,
+    pub per_user_limit: i16,
     pub starts: Time,
     pub ends: Time,
     pub paused: bool,
@@ -157,7 +162,8 @@ fn any_quiet_step() -> impl Strategy<Value = Step> {
 }
 
 fn any_batch() -> impl Strategy<Value = Batch> {
-    let claims = prop::collection::vec((0..COUPONS, 0..USERS), 1..9);
+    let claim = (0..COUPONS, 0..USERS, prop::option::weighted(0.9, 0..KEYS));
+    let claims = prop::collection::vec(claim, 1..9);
     let published = prop::array::uniform(prop::bool::weighted(0.7));
     (claims, published, any_marker(), prop::bool::weighted(0.03)).prop_map(
         |(claims, published, marker, deadline_passed)| Batch { claims, published, marker, deadline_passed },
@@ -198,6 +204,7 @@ fn any_edit(coupon: usize) -> impl Strategy<Value = Edit> {
             just_inserted,
             version_step,
             total,
+            per_user_limit: PER_USER_LIMITS[coupon],
             starts,
             ends,
             paused,
@@ -210,7 +217,7 @@ fn any_marker() -> impl Strategy<Value = SentMarker> {
 }
 
 fn any_disturbance() -> impl Strategy<Value = Disturbance> {
-    let field = prop::sample::select(vec!["stock", "total", "version"]);
+    let field = prop::sample::select(vec!["stock", "total", "version", "per_user_limit"]);
     let spelling = prop::sample::select(vec![
         Spelling::Decimal,
         Spelling::Minus,

@@ -144,6 +144,24 @@ impl Coupon {
         }
     }
 
+    /// Slots of each user; 1 where the limit was edited by hand to no number.
+    fn limit(&self) -> i64 {
+        let Key::Is(hash) = &self.hash else { return 1 };
+        whole(hash.get("per_user_limit")).unwrap_or(1).clamp(1, 16)
+    }
+
+    /// The user's order of an earlier claim with this key, or any order where there are no keys.
+    fn held_with(&self, user: &str, key: Option<&str>) -> Option<OrderId> {
+        let Some(key) = key else { return self.held_order(user) };
+        let Key::Is(claims) = &self.claims else { return None };
+        let mut fields = (1..=self.limit()).map(|slot| field(user, slot));
+        let found = fields.find(|field| {
+            let value = claims.get(field).and_then(|value| value.split_once(' '));
+            value.is_some_and(|(_, of)| of == key)
+        });
+        self.held_order(&found?)
+    }
+
     pub fn held_order(&self, user: &str) -> Option<OrderId> {
         let Key::Is(claims) = &self.claims else { return None };
         claims.get(user)?.split(' ').next()?.parse().ok()
@@ -216,7 +234,7 @@ impl Oracle {
             return Ok(Expected::NoStream);
         }
         let mut coupons = Vec::new();
-        for &(coupon, _) in &batch.claims {
+        for &(coupon, ..) in &batch.claims {
             if !coupons.contains(&coupon) {
                 coupons.push(coupon);
             }
@@ -235,8 +253,9 @@ impl Oracle {
             let members: Vec<usize> =
                 (0..orders.len()).filter(|&index| batch.claims[index].0 == coupon).collect();
             for &index in &members {
-                let user = user_name(batch.claims[index].1);
-                let Some(outcome) = self.claim_one(coupon, user, orders[index]) else {
+                let (_, user, key) = batch.claims[index];
+                let Some(outcome) = self.claim_one(coupon, user_name(user), key.map(key_name), orders[index])
+                else {
                     return Ok(Expected::Full);
                 };
                 outcomes[index] = outcome;
@@ -253,18 +272,32 @@ impl Oracle {
     }
 
     /// One claim of a coupon that adds up or is unknown; `None` if its event does not fit into the stream.
-    fn claim_one(&mut self, coupon: usize, user: &str, order: OrderId) -> Option<ExpectedClaim> {
+    fn claim_one(
+        &mut self,
+        coupon: usize,
+        user: &str,
+        key: Option<&str>,
+        order: OrderId,
+    ) -> Option<ExpectedClaim> {
         let id = coupon_id(coupon);
         let coupon = &mut self.coupons[coupon];
         if coupon.hash == Key::Absent {
             return Some(ExpectedClaim::Outcome(ClaimOutcome::Refused(Refusal::UnknownCoupon)));
         }
-        if let Some(order) = coupon.held_order(user) {
+        let limit = coupon.limit();
+        let key = key.filter(|_| limit > 1);
+        if limit > 1 && key.is_none() {
+            return Some(ExpectedClaim::Outcome(ClaimOutcome::Refused(Refusal::KeyRequired)));
+        }
+        if let Some(order) = coupon.held_with(user, key) {
             return Some(ExpectedClaim::Outcome(ClaimOutcome::Held { order, stock: 0 }));
         }
         if let Some(closed) = coupon.closed() {
             return Some(closed);
         }
+        let Some(slot) = (1..=limit).find(|&slot| coupon.held_order(&field(user, slot)).is_none()) else {
+            return Some(ExpectedClaim::Outcome(ClaimOutcome::Refused(Refusal::LimitReached)));
+        };
         let stock = coupon.number("stock");
         if stock <= 0 {
             return Some(ExpectedClaim::Outcome(ClaimOutcome::Refused(Refusal::SoldOut)));
@@ -273,10 +306,15 @@ impl Oracle {
             *room = room.checked_sub(1)?;
         }
         coupon.hash.fields().insert("stock".into(), (stock - 1).to_string());
-        coupon.claims.fields().insert(user.into(), order.to_string());
-        let event = ["order", &order.to_string(), "coupon", id.as_str(), "user", user];
+        let mut value = order.to_string();
+        let mut event = ["order", &value, "coupon", id.as_str(), "user", user].map(str::to_owned).to_vec();
+        if let Some(key) = key {
+            value = format!("{order} {key}");
+            event.extend(["slot", &slot.to_string(), "key", key].map(str::to_owned));
+        }
+        coupon.claims.fields().insert(field(user, slot), value);
         if let Key::Is(stream) = &mut self.stream {
-            stream.push(event.map(str::to_owned).to_vec());
+            stream.push(event);
         }
         Some(ExpectedClaim::Outcome(ClaimOutcome::Accepted { stock: stock - 1 }))
     }
@@ -310,7 +348,7 @@ impl Oracle {
             ("starts_at_ms", seconds(definition.starts_at).to_string()),
             ("ends_at_ms", seconds(definition.ends_at).to_string()),
             ("paused", i64::from(definition.paused).to_string()),
-            ("per_user_limit", "1".into()),
+            ("per_user_limit", definition.per_user_limit.to_string()),
             ("reserve_seconds", "0".into()),
             ("unlisted", "0".into()),
         ];
@@ -361,6 +399,15 @@ pub fn coupon_id(number: usize) -> CouponId {
 /// Names with characters that arguments and fields must pass unchanged.
 pub fn user_name(number: usize) -> &'static str {
     ["alice", "bob", "carol smith", "дейв", "e:v{e}"][number]
+}
+
+pub fn key_name(number: usize) -> &'static str {
+    ["key-1", "!", "a:b{c}", "~~~"][number]
+}
+
+/// `<user>` for slot 1, `<user>\x1f<slot>` for each slot above.
+fn field(user: &str, slot: i64) -> String {
+    if slot == 1 { user.to_owned() } else { format!("{user}\u{1f}{slot}") }
 }
 
 pub fn marker_text(sent: SentMarker) -> &'static str {

@@ -13,8 +13,8 @@ use seckill::redis::scripts::{self, Published, Released};
 use crate::harness::{NEVER_MS, TestRedis, open_coupon, reset};
 use crate::history::{Batch, COUPONS, Edit, SentMarker, Step, WhichOrder, any_history};
 use crate::oracle::{
-    Expected, ExpectedClaim, Oracle, PAST_SECONDS, Refused, WrongType, coupon_id, marker_text, moment,
-    now_ms, user_name,
+    Expected, ExpectedClaim, Oracle, PAST_SECONDS, Refused, WrongType, coupon_id, key_name, marker_text,
+    moment, now_ms, user_name,
 };
 
 /// The least number of histories; `PROPTEST_CASES` raises it.
@@ -70,10 +70,11 @@ impl Replay<'_> {
             .claims
             .iter()
             .zip(orders)
-            .map(|(&(coupon, user), &order)| Claim {
+            .map(|(&(coupon, user, key), &order)| Claim {
                 coupon: coupon_id(coupon),
                 user: user_name(user).parse().unwrap(),
                 order,
+                key: key.map(|key| key_name(key).parse().unwrap()),
             })
             .collect();
         let deadline_ms = if batch.deadline_passed { PAST_SECONDS * 1_000 } else { NEVER_MS };
@@ -134,7 +135,7 @@ impl Replay<'_> {
 
     fn record_below_zero(&mut self, batch: &Batch, answered: &Expected) {
         let Expected::Done(outcomes) = answered else { return };
-        let sold_out = outcomes.iter().zip(&batch.claims).filter(|(outcome, (coupon, _))| {
+        let sold_out = outcomes.iter().zip(&batch.claims).filter(|(outcome, (coupon, ..))| {
             **outcome == ExpectedClaim::Outcome(ClaimOutcome::Refused(Refusal::SoldOut))
                 && self.oracle.coupons[*coupon].number("stock") < 0
         });
@@ -150,6 +151,7 @@ impl Replay<'_> {
             starts_at: moment(edit.starts),
             ends_at: moment(edit.ends),
             paused: edit.paused,
+            per_user_limit: edit.per_user_limit,
             version: version.max(1),
             ..open_coupon(&coupon_id(edit.coupon), edit.total)
         };
@@ -231,6 +233,8 @@ fn record_claim(answered: &Expected, answers: &mut BTreeSet<&'static str>) {
         ExpectedClaim::Outcome(outcome) => match outcome {
             ClaimOutcome::Accepted { .. } => "claim: accepted",
             ClaimOutcome::Held { .. } => "claim: held",
+            ClaimOutcome::Refused(Refusal::KeyRequired) => "claim: key required",
+            ClaimOutcome::Refused(Refusal::LimitReached) => "claim: limit reached",
             ClaimOutcome::Refused(Refusal::UnknownCoupon) => "claim: unknown coupon",
             ClaimOutcome::Refused(Refusal::Ended) => "claim: ended",
             ClaimOutcome::Refused(Refusal::Paused) => "claim: paused",
@@ -249,7 +253,7 @@ fn record_claim(answered: &Expected, answers: &mut BTreeSet<&'static str>) {
 }
 
 /// Every reply that must occur in a history; else the comparison proves little.
-const ANSWERS: [&str; 29] = [
+const ANSWERS: [&str; 31] = [
     "claim: accepted",
     "claim: done",
     "claim: ended",
@@ -257,7 +261,9 @@ const ANSWERS: [&str; 29] = [
     "claim: forbidden",
     "claim: full",
     "claim: held",
+    "claim: key required",
     "claim: late",
+    "claim: limit reached",
     "claim: inconsistent coupon",
     "claim: no stream",
     "claim: not started",

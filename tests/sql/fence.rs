@@ -89,7 +89,7 @@ async fn a_rebuild_waits_for_a_recording_transaction_and_then_fences_it_off() {
             let mut recorded: Vec<OrderId> = Vec::new();
             let mut decision = session.decide().await.unwrap();
             let coffee = "coffee".parse().unwrap();
-            decision.visit_live_orders(&coffee, |_, order| recorded.push(order)).await.unwrap();
+            decision.visit_live_orders(&coffee, |_, _, order, _| recorded.push(order)).await.unwrap();
             decision.commit().await.unwrap();
             session.close().await.unwrap();
             recorded

@@ -135,7 +135,7 @@ impl Database {
 
 pub fn event(coupon: &CouponId, user: &str) -> OrderEvent {
     let user: UserId = user.parse().unwrap();
-    OrderEvent { order: OrderId::mint(), coupon: coupon.clone(), user }
+    OrderEvent { order: OrderId::mint(), coupon: coupon.clone(), user, slot: 1, key: None }
 }
 
 pub fn letter(entry_id: Option<&str>) -> Letter<'_> {

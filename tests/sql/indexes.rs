@@ -86,7 +86,7 @@ async fn lists_and_counts_of_orders_use_indexes() {
     let of_tea = OrderFilter { coupon: Some(tea.clone()), ..OrderFilter::default() };
     assert_eq!(ids(&of_tea, None, 2).await, [live[1].order]);
     let page = orders::live_page(pool, &coffee, None, 1).await.unwrap();
-    let rest = orders::live_page(pool, &coffee, Some(page[0].id), 5).await.unwrap();
+    let rest = orders::live_page(pool, &coffee, Some(page[0].order), 5).await.unwrap();
     assert_eq!([&page[..], &rest].map(|page| page[0].user.as_str()), ["bob", "alice"]);
     assert_eq!((page.len(), rest.len()), (1, 1));
     assert!(!coupons::stock_drifts(pool, &coffee).await.unwrap());

@@ -71,6 +71,52 @@ async fn a_users_second_order_is_reported_as_conflicting_and_the_rest_is_recorde
 }
 
 #[tokio::test]
+async fn a_slot_a_key_and_a_slot_above_the_limit_are_conflicts_of_one_user_only() {
+    let database = Database::new("slots").await;
+    let coffee: CouponId = "coffee".parse().unwrap();
+    let several = Definition { per_user_limit: 2, ..definition("coffee", 9) };
+    assert!(coupons::insert(&database.postgres.pool, &several).await.unwrap());
+    let event = |user: &str, slot, key: &str| OrderEvent {
+        slot,
+        key: Some(key.parse().unwrap()),
+        ..event(&coffee, user)
+    };
+    let first = [event("alice", 1, "a"), event("alice", 2, "b"), event("bob", 1, "a"), event("bob", 2, "b")];
+    let ids = |events: &[&OrderEvent]| events.iter().map(|event| event.order).collect::<Vec<_>>();
+    let mut connection = database.connection().await;
+    match orders::record_new(&mut connection, EPOCH, &first.each_ref()).await {
+        Ok(RecordOutcome::Done { inserted, conflicting }) => {
+            assert_eq!((inserted, conflicting), (ids(&first.each_ref()), vec![]));
+        }
+        other => panic!("{other:?}"),
+    }
+    let good = event("carol", 1, "a");
+    let (same_slot, same_key, no_slot) =
+        (event("alice", 2, "c"), event("carol", 2, "a"), event("carol", 3, "c"));
+    let batch = [&same_slot, &good, &same_key, &no_slot];
+    let (inserted, mut conflicting) = database.recorded(&batch).await;
+    conflicting.sort();
+    assert_eq!((inserted, conflicting), (ids(&[&good]), ids(&[&same_slot, &same_key, &no_slot])));
+    assert_eq!((database.orders().await, database.stock(&coffee).await), (5, 4));
+    let new = orders::record_new(&mut connection, EPOCH, &[&no_slot]).await.unwrap();
+    assert!(
+        matches!(&new, RecordOutcome::Done { conflicting, .. } if *conflicting == [no_slot.order]),
+        "{new:?}"
+    );
+    let rows = sqlx::query("select user_id, slot, idempotency_key as key from orders order by id")
+        .fetch_all(&database.postgres.pool)
+        .await
+        .unwrap();
+    let rows: Vec<(String, i16, String)> =
+        rows.iter().map(|row| (row.get("user_id"), row.get("slot"), row.get("key"))).collect();
+    let expected = first.iter().chain([&good]);
+    let expected: Vec<(String, i16, String)> = expected
+        .map(|event| (event.user.to_string(), event.slot, event.key.as_ref().unwrap().to_string()))
+        .collect();
+    assert_eq!(rows, expected);
+}
+
+#[tokio::test]
 async fn a_coupon_with_a_reservation_time_records_reserved_orders() {
     let database = Database::new("reserved").await;
     let id: CouponId = "coffee".parse().unwrap();

@@ -6,7 +6,7 @@ use seckill::domain::OrderId;
 use serde_json::json;
 
 mod confirms;
-mod scene;
+pub mod scene;
 
 use scene::{ORDERED, RedisFault, Scene, edit_of};
 

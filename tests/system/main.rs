@@ -40,5 +40,6 @@ mod redis_rights;
 mod schema_changes;
 mod settings;
 mod shutdown;
+mod slots;
 mod slow_clients;
 mod store_trouble;

@@ -153,7 +153,7 @@ pub async fn check_refused<B: Buyer>(buyer: &mut B, claim: &Claim, what: &str) -
 /// A claim of a new user. User ids are random, so that inserts are spread over the whole index.
 pub fn new_claim(coupon: &CouponId) -> Claim {
     let user: UserId = format!("user-{:016x}", rand::random::<u64>()).parse().expect("hex digits are an id");
-    Claim { coupon: coupon.clone(), user, order: OrderId::mint() }
+    Claim { coupon: coupon.clone(), user, order: OrderId::mint(), key: None }
 }
 
 #[cfg(test)]

@@ -152,7 +152,7 @@ fn gid(half: &str, order: impl Display) -> String {
 // The statements below contain ids only, whose types allow letters, digits, `_` and `-`.
 
 fn insert_order(claim: &Claim) -> Result<String> {
-    let Claim { coupon, user, order } = claim;
+    let Claim { coupon, user, order, .. } = claim;
     let claimed_at_ns = claimed_at(claim)?.unix_timestamp_nanos();
     Ok(format!(
         "insert into orders (id, coupon_id, user_id, status, claimed_at)

@@ -1,4 +1,4 @@
-//! Decides which order each user keeps: step 5 of a rebuild, coupon by coupon, in one transaction.
+//! Decides which order holds each unit: step 5 of a rebuild, coupon by coupon, in one transaction.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,10 +6,11 @@ use anyhow::bail;
 use bytes::Bytes;
 
 use super::NEWER;
-use crate::domain::{CouponId, OrderEvent, OrderId, UserId};
+use super::kept::Kept;
+use crate::domain::{CouponId, IdempotencyKey, OrderEvent, OrderId, UserId};
 use crate::postgres::dead_letters::{Letter, LetterOutcome, encode_fields};
 use crate::postgres::rebuild::Decision;
-use crate::redis::claims_hash::ClaimsHash;
+use crate::redis::claims_hash::{ClaimField, ClaimsHash, KeysByOrder};
 
 /// The changes that one coupon needs in Redis.
 #[derive(Default)]
@@ -17,9 +18,11 @@ pub struct Plan {
     /// Fields of the claims hash to delete.
     pub delete: Vec<Bytes>,
     /// Claims to add to the claims hash.
-    pub set: Vec<(UserId, OrderId)>,
+    pub set: Vec<(ClaimField, OrderId)>,
     /// Kept orders that have neither row nor entry.
-    pub resend: Vec<(UserId, OrderId)>,
+    pub resend: Vec<(ClaimField, OrderId)>,
+    /// Of the orders in `set` and `resend` that have one; some of other orders too.
+    pub keys: KeysByOrder,
     /// Units held after the changes are applied.
     pub held: usize,
     /// Claims and events that became rejected orders.
@@ -41,11 +44,13 @@ pub struct Trust {
     pub may_cancel: bool,
 }
 
-/// Keeps, for each user, the live order in Postgres, else the claim without a row, else an event without a row.
+/// Keeps, for each slot of a user, the live order in Postgres, else the claim without a row, else an event without a row.
+/// Of two orders of a user with the same Idempotency-Key it keeps one, by the same order of precedence.
 ///
 /// After Postgres has lost commits, Redis is believed: live orders that the claims hash does not hold are cancelled, then
 /// events that it does not hold are rejected. A Redis that may be behind Postgres, or whose coupon is inconsistent,
-/// cancels only orders whose user has a newer claim or event: the user could not have made it while the order was live.
+/// cancels only orders whose user has a newer claim or event in the same slot, or any with the same key: the script could
+/// not have accepted it while the order was live.
 pub async fn decide_coupon(
     decision: &mut Decision<'_>,
     epoch: &str,
@@ -54,66 +59,66 @@ pub async fn decide_coupon(
     events: &[(String, OrderEvent)],
     trust: Trust,
 ) -> anyhow::Result<Plan> {
-    let redis_is_believed = trust.is_believed;
-    let mut plan = Plan { delete: hash.foreign_fields.into_iter().collect(), ..Plan::default() };
-    // No coupon of today has a limit above 1: such claims stay as they are.
-    plan.held += hash.in_higher_slots.len();
-    let LiveOrders { live, claims } =
+    let mut plan =
+        Plan { delete: hash.foreign_fields.into_iter().collect(), keys: hash.keys, ..Plan::default() };
+    let LiveOrders { mut kept, claims } =
         live_orders(decision, coupon, hash.claims, events, trust, &mut plan).await?;
     let without_live_order: Vec<OrderId> =
         events.iter().map(|(_, event)| event.order).chain(claims.values().copied()).collect();
     let with_row = decision.recorded(&without_live_order).await?;
     let entries: HashSet<OrderId> = events.iter().map(|(_, event)| event.order).collect();
 
-    let mut kept: HashMap<UserId, OrderId> = HashMap::new();
-    for (user, &order) in claims.iter().filter(|(user, _)| !live.contains_key(*user)) {
-        if !with_row.contains(&order) {
-            kept.insert(user.clone(), order);
+    let mut without_row = Vec::new();
+    for (field, &order) in claims.iter().filter(|(_, order)| !with_row.contains(order)) {
+        if kept.keep(field, order, plan.keys.get(&order)) {
+            without_row.push((field.clone(), order));
         }
     }
-    if !redis_is_believed {
-        let unrecorded = events.iter().map(|(_, event)| event);
-        let unrecorded =
-            unrecorded.filter(|event| !live.contains_key(&event.user) && !with_row.contains(&event.order));
-        for (user, order) in one_for_each_user(unrecorded, trust.after_loss) {
-            kept.entry(user.clone()).or_insert(order);
+    if !trust.is_believed {
+        for event in by_precedence(events, trust.after_loss) {
+            let field = ClaimField::new(&event.user, event.slot);
+            if !with_row.contains(&event.order) && kept.keep(&field, event.order, event.key.as_ref()) {
+                plan.keys.extend(event.key.clone().map(|key| (event.order, key)));
+                plan.set.push((field.clone(), event.order));
+                without_row.push((field, event.order));
+            }
         }
     }
-    plan.rejected = reject_losers(decision, epoch, coupon, &claims, events, &with_row, |user, order| {
-        live.get(user).or_else(|| kept.get(user)) == Some(&order)
+    plan.rejected = reject_losers(decision, epoch, coupon, (&claims, &plan.keys), events, |field, order| {
+        with_row.contains(&order) || kept.holds(field, order)
     })
     .await?;
 
-    plan.held += kept.len();
-    let added = kept.iter().filter(|(user, order)| claims.get(*user) != Some(*order));
-    plan.set.extend(added.map(|(user, &order)| (user.clone(), order)));
-    let ended = claims.keys().filter(|user| !live.contains_key(*user) && !kept.contains_key(*user));
-    plan.delete.extend(ended.map(|user| Bytes::copy_from_slice(user.as_str().as_bytes())));
-    plan.resend = kept.into_iter().filter(|(_, order)| !entries.contains(order)).collect();
+    plan.held += without_row.len();
+    let ended = claims.keys().filter(|field| !kept.has(field));
+    plan.delete.extend(ended.map(|field| Bytes::copy_from_slice(field.as_str().as_bytes())));
+    without_row.retain(|(_, order)| !entries.contains(order));
+    plan.resend = without_row;
     Ok(plan)
 }
 
-/// The order of each user's first event; after a loss of its newest, which proves that the older ones have ended.
-fn one_for_each_user<'e>(
-    events: impl Iterator<Item = &'e OrderEvent>,
-    after_loss: bool,
-) -> HashMap<&'e UserId, OrderId> {
-    let mut chosen = HashMap::new();
-    for event in events {
-        let order = chosen.entry(&event.user).or_insert(event.order);
-        if after_loss && is_newer(event.order, *order) {
-            *order = event.order;
-        }
+/// The events in their order; after a loss the newest first, which proves that the older ones have ended.
+fn by_precedence(events: &[(String, OrderEvent)], after_loss: bool) -> Vec<&OrderEvent> {
+    let mut events: Vec<&OrderEvent> = events.iter().map(|(_, event)| event).collect();
+    if after_loss {
+        events.sort_by_key(|event| std::cmp::Reverse(event.order.claimed_at()));
     }
-    chosen
+    events
 }
 
 /// What is left to decide after every live order was compared with its claim.
 struct LiveOrders {
-    /// Live orders of users who have another claim or an event.
-    live: HashMap<UserId, OrderId>,
+    /// Live orders that another claim or an event may conflict with.
+    kept: Kept,
     /// Claims that belong to no live order.
-    claims: HashMap<UserId, OrderId>,
+    claims: HashMap<ClaimField, OrderId>,
+}
+
+/// A live order that the claims hash does not hold.
+struct NotHeld {
+    field: ClaimField,
+    order: OrderId,
+    key: Option<IdempotencyKey>,
 }
 
 /// Counts the live orders as held and plans claims for live orders without one. A claim that has its live order is
@@ -121,63 +126,131 @@ struct LiveOrders {
 async fn live_orders(
     decision: &mut Decision<'_>,
     coupon: &CouponId,
-    mut claims: HashMap<UserId, OrderId>,
+    mut claims: HashMap<ClaimField, OrderId>,
     events: &[(String, OrderEvent)],
     trust: Trust,
     plan: &mut Plan,
 ) -> anyhow::Result<LiveOrders> {
-    let mut of_events: HashMap<&str, Vec<OrderId>> = HashMap::new();
-    for (_, event) in events {
-        of_events.entry(event.user.as_str()).or_default().push(event.order);
-    }
-    let mut live = HashMap::new();
+    let users_with_events: HashSet<&str> = events.iter().map(|(_, event)| event.user.as_str()).collect();
+    let hash_has_keys = !plan.keys.is_empty();
+    let mut kept = Kept::default();
     let mut not_held = Vec::new();
     decision
-        .visit_live_orders(coupon, |name, order| {
+        .visit_live_orders(coupon, |name, slot, order, key| {
             // A row that the API cannot have made holds its unit in Postgres only.
             let Ok(user) = name.parse::<UserId>() else { return };
-            let claim = claims.get(name).copied();
-            let is_held = claim == Some(order);
-            let has_rival = (claim.is_some() && !is_held) || of_events.contains_key(name);
-            if !is_held && (trust.is_believed || trust.after_loss && has_rival) {
-                not_held.push((user, order));
+            let field = ClaimField::new(&user, slot);
+            let has_event = users_with_events.contains(name);
+            let claim = claims.get(&field).copied();
+            if claim == Some(order) {
+                claims.remove(&field);
+                plan.held += 1;
+                if has_event {
+                    kept.keep(&field, order, key.as_ref());
+                }
+                if plan.keys.remove(&order) != key {
+                    plan.set_claim(field, order, key);
+                }
+                return;
+            }
+            let has_rival = claim.is_some() || has_event || (hash_has_keys && key.is_some());
+            if trust.is_believed || trust.after_loss && has_rival {
+                not_held.push(NotHeld { field, order, key });
                 return;
             }
             plan.held += 1;
-            if is_held {
-                claims.remove(name);
-            } else {
-                plan.set.push((user.clone(), order));
-            }
             if has_rival {
-                live.insert(user, order);
+                kept.keep(&field, order, key.as_ref());
             }
+            plan.set_claim(field, order, key);
         })
         .await?;
-    // A consistent claims hash is believed over events: one that it does not hold has ended.
-    let rivals_of = |user: &UserId| {
-        let events = of_events.get(user.as_str()).filter(|_| !trust.is_believed);
-        claims.get(user).into_iter().chain(events.into_iter().flatten()).copied()
-    };
-    let rivals: Vec<OrderId> = not_held.iter().flat_map(|(user, _)| rivals_of(user)).collect();
-    let recorded = decision.recorded(&rivals).await?;
-    for (user, order) in not_held {
-        let has_newer = rivals_of(&user).any(|rival| !recorded.contains(&rival) && is_newer(rival, order));
-        if trust.is_believed && trust.may_cancel || has_newer {
-            plan.cancelled.push(order);
-        } else {
-            plan.held += 1;
-            if trust.is_believed {
-                plan.unheld.push(order);
-            }
-            plan.set.push((user.clone(), order));
-            live.insert(user, order);
+    if !not_held.is_empty() {
+        let rivals = Rivals::of(&claims, &plan.keys, if trust.is_believed { &[] } else { events });
+        settle_not_held(decision, not_held, &rivals, trust, plan, &mut kept).await?;
+        if !plan.cancelled.is_empty() {
+            decision.cancel(coupon, &plan.cancelled).await?;
         }
     }
-    if !plan.cancelled.is_empty() {
-        decision.cancel(coupon, &plan.cancelled).await?;
+    Ok(LiveOrders { kept, claims })
+}
+
+/// After a loss: cancels the live orders that have ended, by what Redis shows, and plans claims for the others.
+async fn settle_not_held(
+    decision: &mut Decision<'_>,
+    not_held: Vec<NotHeld>,
+    rivals: &Rivals,
+    trust: Trust,
+    plan: &mut Plan,
+    kept: &mut Kept,
+) -> anyhow::Result<()> {
+    let all: Vec<OrderId> =
+        not_held.iter().flat_map(|live| [rivals.in_slot(live), rivals.with_key(live)].concat()).collect();
+    let recorded = decision.recorded(&all).await?;
+    for live in not_held {
+        let is_new = |rival: &&OrderId| !recorded.contains(*rival);
+        let has_newer = rivals.in_slot(&live).iter().filter(is_new).any(|&rival| is_newer(rival, live.order))
+            || rivals.with_key(&live).iter().any(|rival| is_new(&rival));
+        let NotHeld { field, order, key } = live;
+        if trust.is_believed && trust.may_cancel || has_newer {
+            plan.cancelled.push(order);
+            continue;
+        }
+        plan.held += 1;
+        if trust.is_believed {
+            plan.unheld.push(order);
+        }
+        kept.keep(&field, order, key.as_ref());
+        plan.set_claim(field, order, key);
     }
-    Ok(LiveOrders { live, claims })
+    Ok(())
+}
+
+impl Plan {
+    fn set_claim(&mut self, field: ClaimField, order: OrderId, key: Option<IdempotencyKey>) {
+        self.keys.extend(key.map(|key| (order, key)));
+        self.set.push((field, order));
+    }
+}
+
+/// Claims and events by what no live order of the same user may share with them.
+struct Rivals {
+    by_field: HashMap<ClaimField, Vec<OrderId>>,
+    by_key: HashMap<(UserId, IdempotencyKey), Vec<OrderId>>,
+}
+
+impl Rivals {
+    /// A consistent claims hash is believed over events: then the caller passes none.
+    fn of(
+        claims: &HashMap<ClaimField, OrderId>,
+        keys: &KeysByOrder,
+        events: &[(String, OrderEvent)],
+    ) -> Self {
+        let mut rivals = Self { by_field: HashMap::new(), by_key: HashMap::new() };
+        for (field, &order) in claims {
+            rivals.add(field.clone(), order, keys.get(&order).cloned());
+        }
+        for (_, event) in events {
+            rivals.add(ClaimField::new(&event.user, event.slot), event.order, event.key.clone());
+        }
+        rivals
+    }
+
+    fn add(&mut self, field: ClaimField, order: OrderId, key: Option<IdempotencyKey>) {
+        if let Some(key) = key {
+            self.by_key.entry((field.user(), key)).or_default().push(order);
+        }
+        self.by_field.entry(field).or_default().push(order);
+    }
+
+    fn in_slot(&self, live: &NotHeld) -> &[OrderId] {
+        self.by_field.get(&live.field).map_or(&[], Vec::as_slice)
+    }
+
+    fn with_key(&self, live: &NotHeld) -> &[OrderId] {
+        let key = live.key.clone().map(|key| (live.field.user(), key));
+        key.and_then(|key| self.by_key.get(&key)).map_or(&[], Vec::as_slice)
+    }
 }
 
 /// Compares the times inside the ids; an order without a time was not made by the API.
@@ -185,33 +258,34 @@ fn is_newer(claim: OrderId, order: OrderId) -> bool {
     claim.claimed_at().zip(order.claimed_at()).is_some_and(|(claimed, ordered)| claimed > ordered)
 }
 
-/// Rejects claims and events without a row whose user keeps another order.
+/// Rejects claims and events without a row whose unit another order keeps. `claims` are those of the claims hash with
+/// their keys.
 async fn reject_losers(
     decision: &mut Decision<'_>,
     epoch: &str,
     coupon: &CouponId,
-    claims: &HashMap<UserId, OrderId>,
+    (claims, keys): (&HashMap<ClaimField, OrderId>, &KeysByOrder),
     events: &[(String, OrderEvent)],
-    with_row: &HashSet<OrderId>,
-    is_kept: impl Fn(&UserId, OrderId) -> bool,
+    is_kept: impl Fn(&ClaimField, OrderId) -> bool,
 ) -> anyhow::Result<usize> {
-    let from_claims = claims
+    let from_claims =
+        claims.iter().filter(|(field, order)| !is_kept(field, **order)).map(|(field, &order)| {
+            let (user, (_, slot)) = (field.user(), field.split());
+            let key = keys.get(&order).cloned();
+            (None, OrderEvent { order, coupon: coupon.clone(), user, slot, key })
+        });
+    let from_events = events
         .iter()
-        .map(|(user, &order)| (None, OrderEvent { order, coupon: coupon.clone(), user: user.clone() }));
-    let from_events = events.iter().map(|(entry, event)| (Some(entry.as_str()), event.clone()));
+        .filter(|(_, event)| !is_kept(&ClaimField::new(&event.user, event.slot), event.order))
+        .map(|(entry, event)| (Some(entry.as_str()), event.clone()));
     let mut seen = HashSet::new();
     // Events first: their dead letters name the entry.
-    let losers = from_events
-        .chain(from_claims)
-        .filter(|(_, event)| !with_row.contains(&event.order) && !is_kept(&event.user, event.order));
-    for (entry_id, event) in losers {
+    for (entry_id, event) in from_events.chain(from_claims) {
         if !seen.insert(event.order) {
             continue;
         }
-        let (order, user) = (event.order.to_string(), event.user.as_str());
-        let fields = encode_fields(&["order", &order, "coupon", coupon.as_str(), "user", user]);
         let error = "another order of this user was kept when Redis was rebuilt";
-        let letter = Letter { entry_id, fields, error, deliveries: None };
+        let letter = Letter { entry_id, fields: encode_fields(&event.fields()), error, deliveries: None };
         if decision.reject(epoch, &event, &letter).await? == LetterOutcome::Fenced {
             bail!(NEWER);
         }

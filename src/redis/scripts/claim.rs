@@ -5,7 +5,7 @@ use std::slice::Iter;
 
 use fred::types::Value;
 
-use crate::domain::{Claim, ClaimOutcome, CouponId, Refusal};
+use crate::domain::{Claim, ClaimOutcome, CouponId, IdempotencyKey, Refusal};
 use crate::redis::claims_hash::decode_order;
 use crate::redis::lua::{CLAIM, code, unknown_code};
 use crate::redis::{Redis, RedisError, array, integer, script_args};
@@ -19,6 +19,8 @@ mod outcome_code {
     pub const PAUSED: u8 = b'4';
     pub const NOT_STARTED: u8 = b'5';
     pub const SOLD_OUT: u8 = b'6';
+    pub const KEY_REQUIRED: u8 = b'7';
+    pub const SLOTS_TAKEN: u8 = b'8';
 }
 
 /// The result of a whole batch.
@@ -63,7 +65,7 @@ pub async fn claim_batch(
         }),
     );
     let mut args = script_args(CLAIM.sha1(), keys, [Value::from(ready), deadline_ms.into()]);
-    args.reserve(3 * groups.len() + 2 * claims.len());
+    args.reserve(4 * groups.len() + 3 * claims.len());
     for (coupon, members) in &groups {
         args.push(coupon.as_str().into());
         args.push(i64::from(is_published(coupon)).into());
@@ -72,9 +74,19 @@ pub async fn claim_batch(
             args.push(claims[member].user.as_str().into());
             args.push(claims[member].order.to_string().into());
         }
+        push_keys(&mut args, members.iter().map(|&member| claims[member].key.as_ref()));
     }
     let reply = array(redis.call("EVALSHA", args).await?, "claim")?;
     decode_claims(&reply, &groups, claims.len())
+}
+
+/// The number of keys and the keys. Only the script knows whether it needs them: it reads the coupon's limit.
+fn push_keys<'k>(args: &mut Vec<Value>, keys: impl Iterator<Item = Option<&'k IdempotencyKey>> + Clone) {
+    if keys.clone().all(|key| key.is_none()) {
+        return args.push(0.into());
+    }
+    args.push(i64::try_from(keys.clone().count()).unwrap_or(i64::MAX).into());
+    args.extend(keys.map(|key| key.map_or("", IdempotencyKey::as_str).into()));
 }
 
 /// Why Redis would refuse the writes of a batch now; `None` where it would not. Sends an empty batch.
@@ -166,6 +178,8 @@ fn decode_outcomes(
                     ClaimOutcome::Refused(Refusal::NotStarted { starts_at_ms, now_ms })
                 }
                 outcome_code::SOLD_OUT => ClaimOutcome::Refused(Refusal::SoldOut),
+                outcome_code::KEY_REQUIRED => ClaimOutcome::Refused(Refusal::KeyRequired),
+                outcome_code::SLOTS_TAKEN => ClaimOutcome::Refused(Refusal::LimitReached),
                 _ => return Err(broken()),
             };
         }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::str::from_utf8;
 
 use model::trace::{Effect, EntryId, Event, Key, Line};
+use seckill::redis::claims_hash::encode_field;
 use uuid::Uuid;
 
 const PREFIX: &str = "seckill:{0}:";
@@ -135,9 +136,7 @@ fn effects_of(command: &Command) -> Result<Vec<Effect>, String> {
             vec![Effect::Marked { is_ready: state == "ready", epoch: epoch.to_owned() }]
         }
         ("SET", Key::Position) => vec![Effect::Noted { lsn: lsn(&text(command, 2)).ok_or_else(unknown)? }],
-        ("HSET", Key::Claims(coupon)) => {
-            pairs().map(|(user, order)| Effect::Held { coupon: coupon.clone(), user, order }).collect()
-        }
+        ("HSET", Key::Claims(coupon)) => pairs().map(|(user, value)| held(&coupon, user, &value)).collect(),
         ("HDEL", Key::Claims(coupon)) => command[2..]
             .iter()
             .map(|user| Effect::Freed { coupon: coupon.clone(), user: lossy(user) })
@@ -192,6 +191,13 @@ fn effects_of(command: &Command) -> Result<Vec<Effect>, String> {
     })
 }
 
+/// The value is `<order>` or `<order> <key>`. The field stands for its user: the rules hold for each unit that a user may
+/// hold.
+fn held(coupon: &str, user: String, value: &str) -> Effect {
+    let order = value.split(' ').next().unwrap_or_default().to_owned();
+    Effect::Held { coupon: coupon.to_owned(), user, order }
+}
+
 fn key_of(key: &str) -> Option<Key> {
     match key.strip_prefix(PREFIX)?.split_once(':') {
         Some(("coupon", coupon)) => Some(Key::Coupon(coupon.to_owned())),
@@ -229,5 +235,6 @@ fn event(fields: &[Vec<u8>]) -> Option<Event> {
     };
     let order = get("order").filter(|order| order.parse::<Uuid>().is_ok())?;
     let user = get("user").filter(|user| (1..=128).contains(&user.len()))?;
-    Some(Event { order, coupon: get("coupon")?, user })
+    let slot = get("slot").map_or(Some(1), |slot| slot.parse().ok())?;
+    Some(Event { order, coupon: get("coupon")?, user: encode_field(&user, slot) })
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use model::trace::{Change, Line};
+use seckill::redis::claims_hash::encode_field;
 use serde::Deserialize;
 
 use super::aof;
@@ -76,7 +77,7 @@ fn change(row: &str) -> Result<Option<Change>, &'static str> {
         ("orders", "INSERT" | "UPDATE") => Some(Change::Order {
             order: get("id")?,
             coupon: get("coupon_id")?,
-            user: get("user_id")?,
+            user: encode_field(&get("user_id")?, get("slot")?.parse().map_err(|_| "slot")?),
             status: get("status")?,
         }),
         ("orders", _) => Some(Change::OrderGone { order: get("id")? }),
