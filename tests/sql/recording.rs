@@ -75,7 +75,7 @@ async fn a_slot_a_key_and_a_slot_above_the_limit_are_conflicts_of_one_user_only(
     let database = Database::new("slots").await;
     let coffee: CouponId = "coffee".parse().unwrap();
     let several = Definition { per_user_limit: 2, ..definition("coffee", 9) };
-    assert!(coupons::insert(&database.postgres.pool, &several).await.unwrap());
+    assert!(coupons::insert(&database.postgres.pool, &several, &Origin::system(None)).await.unwrap());
     let event = |user: &str, slot, key: &str| OrderEvent {
         slot,
         key: Some(key.parse().unwrap()),
