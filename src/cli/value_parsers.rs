@@ -72,6 +72,15 @@ pub fn parse_title(text: &str) -> Result<String, String> {
     }
 }
 
+pub fn parse_reason(text: &str) -> Result<String, String> {
+    if domain::is_reason(text) {
+        Ok(text.to_owned())
+    } else {
+        let most = config::REASON_MAX_CHARS;
+        Err(format!("must be 1 to {most} characters, none of them control characters"))
+    }
+}
+
 pub fn parse_idempotency_key(text: &str) -> Result<String, String> {
     if domain::is_idempotency_key(text.as_bytes()) {
         Ok(text.to_owned())
