@@ -21,6 +21,7 @@ mod dead;
 pub mod demo;
 mod doctor;
 mod healthcheck;
+mod order;
 mod output;
 mod psql;
 mod reconcile;
@@ -61,6 +62,9 @@ pub enum OneShot {
     Coupon(coupon::CouponCommand),
     /// Claim a unit for a user
     Claim(claim::ClaimArgs),
+    /// Show, confirm, cancel and revoke orders
+    #[command(subcommand)]
+    Order(order::OrderCommand),
     /// Print a bearer token for a user
     Token(token::TokenArgs),
     /// Show the stream of order events
@@ -153,6 +157,7 @@ pub async fn run(command: OneShot) -> anyhow::Result<()> {
     match command {
         OneShot::Coupon(command) => coupon::run(command).await,
         OneShot::Claim(args) => claim::run(args).await,
+        OneShot::Order(command) => order::run(command).await,
         OneShot::Token(args) => token::run(&args),
         OneShot::Stream(command) => stream::run(command).await,
         OneShot::Dead(command) => dead::run(command).await,

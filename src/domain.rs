@@ -8,6 +8,7 @@ mod ids;
 mod order;
 mod partition;
 mod time;
+mod transition;
 
 pub use self::time::{InvalidTime, parse_time, rfc3339};
 pub use audit::{AuditAction, Origin};
@@ -17,3 +18,4 @@ pub use definition::{CouponPatch, Definition, FieldChange, InvalidDefinition, Ne
 pub use ids::{CouponId, IdempotencyKey, InvalidId, OrderId, UserId};
 pub use order::{Order, OrderEvent, OrderStatus, UnreadableEvent};
 pub use partition::Partition;
+pub use transition::{Transition, TransitionRefusal, is_reason};

@@ -13,6 +13,7 @@ mod coupons;
 mod dead_letters;
 mod head;
 mod health;
+mod order;
 mod orders;
 mod prefer;
 pub mod problem;
@@ -33,6 +34,7 @@ use crate::coupons::snapshots::Snapshots;
 use crate::fence::Fence;
 use crate::fence::store_status::Stores;
 use crate::orders::lookup::Orders;
+use crate::orders::transitions::Transitions;
 use crate::postgres::Postgres;
 use crate::reconcile::Reconciler;
 use crate::tasks::Tasks;
@@ -43,6 +45,7 @@ use problem::{Code, Problem};
 pub struct Api {
     pub claims: Claims,
     pub orders: Orders,
+    pub transitions: Transitions,
     pub coupons: Coupons,
     pub catalogue: Catalogue,
     pub snapshots: Snapshots,

@@ -66,6 +66,12 @@ pub static CLAIMS: CounterBy = CounterBy {
         "no-answer",
     ],
 };
+pub static TRANSITION_FAILURES: CounterBy = CounterBy {
+    name: "seckill_transition_failures_total",
+    help: "Confirms, cancels and revocations that were answered 503 or 500, by reason",
+    label: "reason",
+    values: &["fence-down", "fenced", "queue-full", "late", "no-answer", "redis", "postgres"],
+};
 pub static REBUILDS: CounterBy = CounterBy {
     name: "seckill_fence_rebuilds_total",
     help: "Rebuilds of Redis from Postgres by cause",
@@ -92,6 +98,16 @@ pub static DEAD_LETTERS: Counter =
     Counter { name: "seckill_dead_letters_total", help: "Order events that can never be recorded" };
 pub static ORDERS_RECORDED: Counter =
     Counter { name: "seckill_orders_recorded_total", help: "Orders written to Postgres" };
+pub static ORDERS_CONFIRMED: Counter =
+    Counter { name: "seckill_orders_confirmed_total", help: "Reserved orders that were confirmed" };
+pub static ORDERS_CANCELLED: Counter =
+    Counter { name: "seckill_orders_cancelled_total", help: "Reserved orders that were cancelled" };
+pub static ORDERS_REVOKED: Counter =
+    Counter { name: "seckill_orders_revoked_total", help: "Confirmed orders that the admin ended" };
+pub static REFUNDS_DUE: Counter = Counter {
+    name: "seckill_refunds_due_total",
+    help: "Confirms that came after the time to pay; a repeat counts again",
+};
 pub static UNITS_RETURNED: Counter =
     Counter { name: "seckill_units_returned_total", help: "Units that were released to stock in Redis" };
 
@@ -105,8 +121,17 @@ const GAUGES: [&Gauge; 7] = [
     &APPENDFSYNC_ALWAYS,
     &RECONCILE_LAST,
 ];
-const COUNTERS: [&Counter; 4] = [&DELETED_ENTRIES, &DEAD_LETTERS, &ORDERS_RECORDED, &UNITS_RETURNED];
-const COUNTERS_BY: [&CounterBy; 3] = [&CLAIMS, &REBUILDS, &DRIFT_TOTAL];
+const COUNTERS: [&Counter; 8] = [
+    &DELETED_ENTRIES,
+    &DEAD_LETTERS,
+    &ORDERS_RECORDED,
+    &ORDERS_CONFIRMED,
+    &ORDERS_CANCELLED,
+    &ORDERS_REVOKED,
+    &REFUNDS_DUE,
+    &UNITS_RETURNED,
+];
+const COUNTERS_BY: [&CounterBy; 4] = [&CLAIMS, &TRANSITION_FAILURES, &REBUILDS, &DRIFT_TOTAL];
 
 static EXPORTER: OnceLock<PrometheusHandle> = OnceLock::new();
 

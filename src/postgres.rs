@@ -14,6 +14,7 @@ pub mod orders;
 pub mod outbox;
 mod pool;
 pub mod rebuild;
+pub mod transitions;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,8 @@ use crate::http::Api;
 use crate::http::auth::Auth;
 use crate::metrics;
 use crate::orders::lookup::Orders;
+use crate::orders::transitions::{self, Transitions};
+use crate::orders::unrecorded::UnrecordedOrders;
 use crate::orders::waiters::OrderWaiters;
 use crate::postgres::{Postgres, PostgresError};
 use crate::reconcile::Reconciler;
@@ -35,6 +38,8 @@ pub struct Core {
     catalogue: Catalogue,
     fence: Fence,
     pub waiters: OrderWaiters,
+    /// Wakes the task that returns units from the outbox.
+    unit_waits: Arc<Notify>,
     tasks: Tasks,
     /// Ends the tasks below, and those of `waiters`.
     stop: CancellationToken,
@@ -84,6 +89,7 @@ impl Core {
             catalogue,
             fence,
             waiters,
+            unit_waits: Arc::default(),
             tasks,
             stop,
             fence_task,
@@ -92,16 +98,23 @@ impl Core {
         }))
     }
 
-    /// What the handlers call.
+    /// What the handlers call. Starts the tasks that only requests need.
     pub fn api(&self, max_backlog: u64, credentials: &CredentialSettings) -> anyhow::Result<Api> {
         let (fence, postgres, catalogue) =
             (self.fence.clone(), self.postgres.clone(), self.catalogue.clone());
         let batcher = Batcher::new(fence.clone(), catalogue.clone(), max_backlog);
-        let orders = Orders::new(self.waiters.clone(), fence.clone(), postgres.clone());
+        let unrecorded = UnrecordedOrders::new(self.waiters.clone(), fence.clone());
+        let orders = Orders::new(self.waiters.clone(), unrecorded.clone(), fence.clone(), postgres.clone());
+        let parts = transitions::Parts {
+            fence: fence.clone(),
+            postgres: postgres.clone(),
+            unit_waits: self.unit_waits.clone(),
+        };
         let snapshots = Snapshots::new(fence.clone());
         Ok(Api {
             claims: Claims::new(batcher, orders.clone(), catalogue.clone()),
             orders,
+            transitions: Transitions::start(parts, unrecorded, &self.tasks, &self.stop),
             coupons: Coupons::new(fence.clone(), postgres.clone(), catalogue.clone(), snapshots.clone()),
             catalogue,
             snapshots,
@@ -120,7 +133,7 @@ impl Core {
             fence: self.fence.clone(),
             waiters: self.waiters.clone(),
             tasks: self.tasks.clone(),
-            unit_waits: Arc::default(),
+            unit_waits: self.unit_waits.clone(),
         };
         let work = worker::run(context, settings, stop.clone());
         tokio::spawn(self.tasks.require("workers", stop, work))

@@ -71,3 +71,12 @@ pub fn parse_title(text: &str) -> Result<String, String> {
         Err(format!("must be 1 to {} characters", config::TITLE_MAX_CHARS))
     }
 }
+
+pub fn parse_reason(text: &str) -> Result<String, String> {
+    if domain::is_reason(text) {
+        Ok(text.to_owned())
+    } else {
+        let most = config::REASON_MAX_CHARS;
+        Err(format!("must be 1 to {most} characters, none of them control characters"))
+    }
+}

@@ -15,6 +15,8 @@ pub const RESERVE_MAX_SECONDS: i64 = 2_592_000;
 /// Units that one user may hold of one coupon.
 pub const PER_USER_LIMIT_MAX: i64 = 16;
 pub const IDEMPOTENCY_KEY_MAX_BYTES: usize = 64;
+/// Of a revocation.
+pub const REASON_MAX_CHARS: usize = 500;
 pub const PAGE_DEFAULT_ROWS: i64 = 50;
 pub const PAGE_MAX_ROWS: i64 = 200;
 /// The length of HMAC-SHA256's output: RFC 7518, section 3.2, requires at least that for HS256.
@@ -62,6 +64,17 @@ pub const ORDER_STATUS_TIMEOUT: Duration = Duration::from_millis(250);
 pub const CLAIM_MAX_RETRIES: usize = 3;
 /// How long the admin API waits for an order that Redis may hold and Postgres does not have yet.
 pub const ORDER_LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a request about one order waits for its recording, and for how many orders a user may wait at once.
+pub const UNRECORDED_ORDER_TIMEOUT: Duration = Duration::from_secs(2);
+pub const UNRECORDED_ORDERS_MAX_PER_USER: usize = 4;
+/// Confirms, or cancels, in one transaction.
+pub const TRANSITION_BATCH_MAX_ORDERS: usize = 256;
+/// Transitions that wait for a transaction; one more is answered 503.
+pub const TRANSITION_QUEUE_MAX_ORDERS: usize = 4_096;
+/// How long a transition may wait for its transaction; after that it is answered 503 and not made.
+pub const TRANSITION_DEADLINE: Duration = Duration::from_secs(2);
+/// After this long a transaction is given up with its connection; longer than `POSTGRES_LOCK_TIMEOUT`.
+pub const TRANSITION_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a request waits until another request has brought the coupon into force, and how often it checks.
 pub const COUPON_IN_FORCE_TIMEOUT: Duration = Duration::from_secs(2);
 pub const COUPON_IN_FORCE_POLL: Duration = Duration::from_millis(20);

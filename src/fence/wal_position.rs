@@ -1,10 +1,10 @@
 //! The highest WAL position that Postgres was seen to have made durable, kept in Redis: an older copy of Postgres is
 //! detected by it. The position of a commit reaches Redis before the effect of that commit does (a definition, a released
-//! unit); else the loss of the commit would go unnoticed.
+//! unit, the answer to a confirm); else the loss of the commit would go unnoticed.
 
 use super::{Fence, Session, StoreError};
-use crate::postgres::{self, Postgres};
-use crate::redis::wal_position as redis_position;
+use crate::postgres::{self, PgConnection, Postgres, PostgresError};
+use crate::redis::{Redis, wal_position as redis_position};
 
 /// Records a position in Redis that covers everything Postgres has answered so far.
 ///
@@ -12,7 +12,15 @@ use crate::redis::wal_position as redis_position;
 /// Where a store does not answer, or a script found another marker.
 pub async fn record(fence: &Fence, session: &Session, postgres: &Postgres) -> Result<(), StoreError> {
     let lsn = postgres::fence::durable_lsn(&postgres.pool).await?;
-    match redis_position::record(&session.redis, &session.ready, &lsn).await {
+    record_position(fence, session, &lsn).await
+}
+
+/// Records this position in Redis.
+///
+/// # Errors
+/// Where Redis does not answer, or the script found another marker.
+pub async fn record_position(fence: &Fence, session: &Session, lsn: &str) -> Result<(), StoreError> {
+    match redis_position::record(&session.redis, &session.ready, lsn).await {
         Ok(true) => Ok(()),
         Ok(false) => {
             fence.marker_changed(session);
@@ -23,4 +31,27 @@ pub async fn record(fence: &Fence, session: &Session, postgres: &Postgres) -> Re
             Err(error.into())
         }
     }
+}
+
+/// Opens a connection to Postgres outside the pool, and compares it with the position in Redis. If Postgres is behind that
+/// position, the fence goes down: an older copy of Postgres must not be written to.
+///
+/// # Errors
+/// If Postgres cannot be reached or is an older copy of itself.
+pub async fn connect_checked(
+    fence: &Fence,
+    postgres: &Postgres,
+    redis: &Redis,
+    epoch: &str,
+) -> Result<PgConnection, PostgresError> {
+    // Redis first: a position in Redis is never ahead of what Postgres answers afterwards.
+    let noted = redis_position::read(redis).await;
+    let mut connection = postgres.dedicated().await?;
+    let now = postgres::fence::durable_lsn(&mut connection).await?;
+    if noted.is_ok_and(|noted| noted.is_some_and(|noted| now < noted)) {
+        let why = "Postgres is an older copy of itself";
+        fence.report_postgres_loss(epoch, why);
+        return Err(PostgresError::Transient(why.into()));
+    }
+    Ok(connection)
 }

@@ -61,6 +61,12 @@ impl From<Order> for OrderView {
     }
 }
 
+impl From<FoundOrder> for OrderView {
+    fn from(found: FoundOrder) -> Self {
+        Self { replaced_by: found.replaced_by, ..found.order.into() }
+    }
+}
+
 /// `POST /v1/coupons/{coupon}/claims`
 pub async fn claim(api: &Api, coupon: &str, mut request: Request) -> Answer {
     let user = api.auth.user(&request.headers)?;
@@ -164,12 +170,7 @@ pub async fn held(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
 pub async fn status(api: Arc<Api>, coupon: &str, order: &str, request: Request) -> Answer {
     let caller = api.auth.caller(&request.headers)?;
     let found = api.orders.find(&coupon_id(coupon)?, order_id(order)?, caller.user()).await?;
-    let FoundOrder { order, replaced_by } = found.ok_or_else(no_order)?;
-    Ok(json(StatusCode::OK, &OrderView { replaced_by, ..order.into() }))
-}
-
-fn no_order() -> Problem {
-    Problem::new(Code::NotFound, "there is no such order of yours")
+    Ok(json(StatusCode::OK, &OrderView::from(found.ok_or_else(Problem::no_order)?)))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {

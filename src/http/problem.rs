@@ -9,8 +9,10 @@ use super::answer::json;
 use crate::claims::claim::ClaimError;
 use crate::config;
 use crate::coupons::definitions::CouponError;
-use crate::domain::{CouponId, InvalidDefinition};
+use crate::domain::{CouponId, InvalidDefinition, Transition, TransitionRefusal};
 use crate::fence::StoreError;
+use crate::orders::transitions::{NotMade, TransitionError};
+use crate::orders::unrecorded::NotFound;
 use crate::postgres::PostgresError;
 
 /// What a handler returns.
@@ -32,6 +34,10 @@ pub enum Code {
     Ended,
     Paused,
     Rejected,
+    OrderCancelled,
+    OrderExpired,
+    OrderConfirmed,
+    OrderReserved,
     CouponExists,
     TotalTooLow,
     NotReplayable,
@@ -63,6 +69,10 @@ impl Code {
             Self::Ended => (StatusCode::CONFLICT, "ended", "Ended"),
             Self::Paused => (StatusCode::CONFLICT, "paused", "Paused"),
             Self::Rejected => (StatusCode::CONFLICT, "rejected", "Rejected"),
+            Self::OrderCancelled => (StatusCode::CONFLICT, "order-cancelled", "Order cancelled"),
+            Self::OrderExpired => (StatusCode::CONFLICT, "order-expired", "Order expired"),
+            Self::OrderConfirmed => (StatusCode::CONFLICT, "order-confirmed", "Order confirmed"),
+            Self::OrderReserved => (StatusCode::CONFLICT, "order-reserved", "Order reserved"),
             Self::CouponExists => (StatusCode::CONFLICT, "coupon-exists", "Coupon exists"),
             Self::TotalTooLow => (StatusCode::CONFLICT, "total-too-low", "Total too low"),
             Self::NotReplayable => (StatusCode::CONFLICT, "not-replayable", "Not replayable"),
@@ -121,6 +131,11 @@ impl Problem {
         Self::new(Code::UnknownCoupon, format!("there is no coupon {coupon}"))
     }
 
+    /// Also for an order of another user: only its owner knows that it exists.
+    pub fn no_order() -> Self {
+        Self::new(Code::NotFound, "there is no such order of yours")
+    }
+
     /// The fence is down: requests that need both stores are not answered.
     pub fn not_ready(reason: &str) -> Self {
         Self::unavailable(format!("not ready: {reason}"))
@@ -177,6 +192,49 @@ impl From<ClaimError> for Problem {
             }
             ClaimError::Store(error) => error.into(),
             ClaimError::StatusUnknown | ClaimError::OrdersEnding => Self::unavailable(error.to_string()),
+        }
+    }
+}
+
+impl From<NotFound> for Problem {
+    fn from(error: NotFound) -> Self {
+        match error {
+            NotFound::Unknown => Self::no_order(),
+            NotFound::NotRecordedYet(order) => {
+                Self::new(Code::NotRecordedYet, error.to_string()).with("order", order.to_string())
+            }
+            NotFound::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<TransitionError> for Problem {
+    fn from(error: TransitionError) -> Self {
+        let detail = error.to_string();
+        match error {
+            TransitionError::NotFound(error) => error.into(),
+            TransitionError::Refused { order, asked, why } => {
+                let code = match why {
+                    TransitionRefusal::Cancelled => Code::OrderCancelled,
+                    TransitionRefusal::Expired => Code::OrderExpired,
+                    TransitionRefusal::Confirmed => Code::OrderConfirmed,
+                    TransitionRefusal::Reserved => Code::OrderReserved,
+                    TransitionRefusal::Rejected => Code::Rejected,
+                };
+                let problem = Self::new(code, detail).with("order", order.to_string());
+                if (asked, why) == (Transition::Confirm, TransitionRefusal::Expired) {
+                    problem.with("refund_due", true)
+                } else {
+                    problem
+                }
+            }
+            TransitionError::LastUnit => Self::new(Code::TotalTooLow, detail),
+            TransitionError::NotMade(NotMade::Postgres(
+                error @ (PostgresError::Row(_) | PostgresError::Statement(_)),
+            )) => error.into(),
+            TransitionError::NotMade(_) => {
+                Self::unavailable(format!("{detail}; it is safe to send the request again"))
+            }
         }
     }
 }

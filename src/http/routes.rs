@@ -15,7 +15,8 @@ use super::prefer::preferred_wait;
 use super::problem::{Answer, Code, Problem};
 use super::request::{Arrival, Body, Request};
 use super::{
-    Api, ApiSlot, admin, admin_coupons, audit, claims, coupons, dead_letters, detached, head, health, orders,
+    Api, ApiSlot, admin, admin_coupons, audit, claims, coupons, dead_letters, detached, head, health, order,
+    orders,
 };
 use crate::config;
 
@@ -39,9 +40,16 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
         (["v1", "coupons"], "GET") => coupons::list(api, request).boxed(),
         (["v1", "coupons", coupon], "GET") => coupons::show(&api, coupon, request).boxed(),
         (["v1", "orders"], "GET") => orders::list(api, request).boxed(),
-        (["v1", "coupons" | "orders"] | ["v1", "coupons", _] | ["v1", "coupons", _, "claims", _], _) => {
-            not_allowed("GET, HEAD")
-        }
+        (["v1", "orders", order], "GET") => order::show(api, order, request).boxed(),
+        (
+            ["v1", "coupons" | "orders"]
+            | ["v1", "coupons" | "orders", _]
+            | ["v1", "coupons", _, "claims", _],
+            _,
+        ) => not_allowed("GET, HEAD"),
+        (["v1", "orders", order, "confirm"], "POST") => order::confirm(api, order, request).boxed(),
+        (["v1", "orders", order, "cancel"], "POST") => order::cancel(api, order, request).boxed(),
+        (["v1", "orders", _, "confirm" | "cancel"], _) => not_allowed("POST"),
 
         (["v1", "admin", "coupons"], "POST") => admin_coupons::create(api, request).boxed(),
         (["v1", "admin", "coupons"], "GET") => admin_coupons::list(api, request).boxed(),
@@ -54,6 +62,8 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
         }
         (["v1", "admin", "coupons", _, "claims"], _) => not_allowed("POST"),
         (["v1", "admin", "orders"], "GET") => orders::list_all(api, request).boxed(),
+        (["v1", "admin", "orders", order, "revoke"], "POST") => order::revoke(api, order, request).boxed(),
+        (["v1", "admin", "orders", _, "revoke"], _) => not_allowed("POST"),
         (["v1", "admin", "audit"], "GET") => audit::list(api, request).boxed(),
         (["v1", "admin", "stream"], "GET") => admin::stream(&api, request).boxed(),
         (["v1", "admin", "reconcile"], "POST") => admin::reconcile(api, request).boxed(),

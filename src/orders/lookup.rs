@@ -8,17 +8,19 @@ use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
 use super::release::release;
+use super::unrecorded::{NotFound, UnrecordedOrders};
 use super::waiters::{NoAnswer, OrderWaiters};
 use crate::config;
 use crate::domain::{CouponId, Order, OrderId, OrderStatus, UserId};
 use crate::fence::{Fence, StoreError, wal_position};
-use crate::postgres::{Postgres, dead_letters, orders};
+use crate::postgres::{Postgres, PostgresError, dead_letters, orders};
 use crate::redis::claims_hash::{self, ClaimField};
 
 /// Finds orders. A cheap handle.
 #[derive(Clone)]
 pub struct Orders {
     waiters: OrderWaiters,
+    unrecorded: UnrecordedOrders,
     fence: Fence,
     postgres: Postgres,
 }
@@ -46,8 +48,13 @@ impl Subscription {
 
 impl Orders {
     #[must_use]
-    pub const fn new(waiters: OrderWaiters, fence: Fence, postgres: Postgres) -> Self {
-        Self { waiters, fence, postgres }
+    pub const fn new(
+        waiters: OrderWaiters,
+        unrecorded: UnrecordedOrders,
+        fence: Fence,
+        postgres: Postgres,
+    ) -> Self {
+        Self { waiters, unrecorded, fence, postgres }
     }
 
     /// Subscribes to the recording of an order. With a timeout of zero there is nothing to wait for.
@@ -106,11 +113,7 @@ impl Orders {
             if !may_see(&row) {
                 return Ok(None);
             }
-            let replaced_by = match row.status {
-                OrderStatus::Rejected => dead_letters::replacement(&self.postgres.pool, order).await?,
-                _ => None,
-            };
-            return Ok(Some(FoundOrder { order: row, replaced_by }));
+            return Ok(Some(self.with_replacement(row).await?));
         }
         if let Some(user) = viewer {
             let session = self.fence.require_session()?;
@@ -124,6 +127,29 @@ impl Orders {
             if viewer.is_none() && is_recent(order) { config::ORDER_LOOKUP_TIMEOUT } else { Duration::ZERO };
         let row = self.row_within(order, timeout).await.filter(may_see);
         Ok(row.map(|order| FoundOrder { order, replaced_by: None }))
+    }
+
+    /// An order by its id alone, as `viewer` may see it (`None` is the admin). Waits for one that is on its way.
+    ///
+    /// # Errors
+    /// If there is none, or a store does not answer.
+    pub async fn find_recorded(&self, id: OrderId, viewer: Option<&UserId>) -> Result<FoundOrder, NotFound> {
+        let read = || async {
+            Ok::<_, NotFound>(orders::get(&self.postgres.pool, id).await.map_err(StoreError::from)?)
+        };
+        let row = self.unrecorded.find(id, viewer, read).await?;
+        if viewer.is_some_and(|user| *user != row.user) {
+            return Err(NotFound::Unknown);
+        }
+        Ok(self.with_replacement(row).await.map_err(StoreError::from)?)
+    }
+
+    async fn with_replacement(&self, order: Order) -> Result<FoundOrder, PostgresError> {
+        let replaced_by = match order.status {
+            OrderStatus::Rejected => dead_letters::replacement(&self.postgres.pool, order.id).await?,
+            _ => None,
+        };
+        Ok(FoundOrder { order, replaced_by })
     }
 
     /// Returns the unit of an order that has ended, before the outbox does.

@@ -18,13 +18,16 @@ pub struct OutboxRow {
     pub slot: i16,
 }
 
-/// At most 1,000 rows, oldest first.
+/// At most 1,000 rows, oldest first. A row that waits for a version of its coupon is left out until that version is in
+/// Redis.
 ///
 /// # Errors
 /// If Postgres cannot serve, or a row has a coupon id that is not valid.
 pub async fn oldest(pool: &Pool) -> Result<Vec<OutboxRow>, PostgresError> {
     let rows = sqlx::query(
-        "select order_id::uuid, coupon_id::text, user_id::text, slot::smallint from outbox
+        "select order_id::uuid, coupon_id::text, user_id::text, slot::smallint from outbox o
+         where after_version is null
+            or after_version <= (select published_version from coupons c where c.id = o.coupon_id)
          order by created_at, order_id limit 1000",
     )
     .fetch_all(pool)

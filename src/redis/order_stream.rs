@@ -236,6 +236,31 @@ pub async fn last_id(redis: &Redis) -> Result<Option<String>, RedisError> {
     end(redis, "XREVRANGE", ["+", "-"]).await
 }
 
+/// Whether the group has acknowledged every entry up to this id. An entry that is delivered again after a repair counts
+/// as not acknowledged.
+pub async fn is_acknowledged_up_to(redis: &Redis, id: &str) -> Result<bool, RedisError> {
+    let up_to = parse_id(id);
+    let Some(group) = groups(redis).await?.into_iter().find(|group| group.name == GROUP) else {
+        return Ok(false);
+    };
+    if parse_id(&group.last_delivered_id) < up_to {
+        return Ok(false);
+    }
+    if group.pending == 0 {
+        return Ok(true);
+    }
+    // The group delivers in order: every entry below its first pending one is acknowledged.
+    let summary = redis.call("XPENDING", vec![(&*redis.keys.orders).into(), GROUP.into()]).await?;
+    let first_pending = array(summary, "XPENDING")?.get(1).and_then(text);
+    Ok(first_pending.is_some_and(|first| parse_id(&first) > up_to))
+}
+
+/// The two numbers of an entry's id; 0 for what cannot be read, also for the id of no entry.
+fn parse_id(id: &str) -> (u64, u64) {
+    let (ms, sequence) = id.split_once('-').unwrap_or((id, "0"));
+    (ms.parse().unwrap_or(0), sequence.parse().unwrap_or(0))
+}
+
 async fn end(
     redis: &Redis,
     command: &'static str,

@@ -6,8 +6,9 @@ use tokio_util::sync::CancellationToken;
 use super::context::Context;
 use super::pause::pause;
 use crate::config;
-use crate::postgres::{self, PgConnection, PostgresError};
-use crate::redis::{Redis, RedisError, marker, wal_position};
+use crate::fence::wal_position::connect_checked;
+use crate::postgres::{PgConnection, PostgresError};
+use crate::redis::{Redis, RedisError, marker};
 
 pub struct Connections<'a> {
     pub context: &'a Context,
@@ -46,15 +47,8 @@ impl<'a> Connections<'a> {
     /// If Postgres cannot be reached or is an older copy of itself.
     pub async fn postgres(&mut self, redis: &Redis, epoch: &str) -> Result<&mut PgConnection, PostgresError> {
         if self.postgres.is_none() {
-            let noted = wal_position::read(redis).await;
-            let mut connection = self.context.postgres.dedicated().await?;
-            let now = postgres::fence::durable_lsn(&mut connection).await?;
-            if noted.is_ok_and(|noted| noted.is_some_and(|noted| now < noted)) {
-                let why = "Postgres is an older copy of itself";
-                self.context.fence.report_postgres_loss(epoch, why);
-                return Err(PostgresError::Transient(why.into()));
-            }
-            self.postgres = Some(connection);
+            let Context { fence, postgres, .. } = self.context;
+            self.postgres = Some(connect_checked(fence, postgres, redis, epoch).await?);
         }
         self.postgres.as_mut().ok_or_else(|| PostgresError::Transient("no connection".into()))
     }

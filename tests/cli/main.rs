@@ -6,6 +6,7 @@ mod claim;
 mod client;
 mod coupon;
 mod harness;
+mod order;
 mod printing;
 mod stream;
 mod token;

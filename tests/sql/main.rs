@@ -11,3 +11,4 @@ mod migrations;
 mod recording;
 mod rejection;
 mod statements;
+mod transitions;

@@ -338,6 +338,20 @@ async fn an_edit_that_an_older_copy_lacks_is_noticed_without_any_claim() {
 }
 
 #[tokio::test]
+async fn a_confirm_that_an_older_copy_lacks_is_noticed_without_any_claim() {
+    let scene = OlderCopy::after(async |sale, first| {
+        until("the order is confirmed", async || {
+            sale.psql("update orders set status = 'reserved', reserved_until = now() + interval '1 hour'");
+            let path = format!("/v1/orders/{first}/confirm");
+            (sale.admin(Method::POST, &path, None).await.status == 200).then_some(())
+        })
+        .await;
+    })
+    .await;
+    scene.until_noticed().await;
+}
+
+#[tokio::test]
 async fn a_replica_that_is_behind_takes_over_and_sells_nothing_twice() {
     let postgres = ExternalStore::postgres(&[]).await;
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();

@@ -34,6 +34,7 @@ mod lost_commits;
 mod metrics;
 mod million;
 mod missed_entries;
+mod order_life;
 mod rebuild_races;
 mod recording;
 mod redis_rights;

@@ -1,0 +1,62 @@
+//! One order by its id alone, as a payment callback knows it: show, confirm, cancel; and the admin's revocation.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use serde::Deserialize;
+
+use super::Api;
+use super::answer::json;
+use super::claims::OrderView;
+use super::problem::{Answer, Problem};
+use super::request::{Request, order_id};
+use crate::config;
+use crate::domain::is_reason;
+use crate::postgres::transitions::Revocation;
+
+/// `GET /v1/orders/{order}`
+pub async fn show(api: Arc<Api>, order: &str, request: Request) -> Answer {
+    let caller = api.auth.caller(&request.headers)?;
+    let found = api.orders.find_recorded(order_id(order)?, caller.user()).await?;
+    Ok(json(StatusCode::OK, &OrderView::from(found)))
+}
+
+/// `POST /v1/orders/{order}/confirm`
+pub async fn confirm(api: Arc<Api>, order: &str, mut request: Request) -> Answer {
+    let caller = api.auth.caller(&request.headers)?;
+    let order = order_id(order)?;
+    request.optional_object().await?;
+    let order = api.transitions.confirm(order, caller.user()).await?;
+    Ok(json(StatusCode::OK, &OrderView::from(order)))
+}
+
+/// `POST /v1/orders/{order}/cancel`
+pub async fn cancel(api: Arc<Api>, order: &str, mut request: Request) -> Answer {
+    let caller = api.auth.caller(&request.headers)?;
+    let order = order_id(order)?;
+    request.optional_object().await?;
+    let order = api.transitions.cancel(order, caller.user()).await?;
+    Ok(json(StatusCode::OK, &OrderView::from(order)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RevocationBody {
+    reason: String,
+    return_unit: bool,
+}
+
+/// `POST /v1/admin/orders/{order}/revoke`
+pub async fn revoke(api: Arc<Api>, order: &str, mut request: Request) -> Answer {
+    let origin = api.auth.admin_origin(&request)?;
+    let order = order_id(order)?;
+    let RevocationBody { reason, return_unit } = request.json().await?;
+    if !is_reason(&reason) {
+        let most = config::REASON_MAX_CHARS;
+        return Err(Problem::bad_request(format!(
+            "reason is 1 to {most} characters, none of them control characters"
+        )));
+    }
+    let order = api.transitions.revoke(Revocation { order, reason, return_unit, origin }).await?;
+    Ok(json(StatusCode::OK, &OrderView::from(order)))
+}

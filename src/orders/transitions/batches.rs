@@ -1,0 +1,227 @@
+//! The transactions that confirm, cancel and revoke orders: all transitions that wait while a transaction runs go in the
+//! next one, confirms and cancels each in their own, and each revocation alone. One connection makes them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::{NotMade, Parts, TransitionError};
+use crate::config;
+use crate::domain::{Order, OrderId};
+use crate::fence::wal_position::{connect_checked, record_position};
+use crate::metrics;
+use crate::postgres::fence;
+use crate::postgres::transitions::{self, AskedOrder, Revocation, TransitionOutcome};
+use crate::postgres::{PgConnection, PostgresError};
+use crate::tasks::Tasks;
+
+/// The queue of transitions. A cheap handle.
+#[derive(Clone)]
+pub struct Batches {
+    queue: mpsc::Sender<Waiting>,
+}
+
+/// What is asked for.
+#[derive(Debug)]
+pub enum Asked {
+    Confirm(AskedOrder),
+    Cancel(AskedOrder),
+    Revoke(Revocation),
+}
+
+/// The order's row after the transaction; `None` if there is none.
+type Answer = Result<Option<Order>, TransitionError>;
+
+struct Waiting {
+    asked: Asked,
+    deadline: Instant,
+    answer: oneshot::Sender<Answer>,
+}
+
+impl Asked {
+    const fn order(&self) -> OrderId {
+        match self {
+            Self::Confirm(asked) | Self::Cancel(asked) => asked.order,
+            Self::Revoke(revocation) => revocation.order,
+        }
+    }
+}
+
+impl Batches {
+    /// Starts the task that makes the transactions, until `stop`.
+    pub fn start(parts: &Parts, tasks: &Tasks, stop: &CancellationToken) -> Self {
+        let (queue, waiting) = mpsc::channel(config::TRANSITION_QUEUE_MAX_ORDERS);
+        // The queue outlives the task that reads it: the next task makes what waits.
+        let waiting = Arc::new(Mutex::new(waiting));
+        let own = (waiting, parts.clone(), stop.clone());
+        tokio::spawn(tasks.supervise("transitions of orders", None, stop, move || {
+            let (waiting, parts, stop) = own.clone();
+            async move { stop.run_until_cancelled(run(&waiting, parts)).await }
+        }));
+        Self { queue }
+    }
+
+    /// Makes one transition and returns the order's row, changed or not.
+    ///
+    /// # Errors
+    /// If the transition was not made or is not known to have been made.
+    pub async fn ask(&self, asked: Asked) -> Answer {
+        let (answer, answered) = oneshot::channel();
+        let waiting = Waiting { asked, deadline: Instant::now() + config::TRANSITION_DEADLINE, answer };
+        let made = match self.queue.try_send(waiting) {
+            Ok(()) => answered.await.unwrap_or_else(|_| Err(NotMade::NoAnswer.into())),
+            Err(_) => Err(NotMade::QueueFull.into()),
+        };
+        if let Err(TransitionError::NotMade(why)) = &made {
+            metrics::TRANSITION_FAILURES.add(why.reason(), 1);
+        }
+        made
+    }
+}
+
+async fn run(queue: &Mutex<mpsc::Receiver<Waiting>>, parts: Parts) {
+    let mut queue = queue.lock().await;
+    let mut maker = Maker { parts, connection: None };
+    let mut batch = Vec::new();
+    while queue.recv_many(&mut batch, config::TRANSITION_BATCH_MAX_ORDERS).await > 0 {
+        maker.make(std::mem::take(&mut batch)).await;
+    }
+}
+
+/// Makes transactions on one connection.
+struct Maker {
+    parts: Parts,
+    connection: Option<PgConnection>,
+}
+
+impl Maker {
+    async fn make(&mut self, batch: Vec<Waiting>) {
+        for mut group in group(batch) {
+            refuse_late(&mut group);
+            if group.is_empty() {
+                continue;
+            }
+            let outcome = self.transact(&group).await;
+            let is_refused = matches!(outcome, Err(NotMade::Postgres(PostgresError::Row(_))));
+            if !is_refused || group.len() == 1 {
+                self.deliver(group, outcome);
+                continue;
+            }
+            // Postgres refuses one of the rows: the others do not fail with it.
+            for alone in group.into_iter().map(|waiting| vec![waiting]) {
+                let outcome = self.transact(&alone).await;
+                self.deliver(alone, outcome);
+            }
+        }
+    }
+
+    /// Makes one transaction. If a connection has become useless, for example by a restart of Postgres, the transaction
+    /// is made again on a new one: a transition that was committed is not made twice.
+    async fn transact(&mut self, group: &[Waiting]) -> Result<TransitionOutcome, NotMade> {
+        let session = self.parts.fence.session().map_err(NotMade::FenceDown)?;
+        let transaction = async {
+            if let Some(connection) = self.connection.take() {
+                match self.transact_on(connection, &session.epoch, group).await {
+                    Err(PostgresError::Transient(why)) => {
+                        tracing::debug!("transitions of orders go to a new connection: {why}");
+                    }
+                    done => return done,
+                }
+            }
+            let Parts { fence, postgres, .. } = &self.parts;
+            let connection = connect_checked(fence, postgres, &session.redis, &session.epoch).await?;
+            self.transact_on(connection, &session.epoch, group).await
+        };
+        // Dropped half-way, it closes its connection.
+        let made = tokio::time::timeout(config::TRANSITION_TIMEOUT, transaction).await;
+        let (outcome, lsn) = made.map_err(|_| NotMade::NoAnswer)??;
+        // Before the answer, also to a repeat: an older copy of Postgres, in which a paid order may not be confirmed, is
+        // then detected.
+        if matches!(&outcome, TransitionOutcome::Done { rows, .. } if !rows.is_empty()) {
+            record_position(&self.parts.fence, &session, &lsn).await?;
+        }
+        Ok(outcome)
+    }
+
+    /// Returns the durable WAL position as well. Keeps the connection only after a success: a failed transaction may
+    /// still hold its locks.
+    async fn transact_on(
+        &mut self,
+        mut connection: PgConnection,
+        epoch: &str,
+        group: &[Waiting],
+    ) -> Result<(TransitionOutcome, String), PostgresError> {
+        let outcome = match &group[0].asked {
+            Asked::Confirm(_) => transitions::confirm(&mut connection, epoch, &orders(group)).await?,
+            Asked::Cancel(_) => transitions::cancel(&mut connection, epoch, &orders(group)).await?,
+            Asked::Revoke(revocation) => transitions::revoke(&mut connection, epoch, revocation).await?,
+        };
+        let lsn = fence::durable_lsn(&mut connection).await?;
+        self.connection = Some(connection);
+        Ok((outcome, lsn))
+    }
+
+    fn deliver(&self, group: Vec<Waiting>, outcome: Result<TransitionOutcome, NotMade>) {
+        let rows = match outcome {
+            Ok(TransitionOutcome::Done { changed, rows }) => {
+                self.count(&group[0].asked, changed.len());
+                Ok(rows)
+            }
+            Ok(TransitionOutcome::Fenced) => Err(NotMade::Fenced.into()),
+            Ok(TransitionOutcome::LastUnit) => Err(TransitionError::LastUnit),
+            Err(not_made) => Err(TransitionError::from(not_made)),
+        };
+        for Waiting { asked, answer, .. } in group {
+            let row = rows.as_ref().map(|rows| rows.get(&asked.order()).cloned());
+            // The client may be gone: the transition stands, and a repeat finds it.
+            drop(answer.send(row.map_err(Clone::clone)));
+        }
+    }
+
+    fn count(&self, asked: &Asked, changed: usize) {
+        let (counter, is_unit_due) = match asked {
+            Asked::Confirm(_) => (&metrics::ORDERS_CONFIRMED, false),
+            Asked::Cancel(_) => (&metrics::ORDERS_CANCELLED, true),
+            // A withdrawn unit is released after the publication of the lower total.
+            Asked::Revoke(revocation) => (&metrics::ORDERS_REVOKED, revocation.return_unit),
+        };
+        counter.add(changed as u64);
+        // Also if nothing was changed: the transaction may be the repeat of one whose answer was lost.
+        if is_unit_due {
+            self.parts.unit_waits.notify_one();
+        }
+    }
+}
+
+/// Splits a batch by transaction: the confirms, the cancels, each revocation.
+fn group(batch: Vec<Waiting>) -> Vec<Vec<Waiting>> {
+    let (mut confirms, mut cancels, mut groups) = (Vec::new(), Vec::new(), Vec::new());
+    for waiting in batch {
+        match waiting.asked {
+            Asked::Confirm(_) => confirms.push(waiting),
+            Asked::Cancel(_) => cancels.push(waiting),
+            Asked::Revoke(_) => groups.push(vec![waiting]),
+        }
+    }
+    groups.extend([confirms, cancels]);
+    groups
+}
+
+/// Answers and removes transitions whose deadline has passed while they waited.
+fn refuse_late(group: &mut Vec<Waiting>) {
+    let now = Instant::now();
+    for late in group.extract_if(.., |waiting| waiting.deadline <= now) {
+        // The client may be gone.
+        drop(late.answer.send(Err(NotMade::Late.into())));
+    }
+}
+
+fn orders(group: &[Waiting]) -> Vec<AskedOrder> {
+    let asked = group.iter().filter_map(|waiting| match &waiting.asked {
+        Asked::Confirm(asked) | Asked::Cancel(asked) => Some(asked.clone()),
+        Asked::Revoke(_) => None,
+    });
+    asked.collect()
+}

@@ -1,0 +1,129 @@
+//! Finds an order that may not be recorded yet: waits for its row where its event may be on its way, and says which ids
+//! belong to no order. The stream decides this, not a clock: program and stores may have different ones.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::waiters::OrderWaiters;
+use crate::config;
+use crate::domain::{OrderId, UserId};
+use crate::fence::{Fence, Session, StoreError};
+use crate::redis::order_stream;
+
+/// Finds orders that may not be recorded yet. A cheap handle; clones share the limit for each user.
+#[derive(Clone)]
+pub struct UnrecordedOrders {
+    waiters: OrderWaiters,
+    fence: Fence,
+    /// How many requests of a user wait.
+    waiting: Arc<Mutex<HashMap<UserId, usize>>>,
+}
+
+/// Why an order was not found.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum NotFound {
+    /// No order has this id.
+    #[error("there is no such order")]
+    Unknown,
+    /// The order may be on its way to Postgres.
+    #[error("order {0} is not recorded yet and nothing was done: send the request again")]
+    NotRecordedYet(OrderId),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl UnrecordedOrders {
+    #[must_use]
+    pub fn new(waiters: OrderWaiters, fence: Fence) -> Self {
+        Self { waiters, fence, waiting: Arc::default() }
+    }
+
+    /// The result of `read`, which returns `None` while Postgres has no row of the order. Where the order may be on its
+    /// way, waits up to `UNRECORDED_ORDER_TIMEOUT` for its row, and at most for `UNRECORDED_ORDERS_MAX_PER_USER` orders
+    /// of `viewer` at once (`None` is the admin, who has no such limit). `read` runs at most twice.
+    ///
+    /// # Errors
+    /// If there is no row, or a store does not answer.
+    pub async fn find<T, E, F>(
+        &self,
+        order: OrderId,
+        viewer: Option<&UserId>,
+        read: impl Fn() -> F,
+    ) -> Result<T, E>
+    where
+        F: Future<Output = Result<Option<T>, E>>,
+        E: From<NotFound>,
+    {
+        let no_order_has_this_id = order.claimed_at().is_none();
+        if no_order_has_this_id {
+            return Err(NotFound::Unknown.into());
+        }
+        if let Some(found) = read().await? {
+            return Ok(found);
+        }
+        self.wait_for_row(order, viewer).await?;
+        read().await?.ok_or_else(|| NotFound::Unknown.into())
+    }
+
+    /// Returns when the order has a row or never will have one.
+    async fn wait_for_row(&self, order: OrderId, viewer: Option<&UserId>) -> Result<(), NotFound> {
+        let session = self.fence.require_session()?;
+        // The event of a claim that was answered is in the stream, at this id or below it.
+        let last = order_stream::last_id(&session.redis).await.map_err(StoreError::from)?.unwrap_or_default();
+        if self.is_recorded_up_to(&session, &last).await? {
+            return Ok(());
+        }
+        let Some(_place) = self.take_place(viewer) else { return Err(NotFound::NotRecordedYet(order)) };
+        // The poll of the waiters finds a recording that was announced before this.
+        let Some(recorded) = self.waiters.wait(order) else { return Err(NotFound::NotRecordedYet(order)) };
+        let waited = tokio::time::timeout(config::UNRECORDED_ORDER_TIMEOUT, recorded).await;
+        if matches!(waited, Ok(Ok(_))) || self.is_recorded_up_to(&session, &last).await? {
+            return Ok(());
+        }
+        Err(NotFound::NotRecordedYet(order))
+    }
+
+    /// Whether every event up to this entry has ended, as an order or as a dead letter. A rebuild in between may have sent
+    /// events again, at higher ids.
+    async fn is_recorded_up_to(&self, session: &Session, entry: &str) -> Result<bool, StoreError> {
+        let is_acknowledged = order_stream::is_acknowledged_up_to(&session.redis, entry).await?;
+        Ok(is_acknowledged && self.fence.session().is_ok_and(|now| now.id == session.id))
+    }
+
+    /// A place among the waiting requests of a user; `None` if the user has too many.
+    fn take_place(&self, viewer: Option<&UserId>) -> Option<Place<'_>> {
+        if let Some(user) = viewer {
+            let mut waiting = lock(&self.waiting);
+            let count = waiting.entry(user.clone()).or_default();
+            if *count >= config::UNRECORDED_ORDERS_MAX_PER_USER {
+                return None;
+            }
+            *count += 1;
+        }
+        Some(Place { waiting: &self.waiting, user: viewer.cloned() })
+    }
+}
+
+/// One waiting request; dropped, it frees its place.
+struct Place<'a> {
+    waiting: &'a Mutex<HashMap<UserId, usize>>,
+    /// `None` for the admin.
+    user: Option<UserId>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let Some(user) = &self.user else { return };
+        let mut waiting = lock(self.waiting);
+        if let Some(count) = waiting.get_mut(user) {
+            *count -= 1;
+            if *count == 0 {
+                waiting.remove(user);
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,172 @@
+//! Confirms, cancels and revokes orders in table `orders`: one transaction with the fence's lock for the orders, the stock
+//! in `coupons`, the units in `outbox` and, for a revocation, the row in `audit_log`. The caller decides what a row that
+//! was not changed means.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::json;
+use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
+
+use super::PostgresError;
+use super::audit::{self, AuditEntry};
+use super::fence::{self, PARTITION};
+use super::orders;
+use crate::domain::{AuditAction, Order, OrderId, Origin, UserId};
+
+const CONFIRM: &str = include_str!("../../sql/queries/confirm_orders.sql");
+const CANCEL: &str = include_str!("../../sql/queries/cancel_orders.sql");
+const REVOKE: &str = include_str!("../../sql/queries/revoke_order.sql");
+
+/// An order that is to be confirmed or cancelled.
+#[derive(Clone, Debug)]
+pub struct AskedOrder {
+    pub order: OrderId,
+    /// Only an order of this user is changed; `None` for the admin.
+    pub user: Option<UserId>,
+}
+
+/// An order that the admin ends.
+#[derive(Clone, Debug)]
+pub struct Revocation {
+    pub order: OrderId,
+    pub reason: String,
+    /// Whether the unit goes back to stock; else the coupon's total falls by one.
+    pub return_unit: bool,
+    pub origin: Origin,
+}
+
+/// The result of a transaction.
+#[derive(Debug)]
+pub enum TransitionOutcome {
+    /// Committed.
+    Done {
+        /// The orders that this transaction changed.
+        changed: HashSet<OrderId>,
+        /// The rows of the asked orders, changed or not. An order without a row is missing.
+        rows: HashMap<OrderId, Order>,
+    },
+    /// The fence row has another epoch or another Postgres; nothing was written.
+    Fenced,
+    /// The coupon has one unit in all, which cannot be withdrawn; nothing was written.
+    LastUnit,
+}
+
+/// Confirms those of the orders that are reserved and in time.
+///
+/// # Errors
+/// If Postgres cannot serve, or refuses a row or a statement; then nothing is written.
+pub async fn confirm(
+    connection: &mut PgConnection,
+    epoch: &str,
+    asked: &[AskedOrder],
+) -> Result<TransitionOutcome, PostgresError> {
+    change(connection, CONFIRM, epoch, asked).await
+}
+
+/// Cancels those of the orders that are reserved and in time; their units return.
+///
+/// # Errors
+/// As [`confirm`].
+pub async fn cancel(
+    connection: &mut PgConnection,
+    epoch: &str,
+    asked: &[AskedOrder],
+) -> Result<TransitionOutcome, PostgresError> {
+    change(connection, CANCEL, epoch, asked).await
+}
+
+async fn change(
+    connection: &mut PgConnection,
+    statement: &'static str,
+    epoch: &str,
+    asked: &[AskedOrder],
+) -> Result<TransitionOutcome, PostgresError> {
+    let ids: Vec<OrderId> = asked.iter().map(|asked| asked.order).collect();
+    let mut transaction = connection.begin().await?;
+    lock(&mut transaction, &ids).await?;
+    let changed: (bool, Vec<Uuid>) = sqlx::query_as(statement)
+        .bind(PARTITION)
+        .bind(epoch)
+        .bind(ids.iter().map(|id| id.0).collect::<Vec<Uuid>>())
+        .bind(asked.iter().map(|asked| asked.user.as_ref().map(UserId::as_str)).collect::<Vec<_>>())
+        .fetch_one(&mut *transaction)
+        .await?;
+    let outcome = read(&mut transaction, &ids, changed).await?;
+    end(transaction, outcome).await
+}
+
+/// Ends one order if it is confirmed.
+///
+/// # Errors
+/// As [`confirm`].
+pub async fn revoke(
+    connection: &mut PgConnection,
+    epoch: &str,
+    revocation: &Revocation,
+) -> Result<TransitionOutcome, PostgresError> {
+    let Revocation { order, reason, return_unit, origin } = revocation;
+    let mut transaction = connection.begin().await?;
+    lock(&mut transaction, &[*order]).await?;
+    let withdrawn_units = i32::from(!return_unit);
+    let query = sqlx::query_as(REVOKE).bind(PARTITION).bind(epoch).bind(order.0).bind(reason);
+    let changed: (bool, Vec<Uuid>) = match query.bind(withdrawn_units).fetch_one(&mut *transaction).await {
+        Err(sqlx::Error::Database(error)) if error.constraint() == Some("coupons_total_range") => {
+            transaction.rollback().await?;
+            return Ok(TransitionOutcome::LastUnit);
+        }
+        changed => changed?,
+    };
+    let outcome = read(&mut transaction, &[*order], changed).await?;
+    if let TransitionOutcome::Done { changed, rows } = &outcome
+        && let Some(row) = rows.get(order).filter(|_| changed.contains(order))
+    {
+        let entry = AuditEntry {
+            origin,
+            action: AuditAction::Revoke,
+            coupon: Some(&row.coupon),
+            order: Some(*order),
+            old: Some(json!({"status": "confirmed"})),
+            new: Some(json!({"status": "cancelled", "reason": reason, "return_unit": return_unit})),
+        };
+        audit::record(&mut transaction, &entry).await?;
+    }
+    end(transaction, outcome).await
+}
+
+/// Takes the fence's lock and then the rows' locks, in the order of ids: transactions cannot deadlock.
+async fn lock(transaction: &mut PgConnection, ids: &[OrderId]) -> Result<(), PostgresError> {
+    fence::lock_shared(transaction).await?;
+    sqlx::query("select from orders where id = any($1) order by id for update")
+        .bind(ids.iter().map(|id| id.0).collect::<Vec<Uuid>>())
+        .execute(transaction)
+        .await?;
+    Ok(())
+}
+
+async fn read(
+    transaction: &mut PgConnection,
+    ids: &[OrderId],
+    (fenced, changed): (bool, Vec<Uuid>),
+) -> Result<TransitionOutcome, PostgresError> {
+    if fenced {
+        return Ok(TransitionOutcome::Fenced);
+    }
+    let rows = orders::get_many(transaction, ids).await?;
+    Ok(TransitionOutcome::Done {
+        changed: changed.into_iter().map(OrderId).collect(),
+        rows: rows.into_iter().map(|row| (row.id, row)).collect(),
+    })
+}
+
+async fn end(
+    transaction: sqlx::Transaction<'_, sqlx::Postgres>,
+    outcome: TransitionOutcome,
+) -> Result<TransitionOutcome, PostgresError> {
+    match outcome {
+        TransitionOutcome::Done { .. } => transaction.commit().await?,
+        // Not left to the drop, which sends the rollback with the next statement.
+        TransitionOutcome::Fenced | TransitionOutcome::LastUnit => transaction.rollback().await?,
+    }
+    Ok(outcome)
+}

@@ -1,0 +1,160 @@
+//! Confirms and cancels while the stores fail or the agreement changes: what is answered 503 may be sent again and does
+//! nothing twice.
+
+use nix::sys::signal::Signal;
+
+use support::proxy::{Proxy, TrapAction};
+use support::{Answer, Process, Sale, signal, until};
+
+use super::{ask, assert_order, create_reserving, order_of};
+
+const CONFIRM: &str = "Confirms reserved orders in time";
+/// The script that records a WAL position: no other script gets these two keys in a row.
+const POSITION: [&str; 2] = ["EVALSHA", "seckill:{0}:epoch\r\n$24\r\nseckill:{0}:postgres_lsn"];
+const CANCEL: &str = "Cancels reserved orders in time";
+
+/// A sale whose clients use a second server, with a proxy between that server and Postgres.
+async fn sale_behind_a_proxy() -> (Sale, Proxy, Process) {
+    let mut sale = Sale::start().await;
+    create_reserving(&sale, 10).await;
+    let proxy = Proxy::before(&sale.postgres_socket());
+    let replica = sale.spawn_by_address("serve", &[&proxy], &[("SECKILL_WORKERS", "0")]);
+    sale.url = replica.url_when_up().await;
+    (sale, proxy, replica)
+}
+
+/// Sends the request again until it is not answered 503.
+async fn ask_until_done(sale: &Sale, user: &str, order: &str, transition: &str) -> Answer {
+    until("the request is answered", async || {
+        let answer = ask(sale, user, order, transition).await;
+        assert!([200, 503].contains(&answer.status), "{}", answer.text);
+        (answer.status == 200).then_some(answer)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_transition_whose_connection_breaks_at_its_commit_is_made_once() {
+    let (sale, proxy, _replica) = sale_behind_a_proxy().await;
+    for (number, action) in [TrapAction::Cut, TrapAction::CutReply].into_iter().enumerate() {
+        for (transition, statement, status) in
+            [("confirm", CONFIRM, "confirmed"), ("cancel", CANCEL, "cancelled")]
+        {
+            let user = format!("{transition}-{number}");
+            let order = order_of(&sale, &user).await;
+            let trap = proxy.set_trap(action, &["COMMIT", statement]);
+            let answer = ask_until_done(&sale, &user, &order, transition).await;
+            trap.until_done().await;
+            assert_order(&answer, &order, status);
+        }
+    }
+    sale.assert_in_agreement("coffee").await;
+    assert_eq!(sale.redis_stock("coffee"), 8, "two orders are confirmed, two are cancelled");
+}
+
+#[tokio::test]
+async fn postgres_killed_in_the_middle_of_a_confirm_leaves_it_done_or_not_and_a_repeat_does_it() {
+    let (sale, proxy, _replica) = sale_behind_a_proxy().await;
+    for action in [TrapAction::Hold, TrapAction::CutReply] {
+        let user = format!("{action:?}");
+        let order = order_of(&sale, &user).await;
+        sale.until_quiet().await;
+        let postmaster = sale.postgres_pids()[0];
+        let trap = proxy.set_trap(action, &["COMMIT", CONFIRM]);
+        let asked = ask(&sale, &user, &order, "confirm");
+        let kill = async {
+            match action {
+                TrapAction::Hold => trap.until_taken().await,
+                _ => trap.until_done().await,
+            }
+            signal(postmaster, Signal::SIGKILL);
+            trap.discard();
+        };
+        let (answer, ()) = tokio::join!(asked, kill);
+        assert!([200, 503].contains(&answer.status), "{}", answer.text);
+        assert_order(&ask_until_done(&sale, &user, &order, "confirm").await, &order, "confirmed");
+    }
+    sale.assert_in_agreement("coffee").await;
+}
+
+#[tokio::test]
+async fn a_confirm_of_an_older_epoch_writes_nothing_and_its_repeat_is_done() {
+    let (sale, proxy, _replica) = sale_behind_a_proxy().await;
+    let order = order_of(&sale, "alice").await;
+    sale.until_quiet().await;
+    let epoch = sale.epoch();
+    // The transaction has begun in the old epoch and has not taken the fence's lock.
+    let trap = proxy.hold(&["BEGIN"]);
+    let asked = ask(&sale, "alice", &order, "confirm");
+    let change_of_epoch = async {
+        trap.until_taken().await;
+        sale.redis_cli_without_program(&["FLUSHALL"]);
+        until("a new epoch is in force", async || (sale.epoch() != epoch).then_some(())).await;
+        trap.release();
+    };
+    let (answer, ()) = tokio::join!(asked, change_of_epoch);
+    answer.assert_problem(503, "unavailable");
+    assert_eq!(sale.psql("select status from orders"), "reserved");
+    assert_order(&ask_until_done(&sale, "alice", &order, "confirm").await, &order, "confirmed");
+    sale.assert_in_agreement("coffee").await;
+}
+
+#[tokio::test]
+async fn without_postgres_or_the_agreement_a_confirm_is_refused_in_time_and_done_afterwards() {
+    let (sale, proxy, _replica) = sale_behind_a_proxy().await;
+    let order = order_of(&sale, "alice").await;
+    proxy.refuse();
+    ask(&sale, "alice", &order, "confirm").await.assert_problem(503, "unavailable");
+    proxy.accept_again();
+    assert_order(&ask_until_done(&sale, "alice", &order, "confirm").await, &order, "confirmed");
+
+    let order = order_of(&sale, "bob").await;
+    sale.until_quiet().await;
+    let redis = sale.redis_pid();
+    signal(redis, Signal::SIGSTOP);
+    until("the fence is down", async || (sale.get("/readyz").await.status == 503).then_some(())).await;
+    ask(&sale, "bob", &order, "confirm").await.assert_problem(503, "unavailable");
+    signal(redis, Signal::SIGCONT);
+    assert_eq!(sale.psql("select count(*) from orders where status = 'reserved'"), "1");
+    assert_order(&ask_until_done(&sale, "bob", &order, "confirm").await, &order, "confirmed");
+}
+
+#[tokio::test]
+async fn a_confirm_and_its_repeat_are_answered_only_after_their_position_is_in_redis() {
+    let mut sale = Sale::start().await;
+    create_reserving(&sale, 10).await;
+    let redis = Proxy::before(&sale.redis_socket());
+    let replica = sale.spawn_by_address("serve", &[&redis], &[("SECKILL_WORKERS", "0")]);
+    sale.url = replica.url_when_up().await;
+    let order = order_of(&sale, "alice").await;
+    sale.until_quiet().await;
+    for _ in 0..2 {
+        let trap = redis.cut(&POSITION);
+        ask(&sale, "alice", &order, "confirm").await.assert_problem(503, "unavailable");
+        trap.until_done().await;
+        assert_eq!(sale.psql("select status from orders"), "confirmed");
+        sale.until_ready().await;
+    }
+    let before = sale.psql("select durable_lsn()");
+    assert_order(&ask_until_done(&sale, "alice", &order, "confirm").await, &order, "confirmed");
+    assert!(sale.redis_cli(&["GET", "seckill:{0}:postgres_lsn"]) >= before, "the position is in Redis");
+}
+
+#[tokio::test]
+async fn a_confirm_is_made_although_its_client_has_gone() {
+    let (sale, proxy, _replica) = sale_behind_a_proxy().await;
+    let order = order_of(&sale, "alice").await;
+    let trap = proxy.hold(&["COMMIT", CONFIRM]);
+    {
+        let asked = ask(&sale, "alice", &order, "confirm");
+        tokio::select! {
+            answer = asked => panic!("answered before its commit: {}", answer.text),
+            () = trap.until_taken() => {}
+        }
+    }
+    trap.release();
+    until("the order is confirmed", async || {
+        (sale.psql("select status from orders") == "confirmed").then_some(())
+    })
+    .await;
+}

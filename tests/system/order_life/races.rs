@@ -1,0 +1,62 @@
+//! Confirms and cancels of one order at the same time: exactly one of them wins.
+
+use futures_util::future::join_all;
+
+use support::Sale;
+
+use super::{ask, ask_as_admin, assert_order, create_reserving, order_of};
+
+#[tokio::test]
+async fn fifty_confirms_and_cancels_of_one_order_have_one_winner() {
+    const ROUNDS: usize = 5;
+    let sale = Sale::start().await;
+    create_reserving(&sale, 10).await;
+    for round in 0..ROUNDS {
+        let user = format!("user-{round}");
+        let order = order_of(&sale, &user).await;
+        let one = async |number: usize| {
+            let transition = if number.is_multiple_of(2) { "confirm" } else { "cancel" };
+            let answer = if number.is_multiple_of(3) {
+                ask_as_admin(&sale, &order, transition).await
+            } else {
+                ask(&sale, &user, &order, transition).await
+            };
+            (transition, answer)
+        };
+        let answers = join_all((0..50).map(one)).await;
+        let status = sale.psql(&format!("select status from orders where id = '{order}'"));
+        let (winner, refusal) = if status == "confirmed" {
+            ("confirm", "order-confirmed")
+        } else {
+            ("cancel", "order-cancelled")
+        };
+        for (transition, answer) in answers {
+            if transition == winner {
+                assert_order(&answer, &order, &status);
+            } else {
+                answer.assert_problem(409, refusal);
+            }
+        }
+    }
+    sale.assert_in_agreement("coffee").await;
+}
+
+#[tokio::test]
+async fn many_orders_are_confirmed_and_cancelled_at_once_and_every_unit_adds_up() {
+    let sale = Sale::start().await;
+    create_reserving(&sale, 60).await;
+    let orders = join_all((0..60).map(async |number: usize| {
+        let user = format!("user-{number}");
+        let order = order_of(&sale, &user).await;
+        (user, order)
+    }))
+    .await;
+    join_all(orders.iter().map(async |(user, order)| {
+        let (confirmed, cancelled) =
+            tokio::join!(ask(&sale, user, order, "confirm"), ask(&sale, user, order, "cancel"));
+        let winners = [&confirmed, &cancelled].iter().filter(|answer| answer.status == 200).count();
+        assert_eq!(winners, 1, "{} {}", confirmed.text, cancelled.text);
+    }))
+    .await;
+    sale.assert_in_agreement("coffee").await;
+}
