@@ -110,7 +110,7 @@ impl Claims {
                 return Ok((outcome, row));
             }
             // As the outbox would do it a moment later; the outbox then finds nothing to return.
-            self.orders.release_unit(&claim.coupon, &claim.user, order).await?;
+            self.orders.release_unit(order).await?;
         }
         Err(ClaimError::OrdersEnding)
     }

@@ -118,6 +118,14 @@ pub const CONSUMER_GONE_AFTER: Duration = Duration::from_mins(1);
 /// Acknowledged entries that stay in the stream, for an operator with redis-cli.
 pub const STREAM_TAIL_ENTRIES: u64 = 1_000;
 pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the outbox is read; with the release itself a unit that another process returns waits less than 100 ms.
+pub const OUTBOX_POLL: Duration = Duration::from_millis(50);
+/// Pause after a failure to return units.
+pub const OUTBOX_RETRY: Duration = Duration::from_secs(1);
+/// Outbox rows that are read and deleted together.
+pub const OUTBOX_PAGE_ROWS: usize = 1_000;
+/// Units of one coupon in one release script, so that it does not block Redis for long.
+pub const RELEASE_BATCH_MAX_UNITS: usize = 500;
 
 // ---- fence ----
 

@@ -75,7 +75,7 @@ async fn check(
     findings.push(migrations(&migrated, postgres.schema()));
     let has_tables = migrated.missing.is_empty() && migrated.broken.is_empty();
     if has_tables {
-        findings.push(check_query("outbox", health::outbox(connection), outbox).await?);
+        findings.push(check_query("outbox", health::outbox(&mut *connection), outbox).await?);
         findings.push(check_query("dead-letters", health::unseen_letters(connection), dead_letters).await?);
         findings.push(check_query("publications", health::unpublished(connection), publications).await?);
         findings.push(check_query("postgres-stock", health::stock_drift(connection), stock).await?);
@@ -204,7 +204,7 @@ fn outbox(waiting: Waiting) -> Finding {
         return Finding::green(check, what);
     }
     let what_to_do =
-        "units are returned once a second while workers run and claims are accepted: see the other findings";
+        "units are returned at once while workers run and claims are accepted: see the other findings";
     Finding::yellow(check, what, what_to_do)
 }
 

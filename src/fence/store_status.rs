@@ -5,7 +5,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::Fence;
 use crate::postgres::fence::FenceRow;
-use crate::postgres::{self, Postgres, PostgresError, outbox};
+use crate::postgres::{self, Postgres, PostgresError, health};
 use crate::redis::{RedisError, RedisServer, server_info};
 use crate::{config, disk};
 
@@ -63,7 +63,10 @@ impl Stores {
     /// Where Postgres does not answer within `PROBE_INTERVAL`.
     pub async fn outbox_rows(&self) -> Result<u64, PostgresError> {
         let pool = self.postgres.pool.clone();
-        postgres::with_timeout(config::PROBE_INTERVAL, async move { outbox::count(&pool).await }).await
+        postgres::with_timeout(config::PROBE_INTERVAL, async move {
+            Ok(health::outbox(&pool).await?.rows.unsigned_abs())
+        })
+        .await
     }
 
     async fn redis(&self) -> Result<(), String> {

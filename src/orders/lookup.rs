@@ -6,12 +6,12 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
-use super::release::release;
+use super::release::return_units;
 use super::waiters::{NoAnswer, OrderWaiters};
 use crate::config;
 use crate::domain::{CouponId, Order, OrderId, OrderStatus, UserId};
-use crate::fence::{Fence, StoreError, wal_position};
-use crate::postgres::{Postgres, dead_letters, orders};
+use crate::fence::{Fence, StoreError};
+use crate::postgres::{Postgres, dead_letters, orders, outbox};
 use crate::redis::claims_hash;
 
 /// Finds orders. A cheap handle.
@@ -128,16 +128,10 @@ impl Orders {
     ///
     /// # Errors
     /// Where a store does not answer, or the fence is down: the outbox still holds the unit's row.
-    pub async fn release_unit(
-        &self,
-        coupon: &CouponId,
-        user: &UserId,
-        order: OrderId,
-    ) -> Result<(), StoreError> {
+    pub async fn release_unit(&self, order: OrderId) -> Result<(), StoreError> {
         let session = self.fence.require_session()?;
-        wal_position::record(&self.fence, &session, &self.postgres).await?;
-        release(&self.fence, &session, coupon, user.as_str(), order).await?;
-        Ok(())
+        let units = outbox::units_of_ended(&self.postgres.pool, &[order]).await?;
+        return_units(&self.fence, &session, &self.postgres, &units).await
     }
 }
 

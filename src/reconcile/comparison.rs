@@ -12,8 +12,9 @@ use crate::fence::{Fence, Session, wal_position};
 use crate::orders::release::release;
 use crate::postgres::coupons::{self, CouponRow};
 use crate::postgres::{Postgres, orders, outbox};
-use crate::redis::claims_hash::{ClaimField, StoredClaim};
+use crate::redis::claims_hash::{ClaimField, StoredClaim, encode_field};
 use crate::redis::coupon_hash::{self, CouponHash};
+use crate::redis::scripts::release::EndedUnit;
 use crate::redis::{RedisError, claims_hash, order_stream, scripts};
 
 /// What a comparison repairs.
@@ -232,7 +233,8 @@ impl<'a> Comparison<'a> {
             self.report.missed_releases += 1;
             self.name("missed_release", &coupon, Some(order));
             if self.level.repairs() {
-                release(fence, session, &coupon, user.as_str(), order).await?;
+                let unit = EndedUnit { field: encode_field(user.as_str(), 1), order, after_version: None };
+                release(fence, session, &coupon, &[unit]).await?;
                 self.report.fixed += 1;
             }
         }

@@ -2,9 +2,9 @@
 
 use seckill::domain::{ClaimOutcome, CouponId, OrderId};
 use seckill::redis::claims_hash::{ClaimField, ClaimsHash, StoredClaim};
-use seckill::redis::scripts::{self, Released};
+use seckill::redis::scripts::release::Released;
 
-use crate::harness::{READY, Reply, TestRedis, claim};
+use crate::harness::{Reply, TestRedis, claim, unit};
 
 /// A coupon of five units of which alice holds two, each claimed with a key.
 fn start(coffee: &CouponId, orders: [OrderId; 2]) -> TestRedis {
@@ -26,10 +26,7 @@ fn a_unit_of_a_slot_above_1_is_released_by_its_field_and_order() {
     let coffee: CouponId = "coffee".parse().unwrap();
     let [first, second] = [OrderId::mint(), OrderId::mint()];
     let mut redis = start(&coffee, [first, second]);
-    let release = |redis: &TestRedis, order| {
-        let released = scripts::release(&redis.redis, READY, &coffee, "alice\u{1f}2", order);
-        redis.runtime.block_on(released).unwrap()
-    };
+    let release = |redis: &TestRedis, order| redis.release(&coffee, &[unit("alice\u{1f}2", order)])[0];
     assert_eq!(release(&redis, first), Released::NotHeld, "slot 1 holds this order");
     assert_eq!(release(&redis, second), Released::Released);
     assert_eq!(release(&redis, second), Released::NotHeld);
