@@ -1,6 +1,7 @@
 //! What happens to an order after its claim: `waiters` wakes requests that wait for its recording, `lookup` finds it
-//! in either store, `release` returns the unit of one that has ended.
+//! in either store, `expiry` ends one whose time to pay is over, `release` returns the units of those that have ended.
 
+pub mod expiry;
 pub mod lookup;
 pub mod release;
 pub mod stream_status;

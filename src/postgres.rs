@@ -7,6 +7,7 @@
 
 pub mod coupons;
 pub mod dead_letters;
+pub mod expiry;
 pub mod fence;
 pub mod health;
 pub mod orders;

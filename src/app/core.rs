@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +20,7 @@ use crate::fence::store_status::Stores;
 use crate::http::Api;
 use crate::http::auth::Auth;
 use crate::metrics;
+use crate::orders::expiry::EndingOrders;
 use crate::orders::lookup::Orders;
 use crate::orders::waiters::OrderWaiters;
 use crate::postgres::{Postgres, PostgresError};
@@ -35,6 +37,9 @@ pub struct Core {
     catalogue: Catalogue,
     fence: Fence,
     pub waiters: OrderWaiters,
+    ending: EndingOrders,
+    /// Wakes the worker that returns units.
+    unit_waits: Arc<Notify>,
     tasks: Tasks,
     /// Ends the tasks below, and those of `waiters`.
     stop: CancellationToken,
@@ -69,6 +74,8 @@ impl Core {
         let fence_task =
             tokio::spawn(tasks.supervise("fence", Some(config::TASK_MAX_IDLE), &stop, run_fence));
         let waiters = OrderWaiters::start(&postgres, tasks, &stop);
+        let unit_waits = Arc::default();
+        let ending = EndingOrders::start(&fence, &postgres, &unit_waits, tasks, &stop);
         let parts = (fence.clone(), postgres.clone(), catalogue.clone());
         let publisher = tasks.supervise("publisher", None, &stop, move || {
             let (fence, postgres, catalogue) = parts.clone();
@@ -84,6 +91,8 @@ impl Core {
             catalogue,
             fence,
             waiters,
+            ending,
+            unit_waits,
             tasks,
             stop,
             fence_task,
@@ -97,7 +106,7 @@ impl Core {
         let (fence, postgres, catalogue) =
             (self.fence.clone(), self.postgres.clone(), self.catalogue.clone());
         let batcher = Batcher::new(fence.clone(), catalogue.clone(), max_backlog);
-        let orders = Orders::new(self.waiters.clone(), fence.clone(), postgres.clone());
+        let orders = Orders::new(self.waiters.clone(), self.ending.clone(), fence.clone(), postgres.clone());
         let snapshots = Snapshots::new(fence.clone());
         Ok(Api {
             claims: Claims::new(batcher, orders.clone(), catalogue.clone()),
@@ -120,7 +129,7 @@ impl Core {
             fence: self.fence.clone(),
             waiters: self.waiters.clone(),
             tasks: self.tasks.clone(),
-            unit_waits: Arc::default(),
+            unit_waits: self.unit_waits.clone(),
         };
         let work = worker::run(context, settings, stop.clone());
         tokio::spawn(self.tasks.require("workers", stop, work))

@@ -6,18 +6,19 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
-use super::release::return_units;
+use super::expiry::EndingOrders;
 use super::waiters::{NoAnswer, OrderWaiters};
 use crate::config;
 use crate::domain::{CouponId, Order, OrderId, OrderStatus, UserId};
 use crate::fence::{Fence, StoreError};
-use crate::postgres::{Postgres, dead_letters, orders, outbox};
+use crate::postgres::{Postgres, dead_letters, orders};
 use crate::redis::claims_hash;
 
 /// Finds orders. A cheap handle.
 #[derive(Clone)]
 pub struct Orders {
     waiters: OrderWaiters,
+    ending: EndingOrders,
     fence: Fence,
     postgres: Postgres,
 }
@@ -45,8 +46,8 @@ impl Subscription {
 
 impl Orders {
     #[must_use]
-    pub const fn new(waiters: OrderWaiters, fence: Fence, postgres: Postgres) -> Self {
-        Self { waiters, fence, postgres }
+    pub const fn new(waiters: OrderWaiters, ending: EndingOrders, fence: Fence, postgres: Postgres) -> Self {
+        Self { waiters, ending, fence, postgres }
     }
 
     /// Subscribes to the recording of an order. With a timeout of zero there is nothing to wait for.
@@ -84,7 +85,7 @@ impl Orders {
         };
         let row = self.row_within(order, Duration::ZERO).await;
         let order = row.unwrap_or_else(|| Order::accepted(order, coupon.clone(), user.clone()));
-        Ok(if order.status.has_ended() { LiveOrder::Ended } else { LiveOrder::Live(order) })
+        Ok(if order.no_longer_holds() { LiveOrder::Ended } else { LiveOrder::Live(order) })
     }
 
     /// An order of the coupon, as `viewer` may see it (`None` is the admin, who sees every order). Reads Postgres first
@@ -124,14 +125,12 @@ impl Orders {
         Ok(row.map(|order| FoundOrder { order, replaced_by: None }))
     }
 
-    /// Returns the unit of an order that has ended, before the outbox does.
+    /// Returns the unit of an order that has ended or is overdue, before the sweeper and the outbox do.
     ///
     /// # Errors
-    /// Where a store does not answer, or the fence is down: the outbox still holds the unit's row.
-    pub async fn release_unit(&self, order: OrderId) -> Result<(), StoreError> {
-        let session = self.fence.require_session()?;
-        let units = outbox::units_of_ended(&self.postgres.pool, &[order]).await?;
-        return_units(&self.fence, &session, &self.postgres, &units).await
+    /// Where a store does not answer, or the fence is down.
+    pub async fn end(&self, order: &Order) -> Result<(), StoreError> {
+        self.ending.end(order.id, order.is_overdue).await
     }
 }
 
@@ -139,7 +138,7 @@ impl Orders {
 #[derive(Clone, Debug)]
 pub enum LiveOrder {
     Live(Order),
-    /// The order that the claims hash still names has ended.
+    /// The order that the claims hash still names has ended, or is overdue.
     Ended,
     NotHeld,
 }

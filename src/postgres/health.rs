@@ -118,6 +118,17 @@ pub async fn outbox(executor: impl PgExecutor<'_>) -> Result<Waiting, PostgresEr
     Ok(sqlx::query_as(waiting).fetch_one(executor).await?)
 }
 
+/// Reserved orders whose time to pay is over: the sweeper has still to expire them.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn overdue(executor: impl PgExecutor<'_>) -> Result<Waiting, PostgresError> {
+    let waiting = "select count(*) as rows,
+        coalesce(extract(epoch from clock_timestamp() - min(reserved_until)), 0)::bigint as oldest_seconds
+        from orders where status = 'reserved' and reserved_until <= statement_timestamp()";
+    Ok(sqlx::query_as(waiting).fetch_one(executor).await?)
+}
+
 /// Coupons whose last edit is not known to be in Redis.
 ///
 /// # Errors

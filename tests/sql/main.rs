@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
 mod constraints;
+mod expiry;
 mod fence;
 mod harness;
 mod indexes;
