@@ -27,6 +27,17 @@ pub static OUTBOX_ROWS: Gauge = Gauge {
     unit: Unit::Count,
     help: "Units that wait for their release to stock; NaN while Postgres does not answer",
 };
+pub static OUTBOX_OLDEST: Gauge = Gauge {
+    name: "seckill_outbox_oldest_seconds",
+    unit: Unit::Seconds,
+    help: "How long the oldest unit has waited for its release to stock, 0 for none; NaN while Postgres does not answer",
+};
+pub static SWEEPER_LAG: Gauge = Gauge {
+    name: "seckill_sweeper_lag_seconds",
+    unit: Unit::Seconds,
+    help: "How long the oldest order past its time to pay has waited for the sweeper, 0 for none; \
+           NaN while Postgres does not answer",
+};
 pub static POSTGRES_UP: Gauge = Gauge {
     name: "seckill_postgres_up",
     unit: Unit::Count,
@@ -108,25 +119,30 @@ pub static REFUNDS_DUE: Counter = Counter {
     name: "seckill_refunds_due_total",
     help: "Confirms that came after the time to pay; a repeat counts again",
 };
+pub static ORDERS_EXPIRED: Counter =
+    Counter { name: "seckill_orders_expired_total", help: "Reserved orders that were not confirmed in time" };
 pub static UNITS_RETURNED: Counter =
     Counter { name: "seckill_units_returned_total", help: "Units that were released to stock in Redis" };
 
 const DRIFT_KINDS: &[&str] = &["lost_event", "missing_claim", "missed_release", "stock_drift", "definition"];
-const GAUGES: [&Gauge; 7] = [
+const GAUGES: [&Gauge; 9] = [
     &FENCE_UP,
     &FENCE_EPOCH,
     &BACKLOG_EVENTS,
     &OUTBOX_ROWS,
+    &OUTBOX_OLDEST,
+    &SWEEPER_LAG,
     &POSTGRES_UP,
     &APPENDFSYNC_ALWAYS,
     &RECONCILE_LAST,
 ];
-const COUNTERS: [&Counter; 8] = [
+const COUNTERS: [&Counter; 9] = [
     &DELETED_ENTRIES,
     &DEAD_LETTERS,
     &ORDERS_RECORDED,
     &ORDERS_CONFIRMED,
     &ORDERS_CANCELLED,
+    &ORDERS_EXPIRED,
     &ORDERS_REVOKED,
     &REFUNDS_DUE,
     &UNITS_RETURNED,

@@ -8,6 +8,7 @@
 pub mod audit;
 pub mod coupons;
 pub mod dead_letters;
+pub mod expiry;
 pub mod fence;
 pub mod health;
 pub mod orders;

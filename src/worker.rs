@@ -1,6 +1,7 @@
 //! Workers: read order events in the consumer group, record them in Postgres, acknowledge them. This file starts the
 //! roles, one file each: `consume` reads new entries and `reclaim` takes over those of crashed workers, both write them
-//! through `record`; `housekeeping` trims the stream, removes old consumers and returns units.
+//! through `record`; `sweep` expires orders, `return_units` returns the units of orders that have ended, `housekeeping`
+//! trims the stream and removes old consumers.
 
 mod connections;
 mod consume;
@@ -9,7 +10,9 @@ mod housekeeping;
 mod pause;
 mod reclaim;
 mod record;
+mod return_units;
 mod stall;
+mod sweep;
 
 use std::sync::Arc;
 
@@ -52,6 +55,16 @@ fn start_roles(
     start_consumer(&mut roles, context, format!("{process}-backlog"), ConsumerMode::Backlog(backlog), stop);
     start_reclaim(&mut roles, context, format!("{process}-reclaim"), settings, stop);
     start_housekeeping(&mut roles, context, settings, stop);
+    let parts = (context.clone(), stop.clone());
+    roles.spawn(context.tasks.supervise("sweeper", None, stop, move || {
+        let (context, stop) = parts.clone();
+        sweep::run(context, stop)
+    }));
+    let parts = (context.clone(), stop.clone());
+    roles.spawn(context.tasks.supervise("return of units", None, stop, move || {
+        let (context, stop) = parts.clone();
+        return_units::run(context, stop)
+    }));
     roles
 }
 

@@ -20,6 +20,7 @@ use crate::fence::store_status::Stores;
 use crate::http::Api;
 use crate::http::auth::Auth;
 use crate::metrics;
+use crate::orders::expiry::EndingOrders;
 use crate::orders::lookup::Orders;
 use crate::orders::transitions::{self, Transitions};
 use crate::orders::unrecorded::UnrecordedOrders;
@@ -38,6 +39,7 @@ pub struct Core {
     catalogue: Catalogue,
     fence: Fence,
     pub waiters: OrderWaiters,
+    ending: EndingOrders,
     /// Wakes the task that returns units from the outbox.
     unit_waits: Arc<Notify>,
     tasks: Tasks,
@@ -74,6 +76,8 @@ impl Core {
         let fence_task =
             tokio::spawn(tasks.supervise("fence", Some(config::TASK_MAX_IDLE), &stop, run_fence));
         let waiters = OrderWaiters::start(&postgres, tasks, &stop);
+        let unit_waits = Arc::default();
+        let ending = EndingOrders::start(&fence, &postgres, &unit_waits, tasks, &stop);
         let parts = (fence.clone(), postgres.clone(), catalogue.clone());
         let publisher = tasks.supervise("publisher", None, &stop, move || {
             let (fence, postgres, catalogue) = parts.clone();
@@ -89,7 +93,8 @@ impl Core {
             catalogue,
             fence,
             waiters,
-            unit_waits: Arc::default(),
+            ending,
+            unit_waits,
             tasks,
             stop,
             fence_task,
@@ -104,7 +109,13 @@ impl Core {
             (self.fence.clone(), self.postgres.clone(), self.catalogue.clone());
         let batcher = Batcher::new(fence.clone(), catalogue.clone(), max_backlog);
         let unrecorded = UnrecordedOrders::new(self.waiters.clone(), fence.clone());
-        let orders = Orders::new(self.waiters.clone(), unrecorded.clone(), fence.clone(), postgres.clone());
+        let orders = Orders::new(
+            self.waiters.clone(),
+            unrecorded.clone(),
+            self.ending.clone(),
+            fence.clone(),
+            postgres.clone(),
+        );
         let parts = transitions::Parts {
             fence: fence.clone(),
             postgres: postgres.clone(),

@@ -1,6 +1,6 @@
 //! One claim, from its arrival to what its user is told. Where the user holds a unit already and the order that holds
-//! it has ended, the unit is released and the claim is made again: an ended order is never the answer to a claim. The
-//! batcher sends claims to Redis.
+//! it has ended or is overdue, the unit is released and the claim is made again: such an order is never the answer to a
+//! claim. The batcher sends claims to Redis.
 
 use std::time::Duration;
 
@@ -108,11 +108,10 @@ impl Claims {
             let outcome = self.batcher.claim(claim.clone()).await?;
             let ClaimOutcome::Held { order, .. } = outcome else { return Ok((outcome, None)) };
             let row = self.row(&claim.coupon, order).await?;
-            let Some(ended) = row.as_ref().filter(|row| row.status.has_ended()) else {
-                return Ok((outcome, row));
-            };
-            // As the outbox would do it a moment later; the outbox then finds nothing to return.
-            self.orders.release_unit(&claim.coupon, &claim.user, ended.slot, order).await?;
+            match row {
+                Some(row) if row.no_longer_holds() => self.orders.end(&row).await?,
+                row => return Ok((outcome, row)),
+            }
         }
         Err(ClaimError::OrdersEnding)
     }

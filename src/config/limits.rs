@@ -60,6 +60,8 @@ pub const WAITING_ORDERS_MAX: usize = 20_000;
 pub const WAITING_ORDERS_POLL: Duration = Duration::from_millis(50);
 /// How long a repeated claim waits for the status of its order; after that the answer says `accepted`.
 pub const ORDER_STATUS_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long a repeated claim waits until its ended order has returned its unit.
+pub const ENDING_ORDER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often one claim is retried; each retry means that another order of the user has ended.
 pub const CLAIM_MAX_RETRIES: usize = 3;
 /// How long the admin API waits for an order that Redis may hold and Postgres does not have yet.
@@ -131,6 +133,20 @@ pub const CONSUMER_GONE_AFTER: Duration = Duration::from_mins(1);
 /// Acknowledged entries that stay in the stream, for an operator with redis-cli.
 pub const STREAM_TAIL_ENTRIES: u64 = 1_000;
 pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the outbox is read; with the release itself a unit that another process returns waits less than 100 ms.
+pub const OUTBOX_POLL: Duration = Duration::from_millis(50);
+/// Pause after a failure to return units.
+pub const OUTBOX_RETRY: Duration = Duration::from_secs(1);
+/// Outbox rows that are read and deleted together.
+pub const OUTBOX_PAGE_ROWS: usize = 1_000;
+/// Units of one coupon in one release script, so that it does not block Redis for long.
+pub const RELEASE_BATCH_MAX_UNITS: usize = 500;
+/// Overdue orders that one transaction expires.
+pub const SWEEP_BATCH_MAX_ORDERS: usize = 1_000;
+/// Shortest and longest pause between two looks for overdue orders. The longest is not above the shortest
+/// `reserve_seconds`: a new order is seen before its time to pay is over.
+pub const SWEEP_PAUSE_MIN: Duration = Duration::from_millis(20);
+pub const SWEEP_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 // ---- fence ----
 
@@ -191,6 +207,8 @@ pub const DOCTOR_BACKLOG_YELLOW: Duration = Duration::from_secs(10);
 pub const DOCTOR_BACKLOG_RED: Duration = Duration::from_mins(1);
 /// Age of the oldest outbox row; workers retry once a second.
 pub const DOCTOR_OUTBOX_YELLOW_SECONDS: i64 = 10;
+/// How long an order may be past its time to pay: the sweeper looks at least once a second.
+pub const DOCTOR_SWEEPER_YELLOW_SECONDS: i64 = 10;
 pub const DOCTOR_CLOCK_YELLOW_MS: i64 = 1_000;
 pub const DOCTOR_CLOCK_RED_MS: i64 = 30_000;
 /// Free space on the disk of the embedded stores: room for a few million claims.

@@ -75,7 +75,8 @@ async fn check(
     findings.push(migrations(&migrated, postgres.schema()));
     let has_tables = migrated.missing.is_empty() && migrated.broken.is_empty();
     if has_tables {
-        findings.push(check_query("outbox", health::outbox(connection), outbox).await?);
+        findings.push(check_query("outbox", health::outbox(&mut *connection), outbox).await?);
+        findings.push(check_query("sweeper", health::overdue(&mut *connection), sweeper).await?);
         findings.push(check_query("dead-letters", health::unseen_letters(connection), dead_letters).await?);
         findings.push(check_query("publications", health::unpublished(connection), publications).await?);
         findings.push(check_query("postgres-stock", health::stock_drift(connection), stock).await?);
@@ -204,7 +205,7 @@ fn outbox(waiting: Waiting) -> Finding {
         return Finding::green(check, what);
     }
     let what_to_do =
-        "units are returned once a second while workers run and claims are accepted: see the other findings";
+        "units are returned at once while workers run and claims are accepted: see the other findings";
     Finding::yellow(check, what, what_to_do)
 }
 
@@ -215,6 +216,26 @@ fn waiting_units(waiting: Waiting) -> String {
     let units =
         pluralize(waiting.rows.unsigned_abs(), "unit waits for its return", "units wait for their return");
     format!("{units} to stock, the oldest for {}", format_seconds(waiting.oldest_seconds.unsigned_abs()))
+}
+
+fn sweeper(overdue: Waiting) -> Finding {
+    let check = "sweeper";
+    if overdue.rows == 0 {
+        return Finding::green(check, "no reserved order is past its time to pay");
+    }
+    let orders = pluralize(
+        overdue.rows.unsigned_abs(),
+        "reserved order is past its",
+        "reserved orders are past their",
+    );
+    let age = format_seconds(overdue.oldest_seconds.unsigned_abs());
+    let what = format!("{orders} time to pay, the oldest for {age}");
+    if overdue.oldest_seconds < config::DOCTOR_SWEEPER_YELLOW_SECONDS {
+        return Finding::green(check, what);
+    }
+    let what_to_do = "workers expire such orders and return their units while claims are accepted: start \
+                      `seckill serve` or `seckill worker`, and see the other findings";
+    Finding::yellow(check, what, what_to_do)
 }
 
 fn dead_letters(unseen: i64) -> Finding {

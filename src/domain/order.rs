@@ -40,6 +40,9 @@ pub struct Order {
     pub recorded_at: Option<OffsetDateTime>,
     /// Until when the order can be confirmed, by Postgres's clock; of a coupon with `reserve_seconds` only.
     pub reserved_until: Option<OffsetDateTime>,
+    /// Reserved, and the time to pay was over when the row was read, by Postgres's clock: the order can no longer be
+    /// confirmed, and the sweeper will expire it.
+    pub is_overdue: bool,
     pub ended_at: Option<OffsetDateTime>,
     /// Of a rejection or a revocation.
     pub reason: Option<String>,
@@ -52,7 +55,26 @@ impl Order {
         let claimed_at = id.claimed_at().unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let status = OrderStatus::Accepted;
         let (recorded_at, reserved_until, ended_at, reason) = (None, None, None, None);
-        Self { id, coupon, user, slot: 1, status, claimed_at, recorded_at, reserved_until, ended_at, reason }
+        let is_overdue = false;
+        Self {
+            id,
+            coupon,
+            user,
+            slot: 1,
+            status,
+            claimed_at,
+            recorded_at,
+            reserved_until,
+            is_overdue,
+            ended_at,
+            reason,
+        }
+    }
+
+    /// Whether its unit is free for another claim: the order has ended, or it is overdue.
+    #[must_use]
+    pub const fn no_longer_holds(&self) -> bool {
+        self.status.has_ended() || self.is_overdue
     }
 }
 

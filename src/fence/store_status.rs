@@ -5,7 +5,8 @@ use time::format_description::well_known::Rfc3339;
 
 use super::Fence;
 use crate::postgres::fence::FenceRow;
-use crate::postgres::{self, Postgres, PostgresError, outbox};
+use crate::postgres::health::{self, Waiting};
+use crate::postgres::{self, Postgres, PostgresError};
 use crate::redis::{RedisError, RedisServer, server_info};
 use crate::{config, disk};
 
@@ -57,13 +58,14 @@ impl Stores {
         }
     }
 
-    /// Units that wait in the outbox.
+    /// Units that wait in the outbox, and orders that wait for the sweeper.
     ///
     /// # Errors
     /// Where Postgres does not answer within `PROBE_INTERVAL`.
-    pub async fn outbox_rows(&self) -> Result<u64, PostgresError> {
+    pub async fn outbox_and_overdue(&self) -> Result<(Waiting, Waiting), PostgresError> {
         let pool = self.postgres.pool.clone();
-        postgres::with_timeout(config::PROBE_INTERVAL, async move { outbox::count(&pool).await }).await
+        let read = async move { Ok((health::outbox(&pool).await?, health::overdue(&pool).await?)) };
+        postgres::with_timeout(config::PROBE_INTERVAL, read).await
     }
 
     async fn redis(&self) -> Result<(), String> {

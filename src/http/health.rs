@@ -64,7 +64,14 @@ pub async fn metrics(api: Arc<Api>, request: Request) -> Answer {
         metrics::FENCE_EPOCH.set_count(session.number());
     }
     metrics::BACKLOG_EVENTS.set_count(api.fence.backlog());
-    metrics::OUTBOX_ROWS.set(api.stores.outbox_rows().await.map_or(f64::NAN, metrics::count_as_f64));
+    let waiting = api.stores.outbox_and_overdue().await;
+    let number = |number: i64| metrics::count_as_f64(number.unsigned_abs());
+    let (rows, oldest, lag) = waiting.map_or((f64::NAN, f64::NAN, f64::NAN), |(outbox, overdue)| {
+        (number(outbox.rows), number(outbox.oldest_seconds), number(overdue.oldest_seconds))
+    });
+    metrics::OUTBOX_ROWS.set(rows);
+    metrics::OUTBOX_OLDEST.set(oldest);
+    metrics::SWEEPER_LAG.set(lag);
     let mut response = Response::new(Bytes::from(metrics::render()));
     let headers = response.headers_mut();
     headers

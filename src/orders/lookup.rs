@@ -7,20 +7,21 @@ use futures_util::future::join_all;
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
-use super::release::release;
+use super::expiry::EndingOrders;
 use super::unrecorded::{NotFound, UnrecordedOrders};
 use super::waiters::{NoAnswer, OrderWaiters};
 use crate::config;
 use crate::domain::{CouponId, Order, OrderId, OrderStatus, UserId};
-use crate::fence::{Fence, StoreError, wal_position};
+use crate::fence::{Fence, StoreError};
 use crate::postgres::{Postgres, PostgresError, dead_letters, orders};
-use crate::redis::claims_hash::{self, ClaimField};
+use crate::redis::claims_hash;
 
 /// Finds orders. A cheap handle.
 #[derive(Clone)]
 pub struct Orders {
     waiters: OrderWaiters,
     unrecorded: UnrecordedOrders,
+    ending: EndingOrders,
     fence: Fence,
     postgres: Postgres,
 }
@@ -51,10 +52,11 @@ impl Orders {
     pub const fn new(
         waiters: OrderWaiters,
         unrecorded: UnrecordedOrders,
+        ending: EndingOrders,
         fence: Fence,
         postgres: Postgres,
     ) -> Self {
-        Self { waiters, unrecorded, fence, postgres }
+        Self { waiters, unrecorded, ending, fence, postgres }
     }
 
     /// Subscribes to the recording of an order. With a timeout of zero there is nothing to wait for.
@@ -93,7 +95,7 @@ impl Orders {
         let orders = held.into_iter().zip(rows);
         let orders = orders
             .map(|(order, row)| row.unwrap_or_else(|| Order::accepted(order, coupon.clone(), user.clone())));
-        Ok(orders.filter(|order| !order.status.has_ended()).collect())
+        Ok(orders.filter(|order| !order.no_longer_holds()).collect())
     }
 
     /// An order of the coupon, as `viewer` may see it (`None` is the admin, who sees every order). Reads Postgres first
@@ -152,22 +154,12 @@ impl Orders {
         Ok(FoundOrder { order, replaced_by })
     }
 
-    /// Returns the unit of an order that has ended, before the outbox does.
+    /// Returns the unit of an order that has ended or is overdue, before the sweeper and the outbox do.
     ///
     /// # Errors
-    /// Where a store does not answer, or the fence is down: the outbox still holds the unit's row.
-    pub async fn release_unit(
-        &self,
-        coupon: &CouponId,
-        user: &UserId,
-        slot: i16,
-        order: OrderId,
-    ) -> Result<(), StoreError> {
-        let session = self.fence.require_session()?;
-        wal_position::record(&self.fence, &session, &self.postgres).await?;
-        let field = ClaimField::new(user, slot);
-        release(&self.fence, &session, coupon, field.as_str(), order).await?;
-        Ok(())
+    /// Where a store does not answer, or the fence is down.
+    pub async fn end(&self, order: &Order) -> Result<(), StoreError> {
+        self.ending.end(order.id, order.is_overdue).await
     }
 }
 

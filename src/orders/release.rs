@@ -1,13 +1,64 @@
-//! Rule 5: returns the unit of an order that has ended to the stock in Redis. The claims hash decides whether the unit is
-//! still held. The caller first records the WAL position of the order's end ([`crate::fence::wal_position`]).
+//! Rule 5: returns the units of orders that have ended to the stock in Redis. The claims hash decides whether a unit is
+//! still held. The WAL position of an order's end is recorded before ([`crate::fence::wal_position`]).
 
-use crate::domain::{CouponId, OrderId};
-use crate::fence::{Fence, Session, StoreError};
+use std::collections::BTreeMap;
+
+use crate::config;
+use crate::domain::CouponId;
+use crate::fence::{Fence, Session, StoreError, wal_position};
 use crate::metrics;
-use crate::redis::scripts::{self, Released};
+use crate::postgres::Postgres;
+use crate::postgres::outbox::{self, OutboxRow};
+use crate::redis::claims_hash;
+use crate::redis::scripts::release::{self as script, EndedUnit, ReleaseOutcome, Released};
 
-/// Returns the unit that `field` of the claims hash holds for this order; `false` where the field holds none for it. Safe
-/// to repeat.
+/// Returns the units of outbox rows, coupon by coupon, and deletes the rows whose unit is not held any more. The row of a
+/// unit that waits for a version of its coupon stays. Safe to repeat.
+///
+/// # Errors
+/// Where a store does not answer, or a script found another marker or an inconsistent coupon. The units of the other
+/// coupons are returned all the same, and each row that is left is still to be processed.
+pub async fn return_units(
+    fence: &Fence,
+    session: &Session,
+    postgres: &Postgres,
+    rows: &[OutboxRow],
+) -> Result<(), StoreError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    wal_position::record(fence, session, postgres).await?;
+    let mut coupons: BTreeMap<&CouponId, Vec<EndedUnit>> = BTreeMap::new();
+    for OutboxRow { order, coupon, user, slot, after_version } in rows {
+        let field = claims_hash::encode_field(user, *slot);
+        let unit = EndedUnit { field, order: *order, after_version: *after_version };
+        coupons.entry(coupon).or_default().push(unit);
+    }
+    let mut batches = Vec::new();
+    for (coupon, units) in &coupons {
+        batches.extend(units.chunks(config::RELEASE_BATCH_MAX_UNITS).map(|units| (*coupon, units)));
+    }
+    let (mut answered, mut outcome) = (Vec::with_capacity(rows.len()), Ok(()));
+    for (coupon, units) in batches {
+        match release(fence, session, coupon, units).await {
+            Ok(released) => {
+                let of_units = units.iter().zip(released);
+                let is_over = of_units.filter(|(_, released)| *released != Released::TooEarly);
+                answered.extend(is_over.map(|(unit, _)| unit.order));
+            }
+            Err(error @ StoreError::Redis(_)) => {
+                outcome = Err(error);
+                break;
+            }
+            // An inconsistent coupon does not keep the units of the others.
+            Err(error) => outcome = Err(error),
+        }
+    }
+    outbox::remove(&postgres.pool, &answered).await?;
+    outcome
+}
+
+/// Returns at most `RELEASE_BATCH_MAX_UNITS` units of one coupon; one result for each. Safe to repeat.
 ///
 /// # Errors
 /// Where Redis does not answer, or the script found another marker or an inconsistent coupon.
@@ -15,20 +66,19 @@ pub async fn release(
     fence: &Fence,
     session: &Session,
     coupon: &CouponId,
-    field: &str,
-    order: OrderId,
-) -> Result<bool, StoreError> {
-    match scripts::release(&session.redis, &session.ready, coupon, field, order).await {
-        Ok(Released::Released) => {
-            metrics::UNITS_RETURNED.add(1);
-            Ok(true)
+    units: &[EndedUnit],
+) -> Result<Vec<Released>, StoreError> {
+    match script::release(&session.redis, &session.ready, coupon, units).await {
+        Ok(ReleaseOutcome::Done(released)) => {
+            let returned = released.iter().filter(|released| **released == Released::Released);
+            metrics::UNITS_RETURNED.add(returned.count() as u64);
+            Ok(released)
         }
-        Ok(Released::NotHeld) => Ok(false),
-        Ok(Released::Fenced) => {
+        Ok(ReleaseOutcome::Fenced) => {
             fence.marker_changed(session);
             Err(StoreError::Fenced)
         }
-        Ok(Released::Inconsistent) => {
+        Ok(ReleaseOutcome::Inconsistent) => {
             fence.invalidate_coupon(&session.epoch, coupon);
             Err(StoreError::Fenced)
         }

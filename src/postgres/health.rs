@@ -1,7 +1,7 @@
 //! The server's settings and the state of the tables, for `doctor`, which judges them. Reads only, on a session that
 //! cannot write.
 
-use sqlx::{Connection, FromRow, PgConnection, Row};
+use sqlx::{Connection, FromRow, PgConnection, PgExecutor, Row};
 
 use super::{MIGRATIONS, Postgres, PostgresError};
 
@@ -112,10 +112,21 @@ pub async fn migrated(connection: &mut PgConnection, schema: &str) -> Result<Mig
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn outbox(connection: &mut PgConnection) -> Result<Waiting, PostgresError> {
+pub async fn outbox(executor: impl PgExecutor<'_>) -> Result<Waiting, PostgresError> {
     let waiting = "select count(*) as rows,
         coalesce(extract(epoch from clock_timestamp() - min(created_at)), 0)::bigint as oldest_seconds from outbox";
-    Ok(sqlx::query_as(waiting).fetch_one(connection).await?)
+    Ok(sqlx::query_as(waiting).fetch_one(executor).await?)
+}
+
+/// Reserved orders whose time to pay is over: the sweeper has still to expire them.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn overdue(executor: impl PgExecutor<'_>) -> Result<Waiting, PostgresError> {
+    let waiting = "select count(*) as rows,
+        coalesce(extract(epoch from clock_timestamp() - min(reserved_until)), 0)::bigint as oldest_seconds
+        from orders where status = 'reserved' and reserved_until <= statement_timestamp()";
+    Ok(sqlx::query_as(waiting).fetch_one(executor).await?)
 }
 
 /// Coupons whose last edit is not known to be in Redis.

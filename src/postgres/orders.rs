@@ -21,7 +21,8 @@ macro_rules! select_orders {
     ($rest:literal) => {
         concat!(
             "select id::uuid, coupon_id::text, user_id::text, slot::smallint, status::text, claimed_at::timestamptz,
-                recorded_at::timestamptz, reserved_until::timestamptz, ended_at::timestamptz, reason::text
+                recorded_at::timestamptz, reserved_until::timestamptz, ended_at::timestamptz, reason::text,
+                (status = 'reserved' and reserved_until <= clock_timestamp())::boolean as is_overdue
              from orders ",
             $rest
         )
@@ -313,6 +314,7 @@ impl FromRow<'_, PgRow> for OrderRow {
             claimed_at: row.try_get("claimed_at")?,
             recorded_at: Some(row.try_get("recorded_at")?),
             reserved_until: row.try_get("reserved_until")?,
+            is_overdue: row.try_get("is_overdue")?,
             ended_at: row.try_get("ended_at")?,
             reason: row.try_get("reason")?,
         }))

@@ -2,58 +2,75 @@
 
 use std::collections::HashSet;
 
-use sqlx::Row;
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
 use super::{Pool, PostgresError};
+use crate::config;
 use crate::domain::{CouponId, OrderId};
 
 /// One unit that is to return.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboxRow {
     pub order: OrderId,
     pub coupon: CouponId,
     pub user: String,
     /// From 1 to the coupon's limit for each user.
     pub slot: i16,
+    /// The version that the coupon must have in Redis before the unit returns; `None` for any. Not above the version in
+    /// Postgres, which a repair of lost commits may have lowered.
+    pub after_version: Option<i64>,
 }
 
-/// At most 1,000 rows, oldest first. A row that waits for a version of its coupon is left out until that version is in
-/// Redis.
+impl FromRow<'_, PgRow> for OutboxRow {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let coupon: String = row.try_get("coupon_id")?;
+        let invalid = |error| sqlx::Error::Decode(format!("outbox.coupon_id {coupon:?}: {error}").into());
+        Ok(Self {
+            order: OrderId(row.try_get("order_id")?),
+            coupon: coupon.parse().map_err(invalid)?,
+            user: row.try_get("user_id")?,
+            slot: row.try_get("slot")?,
+            after_version: row.try_get("after_version")?,
+        })
+    }
+}
+
+/// One page of units that may return now, in the order of their ids after `after`: at most `OUTBOX_PAGE_ROWS`. A unit that
+/// waits for a version that Redis is not known to have is left out.
 ///
 /// # Errors
 /// If Postgres cannot serve, or a row has a coupon id that is not valid.
-pub async fn oldest(pool: &Pool) -> Result<Vec<OutboxRow>, PostgresError> {
-    let rows = sqlx::query(
-        "select order_id::uuid, coupon_id::text, user_id::text, slot::smallint from outbox o
-         where after_version is null
-            or after_version <= (select published_version from coupons c where c.id = o.coupon_id)
-         order by created_at, order_id limit 1000",
+pub async fn page(pool: &Pool, after: Option<OrderId>) -> Result<Vec<OutboxRow>, PostgresError> {
+    let rows = sqlx::query_as(
+        "select o.order_id::uuid, o.coupon_id::text, o.user_id::text, o.slot::smallint,
+            least(o.after_version, c.version)::bigint as after_version
+         from outbox o left join coupons c on o.after_version is not null and c.id = o.coupon_id
+         where o.order_id > $1
+            and (o.after_version is null or least(o.after_version, c.version) <= c.published_version)
+         order by o.order_id limit $2",
     )
-    .fetch_all(pool)
-    .await?;
-    let mut outbox = Vec::with_capacity(rows.len());
-    for row in rows {
-        let coupon: String = row.try_get("coupon_id")?;
-        outbox.push(OutboxRow {
-            order: OrderId(row.try_get("order_id")?),
-            coupon: coupon
-                .parse()
-                .map_err(|e| PostgresError::Statement(format!("outbox.coupon_id {coupon:?}: {e}")))?,
-            user: row.try_get("user_id")?,
-            slot: row.try_get("slot")?,
-        });
-    }
-    Ok(outbox)
+    .bind(after.map_or(Uuid::nil(), |order| order.0))
+    .bind(i64::try_from(config::OUTBOX_PAGE_ROWS).unwrap_or(i64::MAX));
+    Ok(rows.fetch_all(pool).await?)
 }
 
-/// The number of rows.
+/// The units of those of the given orders that have ended, with or without a row here.
 ///
 /// # Errors
-/// If Postgres cannot serve.
-pub async fn count(pool: &Pool) -> Result<u64, PostgresError> {
-    let rows: i64 = sqlx::query_scalar("select count(*) from outbox").fetch_one(pool).await?;
-    Ok(u64::try_from(rows).unwrap_or(0))
+/// If Postgres cannot serve, or a row has a coupon id that is not valid.
+pub async fn units_of_ended(pool: &Pool, orders: &[OrderId]) -> Result<Vec<OutboxRow>, PostgresError> {
+    let ids: Vec<Uuid> = orders.iter().map(|order| order.0).collect();
+    let rows = sqlx::query_as(
+        "select o.id::uuid as order_id, o.coupon_id::text, o.user_id::text, o.slot::smallint,
+            least(w.after_version, c.version)::bigint as after_version
+         from orders o left join outbox w on w.order_id = o.id
+            left join coupons c on w.after_version is not null and c.id = w.coupon_id
+         where o.id = any($1) and o.status not in ('reserved', 'confirmed')",
+    )
+    .bind(ids);
+    Ok(rows.fetch_all(pool).await?)
 }
 
 /// Those of the given orders that have a row.
@@ -72,11 +89,15 @@ pub async fn waiting(pool: &Pool, orders: &[OrderId]) -> Result<HashSet<OrderId>
     Ok(rows.into_iter().map(OrderId).collect())
 }
 
-/// Deletes a row after Redis has decided about its unit.
+/// Deletes the rows of these orders, after Redis has decided about their units.
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn remove(pool: &Pool, order: OrderId) -> Result<(), PostgresError> {
-    sqlx::query("delete from outbox where order_id = $1").bind(order.0).execute(pool).await?;
+pub async fn remove(pool: &Pool, orders: &[OrderId]) -> Result<(), PostgresError> {
+    if orders.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = orders.iter().map(|order| order.0).collect();
+    sqlx::query("delete from outbox where order_id = any($1)").bind(ids).execute(pool).await?;
     Ok(())
 }

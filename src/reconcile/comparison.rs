@@ -17,6 +17,7 @@ use crate::postgres::coupons::{self, CouponRow};
 use crate::postgres::{Postgres, orders, outbox};
 use crate::redis::claims_hash::{ClaimField, StoredClaim};
 use crate::redis::coupon_hash::{self, CouponHash};
+use crate::redis::scripts::release::EndedUnit;
 use crate::redis::{RedisError, claims_hash, order_stream, scripts};
 
 /// What a comparison repairs.
@@ -243,7 +244,8 @@ impl<'a> Comparison<'a> {
             self.name("missed_release", &coupon, Some(order));
             if self.level.repairs() {
                 self.put_on_record("missed_release", &coupon).await?;
-                release(fence, session, &coupon, field.as_str(), order).await?;
+                let unit = EndedUnit { field: field.as_str().to_owned(), order, after_version: None };
+                release(fence, session, &coupon, &[unit]).await?;
                 self.report.fixed += 1;
             }
         }

@@ -18,6 +18,7 @@ pub mod code {
     pub const NOT_HELD: i64 = 6;
     pub const KEPT: i64 = 7;
     pub const CLAIMS_CHANGED: i64 = 8;
+    pub const TOO_EARLY: i64 = 9;
 }
 
 /// Parts that scripts share. A script takes one in by a line `--@include lib/<name>`.

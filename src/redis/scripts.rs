@@ -1,7 +1,8 @@
 //! Calls of the scripts that run while the fence is up. Each checks the epoch marker itself; behind the fence it writes
-//! nothing. The claim script is in `scripts/claim.rs`, those of a rebuild are in `rebuild.rs`.
+//! nothing. The scripts that claim and release are in files of their own, those of a rebuild are in `rebuild.rs`.
 
 pub mod claim;
+pub mod release;
 
 use std::time::Duration;
 
@@ -9,11 +10,9 @@ use fred::types::Value;
 
 use super::claims_hash::{StoredClaim, encode_value};
 use super::keys::{GROUP, Keys};
-use super::lua::{
-    ACKNOWLEDGE, PUBLISH, RELEASE, REMOVE_CONSUMER, REQUEUE, TRIM, code, decode_count, unknown_code,
-};
+use super::lua::{ACKNOWLEDGE, PUBLISH, REMOVE_CONSUMER, REQUEUE, TRIM, code, decode_count, unknown_code};
 use super::{Redis, RedisError, coupon_hash, integer, script_args};
-use crate::domain::{CouponId, Definition, OrderId};
+use crate::domain::{CouponId, Definition};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Published {
@@ -49,36 +48,6 @@ pub async fn publish(
         code::FENCED => Ok(Published::Fenced),
         code::INCONSISTENT => Ok(Published::Inconsistent),
         other => Err(unknown_code(&PUBLISH, other)),
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Released {
-    /// The unit is in stock again.
-    Released,
-    /// The field is absent or names another order: there is nothing to return.
-    NotHeld,
-    /// The marker is another one.
-    Fenced,
-    /// The stream or the coupon is absent, or stock + claims is not the total.
-    Inconsistent,
-}
-
-/// Returns the unit of an order that has ended. `field` is the claims hash's field that holds it.
-pub async fn release(
-    redis: &Redis,
-    ready: &str,
-    coupon: &CouponId,
-    field: &str,
-    order: OrderId,
-) -> Result<Released, RedisError> {
-    let args = script_args(RELEASE.sha1(), redis.coupon_keys(coupon), [ready, field, &order.to_string()]);
-    match integer(&redis.call("EVALSHA", args).await?, "release")? {
-        code::DONE => Ok(Released::Released),
-        code::NOT_HELD => Ok(Released::NotHeld),
-        code::FENCED => Ok(Released::Fenced),
-        code::INCONSISTENT => Ok(Released::Inconsistent),
-        other => Err(unknown_code(&RELEASE, other)),
     }
 }
 

@@ -21,7 +21,7 @@ pub struct Context {
     pub fence: Fence,
     pub waiters: OrderWaiters,
     pub tasks: Tasks,
-    /// Wakes the housekeeping when a unit is in the outbox.
+    /// Wakes `return_units` when a unit is in the outbox.
     pub unit_waits: Arc<Notify>,
 }
 

@@ -1,5 +1,5 @@
-//! Once a second: returns units from the outbox, trims the stream, removes consumers that are gone. Every process with
-//! workers does this; several may do it at the same time, since each step is a script that checks its own conditions.
+//! Once a second: trims the stream, removes consumers that are gone. Every process with workers does this; several may
+//! do it at the same time, since each step is a script that checks its own conditions.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,52 +9,23 @@ use tokio_util::sync::CancellationToken;
 use super::context::Context;
 use super::pause::pause;
 use crate::config;
-use crate::fence::{Session, StoreError, wal_position};
-use crate::orders::release::release;
-use crate::postgres::outbox;
+use crate::fence::Session;
 use crate::redis::keys::GROUP;
-use crate::redis::{RedisError, claims_hash, order_stream, scripts};
+use crate::redis::{RedisError, order_stream, scripts};
 
-/// Runs every `HOUSEKEEPING_INTERVAL`, and as soon as a unit is in the outbox, until `stop`. `stream_keep` is the number
-/// of entries behind our group that are kept for other consumer groups.
+/// Runs every `HOUSEKEEPING_INTERVAL` until `stop`. `stream_keep` is the number of entries behind our group that are kept
+/// for other consumer groups.
 pub async fn run(context: Arc<Context>, stream_keep: u64, stop: CancellationToken) {
     let mut watermarks = TrimWatermarks::default();
     while !stop.is_cancelled() {
         context.wait_until_up(&stop).await;
-        if let Ok(session) = context.fence.session() {
-            if let Err(error) = return_units(&context, &session).await {
-                tracing::debug!("outbox: {error}");
-            }
-            if let Err(error) = trim_and_prune(&session, stream_keep, &mut watermarks).await {
-                context.fence.redis_failed(&session.epoch, &error);
-            }
+        if let Ok(session) = context.fence.session()
+            && let Err(error) = trim_and_prune(&session, stream_keep, &mut watermarks).await
+        {
+            context.fence.redis_failed(&session.epoch, &error);
         }
-        tokio::select! {
-            () = pause(config::HOUSEKEEPING_INTERVAL, &stop) => {}
-            () = context.unit_waits.notified() => {}
-        }
+        pause(config::HOUSEKEEPING_INTERVAL, &stop).await;
     }
-}
-
-/// Rule 5: the claims hash decides whether a unit returns to stock. The outbox row is deleted after that.
-async fn return_units(context: &Context, session: &Session) -> Result<(), StoreError> {
-    let rows = outbox::oldest(&context.postgres.pool).await?;
-    if rows.is_empty() {
-        return Ok(());
-    }
-    wal_position::record(&context.fence, session, &context.postgres).await?;
-    for row in rows {
-        release(
-            &context.fence,
-            session,
-            &row.coupon,
-            &claims_hash::encode_field(&row.user, row.slot),
-            row.order,
-        )
-        .await?;
-        outbox::remove(&context.postgres.pool, row.order).await?;
-    }
-    Ok(())
 }
 
 /// Trims entries that all groups have acknowledged, and removes consumers that are gone.

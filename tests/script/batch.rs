@@ -3,9 +3,10 @@
 use seckill::config::CLAIM_BATCH_MAX_CLAIMS;
 use seckill::domain::{Claim, ClaimOutcome, CouponId, Refusal};
 use seckill::redis::scripts::claim::{self, BatchOutcome};
-use seckill::redis::scripts::{self, Published, Released};
+use seckill::redis::scripts::release::Released;
+use seckill::redis::scripts::{self, Published};
 
-use crate::harness::{NEVER_MS, READY, TestRedis, claim, open_coupon};
+use crate::harness::{NEVER_MS, READY, TestRedis, claim, open_coupon, unit};
 
 fn coupon(number: usize) -> CouponId {
     format!("coupon-{number}").parse().unwrap()
@@ -120,8 +121,8 @@ fn a_total_below_what_is_held_sells_nothing_until_units_come_back() {
             [ClaimOutcome::Refused(Refusal::SoldOut)],
             "not yet at {stock}"
         );
-        let released = scripts::release(&redis.redis, READY, &coffee, holder.user.as_str(), holder.order);
-        assert_eq!(redis.runtime.block_on(released).unwrap(), Released::Released);
+        let released = redis.release(&coffee, &[unit(holder.user.as_str(), holder.order)]);
+        assert_eq!(released, [Released::Released]);
         assert_eq!(redis.field(&key, "stock"), stock);
     }
     assert_eq!(redis.claim(&[claim(&coffee, "dave")]), [ClaimOutcome::Accepted { stock: 0 }]);

@@ -3,7 +3,8 @@
 use seckill::domain::{Claim, ClaimOutcome, CouponId, Definition, OrderEvent, OrderId, Refusal};
 use seckill::redis::claims_hash::{ClaimField, ClaimsHash, StoredClaim};
 use seckill::redis::order_stream;
-use seckill::redis::scripts::{self, Released};
+use seckill::redis::scripts;
+use seckill::redis::scripts::release::{EndedUnit, Released};
 
 use crate::harness::{READY, TestRedis, claim, claim_with_key, open_coupon};
 
@@ -43,8 +44,8 @@ fn events(redis: &TestRedis) -> Vec<OrderEvent> {
 
 fn release(redis: &TestRedis, field: &ClaimField, order: OrderId) -> Released {
     let coffee = coffee();
-    let released = scripts::release(&redis.redis, READY, &coffee, field.as_str(), order);
-    redis.runtime.block_on(released).unwrap()
+    let unit = EndedUnit { field: field.as_str().to_owned(), order, after_version: None };
+    redis.release(&coffee, &[unit])[0]
 }
 
 #[test]

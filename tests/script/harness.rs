@@ -10,6 +10,7 @@ use seckill::config::StoreAddresses;
 use seckill::domain::{Claim, ClaimOutcome, CouponId, Definition, OrderId, Partition};
 use seckill::redis::keys::GROUP;
 use seckill::redis::scripts::claim::{self, BatchOutcome};
+use seckill::redis::scripts::release::{self, EndedUnit, ReleaseOutcome, Released};
 use seckill::redis::{Redis, RedisServer, lua, scripts};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -81,6 +82,15 @@ impl TestRedis {
         assert_eq!(self.runtime.block_on(published).unwrap(), scripts::Published::Applied);
     }
 
+    /// Returns units of one coupon; panics unless the code is done.
+    pub fn release(&self, coupon: &CouponId, units: &[EndedUnit]) -> Vec<Released> {
+        let reply = release::release(&self.redis, READY, coupon, units);
+        match self.runtime.block_on(reply).unwrap() {
+            ReleaseOutcome::Done(released) => released,
+            other => panic!("the units were not released: {other:?}"),
+        }
+    }
+
     pub fn field(&mut self, key: &str, field: &str) -> String {
         match self.raw.call(&["HGET", key, field]) {
             Reply::Bulk(Some(value)) => value,
@@ -145,6 +155,11 @@ pub fn claim(coupon: &CouponId, user: &str) -> Claim {
 
 pub fn claim_with_key(coupon: &CouponId, user: &str, key: &str) -> Claim {
     Claim { key: Some(key.parse().unwrap()), ..claim(coupon, user) }
+}
+
+/// A unit that may return whatever the coupon's version is.
+pub fn unit(field: &str, order: OrderId) -> EndedUnit {
+    EndedUnit { field: field.to_owned(), order, after_version: None }
 }
 
 /// A redis-server process; dropping it ends the process.

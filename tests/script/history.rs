@@ -17,8 +17,7 @@ pub enum Step {
     Publish(Edit),
     Release {
         coupon: usize,
-        user: usize,
-        order: WhichOrder,
+        units: Vec<WhichUnit>,
         marker: SentMarker,
     },
     /// A disturbance during these steps; it is repaired after them.
@@ -47,6 +46,14 @@ pub struct Edit {
     pub ends: Time,
     pub paused: bool,
     pub marker: SentMarker,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct WhichUnit {
+    pub user: usize,
+    pub order: WhichOrder,
+    /// Beside the version that Redis has.
+    pub after_version: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -152,12 +159,18 @@ fn any_quiet_step() -> impl Strategy<Value = Step> {
         1 => Just(WhichOrder::Unknown),
         1 => any::<prop::sample::Index>().prop_map(WhichOrder::Earlier),
     ];
-    let release = (0..COUPONS, 0..USERS, order, any_marker());
+    let after_version = prop_oneof![4 => Just(None), 1 => (-1..2_i64).prop_map(Some)];
+    let unit = (0..USERS, order, after_version).prop_map(|(user, order, after_version)| WhichUnit {
+        user,
+        order,
+        after_version,
+    });
+    let release = (0..COUPONS, prop::collection::vec(unit, 1..5), any_marker());
     prop_oneof![
         8 => any_batch().prop_map(Step::Claim),
         2 => any::<prop::sample::Index>().prop_map(Step::ClaimAgain),
         4 => (0..COUPONS).prop_flat_map(any_edit).prop_map(Step::Publish),
-        4 => release.prop_map(|(coupon, user, order, marker)| Step::Release { coupon, user, order, marker }),
+        4 => release.prop_map(|(coupon, units, marker)| Step::Release { coupon, units, marker }),
     ]
 }
 

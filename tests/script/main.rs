@@ -12,6 +12,7 @@ mod memory;
 mod oracle;
 mod reclaim;
 mod refused;
+mod release;
 mod replay;
 mod rights;
 mod state;

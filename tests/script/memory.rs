@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use seckill::domain::{ClaimOutcome, CouponId};
 use seckill::redis::RedisError;
+use seckill::redis::scripts;
 use seckill::redis::scripts::claim;
-use seckill::redis::scripts::{self, Released};
+use seckill::redis::scripts::release::Released;
 use seckill::redis::{deleted_entries, order_stream};
 
-use crate::harness::{NEVER_MS, READY, Reply, TestRedis, claim, open_coupon};
+use crate::harness::{NEVER_MS, READY, Reply, TestRedis, claim, open_coupon, unit};
 
 fn coffee() -> CouponId {
     "coffee".parse().unwrap()
@@ -54,12 +55,12 @@ fn a_publication_at_full_memory_is_refused_whole() {
 }
 
 #[test]
-fn a_unit_goes_back_at_full_memory() {
+fn units_go_back_at_full_memory() {
     let (mut redis, claims) = full_redis();
     let coffee = coffee();
-    let released = scripts::release(&redis.redis, READY, &coffee, "alice", claims[0].order);
-    assert_eq!(redis.runtime.block_on(released).unwrap(), Released::Released);
-    assert_eq!(redis.field(&redis.redis.keys.coupon(&coffee), "stock"), "4");
+    let units = claims.map(|claim| unit(claim.user.as_str(), claim.order));
+    assert_eq!(redis.release(&coffee, &units), [Released::Released; 2]);
+    assert_eq!(redis.field(&redis.redis.keys.coupon(&coffee), "stock"), "5");
 }
 
 #[test]

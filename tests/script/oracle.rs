@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use seckill::domain::{ClaimOutcome, CouponId, Definition, OrderId, Refusal};
-use seckill::redis::scripts::{Published, Released};
+use seckill::redis::scripts::Published;
+use seckill::redis::scripts::release::{EndedUnit, ReleaseOutcome, Released};
 use time::OffsetDateTime;
 
 use crate::harness::READY;
@@ -360,35 +361,43 @@ impl Oracle {
     pub fn release(
         &mut self,
         coupon: usize,
-        user: &str,
-        order: OrderId,
+        units: &[EndedUnit],
         marker: SentMarker,
-    ) -> Result<Released, Refused> {
-        self.unless_forbidden(&["HDEL", "HINCRBY"], |oracle| oracle.release_any(coupon, user, order, marker))
+    ) -> Result<ReleaseOutcome, Refused> {
+        self.unless_forbidden(&["HDEL", "HINCRBY"], |oracle| oracle.release_all(coupon, units, marker))
     }
 
-    fn release_any(
+    fn release_all(
         &mut self,
         coupon: usize,
-        user: &str,
-        order: OrderId,
+        units: &[EndedUnit],
         marker: SentMarker,
-    ) -> Result<Released, Refused> {
+    ) -> Result<ReleaseOutcome, Refused> {
         if self.is_fenced(marker)? {
-            return Ok(Released::Fenced);
+            return Ok(ReleaseOutcome::Fenced);
         }
         if !matches!(self.stream, Key::Is(_)) {
-            return Ok(Released::Inconsistent);
+            return Ok(ReleaseOutcome::Inconsistent);
         }
         let coupon = &mut self.coupons[coupon];
-        let Sum::Holds { stock, .. } = coupon.sum()? else { return Ok(Released::Inconsistent) };
-        if coupon.held_order(user) != Some(order) {
-            return Ok(Released::NotHeld);
+        let Sum::Holds { stock, total } = coupon.sum()? else { return Ok(ReleaseOutcome::Inconsistent) };
+        let version = coupon.number("version");
+        let result = |unit: &EndedUnit| match unit.after_version {
+            _ if coupon.held_order(&unit.field) != Some(unit.order) => Released::NotHeld,
+            Some(after) if version < after => Released::TooEarly,
+            _ => Released::Released,
+        };
+        let released: Vec<Released> = units.iter().map(result).collect();
+        if released.contains(&Released::Released) {
+            for (unit, _) in units.iter().zip(&released).filter(|(_, r)| **r == Released::Released) {
+                coupon.claims.fields().remove(&unit.field);
+            }
+            coupon.claims.settle();
+            let held = coupon.claims.get()?.map_or(0, |claims| count(claims.iter()));
+            assert!(stock < total - held, "a unit is back");
+            coupon.hash.fields().insert("stock".into(), (total - held).to_string());
         }
-        coupon.claims.fields().remove(user);
-        coupon.claims.settle();
-        coupon.hash.fields().insert("stock".into(), (stock + 1).to_string());
-        Ok(Released::Released)
+        Ok(ReleaseOutcome::Done(released))
     }
 }
 

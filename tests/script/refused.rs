@@ -80,7 +80,12 @@ const SCENES: &[Scene] = &[
         keys: &["marker", "stream", "new-coupon", "new-claims"],
         args: &[READY, "1", "1", "9", "title", "Tea", "paused", "0"],
     },
-    Scene { script: "release", before: &[], keys: COUPON_KEYS, args: &[READY, "alice", ALICE] },
+    Scene {
+        script: "release",
+        before: &[],
+        keys: COUPON_KEYS,
+        args: &[READY, "alice", ALICE, "0", "bob", BOB, "1"],
+    },
     Scene {
         script: "requeue",
         before: &[],

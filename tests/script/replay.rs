@@ -8,10 +8,11 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use seckill::domain::{Claim, ClaimOutcome, CouponId, Definition, OrderId, Refusal};
 use seckill::redis::RedisError;
 use seckill::redis::scripts::claim::{self, BatchOutcome};
-use seckill::redis::scripts::{self, Published, Released};
+use seckill::redis::scripts::release::{self, EndedUnit, ReleaseOutcome, Released};
+use seckill::redis::scripts::{self, Published};
 
 use crate::harness::{NEVER_MS, TestRedis, open_coupon, reset};
-use crate::history::{Batch, COUPONS, Edit, SentMarker, Step, WhichOrder, any_history};
+use crate::history::{Batch, COUPONS, Edit, SentMarker, Step, WhichOrder, WhichUnit, any_history};
 use crate::oracle::{
     Expected, ExpectedClaim, Oracle, PAST_SECONDS, Refused, WrongType, coupon_id, key_name, marker_text,
     moment, now_ms, user_name,
@@ -43,9 +44,7 @@ impl Replay<'_> {
             }
             Step::ClaimAgain(_) => {}
             Step::Publish(edit) => self.publish(edit)?,
-            Step::Release { coupon, user, order, marker } => {
-                self.release(*coupon, user_name(*user), *order, *marker)?;
-            }
+            Step::Release { coupon, units, marker } => self.release(*coupon, units, *marker)?,
             Step::During(disturbance, steps) => {
                 let before = self.oracle.clone();
                 self.oracle.disturb(disturbance);
@@ -176,13 +175,51 @@ impl Replay<'_> {
     fn release(
         &mut self,
         coupon: usize,
-        user: &str,
-        order: WhichOrder,
+        units: &[WhichUnit],
         marker: SentMarker,
     ) -> Result<(), TestCaseError> {
+        let units: Vec<EndedUnit> = units.iter().map(|which| self.unit(coupon, *which)).collect();
+        let id = coupon_id(coupon);
+        let reply = release::release(&self.redis.redis, marker_text(marker), &id, &units);
+        let reply = self.redis.runtime.block_on(reply);
+        let expected = self.oracle.release(coupon, &units, marker);
+        self.answers.extend(match &expected {
+            Ok(ReleaseOutcome::Done(released)) => released
+                .iter()
+                .map(|released| match released {
+                    Released::Released => "release: released",
+                    Released::NotHeld => "release: not held",
+                    Released::TooEarly => "release: too early",
+                })
+                .collect(),
+            Ok(ReleaseOutcome::Fenced) => vec!["release: fenced"],
+            Ok(ReleaseOutcome::Inconsistent) => vec!["release: inconsistent"],
+            Err(WrongType) => vec!["release: wrong type"],
+            Err(Refused::Forbidden) => vec!["release: forbidden"],
+        });
+        if let Ok(ReleaseOutcome::Done(released)) = &expected {
+            let back: Vec<&str> = units
+                .iter()
+                .zip(released)
+                .filter(|(_, released)| **released == Released::Released)
+                .map(|(unit, _)| unit.field.as_str())
+                .collect();
+            let fields: BTreeSet<&str> = back.iter().copied().collect();
+            if fields.len() > 1 {
+                self.answers.insert("release: several at once");
+            }
+            if back.len() > fields.len() {
+                self.answers.insert("release: one unit given twice");
+            }
+        }
+        assert_same("release", &expected, &reply)
+    }
+
+    fn unit(&self, coupon: usize, which: WhichUnit) -> EndedUnit {
         let earlier: Vec<OrderId> = self.batches.iter().flat_map(|(_, orders)| orders.clone()).collect();
+        let user = user_name(which.user);
         let holds = self.oracle.coupons[coupon].held_order(user);
-        let (user, order) = match order {
+        let (field, order) = match which.order {
             WhichOrder::Held if holds.is_none() => self.oracle.coupons[coupon].any_holder(),
             WhichOrder::Held => holds.map(|order| (user.to_owned(), order)),
             WhichOrder::Earlier(which) if !earlier.is_empty() => {
@@ -191,20 +228,9 @@ impl Replay<'_> {
             WhichOrder::Earlier(_) | WhichOrder::Unknown => None,
         }
         .unwrap_or_else(|| (user.to_owned(), OrderId::mint()));
-        let user = user.as_str();
-        let id = coupon_id(coupon);
-        let reply = scripts::release(&self.redis.redis, marker_text(marker), &id, user, order);
-        let reply = self.redis.runtime.block_on(reply);
-        let expected = self.oracle.release(coupon, user, order, marker);
-        self.answers.insert(match &expected {
-            Ok(Released::Released) => "release: released",
-            Ok(Released::NotHeld) => "release: not held",
-            Ok(Released::Fenced) => "release: fenced",
-            Ok(Released::Inconsistent) => "release: inconsistent",
-            Err(WrongType) => "release: wrong type",
-            Err(Refused::Forbidden) => "release: forbidden",
-        });
-        assert_same("release", &expected, &reply)
+        let version = self.oracle.coupons[coupon].number("version");
+        let after_version = which.after_version.map(|step| (version + step).max(0));
+        EndedUnit { field, order, after_version }
     }
 }
 
@@ -253,7 +279,7 @@ fn record_claim(answered: &Expected, answers: &mut BTreeSet<&'static str>) {
 }
 
 /// Every reply that must occur in a history; else the comparison proves little.
-const ANSWERS: [&str; 31] = [
+const ANSWERS: [&str; 34] = [
     "claim: accepted",
     "claim: done",
     "claim: ended",
@@ -283,7 +309,10 @@ const ANSWERS: [&str; 31] = [
     "release: forbidden",
     "release: inconsistent",
     "release: not held",
+    "release: one unit given twice",
     "release: released",
+    "release: several at once",
+    "release: too early",
     "release: wrong type",
 ];
 

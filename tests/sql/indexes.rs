@@ -1,8 +1,9 @@
 //! No statement of the hot paths reads a whole table.
 
 use seckill::domain::{OrderEvent, OrderId, OrderStatus};
+use seckill::postgres::expiry::{self, ExpireOutcome, Overdue};
 use seckill::postgres::orders::{self, OrderFilter};
-use seckill::postgres::{PgConnection, coupons};
+use seckill::postgres::{PgConnection, coupons, health};
 use sqlx::{Connection, PgPool};
 
 use crate::harness::{Database, EPOCH, event};
@@ -92,4 +93,27 @@ async fn lists_and_counts_of_orders_use_indexes() {
     assert!(!coupons::stock_drifts(pool, &coffee).await.unwrap());
     let read = entries_read(pool).await - before;
     assert!((1..100).contains(&read), "{read} rows and entries of indexes were read");
+}
+
+#[tokio::test]
+async fn the_sweeper_reads_overdue_orders_by_their_index() {
+    let database = Database::new("sweeper_index").await;
+    let pool = &database.postgres.pool;
+    let crowd = database.create("crowd", 2_000).await;
+    database.execute("update coupons set reserve_seconds = 900").await.unwrap();
+    let events: Vec<OrderEvent> = (0..2_000).map(|number| event(&crowd, &format!("user-{number}"))).collect();
+    database.recorded(&events.iter().collect::<Vec<_>>()).await;
+    let overdue = "update orders set reserved_until = clock_timestamp() - interval '1 second' where user_id like 'user-100_'";
+    database.execute(overdue).await.unwrap();
+    let before = entries_read(pool).await;
+    assert_eq!(health::overdue(pool).await.unwrap().rows, 10);
+    let mut session = pool.acquire().await.unwrap();
+    for expected in [7, 3, 0] {
+        let outcome = expiry::expire(&mut session, EPOCH, "", Overdue::Oldest(7)).await.unwrap();
+        assert_eq!(outcome, ExpireOutcome::Expired(expected));
+        expiry::next_deadline(&mut session).await.unwrap().unwrap();
+    }
+    drop(session);
+    let read = entries_read(pool).await - before;
+    assert!((1..300).contains(&read), "{read} rows and entries of indexes were read");
 }

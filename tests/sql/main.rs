@@ -4,6 +4,7 @@
 
 mod audit;
 mod constraints;
+mod expiry;
 mod fence;
 mod harness;
 mod indexes;

@@ -296,6 +296,16 @@ async fn work_that_waits_too_long_in_postgres_is_reported_with_its_remedy() {
             "1 unit waits for its return to stock, the oldest for 1h",
         ),
         (
+            "insert into orders (id, coupon_id, user_id, status, claimed_at, reserved_until)
+                values (gen_random_uuid(), 'coffee', 'x', 'reserved', now(), now() - interval '1 hour 2 s'),
+                    (gen_random_uuid(), 'coffee', 'y', 'reserved', now(), now() + interval '1 hour');
+             update coupons set stock = stock - 2",
+            "delete from orders; update coupons set stock = stock + 2",
+            "sweeper",
+            "yellow",
+            "1 reserved order is past its time to pay, the oldest for 1h",
+        ),
+        (
             "insert into dead_letters (fields, error) values ('', 'x'), ('', 'y')",
             "update dead_letters set seen_at = now()",
             "dead-letters",

@@ -50,6 +50,8 @@ async fn every_metric_exists_from_the_start_with_its_type_and_help() {
         ("seckill_fence_rebuilds_total", "counter"),
         ("seckill_backlog_events", "gauge"),
         ("seckill_outbox_rows", "gauge"),
+        ("seckill_outbox_oldest_seconds", "gauge"),
+        ("seckill_sweeper_lag_seconds", "gauge"),
         ("seckill_postgres_up", "gauge"),
         ("seckill_redis_appendfsync_always", "gauge"),
         ("seckill_claims_total", "counter"),
@@ -59,6 +61,7 @@ async fn every_metric_exists_from_the_start_with_its_type_and_help() {
         ("seckill_orders_revoked_total", "counter"),
         ("seckill_refunds_due_total", "counter"),
         ("seckill_transition_failures_total", "counter"),
+        ("seckill_orders_expired_total", "counter"),
         ("seckill_units_returned_total", "counter"),
         ("seckill_dead_letters_total", "counter"),
         ("seckill_deleted_entries_total", "counter"),
@@ -115,6 +118,24 @@ async fn claims_orders_returned_units_and_dead_letters_are_counted_as_they_happe
     );
     until_metric(&sale, "seckill_units_returned_total", 1.0).await;
     sale.assert_in_agreement("coffee").await;
+}
+
+#[tokio::test]
+async fn the_age_of_what_waits_for_the_sweeper_and_for_its_release_is_shown() {
+    let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
+    assert_metrics(&sale, &[("seckill_sweeper_lag_seconds", 0.0), ("seckill_outbox_oldest_seconds", 0.0)])
+        .await;
+    sale.psql(
+        "insert into orders (id, coupon_id, user_id, status, claimed_at, reserved_until)
+         select gen_random_uuid(), 'coffee', 'user-' || age, 'reserved', now(), now() - age * interval '1 minute'
+         from unnest(array[-60, 1, 10]) as age;
+         insert into outbox (order_id, coupon_id, user_id, created_at)
+         select gen_random_uuid(), 'coffee', 'x', now() - age * interval '1 minute' from unnest(array[1, 20]) as age",
+    );
+    let lag = metric(&sale, "seckill_sweeper_lag_seconds").await;
+    let oldest = metric(&sale, "seckill_outbox_oldest_seconds").await;
+    assert!((600.0..1_000.0).contains(&lag) && (1_200.0..2_000.0).contains(&oldest), "{lag} {oldest}");
+    assert_metrics(&sale, &[("seckill_outbox_rows", 2.0)]).await;
 }
 
 #[tokio::test]

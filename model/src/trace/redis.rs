@@ -284,7 +284,7 @@ fn serve(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static
     }
     match (group.held.as_slice(), group.freed.as_slice(), group.sent.as_slice()) {
         ([_, ..], [], [_, ..]) => claim(group, stores, memory),
-        ([], [(coupon, user)], []) => release(coupon, user, group, stores, memory),
+        ([], [_, ..], []) => release(group, stores, memory),
         ([], [], [_, ..]) if group.is_only(group.sent.len()) => requeue(group, stores),
         _ => Err(format!("no script does {:?}", group.effects)),
     }
@@ -323,19 +323,25 @@ fn claim(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static
     Ok(CLAIM)
 }
 
-fn release(
-    coupon: &str,
-    user: &str,
-    group: &Group<'_>,
-    stores: &Stores,
-    memory: &Memory,
-) -> Result<&'static str, String> {
-    let Some(order) = stores.redis.holder(coupon, user) else {
-        return Err(format!("a unit of {coupon} went back that {user} did not hold"));
+fn release(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
+    let [coupon] = group.coupons.iter().collect::<Vec<_>>()[..] else {
+        return Err("a release of units of several coupons".into());
     };
-    if group.moved != 1 {
-        return Err(format!("a unit of {coupon} went back, but its stock moved by {}", group.moved));
+    let mut users = BTreeSet::new();
+    for &(_, user) in &group.freed {
+        let Some(order) = stores.redis.holder(coupon, user).filter(|_| users.insert(user)) else {
+            return Err(format!("a unit of {coupon} went back that {user} did not hold"));
+        };
+        may_release(coupon, order, stores, memory)?;
     }
+    if usize::try_from(group.moved) != Ok(users.len()) {
+        let units = users.len();
+        return Err(format!("{units} units of {coupon} went back, but its stock moved by {}", group.moved));
+    }
+    Ok("units are released")
+}
+
+fn may_release(coupon: &str, order: &str, stores: &Stores, memory: &Memory) -> Result<(), String> {
     let version = stores.redis.coupons.get(coupon).map_or(0, |hash| hash.version);
     // A restored definition may never reach the version of the withdrawal.
     let newest = stores.postgres.coupons.get(coupon).map_or(0, |row| row.version);
@@ -345,9 +351,7 @@ fn release(
         ));
     }
     match stores.postgres.orders.get(order) {
-        Some(row) if !row.is_live() && memory.committed.get(order) <= Some(&stores.redis.noted) => {
-            Ok("a unit is released")
-        }
+        Some(row) if !row.is_live() && memory.committed.get(order) <= Some(&stores.redis.noted) => Ok(()),
         Some(row) if row.is_live() => {
             Err(format!("the unit of order {order} went back, but the order is live"))
         }

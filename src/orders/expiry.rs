@@ -1,0 +1,164 @@
+//! Expires reserved orders whose time to pay is over. The sweeper of the workers does it for all orders, any number of
+//! processes at the same time. [`EndingOrders`] does it for the orders that a repeated claim has met, in every process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::release::return_units;
+use crate::config;
+use crate::domain::OrderId;
+use crate::fence::{Fence, StoreError};
+use crate::metrics;
+use crate::postgres::expiry::{self, ExpireOutcome, Overdue};
+use crate::postgres::{PgConnection, Postgres, PostgresError, outbox};
+use crate::redis::wal_position;
+use crate::tasks::Tasks;
+
+/// Expires orders on a connection of its own, only while the fence is up.
+pub struct Expiry {
+    fence: Fence,
+    postgres: Postgres,
+    /// Dropped after every failure; the next use opens a new one.
+    connection: Option<PgConnection>,
+}
+
+impl Expiry {
+    /// Connects to nothing yet.
+    #[must_use]
+    pub const fn new(fence: Fence, postgres: Postgres) -> Self {
+        Self { fence, postgres, connection: None }
+    }
+
+    /// Expires overdue orders in one transaction; returns how many. Their units are in the outbox after it.
+    ///
+    /// # Errors
+    /// Where a store does not answer within `RECORD_TIMEOUT`, or the fence is down or comes down.
+    pub async fn expire(&mut self, which: Overdue<'_>) -> Result<usize, StoreError> {
+        let session = self.fence.require_session()?;
+        // Redis first: Postgres is never behind a position that was recorded before.
+        let position = wal_position::read(&session.redis).await?.unwrap_or_default();
+        let epoch = session.epoch.as_str();
+        let expired =
+            self.run(async |connection| expiry::expire(connection, epoch, &position, which).await).await?;
+        match expired {
+            ExpireOutcome::Expired(orders) => {
+                metrics::ORDERS_EXPIRED.add(orders as u64);
+                Ok(orders)
+            }
+            ExpireOutcome::Fenced => Err(StoreError::Fenced),
+        }
+    }
+
+    /// How long it takes until the next reserved order is overdue, by Postgres's clock; `None` without one.
+    ///
+    /// # Errors
+    /// Where Postgres does not answer within `RECORD_TIMEOUT`.
+    pub async fn next_deadline(&mut self) -> Result<Option<Duration>, PostgresError> {
+        self.run(async |connection| expiry::next_deadline(connection).await).await
+    }
+
+    async fn run<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, PostgresError>,
+    ) -> Result<T, PostgresError> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.postgres.dedicated().await?,
+        };
+        let done = tokio::time::timeout(config::RECORD_TIMEOUT, work(&mut connection)).await;
+        let done = done.map_err(|_| PostgresError::Transient("it gives no answer".into()))??;
+        self.connection = Some(connection);
+        Ok(done)
+    }
+}
+
+/// Ends the orders that repeated claims have met, in batches. A cheap handle; clones share one queue.
+#[derive(Clone)]
+pub struct EndingOrders {
+    requests: mpsc::Sender<Request>,
+}
+
+struct Request {
+    order: OrderId,
+    is_overdue: bool,
+    answer: oneshot::Sender<Result<(), StoreError>>,
+}
+
+impl EndingOrders {
+    /// Starts the task that ends orders, until `stop`. It notifies `unit_waits` of a unit that it could not return.
+    #[must_use]
+    pub fn start(
+        fence: &Fence,
+        postgres: &Postgres,
+        unit_waits: &Arc<Notify>,
+        tasks: &Tasks,
+        stop: &CancellationToken,
+    ) -> Self {
+        let (requests, queue) = mpsc::channel(config::WAITING_ORDERS_MAX);
+        // The queue outlives the task that reads it: the next task answers what waits.
+        let queue = Arc::new(tokio::sync::Mutex::new(queue));
+        let parts = (queue, fence.clone(), postgres.clone(), unit_waits.clone(), stop.clone());
+        tokio::spawn(
+            tasks.supervise("ending orders", None, stop, move || {
+                let (queue, fence, postgres, unit_waits, stop) = parts.clone();
+                async move {
+                    stop.run_until_cancelled(answer_requests(&queue, &fence, &postgres, &unit_waits)).await
+                }
+            }),
+        );
+        Self { requests }
+    }
+
+    /// Expires the order if it is overdue, and returns its unit if it has ended: as the sweeper and the outbox would do it a
+    /// moment later. Requests that wait together share one transaction and one script for each coupon.
+    ///
+    /// # Errors
+    /// Where a store does not answer within `ENDING_ORDER_TIMEOUT`, the fence is down, or too many requests wait.
+    pub async fn end(&self, order: OrderId, is_overdue: bool) -> Result<(), StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let request = Request { order, is_overdue, answer };
+        if self.requests.try_send(request).is_ok()
+            && let Ok(Ok(done)) = tokio::time::timeout(config::ENDING_ORDER_TIMEOUT, answered).await
+        {
+            return done;
+        }
+        Err(PostgresError::Transient("it gives no answer".into()).into())
+    }
+}
+
+async fn answer_requests(
+    queue: &tokio::sync::Mutex<mpsc::Receiver<Request>>,
+    fence: &Fence,
+    postgres: &Postgres,
+    unit_waits: &Notify,
+) {
+    let mut queue = queue.lock().await;
+    let mut expiry = Expiry::new(fence.clone(), postgres.clone());
+    let mut batch = Vec::new();
+    while queue.recv_many(&mut batch, config::CLAIM_BATCH_MAX_CLAIMS).await > 0 {
+        let done = end_all(&mut expiry, &batch).await;
+        if let Err(error) = &done {
+            tracing::debug!("cannot end {} orders: {error}", batch.len());
+            unit_waits.notify_one();
+        }
+        for request in batch.drain(..) {
+            // The claim may be gone.
+            drop(request.answer.send(done.clone()));
+        }
+    }
+}
+
+async fn end_all(expiry: &mut Expiry, batch: &[Request]) -> Result<(), StoreError> {
+    let overdue: Vec<OrderId> =
+        batch.iter().filter(|request| request.is_overdue).map(|request| request.order).collect();
+    if !overdue.is_empty() {
+        expiry.expire(Overdue::Given(&overdue)).await?;
+    }
+    let orders: Vec<OrderId> = batch.iter().map(|request| request.order).collect();
+    let units = outbox::units_of_ended(&expiry.postgres.pool, &orders).await?;
+    let session = expiry.fence.require_session()?;
+    return_units(&expiry.fence, &session, &expiry.postgres, &units).await
+}

@@ -1,0 +1,87 @@
+//! Ends the reserved orders in table `orders` whose time to pay is over. Postgres's clock alone decides.
+
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
+
+use super::PostgresError;
+use super::fence::{self, PARTITION};
+use crate::domain::OrderId;
+
+const EXPIRE: &str = include_str!("../../sql/queries/expire_orders.sql");
+/// The oldest first. Orders that another transaction ends are left to it.
+const LOCK_OLDEST: &str = "select id::uuid from orders
+    where status = 'reserved' and reserved_until <= statement_timestamp()
+    order by reserved_until limit $1 for no key update skip locked";
+/// Waits for a transaction that ends one of the orders. In the order of ids, as all transactions that wait do.
+const LOCK_GIVEN: &str = "select id::uuid from orders
+    where id = any($1) and status = 'reserved' and reserved_until <= statement_timestamp()
+    order by id for no key update";
+const UNTIL_NEXT: &str =
+    "select extract(epoch from min(reserved_until) - clock_timestamp())::double precision
+    from orders where status = 'reserved'";
+
+/// Which orders a transaction looks at.
+#[derive(Clone, Copy, Debug)]
+pub enum Overdue<'a> {
+    /// At most so many, the oldest first, without those that another transaction has locked.
+    Oldest(usize),
+    /// Those of the given orders that are overdue.
+    Given(&'a [OrderId]),
+}
+
+/// The result of one transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpireOutcome {
+    /// So many orders were expired.
+    Expired(usize),
+    /// The fence row has another epoch or another Postgres, or this Postgres is an older copy: nothing was written.
+    Fenced,
+}
+
+/// Expires overdue orders in one transaction: status, stock and outbox. `position` is the WAL position that Redis has
+/// recorded, read before: a Postgres that is behind it expires nothing.
+///
+/// # Errors
+/// If Postgres cannot serve; then nothing is written.
+pub async fn expire(
+    connection: &mut PgConnection,
+    epoch: &str,
+    position: &str,
+    which: Overdue<'_>,
+) -> Result<ExpireOutcome, PostgresError> {
+    let mut transaction = connection.begin().await?;
+    fence::lock_shared(&mut transaction).await?;
+    let lock = match which {
+        Overdue::Oldest(limit) => {
+            sqlx::query_scalar(LOCK_OLDEST).bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        }
+        Overdue::Given(orders) => {
+            sqlx::query_scalar(LOCK_GIVEN).bind(orders.iter().map(|order| order.0).collect::<Vec<Uuid>>())
+        }
+    };
+    let ids: Vec<Uuid> = lock.fetch_all(&mut *transaction).await?;
+    let (fenced, expired): (bool, i64) = sqlx::query_as(EXPIRE)
+        .bind(PARTITION)
+        .bind(epoch)
+        .bind(position)
+        .bind(ids)
+        .fetch_one(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(if fenced {
+        ExpireOutcome::Fenced
+    } else {
+        ExpireOutcome::Expired(usize::try_from(expired).unwrap_or(0))
+    })
+}
+
+/// How long it takes until the next reserved order is overdue, zero if one is; `None` without a reserved order.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn next_deadline(connection: &mut PgConnection) -> Result<Option<Duration>, PostgresError> {
+    let seconds: Option<f64> = sqlx::query_scalar(UNTIL_NEXT).fetch_one(connection).await?;
+    Ok(seconds.map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)))
+}

@@ -1,0 +1,103 @@
+//! The release script: units of one coupon whose orders have ended as its arguments, and the decoding of its reply.
+
+use fred::types::Value;
+
+use crate::domain::{CouponId, OrderId};
+use crate::redis::lua::{RELEASE, code, unknown_code};
+use crate::redis::{Redis, RedisError, array, integer, script_args};
+
+/// A unit that an order has held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndedUnit {
+    /// The claims hash's field that holds it ([`crate::redis::claims_hash::encode_field`]).
+    pub field: String,
+    pub order: OrderId,
+    /// The version that the coupon must have in Redis before the unit returns; `None` for any.
+    pub after_version: Option<i64>,
+}
+
+/// What became of one unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Released {
+    /// It is in stock again.
+    Released,
+    /// The field is absent or names another order: there is nothing to return.
+    NotHeld,
+    /// It is held, and the coupon in Redis has a version below the one that the unit waits for.
+    TooEarly,
+}
+
+/// The result of a whole call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReleaseOutcome {
+    /// One result for each unit, in their order.
+    Done(Vec<Released>),
+    /// The marker is another one.
+    Fenced,
+    /// The stream or the coupon is absent, or stock + claims is not the total.
+    Inconsistent,
+}
+
+/// Returns units of one coupon, at most `RELEASE_BATCH_MAX_UNITS`, to its stock in one EVALSHA. Safe to repeat.
+///
+/// # Errors
+/// Where Redis does not answer or refuses the script.
+pub async fn release(
+    redis: &Redis,
+    ready: &str,
+    coupon: &CouponId,
+    units: &[EndedUnit],
+) -> Result<ReleaseOutcome, RedisError> {
+    let mut args = script_args(RELEASE.sha1(), redis.coupon_keys(coupon), [ready]);
+    args.reserve(3 * units.len());
+    for unit in units {
+        args.extend([
+            unit.field.as_str().into(),
+            unit.order.to_string().into(),
+            Value::from(unit.after_version.unwrap_or(0)),
+        ]);
+    }
+    decode(&array(redis.call("EVALSHA", args).await?, RELEASE.name)?, units.len())
+}
+
+fn decode(reply: &[Value], units: usize) -> Result<ReleaseOutcome, RedisError> {
+    let (code, codes) = reply.split_first().ok_or_else(|| RedisError::Reply("release: empty".into()))?;
+    match integer(code, RELEASE.name)? {
+        code::DONE if codes.len() == units => {}
+        code::DONE => {
+            let got = codes.len();
+            return Err(RedisError::Reply(format!("release: {got} results for {units} units")));
+        }
+        code::FENCED => return Ok(ReleaseOutcome::Fenced),
+        code::INCONSISTENT => return Ok(ReleaseOutcome::Inconsistent),
+        other => return Err(unknown_code(&RELEASE, other)),
+    }
+    let released = codes.iter().map(|code| match integer(code, RELEASE.name)? {
+        code::DONE => Ok(Released::Released),
+        code::NOT_HELD => Ok(Released::NotHeld),
+        code::TOO_EARLY => Ok(Released::TooEarly),
+        other => Err(unknown_code(&RELEASE, other)),
+    });
+    Ok(ReleaseOutcome::Done(released.collect::<Result<_, RedisError>>()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoded(codes: &[i64], units: usize) -> Result<ReleaseOutcome, RedisError> {
+        decode(&codes.iter().map(|&code| Value::from(code)).collect::<Vec<_>>(), units)
+    }
+
+    #[test]
+    fn a_reply_has_one_result_for_each_unit() {
+        use Released::{NotHeld, Released as Back, TooEarly};
+        let done = decoded(&[code::DONE, code::DONE, code::NOT_HELD, code::TOO_EARLY], 3);
+        assert_eq!(done.unwrap(), ReleaseOutcome::Done(vec![Back, NotHeld, TooEarly]));
+        assert_eq!(decoded(&[code::FENCED], 3).unwrap(), ReleaseOutcome::Fenced);
+        assert_eq!(decoded(&[code::INCONSISTENT], 3).unwrap(), ReleaseOutcome::Inconsistent);
+        for wrong in [&[][..], &[code::DONE, code::DONE], &[code::LATE], &[code::DONE, code::LATE]] {
+            assert!(matches!(decoded(wrong, 1 + wrong.len()), Err(RedisError::Reply(_))), "{wrong:?}");
+        }
+    }
+}
