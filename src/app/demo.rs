@@ -56,6 +56,7 @@ fn sample(id: &str, title: &str, total: i64, starts_at: Option<OffsetDateTime>) 
         ends_at: None,
         per_user_limit: None,
         reserve_seconds: None,
+        durability: None,
         unlisted: false,
     })
 }

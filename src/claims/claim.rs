@@ -7,7 +7,9 @@ use std::time::Duration;
 use super::batcher::{Batcher, Unavailable};
 use crate::config;
 use crate::coupons::catalogue::Catalogue;
-use crate::domain::{Claim, ClaimOutcome, CouponId, IdempotencyKey, Order, OrderId, Refusal, UserId};
+use crate::domain::{
+    Claim, ClaimDurability, ClaimOutcome, CouponId, IdempotencyKey, Order, OrderId, Refusal, UserId,
+};
 use crate::fence::StoreError;
 use crate::orders::lookup::Orders;
 use crate::orders::waiters::NoAnswer;
@@ -33,6 +35,8 @@ pub enum Claimed {
         order: Order,
         stock: i64,
     },
+    /// The user has a unit, but the answer must wait for the row of this order, and there is none yet.
+    NotRecorded(OrderId),
     Refused(Refusal),
 }
 
@@ -64,7 +68,8 @@ impl Claims {
 
     /// Claims one unit for the user. Where a user may hold several units of the coupon, a claim needs a key, and a repeat of
     /// it is found by its key. Waits up to `wait` for the order to be recorded: an order that was not recorded
-    /// by then is `accepted`.
+    /// by then is `accepted`. For a coupon with durability `postgres` it waits at least `COMMIT_WAIT`, and an order that
+    /// was not recorded by then is no answer.
     ///
     /// # Errors
     /// Where there is no outcome. The order's id was minted before the claim was made, so that a claim that is made
@@ -77,25 +82,41 @@ impl Claims {
         wait: Duration,
     ) -> Result<Claimed, ClaimError> {
         let order = OrderId::mint();
+        let known = self.catalogue.durability(coupon);
+        let commit_wait = wait.max(config::COMMIT_WAIT);
+        let longest = if known == Some(ClaimDurability::Redis) { wait } else { commit_wait };
         // Before the claim is made: its recording could be announced before a later subscription.
-        let recorded = self.orders.subscribe(order, wait);
+        let recorded = self.orders.subscribe(order, longest);
         let claim = Claim { coupon: coupon.clone(), user: user.clone(), order, key };
         let (outcome, row) = self.claim_past_ended_orders(claim).await?;
-        let accepted = |order| Order::accepted(order, coupon.clone(), user.clone());
-        Ok(match outcome {
-            ClaimOutcome::Accepted { stock } => {
-                let row = recorded.wait().await;
-                Claimed::Accepted { order: row.unwrap_or_else(|| accepted(order)), stock }
-            }
-            ClaimOutcome::Held { order, stock } => {
-                let row = match row {
-                    None => self.orders.subscribe(order, wait).wait().await,
-                    row => row,
-                };
-                Claimed::Held { order: row.unwrap_or_else(|| accepted(order)), stock }
-            }
-            ClaimOutcome::Refused(refusal) => Claimed::Refused(refusal),
-        })
+        let (held, stock) = match outcome {
+            ClaimOutcome::Accepted { stock } => (None, stock),
+            ClaimOutcome::Held { order, stock } => (Some(order), stock),
+            ClaimOutcome::Refused(refusal) => return Ok(Claimed::Refused(refusal)),
+        };
+        let needs_row = self.needs_row(coupon, known).await;
+        let wait = if needs_row { commit_wait } else { wait };
+        let row = match (row, held) {
+            (Some(row), _) => Some(row),
+            (None, None) => recorded.at_most(wait).wait().await,
+            (None, Some(order)) => self.orders.subscribe(order, wait).wait().await,
+        };
+        let order = held.unwrap_or(order);
+        let order = match row {
+            None if needs_row => return Ok(Claimed::NotRecorded(order)),
+            None => Order::accepted(order, coupon.clone(), user.clone()),
+            Some(row) => row,
+        };
+        Ok(if held.is_some() { Claimed::Held { order, stock } } else { Claimed::Accepted { order, stock } })
+    }
+
+    /// Whether a claim of the coupon may be answered only with its order's row. Redis has the coupon, so a catalogue that
+    /// does not know it is out of date.
+    async fn needs_row(&self, coupon: &CouponId, known: Option<ClaimDurability>) -> bool {
+        if known.is_none() {
+            self.catalogue.refresh_briefly(config::SNAPSHOT_MAX_AGE).await;
+        }
+        known.or_else(|| self.catalogue.durability(coupon)) != Some(ClaimDurability::Redis)
     }
 
     /// Makes the claim, and again after each release of a unit that an ended order held. Returns the row of the order

@@ -12,7 +12,7 @@ use super::value_parsers::{
 };
 use super::{WrongUsage, coupon_log};
 use crate::config::{PER_USER_LIMIT_MAX, TOTAL_MAX_UNITS, parse_whole};
-use crate::domain::CouponId;
+use crate::domain::{ClaimDurability, CouponId};
 
 const COUPONS: &str = "/v1/admin/coupons";
 
@@ -62,6 +62,11 @@ pub struct CreateArgs {
     /// Time to confirm an order before its unit returns to stock, such as 15m [default: confirmed at once]
     #[arg(long, value_name = "DURATION", value_parser = parse_reserve_seconds)]
     reserve_for: Option<i64>,
+
+    /// Which store must have a claim when it is answered: `redis` answers at once, `postgres` after the commit
+    /// [default: redis; postgres if Redis is not known to write each claim to disk]
+    #[arg(long, value_name = "redis|postgres")]
+    durability: Option<ClaimDurability>,
 
     /// Hide the coupon from the public list
     #[arg(long)]
@@ -131,6 +136,7 @@ async fn create(args: CreateArgs) -> anyhow::Result<()> {
         ("ends_at", args.ends_at.map(rfc3339).transpose()?.map(Value::from)),
         ("per_user_limit", args.per_user_limit.map(Value::from)),
         ("reserve_seconds", args.reserve_for.map(Value::from)),
+        ("durability", args.durability.map(|durability| Value::from(durability.as_str()))),
         ("unlisted", args.unlisted.then_some(Value::Bool(true))),
     ];
     body.extend(fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));

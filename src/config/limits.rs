@@ -54,6 +54,9 @@ pub const CLAIM_QUEUE_MAX_CLAIMS: usize = 16_384;
 pub const CLAIM_DEADLINE: Duration = Duration::from_secs(2);
 /// Largest `Prefer: wait=N`.
 pub const PREFER_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long the answer to a claim of a coupon with durability `postgres` waits for the commit; `Prefer: wait` may ask for
+/// more.
+pub const COMMIT_WAIT: Duration = Duration::from_secs(2);
 /// Orders that clients wait for at once; one more is answered without waiting.
 pub const WAITING_ORDERS_MAX: usize = 20_000;
 /// How often one query asks Postgres for all waiting orders, which another process may have recorded.

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use tokio::sync::Mutex;
 
 use crate::config;
-use crate::domain::{CouponId, Definition};
+use crate::domain::{ClaimDurability, CouponId, Definition};
 use crate::fence::Session;
 use crate::postgres::{self, Postgres, PostgresError, coupons};
 
@@ -33,6 +33,7 @@ struct Known {
     published: bool,
     /// Its orders expire unless they are confirmed.
     expires: bool,
+    durability: ClaimDurability,
 }
 
 #[derive(Default)]
@@ -56,6 +57,13 @@ impl Catalogue {
     #[must_use]
     pub fn orders_expire(&self, id: &CouponId) -> bool {
         self.read().get(id).is_some_and(|known| known.expires)
+    }
+
+    /// Which store must have a claim of the coupon when it is answered; `None` for a coupon that was created since the last
+    /// refresh.
+    #[must_use]
+    pub fn durability(&self, id: &CouponId) -> Option<ClaimDurability> {
+        self.read().get(id).map(|known| known.durability)
     }
 
     /// One page of ids, in their order, after `after`.
@@ -90,8 +98,8 @@ impl Catalogue {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         for row in rows {
             let published = row.published_version > 0;
-            let Definition { id, unlisted, reserve_seconds, .. } = row.definition;
-            known.insert(id, Known { unlisted, published, expires: reserve_seconds.is_some() });
+            let Definition { id, unlisted, reserve_seconds, durability, .. } = row.definition;
+            known.insert(id, Known { unlisted, published, expires: reserve_seconds.is_some(), durability });
         }
         Ok(())
     }

@@ -10,13 +10,15 @@ use super::publish::publish;
 use super::snapshots::Snapshots;
 use crate::config;
 use crate::domain::{
-    CouponId, CouponPatch, CouponSnapshot, Definition, FieldDifference, InvalidDefinition, NewCoupon, Origin,
+    ClaimDurability, CouponId, CouponPatch, CouponSnapshot, Definition, FieldDifference, InvalidDefinition,
+    NewCoupon, Origin,
 };
 use crate::fence::{Fence, StoreError};
 use crate::postgres::coupons::{self, CouponRow, Edited};
 use crate::postgres::{Postgres, PostgresError};
 use crate::redis::coupon_hash::{self, CouponHash};
-use crate::redis::{RedisError, claims_hash};
+use crate::redis::health::{self, Durability};
+use crate::redis::{Redis, RedisError, claims_hash};
 
 /// Creates, edits and reads coupons. A cheap handle.
 #[derive(Clone)]
@@ -101,8 +103,12 @@ impl Coupons {
     /// # Errors
     /// Where the definition breaks a limit, another coupon of that id exists, or it is saved and not in force in time.
     pub async fn create(&self, new: NewCoupon, origin: &Origin) -> Result<Created, CouponError> {
-        let definition = new.define()?;
+        let named = new.durability;
+        let mut definition = new.define()?;
         let session = self.fence.require_session()?;
+        if named.is_none() {
+            definition.durability = default_durability(&session.redis).await?;
+        }
         let is_new = coupons::insert(&self.postgres.pool, &definition, origin).await?;
         if is_new {
             let published = publish(&self.fence, &session, &self.postgres, true, &definition).await;
@@ -115,7 +121,7 @@ impl Coupons {
             );
         } else {
             let row = coupons::get(&self.postgres.pool, &definition.id).await?;
-            if !row.is_some_and(|row| is_same(&row.definition, &definition)) {
+            if !row.is_some_and(|row| is_same(&row.definition, &definition, named)) {
                 return Err(CouponError::Exists(definition.id));
             }
         }
@@ -261,7 +267,16 @@ impl ExpectedVersion {
     }
 }
 
-/// Whether a request asks for the coupon that exists, whatever its version.
-fn is_same(row: &Definition, asked: &Definition) -> bool {
-    Definition { version: row.version, ..asked.clone() } == *row
+/// Whether a request asks for the coupon that exists, whatever its version. The default durability may have changed since.
+fn is_same(row: &Definition, asked: &Definition, named: Option<ClaimDurability>) -> bool {
+    let durability = named.unwrap_or(row.durability);
+    Definition { version: row.version, durability, ..asked.clone() } == *row
+}
+
+/// The durability of new coupons: Redis's, if Redis is known to write each claim to disk before it answers.
+async fn default_durability(redis: &Redis) -> Result<ClaimDurability, RedisError> {
+    Ok(match health::durability(redis).await? {
+        Durability::Always => ClaimDurability::Redis,
+        Durability::Weaker(_) | Durability::Unreadable => ClaimDurability::Postgres,
+    })
 }

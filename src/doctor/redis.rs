@@ -123,12 +123,16 @@ fn durability(durability: &Durability) -> Finding {
         Durability::Always => Finding::green(check, "appendonly yes, appendfsync always"),
         Durability::Weaker(setting) => Finding::red(
             check,
-            format!("{setting}: accepted claims may be lost when Redis is killed"),
+            format!(
+                "{setting}: accepted claims may be lost when Redis is killed, so new coupons get durability postgres: \
+                 their claims are answered after the commit"
+            ),
             "set appendonly yes and appendfsync always, by CONFIG SET and in redis.conf",
         ),
         Durability::Unreadable => Finding::yellow(
             check,
-            "cannot be read: accepted claims survive a crash of Redis only with the right settings",
+            "cannot be read: accepted claims survive a crash of Redis only with the right settings, so new coupons get \
+             durability postgres: their claims are answered after the commit",
             "check that the service runs with appendonly yes and appendfsync always",
         ),
     }

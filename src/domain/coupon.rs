@@ -3,7 +3,7 @@
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::{CouponId, Definition};
+use super::{ClaimDurability, CouponId, Definition};
 
 /// A coupon's state: the first that applies, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -29,6 +29,7 @@ pub struct CouponSnapshot {
     pub paused: bool,
     pub per_user_limit: i64,
     pub reserve_seconds: Option<i64>,
+    pub durability: ClaimDurability,
     pub unlisted: bool,
     pub version: i64,
     /// Redis's clock, ms since 1970.
@@ -47,6 +48,7 @@ impl From<CouponSnapshot> for Definition {
             paused: snapshot.paused,
             per_user_limit: i16::try_from(snapshot.per_user_limit).unwrap_or(1),
             reserve_seconds: snapshot.reserve_seconds.and_then(|seconds| i32::try_from(seconds).ok()),
+            durability: snapshot.durability,
             unlisted: snapshot.unlisted,
             version: snapshot.version.max(1),
         }

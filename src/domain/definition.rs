@@ -3,7 +3,7 @@
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::{CouponId, rfc3339};
+use super::{ClaimDurability, CouponId, rfc3339};
 use crate::config;
 
 /// A coupon as the admin defined it; `version` grows by one with every edit.
@@ -17,6 +17,7 @@ pub struct Definition {
     pub paused: bool,
     pub per_user_limit: i16,
     pub reserve_seconds: Option<i32>,
+    pub durability: ClaimDurability,
     pub unlisted: bool,
     pub version: i64,
 }
@@ -40,6 +41,8 @@ pub struct NewCoupon {
     pub ends_at: Option<OffsetDateTime>,
     pub per_user_limit: Option<i64>,
     pub reserve_seconds: Option<i64>,
+    /// By default what Redis's settings allow.
+    pub durability: Option<ClaimDurability>,
     pub unlisted: bool,
 }
 
@@ -61,7 +64,7 @@ pub struct InvalidDefinition(String);
 impl Definition {
     /// Every field that an admin sets, with its value as the API shows it; times in whole ms, as Redis has them.
     #[must_use]
-    pub fn fields(&self) -> [(&'static str, Value); 8] {
+    pub fn fields(&self) -> [(&'static str, Value); 9] {
         let time = |time: Option<OffsetDateTime>| {
             let ms = time.and_then(|time| i64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok());
             Value::from(ms.map(rfc3339))
@@ -74,6 +77,7 @@ impl Definition {
             ("ends_at", time(self.ends_at)),
             ("per_user_limit", self.per_user_limit.into()),
             ("reserve_seconds", self.reserve_seconds.into()),
+            ("durability", self.durability.as_str().into()),
             ("unlisted", self.unlisted.into()),
         ]
     }
@@ -87,7 +91,7 @@ impl Definition {
 }
 
 impl NewCoupon {
-    /// The definition, if it is within every limit.
+    /// The definition, if it is within every limit; with durability `redis` if the request names none.
     ///
     /// # Errors
     /// With a sentence that names the field.
@@ -109,6 +113,7 @@ impl NewCoupon {
             paused: false,
             per_user_limit: limit,
             reserve_seconds: reserve.and_then(|seconds| i32::try_from(seconds).ok()),
+            durability: self.durability.unwrap_or_default(),
             unlisted: self.unlisted,
             version: 1,
         };

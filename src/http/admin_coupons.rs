@@ -13,7 +13,7 @@ use super::coupons::CouponView;
 use super::problem::Answer;
 use super::request::{Page, Request, coupon_id};
 use crate::coupons::definitions::{AdminCoupon, Created, ExpectedVersion};
-use crate::domain::{CouponId, CouponPatch, FieldDifference, NewCoupon};
+use crate::domain::{ClaimDurability, CouponId, CouponPatch, FieldDifference, NewCoupon};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,6 +25,7 @@ struct NewCouponBody {
     ends_at: Option<Rfc3339>,
     per_user_limit: Option<i64>,
     reserve_seconds: Option<i64>,
+    durability: Option<ClaimDurability>,
     unlisted: Option<bool>,
 }
 
@@ -38,6 +39,7 @@ impl From<NewCouponBody> for NewCoupon {
             ends_at: body.ends_at.map(|time| time.0),
             per_user_limit: body.per_user_limit,
             reserve_seconds: body.reserve_seconds,
+            durability: body.durability,
             unlisted: body.unlisted.unwrap_or(false),
         }
     }

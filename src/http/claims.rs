@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::header::InvalidHeaderValue;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -106,6 +107,7 @@ pub async fn make_claim(
         }
         Claimed::Accepted { order, stock } => (StatusCode::CREATED, order, stock),
         Claimed::Held { order, stock } => (StatusCode::OK, order, stock),
+        Claimed::NotRecorded(order) => return Err(not_recorded(&coupon, order)),
         Claimed::Refused(refusal) => return Err(refused(&coupon, refusal)),
     };
     if order.status == OrderStatus::Rejected {
@@ -115,9 +117,9 @@ pub async fn make_claim(
 }
 
 fn order_answer(status: StatusCode, order: Order, stock: i64) -> Response<Bytes> {
-    let location = format!("/v1/coupons/{}/claims/{}", order.coupon, order.id);
+    let location = location(&order.coupon, order.id);
     let mut response = json(status, &OrderView { stock: Some(stock), ..order.into() });
-    if let Ok(location) = HeaderValue::from_maybe_shared(Bytes::from(location)) {
+    if let Ok(location) = location {
         response.headers_mut().insert(header::LOCATION, location);
     }
     response
@@ -146,6 +148,19 @@ fn refused(coupon: &CouponId, refusal: Refusal) -> Problem {
             format!("you hold as many units of coupon {coupon} as one user may hold"),
         ),
         Refusal::SoldOut => Problem::new(Code::SoldOut, format!("coupon {coupon} is sold out")),
+    }
+}
+
+fn location(coupon: &CouponId, order: OrderId) -> Result<HeaderValue, InvalidHeaderValue> {
+    HeaderValue::from_maybe_shared(Bytes::from(format!("/v1/coupons/{coupon}/claims/{order}")))
+}
+
+fn not_recorded(coupon: &CouponId, order: OrderId) -> Problem {
+    let detail = "a unit is held for you, but your order is not recorded yet; send the claim again: the answer is the same order";
+    let problem = Problem::new(Code::NotRecordedYet, detail).with("order", order.to_string());
+    match location(coupon, order) {
+        Ok(location) => problem.with_header(header::LOCATION, location),
+        Err(_) => problem,
     }
 }
 

@@ -13,7 +13,7 @@ use super::answer::{List, json};
 use super::problem::{Answer, Problem};
 use super::request::{Page, Request, coupon_id};
 use crate::config;
-use crate::domain::{CouponId, CouponSnapshot, CouponState, rfc3339};
+use crate::domain::{ClaimDurability, CouponId, CouponSnapshot, CouponState, rfc3339};
 
 #[derive(Serialize)]
 pub struct CouponView {
@@ -26,6 +26,7 @@ pub struct CouponView {
     ends_at: Option<String>,
     per_user_limit: i64,
     reserve_seconds: Option<i64>,
+    durability: ClaimDurability,
     server_time: String,
 }
 
@@ -41,6 +42,7 @@ impl From<&CouponSnapshot> for CouponView {
             ends_at: snapshot.ends_at_ms.map(rfc3339),
             per_user_limit: snapshot.per_user_limit,
             reserve_seconds: snapshot.reserve_seconds,
+            durability: snapshot.durability,
             server_time: rfc3339(snapshot.now_ms),
         }
     }

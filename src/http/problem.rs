@@ -1,7 +1,7 @@
 //! Every error answer: one enum with one exhaustive match, rendered as RFC 9457 problem+json.
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -98,7 +98,8 @@ pub struct Problem {
     pub code: Code,
     detail: String,
     members: Map<String, Value>,
-    allow: Option<&'static str>,
+    /// Boxed: every handler returns a problem, and few have a header of their own.
+    header: Option<Box<(HeaderName, HeaderValue)>>,
 }
 
 /// The JSON that is sent.
@@ -116,7 +117,7 @@ struct Body<'a> {
 
 impl Problem {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), members: Map::new(), allow: None }
+        Self { code, detail: detail.into(), members: Map::new(), header: None }
     }
 
     pub fn bad_request(detail: impl Into<String>) -> Self {
@@ -143,13 +144,19 @@ impl Problem {
 
     pub fn method_not_allowed(allow: &'static str) -> Self {
         let detail = format!("this address answers {allow}");
-        Self { allow: Some(allow), ..Self::new(Code::MethodNotAllowed, detail) }
+        Self::new(Code::MethodNotAllowed, detail).with_header(header::ALLOW, HeaderValue::from_static(allow))
     }
 
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.members.insert(name.to_owned(), value.into());
         self
+    }
+
+    /// Adds a header to the answer; the last one counts.
+    #[must_use]
+    pub fn with_header(self, name: HeaderName, value: HeaderValue) -> Self {
+        Self { header: Some(Box::new((name, value))), ..self }
     }
 
     pub fn render(self, request_id: &str) -> Response<Bytes> {
@@ -177,8 +184,8 @@ impl Problem {
             }
             _ => {}
         }
-        if let Some(allow) = self.allow {
-            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        if let Some(header) = self.header {
+            headers.insert(header.0, header.1);
         }
         response
     }

@@ -45,6 +45,12 @@ impl Subscription {
     pub async fn wait(self) -> Option<Order> {
         tokio::time::timeout(self.timeout, self.recorded?).await.ok()?.ok()
     }
+
+    /// The same with a shorter timeout.
+    #[must_use]
+    pub fn at_most(self, timeout: Duration) -> Self {
+        Self { timeout: self.timeout.min(timeout), ..self }
+    }
 }
 
 impl Orders {

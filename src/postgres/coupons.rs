@@ -1,8 +1,10 @@
-//! Table `coupons`: definitions, which Postgres owns and of which Redis has copies, and stock.
+//! Table `coupons`: definitions, which Postgres owns and of which Redis has copies. `coupons/stock.rs` checks and recounts the
+//! stock.
+
+mod stock;
 
 use std::collections::HashMap;
 
-use serde_json::json;
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgConnection, PgExecutor, Row};
 use time::OffsetDateTime;
@@ -11,6 +13,8 @@ use super::audit::{self, AuditEntry};
 use super::fence::PARTITION;
 use super::{Pool, PostgresError};
 use crate::domain::{AuditAction, CouponId, Definition, Origin};
+
+pub use stock::{recount_stock, stock_drifts};
 
 /// `select_coupons.sql`, and what follows it.
 macro_rules! select_coupons {
@@ -45,12 +49,11 @@ impl FromRow<'_, PgRow> for CouponRow {
 
 pub(super) fn definition(row: &PgRow) -> Result<Definition, sqlx::Error> {
     let id: String = row.try_get("id")?;
+    let unreadable =
+        |error: &dyn std::fmt::Display| sqlx::Error::Decode(format!("coupon {id:?}: {error}").into());
+    let durability: &str = row.try_get("durability")?;
     Ok(Definition {
-        id: id.parse().map_err(|error| {
-            sqlx::Error::Decode(Box::<dyn std::error::Error + Send + Sync>::from(format!(
-                "coupon {id:?}: {error}"
-            )))
-        })?,
+        id: id.parse().map_err(|error| unreadable(&error))?,
         title: row.try_get("title")?,
         total: row.try_get("total")?,
         starts_at: row.try_get("starts_at")?,
@@ -58,6 +61,7 @@ pub(super) fn definition(row: &PgRow) -> Result<Definition, sqlx::Error> {
         paused: row.try_get("paused")?,
         per_user_limit: row.try_get("per_user_limit")?,
         reserve_seconds: row.try_get("reserve_seconds")?,
+        durability: durability.parse().map_err(|error| unreadable(&error))?,
         unlisted: row.try_get("unlisted")?,
         version: row.try_get("version")?,
     })
@@ -70,8 +74,9 @@ pub(super) fn definition(row: &PgRow) -> Result<Definition, sqlx::Error> {
 pub async fn insert(pool: &Pool, new: &Definition, origin: &Origin) -> Result<bool, PostgresError> {
     let mut transaction = pool.begin().await?;
     let done = sqlx::query(
-        "insert into coupons (id, title, total, stock, starts_at, ends_at, paused, per_user_limit, reserve_seconds, unlisted)
-         values ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9) on conflict (id) do nothing",
+        "insert into coupons (id, title, total, stock, starts_at, ends_at, paused, per_user_limit, reserve_seconds,
+            durability, unlisted)
+         values ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9, $10) on conflict (id) do nothing",
     )
     .bind(new.id.as_str())
     .bind(&new.title)
@@ -81,6 +86,7 @@ pub async fn insert(pool: &Pool, new: &Definition, origin: &Origin) -> Result<bo
     .bind(new.paused)
     .bind(new.per_user_limit)
     .bind(new.reserve_seconds)
+    .bind(new.durability.as_str())
     .bind(new.unlisted)
     .persistent(false)
     .execute(&mut *transaction)
@@ -109,6 +115,7 @@ pub(super) async fn adopt(
         .bind(known.paused)
         .bind(known.per_user_limit)
         .bind(known.reserve_seconds)
+        .bind(known.durability.as_str())
         .bind(known.unlisted)
         .bind(known.version)
         .fetch_one(&mut *connection)
@@ -145,8 +152,8 @@ pub(super) async fn redefine(
 ) -> Result<bool, PostgresError> {
     let done = sqlx::query(
         "update coupons set title = $3, stock = stock + ($4 - total), total = $4, starts_at = $5, ends_at = $6,
-            paused = $7, per_user_limit = $8, reserve_seconds = $9, unlisted = $10, version = $11,
-            changed_at = clock_timestamp()
+            paused = $7, per_user_limit = $8, reserve_seconds = $9, durability = $10, unlisted = $11,
+            version = $12, changed_at = clock_timestamp()
          where id = $1 and version = $2",
     )
     .bind(to.id.as_str())
@@ -158,6 +165,7 @@ pub(super) async fn redefine(
     .bind(to.paused)
     .bind(to.per_user_limit)
     .bind(to.reserve_seconds)
+    .bind(to.durability.as_str())
     .bind(to.unlisted)
     .bind(to.version)
     .execute(connection)
@@ -274,7 +282,7 @@ pub async fn renew(
         return Ok(None);
     }
     if recount {
-        recount_in(&mut transaction, id).await?;
+        stock::recount_in(&mut transaction, id).await?;
     }
     transaction.commit().await?;
     get(pool, id).await
@@ -320,57 +328,6 @@ pub async fn unpublished(pool: &Pool, grace_seconds: f64) -> Result<Vec<CouponRo
     .bind(grace_seconds)
     .fetch_all(pool)
     .await?)
-}
-
-/// Whether a coupon's stock differs from its total less its live orders, in one snapshot.
-///
-/// # Errors
-/// If Postgres cannot serve.
-pub async fn stock_drifts(pool: &Pool, id: &CouponId) -> Result<bool, PostgresError> {
-    Ok(sqlx::query_scalar(
-        "select stock <> total - (select count(*) from orders
-            where coupon_id = $1 and status in ('reserved', 'confirmed')) from coupons where id = $1",
-    )
-    .bind(id.as_str())
-    .fetch_one(pool)
-    .await?)
-}
-
-/// Sets a coupon's stock to its total less its live orders, and records that in the audit log. `false` if the stock is
-/// right already, or if there are more live orders than the total.
-///
-/// # Errors
-/// If Postgres cannot serve.
-pub async fn recount_stock(pool: &Pool, id: &CouponId, origin: &Origin) -> Result<bool, PostgresError> {
-    let mut transaction = pool.begin().await?;
-    let before: Option<i64> =
-        sqlx::query_scalar("select stock::bigint from coupons where id = $1 for no key update")
-            .bind(id.as_str())
-            .persistent(false)
-            .fetch_optional(&mut *transaction)
-            .await?;
-    let after = recount_in(&mut transaction, id).await?;
-    if after.is_some() {
-        let stock = |stock: Option<i64>| Some(json!({ "stock": stock }));
-        let (coupon, action) = (Some(id), AuditAction::Fix);
-        let entry = AuditEntry { origin, action, coupon, order: None, old: stock(before), new: stock(after) };
-        audit::record(&mut transaction, &entry).await?;
-    }
-    transaction.commit().await?;
-    Ok(after.is_some())
-}
-
-/// The caller has locked the row in an earlier statement. Each transaction that changes orders also changes this row, so
-/// an order that this statement does not see takes or returns its unit later. Returns the new stock, if it changed.
-async fn recount_in(connection: &mut PgConnection, id: &CouponId) -> Result<Option<i64>, PostgresError> {
-    let recounted = sqlx::query_scalar(
-        "update coupons c set stock = c.total - live.orders
-         from (select count(*) as orders from orders
-            where coupon_id = $1 and status in ('reserved', 'confirmed')) live
-         where c.id = $1 and c.stock <> c.total - live.orders and live.orders <= c.total
-         returning c.stock::bigint",
-    );
-    Ok(recounted.bind(id.as_str()).persistent(false).fetch_optional(connection).await?)
 }
 
 /// Coupons changed at or after `since`, by Postgres's clock; all coupons for `None`. Ordered by that time.

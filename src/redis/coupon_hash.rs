@@ -9,12 +9,12 @@ use fred::types::Value;
 
 use super::{RedisError, text};
 use crate::config;
-use crate::domain::{CouponId, CouponSnapshot, Definition, FieldDifference, is_title};
+use crate::domain::{ClaimDurability, CouponId, CouponSnapshot, Definition, FieldDifference, is_title};
 
 pub use read::{first_inconsistent, read, read_hash, read_one, scan, snapshot, versions};
 
 /// The fields, in the order in which they are read.
-const FIELDS: [&str; 10] = [
+const FIELDS: [&str; 11] = [
     "stock",
     "total",
     "version",
@@ -24,6 +24,7 @@ const FIELDS: [&str; 10] = [
     "paused",
     "per_user_limit",
     "reserve_seconds",
+    "durability",
     "unlisted",
 ];
 
@@ -43,6 +44,7 @@ fn encode(definition: &Definition) -> [(&'static str, String); FIELDS.len() - 1]
         ("paused", flag(definition.paused)),
         ("per_user_limit", number(definition.per_user_limit.into())),
         ("reserve_seconds", number(definition.reserve_seconds.unwrap_or(0).into())),
+        ("durability", definition.durability.as_str().to_owned()),
         ("unlisted", flag(definition.unlisted)),
     ]
 }
@@ -152,6 +154,7 @@ impl CouponHash {
             per_user_limit: i16::try_from(self.between("per_user_limit", 1, config::PER_USER_LIMIT_MAX)?)
                 .ok()?,
             reserve_seconds: i32::try_from(reserve).ok().filter(|&seconds| seconds > 0),
+            durability: self.durability()?,
             unlisted: self.between("unlisted", 0, 1)? == 1,
             version: self.valid_version()?,
         })
@@ -179,6 +182,8 @@ impl CouponHash {
                 reserve_seconds: self
                     .between("reserve_seconds", 1, config::RESERVE_MAX_SECONDS)
                     .and_then(|seconds| i32::try_from(seconds).ok()),
+                // The stronger promise, if nothing shows which one was given.
+                durability: self.durability().unwrap_or(ClaimDurability::Postgres),
                 unlisted: self.between("unlisted", 0, 1) == Some(1),
                 version: 1,
             })
@@ -202,6 +207,7 @@ impl CouponHash {
             paused: self.number("paused") == Some(1),
             per_user_limit: self.number("per_user_limit").unwrap_or(1),
             reserve_seconds: unless_0("reserve_seconds"),
+            durability: self.durability().unwrap_or_default(),
             unlisted: self.number("unlisted") == Some(1),
             version: self.version(),
             now_ms,
@@ -223,6 +229,10 @@ impl CouponHash {
 
     fn title(&self) -> Option<&str> {
         self.text("title").filter(|title| is_title(title))
+    }
+
+    fn durability(&self) -> Option<ClaimDurability> {
+        self.text("durability")?.parse().ok()
     }
 
     /// 0 stands for no time.
@@ -249,6 +259,7 @@ mod tests {
             paused: false,
             per_user_limit: 1,
             reserve_seconds: Some(9),
+            durability: ClaimDurability::Postgres,
             unlisted: true,
             version: 3,
         }
@@ -256,7 +267,7 @@ mod tests {
 
     /// The hash of that definition beside 2 held units, with some fields changed.
     fn hash(changes: &[(&str, Option<&str>)]) -> CouponHash {
-        let values = ["8", "10", "3", "Coffee", "0", "1893456000000", "0", "1", "9", "1"];
+        let values = ["8", "10", "3", "Coffee", "0", "1893456000000", "0", "1", "9", "postgres", "1"];
         let values = values.map(Value::from);
         let mut hash = CouponHash::from_values(&values, 2);
         for (field, value) in changes {
@@ -311,6 +322,7 @@ mod tests {
     #[case(&[("paused", "yes")], false)]
     #[case(&[("per_user_limit", "17")], false)]
     #[case(&[("reserve_seconds", "-1")], false)]
+    #[case(&[("durability", "disk")], false)]
     #[case(&[("starts_at_ms", "1893456000000")], false)]
     #[case(&[("ends_at_ms", "99999999999999999")], false)]
     fn a_definition_is_read_only_where_the_api_can_have_made_it(

@@ -11,7 +11,7 @@ async fn create_sends_the_given_fields_only() {
     assert_eq!((run.status, run.stdout.as_str()), (0, "coffee created: open, 99/100 left\n"), "{run:?}");
     let run = server.run(
         "coupon create coffee --total 100 --title Coffee --starts-at 2026-11-11T20:00:00+01:00 \
-         --ends-at 2026-11-11T22:00:00Z --per-user-limit 2 --reserve-for 1h30m --unlisted",
+         --ends-at 2026-11-11T22:00:00Z --per-user-limit 2 --reserve-for 1h30m --durability postgres --unlisted",
     );
     assert_eq!(run.stdout, "coffee existed already and is the same: open, 99/100 left\n", "{run:?}");
 
@@ -23,7 +23,8 @@ async fn create_sends_the_given_fields_only() {
         requests[1].json(),
         json!({
             "id": "coffee", "total": 100, "title": "Coffee", "starts_at": "2026-11-11T20:00:00+01:00",
-            "ends_at": "2026-11-11T22:00:00Z", "per_user_limit": 2, "reserve_seconds": 5400, "unlisted": true
+            "ends_at": "2026-11-11T22:00:00Z", "per_user_limit": 2, "reserve_seconds": 5400,
+            "durability": "postgres", "unlisted": true
         })
     );
 }

@@ -351,6 +351,7 @@ impl Oracle {
             ("paused", i64::from(definition.paused).to_string()),
             ("per_user_limit", definition.per_user_limit.to_string()),
             ("reserve_seconds", "0".into()),
+            ("durability", "redis".into()),
             ("unlisted", "0".into()),
         ];
         let hash = coupon.hash.fields();

@@ -11,6 +11,7 @@ async fn stock_never_falls_below_zero_or_above_the_total() {
     assert_eq!(database.refused_by("update coupons set stock = stock - 3").await, "coupons_stock_range");
     assert_eq!(database.refused_by("update coupons set stock = stock + 1").await, "coupons_stock_range");
     assert_eq!(database.refused_by("update coupons set total = 0, stock = 0").await, "coupons_total_range");
+    assert_eq!(database.refused_by("update coupons set durability = 'disk'").await, "coupons_durability");
     database.execute("update coupons set stock = 0").await.unwrap();
 }
 

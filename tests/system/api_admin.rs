@@ -44,6 +44,9 @@ fn invalid_fields() -> Vec<Value> {
         json!({"reserve_seconds": "15m"}),
         json!({"reserve_seconds": 1.5}),
         json!({"reserve_seconds": -1}),
+        json!({"durability": "disk"}),
+        json!({"durability": ""}),
+        json!({"durability": 1}),
         json!({"per_user_limit": 0}),
         json!({"per_user_limit": 17}),
         json!({"starts_at": "tomorrow"}),
@@ -68,7 +71,8 @@ async fn a_coupon_is_created_once_and_only_with_valid_fields() {
     let sale = Sale::start().await;
     let full = json!({
         "id": "coffee", "total": 100, "title": "A free coffee \u{2615}", "starts_at": "2026-11-11T20:00:00+01:00",
-        "ends_at": "2999-11-11T21:00:00.123456789Z", "per_user_limit": 1, "reserve_seconds": 900, "unlisted": true
+        "ends_at": "2999-11-11T21:00:00.123456789Z", "per_user_limit": 1, "reserve_seconds": 900,
+        "durability": "postgres", "unlisted": true
     });
     let created = post(&sale, full.clone()).await;
     assert_eq!((created.status, created.header("etag")), (201, "\"v1\""), "{}", created.text);
@@ -79,7 +83,7 @@ async fn a_coupon_is_created_once_and_only_with_valid_fields() {
     let expected = json!({
         "id": "coffee", "title": "A free coffee \u{2615}", "total": 100, "stock": 100, "state": "open",
         "starts_at": "2026-11-11T19:00:00Z", "ends_at": "2999-11-11T21:00:00.123Z", "per_user_limit": 1,
-        "reserve_seconds": 900, "server_time": null, "paused": false, "unlisted": true, "version": 1
+        "reserve_seconds": 900, "durability": "postgres", "server_time": null, "paused": false, "unlisted": true, "version": 1
     });
     assert_eq!(shown, expected);
 
@@ -94,6 +98,7 @@ async fn a_coupon_is_created_once_and_only_with_valid_fields() {
         ("ends_at", Value::Null),
         ("reserve_seconds", Value::Null),
         ("per_user_limit", json!(2)),
+        ("durability", json!("redis")),
         ("unlisted", json!(false)),
     ] {
         let mut other = full.clone();
@@ -104,7 +109,7 @@ async fn a_coupon_is_created_once_and_only_with_valid_fields() {
 
     let plain = json!({
         "id": "plain", "total": 1, "title": null, "starts_at": null, "ends_at": null, "per_user_limit": null,
-        "reserve_seconds": null, "unlisted": null
+        "reserve_seconds": null, "durability": null, "unlisted": null
     });
     let plain = post(&sale, plain).await;
     assert_eq!((plain.status, &plain.body["title"]), (201, &json!("plain")), "{}", plain.text);
@@ -113,6 +118,8 @@ async fn a_coupon_is_created_once_and_only_with_valid_fields() {
         json!({"total": 1_000_000_000}),
         json!({"title": "\u{4f60}".repeat(200)}),
         json!({"reserve_seconds": 1}),
+        json!({"durability": "redis"}),
+        json!({"durability": "postgres"}),
         json!({"reserve_seconds": 2_592_000}),
         json!({"per_user_limit": 16}),
         json!({"starts_at": "9999-12-31T23:59:59Z"}),
@@ -194,6 +201,7 @@ async fn a_patch_changes_only_the_fields_it_names_and_its_repeat_changes_nothing
         json!({"ends_at": "never"}),
         json!({"starts_at": "9999-12-31T23:59:59-01:00"}),
         json!({"reserve_seconds": 5}),
+        json!({"durability": "redis"}),
         json!({"per_user_limit": 1}),
         json!({"stock": 5}),
         json!({"id": "tea"}),

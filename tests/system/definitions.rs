@@ -11,7 +11,7 @@ const HASH: &str = "seckill:{0}:coupon:coffee";
 const COFFEE: &str = "/v1/admin/coupons/coffee";
 
 /// Each makes one field of the hash differ from Postgres and keeps `stock + claims = total`.
-const EDITS_OF_REDIS: [(&str, &[&str]); 19] = [
+const EDITS_OF_REDIS: [(&str, &[&str]); 21] = [
     ("total", &["HSET", HASH, "total", "110", "stock", "109"]),
     ("total", &["HSET", HASH, "total", "5", "stock", "4"]),
     ("version", &["HSET", HASH, "version", "0"]),
@@ -29,12 +29,14 @@ const EDITS_OF_REDIS: [(&str, &[&str]); 19] = [
     ("per_user_limit", &["HSET", HASH, "per_user_limit", "2"]),
     ("reserve_seconds", &["HSET", HASH, "reserve_seconds", "5"]),
     ("reserve_seconds", &["HDEL", HASH, "reserve_seconds"]),
+    ("durability", &["HSET", HASH, "durability", "postgres"]),
+    ("durability", &["HDEL", HASH, "durability"]),
     ("unlisted", &["HSET", HASH, "unlisted", "0"]),
     ("unlisted", &["HSET", HASH, "unlisted", "yes"]),
 ];
 
 /// The same for Postgres's row, without a new version.
-const EDITS_OF_POSTGRES: [(&str, &str); 10] = [
+const EDITS_OF_POSTGRES: [(&str, &str); 11] = [
     ("total", "total = 12, stock = stock + 2"),
     ("title", "title = 'Milk'"),
     ("starts_at_ms", "starts_at = '2001-01-01T00:00:00.1234Z'"),
@@ -42,6 +44,7 @@ const EDITS_OF_POSTGRES: [(&str, &str); 10] = [
     ("ends_at_ms", "ends_at = 'infinity'"),
     ("paused", "paused = true"),
     ("reserve_seconds", "reserve_seconds = 77"),
+    ("durability", "durability = 'postgres'"),
     ("unlisted", "unlisted = false"),
     ("published_version", "published_version = version + 3"),
     ("published_version", "published_version = 9223372036854775807"),
@@ -81,7 +84,7 @@ fn assert_in_force(sale: &Sale) {
         "select total, version, title, coalesce(trunc(extract(epoch from starts_at) * 1000)::bigint, 0),
             case when ends_at = 'infinity' then 253402300799000
                  else coalesce(trunc(extract(epoch from ends_at) * 1000)::bigint, 0) end,
-            paused::int, per_user_limit, coalesce(reserve_seconds, 0), unlisted::int, stock from coupons",
+            paused::int, per_user_limit, coalesce(reserve_seconds, 0), durability, unlisted::int, stock from coupons",
     );
     let fields = [
         "total",
@@ -92,6 +95,7 @@ fn assert_in_force(sale: &Sale) {
         "paused",
         "per_user_limit",
         "reserve_seconds",
+        "durability",
         "unlisted",
         "stock",
     ];

@@ -23,6 +23,7 @@ mod data_loss;
 mod definitions;
 mod deleted_entries;
 mod doctor;
+mod durability;
 mod expiry;
 mod full_disk;
 mod full_stream;

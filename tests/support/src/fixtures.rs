@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use seckill::config::CredentialSettings;
-use seckill::domain::Definition;
+use seckill::domain::{ClaimDurability, Definition};
 use tempfile::TempDir;
 
 /// Path of the program under test. Cargo and nextest set the variable for the tests of the package.
@@ -33,6 +33,7 @@ pub fn definition(id: &str, total: i64) -> Definition {
         paused: false,
         per_user_limit: 1,
         reserve_seconds: None,
+        durability: ClaimDurability::Redis,
         unlisted: false,
         version: 1,
     }

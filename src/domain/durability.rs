@@ -1,0 +1,43 @@
+//! Which store must have a claim when it is answered.
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Which store must have a claim of the coupon durably when the claim is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClaimDurability {
+    /// Redis, in its append-only file: the claim is as durable as Redis's `appendfsync` makes it.
+    #[default]
+    Redis,
+    /// Postgres, as the row of the order.
+    Postgres,
+}
+
+/// Not one of the two words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("durability is redis or postgres")]
+pub struct InvalidDurability;
+
+impl ClaimDurability {
+    /// As the API, Redis and column `coupons.durability` have it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Redis => "redis",
+            Self::Postgres => "postgres",
+        }
+    }
+}
+
+impl FromStr for ClaimDurability {
+    type Err = InvalidDurability;
+
+    fn from_str(word: &str) -> Result<Self, InvalidDurability> {
+        [Self::Redis, Self::Postgres]
+            .into_iter()
+            .find(|known| known.as_str() == word)
+            .ok_or(InvalidDurability)
+    }
+}
