@@ -36,7 +36,7 @@ for unit, field in ipairs(fields) do
   -- The value is `<order>` or `<order> <key>`.
   if not values[unit] or string.match(values[unit], '^[^ ]*') ~= order then
     code = NOT_HELD
-  elseif version < after_version then
+  elseif after_version > 0 and version < after_version then
     code = TOO_EARLY
   else
     ended[#ended + 1] = field

@@ -385,7 +385,7 @@ impl Oracle {
         let version = coupon.number("version");
         let result = |unit: &EndedUnit| match unit.after_version {
             _ if coupon.held_order(&unit.field) != Some(unit.order) => Released::NotHeld,
-            Some(after) if version < after => Released::TooEarly,
+            Some(after) if after > 0 && version < after => Released::TooEarly,
             _ => Released::Released,
         };
         let released: Vec<Released> = units.iter().map(result).collect();
