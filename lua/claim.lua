@@ -10,8 +10,8 @@
 -- ARGV[1]           the marker under which claims are accepted, `ready:<epoch>`
 -- ARGV[2]           deadline, ms since 1970 by this server's clock
 -- then for each coupon:
---   coupon id, 1 if Postgres says it was published else 0, number of claims n, then n times: user, order;
---   then number of keys, n or 0, and the key of each claim, empty where it has none
+--   coupon id, flags (1 if Postgres says that it was published, plus 2 if a claim has a key), number of claims n, then
+--   n times: user, order; then, if a claim has a key, n times: key, empty where the claim has none
 --
 -- Reply: { code, now_ms, detail… }
 --   CODE done         0  then an array with the order that the user holds already for each outcome held, and for each
@@ -56,26 +56,27 @@ for i = 1, (#KEYS - 2) / 2 do
   local held = redis.call('HLEN', claims_key)
   local stock, total = whole(hash[1]), whole(hash[2])
   local absent = not hash[1] and not hash[2] and held == 0 and redis.call('EXISTS', coupon_key) == 0
-  local unknown = absent and ARGV[arg + 1] == '0'
+  local unknown = absent and ARGV[arg + 1] % 2 == 0
   if not unknown and not adds_up(stock, held, total) then
     if not has_stream() then return { INCONSISTENT, now_ms, 0 } end
     return { INCONSISTENT, now_ms, i }
   end
+  local limit = hash[6] == '1' and 1 or math.min(whole(hash[6]) or 1, MOST_SLOTS)
   coupons[i] = {
     claims_key = claims_key,
     unknown = unknown,
     stock = stock or 0,
-    starts_at_ms = tonumber(hash[3] or 0) or 0,
-    ends_at_ms = tonumber(hash[4] or 0) or 0,
+    starts_at_ms = hash[3] ~= '0' and tonumber(hash[3] or 0) or 0,
+    ends_at_ms = hash[4] ~= '0' and tonumber(hash[4] or 0) or 0,
     paused = hash[5] == '1',
-    limit = math.min(whole(hash[6]) or 1, MOST_SLOTS),
+    -- No field where it is 1: a table of Lua with eight fields is cheaper than one with nine.
+    limit = limit > 1 and limit or nil,
   }
-  arg = arg + 3 + 2 * ARGV[arg + 2]
-  arg = arg + 1 + ARGV[arg]
+  arg = arg + 3 + (ARGV[arg + 1] < '2' and 2 or 3) * ARGV[arg + 2]
 end
 
--- The claims of a coupon of which a user may hold several units. `keys_at` is the place before their keys in ARGV, nil
--- where they have none.
+-- The claims of a coupon of which a user may hold several units. The key of the n-th claim is ARGV[keys_at + n];
+-- `keys_at` is nil where no claim has a key.
 local function claim_slots(coupon, users, orders, keys_at, closed, repeated)
   -- By user: the fields of its slots, and the values of those that are taken, also by this batch.
   local names, values = {}, {}
@@ -133,9 +134,13 @@ for i, coupon in ipairs(coupons) do
     users[n], orders[n] = ARGV[arg + 1 + 2 * n], ARGV[arg + 2 + 2 * n]
   end
   coupon.id = ARGV[arg]
+  local keys_at
+  local has_keys = ARGV[arg + 1] >= '2'
   arg = arg + 3 + 2 * claims
-  local keys_at = ARGV[arg] ~= '0' and arg or nil
-  arg = arg + 1 + ARGV[arg]
+  if has_keys then
+    keys_at = arg - 1
+    arg = arg + claims
+  end
   local closed = (coupon.unknown and '2')
     or (coupon.ends_at_ms > 0 and now_ms >= coupon.ends_at_ms and '3')
     or (coupon.paused and '4')
@@ -143,7 +148,7 @@ for i, coupon in ipairs(coupons) do
   -- What goes into the claims hash.
   local fields, codes = {}, {}
   local left = coupon.stock
-  if coupon.limit > 1 then
+  if coupon.limit then
     fields, codes, left = claim_slots(coupon, users, orders, keys_at, closed, repeated)
   else
     local held = coupon.unknown and {} or redis.call('HMGET', coupon.claims_key, unpack(users))
@@ -185,7 +190,7 @@ end
 
 -- Events first. Where the stream ends in the middle of a batch, those that fitted become claims like any other.
 for i, coupon in ipairs(coupons) do
-  local id, fields, has_slots = coupon.id, coupon.fields or {}, coupon.limit > 1
+  local id, fields, has_slots = coupon.id, coupon.fields or {}, coupon.limit
   local sent, refused = 0, nil
   for f = 1, #fields, 2 do
     local field, value = fields[f], fields[f + 1]

@@ -65,28 +65,24 @@ pub async fn claim_batch(
         }),
     );
     let mut args = script_args(CLAIM.sha1(), keys, [Value::from(ready), deadline_ms.into()]);
-    args.reserve(4 * groups.len() + 3 * claims.len());
+    args.reserve(3 * groups.len() + 3 * claims.len());
     for (coupon, members) in &groups {
         args.push(coupon.as_str().into());
-        args.push(i64::from(is_published(coupon)).into());
+        // Only the script knows whether it needs the keys: it reads the coupon's limit.
+        let have_keys = members.iter().any(|&member| claims[member].key.is_some());
+        args.push((i64::from(is_published(coupon)) + 2 * i64::from(have_keys)).into());
         args.push(i64::try_from(members.len()).unwrap_or(i64::MAX).into());
         for &member in members {
             args.push(claims[member].user.as_str().into());
             args.push(claims[member].order.to_string().into());
         }
-        push_keys(&mut args, members.iter().map(|&member| claims[member].key.as_ref()));
+        if have_keys {
+            let keys = members.iter().map(|&member| claims[member].key.as_ref());
+            args.extend(keys.map(|key| key.map_or("", IdempotencyKey::as_str).into()));
+        }
     }
     let reply = array(redis.call("EVALSHA", args).await?, "claim")?;
     decode_claims(&reply, &groups, claims.len())
-}
-
-/// The number of keys and the keys. Only the script knows whether it needs them: it reads the coupon's limit.
-fn push_keys<'k>(args: &mut Vec<Value>, keys: impl Iterator<Item = Option<&'k IdempotencyKey>> + Clone) {
-    if keys.clone().all(|key| key.is_none()) {
-        return args.push(0.into());
-    }
-    args.push(i64::try_from(keys.clone().count()).unwrap_or(i64::MAX).into());
-    args.extend(keys.map(|key| key.map_or("", IdempotencyKey::as_str).into()));
 }
 
 /// Why Redis would refuse the writes of a batch now; `None` where it would not. Sends an empty batch.
