@@ -1,7 +1,10 @@
 //! Confirms and cancels while the stores fail or the agreement changes: what is answered 503 may be sent again and does
 //! nothing twice.
 
+use futures_util::future::join_all;
 use nix::sys::signal::Signal;
+use reqwest::Method;
+use serde_json::json;
 
 use support::proxy::{Proxy, TrapAction};
 use support::{Answer, Process, Sale, signal, until};
@@ -157,4 +160,33 @@ async fn a_confirm_is_made_although_its_client_has_gone() {
         (sale.psql("select status from orders") == "confirmed").then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_order_whose_row_postgres_refuses_fails_alone() {
+    let sale = Sale::start().await;
+    create_reserving(&sale, 20).await;
+    let tea = json!({"id": "tea", "total": 1, "reserve_seconds": 900});
+    assert_eq!(sale.admin(Method::POST, "/v1/admin/coupons", Some(tea)).await.status, 201);
+    let mut orders = Vec::new();
+    for number in 0..12 {
+        let user = format!("user-{number}");
+        let order = order_of(&sale, &user).await;
+        orders.push((user, order));
+    }
+    let tea = sale.claim_with("tea", "alice", &[("prefer", "wait=10")]).await.body["order"].clone();
+    let tea = tea.as_str().unwrap().to_owned();
+    // Not the first one: that one is cancelled while the others gather.
+    orders.insert(6, ("alice".to_owned(), tea.clone()));
+    // An edit by hand: the returned unit would be one more than the total.
+    sale.psql("update coupons set stock = total where id = 'tea'");
+    let answers = join_all(orders.iter().map(|(user, order)| ask(&sale, user, order, "cancel"))).await;
+    for (answer, (_, order)) in answers.iter().zip(&orders) {
+        if *order == tea {
+            answer.assert_problem(500, "internal");
+        } else {
+            assert_order(answer, order, "cancelled");
+        }
+    }
+    assert_eq!(sale.psql("select status from orders where coupon_id = 'tea'"), "reserved");
 }
