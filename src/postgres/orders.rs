@@ -16,12 +16,17 @@ const RECORD_NEW: &str = include_str!("../../sql/queries/record_new_orders.sql")
 const TAKE_STOCK: &str = include_str!("../../sql/queries/take_stock.sql");
 const EXPLAIN_MISSING: &str = include_str!("../../sql/queries/explain_missing.sql");
 
-/// Reads orders: each column by name and cast to the type that is decoded, so that a later schema may change its type.
+/// Reads orders: each column by name and cast to the type that is decoded, so that a later schema may change its type. A
+/// time to pay that was set to `infinity` by hand is moved into the program's range.
 macro_rules! select_orders {
     ($rest:literal) => {
         concat!(
             "select id::uuid, coupon_id::text, user_id::text, slot::smallint, status::text, claimed_at::timestamptz,
-                recorded_at::timestamptz, reserved_until::timestamptz, ended_at::timestamptz, reason::text,
+                recorded_at::timestamptz,
+                case when reserved_until is not null
+                    then least(reserved_until::timestamptz, '9999-12-31 23:59:59+00')
+                end as reserved_until,
+                ended_at::timestamptz, reason::text,
                 (status = 'reserved' and reserved_until <= clock_timestamp())::boolean as is_overdue
              from orders ",
             $rest

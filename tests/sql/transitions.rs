@@ -115,6 +115,15 @@ async fn only_reserved_orders_of_the_user_and_in_time_are_confirmed() {
 }
 
 #[tokio::test]
+async fn a_time_to_pay_without_an_end_can_be_confirmed_and_read() {
+    let mut scene = Scene::new("infinite_time_to_pay", Some(900)).await;
+    let order = scene.ordered("alice").await;
+    scene.database.execute("update orders set reserved_until = 'infinity'").await.unwrap();
+    let confirmed = scene.confirm(&[(order, None)]).await;
+    assert_eq!(confirmed.statuses[&order], OrderStatus::Confirmed);
+}
+
+#[tokio::test]
 async fn a_cancelled_order_returns_its_unit_once_and_is_never_confirmed() {
     let mut scene = Scene::new("cancel", Some(900)).await;
     let [one, two, due, paid] = [
