@@ -1,5 +1,5 @@
-//! What happens to an order after its claim: `waiters` wakes requests that wait for its recording, `lookup` finds it
-//! in either store, `release` returns the unit of one that has ended.
+//! What happens to an order after its claim: `waiters` wakes requests that wait for its recording, `lookup` finds the
+//! order in either store, `release` returns the unit of an order that has ended.
 
 pub mod lookup;
 pub mod release;

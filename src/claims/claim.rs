@@ -1,6 +1,5 @@
-//! One claim, from its arrival to what its user is told. Where the user holds a unit already and the order that holds
-//! it has ended, the unit is released and the claim is made again: an ended order is never the answer to a claim. The
-//! batcher sends claims to Redis.
+//! One claim, from its arrival to its answer. If the user's order that holds a unit has ended, this releases the unit
+//! and makes the claim again: the answer to a claim is never an ended order. The batcher sends claims to Redis.
 
 use std::time::Duration;
 
@@ -20,10 +19,10 @@ pub struct Claims {
     catalogue: Catalogue,
 }
 
-/// What became of a claim.
+/// The answer to a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Claimed {
-    /// The user has got a unit; `stock` is what was left just after.
+    /// The user has got a unit; `stock` is the stock just after this claim.
     Accepted {
         order: Order,
         stock: i64,
@@ -36,12 +35,12 @@ pub enum Claimed {
     Refused(Refusal),
 }
 
-/// Why a claim has no outcome. It may be made again in every case.
+/// Why a claim has no outcome. In every case the client may send the claim again.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ClaimError {
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
-    /// A unit of an ended order could not be released.
+    /// The unit of an ended order could not be released.
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("whether your order is still live is not known without Postgres")]
@@ -56,7 +55,7 @@ impl Claims {
         Self { batcher, orders, catalogue }
     }
 
-    /// The batcher, which knows whether claims are taken.
+    /// The batcher, which knows whether claims are accepted.
     #[must_use]
     pub const fn batcher(&self) -> &Batcher {
         &self.batcher
@@ -66,8 +65,7 @@ impl Claims {
     /// by then is `accepted`.
     ///
     /// # Errors
-    /// Where there is no outcome. The order's id was minted before the claim was made, so that a claim that is made
-    /// again costs no second unit.
+    /// If there is no outcome. The client may send the claim again: a user who holds a unit gets no second one.
     pub async fn claim(
         &self,
         coupon: &CouponId,
@@ -75,7 +73,7 @@ impl Claims {
         wait: Duration,
     ) -> Result<Claimed, ClaimError> {
         let order = OrderId::mint();
-        // Before the claim is made: its recording could be announced before a later subscription.
+        // Before the claim: a worker could announce the recording before a later subscription.
         let recorded = self.orders.subscribe(order, wait);
         let claim = Claim { coupon: coupon.clone(), user: user.clone(), order };
         let (outcome, row) = self.claim_past_ended_orders(claim).await?;
@@ -96,8 +94,8 @@ impl Claims {
         })
     }
 
-    /// Makes the claim, and again after each release of a unit that an ended order held. Returns the row of the order
-    /// that holds a unit, if one does and its row is known.
+    /// Makes the claim, and again after each release of a unit that an ended order held. Also returns the row of the
+    /// order that held a unit before, if there is one.
     async fn claim_past_ended_orders(
         &self,
         claim: Claim,
@@ -109,14 +107,14 @@ impl Claims {
             if !row.as_ref().is_some_and(|row| row.status.has_ended()) {
                 return Ok((outcome, row));
             }
-            // As the outbox would do it a moment later; the outbox then finds nothing to return.
+            // Housekeeping would return the unit from the outbox a moment later; it then finds nothing to return.
             self.orders.release_unit(&claim.coupon, &claim.user, order).await?;
         }
         Err(ClaimError::OrdersEnding)
     }
 
-    /// The row of an order; `None` where there is none yet, and where Postgres gives no answer for a coupon whose
-    /// orders do not expire.
+    /// The row of an order; `None` if there is no row yet, or if Postgres does not answer and the coupon's orders do
+    /// not expire.
     async fn row(&self, coupon: &CouponId, order: OrderId) -> Result<Option<Order>, ClaimError> {
         match self.orders.row(order).await {
             Ok(row) => Ok(row),

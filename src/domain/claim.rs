@@ -20,11 +20,11 @@ pub struct Claim {
 /// The claim script's answer. A refusal is a value, not an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClaimOutcome {
-    /// The user has a unit, and its order event is in the stream; `stock` is what was left just after.
+    /// The user has got a unit, and its order event is in the stream; `stock` is the stock just after this claim.
     Accepted {
         stock: i64,
     },
-    /// The user has one already: this order.
+    /// The user has had a unit before this claim: this order.
     Held {
         order: OrderId,
         stock: i64,
@@ -32,7 +32,7 @@ pub enum ClaimOutcome {
     Refused(Refusal),
 }
 
-/// Why a claim was refused: the first that applies, in this order. Times are ms since 1970 by Redis's clock.
+/// Why a claim was refused: the first of these reasons that applies. Times are ms since 1970 by Redis's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     UnknownCoupon,

@@ -20,12 +20,12 @@ pub struct Definition {
     pub version: i64,
 }
 
-/// A coupon that is to be created. Limits are those of the HTTP documentation.
+/// A coupon to create. README lists the limits.
 #[derive(Clone, Debug)]
 pub struct NewCoupon {
     pub id: CouponId,
     pub total: i64,
-    /// By default the id.
+    /// The default is the id.
     pub title: Option<String>,
     pub starts_at: Option<OffsetDateTime>,
     pub ends_at: Option<OffsetDateTime>,
@@ -139,7 +139,7 @@ pub fn is_title(text: &str) -> bool {
     (1..=config::TITLE_MAX_CHARS).contains(&text.chars().count()) && !text.chars().any(char::is_control)
 }
 
-/// Checks a title that the request names; an old title is not checked, so that it cannot block a pause.
+/// Checks a title from a request. Stored titles are not checked again: a stored title must not block a pause.
 fn check_title(title: &str) -> Result<(), InvalidDefinition> {
     if is_title(title) {
         return Ok(());
@@ -148,7 +148,7 @@ fn check_title(title: &str) -> Result<(), InvalidDefinition> {
     Err(invalid(format!("title is 1 to {most} characters, none of them control characters")))
 }
 
-/// Redis keeps whole milliseconds: what Postgres stores is what is in force.
+/// Cuts a time to whole milliseconds, as Redis stores it: then Postgres and Redis have the same time.
 fn whole_ms(time: OffsetDateTime) -> Result<OffsetDateTime, InvalidDefinition> {
     // The last hours of the year 9999 west of Greenwich lie beyond it in UTC.
     let utc = time

@@ -23,7 +23,7 @@ pub struct UserId(Arc<str>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct OrderId(pub Uuid);
 
-/// Why a text is not an id; the sentence is used as an error's `detail`.
+/// Why a text is not an id. The API returns the sentence as an error's `detail`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {
     #[error("a coupon id is 1 to 63 letters, digits, `_` or `-`, and starts with a letter or digit")]
@@ -95,7 +95,7 @@ impl OrderId {
         Self(Uuid::now_v7())
     }
 
-    /// The time inside the id, which no repair changes; `None` for an id of another version.
+    /// The time inside the id; `None` if the id is not a UUIDv7.
     #[must_use]
     pub fn claimed_at(self) -> Option<OffsetDateTime> {
         let (seconds, nanos) = self.0.get_timestamp()?.to_unix();

@@ -7,7 +7,7 @@ use std::fmt;
 pub struct Partition(i32);
 
 impl Partition {
-    /// The one that every sale uses.
+    /// The partition that every sale uses.
     pub const DEFAULT: Self = Self(0);
 
     /// Its number, as the column `fence.partition` has it.

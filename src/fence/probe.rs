@@ -14,7 +14,7 @@ pub struct Difference {
     pub cause: &'static str,
     /// For the operator.
     pub sentence: String,
-    /// Part of a normal start, or ordered by an operator: no data is known to be lost.
+    /// The difference is part of a normal start, or an operator ordered a rebuild: no data is known to be lost.
     pub is_normal: bool,
 }
 

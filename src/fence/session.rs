@@ -34,8 +34,8 @@ impl Session {
     }
 }
 
-/// An estimate of Redis's clock: the time in its last reply, advanced by the monotonic clock. A wall clock that is off by
-/// seconds would refuse every claim.
+/// An estimate of Redis's clock: the time in its last reply, advanced by the monotonic clock. With this machine's wall
+/// clock, a clock that is wrong by seconds would refuse every claim.
 pub struct RedisClock {
     /// Redis's ms since 1970 minus this process's monotonic ms.
     offset_ms: AtomicI64,

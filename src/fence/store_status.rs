@@ -39,7 +39,7 @@ impl Stores {
         Self { fence, redis, postgres }
     }
 
-    /// Asks both stores; waits at most `PROBE_INTERVAL` for each query to Postgres.
+    /// Queries both stores; waits at most `PROBE_INTERVAL` for each query to Postgres.
     pub async fn status(&self) -> StoreStatus {
         let postgres = self.postgres().await;
         let outage = postgres.as_ref().err().and(self.fence.postgres_outage());
@@ -60,7 +60,7 @@ impl Stores {
     /// Units that wait in the outbox.
     ///
     /// # Errors
-    /// Where Postgres does not answer within `PROBE_INTERVAL`.
+    /// If Postgres does not answer within `PROBE_INTERVAL`.
     pub async fn outbox_rows(&self) -> Result<u64, PostgresError> {
         let pool = self.postgres.pool.clone();
         postgres::with_timeout(config::PROBE_INTERVAL, async move { outbox::count(&pool).await }).await
@@ -85,7 +85,7 @@ impl Stores {
             postgres::with_timeout(config::PROBE_INTERVAL, async move { postgres::fence::read(&pool).await })
                 .await;
         if row.is_err() {
-            // The pool hides why it gets no connection; a new one says why.
+            // The pool does not say why it gets no connection; a new connection does.
             let server = self.postgres.clone();
             postgres::with_timeout(config::PROBE_INTERVAL, async move { server.dedicated().await.map(drop) })
                 .await?;
@@ -94,7 +94,7 @@ impl Stores {
     }
 }
 
-/// A Postgres that answers may still not be the one of the last agreement.
+/// Checks the identity: a Postgres that answers may not be the one of the last agreement.
 fn compare_identity(row: &FenceRow) -> Result<(), String> {
     if row.postgres_lost {
         return Err("it has lost commits that Redis still knows".into());

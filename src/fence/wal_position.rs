@@ -1,6 +1,6 @@
-//! The highest WAL position that Postgres was seen to have made durable, kept in Redis: an older copy of Postgres is
-//! detected by it. The position of a commit reaches Redis before the effect of that commit does (a definition, a released
-//! unit); else the loss of the commit would go unnoticed.
+//! Records in Redis the highest durable WAL position of Postgres: an older copy of Postgres is behind this position.
+//! The position of a commit must reach Redis before the effect of the commit (a definition, a released unit); otherwise
+//! the loss of the commit would not be detected.
 
 use super::{Fence, Session, StoreError};
 use crate::postgres::{self, Postgres};
@@ -9,7 +9,7 @@ use crate::redis::wal_position as redis_position;
 /// Records a position in Redis that covers everything Postgres has answered so far.
 ///
 /// # Errors
-/// Where a store does not answer, or a script found another marker.
+/// If a store does not answer, or a script found another marker.
 pub async fn record(fence: &Fence, session: &Session, postgres: &Postgres) -> Result<(), StoreError> {
     let lsn = postgres::fence::durable_lsn(&postgres.pool).await?;
     match redis_position::record(&session.redis, &session.ready, &lsn).await {

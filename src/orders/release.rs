@@ -1,16 +1,17 @@
-//! Rule 5: returns the unit of an order that has ended to the stock in Redis. The claims hash decides whether the unit is
-//! still held. The caller first records the WAL position of the order's end ([`crate::fence::wal_position`]).
+//! Rule 5: returns the unit of an order that has ended to the stock in Redis. The claims hash decides whether the order
+//! still holds the unit. The caller must first record the WAL position of the order's end
+//! ([`crate::fence::wal_position`]).
 
 use crate::domain::{CouponId, OrderId};
 use crate::fence::{Fence, Session, StoreError};
 use crate::metrics;
 use crate::redis::scripts::{self, Released};
 
-/// Returns the unit that `field` of the claims hash holds for this order; `false` where the field holds none for it. Safe
-/// to repeat.
+/// Returns the unit that `field` of the claims hash holds for this order; `false` if the field names no order or
+/// another one. Safe to repeat.
 ///
 /// # Errors
-/// Where Redis does not answer, or the script found another marker or an inconsistent coupon.
+/// If Redis does not answer, or the script found another marker or an inconsistent coupon.
 pub async fn release(
     fence: &Fence,
     session: &Session,

@@ -1,5 +1,5 @@
 //! Once a second: returns units from the outbox, trims the stream, removes consumers that are gone. Every process with
-//! workers does this; several may do it at the same time, since each step is a script that checks its own conditions.
+//! workers does this, perhaps at the same time: each step is a script that checks its conditions itself.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use crate::postgres::outbox;
 use crate::redis::keys::GROUP;
 use crate::redis::{RedisError, claims_hash, order_stream, scripts};
 
-/// Runs every `HOUSEKEEPING_INTERVAL`, and as soon as a unit is in the outbox, until `stop`. `stream_keep` is the number
-/// of entries behind our group that are kept for other consumer groups.
+/// Runs every `HOUSEKEEPING_INTERVAL`, and as soon as a unit is in the outbox, until `stop`. `stream_keep` is the
+/// number of entries behind `order-writers` that are kept for other consumer groups.
 pub async fn run(context: Arc<Context>, stream_keep: u64, stop: CancellationToken) {
     let mut watermarks = TrimWatermarks::default();
     while !stop.is_cancelled() {
@@ -83,7 +83,7 @@ async fn trim_and_prune(
             )
             .await?
         {
-            // In Redis 7.0 a consumer that waits for entries looks the same; its next read adds it again.
+            // In Redis 7.0 this may also remove a consumer that only waits for entries; its next read adds it again.
             let name = consumer.name;
             tracing::debug!(
                 consumer = name,
@@ -98,8 +98,8 @@ fn to_ms(duration: std::time::Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Earlier positions of our group, oldest first: entries read and last delivered id. They give the id that lies
-/// `stream_keep` entries behind the group, without a scan of the stream.
+/// Earlier positions of our group, oldest first: entries read and last delivered id. They show the id `stream_keep`
+/// entries behind the group without a scan of the stream.
 #[derive(Default)]
 struct TrimWatermarks {
     earlier: VecDeque<(i64, String)>,

@@ -33,9 +33,9 @@ pub struct Plan {
 /// How far Redis is believed after Postgres has lost commits.
 #[derive(Clone, Copy, Debug)]
 pub struct Trust {
-    /// Postgres has lost commits; else none of this is used.
+    /// Postgres has lost commits; otherwise the other two fields are not used.
     pub after_loss: bool,
-    /// The coupon is consistent: its claims hash is believed over events.
+    /// The coupon is consistent: if its claims hash and events contradict each other, the hash is right.
     pub is_believed: bool,
     /// Redis cannot be behind Postgres: an order that it does not hold has ended.
     pub may_cancel: bool,
@@ -56,7 +56,7 @@ pub async fn decide_coupon(
 ) -> anyhow::Result<Plan> {
     let redis_is_believed = trust.is_believed;
     let mut plan = Plan { delete: hash.foreign_fields.into_iter().collect(), ..Plan::default() };
-    // No coupon of today has a limit above 1: such claims stay as they are.
+    // For now no coupon has a limit above 1: claims in higher slots stay as they are.
     plan.held += hash.in_higher_slots.len();
     let LiveOrders { live, claims } =
         live_orders(decision, coupon, hash.claims, events, trust, &mut plan).await?;
@@ -93,7 +93,8 @@ pub async fn decide_coupon(
     Ok(plan)
 }
 
-/// The order of each user's first event; after a loss of its newest, which proves that the older ones have ended.
+/// The order of each user's first event. After a loss of commits, the order of the newest event: it proves that the
+/// older orders have ended.
 fn one_for_each_user<'e>(
     events: impl Iterator<Item = &'e OrderEvent>,
     after_loss: bool,
@@ -116,8 +117,8 @@ struct LiveOrders {
     claims: HashMap<UserId, OrderId>,
 }
 
-/// Counts the live orders as held and plans claims for live orders without one. A claim that has its live order is
-/// dropped at once: there may be millions.
+/// Counts the live orders as held and plans claims for live orders without one. Drops each claim as soon as its live
+/// order is found: there may be millions.
 async fn live_orders(
     decision: &mut Decision<'_>,
     coupon: &CouponId,
@@ -134,7 +135,7 @@ async fn live_orders(
     let mut not_held = Vec::new();
     decision
         .visit_live_orders(coupon, |name, order| {
-            // A row that the API cannot have made holds its unit in Postgres only.
+            // A row with an invalid user id, which the API cannot have made: its unit is held in Postgres only.
             let Ok(user) = name.parse::<UserId>() else { return };
             let claim = claims.get(name).copied();
             let is_held = claim == Some(order);
@@ -154,7 +155,7 @@ async fn live_orders(
             }
         })
         .await?;
-    // A consistent claims hash is believed over events: one that it does not hold has ended.
+    // If the claims hash is consistent, an event whose order it does not hold has ended.
     let rivals_of = |user: &UserId| {
         let events = of_events.get(user.as_str()).filter(|_| !trust.is_believed);
         claims.get(user).into_iter().chain(events.into_iter().flatten()).copied()
@@ -180,7 +181,7 @@ async fn live_orders(
     Ok(LiveOrders { live, claims })
 }
 
-/// Compares the times inside the ids; an order without a time was not made by the API.
+/// Compares the times inside the ids. An id without a time was not made by the API, and is never newer.
 fn is_newer(claim: OrderId, order: OrderId) -> bool {
     claim.claimed_at().zip(order.claimed_at()).is_some_and(|(claimed, ordered)| claimed > ordered)
 }
