@@ -1,6 +1,7 @@
 #!lua
--- Claims one unit for each user of a batch: appends the order event, adds the user to the claims hash and takes one from
--- the stock; all of it or nothing. A batch that is sent twice claims once: the second time each user holds the unit.
+-- Claims one unit for each user of a batch: appends the order event, adds the user to the claims hash and takes one
+-- unit from the stock. Does all three for a claim or none. A batch that is sent twice claims once: the second time each
+-- user already holds the unit.
 --
 -- KEYS[1]           epoch marker
 -- KEYS[2]           order stream
@@ -24,9 +25,9 @@
 --   OUTCOME paused         4
 --   OUTCOME not_started    5
 --   OUTCOME sold_out       6
--- What can fail comes first: a key of a wrong type, a batch above 3,000 claims (Lua unpacks at most 8,000 values)
--- and a user who may not run a command of this script raise an error before the first write. The first write is an
--- event; once it is appended, the writes that go with it cannot fail.
+-- All checks come before the first write: a key of a wrong type, a batch above 3,000 claims (Lua unpacks at most 8,000
+-- values) and a missing right of Redis's user raise an error before it. The first write is an event; after it is
+-- appended, the other writes of its claim cannot fail.
 
 --@include lib/codes
 --@include lib/marker
@@ -81,7 +82,7 @@ for i, coupon in ipairs(coupons) do
     or (coupon.paused and '4')
     or (now_ms < coupon.starts_at_ms and '5')
   local held = coupon.unknown and {} or redis.call('HMGET', coupon.claims_key, unpack(users))
-  -- Orders of this batch by user, and what goes into the claims hash.
+  -- The orders of this batch by user, and the new fields of the claims hash.
   local mine, fields = {}, {}
   local left = coupon.stock
   local codes = {}
@@ -118,14 +119,14 @@ if not accepts then
   return reply
 end
 
--- Events first. Where the stream ends in the middle of a batch, those that fitted become claims like any other.
+-- Events first. If the stream becomes full in the middle of a batch, the appended events still become claims.
 for i, coupon in ipairs(coupons) do
   local id, fields = coupon.id, coupon.fields or {}
   local sent, refused = 0, nil
   for f = 1, #fields, 2 do
     local entry =
       redis.pcall('XADD', KEYS[2], 'NOMKSTREAM', '*', 'order', fields[f + 1], 'coupon', id, 'user', fields[f])
-    -- `false` where there is no stream, a table where Redis refuses.
+    -- The reply is `false` if there is no stream, and a table if Redis refuses.
     if not entry or entry.err then
       refused = entry or {}
       break

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Returns the unit of an order that has ended. Only the claims hash decides, and the order id is the idempotency key:
--- however often the script runs, it returns one unit. Runs when memory is full, too.
+-- Returns the unit of an order that has ended. Only the claims hash decides. The order id is the idempotence key: the
+-- script returns one unit, however often it runs. Also runs when the memory is full.
 --
 -- KEYS  epoch marker, order stream, coupon hash, claims hash
 -- ARGV  `ready:<epoch>`, field of the claims hash (the user; `<user>\x1f<slot>` from slot 2), order

@@ -1,7 +1,7 @@
 #!lua
--- Sends lost order events again: events of claims that have neither an entry nor a row. Each one only while the claims
--- hash still holds that order: a unit that was released since stays released. The events do not depend on each other:
--- where one cannot be appended, those before it are sent, and a later comparison finds the rest.
+-- Sends lost order events again: events of claims that have neither an entry nor a row. Sends an event only if the
+-- claims hash still holds its order: a unit that was released since stays released. If an event cannot be appended, the
+-- earlier ones are sent, and a later comparison finds the others.
 --
 -- KEYS  epoch marker, order stream, claims hash
 -- ARGV  `ready:<epoch>`, coupon id, then pairs of user and order

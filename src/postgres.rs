@@ -2,8 +2,8 @@
 //! files below have the statements, one file for each table; longer statements are in `sql/queries`.
 //!
 //! A future on the pool must run to its end (a cancelled `begin` can leave a connection in a transaction): callers that
-//! may be cancelled spawn it, and Postgres itself enforces the timeouts. A dedicated connection may be dropped at any
-//! time, also during a statement.
+//! may be cancelled spawn the future, and Postgres itself enforces the timeouts. A dedicated connection may be dropped
+//! at any time, also during a statement.
 
 pub mod coupons;
 pub mod dead_letters;
@@ -39,7 +39,7 @@ pub const BY_INDEX: [(&str, &str); 4] =
 #[derive(Clone)]
 pub struct Postgres {
     options: PgConnectOptions,
-    /// For sessions that only read: they cannot write, and have the server's own `synchronous_commit`.
+    /// Options of sessions that only read: these sessions cannot write, and have the server's own `synchronous_commit`.
     reading: PgConnectOptions,
     schema: String,
     pub pool: Pool,
@@ -59,10 +59,11 @@ pub enum PostgresError {
     Statement(String),
 }
 
-/// Waits at most `timeout` for work on the pool. The work goes on to its end: work on the pool is never dropped half-way.
+/// Waits at most `timeout` for work on the pool. After a timeout the work continues to its end, since work on the pool
+/// must not be dropped half-way.
 ///
 /// # Errors
-/// Those of the work; `Transient` if it takes longer, `Statement` if it panics.
+/// The error of the work; `Transient` if the work takes longer than `timeout`, `Statement` if it panics.
 pub async fn with_timeout<T: Send + 'static>(
     timeout: Duration,
     work: impl Future<Output = Result<T, PostgresError>> + Send + 'static,
@@ -112,10 +113,11 @@ impl Postgres {
         Ok(Self { pool: pool.into(), schema: schema.to_owned(), options, reading })
     }
 
-    /// Checks that sessions are real ones, and migrates the schema. Must succeed before any other call.
+    /// Checks that no transaction pooler is in front of Postgres, and migrates the schema. Must succeed before any
+    /// other call.
     ///
     /// # Errors
-    /// If Postgres cannot serve, a transaction pooler is in between, or a migration fails.
+    /// If Postgres cannot serve, a transaction pooler is in front of it, or a migration fails.
     pub async fn prepare(&self) -> Result<(), PostgresError> {
         if self.is_behind_transaction_pooler().await? {
             return Err(PostgresError::Statement(
@@ -132,7 +134,8 @@ impl Postgres {
     async fn migrate(&self) -> Result<(), PostgresError> {
         let mut connection = self.dedicated().await?;
         // Without this lock, a second process that creates the same schema would fail at a unique index of Postgres's
-        // catalogue. It may wait for as long as a statement may run, since a migration takes longer than other locks.
+        // catalogue. The wait has no `lock_timeout`, since another process's migration may take longer than other locks
+        // are held.
         sqlx::query("set lock_timeout = 0").execute(&mut connection).await?;
         sqlx::query("select pg_advisory_lock(hashtextextended($1 || '/schema', 0))")
             .bind(&self.schema)

@@ -1,5 +1,5 @@
-//! Redis: all that knows fred. This file has the classes of Redis's errors and what reads a reply; each key has a file
-//! of its own below.
+//! The only module that knows fred. This file has the classes of Redis's errors and reads replies; each key has its own
+//! file below.
 
 pub mod claims_hash;
 pub mod coupon_hash;
@@ -29,7 +29,7 @@ pub enum RedisError {
     /// No answer: it is unknown whether the command ran.
     #[error("Redis gave no answer: {0}")]
     Unknown(String),
-    /// Refused as a whole or not sent: nothing was written. A later try may succeed.
+    /// Redis refused the whole command, or it was not sent: nothing was written. A later try may succeed.
     #[error("Redis cannot serve now: {0}")]
     Busy(String),
     /// Redis restarted, failed over or lost its scripts to SCRIPT FLUSH.
@@ -56,8 +56,8 @@ impl RedisError {
         matches!(self, Self::Busy(details) if words.iter().any(|word| details.starts_with(word)))
     }
 
-    /// Whether it is certain that the command wrote nothing: Redis refused it before it ran. The error of a script that
-    /// failed half-way names a line of it.
+    /// Whether it is certain that the command wrote nothing, because Redis refused it before it ran. The error of a
+    /// script that failed half-way names a line of the script.
     #[must_use]
     pub fn wrote_nothing(&self) -> bool {
         match self {

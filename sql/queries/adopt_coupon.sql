@@ -1,5 +1,5 @@
--- Inserts a coupon that only Redis has, and returns its total. The total is raised to the number of live orders if
--- orders of a coupon whose row was deleted are live.
+-- Inserts a coupon that only Redis has, and returns its total. If the coupon's row was deleted and more of its orders
+-- are live than the total, raises the total to their number.
 -- $1 id  $2 title  $3 total  $4 starts at  $5 ends at  $6 paused  $7 limit for each user  $8 reserve seconds  $9 unlisted
 -- $10 version
 insert into coupons (

@@ -1,5 +1,5 @@
--- Why events were not inserted: `recorded` if the order has a row already; not `coupon_known` if Postgres has no such
--- coupon; in all other cases the user has another live order.
+-- Why events were not inserted: `recorded` is true if the order has a row already; `coupon_known` is false if Postgres
+-- has no such coupon; in all other cases the user has another live order.
 -- $1 order ids  $2 coupon ids
 select e.id,
        o.id is not null as recorded,

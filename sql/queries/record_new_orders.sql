@@ -1,5 +1,5 @@
--- Inserts order events as orders. Fails if an order has a row already or its user has another live order.
--- Otherwise it is record_orders.sql without `on conflict`, which costs Postgres a quarter less; a test compares the two.
+-- Inserts order events as orders. Fails if an order has a row already or its user has another live order. This is
+-- record_orders.sql without `on conflict`, and costs Postgres a quarter less. A test compares the two statements.
 -- $1 partition  $2 epoch  $3 order ids  $4 coupon ids  $5 user ids  $6 claim times
 with fence_up as (
     select 1 from fence
@@ -24,6 +24,6 @@ counted as (
     select count(*) as orders from inserted
 )
 select not exists (select 1 from fence_up) as fenced,
-       -- null in the usual case: to return all ids costs a quarter of the statement
+       -- null in the usual case: returning all ids would take a quarter of the statement's time
        case when c.orders < cardinality($3) then coalesce((select array_agg(id) from inserted), '{}') end as only
 from counted c

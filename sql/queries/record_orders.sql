@@ -1,7 +1,7 @@
 -- Inserts order events as orders, except those whose order has a row already or whose user has another live order.
--- Inserts nothing if the fence's epoch is not $2, if this is not the Postgres of that epoch, or if commits are lost;
--- then `fenced` is true. `only` has the inserted ids, or null if all were inserted.
--- record_new_orders.sql is the same statement without `on conflict`; a test compares the two.
+-- Inserts nothing if the fence's epoch is not $2, if this is not the Postgres of that epoch, or if this Postgres has
+-- lost commits; then `fenced` is true. `only` has the inserted ids, or null if all were inserted. record_new_orders.sql
+-- is the same statement without `on conflict`. A test compares the two statements.
 -- $1 partition  $2 epoch  $3 order ids  $4 coupon ids  $5 user ids  $6 claim times
 with fence_up as (
     select 1 from fence
@@ -27,6 +27,6 @@ counted as (
     select count(*) as orders from inserted
 )
 select not exists (select 1 from fence_up) as fenced,
-       -- null in the usual case: to return all ids costs a quarter of the statement
+       -- null in the usual case: returning all ids would take a quarter of the statement's time
        case when c.orders < cardinality($3) then coalesce((select array_agg(id) from inserted), '{}') end as only
 from counted c

@@ -1,7 +1,7 @@
 -- Ends an order event as a rejected order with its dead letter, and puts its unit into the outbox. Writes nothing if
 -- the order has a row already, or if `fenced`, as in record_orders.sql.
 -- $1 partition  $2 epoch  $3 order id  $4 coupon id  $5 user id  $6 claim time
--- $7 entry id  $8 fields  $9 error  $10 deliveries  $11 whether a rebuild runs it: also on a Postgres that lost commits
+-- $7 entry id  $8 fields  $9 error  $10 deliveries  $11 true in a rebuild: then also on a Postgres that has lost commits
 with fence_up as (
     select 1 from fence
     where partition = $1 and epoch = $2 and postgres_identity = postgres_identity() and (not postgres_lost or $11)

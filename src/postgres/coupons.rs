@@ -1,4 +1,4 @@
-//! Table `coupons`: definitions, which Postgres owns and of which Redis has copies, and stock.
+//! Table `coupons`: definitions and stock. Postgres owns the definitions; Redis has copies.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use super::fence::PARTITION;
 use super::{Pool, PostgresError};
 use crate::domain::{CouponId, Definition};
 
-/// `select_coupons.sql`, and what follows it.
+/// `select_coupons.sql` with a clause appended.
 macro_rules! select_coupons {
     ($rest:literal) => {
         concat!(include_str!("../../sql/queries/select_coupons.sql"), $rest)
@@ -19,13 +19,13 @@ macro_rules! select_coupons {
 
 const ADOPT: &str = include_str!("../../sql/queries/adopt_coupon.sql");
 
-/// A row: the definition, and its state in Postgres.
+/// A row: the definition, its published version and the stock.
 #[derive(Clone, Debug)]
 pub struct CouponRow {
     pub definition: Definition,
     /// The last version that is known to be in Redis; 0 before the first.
     pub published_version: i64,
-    /// The total less the units of live orders in Postgres.
+    /// The total minus the units of live orders in Postgres.
     pub stock: i64,
     pub changed_at: OffsetDateTime,
 }
@@ -250,8 +250,8 @@ pub async fn renew(
     get(pool, id).await
 }
 
-/// Records that Redis has these versions. Only if the epoch is still the one in which Redis got them, and only versions
-/// up to the row's: a late call must not hide an edit in a Postgres that has replaced another one.
+/// Records that Redis has these versions, if the epoch is still the one in which Redis got them. Records no version
+/// above the row's: Postgres may have been replaced by an older copy, and a late call must not hide an edit made there.
 ///
 /// # Errors
 /// If Postgres cannot serve.
@@ -276,8 +276,8 @@ pub async fn mark_published(
     Ok(())
 }
 
-/// At most 1,000 coupons of which Redis may not have the last version. Leaves out a first version for `grace_seconds`:
-/// the request that created it publishes it.
+/// At most 1,000 coupons of which Redis may not have the last version. Leaves out a new coupon for `grace_seconds`,
+/// while the request that created it publishes it.
 ///
 /// # Errors
 /// If Postgres cannot serve.
@@ -292,7 +292,7 @@ pub async fn unpublished(pool: &Pool, grace_seconds: f64) -> Result<Vec<CouponRo
     .await?)
 }
 
-/// Whether a coupon's stock differs from its total less its live orders, in one snapshot.
+/// Whether a coupon's stock differs from its total minus its live orders, in one snapshot.
 ///
 /// # Errors
 /// If Postgres cannot serve.
@@ -306,8 +306,8 @@ pub async fn stock_drifts(pool: &Pool, id: &CouponId) -> Result<bool, PostgresEr
     .await?)
 }
 
-/// Sets a coupon's stock to its total less its live orders. `false` if the stock is right already, or if there are more
-/// live orders than the total.
+/// Sets a coupon's stock to its total minus its live orders. `false` if the stock is right already, or if there are
+/// more live orders than the total.
 ///
 /// # Errors
 /// If Postgres cannot serve.

@@ -13,7 +13,8 @@ use crate::domain::{OrderEvent, OrderId};
 const REJECT: &str = include_str!("../../sql/queries/reject_order.sql");
 const ALONE: &str = include_str!("../../sql/queries/dead_letter_alone.sql");
 
-/// Reads letters: each column by name and cast to the type that is decoded, so that a later schema may change its type.
+/// Reads letters. Casts each column to the type that the code decodes, so that a later schema may change the column's
+/// type.
 macro_rules! select_letters {
     ($rest:literal) => {
         concat!(
@@ -24,7 +25,7 @@ macro_rules! select_letters {
     };
 }
 
-/// A dead letter that is to be inserted.
+/// A dead letter to insert.
 #[derive(Clone, Debug)]
 pub struct Letter<'a> {
     /// `None` if a rebuild found a claim without an entry.
@@ -75,7 +76,8 @@ pub async fn reject(
     Ok(outcome)
 }
 
-/// The same in a transaction that has the fence's lock. A rebuild may do it on a Postgres that lost commits.
+/// As [`reject`], in a transaction that already has the fence's lock. A rebuild may call this on a Postgres that has
+/// lost commits.
 pub(super) async fn reject_in(
     connection: &mut PgConnection,
     epoch: &str,
@@ -100,7 +102,7 @@ pub(super) async fn reject_in(
     LetterOutcome::read(&row, "rejected")
 }
 
-/// Ends an entry that cannot become an order row as a dead letter alone; its entry id is the key.
+/// Writes only a dead letter, for an entry that cannot become an order row; the entry's id is the key.
 ///
 /// # Errors
 /// As [`reject`].
@@ -171,7 +173,7 @@ pub async fn mark_seen(pool: &Pool, id: i64) -> Result<bool, PostgresError> {
     Ok(done.rows_affected() == 1)
 }
 
-/// Marks a letter as replaced by the order of a replay, and as seen. A second call changes nothing.
+/// Marks a letter as seen and as replaced by the order of a replay. A second call changes nothing.
 ///
 /// # Errors
 /// If Postgres cannot serve.
@@ -201,8 +203,9 @@ pub async fn replacement(pool: &Pool, order: OrderId) -> Result<Option<OrderId>,
     Ok(replaced_by.flatten().map(OrderId))
 }
 
-/// Encodes an entry's fields and values as a RESP array (<https://redis.io/docs/latest/develop/reference/protocol-spec/>):
-/// it holds any bytes, and `encode(fields, 'escape')` shows it in psql.
+/// Encodes an entry's fields and values as a RESP array
+/// (<https://redis.io/docs/latest/develop/reference/protocol-spec/>): the array can hold any bytes, and `encode(fields,
+/// 'escape')` shows it in psql.
 #[must_use]
 pub fn encode_fields<B: AsRef<[u8]>>(fields: &[B]) -> Vec<u8> {
     let mut encoded = format!("*{}\r\n", fields.len()).into_bytes();

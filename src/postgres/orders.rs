@@ -11,12 +11,14 @@ use super::{Pool, PostgresError};
 use crate::domain::{CouponId, Order, OrderEvent, OrderId, OrderStatus, UserId};
 
 const RECORD: &str = include_str!("../../sql/queries/record_orders.sql");
-/// Without `on conflict`: costs Postgres a quarter less, but fails if an event has a row or conflicts with another order.
+/// Has no `on conflict`: this costs Postgres a quarter less, but fails if an event has a row or conflicts with another
+/// order.
 const RECORD_NEW: &str = include_str!("../../sql/queries/record_new_orders.sql");
 const TAKE_STOCK: &str = include_str!("../../sql/queries/take_stock.sql");
 const EXPLAIN_MISSING: &str = include_str!("../../sql/queries/explain_missing.sql");
 
-/// Reads orders: each column by name and cast to the type that is decoded, so that a later schema may change its type.
+/// Reads orders. Casts each column to the type that the code decodes, so that a later schema may change the column's
+/// type.
 macro_rules! select_orders {
     ($rest:literal) => {
         concat!(
@@ -56,7 +58,8 @@ pub async fn record(
     record_by(RECORD, connection, epoch, events).await
 }
 
-/// The same at less cost, for events that probably have no row and no conflict. Otherwise it falls back to [`record`].
+/// As [`record`], at less cost, for events that probably have no row and no conflict. If an event has one, calls
+/// [`record`].
 ///
 /// # Errors
 /// As [`record`].
@@ -66,7 +69,7 @@ pub async fn record_new(
     events: &[&OrderEvent],
 ) -> Result<RecordOutcome, PostgresError> {
     match record_by(RECORD_NEW, connection, epoch, events).await {
-        // If it is more than a conflict, `record` returns the error again.
+        // If the cause is not a conflict, `record` returns the error again.
         Err(PostgresError::Row(_)) => record(connection, epoch, events).await,
         outcome => outcome,
     }
@@ -82,8 +85,8 @@ async fn record_by(
     let outcome = record_in(&mut transaction, statement, epoch, events).await?;
     match outcome {
         RecordOutcome::Done { .. } => transaction.commit().await?,
-        // Not left to the drop, which sends the rollback with the next statement: until then the fence's lock and
-        // the row locks would be held.
+        // An explicit rollback: a drop would send it only with the next statement, and the transaction would keep the
+        // fence's lock and the row locks until then.
         _ => transaction.rollback().await?,
     }
     Ok(outcome)
@@ -109,7 +112,7 @@ async fn record_in(
         return Ok(RecordOutcome::Fenced);
     }
     let mut only: Option<HashSet<Uuid>> = only.map(|ids| ids.into_iter().collect());
-    // An event may be in the batch twice; then it was inserted once.
+    // An event may be in the batch twice; the statement then inserts it once.
     let (inserted, missing): (Vec<&OrderEvent>, Vec<&OrderEvent>) =
         events.iter().partition(|event| only.as_mut().is_none_or(|only| only.remove(&event.order.0)));
     let conflicting = match explain_missing(transaction, &missing).await? {
@@ -187,7 +190,7 @@ pub async fn get(executor: impl PgExecutor<'_>, id: OrderId) -> Result<Option<Or
     Ok(row.fetch_optional(executor).await?.map(|row| row.0))
 }
 
-/// Those of the given orders that have a row.
+/// The rows of the given orders; orders without a row are left out.
 ///
 /// # Errors
 /// If Postgres cannot serve.
@@ -197,7 +200,7 @@ pub async fn get_many(executor: impl PgExecutor<'_>, ids: &[OrderId]) -> Result<
     Ok(rows.fetch_all(executor).await?.into_iter().map(|row| row.0).collect())
 }
 
-/// The status of those of the given orders that have a row.
+/// The status of each of the given orders; orders without a row are left out.
 ///
 /// # Errors
 /// If Postgres cannot serve.

@@ -1,4 +1,4 @@
-//! Table `outbox`: units that are to return to stock in Redis.
+//! Table `outbox`: units that wait for their return to stock in Redis.
 
 use std::collections::HashSet;
 
@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Pool, PostgresError};
 use crate::domain::{CouponId, OrderId};
 
-/// One unit that is to return.
+/// One unit that waits for its return.
 #[derive(Clone, Debug)]
 pub struct OutboxRow {
     pub order: OrderId,

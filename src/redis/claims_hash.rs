@@ -10,10 +10,10 @@ use super::{Redis, RedisError, array, integer, text};
 use crate::config;
 use crate::domain::{CouponId, OrderId, UserId, is_idempotency_key};
 
-/// Stands between the user and the slot in a field. No user id contains a control character.
+/// Separates the user from the slot in a field. No user id contains a control character.
 const SLOT_SEPARATOR: char = '\u{1f}';
 
-/// Stands between the order and the Idempotency-Key in a value.
+/// Separates the order from the Idempotency-Key in a value.
 const KEY_SEPARATOR: char = ' ';
 
 /// One unit of a user. Slots are numbered from 1 to the coupon's limit for each user.
@@ -34,7 +34,7 @@ impl ClaimField {
     }
 }
 
-/// A slot above 1, in its one spelling.
+/// A slot above 1; refuses spellings that the program does not write, such as a leading zero.
 fn decode_slot(text: &str) -> Option<i16> {
     let slot: i16 = text.parse().ok()?;
     ((2..=config::PER_USER_LIMIT_MAX).contains(&i64::from(slot)) && slot.to_string() == text).then_some(slot)
@@ -106,7 +106,7 @@ pub async fn held_by(redis: &Redis, coupon: &CouponId, user: &UserId) -> Result<
     }
 }
 
-/// The orders in these users' slots 1, in the order of the users; `None` also for a value that is not a claim.
+/// The order in slot 1 of each user, in the order of the users; `None` also for a value that is not a claim.
 pub async fn held_by_each(
     redis: &Redis,
     coupon: &CouponId,
@@ -146,7 +146,7 @@ pub async fn scan(
 pub struct ClaimsHash {
     /// Claims in slot 1.
     pub claims: HashMap<UserId, OrderId>,
-    /// Claims in the slots above 1. No coupon of today has a limit above 1; a rebuild leaves them as they are.
+    /// Claims in the slots above 1. For now no coupon has a limit above 1; a rebuild leaves these claims as they are.
     pub in_higher_slots: HashSet<ClaimField>,
     /// Fields that are not claims. Each takes a unit that no user holds.
     pub foreign_fields: HashSet<Bytes>,
@@ -172,7 +172,7 @@ impl ClaimsHash {
         Ok(hash)
     }
 
-    /// Units that its fields hold.
+    /// The number of units that its fields hold.
     #[must_use]
     pub fn held(&self) -> usize {
         self.claims.len() + self.in_higher_slots.len() + self.foreign_fields.len()
@@ -188,7 +188,7 @@ impl ClaimsHash {
                 Some(claim) => {
                     self.in_higher_slots.insert(claim.field);
                 }
-                // A copy: the field itself would keep its whole page in memory.
+                // A copy: a reference to the field would keep its whole page in memory.
                 None => {
                     self.foreign_fields.insert(Bytes::copy_from_slice(&field));
                 }

@@ -26,10 +26,10 @@ pub fn epoch_of(marker: &str) -> Option<&str> {
     marker.split_once(':').map(|(_, epoch)| epoch)
 }
 
-/// The marker's text; `None` where it is absent.
+/// The marker's text; `None` if it is absent.
 ///
 /// # Errors
-/// `WrongType` where the key is not a string.
+/// `WrongType` if the key is not a string.
 pub async fn read(redis: &Redis) -> Result<Option<String>, RedisError> {
     Ok(text(&redis.call("GET", vec![(&*redis.keys.epoch).into()]).await?))
 }

@@ -1,4 +1,4 @@
-//! What the server says about itself: INFO, its clock, and whether it has any of our keys.
+//! Facts about the server: INFO, its clock, and whether it has any of our keys.
 
 use fred::types::Value;
 
@@ -28,7 +28,7 @@ pub async fn has_no_keys(redis: &Redis) -> Result<bool, RedisError> {
     }
 }
 
-/// The reply of INFO; `None` where the user may not run it.
+/// The reply of INFO; `None` if the user may not run it.
 pub async fn read(redis: &Redis) -> Result<Option<Info>, RedisError> {
     match redis.call("INFO", vec![]).await {
         Err(RedisError::Refused(_)) => Ok(None),
@@ -45,7 +45,7 @@ pub(super) async fn section(redis: &Redis, section: &'static str) -> Result<Info
 pub struct Info(String);
 
 impl Info {
-    /// The value of a line; empty where there is no such line.
+    /// The value of a line; empty if there is no such line.
     #[must_use]
     pub fn text(&self, name: &str) -> String {
         self.0

@@ -32,7 +32,7 @@ pub enum BatchOutcome {
     Late,
     /// The stream is absent, or stock + claims of a coupon is not its total; the text says which.
     Inconsistent(String),
-    /// The stream can take no more events: each claim whose event fitted is made, no other.
+    /// The stream can take no more events: only the claims whose events fitted are made.
     Full,
 }
 
@@ -77,10 +77,10 @@ pub async fn claim_batch(
     decode_claims(&reply, &groups, claims.len())
 }
 
-/// Why Redis would refuse the writes of a batch now; `None` where it would not. Sends an empty batch.
+/// Why Redis would refuse the writes of a batch now; `None` if it would not. Sends an empty batch.
 ///
 /// # Errors
-/// Each error that is not about writes.
+/// If Redis fails for another reason than refusing writes.
 pub async fn refusal(redis: &Redis, ready: &str) -> Result<Option<String>, RedisError> {
     match claim_batch(redis, ready, 0, &[], |_| true).await {
         Ok(_) => Ok(None),
@@ -147,7 +147,7 @@ fn decode_outcomes(
         let starts_at_ms = integer(next(values)?, "start")?;
         let digits =
             next(values)?.as_bytes().filter(|digits| digits.len() == members.len()).ok_or_else(broken)?;
-        // The script took the units one by one, in the order of the claims.
+        // The script took the units one by one, in the order of the claims, so the stock after each claim is known.
         let mut stock =
             left + digits.iter().map(|&digit| i64::from(digit == outcome_code::ACCEPTED)).sum::<i64>();
         for (&member, &digit) in members.iter().zip(digits) {
