@@ -17,7 +17,8 @@ use super::requests::{Requests, Users};
 use crate::redis::health::calls;
 
 pub const COUPON: &str = "coffee";
-/// Enough that the program always has requests to handle: with few, the processors sleep and wake up for every answer.
+/// Enough connections that the program always has requests to handle: with few, the processors sleep and wake up for
+/// every answer.
 pub const CONNECTIONS: usize = 256;
 /// More units than any scenario claims.
 pub const MANY_UNITS: u64 = 1_000_000_000;
@@ -109,7 +110,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Claims of fifty coupons, of which one in twenty has units left.
+    /// Claims of fifty coupons. One request in twenty is for a coupon that has units left.
     pub async fn mixed(&self, results: &mut Measurements) -> anyhow::Result<()> {
         let server = self.fixture.start_empty_server(1).await?;
         let coupons: Vec<String> = (0..50).map(|number| format!("coupon-{number:02}")).collect();
@@ -142,7 +143,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Like `end_to_end`, with so few connections that the cores wait for wake-ups and for the disk.
+    /// Like `end_to_end`, with few connections: the cores then wait for wake-ups and for the disk.
     pub async fn few_connections(&self, results: &mut Measurements) -> anyhow::Result<()> {
         for &connections in self.parameters.few_connections {
             let (answers, recorded) =

@@ -13,7 +13,7 @@ use crate::domain::UserId;
 pub struct Auth {
     admin_token: String,
     rules: TokenRules,
-    /// Tokens whose signature was verified: it is not verified again.
+    /// Tokens whose signature was verified, so that it is not verified again.
     verified: Cache<Box<str>, Verified>,
 }
 
@@ -47,7 +47,7 @@ impl Auth {
     /// The user of a user's token.
     pub fn user(&self, headers: &HeaderMap) -> Result<UserId, Problem> {
         let token = bearer(headers)?;
-        // Only the time can make a verified token invalid.
+        // A verified token can become invalid only by time.
         if let Some(Verified { user, .. }) = self.verified.get(token).filter(Verified::is_in_time) {
             return Ok(user);
         }
@@ -63,7 +63,7 @@ impl Auth {
         if self.is_admin(bearer(headers)?) {
             return Ok(());
         }
-        Err(unauthorized("this address wants the admin token"))
+        Err(unauthorized("this address requires the admin token"))
     }
 
     /// A user's token or the admin's.

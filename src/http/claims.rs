@@ -1,4 +1,4 @@
-//! Claims: making one, and reading what it became.
+//! Makes claims, and shows their orders.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ pub struct OrderView {
     recorded_at: Option<OffsetDateTime>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stock: Option<i64>,
-    /// The order of the claim that a replay of this rejected one made.
+    /// For a rejected order that was replayed: the order of the new claim.
     #[serde(skip_serializing_if = "Option::is_none")]
     replaced_by: Option<OrderId>,
 }
@@ -147,7 +147,7 @@ pub async fn status(api: Arc<Api>, coupon: &str, order: &str, request: Request) 
 }
 
 fn no_order() -> Problem {
-    Problem::new(Code::NotFound, "there is no such order of yours")
+    Problem::new(Code::NotFound, "you have no such order")
 }
 
 fn check_idempotency_key(headers: &HeaderMap) -> Result<(), Problem> {

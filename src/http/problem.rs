@@ -115,7 +115,7 @@ impl Problem {
         Self::new(Code::UnknownCoupon, format!("there is no coupon {coupon}"))
     }
 
-    /// The fence is down: requests that need both stores are not answered.
+    /// For a request that needs both stores while the fence is down.
     pub fn not_ready(reason: &str) -> Self {
         Self::unavailable(format!("not ready: {reason}"))
     }

@@ -1,5 +1,6 @@
-//! Every route on one screen. Paths are matched in one table, not by a warp filter each: an unknown path is a 404, a wrong
-//! method a 405 with `Allow`, and HEAD a GET, without a rejection to recover.
+//! Every route on one screen. One table matches all paths, instead of one warp filter for each path, so that no warp
+//! rejection has to be handled: an unknown path is a 404, a wrong method a 405 with `Allow`, and HEAD is handled as
+//! GET.
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -115,11 +116,12 @@ fn filter(
 
 async fn answer(slot: Arc<ApiSlot>, request: Request) -> Response<Bytes> {
     let id = request_id(&request.headers);
-    // A claim and a rebuild use no pooled connection to Postgres; all other work must outlive its client.
+    // Work on the pool must not be dropped when the client closes its connection: it runs in a separate task. A claim
+    // uses no pooled connection, and a reconcile spawns its own task.
     let is_claim = request.method == Method::POST && request.path.starts_with("/v1/coupons/");
     let answer = match head::check(&request).and_then(|()| slot.api()) {
         Err(problem) if problem.code == Code::BadRequest => Err(problem),
-        // Also before there is an API.
+        // Answers also before there is an API.
         _ if request.path == "/livez" => health::livez(&slot.tasks, &request.method),
         Err(problem) => Err(problem),
         Ok(api) if is_claim => route(api, request).await,
@@ -149,7 +151,7 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     })
 }
 
-/// The same filter with an error type that says that it never rejects.
+/// The filter as a service that never fails.
 pub fn service(
     slot: Arc<ApiSlot>,
 ) -> impl Filter<Extract = (Response<Bytes>,), Error = Infallible> + Clone + Send + Sync + 'static {
@@ -167,7 +169,7 @@ mod tests {
 
     use super::service;
 
-    /// Moved and allocated for every request. It was 22 kB while the table of routes was one future.
+    /// The future is moved and allocated for every request. Without boxes it had 22 kB.
     const FUTURE_MAX_BYTES: usize = 4_096;
 
     #[tokio::test]
