@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_passwords_and_tls_files_are_taken_from_the_variables_of_libpq() {
+    fn only_passwords_and_tls_files_of_libpqs_variables_are_kept() {
         let foreign = ["PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGDATABASE", "PGOPTIONS", "PGSERVICE"];
         let more = ["PGAPPNAME", "PGTZ", "PG_COLOR", "REDISCLI_AUTH", "REDIS_HOST", "REDIS_URL_2"];
         for name in foreign.into_iter().chain(more) {

@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_was_verified_is_remembered_once() {
+    fn a_verified_token_is_cached_once() {
         let auth = auth();
         let headers = headers(60);
         for _ in 0..2 {
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_valid_is_never_remembered() {
+    fn an_invalid_token_is_never_cached() {
         let auth = auth();
         let leeway = i64::try_from(config::JWT_LEEWAY_SECONDS).unwrap();
         assert!(auth.user(&headers(-leeway - 5)).is_err());

@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_encoded_decodes_to_itself() {
+    fn an_encoded_claim_decodes_to_itself() {
         for slot in 1..=i16::try_from(config::PER_USER_LIMIT_MAX).unwrap() {
             for key in [None, Some("!"), Some("key-1")] {
                 let claim = claim("e:v{e}", slot, key);
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_program_never_writes_is_foreign() {
+    fn fields_that_the_program_never_writes_are_foreign() {
         for field in [
             "",
             "\u{1f}2",
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_hash_tells_claims_from_foreign_fields() {
+    fn a_whole_hash_is_split_into_claims_and_foreign_fields() {
         let value = format!("{ORDER} key-1");
         let fields = [("alice", ORDER), ("bob", &value), ("bob\u{1f}2", &value), ("carol", "nonsense")];
         let page = fields.map(|(field, value)| {

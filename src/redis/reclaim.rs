@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_first_seen_after_the_step_is_due_after_as_long_again() {
+    fn an_entry_first_read_after_the_clock_stepped_back_is_due_after_the_whole_time() {
         let mut list = List::new();
         for elapsed in 0..5 {
             assert!(!list.is_due(elapsed, i64::try_from(elapsed).unwrap() - 600));
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_whose_idle_time_is_reset_again_and_again_is_never_due() {
+    fn an_entry_whose_idle_time_is_reset_repeatedly_is_never_due() {
         let mut list = List::new();
         for elapsed in 0..100 {
             list.delivered_ms = i64::try_from(elapsed).unwrap() * 1_000 - 200;

@@ -6,7 +6,7 @@ use seckill::redis::scripts::{self, Released};
 
 use crate::harness::{READY, Reply, TestRedis, claim};
 
-/// A coupon of five units of which alice holds two, each claimed with a key.
+/// A coupon of five units. Alice holds two of them, each claimed with a key.
 fn start(coffee: &CouponId, orders: [OrderId; 2]) -> TestRedis {
     let mut redis = TestRedis::start();
     redis.publish(coffee, 5);
@@ -40,7 +40,7 @@ fn a_unit_of_a_slot_above_1_is_released_by_its_field_and_order() {
 }
 
 #[test]
-fn a_claim_with_a_key_is_the_users_and_foreign_to_no_reader() {
+fn every_reader_reads_a_claim_with_a_key_as_a_claim() {
     let coffee: CouponId = "coffee".parse().unwrap();
     let orders = [OrderId::mint(), OrderId::mint()];
     let redis = start(&coffee, orders);

@@ -1,5 +1,5 @@
-//! Definitions edited by hand in either store: no answer reports a definition as in force that is not, and the
-//! comparison finds each field and puts Postgres's definition in force while claims go on.
+//! Definitions that are edited by hand in either store: no answer says that a definition is in force when it is not,
+//! and the comparison finds each field and puts Postgres's definition in force while claims continue.
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -10,7 +10,7 @@ use support::{Answer, Sale, until};
 const HASH: &str = "seckill:{0}:coupon:coffee";
 const COFFEE: &str = "/v1/admin/coupons/coffee";
 
-/// Each makes one field of the hash differ from Postgres and keeps `stock + claims = total`.
+/// Each edit makes one field of the hash differ from Postgres, and keeps the coupon's sum.
 const EDITS_OF_REDIS: [(&str, &[&str]); 19] = [
     ("total", &["HSET", HASH, "total", "110", "stock", "109"]),
     ("total", &["HSET", HASH, "total", "5", "stock", "4"]),
@@ -33,7 +33,7 @@ const EDITS_OF_REDIS: [(&str, &[&str]); 19] = [
     ("unlisted", &["HSET", HASH, "unlisted", "yes"]),
 ];
 
-/// The same for Postgres's row, without a new version.
+/// Each edit makes one column of Postgres's row differ from Redis, without a new version.
 const EDITS_OF_POSTGRES: [(&str, &str); 10] = [
     ("total", "total = 12, stock = stock + 2"),
     ("title", "title = 'Milk'"),
@@ -196,7 +196,7 @@ async fn an_answer_of_200_means_that_every_field_was_read_back_from_redis() {
         }
         assert_in_force(&sale);
     }
-    // Paused by hand in Postgres only: a repeated pause pauses in Redis too.
+    // Pauses by hand, in Postgres only: a repeated pause then also pauses the coupon in Redis.
     edit_row(&sale, "paused = true");
     let paused = patch(&sale, json!({"paused": true})).await;
     assert_eq!((paused.status, &paused.body["state"]), (200, &json!("paused")), "{}", paused.text);
@@ -248,7 +248,7 @@ async fn an_edit_by_hand_is_put_in_force_without_a_request() {
         (!metrics.contains("seckill_reconcile_drift_total{kind=\"definition\"} 0")).then_some(())
     })
     .await;
-    // A coupon that is deleted from Redis, or not a hash any more, is noticed without any claim.
+    // The program notices a coupon that is deleted from Redis, or that is no longer a hash, without any claim.
     for damage in [&["DEL", "seckill:{0}:coupon:tea"][..], &["SET", "seckill:{0}:coupon:tea", "x"]] {
         let epoch = sale.epoch();
         sale.redis_cli(damage);
@@ -313,7 +313,7 @@ async fn a_version_that_only_redis_has_counts_as_a_postgres_loss_and_waits_for_t
 }
 
 #[tokio::test]
-async fn a_comparison_during_edits_reports_none_of_them_as_a_difference() {
+async fn a_comparison_during_edits_reports_no_difference() {
     let sale = sale().await;
     let epoch = sale.epoch();
     let edits = async {
