@@ -114,7 +114,7 @@ pub async fn all_loaded(redis: &Redis) -> Result<bool, RedisError> {
     Ok(known.len() == LOADED.len() && known.iter().all(|value| value.as_i64() == Some(1)))
 }
 
-/// Loads these scripts, near the end of a rebuild.
+/// Loads these scripts, after the rebuild has set the `ready` marker.
 pub async fn load_all(redis: &Redis) -> Result<(), RedisError> {
     for script in LOADED {
         let sha1 = redis.call("SCRIPT", vec!["LOAD".into(), script.source().into()]).await?;
