@@ -107,7 +107,7 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     let addresses = external.or_else(|| stores.as_ref().map(Embedded::addresses));
     let addresses = addresses.context("there are stores, embedded or external")?;
     let outcome = Box::pin(sell(&args, is_demo, http, &addresses, &credentials, &tasks, &stop)).await;
-    // Last, also after a failure: all other parts need the stores.
+    // The stores stop last, also after a failure: all other parts need them.
     if let Some(stores) = stores {
         stores.stop_by(stop.deadline(config::STOP_STORES_BY)).await?;
     }
@@ -192,7 +192,7 @@ fn bind(address: SocketAddr, log_format: LogFormat) -> anyhow::Result<(TcpListen
     let listener = server::listen(address)
         .with_context(|| format!("cannot listen on {address}: choose another with SECKILL_LISTEN"))?;
     let address = listener.local_addr()?;
-    // The first line, whatever the log filter is: scripts wait for this line.
+    // The first line, with every log filter: scripts wait for this line.
     stderr::line(&match log_format {
         LogFormat::Text => format!("listening on http://{address}"),
         LogFormat::Json => {

@@ -1,5 +1,5 @@
 //! Every setting with its flag, environment variable and default. Limits that are not settings are in
-//! `config/limits.rs`; secrets on disk are read in `data_dir`.
+//! `config/limits.rs`; `data_dir` reads secrets on disk.
 
 mod address;
 mod credential;
@@ -147,7 +147,7 @@ pub struct WorkerSettings {
     pub stream_keep: u64,
 }
 
-/// What `serve` needs in addition to stores, credentials and workers.
+/// Settings of `serve` in addition to stores, credentials and workers.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "HTTP")]
 pub struct HttpSettings {

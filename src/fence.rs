@@ -41,7 +41,7 @@ use rebuild::Report;
 use retry::Pauses;
 pub use session::{RedisClock, Session};
 
-/// Why the fence is down after a script met another marker than its own.
+/// Why the fence is down after a script found another marker than the session's.
 pub const MARKER_CHANGED: &str = "the epoch marker in Redis has changed";
 
 /// A cheap handle; clones share one fence.
@@ -70,7 +70,8 @@ struct Shared {
     /// Why Redis refuses claims although it agrees with Postgres; `None` if it takes claims.
     refusal: Mutex<Option<Arc<str>>>,
     outage: OutageWatch,
-    /// Notified when entries left the order stream, or the group, and no comparison has explained it.
+    /// Notified when entries were removed from the order stream or skipped by the group, and no comparison has searched
+    /// for their events yet.
     misses_entries: Notify,
 }
 
@@ -198,7 +199,7 @@ impl Fence {
                 _ = ticks.tick() => {}
                 () = self.shared.doubted.notified() => {}
             }
-            // A probe on a broken connection would only wait for its timeout.
+            // The connection has broken: a probe on it would only wait for its timeout.
             if self.session().is_err() {
                 return;
             }
@@ -233,7 +234,8 @@ impl Fence {
 
     /// Reads Redis, and the fence row from Postgres; without Postgres, the row that was read last.
     async fn probe(&self, redis: &Redis, postgres: &Postgres) -> anyhow::Result<(RedisProbe, FenceRow)> {
-        // Redis first: a WAL position in Redis is never ahead of what Postgres answers afterwards.
+        // Redis first: a WAL position in Redis is then never ahead of the position that Postgres returns, unless
+        // Postgres has lost commits.
         let seen = crate::redis::probe::probe(redis).await?;
         let pool = postgres.pool.clone();
         let read = async move { postgres::fence::read(&pool).await };

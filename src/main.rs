@@ -1,4 +1,4 @@
-//! Reads the command line, sets up logging, runs one command, and exits with its status.
+//! Reads the command line, sets up logging, runs one command, and exits with the command's status.
 
 use std::process::ExitCode;
 

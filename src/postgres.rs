@@ -48,7 +48,7 @@ pub struct Postgres {
 /// A failed statement, classified by what the caller should do.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PostgresError {
-    /// Down, restarting, full, locked, a deadlock: try again until it works.
+    /// Postgres is down, restarting, full or locked, or there was a deadlock: the caller tries again until it works.
     #[error("Postgres cannot serve now: {0}")]
     Transient(String),
     /// The row is not valid: a retry cannot help.
@@ -218,7 +218,7 @@ fn store_folder(options: &PgConnectOptions) -> Option<&Path> {
     options.get_socket().map(PathBuf::as_path).filter(|folder| disk::is_embedded_store(folder))
 }
 
-/// The one place where an error of Postgres is classified, by its SQLSTATE's class
+/// The only place that classifies errors of Postgres, by the class of the SQLSTATE
 /// (<https://www.postgresql.org/docs/15/errcodes-appendix.html>).
 impl From<sqlx::Error> for PostgresError {
     fn from(error: sqlx::Error) -> Self {
@@ -235,7 +235,7 @@ impl From<sqlx::Error> for PostgresError {
         };
         let code = database.code().unwrap_or_default();
         let text = format!("{} ({code})", database.message());
-        // The caller drops the connection, and a new one prepares its own statements.
+        // The caller drops the connection; a new connection prepares its own statements.
         if pool::is_stale(&error) {
             return Self::Transient(format!("a table has changed since a statement was prepared: {text}"));
         }

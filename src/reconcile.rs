@@ -27,7 +27,7 @@ pub struct Reconciler {
     pub postgres: Postgres,
 }
 
-/// What `run` does next.
+/// The check that `run` does next.
 #[derive(Clone, Copy)]
 enum Check {
     Definitions,
@@ -150,7 +150,7 @@ impl Reconciler {
         let mut checks = tokio::time::interval(config::CHECK_INTERVAL);
         let mut comparisons = tokio::time::interval(config::RECONCILE_INTERVAL);
         let mut definitions = tokio::time::interval(config::DEFINITIONS_INTERVAL);
-        // With thousands of coupons one check may take longer than the interval.
+        // With thousands of coupons, a check may take longer than the interval.
         definitions.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut states = self.fence.subscribe();
         loop {

@@ -23,7 +23,7 @@ use fred::types::Value;
 
 pub use server::{Redis, RedisServer};
 
-/// Why a command failed, classified by what that means for the caller.
+/// Why a command failed, classified by what the caller has to do.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RedisError {
     /// No answer: it is unknown whether the command ran.
@@ -71,7 +71,7 @@ impl RedisError {
     }
 }
 
-/// The one place where an error of Redis is classified.
+/// The only place that classifies errors of Redis.
 fn classify(error: &fred::error::Error) -> RedisError {
     let details = plain(error.details());
     match details.split_whitespace().next().unwrap_or_default() {
@@ -115,7 +115,7 @@ pub(crate) fn script_args<K: Into<Value>, A: Into<Value>>(
     args
 }
 
-/// The reply's elements; none for nil. `what` names the reply in the error.
+/// The reply's elements; empty for nil. `what` names the reply in the error.
 pub(crate) fn array(value: Value, what: &str) -> Result<Vec<Value>, RedisError> {
     match value {
         Value::Array(values) => Ok(values),

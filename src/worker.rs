@@ -1,6 +1,6 @@
 //! Workers: read order events in the consumer group, record them in Postgres, acknowledge them. This file starts the
-//! roles, one file each: `consume` reads new entries and `reclaim` takes over those of crashed workers, both write them
-//! through `record`; `housekeeping` trims the stream, removes old consumers and returns units.
+//! roles. Each role has a file: `consume` reads new entries, `reclaim` takes over entries of crashed workers, and both
+//! record them through `record`; `housekeeping` trims the stream, removes old consumers and returns units.
 
 mod connections;
 mod consume;
@@ -22,7 +22,7 @@ pub use self::context::Context;
 use crate::config::{self, WorkerSettings};
 
 /// Runs all roles until `stop`. Each role first ends its current batch, for at most `WORKER_STOP_GRACE`; other workers
-/// reclaim what is not acknowledged by then. With 0 workers it only waits for `stop`.
+/// reclaim the entries that are not acknowledged by then. With 0 workers it only waits for `stop`.
 pub async fn run(context: Context, settings: WorkerSettings, stop: CancellationToken) {
     let mut roles = start_roles(&Arc::new(context), &settings, &stop);
     // Waits for `stop`, not for the roles: a role that ends early is restarted, and with 0 workers there are no roles.

@@ -78,7 +78,7 @@ fn every_file_that_the_documents_name_exists() {
     assert!(missing.is_empty(), "no such file:\n  {}", missing.join("\n  "));
 }
 
-/// Words that hide the actor or the meaning of a sentence; CONTRIBUTING says what to write instead.
+/// Words that hide the actor or the meaning of a sentence. CONTRIBUTING says how to write instead.
 const UNCLEAR: [&str; 9] =
     ["whoever", "somebody", "someone", "nobody", "anybody", "everybody", "meanwhile", "lest", "affair"];
 

@@ -1,6 +1,6 @@
-//! Without a rule a promise breaks: for each rule the search finds a shortest path to the broken promise. Where the
-//! check of `stock + claims = total` would find and repair the damage, that rule is switched off too; alone, it breaks
-//! nothing there.
+//! Without a rule a promise breaks: for each rule the search finds a shortest path to the broken promise. If the check
+//! of `stock + claims = total` would find and repair the damage, the test also switches this check off. The missing
+//! check alone breaks no promise in that test.
 
 use model::trace::replay_path;
 use model::{Broken, Fault, Outcome, Path, Rule, Scope, search};
@@ -10,8 +10,8 @@ use Rule::*;
 
 const MAX_STATES: usize = 6_000_000;
 
-/// The broken promise without these rules, and the path to it. Also checks that all of them must be missing: with any
-/// one of them in force the scope holds.
+/// The broken promise without these rules, and the path to it. Also checks that all of these rules must be missing:
+/// with any of them in force, no promise breaks.
 fn breaks(rules: &'static [Rule], scope: &Scope) -> (Broken, Path) {
     for left in rules {
         let others: Vec<Rule> = rules.iter().copied().filter(|rule| rule != left).collect();
@@ -21,8 +21,8 @@ fn breaks(rules: &'static [Rule], scope: &Scope) -> (Broken, Path) {
     let without = Scope { without: rules, ..scope.clone() };
     match search(&without, MAX_STATES).outcome {
         Outcome::Breaks(broken, path) => {
-            // A replay sees only what the stores do: not an answer, and not a server that refuses without a reason. It
-            // does not follow a change from one server to another.
+            // A replay sees only the writes to the stores. It sees no answers, and no server that refuses claims
+            // without a reason, and it does not follow a change from one server to another.
             let replaces = |fault| matches!(fault, &RedisFailedOver | &PostgresOlderCopy | &PostgresPromoted);
             let is_hidden = broken == Broken::DeadOrderAnswered || rules == [SessionOfTheRow];
             let is_seen = !is_hidden && !scope.faults.iter().any(replaces);

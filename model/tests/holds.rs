@@ -1,4 +1,4 @@
-//! With all rules in force no sequence of steps and faults breaks a promise, and the system can always come to rest.
+//! With all rules in force, no sequence of steps and faults breaks a promise, and the system can always become quiet.
 
 use model::{Fault, Outcome, Scope, search};
 
@@ -25,7 +25,8 @@ const ALL: [Fault; 18] = [
     DefinitionRestored,
 ];
 
-/// Searches the whole scope. A scope in which nothing happens, or that the search cuts short, proves nothing.
+/// Searches the whole scope. Fails if nothing happens in the scope, or if the search does not reach every state: it
+/// would prove nothing.
 fn holds(scope: &Scope, max_states: usize) -> usize {
     let found = search(scope, max_states);
     assert!(matches!(found.outcome, Outcome::Holds), "{scope:?}: {:?}", found.outcome);
@@ -38,8 +39,8 @@ fn of(faults: &[Fault]) -> &'static [Fault] {
     Vec::leak(faults.to_vec())
 }
 
-/// Every pair of faults, except the pair that hides itself: a deleted claims hash and an edited stock that together
-/// keep `stock + claims = total` are found only by the next comparison.
+/// Every pair of faults except one: if a claims hash is deleted and the stock is edited so that `stock + claims =
+/// total` still holds, only the next comparison finds this.
 fn pairs() -> impl Iterator<Item = [Fault; 2]> {
     let pairs = ALL.iter().enumerate().flat_map(|(n, &one)| ALL[n..].iter().map(move |&other| [one, other]));
     pairs.filter(|pair| *pair != [ClaimsDeleted, StockEdited])
@@ -139,7 +140,8 @@ fn any_two_faults_beside_an_order_that_ends() {
     println!("{states} states");
 }
 
-/// Without deleted pending entries: the model identifies entries by their orders and would merge two of one order.
+/// Without deleted pending entries: the model identifies entries by their orders, and would merge two entries of the
+/// same order.
 #[test]
 #[ignore = "long"]
 fn any_three_faults() {

@@ -28,7 +28,7 @@ use crate::stop::Stop;
 use crate::tasks::Tasks;
 use crate::worker;
 
-/// What every process starts and stops.
+/// The parts that every process starts and stops.
 pub struct Core {
     server: RedisServer,
     postgres: Postgres,
@@ -36,7 +36,7 @@ pub struct Core {
     fence: Fence,
     pub waiters: OrderWaiters,
     tasks: Tasks,
-    /// Ends the tasks below, and those of `waiters`.
+    /// Stops the tasks in the fields below, and the tasks of `waiters`.
     stop: CancellationToken,
     fence_task: JoinHandle<Option<()>>,
     publisher: JoinHandle<Option<()>>,

@@ -17,7 +17,7 @@ pub const USERS: usize = 5_000;
 const UNITS: usize = 500;
 const ACCEPTED: u16 = 202;
 const SOLD_OUT: u16 = 409;
-/// The claim waited for longer than its deadline, and was not made.
+/// The status of a claim that waited for longer than its deadline and was not made.
 const UNAVAILABLE: u16 = 503;
 
 impl Bench<'_> {
@@ -122,7 +122,7 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    /// Claims of two connections in turn, each with the ms after the start at which it was sent, and its status.
+    /// Attempts, alternately of two connections, each with the ms after the start at which it was sent, and its status.
     fn attempts(sent: &[(u64, u16)]) -> Vec<Attempt> {
         let start = Instant::now();
         let attempt = |(user, &(at, status))| Attempt { connection: user % 2, sent: start + ms(at), status };

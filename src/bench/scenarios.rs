@@ -27,10 +27,11 @@ pub const FEW_CONNECTIONS_SCENARIO: &str = "few-connections";
 /// Share of the end-to-end rate at which `sustained` sends claims.
 const SUSTAINED_SHARE: f64 = 0.8;
 const BACKLOG_POLL: Duration = Duration::from_millis(50);
-/// One request in this many waits until its order is recorded, or is for a coupon with units left.
+/// In `window`, one request in this many waits until its order is recorded. In `mixed`, one in this many is for a
+/// coupon with units left.
 const ONE_IN: usize = 20;
 
-/// What every scenario needs.
+/// The values that every scenario needs.
 pub struct Bench<'a> {
     pub fixture: &'a Fixture,
     pub users: &'a Users,

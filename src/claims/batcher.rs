@@ -1,6 +1,6 @@
-//! Sends claims to Redis in batches: all claims that wait when a sender is free go in one EVALSHA. No claim is delayed to
-//! fill a batch. Owns the deadline of a claim and its batch; the script decides what a claim gets, the fence whether
-//! claims are accepted.
+//! Sends claims to Redis in batches: all claims that wait when a sender is free go in one EVALSHA. No claim is delayed
+//! to fill a batch. Owns the deadlines of claims and the batches; the script decides the outcome of a claim, the fence
+//! whether claims are accepted.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-// ---- identifiers and fields, as the HTTP documentation states them ----
+// ---- identifiers and fields of the HTTP API ----
 
 pub const COUPON_ID_MAX_BYTES: usize = 63;
 pub const USER_ID_MAX_BYTES: usize = 128;
@@ -106,7 +106,7 @@ pub const BACKOFF_MIN: Duration = Duration::from_millis(50);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// A worker logs nothing about a shorter stall, such as during a restart of a store.
 pub const WORKER_STALL_LOGGED_AFTER: Duration = Duration::from_secs(1);
-/// The stall of an idle worker ends this long after its last failure; longer than the pause between two attempts.
+/// The stall of an idle worker ends this time after its last failure. Longer than the pause between two attempts.
 pub const WORKER_STALL_OVER_AFTER: Duration = Duration::from_secs(3);
 /// After this time a worker closes a batch's connections and repeats the batch: a server that vanished without closing
 /// them would block the worker for ever. Longer than any statement timeout.
@@ -217,7 +217,7 @@ pub const HTTP_MIN_CONNECTIONS: usize = 256;
 pub const HTTP_CONNECTIONS_WARN_BELOW: usize = 10_000;
 /// How long a connection may be idle before it is closed.
 pub const HTTP_IDLE_TIMEOUT: Duration = Duration::from_mins(1);
-/// From the first byte of a request's head to its last one.
+/// Time from the first byte of a request's head to its last byte.
 pub const HTTP_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time from the moment when a client stops reading an answer to the answer's last byte, even if the client reads
 /// again.

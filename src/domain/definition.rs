@@ -1,4 +1,4 @@
-//! A coupon's definition, and the limits of a new or an edited one.
+//! A coupon's definition, and the limits of a new or edited definition.
 
 use time::OffsetDateTime;
 
@@ -85,7 +85,7 @@ impl NewCoupon {
 }
 
 impl CouponPatch {
-    /// The edited definition, if it is within every limit. Its version stays.
+    /// The edited definition, if it is within every limit. The version does not change.
     ///
     /// # Errors
     /// With a sentence that names the field.
@@ -150,7 +150,7 @@ fn check_title(title: &str) -> Result<(), InvalidDefinition> {
 
 /// Cuts a time to whole milliseconds, as Redis stores it: then Postgres and Redis have the same time.
 fn whole_ms(time: OffsetDateTime) -> Result<OffsetDateTime, InvalidDefinition> {
-    // The last hours of the year 9999 west of Greenwich lie beyond it in UTC.
+    // A time in the last hours of the year 9999, with an offset west of Greenwich, is in the year 10000 in UTC.
     let utc = time
         .checked_to_offset(time::UtcOffset::UTC)
         .ok_or_else(|| invalid("a time lies beyond the year 9999 in UTC"))?;

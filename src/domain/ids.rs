@@ -80,7 +80,7 @@ impl FromStr for OrderId {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        // Only the hyphenated form: the text is a value in Redis and must have one spelling.
+        // Only the hyphenated form is accepted: the text is a value in Redis, and equal ids must have equal texts.
         if text.len() != 36 {
             return Err(InvalidId::Order);
         }

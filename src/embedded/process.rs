@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 /// The role of a process in its store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// The server, which stops its children itself.
+    /// The server. It stops its children itself.
     Main,
     /// A process that the server forked; it may outlive the server.
     Child,

@@ -53,7 +53,7 @@ pub async fn stop_left_over<S: Store>(store: &S) -> Result<File> {
     stop_all(store, None, timeouts).await
 }
 
-/// Stops all processes of the store, `known` among them, and returns the lock, which proves that none is left.
+/// Stops all processes of the store, `known` included, and returns the lock: to hold it proves that no process is left.
 ///
 /// # Errors
 /// When a process is still there after the last signal, or may not be signalled, or the lock cannot be opened.

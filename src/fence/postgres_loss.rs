@@ -11,7 +11,7 @@ use crate::redis::marker::epoch_of;
 use crate::redis::probe::RedisProbe;
 use crate::redis::{Redis, RedisError, coupon_hash, server_info};
 
-/// What shows that Postgres has lost commits.
+/// A sign that Postgres has lost commits.
 #[derive(Clone, Debug)]
 pub struct Sign {
     pub why: String,
@@ -19,7 +19,7 @@ pub struct Sign {
     pub may_be_foreign: bool,
 }
 
-/// How the coupons in Redis differ from those in Postgres.
+/// The difference between the coupons in Redis and those in Postgres.
 #[derive(Clone, Debug, Default)]
 pub struct Definitions {
     /// Coupons that Postgres does not know. Nothing of them is deleted, since their claims are the only record of their
@@ -90,7 +90,7 @@ pub async fn by_postgres(
     Ok(Some(Sign { why, may_be_foreign }))
 }
 
-/// Why Postgres has lost commits, by what one probe shows.
+/// Why Postgres has lost commits, as far as one probe shows it.
 pub fn change(seen: &RedisProbe, row: &FenceRow, evidence: Option<&Evidence>) -> Option<String> {
     let is_older_copy =
         seen.postgres_lsn.as_ref().zip(row.lsn.as_ref()).is_some_and(|(noted, now)| now < noted);
@@ -107,8 +107,8 @@ pub fn change(seen: &RedisProbe, row: &FenceRow, evidence: Option<&Evidence>) ->
     }
 }
 
-/// Whether Redis cannot be behind this Postgres: it is the Redis of the agreement, or its marker is of a later epoch than
-/// the row's. Only then a live order that Redis does not hold has ended.
+/// Whether Redis cannot be behind this Postgres: it is the Redis of the agreement, or its marker has a later epoch than
+/// the row. Only then a live order that Redis does not hold has certainly ended.
 pub fn may_cancel(seen: &RedisProbe, row: &FenceRow) -> bool {
     if marker_counter(seen) > counter(&row.epoch) {
         seen.marker.as_ref().is_some_and(|marker| marker.starts_with("ready:"))
@@ -125,7 +125,7 @@ pub fn sentence(why: &str) -> String {
     )
 }
 
-/// What helps in either case.
+/// The remedy in either case.
 pub const WHAT_TO_DO: &str = "If this is the right database, `seckill reconcile --rebuild` restores what Redis \
     still holds and lists what it changes; if these stores do not belong together, correct REDIS_URL, DATABASE_URL or \
     SECKILL_REDIS_PREFIX";

@@ -1,4 +1,4 @@
-//! Rule 1: what must be equal in Redis and in the fence row for claims to be accepted.
+//! Rule 1: compares Redis with the fence row. Claims are accepted only if there is no difference.
 
 use super::postgres_loss;
 use crate::postgres::fence::FenceRow;

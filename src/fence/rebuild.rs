@@ -47,15 +47,15 @@ pub enum Refused {
 pub struct Cause {
     /// Evidence that a probe would not find.
     pub evidence: Option<Evidence>,
-    /// What differs, for the log and the metrics.
+    /// The difference between the stores, for the log and the metrics.
     pub difference: Difference,
-    /// An operator ordered it, also over a Postgres that has lost commits.
+    /// An operator ordered the rebuild, which may then use a Postgres that has lost commits.
     pub ordered: bool,
-    /// The rebuild before this one failed: the log does not warn again.
+    /// The rebuild before this one failed, so that the log does not warn again.
     pub is_repeated: bool,
 }
 
-/// What a rebuild found and did.
+/// The findings and changes of a rebuild.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
     pub epoch: String,

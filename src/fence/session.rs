@@ -1,5 +1,5 @@
 //! The session that the fence lends out while it is up, and the estimate of Redis's clock: deadlines of claims are in
-//! Redis's time, not in this machine's.
+//! Redis's time, not in the time of this machine.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};

@@ -1,4 +1,4 @@
-//! The state of each store and of the fence that compares them: what `/readyz?verbose` shows.
+//! The state of each store and of the fence that compares them, for `/readyz?verbose`.
 
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;

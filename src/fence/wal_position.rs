@@ -6,7 +6,7 @@ use super::{Fence, Session, StoreError};
 use crate::postgres::{self, Postgres};
 use crate::redis::wal_position as redis_position;
 
-/// Records a position in Redis that covers everything Postgres has answered so far.
+/// Reads the durable WAL position of Postgres, which covers all commits so far, and records it in Redis.
 ///
 /// # Errors
 /// If a store does not answer, or a script found another marker.

@@ -13,7 +13,7 @@ use crate::domain::{CouponId, InvalidDefinition};
 use crate::fence::StoreError;
 use crate::postgres::PostgresError;
 
-/// What a handler returns.
+/// The result of a handler.
 pub type Answer = Result<Response<Bytes>, Problem>;
 
 /// Stable words that programs may rely on.

@@ -142,7 +142,7 @@ impl Orders {
     }
 }
 
-/// What a user holds of a coupon.
+/// The order that a user holds of a coupon, if there is one.
 #[derive(Clone, Debug)]
 pub enum LiveOrder {
     Live(Order),

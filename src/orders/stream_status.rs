@@ -26,7 +26,7 @@ pub enum FenceView {
 
 #[derive(Clone, Debug, Serialize)]
 pub struct StreamView {
-    /// Its key in Redis.
+    /// The stream's key in Redis.
     stream: String,
     length: i64,
     first_entry_id: Option<String>,
@@ -40,7 +40,7 @@ pub struct StreamView {
     lag: i64,
     oldest_pending_ms: Option<i64>,
     consumers: Vec<ConsumerInfo>,
-    /// Every group of the stream, other programs' too.
+    /// Every group of the stream, including those of other programs.
     groups: Vec<GroupInfo>,
     fence: FenceView,
 }

@@ -73,7 +73,7 @@ impl OrderWaiters {
         waiting.clear();
     }
 
-    /// Those of the given orders for which a request waits.
+    /// Returns the orders among `orders` for which a request waits.
     #[must_use]
     pub fn waited_for(&self, orders: &[OrderId]) -> Vec<OrderId> {
         let waiting = lock(&self.waiting);

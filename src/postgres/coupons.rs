@@ -84,8 +84,8 @@ pub async fn insert(pool: &Pool, new: &Definition) -> Result<bool, PostgresError
     Ok(done.rows_affected() == 1)
 }
 
-/// Inserts a coupon as Redis has it, at its version. Returns its total, raised to the number of live orders if the row
-/// of the coupon was deleted.
+/// Inserts a coupon with the definition and the version that Redis has. Returns its total, raised to the number of live
+/// orders if the row of the coupon was deleted.
 pub(super) async fn adopt(connection: &mut PgConnection, known: &Definition) -> Result<i64, PostgresError> {
     Ok(sqlx::query_scalar(ADOPT)
         .bind(known.id.as_str())
@@ -120,8 +120,8 @@ pub(super) async fn lock(
     Ok(sqlx::query_as(query).bind(id.as_str()).fetch_one(connection).await?)
 }
 
-/// Replaces the definition of this version by one of any version, and moves the stock with the total. `false` if the row
-/// has another version.
+/// Replaces the definition of this version by one of any version, and changes the stock by the difference of the
+/// totals. `false` if the row has another version.
 pub(super) async fn redefine(
     connection: &mut PgConnection,
     version: i64,
@@ -191,7 +191,8 @@ pub enum Edited {
     TotalTooLow,
 }
 
-/// Replaces the definition of version `edited.version` by the next version, and moves the stock with the total.
+/// Replaces the definition of version `edited.version` by the next version, and changes the stock by the difference of
+/// the totals.
 ///
 /// # Errors
 /// If Postgres cannot serve, or refuses the row for another reason than its stock.
@@ -221,7 +222,7 @@ pub async fn edit(pool: &Pool, edited: &Definition) -> Result<Edited, PostgresEr
 }
 
 /// Raises the version of an unchanged definition; returns the new row, or `None` if the row has another version. With
-/// `recount` it also sets the stock, for a total that was edited without it.
+/// `recount` it also recounts the stock, for a total that was edited by hand.
 ///
 /// # Errors
 /// If Postgres cannot serve.
@@ -276,8 +277,8 @@ pub async fn mark_published(
     Ok(())
 }
 
-/// At most 1,000 coupons of which Redis may not have the last version. Leaves out a new coupon for `grace_seconds`,
-/// while the request that created it publishes it.
+/// At most 1,000 coupons whose last version Redis may not have. Leaves out a new coupon for `grace_seconds`, while the
+/// request that created it publishes it.
 ///
 /// # Errors
 /// If Postgres cannot serve.

@@ -63,7 +63,7 @@ pub async fn lock_exclusive(connection: &mut PgConnection) -> Result<(), Postgre
     Ok(())
 }
 
-/// Takes the session-level lock of the one process that rebuilds; `false` if another process has it.
+/// Takes the session-level lock of a rebuild; `false` if another process has the lock.
 ///
 /// # Errors
 /// If Postgres cannot serve.

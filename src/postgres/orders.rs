@@ -160,7 +160,7 @@ async fn explain_missing(
     Ok(Missing::Conflicting(conflicting))
 }
 
-/// Takes the units of the inserted orders from stock; returns a coupon that has too few.
+/// Takes the units of the inserted orders from stock; returns a coupon that has too few units.
 async fn take_stock(
     connection: &mut PgConnection,
     inserted: &[&OrderEvent],

@@ -147,7 +147,7 @@ impl Decision<'_> {
         coupons::all_definitions(&mut self.transaction).await
     }
 
-    /// Calls `visit` with user and id of each live order of the coupon, at most one of each user.
+    /// Calls `visit` with user and id of each live order of the coupon, at most one order for each user.
     pub async fn visit_live_orders(
         &mut self,
         coupon: &CouponId,

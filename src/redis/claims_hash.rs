@@ -1,5 +1,5 @@
 //! The claims hash of a coupon: which order holds each unit that is taken. Owns the format of its fields and values,
-//! and the reads. Scripts write it; `scripts.rs` and `rebuild.rs` call them.
+//! and the reads. Scripts write the hash; `scripts.rs` and `rebuild.rs` call these scripts.
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,5 +1,5 @@
 //! Pending entries that another program deleted or trimmed. A rebuild or a comparison sends their lost events again;
-//! then they are acknowledged here, counted and logged.
+//! then this file acknowledges, counts and logs these entries.
 
 use fred::types::Value;
 

@@ -65,7 +65,7 @@ pub async fn workers(redis: &Redis) -> Result<Option<u64>, RedisError> {
 /// Pending entries that no consumer has read for a long time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdleEntries {
-    /// At most a page of them.
+    /// The number of such entries on the first page.
     pub count: usize,
     pub oldest_idle_ms: i64,
     pub consumer: String,

@@ -1,5 +1,5 @@
-//! The epoch marker: `ready:<epoch>` while claims may be accepted, `building:<epoch>` during a rebuild. Owns its text
-//! and the reads. The scripts of `rebuild.rs` write it.
+//! The epoch marker: `ready:<epoch>` while claims may be accepted, `building:<epoch>` during a rebuild. Owns the
+//! marker's text and the reads. The scripts of `rebuild.rs` write the marker.
 
 use std::sync::Arc;
 

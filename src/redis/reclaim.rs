@@ -12,7 +12,7 @@ use super::order_stream::{Entries, decode_entries, page};
 use super::{Redis, RedisError, array, integer, script_args, text};
 use crate::config;
 
-/// An entry as the pending entries list has it.
+/// An entry of the pending entries list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Pending {
     id: String,

@@ -64,7 +64,7 @@ pub enum Released {
     Inconsistent,
 }
 
-/// Returns the unit of an order that has ended. `field` is the claims hash's field that holds it.
+/// Returns the unit of an order that has ended. `field` is the field of the claims hash that holds the unit.
 pub async fn release(
     redis: &Redis,
     ready: &str,

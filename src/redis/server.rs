@@ -27,7 +27,7 @@ pub struct RedisServer {
     pub keys: Keys,
 }
 
-/// One connection. Clones share it. Dropping the last one closes it.
+/// A connection, which clones share. A drop of the last clone closes the connection.
 #[derive(Clone)]
 pub struct Redis {
     client: Client,
@@ -74,8 +74,8 @@ impl RedisServer {
         self.connect_with_timeout(config::REDIS_COMMAND_TIMEOUT).await
     }
 
-    /// A worker's own connection, for blocking reads. CLIENT LIST shows it by name: up to Redis 7.0 a consumer that
-    /// finds nothing to read leaves no other trace.
+    /// A separate connection of a worker, for blocking reads. The connection has a name for CLIENT LIST: up to Redis
+    /// 7.0 nothing else shows a consumer that finds no entries.
     ///
     /// # Errors
     /// As `connect`.
@@ -126,7 +126,7 @@ impl RedisServer {
 }
 
 impl Redis {
-    /// Sends one command; its timeout is the connection's.
+    /// Sends one command, with the connection's timeout.
     pub(crate) async fn call(&self, command: &'static str, args: Vec<Value>) -> Result<Value, RedisError> {
         if self.closed.is_cancelled() {
             return Err(RedisError::Busy("the connection is closed".into()));

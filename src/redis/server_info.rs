@@ -12,7 +12,7 @@ pub async fn now_ms(redis: &Redis) -> Result<i64, RedisError> {
     Ok(part(0)? * 1_000 + part(1)? / 1_000)
 }
 
-/// Whether no key of ours exists.
+/// Whether Redis has none of our keys.
 pub async fn has_no_keys(redis: &Redis) -> Result<bool, RedisError> {
     let count = i64::try_from(config::SCAN_PAGE_ENTRIES).unwrap_or(i64::MAX);
     let mut cursor = "0".to_owned();

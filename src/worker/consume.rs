@@ -1,5 +1,5 @@
-//! One consumer: reads new entries and records them. After a failure it reads its own pending entries first, so that no
-//! entry that was delivered to it is forgotten. `reclaim` handles the pending entries of other consumers.
+//! One consumer: reads new entries and records them. After a failure the consumer first reads its own pending entries,
+//! so that it forgets no delivered entry. `reclaim` handles the pending entries of other consumers.
 //!
 //! Under a backlog, Redis and Postgres work at the same time: while the worker records a batch, it acknowledges the
 //! batch before and reads the next one. A second consumer then reads too, so that Postgres inserts one batch while it
@@ -33,7 +33,7 @@ pub async fn run(context: Arc<Context>, name: String, mode: ConsumerMode, stop: 
     let mut consumer = Consumer {
         context: &context,
         name: &name,
-        // A backlog consumer has no pending entries yet, and a read would already add it to the group.
+        // A new backlog consumer has no pending entries, and a read would already add it to the group.
         reads_pending: matches!(mode, ConsumerMode::Always(_)),
         mode,
         connections: Connections::new(&context),

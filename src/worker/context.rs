@@ -30,7 +30,7 @@ impl Context {
     pub(super) async fn wait_until_up(&self, stop: &CancellationToken) {
         let mut states = self.fence.subscribe();
         tokio::select! {
-            // It fails if the fence has ended with the program.
+            // An error means that the fence's task has ended with the program.
             _ = states.wait_for(|state| matches!(state, FenceState::Up(_))) => {}
             () = stop.cancelled() => {}
         }

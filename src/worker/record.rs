@@ -1,5 +1,6 @@
-//! Records a batch of entries: each becomes an order, or a rejected order with its dead letter; then all are
-//! acknowledged. If Postgres refuses a batch because of one event, the batch is split until that event is alone.
+//! Records a batch of entries: each entry becomes an order, or a dead letter, if possible with a rejected order. Then
+//! all are acknowledged. If Postgres refuses a batch because of one event, the batch is split until that event is
+//! alone.
 
 use super::connections::Connections;
 use super::context::Context;

@@ -1,4 +1,4 @@
-//! The codes of the scripts' replies: one table, the same in Lua, in Rust and in the header of each script.
+//! The codes of the scripts' replies are the same in Lua, in Rust and in the header of each script.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

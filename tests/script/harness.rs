@@ -20,7 +20,7 @@ pub const READY: &str = "ready:7-c0ffee";
 /// A deadline in the far future.
 pub const NEVER_MS: i64 = 32_503_680_000_000;
 
-/// A running server with our scripts, an accepting marker and an empty stream with its group.
+/// A running server with our scripts, a marker under which claims are accepted, and an empty stream with its group.
 pub struct TestRedis {
     pub redis: Redis,
     pub runtime: Runtime,
@@ -172,7 +172,7 @@ impl Drop for Server {
     }
 }
 
-/// A reply of Redis, as RESP has it.
+/// A reply of Redis in the types of RESP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     Simple(String),

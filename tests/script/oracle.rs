@@ -186,7 +186,7 @@ impl Oracle {
         Ok(self.marker.get()?.is_none_or(|marker| marker != marker_text(sent)))
     }
 
-    /// Runs a script; it changes nothing if it needs a forbidden command.
+    /// Runs a script; a script that needs a forbidden command changes nothing.
     fn unless_forbidden<T>(
         &mut self,
         needed: &[&str],

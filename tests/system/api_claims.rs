@@ -159,7 +159,7 @@ async fn a_body_is_an_object_or_empty_and_a_refusal_names_its_fault() {
     sale.claim_with("coffee", "user", &twice).await.assert_problem(400, "bad-request");
     let fit = sale.claim_with("coffee", "user", &[("idempotency-key", &long[1..])]).await;
     assert_eq!(fit.status, 202, "{}", fit.text);
-    // With a limit of one unit the user identifies the claim, whatever the key.
+    // With a limit of one unit the user identifies the claim, with any key.
     let other_key = sale.claim_with("coffee", "user", &[("idempotency-key", "other")]).await;
     assert_eq!((other_key.status, order_of(&other_key)), (200, order_of(&fit)));
     assert_eq!(sale.redis_stock("coffee"), 98);

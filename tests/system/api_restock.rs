@@ -26,7 +26,7 @@ async fn a_total_can_be_lowered_only_to_the_number_of_held_units() {
     }
     sale.claim("coffee", "dave").await.assert_problem(409, "sold-out");
     for _ in 0..2 {
-        // A restock sent twice is one restock.
+        // A restock that is sent twice adds the units once.
         let restocked = patch(&sale, json!({"total": 5})).await;
         assert_eq!((restocked.status, &restocked.body["stock"]), (200, &json!(2)), "{}", restocked.text);
     }

@@ -106,7 +106,7 @@ async fn every_field_edited_by_hand_in_redis_is_named_and_repaired_while_claims_
     let (epoch, mut seen) = (sale.epoch(), 0);
     for (field, edit) in EDITS_OF_REDIS {
         sale.redis_cli(edit);
-        // The comparison that runs every ten seconds may have repaired it already.
+        // The comparison that runs every ten seconds may have repaired the field already.
         let found = reconcile(&sale, false).await;
         if found["definition_drift"] == 1 {
             seen += 1;

@@ -90,7 +90,7 @@ async fn deleted_entries_are_found_at_the_next_start() {
 async fn deleted_entries_are_found_by_a_process_that_joins() {
     let sale = sale_with_deleted_entries().await;
     let epoch = sale.epoch();
-    // It has no workers: only its comparison can find the deleted entries.
+    // The process has no workers: only its comparison can find the deleted entries.
     let joining = sale.spawn_by_address("serve", &[], &[("SECKILL_WORKERS", "0")]);
     joining.until_logged("3 pending entries were deleted or trimmed").await;
     until("three are requeued", async || (sale.redis_cli(&["XLEN", ORDERS]) == "6").then_some(())).await;

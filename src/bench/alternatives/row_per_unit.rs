@@ -22,7 +22,8 @@ const UNITS_PER_SECOND_MAX: u32 = 60_000;
 /// Units for the check at the end of a measurement that claims after the last unit are refused.
 const LAST_UNITS: i64 = 100;
 
-/// A unit's row is also its order. `fillfactor` leaves half of each page for the row version with the buyer.
+/// A unit's row is also its order. `fillfactor` leaves half of each page free for the version of a row that has the
+/// buyer.
 const TABLE: &str = r#"
     create table units (
         id         bigint      primary key,

@@ -47,7 +47,7 @@ impl Postgres {
         let mut initdb = self.folder.user.command(&self.bin.join("initdb"), &self.folder.path);
         initdb.arg("--no-sync").arg("-D").arg(&new);
         initdb.args(["--username", POSTGRES_USER, "--encoding=UTF8", "--locale=C.UTF-8"]);
-        // The same order as C.UTF-8, but a new libc cannot change it.
+        // Sorts like C.UTF-8, but a new version of libc cannot change the order.
         initdb.arg("--lc-collate=C");
         // Safe: the socket is in a folder with mode 0700, and the server does not listen on TCP.
         initdb.arg("--auth=trust");
@@ -109,7 +109,7 @@ async fn run(mut command: Command, lock: &File, input: &[u8]) -> Result<(ExitSta
     Ok((output.status, stderr))
 }
 
-/// One flush of the file system replaces the thousand that `initdb` would do one by one.
+/// Flushes the file system once, instead of the thousand separate flushes of `initdb`.
 async fn sync_filesystem(path: &Path) -> Result<()> {
     let directory = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     tokio::task::spawn_blocking(move || syncfs(directory))

@@ -9,7 +9,7 @@ const FILES: &str = "appendonlydir";
 const MANIFEST: &str = "appendonly.aof.manifest";
 /// Redis logs this for a file that is valid up to some offset. Only the last file may be truncated at its offset.
 const BAD_FORMAT: &str = "Bad file format reading the append only file ";
-/// What Redis logs when files are missing, truncated or garbled (`src/aof.c`, `src/rdb.c`).
+/// Texts that Redis logs when files are missing, truncated or garbled (`src/aof.c`, `src/rdb.c`).
 const DAMAGE: [&str; 13] = [
     BAD_FORMAT,
     "the truncated file is not the last file",

@@ -43,9 +43,9 @@ pub struct Trust {
 
 /// Keeps, for each user, the live order in Postgres, else the claim without a row, else an event without a row.
 ///
-/// After Postgres has lost commits, Redis is believed: live orders that the claims hash does not hold are cancelled, then
-/// events that it does not hold are rejected. A Redis that may be behind Postgres, or whose coupon is inconsistent,
-/// cancels only orders whose user has a newer claim or event: the user could not have made it while the order was live.
+/// After Postgres has lost commits, Redis is believed: cancels live orders that the claims hash does not hold, then
+/// rejects events that it does not hold. If Redis may be behind Postgres, or the coupon is inconsistent, cancels only
+/// orders whose user has a newer claim or event: the user could not have made this claim while the order was live.
 pub async fn decide_coupon(
     decision: &mut Decision<'_>,
     epoch: &str,
@@ -109,7 +109,7 @@ fn one_for_each_user<'e>(
     chosen
 }
 
-/// What is left to decide after every live order was compared with its claim.
+/// The users that are not decided yet after every live order was compared with its claim.
 struct LiveOrders {
     /// Live orders of users who have another claim or an event.
     live: HashMap<UserId, OrderId>,

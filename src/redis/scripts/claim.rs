@@ -10,7 +10,8 @@ use crate::redis::claims_hash::decode_order;
 use crate::redis::lua::{CLAIM, code, unknown_code};
 use crate::redis::{Redis, RedisError, array, integer, script_args};
 
-/// The outcome of one claim, a digit for each in the reply. `claim.lua`'s header has the same; a test compares the two.
+/// The outcome of one claim, a digit for each in the reply. The header of `claim.lua` has the same digits; a test
+/// compares the two.
 mod outcome_code {
     pub const ACCEPTED: u8 = b'0';
     pub const HELD: u8 = b'1';
@@ -43,8 +44,8 @@ pub struct BatchReply {
     pub now_ms: i64,
 }
 
-/// Sends a batch of claims as one EVALSHA. `deadline_ms` is by Redis's clock. `is_published` says whether Postgres has the
-/// coupon as published: then its absence from Redis is a loss, not an unknown id.
+/// Sends a batch of claims as one EVALSHA. `deadline_ms` is by Redis's clock. `is_published` tells whether Postgres has
+/// the coupon as published: if such a coupon is absent from Redis, Redis has lost it.
 ///
 /// # Errors
 /// After an error it is unknown whether the batch ran, unless `RedisError::wrote_nothing`.

@@ -118,7 +118,7 @@ impl Sale {
         .await;
     }
 
-    /// Sends one command of any bytes to Redis; returns the reply as RESP has it.
+    /// Sends one command of any bytes to Redis; returns the reply in RESP.
     pub fn redis_raw(&self, args: &[&[u8]]) -> String {
         let mut command = format!("*{}\r\n", args.len()).into_bytes();
         for arg in args {
