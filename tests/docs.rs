@@ -30,7 +30,8 @@ fn candidates(module: &str) -> Vec<String> {
     if folder.is_empty() {
         vec![format!("tests/system/{name}.rs"), format!("tests/{name}.rs"), format!("tests/{name}/main.rs")]
     } else {
-        vec![format!("tests/{folder}{name}.rs"), format!("{folder}tests/{name}.rs")]
+        let in_package = ["tests", "tests/searches"].map(|tests| format!("{folder}{tests}/{name}.rs"));
+        [vec![format!("tests/{folder}{name}.rs")], in_package.to_vec()].concat()
     }
 }
 

@@ -5,6 +5,12 @@
 pub enum Broken {
     /// Postgres's stock is not total − live orders, or there are more live orders than units.
     Oversold,
+    /// An order was confirmed after its time to pay.
+    ConfirmedLate,
+    /// A client was told that an order is confirmed, and the order ended, or is not confirmed at rest.
+    ConfirmLost,
+    /// A claim was accepted although the order of an earlier claim with the same key had not ended.
+    SecondUnitForKey,
     /// A repeat got an order that had ended.
     DeadOrderAnswered,
     /// Claims were accepted after a Postgres loss, before the operator had ordered a rebuild.

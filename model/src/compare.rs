@@ -68,8 +68,7 @@ fn compare(state: &State, scope: &Scope, session: u8, steps: &mut Steps) {
                     .fold(0, |set, o| set | bit(o))
             };
             let lost = with(|status| status == Status::None);
-            let dead =
-                with(|status| matches!(status, Status::Cancelled | Status::Rejected)) & !postgres.outbox;
+            let dead = with(Status::is_dead) & !postgres.outbox;
             steps.take("a comparison reads Postgres", |next| {
                 next.comparison = Comparison::Found(epoch, lost, dead);
                 true
@@ -84,7 +83,7 @@ fn compare(state: &State, scope: &Scope, session: u8, steps: &mut Steps) {
             });
         }
         Comparison::Unheld(epoch, unheld) => {
-            let is_live = |order: u8| state.postgres.status[usize::from(order)] == Status::Live;
+            let is_live = |order: u8| state.postgres.status[usize::from(order)].is_live();
             let missing = each(unheld).any(is_live);
             steps.take("a comparison ends", |next| {
                 next.comparison = Comparison::Idle;
@@ -135,7 +134,7 @@ fn repair(state: &State, scope: &Scope, epoch: u8, lost: Orders, dead: Orders, s
         });
     }
     let live = each(0b1111)
-        .filter(|&o| state.postgres.status[usize::from(o)] == Status::Live)
+        .filter(|&o| state.postgres.status[usize::from(o)].is_live())
         .fold(0, |set, o| set | bit(o));
     let stock = state.postgres.coupon.stock;
     steps.take("a comparison reads live orders", |next| {
@@ -149,6 +148,11 @@ fn repair(state: &State, scope: &Scope, epoch: u8, lost: Orders, dead: Orders, s
     });
 }
 
+/// Whether the sweeper has work.
+fn has_due_order(state: &State) -> bool {
+    each(state.due).any(|order| state.postgres.status[usize::from(order)] == Status::Reserved)
+}
+
 /// No step is under way: the promises for a quiet system can be checked.
 #[must_use]
 pub fn is_quiet(state: &State, scope: &Scope) -> bool {
@@ -160,6 +164,9 @@ pub fn is_quiet(state: &State, scope: &Scope) -> bool {
         && server.publishing.is_none()
         && state.postgres.published == state.postgres.coupon.version
         && server.releasing == Releasing::Idle
+        && server.transition.is_none()
+        && server.sweep.is_none()
+        && !has_due_order(state)
         && state.postgres.outbox == 0
         && state.workers.iter().all(|worker| *worker == Worker::Idle)
         && rebuild::all_idle(state)

@@ -1,6 +1,6 @@
 //! What a rebuild decides: which user keeps which order, and which definition is in force (`fence/rebuild/decide.rs`).
 
-use crate::state::{Coupon, Order, Orders, Rebuilder, State, USERS, bit, each, user_of};
+use crate::state::{Coupon, ORDERS, Order, Orders, Rebuilder, State, Status, USERS, bit, each, user_of};
 use crate::{Rule, Scope, postgres_loss};
 
 /// Records the definition that an ordered rebuild showed to the operator. The operator then knows what is in force,
@@ -14,6 +14,35 @@ pub fn show_definition(next: &mut State, mine: &Rebuilder, is_edited: bool) {
         None => u8::MAX,
     };
     next.users.in_force = next.users.in_force.min(known);
+}
+
+/// The reserved orders.
+pub fn reserved(state: &State) -> Orders {
+    with_status(state, Status::Reserved)
+}
+
+/// The confirmed orders.
+pub fn confirmed(state: &State) -> Orders {
+    with_status(state, Status::Confirmed)
+}
+
+/// The orders that have a row.
+pub fn recorded(state: &State) -> Orders {
+    !with_status(state, Status::None)
+}
+
+fn with_status(state: &State, status: Status) -> Orders {
+    let is_it = |order: &Order| state.postgres.status[usize::from(*order)] == status;
+    (0..ORDERS as u8).filter(is_it).fold(0, |set, order| set | bit(order))
+}
+
+/// Whether another slot has a claim or an event without a row and with the key of this live order.
+fn is_replaced(state: &State, mine: &Rebuilder, live: Order) -> bool {
+    let in_events = if mine.is_consistent { 0 } else { mine.events };
+    let claims = mine.claims.iter().flatten().copied();
+    claims
+        .chain(each(in_events))
+        .any(|other| !state.postgres.has_row(other) && state.users.key_of(other) == state.users.key_of(live))
 }
 
 pub struct Plan {
@@ -44,6 +73,10 @@ pub fn plan(state: &State, scope: &Scope, index: usize) -> Plan {
         let may_cancel = mine.may_cancel || !scope.has(Rule::OnlyCurrentRedisCancels);
         // The user could not have made a newer claim while the order was live.
         let has_newer = scope.has(Rule::NewerClaimCancels) && from_hash.max(from_events) > live;
+        let has_newer = has_newer
+            || (scope.slots
+                && scope.has(Rule::SameKeyCancels)
+                && live.is_some_and(|live| is_replaced(state, mine, live)));
         if mine.postgres_lost
             && (is_consistent && may_cancel && scope.has(Rule::LossCancels) || has_newer)
             && let Some(order) = live.filter(|&order| mine.claims[user] != Some(order))

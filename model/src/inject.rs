@@ -6,7 +6,7 @@ use crate::state::{
     ToCompare, Worker, bit, each,
 };
 use crate::steps::Steps;
-use crate::{Scope, compare, rebuild};
+use crate::{Scope, compare, decide, rebuild};
 
 pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
     copies(state, scope, steps);
@@ -163,8 +163,11 @@ fn inject(fault: Fault, steps: &mut Steps, act: impl Fn(&mut State)) {
             Fault::WorkerKilled | Fault::RebuilderKilled | Fault::ServerKilled | Fault::SessionDropped
         );
         let is_recorded = next.postgres.row.lost && !is_about_to_be_cleared(next);
+        let was_pending = next.users.loss_pending;
         next.users.loss_pending &= is_of_a_process || is_recorded || is_detectable(next);
+        let hid_a_loss = was_pending && !next.users.loss_pending;
         if !is_recorded && !next.users.loss_pending {
+            next.users.confirmed &= if hid_a_loss { decide::confirmed(next) } else { u8::MAX };
             let in_redis = next.redis.consistent_coupon().map_or(0, |coupon| coupon.version);
             next.users.in_force = next.users.in_force.min(in_redis.max(next.postgres.coupon.version));
         }
@@ -224,9 +227,15 @@ fn replace_postgres(next: &mut State, by: Postgres) {
     next.users.excused |= next.users.accepted & next.postgres.dead();
     next.postgres = by;
     next.users.loss_pending = is_detectable(next);
+    if next.faults > 0 && !next.users.loss_pending {
+        // An earlier fault has hidden the loss from Redis.
+        next.users.confirmed &= decide::confirmed(next);
+    }
     next.backup = None;
     // Replacing a database takes longer than the timeout of one command; connections to the old one break.
     next.server.releasing = Releasing::Idle;
+    next.server.sweep = None;
+    next.server.transition = None;
     if next.server.publishing.is_some_and(|publication| !publication.is_answered) {
         next.server.publishing = None;
     }

@@ -2,13 +2,16 @@
 //! transaction and acknowledgement. The search takes them in every order, with faults between any two, and
 //! checks each state that it reaches: no promise is broken, and the system can still come to rest.
 //!
-//! `state` is what both stores and all processes hold. `serve`, `record`, `rebuild` and `compare` are the
+//! `state` is what both stores and all processes hold. `serve`, `record`, `transition`, `rebuild` and `compare` are the
 //! program's steps; `decide` and `postgres_loss` are the decisions that they share. `fault` and `inject` are what
 //! goes wrong, `promise` is what must hold, `search` is the search. Each rule of the protocol can be switched off ([`Rule`]):
 //! the search then finds a shortest path to a broken promise. `trace` checks a recorded run against the rules.
 //!
-//! Not modelled: several coupons and partitions, limits above one, sale windows, batches, unreadable entries,
-//! time. One coupon, two users and two workers showed every failure of the protocol that is known so far.
+//! With a limit of one unit the two holders of units are two users. With a limit of two they are the two slots of one
+//! user, whose claims have idempotency keys.
+//!
+//! Not modelled: several coupons and partitions, sale windows, batches, unreadable entries; of time only that the time
+//! to pay passes. One coupon, two users and two workers showed every failure of the protocol that is known so far.
 
 #![expect(clippy::cast_possible_truncation, reason = "all numbers of a scope are below ten")]
 
@@ -26,6 +29,7 @@ mod serve;
 mod state;
 mod steps;
 pub mod trace;
+mod transition;
 mod users;
 
 pub use broken::Broken;
@@ -106,6 +110,27 @@ pub enum Rule {
     DeletedEntriesStay,
     /// The consumer group is created at the beginning of the stream.
     GroupAtZero,
+    /// An order is confirmed, cancelled or expired only in the epoch of its session, and never on a Postgres that lost
+    /// commits.
+    TransitionsAreFenced,
+    /// The statement that confirms or ends an order checks its status and its time to pay itself.
+    TransitionsAreConditional,
+    /// A confirm is in time only before `reserved_until`, whether or not the sweeper has come.
+    DeadlineDecides,
+    /// A confirm is answered only after its WAL position is recorded in Redis.
+    ConfirmNotesPosition,
+    /// The transaction that ends an order also puts its unit into the outbox.
+    EndsReturnTheUnit,
+    /// After a Postgres loss, the time to pay of every reserved order starts again: its confirm may be lost.
+    LossRestartsDeadlines,
+    /// A withdrawn unit is released only after Redis has the lowered total.
+    ReleaseAwaitsVersion,
+    /// A claim whose key one of the user's slots holds is answered with the order in that slot.
+    KeyIsHeld,
+    /// Events and rows carry the key, and a rebuild writes it into the claims hash.
+    RebuildKeepsKeys,
+    /// After a Postgres loss, a claim or event without a row proves that a live order with the same key had ended.
+    SameKeyCancels,
 }
 
 /// What a search includes.
@@ -113,14 +138,22 @@ pub enum Rule {
 pub struct Scope {
     /// Units of the coupon.
     pub total: i8,
-    /// How many orders each user may claim, one after the other; at most two.
+    /// How many orders each user may claim, one after the other; at most two. With slots: how many with each key.
     pub claims: [u8; state::USERS],
+    /// Whether there is one user with two slots and two keys instead of two users with one unit each.
+    pub slots: bool,
     pub workers: usize,
     pub rebuilders: usize,
     /// Whether the comparison beside live claims runs.
     pub compares: bool,
-    /// How many orders may be cancelled.
+    /// How many orders may be cancelled or revoked, with their units returned to stock.
     pub cancels: u8,
+    /// Whether orders are recorded as reserved, and expire.
+    pub reserves: bool,
+    /// How many confirms arrive.
+    pub confirms: u8,
+    /// How many orders may be revoked with their units withdrawn from the total.
+    pub withdraws: u8,
     /// Changes of the total, in this order; 0 pauses the coupon instead.
     pub edits: &'static [i8],
     /// How many rebuilds the operator may order although nothing is wrong.
@@ -140,10 +173,14 @@ impl Scope {
         Self {
             total: 1,
             claims: [1, 1],
+            slots: false,
             workers: 1,
             rebuilders: 1,
             compares: false,
             cancels: 0,
+            reserves: false,
+            confirms: 0,
+            withdraws: 0,
             edits: &[],
             orders: 0,
             faults: &[],

@@ -64,7 +64,7 @@ pub fn definition(mine: &Rebuilder, postgres: &Postgres, scope: &Scope, live: i8
     }
     match mine.hash {
         Some(hash) if mine.is_consistent && hash.version > before.version => {
-            if scope.has(Rule::HigherVersionWins) { adopted(hash, live) } else { before }
+            if scope.has(Rule::HigherVersionWins) { adopted(hash, scope, (live, held)) } else { before }
         }
         Some(hash) if mine.is_consistent && is_confirmed(hash, postgres, scope, held) => before,
         hash => {
@@ -75,9 +75,10 @@ pub fn definition(mine: &Rebuilder, postgres: &Postgres, scope: &Scope, live: i8
     }
 }
 
-/// A total below the number of live orders is raised to it.
-fn adopted(hash: Coupon, live: i8) -> Coupon {
-    let total = hash.total.max(live);
+/// A total below the number of claims is raised to it: the unit of a revoked order was withdrawn, and the revocation is
+/// lost.
+fn adopted(hash: Coupon, scope: &Scope, (live, held): (i8, i8)) -> Coupon {
+    let total = hash.total.max(if scope.has(Rule::ExcessClaimsUnconfirm) { held } else { live });
     let is_cut = total != hash.total;
     let version = hash.version + u8::from(is_cut);
     Coupon { total, stock: total - live, version, paused: hash.paused || is_cut }

@@ -15,8 +15,15 @@ pub fn broken(state: &State, scope: &Scope) -> Option<Broken> {
     if state.users.broken.is_some() {
         return state.users.broken;
     }
+    let confirmed = |order| postgres.status[usize::from(order)];
+    if each(state.users.confirmed).any(|order| confirmed(order).is_dead()) {
+        return Some(Broken::ConfirmLost);
+    }
     if !is_quiet(state, scope) {
         return None;
+    }
+    if each(state.users.confirmed).any(|order| confirmed(order) != Status::Confirmed) {
+        return Some(Broken::ConfirmLost);
     }
     let redis = &state.redis;
     let version = redis.coupon.map_or(0, |coupon| coupon.version);
@@ -32,7 +39,7 @@ pub fn broken(state: &State, scope: &Scope) -> Option<Broken> {
     each(users.accepted & !users.excused).find_map(|order| match postgres.status[usize::from(order)] {
         Status::None => Some(Broken::Forgotten),
         Status::Rejected if !users.lowered => Some(Broken::Rejected),
-        Status::Cancelled if scope.cancels == 0 => Some(Broken::Rejected),
+        Status::Cancelled if scope.cancels + scope.withdraws == 0 => Some(Broken::Rejected),
         _ => None,
     })
 }

@@ -207,7 +207,12 @@ fn decide(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
     let plan = decide::plan(state, scope, index);
     let is_edited = plan.definition.version != state.postgres.coupon.version;
     // Its writes wait for the transaction that locks the rows.
-    let writes = plan.rejected | plan.cancelled != 0 || is_edited;
+    let restarts = if state.rebuilders[index].postgres_lost && scope.has(Rule::LossRestartsDeadlines) {
+        decide::reserved(state)
+    } else {
+        0
+    };
+    let writes = plan.rejected | plan.cancelled | restarts != 0 || is_edited;
     if state.row_is_locked() && writes {
         return;
     }
@@ -232,6 +237,13 @@ fn decide(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
         for order in each(plan.rejected) {
             next.postgres.status[usize::from(order)] = Status::Rejected;
             next.postgres.outbox |= bit(order);
+        }
+        next.due &= !restarts;
+        // The rebuild reports every reserved order: the operator compares them with the payments.
+        next.users.confirmed &= !restarts;
+        if mine.postgres_lost {
+            // An order without a row is recorded as reserved, with a time to pay of its own.
+            next.users.confirmed &= decide::recorded(next);
         }
         next.postgres.coupon = plan.definition;
         next.postgres.position += u8::from(next.backup.is_some() && writes);
@@ -266,9 +278,15 @@ fn apply(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
             true
         });
     };
-    on_redis(state, scope, index, "a rebuild applies a field", steps, move |next, index, _| {
+    on_redis(state, scope, index, "a rebuild applies a field", steps, move |next, index, scope| {
         let before = next.redis.held();
         next.redis.claims[user] = mine.kept[user];
+        if let Some(order) = mine.kept[user]
+            && scope.slots
+            && !scope.has(Rule::RebuildKeepsKeys)
+        {
+            next.redis.keyless |= bit(order);
+        }
         let moved = before - next.redis.held();
         if let Some(coupon) = &mut next.redis.coupon {
             coupon.stock += moved;

@@ -1,7 +1,9 @@
 //! The workers (`worker/`): read the marker, read an entry, record it in one transaction, acknowledge it.
 
 use crate::serve::note_loss;
-use crate::state::{Entry, Epoch, Marker, Order, Place, State, Status, ToCompare, Worker, bit, user_of};
+use crate::state::{
+    Entry, Epoch, Marker, ORDERS, Order, Place, State, Status, ToCompare, Worker, bit, user_of,
+};
 use crate::steps::Steps;
 use crate::{Rule, Scope};
 
@@ -84,8 +86,8 @@ fn read(state: &State, scope: &Scope, worker: usize, epoch: Epoch, steps: &mut S
     }
 }
 
-/// Whether a transaction of this epoch may write; checked under the fence's shared lock.
-fn may_write(state: &State, scope: &Scope, epoch: Epoch) -> bool {
+/// Whether a transaction of this epoch may record, reject, confirm or end an order; checked under the fence's shared lock.
+pub fn may_write(state: &State, scope: &Scope, epoch: Epoch) -> bool {
     let postgres = &state.postgres;
     let same_epoch = !scope.has(Rule::RecordingEpoch) || postgres.row.epoch == epoch;
     let same_server = !scope.has(Rule::PostgresIdentity)
@@ -115,7 +117,12 @@ fn insert(
             true
         });
     }
-    let has_other = postgres.live(user_of(order)).is_some();
+    let has_key = |other: &Order| {
+        scope.slots
+            && postgres.status[usize::from(*other)].is_live()
+            && state.users.key_of(*other) == state.users.key_of(order)
+    };
+    let has_other = postgres.live(user_of(order)).is_some() || (0..ORDERS as u8).any(|other| has_key(&other));
     if postgres.has_row(order) {
         steps.take("a worker finds its order recorded", |next| {
             next.workers[worker] = Worker::Ended(epoch, generation, order, false);
@@ -129,8 +136,9 @@ fn insert(
             });
         }
     } else {
+        let status = if scope.reserves { Status::Reserved } else { Status::Confirmed };
         steps.take("a worker inserts an order", |next| {
-            next.workers[worker] = Worker::Open(epoch, generation, order, Status::Live);
+            next.workers[worker] = Worker::Open(epoch, generation, order, status);
             true
         });
     }
@@ -163,6 +171,7 @@ fn commit(worker: usize, (epoch, generation, order): (Epoch, u8, Order), status:
     let is_rejected = status == Status::Rejected;
     steps.take("a worker commits", |next| {
         next.postgres.status[usize::from(order)] = status;
+        next.due &= !bit(order);
         if is_rejected {
             next.postgres.outbox |= bit(order);
         } else {

@@ -1,13 +1,13 @@
 //! The serving process: the fence's probe, claims (`lua/claim.lua`), publications (`lua/publish.lua`) and releases
-//! of units (`lua/release.lua`). Also the admin's actions: to cancel an order, to edit a total.
+//! of units (`lua/release.lua`). Also the admin's edits of a total.
 
 use crate::broken::Broken;
 use crate::state::{
-    Coupon, Epoch, Marker, ORDERS, Order, Postgres, Publication, Redis, Releasing, State, Status, USERS, bit,
-    counter, each, user_of,
+    Coupon, Epoch, Marker, Order, Postgres, Publication, Redis, Releasing, State, USERS, bit, counter, each,
+    user_of,
 };
 use crate::steps::Steps;
-use crate::{Rule, Scope, postgres_loss};
+use crate::{Rule, Scope, postgres_loss, transition};
 
 /// The fence's probe: whether Redis and Postgres match the fence row.
 #[must_use]
@@ -73,10 +73,16 @@ pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
     probe(state, scope, steps);
     if let Some(epoch) = state.server.session {
         for user in 0..USERS {
-            claim(state, scope, epoch, user, steps);
+            if scope.slots {
+                claim_with_key(state, scope, epoch, user, steps);
+            } else {
+                claim(state, scope, epoch, user, steps);
+            }
         }
         admin_actions(state, scope, steps);
     }
+    transition::steps(state, scope, steps);
+    transition::pass_time(state, steps);
     publish(state, scope, steps);
     release(state, scope, steps);
 }
@@ -123,24 +129,72 @@ fn claim(state: &State, scope: &Scope, epoch: Epoch, user: usize, steps: &mut St
         if let Some(held) = next.redis.claims[user] {
             return repeat(next, scope, held);
         }
-        if coupon.stock <= 0 || coupon.paused {
+        accept(next, coupon, user, order)
+    });
+}
+
+/// A claim of the one user of a coupon with a limit of two. The script looks for the key in both slots, then takes the
+/// first free one.
+fn claim_with_key(state: &State, scope: &Scope, epoch: Epoch, key: usize, steps: &mut Steps) {
+    if state.users.sent[key] >= scope.claims[key] {
+        return;
+    }
+    let redis = &state.redis;
+    let has_key = |order: &Order| state.users.key_of(*order) == key && redis.keyless & bit(*order) == 0;
+    let held = redis.claims.iter().flatten().copied().find(has_key).filter(|_| scope.has(Rule::KeyIsHeld));
+    let slot = redis.claims.iter().position(Option::is_none);
+    let unused = |slot: usize| {
+        let first = 2 * slot as u8;
+        [first, first + 1].into_iter().find(|&order| state.users.accepted & bit(order) == 0)
+    };
+    let new = slot.and_then(unused);
+    if held.is_none() && new.is_none() {
+        return;
+    }
+    steps.take("a user claims", |next| {
+        if !passes(next, epoch, scope) {
             return true;
         }
-        if coupon.version < next.users.in_force {
-            next.users.broken = Some(Broken::SoldByOldDefinition);
+        let Some(coupon) = next.redis.coupon else { return true };
+        if let Some(held) = held {
+            return repeat(next, scope, held);
         }
-        next.redis.coupon = Some(Coupon { stock: coupon.stock - 1, ..coupon });
-        next.redis.claims[user] = Some(order);
-        next.users.sent[user] += 1;
-        next.users.accepted |= bit(order);
-        next.redis.stream.as_mut().is_some_and(|stream| stream.add(order))
+        let Some(order) = new else { return true };
+        let is_live = |other: &Order| !next.postgres.status[usize::from(*other)].is_dead();
+        let earlier = each(next.users.accepted & !next.users.excused);
+        let has_earlier =
+            earlier.filter(|&other| next.users.key_of(other) == key).any(|other| is_live(&other));
+        if has_earlier && coupon.stock > 0 && !coupon.paused {
+            next.users.broken = Some(Broken::SecondUnitForKey);
+        }
+        let has_room = accept(next, coupon, key, order);
+        next.users.second_key |= next.users.accepted & (bit(order) * key as u8);
+        has_room
     });
+}
+
+/// Accepts a claim, if a unit is left.
+fn accept(next: &mut State, coupon: Coupon, user: usize, order: Order) -> bool {
+    if coupon.stock <= 0 || coupon.paused {
+        return true;
+    }
+    if coupon.version < next.users.in_force {
+        next.users.broken = Some(Broken::SoldByOldDefinition);
+    }
+    next.redis.coupon = Some(Coupon { stock: coupon.stock - 1, ..coupon });
+    next.redis.claims[user_of(order)] = Some(order);
+    next.users.sent[user] += 1;
+    next.users.accepted |= bit(order);
+    next.redis.stream.as_mut().is_some_and(|stream| stream.add(order))
 }
 
 /// The user holds a unit already. If its order has ended, the unit is released first, and the claim runs again.
 fn repeat(next: &mut State, scope: &Scope, held: Order) -> bool {
     if next.postgres.dead() & bit(held) != 0 {
         if scope.has(Rule::RepeatAsksPostgres) {
+            if !may_release(next, scope, held) {
+                return true;
+            }
             note_position(next, scope, next.postgres.position);
             release_unit(&mut next.redis, held, scope);
         } else {
@@ -151,10 +205,16 @@ fn repeat(next: &mut State, scope: &Scope, held: Order) -> bool {
 }
 
 /// Records the WAL position of a commit in Redis before an effect of that commit.
-fn note_position(next: &mut State, scope: &Scope, position: u8) {
+pub fn note_position(next: &mut State, scope: &Scope, position: u8) {
     if scope.has(Rule::EffectsNotePosition) {
         next.redis.noted = next.redis.noted.max(position);
     }
+}
+
+/// Whether the unit of an ended order may return: Redis has the total without it, if it was withdrawn.
+fn may_release(state: &State, scope: &Scope, order: Order) -> bool {
+    let version = state.redis.coupon.map_or(0, |coupon| coupon.version);
+    !scope.has(Rule::ReleaseAwaitsVersion) || version >= state.postgres.released_after(order)
 }
 
 /// `release.lua`, with the rules that can be switched off.
@@ -170,24 +230,12 @@ pub fn release_unit(redis: &mut Redis, order: Order, scope: &Scope) {
     }
 }
 
-/// Cancelled orders and edits of the coupon. Both write the coupon's row, so they wait while a transaction locks it.
+/// Edits of the coupon. They write the coupon's row, so they wait while a transaction locks it.
 fn admin_actions(state: &State, scope: &Scope, steps: &mut Steps) {
     // A commit on an older copy could bring it to the recorded position before a process has probed it.
     let may_be_older = state.backup.is_some() && !agrees(&state.redis, &state.postgres, scope);
     if state.row_is_locked() || may_be_older {
         return;
-    }
-    if state.cancels < scope.cancels {
-        for order in (0..ORDERS as u8).filter(|&o| state.postgres.status[usize::from(o)] == Status::Live) {
-            steps.take("an order is cancelled", |next| {
-                next.cancels += 1;
-                next.postgres.status[usize::from(order)] = Status::Cancelled;
-                next.postgres.coupon.stock += 1;
-                next.postgres.outbox |= bit(order);
-                next.postgres.position += u8::from(next.backup.is_some());
-                true
-            });
-        }
     }
     if let Some(&change) = scope.edits.get(usize::from(state.edits))
         && state.postgres.coupon.stock + change >= 0
@@ -289,7 +337,7 @@ fn release(state: &State, scope: &Scope, steps: &mut Steps) {
         }
         Releasing::Picked(epoch, order, position) => steps.take("a unit is released", |next| {
             next.server.releasing = Releasing::Idle;
-            if passes(next, epoch, scope) {
+            if passes(next, epoch, scope) && may_release(next, scope, order) {
                 note_position(next, scope, position);
                 release_unit(&mut next.redis, order, scope);
                 next.server.releasing = Releasing::Answered(order);

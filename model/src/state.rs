@@ -4,11 +4,13 @@
 mod processes;
 mod stores;
 
-pub use self::processes::{Comparison, Publication, Rebuilder, Releasing, Server, Stage, Worker};
-pub use self::stores::{Coupon, Entry, Marker, Place, Postgres, Redis, Row, Status, Stream};
+pub use self::processes::{
+    Comparison, Publication, Rebuilder, Releasing, Server, Stage, Transition, TransitionKind, Worker,
+};
+pub use self::stores::{Coupon, Entry, Marker, Place, Postgres, Redis, Row, Status, Stream, Withdrawal};
 pub use crate::users::{ToCompare, Users};
 
-/// Number of users. Order `2 * user + attempt` belongs to `user`.
+/// Number of users, or of slots of the one user. Order `2 * user + attempt` belongs to `user`.
 pub const USERS: usize = 2;
 pub const ORDERS: usize = 2 * USERS;
 pub const WORKERS: usize = 2;
@@ -59,6 +61,10 @@ pub struct State {
     pub users: Users,
     pub faults: u8,
     pub cancels: u8,
+    pub confirms: u8,
+    pub withdraws: u8,
+    /// Orders whose time to pay has passed.
+    pub due: Orders,
     pub edits: u8,
     pub orders: u8,
 }

@@ -1,17 +1,29 @@
 //! What users and the operator did and were told. No process knows it; the promises are checked against it.
 
 use crate::broken::Broken;
-use crate::state::{Orders, USERS};
+use crate::state::{Order, Orders, USERS, bit};
+
+impl Users {
+    #[must_use]
+    pub fn key_of(&self, order: Order) -> usize {
+        usize::from(self.second_key & bit(order) != 0)
+    }
+}
 
 /// What users and the operator did and were told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Users {
-    /// How many claims each user has made.
+    /// How many claims each user has made. With slots: how many with each key.
     pub sent: [u8; USERS],
+    /// With slots: orders whose claim had the second key.
+    pub second_key: Orders,
     /// Orders whose claim was accepted.
     pub accepted: Orders,
     /// Accepted orders that no store held any more after a fault: they need not exist.
     pub excused: Orders,
+    /// Orders whose confirm was answered. Revoked orders leave the set, and after a Postgres loss those that the rebuild
+    /// reports: it lists every reserved order.
+    pub confirmed: Orders,
     /// Whether the total was lowered: an accepted claim may then be rejected.
     pub lowered: bool,
     /// Whether something is lost that only a comparison finds. A whole comparison that begins later clears it.

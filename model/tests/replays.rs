@@ -40,6 +40,9 @@ fn a_replay_allows_what_the_model_does_around_a_fault() {
         let faults = Vec::leak(vec![fault]);
         let scope = Scope { faults, max_faults: 1, compares: true, ..Scope::small() };
         assert!(allows(&Scope { claims: [2, 1], cancels: 1, ..scope.clone() }) > 200, "{fault:?}");
+        let reserved = Scope { reserves: true, confirms: 1, cancels: 1, claims: [2, 0], ..scope.clone() };
+        assert!(allows(&reserved) > 200, "{fault:?}");
+        assert!(allows(&Scope { withdraws: 1, ..scope.clone() }) > 200, "{fault:?}");
         assert!(allows(&Scope { edits: &[-1], rebuilders: 2, ..scope }) > 200, "{fault:?}");
     }
 }

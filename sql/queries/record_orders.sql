@@ -4,21 +4,22 @@
 -- is the same statement without `on conflict`. A test compares the two statements.
 -- $1 partition  $2 epoch  $3 order ids  $4 coupon ids  $5 user ids  $6 claim times
 with fence_up as (
-    select 1 from fence
+    select clock_timestamp() as recorded_at from fence
     where partition = $1 and epoch = $2 and postgres_identity = postgres_identity() and not postgres_lost
 ),
 event as (
     select * from unnest($3::uuid[], $4::text[], $5::text[], $6::timestamptz[]) as e (id, coupon_id, user_id, claimed_at)
 ),
 inserted as (
-    insert into orders (id, coupon_id, user_id, status, claimed_at, expires_at)
+    insert into orders (id, coupon_id, user_id, status, claimed_at, recorded_at, reserved_until)
     select e.id, e.coupon_id, e.user_id,
            case when c.reserve_seconds is null then 'confirmed' else 'reserved' end,
-           e.claimed_at,
-           e.claimed_at + make_interval(secs => c.reserve_seconds)
+           e.claimed_at, f.recorded_at,
+           -- the time to pay starts when the order can be paid
+           f.recorded_at + make_interval(secs => c.reserve_seconds)
     from event e
     join coupons c on c.id = e.coupon_id
-    cross join fence_up
+    cross join fence_up f
     order by e.id -- all workers take row locks in one order, to avoid deadlocks
     on conflict do nothing
     returning id

@@ -7,8 +7,8 @@ with fence_up as (
     where partition = $1 and epoch = $2 and postgres_identity = postgres_identity() and (not postgres_lost or $11)
 ),
 rejected as (
-    insert into orders (id, coupon_id, user_id, status, claimed_at)
-    select $3, $4, $5, 'rejected', $6 from fence_up
+    insert into orders (id, coupon_id, user_id, status, claimed_at, ended_at, reason)
+    select $3, $4, $5, 'rejected', $6, clock_timestamp(), $9 from fence_up
     on conflict (id) do nothing
     returning id, coupon_id, user_id, slot
 ),

@@ -35,6 +35,11 @@ pub struct Order {
     pub status: OrderStatus,
     pub claimed_at: OffsetDateTime,
     pub recorded_at: Option<OffsetDateTime>,
+    /// Until when the order can be confirmed, by Postgres's clock; of a coupon with `reserve_seconds` only.
+    pub reserved_until: Option<OffsetDateTime>,
+    pub ended_at: Option<OffsetDateTime>,
+    /// Of a rejection or a revocation.
+    pub reason: Option<String>,
 }
 
 impl Order {
@@ -42,7 +47,9 @@ impl Order {
     #[must_use]
     pub fn accepted(id: OrderId, coupon: CouponId, user: UserId) -> Self {
         let claimed_at = id.claimed_at().unwrap_or(OffsetDateTime::UNIX_EPOCH);
-        Self { id, coupon, user, status: OrderStatus::Accepted, claimed_at, recorded_at: None }
+        let status = OrderStatus::Accepted;
+        let (recorded_at, reserved_until, ended_at, reason) = (None, None, None, None);
+        Self { id, coupon, user, status, claimed_at, recorded_at, reserved_until, ended_at, reason }
     }
 }
 

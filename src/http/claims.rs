@@ -30,6 +30,11 @@ pub struct OrderView {
     claimed_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339::option")]
     recorded_at: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    reserved_until: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    ended_at: Option<OffsetDateTime>,
+    reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stock: Option<i64>,
     /// For a rejected order that was replayed: the order of the new claim.
@@ -46,6 +51,9 @@ impl From<Order> for OrderView {
             status: order.status,
             claimed_at: order.claimed_at,
             recorded_at: order.recorded_at,
+            reserved_until: order.reserved_until,
+            ended_at: order.ended_at,
+            reason: order.reason,
             stock: None,
             replaced_by: None,
         }

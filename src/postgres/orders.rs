@@ -23,7 +23,8 @@ macro_rules! select_orders {
     ($rest:literal) => {
         concat!(
             "select id::uuid, coupon_id::text, user_id::text, status::text, claimed_at::timestamptz,
-                recorded_at::timestamptz from orders ",
+                recorded_at::timestamptz, reserved_until::timestamptz, ended_at::timestamptz, reason::text
+             from orders ",
             $rest
         )
     };
@@ -257,8 +258,7 @@ pub async fn list(
         Some(_) => &["status in ('reserved', 'confirmed')", "status not in ('reserved', 'confirmed')"],
         None => &["true"],
     };
-    let mut query =
-        sqlx::QueryBuilder::new("select id, coupon_id, user_id, status, claimed_at, recorded_at from (");
+    let mut query = sqlx::QueryBuilder::new("select * from (");
     for (number, part) in parts.iter().enumerate() {
         query.push(if number == 0 { "" } else { " union all " }).push(select_orders!("where ")).push(part);
         if let Some(coupon) = &filter.coupon {
@@ -293,6 +293,9 @@ impl FromRow<'_, PgRow> for OrderRow {
             status: read_status(row)?,
             claimed_at: row.try_get("claimed_at")?,
             recorded_at: Some(row.try_get("recorded_at")?),
+            reserved_until: row.try_get("reserved_until")?,
+            ended_at: row.try_get("ended_at")?,
+            reason: row.try_get("reason")?,
         }))
     }
 }

@@ -184,7 +184,9 @@ impl Decision<'_> {
     pub async fn cancel(&mut self, coupon: &CouponId, orders: &[OrderId]) -> Result<(), PostgresError> {
         let ids: Vec<Uuid> = orders.iter().map(|order| order.0).collect();
         let cancelled = sqlx::query(
-            "update orders set status = 'cancelled' where id = any($1) and status in ('reserved', 'confirmed')",
+            "update orders set status = 'cancelled', ended_at = clock_timestamp(),
+                reason = 'Postgres had lost the end of this order'
+             where id = any($1) and status in ('reserved', 'confirmed')",
         )
         .bind(ids)
         .execute(&mut *self.transaction)

@@ -77,13 +77,12 @@ async fn a_coupon_with_a_reservation_time_records_reserved_orders() {
     let reserved = Definition { reserve_seconds: Some(900), ..definition("coffee", 5) };
     assert!(coupons::insert(&database.postgres.pool, &reserved).await.unwrap());
     database.recorded(&[&event(&id, "alice")]).await;
-    let row =
-        sqlx::query("select status, extract(epoch from expires_at - claimed_at)::bigint as s from orders")
-            .fetch_one(&database.postgres.pool)
-            .await
-            .unwrap();
-    let found: (String, i64) = (row.get("status"), row.get("s"));
-    assert_eq!(found, ("reserved".into(), 900));
+    let row = sqlx::query("select status, (reserved_until - recorded_at)::text as s from orders")
+        .fetch_one(&database.postgres.pool)
+        .await
+        .unwrap();
+    let found: (String, String) = (row.get("status"), row.get("s"));
+    assert_eq!(found, ("reserved".into(), "00:15:00".into()));
 }
 
 #[tokio::test]

@@ -35,7 +35,8 @@ async fn a_claim_is_accepted_repeated_or_refused_by_its_coupons_state() {
     let first = sale.claim("coffee", "alice").await;
     assert_eq!((first.status, first.header("cache-control")), (202, "no-store"), "{}", first.text);
     let fields: Vec<&str> = first.body.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(fields, ["order", "coupon", "user", "status", "claimed_at", "recorded_at", "stock"]);
+    let names = "order coupon user status claimed_at recorded_at reserved_until ended_at reason stock";
+    assert_eq!(fields.join(" "), names);
     assert_eq!(
         (&first.body["coupon"], &first.body["user"], &first.body["status"], &first.body["recorded_at"]),
         (&json!("coffee"), &json!("alice"), &json!("accepted"), &Value::Null)
@@ -171,7 +172,7 @@ async fn a_reserved_order_is_recorded_with_its_time_of_expiry() {
     create(&sale, "table", json!({"reserve_seconds": 900})).await;
     let claimed = sale.claim_with("table", "alice", &[("prefer", "wait=10")]).await;
     assert_eq!((claimed.status, &claimed.body["status"]), (201, &json!("reserved")), "{}", claimed.text);
-    let row = sale.psql("select status, extract(epoch from expires_at - claimed_at)::int from orders");
+    let row = sale.psql("select status, extract(epoch from reserved_until - recorded_at)::int from orders");
     assert_eq!(row, "reserved|900");
 
     // The order's user and the admin can read the order; other users do not learn that it exists.

@@ -11,6 +11,30 @@ pub struct Server {
     pub loss: Option<(Epoch, bool)>,
     pub publishing: Option<Publication>,
     pub releasing: Releasing,
+    /// A confirm, a cancel or a revocation under way.
+    pub transition: Option<Transition>,
+    /// An expiry under way.
+    pub sweep: Option<Transition>,
+}
+
+/// A change of an order's status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Transition {
+    pub kind: TransitionKind,
+    pub epoch: Epoch,
+    pub order: Order,
+    /// The WAL position of its commit.
+    pub committed: Option<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TransitionKind {
+    Confirm,
+    /// A cancel of a reserved order, or a revocation of a confirmed one that returns the unit.
+    End,
+    /// A revocation that withdraws the unit.
+    Withdraw,
+    Expire,
 }
 
 /// A definition that is being published to Redis.

@@ -98,6 +98,8 @@ pub struct Redis {
     /// The claims hash: the order that each user holds.
     pub claims: [Option<Order>; USERS],
     pub stream: Option<Stream>,
+    /// Held orders whose value in the claims hash lacks the key.
+    pub keyless: Orders,
     /// The highest position of Postgres's WAL that was recorded in Redis.
     pub noted: u8,
 }
@@ -141,9 +143,30 @@ impl Redis {
 pub enum Status {
     #[default]
     None,
-    Live,
+    Reserved,
+    Confirmed,
     Cancelled,
+    Expired,
     Rejected,
+}
+
+impl Status {
+    #[must_use]
+    pub fn is_live(self) -> bool {
+        matches!(self, Self::Reserved | Self::Confirmed)
+    }
+
+    #[must_use]
+    pub fn is_dead(self) -> bool {
+        matches!(self, Self::Cancelled | Self::Expired | Self::Rejected)
+    }
+}
+
+/// An order that was revoked with its unit, and the coupon's version with the lowered total.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Withdrawal {
+    pub order: Order,
+    pub version: u8,
 }
 
 /// The fence row.
@@ -166,26 +189,33 @@ pub struct Postgres {
     pub published: u8,
     pub status: [Status; ORDERS],
     pub outbox: Orders,
+    pub withdrawn: Option<Withdrawal>,
 }
 
 impl Postgres {
     #[must_use]
     pub fn live(&self, user: usize) -> Option<Order> {
-        (0..ORDERS as u8)
-            .find(|&order| user_of(order) == user && self.status[usize::from(order)] == Status::Live)
+        (0..ORDERS as u8).find(|&order| user_of(order) == user && self.status[usize::from(order)].is_live())
     }
 
     #[must_use]
     pub fn live_count(&self) -> i8 {
-        self.status.iter().filter(|&&status| status == Status::Live).count() as i8
+        self.status.iter().filter(|status| status.is_live()).count() as i8
     }
 
     /// Orders that have ended.
     #[must_use]
     pub fn dead(&self) -> Orders {
-        let is_dead =
-            |order: &u8| matches!(self.status[usize::from(*order)], Status::Cancelled | Status::Rejected);
+        let is_dead = |order: &u8| self.status[usize::from(*order)].is_dead();
         (0..ORDERS as u8).filter(is_dead).fold(0, |set, order| set | bit(order))
+    }
+
+    /// The version of the coupon that Redis must have before the unit of this order is released.
+    #[must_use]
+    pub fn released_after(&self, order: Order) -> u8 {
+        // A version that a restored definition does not reach would keep the unit for ever.
+        let withdrawn = self.withdrawn.filter(|withdrawn| withdrawn.order == order);
+        withdrawn.map_or(0, |withdrawn| withdrawn.version.min(self.coupon.version))
     }
 
     #[must_use]

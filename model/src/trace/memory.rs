@@ -27,6 +27,8 @@ pub struct Memory {
     pub dead: BTreeMap<EntryId, u64>,
     /// By coupon and version: the position of the commit that made the version.
     pub edited: BTreeMap<(String, u64), u64>,
+    /// By revoked order whose unit was withdrawn: the coupon's version with the lowered total.
+    pub withdrawn: BTreeMap<String, u64>,
     /// How many transactions have committed.
     pub commits: usize,
     /// By coupon: the number of the last commit before or after which Postgres had no stock.

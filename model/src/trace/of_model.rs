@@ -263,8 +263,10 @@ fn in_postgres(from: &state::Postgres, to: &state::Postgres) -> Vec<Change> {
                 changes.push(Change::OrderGone { order: order_id(order) });
                 continue;
             }
-            Status::Live => "confirmed",
+            Status::Reserved => "reserved",
+            Status::Confirmed => "confirmed",
             Status::Cancelled => "cancelled",
+            Status::Expired => "expired",
             Status::Rejected => "rejected",
         };
         let Event { order, coupon, user } = event(order);

@@ -156,7 +156,8 @@ fn may_end(
     if (before.status.as_str(), after.status.as_str()) == ("reserved", "confirmed") {
         return Ok("an order is confirmed");
     }
-    if after.is_live() {
+    let is_expired_after_confirm = after.status == "expired" && before.status != "reserved";
+    if after.is_live() || is_expired_after_confirm {
         return Err(format!("order {order}, {}, became {}", before.status, after.status));
     }
     let waits = changes.iter().any(|change| matches!(change, Change::Waiting { order: of } if of == order));

@@ -336,6 +336,14 @@ fn release(
     if group.moved != 1 {
         return Err(format!("a unit of {coupon} went back, but its stock moved by {}", group.moved));
     }
+    let version = stores.redis.coupons.get(coupon).map_or(0, |hash| hash.version);
+    // A restored definition may never reach the version of the withdrawal.
+    let newest = stores.postgres.coupons.get(coupon).map_or(0, |row| row.version);
+    if memory.withdrawn.get(order).is_some_and(|&withdrawn| withdrawn.min(newest) > version) {
+        return Err(format!(
+            "the unit of order {order} went back, but it was withdrawn and Redis has the total with it"
+        ));
+    }
     match stores.postgres.orders.get(order) {
         Some(row) if !row.is_live() && memory.committed.get(order) <= Some(&stores.redis.noted) => {
             Ok("a unit is released")

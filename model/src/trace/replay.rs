@@ -88,6 +88,9 @@ impl Replay {
         }
         let memory = &mut self.memory;
         memory.commits += 1;
+        let withdrawal = self.stores.postgres.withdrawal(changes);
+        let is_withdrawal = withdrawal.is_some();
+        memory.withdrawn.extend(withdrawal);
         for change in changes {
             match change {
                 Change::Order { order, coupon, user, .. } => {
@@ -106,7 +109,7 @@ impl Replay {
                     if *stock <= 0 || before.is_some_and(|before| before.stock <= 0) {
                         memory.short.insert(coupon.clone(), memory.commits);
                     }
-                    if before.is_some_and(|before| *total < before.total) {
+                    if !is_withdrawal && before.is_some_and(|before| *total < before.total) {
                         memory.lowered.insert(coupon.clone());
                     }
                 }

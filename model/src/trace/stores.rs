@@ -228,6 +228,23 @@ impl Postgres {
         self.live.get(coupon)?.get(user).map(String::as_str)
     }
 
+    /// The order whose unit a transaction withdraws: the order ends and the total is lowered together. Also the coupon's
+    /// version.
+    #[must_use]
+    pub fn withdrawal(&self, changes: &[Change]) -> Option<(String, u64)> {
+        let ended = changes.iter().find_map(|change| match change {
+            Change::Waiting { order } => Some(order.clone()),
+            _ => None,
+        });
+        let lowered = changes.iter().find_map(|change| match change {
+            Change::Coupon { coupon, total, version, .. } => {
+                self.coupons.get(coupon).filter(|before| *total < before.total).map(|_| *version)
+            }
+            _ => None,
+        });
+        ended.zip(lowered)
+    }
+
     pub fn apply(&mut self, change: &Change) {
         match change {
             Change::Order { order, coupon, user, status } => {

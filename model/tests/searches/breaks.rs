@@ -2,45 +2,11 @@
 //! of `stock + claims = total` would find and repair the damage, the test also switches this check off. The missing
 //! check alone breaks no promise in that test.
 
-use model::trace::replay_path;
-use model::{Broken, Fault, Outcome, Path, Rule, Scope, search};
+use crate::checks::{breaks, compared, passes};
+use model::{Broken, Fault, Rule, Scope};
 
 use Fault::*;
 use Rule::*;
-
-const MAX_STATES: usize = 6_000_000;
-
-/// The broken promise without these rules, and the path to it. Also checks that all of these rules must be missing:
-/// with any of them in force, no promise breaks.
-fn breaks(rules: &'static [Rule], scope: &Scope) -> (Broken, Path) {
-    for left in rules {
-        let others: Vec<Rule> = rules.iter().copied().filter(|rule| rule != left).collect();
-        let outcome = search(&Scope { without: Vec::leak(others), ..scope.clone() }, MAX_STATES).outcome;
-        assert!(matches!(outcome, Outcome::Holds), "with {left:?} in force: {outcome:?}");
-    }
-    let without = Scope { without: rules, ..scope.clone() };
-    match search(&without, MAX_STATES).outcome {
-        Outcome::Breaks(broken, path) => {
-            // A replay sees only the writes to the stores. It sees no answers, and no server that refuses claims
-            // without a reason, and it does not follow a change from one server to another.
-            let replaces = |fault| matches!(fault, &RedisFailedOver | &PostgresOlderCopy | &PostgresPromoted);
-            let is_hidden = broken == Broken::DeadOrderAnswered || rules == [SessionOfTheRow];
-            let is_seen = !is_hidden && !scope.faults.iter().any(replaces);
-            assert!(!is_seen || replay_path(&without, &path).is_some(), "{rules:?}: {path:?}");
-            (broken, path)
-        }
-        outcome => panic!("without {rules:?}: {outcome:?}"),
-    }
-}
-
-fn compared() -> Scope {
-    Scope { compares: true, ..Scope::small() }
-}
-
-#[track_caller]
-fn passes(path: &Path, steps: &[&str]) {
-    assert!(path.passes(steps), "{path:?}");
-}
 
 #[test]
 fn a_lagging_replica_sells_a_unit_twice() {

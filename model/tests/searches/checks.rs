@@ -1,0 +1,80 @@
+//! Searches that must hold, and searches that must break.
+
+use model::trace::replay_path;
+use model::{Broken, Fault, Outcome, Path, Rule, Scope, search};
+
+use Fault::*;
+use Rule::SessionOfTheRow;
+
+pub const ALL: [Fault; 18] = [
+    WorkerKilled,
+    RebuilderKilled,
+    ServerKilled,
+    SessionDropped,
+    RedisRestarted,
+    RedisFlushed,
+    RedisFailedOver,
+    ClaimsDeleted,
+    CouponDeleted,
+    StreamDeleted,
+    MarkerDeleted,
+    StockEdited,
+    EntryDeleted,
+    PendingDeleted,
+    GroupDestroyed,
+    PostgresOlderCopy,
+    PostgresPromoted,
+    DefinitionRestored,
+];
+
+/// Searches the whole scope. A scope in which nothing happens, or that the search cuts short, proves nothing.
+pub fn holds(scope: &Scope, max_states: usize) -> usize {
+    let found = search(scope, max_states);
+    assert!(matches!(found.outcome, Outcome::Holds), "{scope:?}: {:?}", found.outcome);
+    assert!(found.quiet > 1, "{scope:?}: nothing happens");
+    assert_eq!(found.unfollowed, 0, "{scope:?}: the stream has no room");
+    found.states
+}
+
+pub fn of(faults: &[Fault]) -> &'static [Fault] {
+    Vec::leak(faults.to_vec())
+}
+
+const MAX_STATES: usize = 6_000_000;
+
+/// The broken promise without these rules, and the path to it. Also checks that all of them must be missing: with any
+/// one of them in force the scope holds.
+pub fn breaks(rules: &'static [Rule], scope: &Scope) -> (Broken, Path) {
+    for left in rules {
+        let others: Vec<Rule> = rules.iter().copied().filter(|rule| rule != left).collect();
+        let outcome = search(&Scope { without: Vec::leak(others), ..scope.clone() }, MAX_STATES).outcome;
+        assert!(matches!(outcome, Outcome::Holds), "with {left:?} in force: {outcome:?}");
+    }
+    breaks_somewhere(rules, scope, MAX_STATES)
+}
+
+/// The same for a scope that is too large to be searched whole.
+pub fn breaks_somewhere(rules: &'static [Rule], scope: &Scope, max_states: usize) -> (Broken, Path) {
+    let without = Scope { without: rules, ..scope.clone() };
+    match search(&without, max_states).outcome {
+        Outcome::Breaks(broken, path) => {
+            // A replay sees only what the stores do: not an answer, and not a server that refuses without a reason. It
+            // does not follow a change from one server to another.
+            let replaces = |fault| matches!(fault, &RedisFailedOver | &PostgresOlderCopy | &PostgresPromoted);
+            let is_hidden = broken == Broken::DeadOrderAnswered || rules == [SessionOfTheRow];
+            let is_seen = !is_hidden && !scope.faults.iter().any(replaces);
+            assert!(!is_seen || replay_path(&without, &path).is_some(), "{rules:?}: {path:?}");
+            (broken, path)
+        }
+        outcome => panic!("without {rules:?}: {outcome:?}"),
+    }
+}
+
+pub fn compared() -> Scope {
+    Scope { compares: true, ..Scope::small() }
+}
+
+#[track_caller]
+pub fn passes(path: &Path, steps: &[&str]) {
+    assert!(path.passes(steps), "{path:?}");
+}
