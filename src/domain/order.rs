@@ -35,7 +35,7 @@ pub struct Order {
     pub status: OrderStatus,
     pub claimed_at: OffsetDateTime,
     pub recorded_at: Option<OffsetDateTime>,
-    /// Until when the order can be confirmed, by Postgres's clock; of a coupon with `reserve_seconds` only.
+    /// The time until which the order can be confirmed, by Postgres's clock. Only for a coupon with `reserve_seconds`.
     pub reserved_until: Option<OffsetDateTime>,
     pub ended_at: Option<OffsetDateTime>,
     /// Of a rejection or a revocation.
