@@ -1,7 +1,6 @@
 #!lua flags=allow-oom
--- Acknowledges entries whose orders are recorded or rejected in Postgres, and records up to which WAL position Postgres
--- is durable: an acknowledged order that is missing below that position was lost by Postgres. Positions are as in
--- record_wal_position.
+-- Acknowledges entries whose orders are recorded or rejected in Postgres, and records the durable WAL position of
+-- Postgres: if Postgres is later behind this position, it has lost commits. Positions are as in record_wal_position.
 --
 -- KEYS  epoch marker, order stream, position, tally
 -- ARGV  `ready:<epoch>`, position, consumer group, ids of entries…
@@ -20,7 +19,7 @@ local counted = tonumber(redis.call('HGET', KEYS[4], 'acknowledged') or 0) or 0
 if not (may('SET', KEYS[3], ARGV[2]) and may('HSET', KEYS[4], 'acknowledged', counted)) then
   return redis.error_reply('NOPERM acknowledge: this user may not record an acknowledgement (SET, HSET)')
 end
--- The one write that can still fail comes first.
+-- The only write that can still fail comes first.
 local acknowledged = redis.call('XACK', KEYS[2], unpack(ARGV, 3))
 if not recorded or recorded < ARGV[2] then redis.call('SET', KEYS[3], ARGV[2]) end
 if acknowledged > 0 then redis.call('HSET', KEYS[4], 'acknowledged', counted + acknowledged) end

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Acknowledges pending entries that were deleted or trimmed, once their lost events are sent again, and counts them as
--- acknowledge does.
+-- Acknowledges pending entries that were deleted or trimmed, after their lost events were sent again. Adds them to the
+-- tally, as acknowledge.lua does.
 --
 -- KEYS  order stream, tally
 -- ARGV  consumer group, ids of entries…

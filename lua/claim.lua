@@ -188,7 +188,7 @@ if not accepts then
   return reply
 end
 
--- Events first. Where the stream ends in the middle of a batch, those that fitted become claims like any other.
+-- Events first. If the stream becomes full in the middle of a batch, the appended events still become claims.
 for i, coupon in ipairs(coupons) do
   local id, fields, has_slots = coupon.id, coupon.fields or {}, coupon.limit
   local sent, refused = 0, nil

@@ -4,7 +4,7 @@
 -- KEYS  coupon hash and claims hash in turn
 -- ARGV  names of fields
 --
--- Reply: for each coupon an array: units held, then the value of each field, nil where it is absent. A key of a wrong
+-- Reply: for each coupon an array: units held, then the value of each field, nil if it is absent. A key of a wrong
 -- type raises WRONGTYPE.
 
 local reply = {}

@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- Reads one page of the pending entries list, and the clock by which its idle times are counted.
+-- Reads one page of the pending entries list, and the server's clock, by which Redis counts the idle times.
 --
 -- KEYS  order stream
 -- ARGV  consumer group, lowest id to read (exclusive with a leading `(`), most ids to read

@@ -1,6 +1,7 @@
 #!lua flags=no-writes
--- Probes what no plain command shows: whether this user may run every command that the program sends, whether the order
--- stream can still grow, and whether each entry that left it or that the group has passed was counted by a script.
+-- Probes three states that no single command shows: whether this user may run every command that the program sends,
+-- whether the order stream can still grow, and whether our scripts have counted each entry that was removed from the
+-- stream or that the group has passed.
 --
 -- KEYS  epoch marker, order stream, position, tally, then a coupon hash and a claims hash, which need not exist
 -- ARGV  consumer group
@@ -8,16 +9,16 @@
 -- Reply: an array of the rights that the user lacks, as ACL SETUSER takes them (if there is one, the rest is not read);
 --        then the state of the stream: `usable`, `full` (its last id is the highest possible), `passed` (the group's
 --        last delivered id is above the stream's last id: the group would skip new entries), `absent` (stream or group);
---        then the present tally, `<removed> <passed>`: entries that left the stream and that trim did not remove, and
+--        then the present tally, `<removed> <passed>`: entries that were removed, but not by trim.lua, and
 --        entries that the group has passed and that are neither pending nor acknowledged by a script. `<passed>` is `?`
---        where Redis cannot count up to an entry that was deleted unread, and `!` where it has stopped to count and
---        counts again after recount_tally; then the tally that was settled last, empty where there is none
+--        if Redis cannot count up to an entry that was deleted unread, and `!` if Redis has stopped counting and
+--        counts again after recount_tally; then the tally that was settled last, empty if there is none
 
 --@include lib/fields
 --@include lib/entry_id
 
 local marker, orders, position, tally, coupon, claims = unpack(KEYS)
--- Each has all of its arguments: with too few, Redis would read past their end.
+-- Each command has all of its arguments: with too few, Redis would read past their end.
 local needed = {
   { 'TIME' }, { 'SCAN', '0' }, { 'INFO' }, { 'EVAL', 'return 0', '0' }, { 'EVALSHA', '0', '0' },
   { 'SCRIPT', 'EXISTS', '0' }, { 'SCRIPT', 'LOAD', 'return 0' },
@@ -38,7 +39,7 @@ local needed = {
 }
 local has_verb = { SCRIPT = true, XINFO = true, XGROUP = true }
 
--- Before Redis 7.0 a script cannot ask: then the answer is yes. So it is for a command that has another name.
+-- Before Redis 7.0 a script cannot query rights: then the answer is yes. For a renamed command the answer is also yes.
 local function may(...)
   if not redis.acl_check_cmd then return true end
   local is_known, is_allowed = pcall(redis.acl_check_cmd, ...)

@@ -1,6 +1,6 @@
 #!lua
--- Brings a coupon's definition into force. Applies it as a difference, so that claims made at the same time are kept,
--- and only over a lower version, so that it may be sent again.
+-- Brings a coupon's definition into force. Changes the stock by the difference of the totals, so that no claim is lost.
+-- Replaces only a lower version, so that the script may be sent again.
 --
 -- KEYS  epoch marker, order stream, coupon hash, claims hash
 -- ARGV  `ready:<epoch>`, 1 if the sender has just inserted the coupon in Postgres (only then the script may create the
@@ -32,7 +32,7 @@ elseif (whole(hash[3]) or 0) >= version then
   return CURRENT
 end
 
--- One write, so that no later one can fail.
+-- A single write: a script with two writes could fail between them.
 local stock = old_stock + total - old_total
 redis.call('HSET', KEYS[3], 'stock', stock, 'version', ARGV[3], 'total', ARGV[4], unpack(ARGV, 5))
 return DONE

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Opens a rebuild: from here to `rebuild_ready` only this rebuild writes to our keys. Creates a full stream again, with
--- the entries that are not acknowledged.
+-- Begins a rebuild: until `rebuild_ready` only this rebuild writes to our keys. If the stream is full, deletes it and
+-- creates it again with the entries that are not acknowledged.
 --
 -- KEYS  epoch marker, order stream, Postgres's WAL position, tally
 -- ARGV  epoch, consumer group
@@ -47,7 +47,7 @@ if type == 'stream' then
   is_passed = ours ~= nil and is_before(stream['last-generated-id'], ours['last-delivered-id'])
 end
 
--- The fields of every entry that our group has not acknowledged; every entry where the group is absent or has passed
+-- The fields of every entry that our group has not acknowledged; of all entries if the group is absent or has passed
 -- the stream's last id.
 local function unacknowledged()
   local events = {}
@@ -87,7 +87,7 @@ if is_full or (type ~= 'stream' and type ~= 'none') then
   redis.call('DEL', KEYS[2])
   has_group, removed = nil, 0
 end
--- From 0: a group created at $ would skip the entries that are not recorded yet.
+-- Creates the group at 0: a group at $ would skip the entries that are not recorded yet.
 if not has_group then
   redis.call('XGROUP', 'CREATE', KEYS[2], ARGV[2], '0', 'MKSTREAM', 'ENTRIESREAD', removed)
 elseif is_passed then
@@ -97,7 +97,7 @@ if is_full then
   for _, name in ipairs(groups) do
     if name ~= ARGV[2] then redis.call('XGROUP', 'CREATE', KEYS[2], name, '0') end
   end
-  -- Lua unpacks at most 8,000 values; an event of ours has six.
+  -- Lua unpacks at most 8,000 values; one of our events has six.
   for _, fields in ipairs(events) do
     redis.call('XADD', KEYS[2], '*', unpack(fields, 1, math.min(#fields, 7000)))
   end

@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- Applies some of a rebuild's differences to one claims hash and moves the stock with every field: a coupon whose
--- stock + claims was its total stays so if the rebuild dies after any chunk. Never creates the coupon hash.
+-- Applies a part of a rebuild's differences to one claims hash, and changes the stock with every field: if the coupon's
+-- sum holds, it still holds when the rebuild dies after any chunk. Never creates the coupon hash.
 --
 -- KEYS  epoch marker, order stream, coupon hash, claims hash
--- ARGV  `building:<epoch>`, number of fields to delete, these, then pairs of field and value to set;
+-- ARGV  `building:<epoch>`, number of fields to delete, these fields, then pairs of field and value to set;
 --       at most 7,000 values: Lua can unpack no more
 --
 -- Reply

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Sets a coupon to Postgres's definition and its stock to total - claims, if the claims hash has as many fields as the
--- rebuild decided: claims that another program deleted since would count as free units.
+-- rebuild has decided. Otherwise another program has deleted claims, and their units would count as free.
 --
 -- KEYS  epoch marker, order stream, coupon hash, claims hash
 -- ARGV  `building:<epoch>`, claims decided, total, then the other fields as name, value, …
@@ -18,6 +18,6 @@ if is_fenced(ARGV[1]) then return FENCED end
 if not has_stream() then return INCONSISTENT end
 local held = redis.call('HLEN', KEYS[4])
 if held ~= tonumber(ARGV[2]) then return CLAIMS_CHANGED end
--- One write, so that no later one can fail.
+-- A single write: a script with two writes could fail between them.
 redis.call('HSET', KEYS[3], 'total', ARGV[3], 'stock', ARGV[3] - held, unpack(ARGV, 4))
 return DONE

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Appends the order events of kept claims that have neither row nor entry. The events do not depend on each other:
--- where one cannot be appended, the rebuild starts again and finds those before it in the stream.
+-- Appends the order events of kept claims that have neither row nor entry. If an event cannot be appended, the rebuild
+-- starts again and finds the earlier events in the stream.
 --
 -- KEYS  epoch marker, order stream
 -- ARGV  `building:<epoch>`, coupon id, then pairs of field and value as the claims hash has them

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Ends a rebuild: from here claims are accepted again.
+-- Ends a rebuild: the claim script accepts claims again.
 --
 -- KEYS  epoch marker, order stream, Postgres's WAL position
 -- ARGV  epoch, WAL position of the Postgres from which this rebuild read

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Removes keys of ours that hold another type than a hash.
+-- Removes those of our keys that do not hold a hash.
 --
 -- KEYS  epoch marker, then any number of coupon and claims hashes
 -- ARGV  `building:<epoch>`

@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
--- Takes over pending entries that stayed with their consumers for too long. The caller has found them, by a clock that
--- never goes back. An entry that was delivered again since then stays with its consumer. A deleted entry stays in the
--- pending list: XAUTOCLAIM would remove it, and its event would be lost if the caller dies now.
+-- Takes over pending entries that the caller has found to be too old, by a clock that never goes back. Leaves an entry
+-- that was delivered again since then. Leaves a deleted entry in the pending entries list: XAUTOCLAIM would remove it,
+-- and its event would be lost if the caller died.
 --
 -- KEYS  order stream
 -- ARGV  consumer group, consumer, then for each entry: id, the consumer that holds it, deliveries
 --
--- Reply: the ids whose entries are deleted; the entries taken
+-- Reply: the ids whose entries are deleted; the entries taken over
 
 local due, deleted, taken = {}, {}, {}
 for a = 3, #ARGV, 3 do

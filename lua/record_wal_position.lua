@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
--- Records up to which WAL position Postgres is durable, so that an older copy in its place is noticed. Positions have
--- all sixteen digits and so compare as text.
+-- Records the durable WAL position of Postgres, so that an older copy of Postgres is detected later. Positions have all
+-- sixteen digits and therefore compare as text.
 --
 -- KEYS  epoch marker, position
 -- ARGV  `ready:<epoch>`, position such as `00000000/01A2B3C8`
 --
 -- Reply
---   CODE done   0  also where a higher position was recorded before
+--   CODE done   0  also if a higher position was recorded before
 --   CODE fenced 1  the marker is another one; nothing was written
 
 --@include lib/codes

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Makes Redis count the entries that the group reads, where it has stopped to count: after XGROUP SETID, and after an
--- entry that was deleted unread. The caller finds what was missed until then.
+-- Makes Redis count the entries that the group reads, if Redis has stopped counting: after XGROUP SETID, and after an
+-- unread entry was deleted. The caller then searches for the entries that were missed before.
 --
 -- KEYS  epoch marker, order stream, tally
 -- ARGV  the marker, consumer group

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Removes a consumer that is gone and holds no entry: DELCONSUMER alone would also remove the entries that it holds.
+-- Removes a consumer that is gone and has no pending entry: DELCONSUMER alone would also remove its pending entries.
 --
 -- KEYS  epoch marker, order stream
 -- ARGV  `ready:<epoch>`, consumer group, consumer, idle time in ms after which it counts as gone

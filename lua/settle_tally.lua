@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Records the tally whose missed entries were sent again: the same ones are not looked for again.
+-- Records the tally whose missed entries were sent again, so that a probe does not report them again.
 --
 -- KEYS  epoch marker, tally
 -- ARGV  the marker, tally as probe returned it

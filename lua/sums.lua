@@ -4,7 +4,7 @@
 -- KEYS  coupon hash and claims hash in turn
 -- ARGV  none
 --
--- Reply: the number of the first coupon that does not add up, 0 where all do. A key of a wrong type raises WRONGTYPE.
+-- Reply: the number of the first coupon whose sum does not hold, 0 if all hold. A key of a wrong type raises WRONGTYPE.
 
 --@include lib/sum
 

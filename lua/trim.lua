@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Trims the order stream below the lowest entry that a group has not acknowledged. Keeps a tail of recent entries, to be
--- read with redis-cli.
+-- Trims the order stream below the lowest entry that a group has not acknowledged. Keeps some recent entries, for an
+-- operator with redis-cli.
 --
 -- KEYS  epoch marker, order stream, tally
 -- ARGV  `ready:<epoch>`, entries of the tail, our group, lowest id to be kept for other groups
@@ -28,7 +28,7 @@ for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[2])) do
   local group = by_name(info)
   local ours = group['name'] == ARGV[3]
   has_group = has_group or ours
-  -- Everything up to last-delivered-id was delivered; of that, what is pending is not acknowledged.
+  -- Every entry up to last-delivered-id was delivered; it is acknowledged if it is not pending.
   local lowest = group['last-delivered-id']
   if group['pending'] > 0 then
     local first = redis.call('XPENDING', KEYS[2], group['name'])[2]

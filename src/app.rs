@@ -29,7 +29,7 @@ use credentials::{check_settings, generated_credentials, required_credentials};
 /// Runs HTTP and workers in one process, until SIGTERM, SIGINT or SIGHUP.
 ///
 /// # Errors
-/// For wrong settings, and where a store or a task that the program needs fails for good.
+/// When a setting is wrong, or when a store or a task that the program needs fails for good.
 pub async fn serve(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> {
     run_server(args, log_format, false).await
 }
@@ -56,7 +56,7 @@ pub async fn demo(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> 
 pub async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
     if args.workers.workers == 0 {
         bail!(WrongUsage(
-            "SECKILL_WORKERS=0 leaves a worker process nothing to do: give it 1 or more".into()
+            "SECKILL_WORKERS=0 leaves a worker process nothing to do: set it to 1 or more".into()
         ));
     }
     let tasks = Tasks::default();
@@ -79,7 +79,7 @@ pub async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
 }
 
 async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> anyhow::Result<()> {
-    // Before anything is started: from here on a signal stops what was started.
+    // Before anything starts: from here on a signal stops the parts that have started.
     let tasks = Tasks::default();
     let stop = Stop::on_signals(&tasks)?;
     let external = args.stores.external_addresses()?;
@@ -87,7 +87,7 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     let max_connections = open_files::max_connections()?;
     let (listener, address) = bind(args.http.listen, log_format)?;
 
-    // HTTP first: from here on /livez and /readyz answer, also while the stores start.
+    // HTTP first: /livez and /readyz then answer while the stores start.
     let api = Arc::new(ApiSlot::new(tasks.clone()));
     api.set_startup_status("the stores are starting");
     let http_stop = CancellationToken::new();
@@ -107,7 +107,7 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     let addresses = external.or_else(|| stores.as_ref().map(Embedded::addresses));
     let addresses = addresses.context("there are stores, embedded or external")?;
     let outcome = Box::pin(sell(&args, is_demo, http, &addresses, &credentials, &tasks, &stop)).await;
-    // Last, also after a failure: all other parts need the stores.
+    // The stores stop last, also after a failure: all other parts need them.
     if let Some(stores) = stores {
         stores.stop_by(stop.deadline(config::STOP_STORES_BY)).await?;
     }
@@ -161,7 +161,7 @@ async fn sell(
     drop(api);
     stop.token().cancelled().await;
 
-    // First HTTP, which makes work, then the workers, which do it; claims accepted until then are in the stream.
+    // HTTP first, so that no new claims arrive while the workers stop; the stream keeps the accepted claims.
     http.stop.cancel();
     let close_waits = async {
         tokio::time::sleep_until(stop.deadline(config::STOP_WAITING_CLAIMS_BY)).await;
@@ -178,7 +178,7 @@ async fn sell(
     Ok(())
 }
 
-/// Waits for a task that was told to end; aborts it after the deadline.
+/// Waits for a task that is already asked to stop; aborts the task after the deadline.
 async fn end_by(deadline: Instant, mut task: JoinHandle<Option<()>>, what: &str) -> anyhow::Result<()> {
     if let Ok(ended) = tokio::time::timeout_at(deadline, &mut task).await {
         return ended.map(drop).with_context(|| format!("the task of the {what} panicked"));
@@ -192,7 +192,7 @@ fn bind(address: SocketAddr, log_format: LogFormat) -> anyhow::Result<(TcpListen
     let listener = server::listen(address)
         .with_context(|| format!("cannot listen on {address}: choose another with SECKILL_LISTEN"))?;
     let address = listener.local_addr()?;
-    // The first line, with every log filter: scripts wait for it.
+    // The first line, with every log filter: scripts wait for this line.
     stderr::line(&match log_format {
         LogFormat::Text => format!("listening on http://{address}"),
         LogFormat::Json => {

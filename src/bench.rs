@@ -1,6 +1,5 @@
-//! `seckill bench`: measures the program and alternative designs on this machine, in one run. The program under test is
-//! the real one, in a process of its own and with the bench's own stores; this process generates the load, over
-//! loopback.
+//! `seckill bench`: measures the program and alternative designs on this machine, in one run. The program under test
+//! runs in a separate process, on stores that the bench starts; this process generates the load over loopback.
 
 pub mod alternatives;
 mod comparison;
@@ -41,7 +40,7 @@ pub use report::{LeftOut, Report};
 use requests::Users;
 use scenarios::Bench;
 
-/// More users than a scenario can serve in a second.
+/// More users than the program can serve in a second.
 const USERS_PER_SECOND: u64 = 60_000;
 
 const STOPPED: &str = "a signal stopped the bench";
@@ -49,7 +48,7 @@ const STOPPED: &str = "a signal stopped the bench";
 pub struct Options {
     /// Folder of the stores. Created if it does not exist, and then removed at the end.
     pub data_dir: PathBuf,
-    /// One short round: the figures show that the bench works, not how fast the program is.
+    /// Runs one short round: its figures only show that the bench works.
     pub quick: bool,
     /// Names from [`SCENARIOS`]; empty for all.
     pub only: Vec<String>,

@@ -1,5 +1,5 @@
-//! The claim, from its arrival to its outcome: `claim` is what a caller uses, `batcher` sends claims to Redis in
-//! batches, `queue` holds those that wait. What a claim means is decided by the script.
+//! The claim, from its arrival to its outcome: callers use `claim`, `batcher` sends claims to Redis in batches, `queue`
+//! holds those that wait. The claim script decides the outcome.
 
 pub mod batcher;
 pub mod claim;

@@ -126,7 +126,7 @@ const STATUS_READER_GONE: u8 = 128 + 13;
 /// Parses the process's arguments and environment.
 ///
 /// # Errors
-/// The exit status, if they are wrong or ask for help; clap's message is then printed already.
+/// The exit status, if the arguments are wrong or request help; clap's message is then printed already.
 pub fn parse() -> Result<Cli, ExitCode> {
     let command = command();
     let parsed = command.clone().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));

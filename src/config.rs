@@ -1,5 +1,5 @@
 //! Every setting with its flag, environment variable and default. Limits that are not settings are in
-//! `config/limits.rs`; secrets on disk are read in `data_dir`.
+//! `config/limits.rs`; `data_dir` reads secrets on disk.
 
 mod address;
 mod credential;
@@ -23,7 +23,7 @@ pub use duration::parse_duration;
 pub use limits::*;
 pub use number::parse_whole;
 
-/// Where the stores are and how their contents are named.
+/// The addresses of the stores, the prefix of Redis's keys and the schema in Postgres.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Stores")]
 pub struct StoreSettings {
@@ -36,7 +36,7 @@ pub struct StoreSettings {
     pub redis_url: Option<String>,
 
     /// postgres:// address of a session connection (not a transaction pooler). PGPASSWORD, PGPASSFILE, PGSSLMODE,
-    /// PGSSLROOTCERT, PGSSLCERT and PGSSLKEY add what it leaves out; other variables of libpq are ignored
+    /// PGSSLROOTCERT, PGSSLCERT and PGSSLKEY add what the address leaves out; other variables of libpq are ignored
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true, value_parser = NonEmpty::new())]
     pub database_url: Option<String>,
 
@@ -73,8 +73,8 @@ impl StoreSettings {
     /// The external addresses, or `None` for embedded stores.
     ///
     /// # Errors
-    /// When only one address is set, or when `SECKILL_STORES` contradicts them: a missing variable must never start a
-    /// second, empty sale.
+    /// When only one address is set, or when `SECKILL_STORES` contradicts the addresses: a missing variable must never
+    /// start a second, empty sale.
     pub fn external_addresses(&self) -> anyhow::Result<Option<StoreAddresses>> {
         match (&self.redis_url, &self.database_url, self.stores) {
             (Some(_), Some(_), Some(StoresKind::Embedded)) => anyhow::bail!(
@@ -98,7 +98,7 @@ impl StoreSettings {
 }
 
 impl StoreAddresses {
-    /// The path of a `redis+unix://` address, percent-decoded, which fred does not do; `None` for another scheme.
+    /// The path of a `redis+unix://` address; `None` for another scheme. Decodes percent signs, since fred does not.
     ///
     /// # Errors
     /// When the address is not a URL.
@@ -109,7 +109,7 @@ impl StoreAddresses {
     }
 }
 
-/// Bearer credentials. With embedded stores, those that are not set are generated into the data directory.
+/// Bearer credentials. With embedded stores, the program generates those that are not set into the data directory.
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Credentials")]
 pub struct CredentialSettings {
@@ -147,7 +147,7 @@ pub struct WorkerSettings {
     pub stream_keep: u64,
 }
 
-/// What `serve` needs in addition to stores, credentials and workers.
+/// Settings of `serve` in addition to stores, credentials and workers.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "HTTP")]
 pub struct HttpSettings {
@@ -155,7 +155,7 @@ pub struct HttpSettings {
     #[arg(long, env = "SECKILL_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDR", value_parser = parse_listen)]
     pub listen: SocketAddr,
 
-    /// Unrecorded order events beyond which claims get 503
+    /// Claims get 503 while more order events than this are unrecorded
     #[arg(long, env = "SECKILL_MAX_BACKLOG", default_value_t = MAX_BACKLOG_DEFAULT_EVENTS, value_name = "EVENTS", value_parser = parse_count)]
     pub max_backlog: u64,
 }
@@ -168,7 +168,7 @@ pub struct DoctorSettings {
     #[arg(long, env = "SECKILL_RECLAIM_AFTER", default_value = RECLAIM_AFTER_DEFAULT, value_name = "DURATION", value_parser = parse_reclaim_after)]
     pub reclaim_after: Duration,
 
-    /// Unrecorded order events beyond which claims get 503
+    /// Claims get 503 while more order events than this are unrecorded
     #[arg(long, env = "SECKILL_MAX_BACKLOG", default_value_t = MAX_BACKLOG_DEFAULT_EVENTS, value_name = "EVENTS", value_parser = parse_count)]
     pub max_backlog: u64,
 }

@@ -1,5 +1,5 @@
 //! Coupons: `definitions` creates and edits them, `publish` brings a definition to Redis, `in_force` reads it back,
-//! `catalogue` knows which ids exist, `snapshots` are coupons as readers see them.
+//! `catalogue` knows which ids exist, `snapshots` caches coupons for readers.
 
 pub mod catalogue;
 pub mod definitions;

@@ -21,7 +21,7 @@ pub const JWT_SECRET: &str = "jwt-secret";
 const DEFAULT: &str = "./data";
 const DEFAULT_OF_ROOT: &str = "/var/lib/seckill";
 const LOCK: &str = "lock";
-/// Other users can reach their store's folder below and cannot list this one.
+/// The users of the stores can reach their folders inside the data directory, but cannot list the data directory.
 const MODE: u32 = 0o711;
 
 /// A data directory that exists and is reachable for the users of the stores.
@@ -30,18 +30,18 @@ pub struct DataDir {
     path: PathBuf,
 }
 
-/// Marks this process as the one that runs the stores in the directory.
+/// Held by the process that runs the stores in the directory.
 #[derive(Debug)]
 pub struct DataDirLock {
     _file: File,
 }
 
 impl DataDir {
-    /// Finds the directory, and makes it if it is absent. Without `explicit` it is `./data`, or for root
+    /// Finds the directory, or makes it. Without `explicit`, the directory is `./data`; for root it is
     /// `/var/lib/seckill` if the users of the stores cannot reach `./data`.
     ///
     /// # Errors
-    /// When it cannot be made, other users may write into it, or the users of the stores cannot reach it.
+    /// When the directory cannot be made, other users may write into it, or the users of the stores cannot reach it.
     pub fn open(explicit: Option<&Path>) -> Result<Self> {
         let path = resolve(explicit)?;
         if explicit.is_none() && path == Path::new(DEFAULT_OF_ROOT) {
@@ -64,7 +64,7 @@ impl DataDir {
         Ok(Self { path })
     }
 
-    /// The path that [`open`](Self::open) would use; makes nothing. An existing data directory is preferred.
+    /// The path that [`open`](Self::open) would use; makes nothing. Prefers an existing data directory.
     pub fn locate(explicit: Option<&Path>) -> PathBuf {
         let resolved = resolve(explicit).unwrap_or_else(|_| PathBuf::from(DEFAULT));
         if explicit.is_some() {
@@ -84,7 +84,7 @@ impl DataDir {
         &self.path
     }
 
-    /// The text of `<data>/<name>`. The first call generates it; concurrent first calls return the same text.
+    /// The text of `<data>/<name>`. The first call generates the text; concurrent first calls return the same text.
     ///
     /// # Errors
     /// When the file is empty, or cannot be read or made.
@@ -176,7 +176,7 @@ pub fn read_secret(data_dir: &Path, name: &str) -> Result<String> {
         Err(_) => Err(format!("{shown} is not UTF-8 text")),
     };
     let secret = secret.map_err(|wrong| {
-        anyhow!("{wrong}: write one line of text into it, or delete it and a new one is generated")
+        anyhow!("{wrong}: write one line of text into it, or delete it so that a new one is generated")
     })?;
     if fs::metadata(&path).is_ok_and(|meta| meta.mode() & 0o077 != 0) {
         warn!("other users may read the secret in {0}: chmod 600 {0}", path.display());
@@ -198,7 +198,7 @@ fn generate_secret(data_dir: &Path, name: &str) -> Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    // A hard link, unlike a rename, does not replace the file of a process that was faster.
+    // A hard link, unlike a rename, does not replace a file that another process has just made.
     let linked = match fs::hard_link(&temporary, data_dir.join(name)) {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
         other => other,
@@ -242,7 +242,7 @@ fn create(path: &Path) -> std::io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(MODE))
 }
 
-/// Sets the mode of an empty directory; one with files may serve another purpose, so its mode is only checked.
+/// Sets the mode of an empty directory. A directory with files may serve another purpose: only checks its mode.
 fn set_or_check_mode(path: &Path) -> Result<()> {
     let meta = fs::metadata(path).with_context(|| format!("cannot read the mode of {}", path.display()))?;
     let euid = Uid::effective();

@@ -7,10 +7,10 @@ use nix::sys::statvfs::statvfs;
 
 use crate::config;
 
-/// In the folder of each embedded store; its processes hold a lock on it.
+/// A file in the folder of each embedded store; the store's processes hold a lock on the file.
 pub const STORE_LOCK: &str = "alive.lock";
 
-/// What an unprivileged user may still write to the disk of a folder.
+/// How much an unprivileged user may still write to the disk of a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskSpace {
     pub free_bytes: u64,
@@ -19,7 +19,7 @@ pub struct DiskSpace {
     pub has_inodes: bool,
 }
 
-/// `None` where the system does not say.
+/// `None` if the system does not say.
 #[must_use]
 pub fn space(folder: &Path) -> Option<DiskSpace> {
     let disk = statvfs(folder).ok()?;
@@ -32,7 +32,7 @@ pub fn space(folder: &Path) -> Option<DiskSpace> {
     })
 }
 
-/// A sentence that says that the disk of a folder is full; `None` where it is not. It counts as full below
+/// A sentence that says that the disk of a folder is full; `None` if it is not. A disk counts as full below
 /// `DISK_FULL_BELOW_BYTES`: Postgres frees the 16 MB of a new WAL file again when they do not fit.
 #[must_use]
 pub fn shortage(folder: &Path) -> Option<String> {
@@ -41,8 +41,8 @@ pub fn shortage(folder: &Path) -> Option<String> {
     is_full.then(|| sentence(folder, space, "full"))
 }
 
-/// The same after an error. An error of a full disk counts even when there is space again, since the failed write may
-/// have freed it.
+/// As [`shortage`], after an error. An error of a full disk counts even when there is space again, since the failed
+/// write may have freed the space.
 #[must_use]
 pub fn shortage_after(error: &str, folder: &Path) -> Option<String> {
     let too_small = || Some(sentence(folder, space(folder)?, "too small"));
@@ -58,7 +58,7 @@ fn sentence(folder: &Path, space: DiskSpace, state: &str) -> String {
     format!("the disk of {folder} is {state}: {free} of {total} MB are free")
 }
 
-/// Whether an embedded store runs in the folder, and not a server of the operator.
+/// Whether the folder belongs to an embedded store. Otherwise it belongs to a server of the operator.
 #[must_use]
 pub fn is_embedded_store(folder: &Path) -> bool {
     folder.join(STORE_LOCK).exists()

@@ -1,6 +1,6 @@
 //! Checks both stores for what operators get wrong. Each check is one small function in the files below and gives one
-//! finding: green, yellow or red, with what to do. It queries the stores directly, with or without a running server,
-//! writes nothing, and limits each query in time. `cli` shows the findings.
+//! finding: green, yellow or red, with what to do. A check queries the stores directly, with or without a running
+//! server, writes nothing, and has a timeout for each query. `cli` shows the findings.
 
 mod agreement;
 mod definitions;

@@ -1,6 +1,6 @@
 //! The program's own Redis and Postgres: it finds them on the machine, runs them on Unix sockets in the data directory,
-//! restarts them when they end, and stops them cleanly. What is stored in them, and when they stop compared with the
-//! rest of the program, is decided elsewhere.
+//! restarts them when they end, and stops them cleanly. `app` decides when they stop, and other modules what they
+//! store.
 
 mod failure;
 mod layout;
@@ -35,13 +35,13 @@ use sockets::Sockets;
 use supervise::Supervisor;
 use user::{StoreFolder, StoreUser};
 
-/// Both stores, running. Dropping it asks them to stop, without waiting for that.
+/// Both running stores. Dropping this value requests their stop, without waiting for it.
 pub struct Embedded {
     addresses: StoreAddresses,
     redis: Supervisor,
     postgres: Supervisor,
     sockets: Sockets,
-    // Last, so that it is dropped last.
+    // The last field, so that it is dropped last.
     _lock: DataDirLock,
 }
 
@@ -55,8 +55,8 @@ impl Embedded {
         started.context("the start of the stores was stopped")
     }
 
-    /// The same, with its supervisors among `tasks`; `None` when `stop` comes before both are ready. Then, and after an
-    /// error, no process is left.
+    /// As [`start`](Self::start), with the supervisors in `tasks`; `None` when `stop` comes before both stores are
+    /// ready. Then, and after an error, no process of a store is left.
     ///
     /// # Errors
     /// As for [`start`](Self::start).
@@ -111,7 +111,7 @@ impl Embedded {
     /// The addresses of the stores that another process runs in `data_dir`, ready or not.
     ///
     /// # Errors
-    /// When no process runs stores there, or it belongs to another user.
+    /// When no process runs stores there, or the directory belongs to another user.
     pub fn locate(data_dir: &Path) -> Result<StoreAddresses> {
         let path = data_dir.canonicalize().map_err(|_| no_stores_in(data_dir))?;
         if !DataDirLock::is_held(&path)? {
@@ -120,10 +120,10 @@ impl Embedded {
         Ok(Sockets::locate(&path)?.addresses())
     }
 
-    /// The same, once both stores are ready, at most after `STORE_JOIN_TIMEOUT`.
+    /// As [`locate`](Self::locate), but first waits up to `STORE_JOIN_TIMEOUT` until both stores are ready.
     ///
     /// # Errors
-    /// When no process runs stores there, it belongs to another user, or they do not become ready.
+    /// When no process runs stores there, the directory belongs to another user, or the stores do not become ready.
     pub async fn join(data_dir: &Path) -> Result<StoreAddresses> {
         let path = data_dir.canonicalize().map_err(|_| no_stores_in(data_dir))?;
         // The lock is held before the stores are ready.
@@ -141,7 +141,8 @@ impl Embedded {
         }
     }
 
-    /// Stops both stores at the same time, within `STORES_STOP_TIMEOUT`, and waits until no process of them is left.
+    /// Stops both stores at the same time, within `STORES_STOP_TIMEOUT`, and waits until all their processes have
+    /// ended.
     ///
     /// # Errors
     /// When a store did not stop cleanly; acknowledged writes are on disk anyway.
@@ -149,7 +150,7 @@ impl Embedded {
         self.stop_by(Instant::now() + config::STORES_STOP_TIMEOUT).await
     }
 
-    /// The same, with stronger signals before the deadline.
+    /// As [`stop`](Self::stop), but within a deadline; sends stronger signals before the deadline.
     ///
     /// # Errors
     /// As for [`stop`](Self::stop).
@@ -161,7 +162,7 @@ impl Embedded {
     }
 }
 
-/// Stops a store that was started; returns the error of one that was not.
+/// Stops the store if it was started; otherwise returns the error of its start.
 async fn stop_started(started: Result<Option<Supervisor>>, deadline: Instant) -> Result<()> {
     match started? {
         Some(store) => store.stop_by(deadline).await,
@@ -184,7 +185,7 @@ fn no_stores_in(data_dir: &Path) -> anyhow::Error {
     )
 }
 
-/// The sockets of both stores once they are ready; `None` where no process runs stores.
+/// The sockets of both stores once they are ready; `None` if no process runs stores.
 async fn wait_until_ready(data_dir: &Path) -> Result<Option<Sockets>> {
     while DataDirLock::is_held(data_dir)? {
         let sockets = Sockets::locate(data_dir)?;
@@ -198,7 +199,7 @@ async fn wait_until_ready(data_dir: &Path) -> Result<Option<Sockets>> {
     Ok(None)
 }
 
-/// A program that was just killed, or another process's `join`, may still hold the lock for a moment.
+/// Waits for the lock: a program that was just killed, or another process's `join`, may still hold it for a moment.
 async fn wait_for_lock(dir: &DataDir) -> Result<DataDirLock> {
     let deadline = Instant::now() + config::DATA_DIR_LOCK_TIMEOUT;
     loop {

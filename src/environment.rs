@@ -1,5 +1,5 @@
-//! The environment variables of this program: it runs without those of libpq, which would redirect its connections. The
-//! variables of the stores' processes are decided in `embedded`, those of psql in `cli`.
+//! The environment variables of this program: the program runs without the variables of libpq, which would redirect its
+//! connections. `embedded` chooses the variables of the stores' processes, and `cli` those of psql.
 
 use std::env;
 use std::ffi::OsStr;
@@ -9,7 +9,8 @@ use std::process::Command;
 
 use anyhow::Context;
 
-/// What `DATABASE_URL` may leave out: a password and the files of TLS. They have no effect on a Unix socket.
+/// Variables for what `DATABASE_URL` may leave out: a password and the files of TLS. They have no effect on a Unix
+/// socket.
 const KEPT: [&str; 6] = ["PGPASSWORD", "PGPASSFILE", "PGSSLMODE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY"];
 /// Settings of this program.
 const OURS: [&str; 1] = ["REDIS_URL"];
@@ -48,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_passwords_and_tls_files_are_taken_from_the_variables_of_libpq() {
+    fn only_passwords_and_tls_files_of_libpqs_variables_are_kept() {
         let foreign = ["PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGDATABASE", "PGOPTIONS", "PGSERVICE"];
         let more = ["PGAPPNAME", "PGTZ", "PG_COLOR", "REDISCLI_AUTH", "REDIS_HOST", "REDIS_URL_2"];
         for name in foreign.into_iter().chain(more) {

@@ -1,10 +1,10 @@
 //! The fence: claims are accepted only while Redis is known to agree with Postgres. This file holds the fence's state
-//! and its task. `come_up` is how it comes up, `invalidation` how other parts take it down, `probe` what is compared,
-//! `rebuild` how agreement is restored. What depends on the agreement (publishing, releasing, claims) is not here: it
-//! subscribes to the fence.
+//! and its task. `come_up` takes the fence up, `invalidation` lets other parts take it down, `probe` compares both
+//! stores, `rebuild` restores the agreement. The parts that depend on the agreement (publishing, releasing, claims) are
+//! not here: they subscribe to the fence.
 //!
-//! While the fence is up it lends out a session: the epoch, and the connection on which that Redis was probed. A
-//! connection that breaks ends the session; a new connection is probed before it is used.
+//! While the fence is up, it lends out a session: the epoch, and the connection on which Redis was probed. A connection
+//! that breaks ends the session; a new connection is probed before it is used.
 
 mod come_up;
 mod durability;
@@ -42,7 +42,7 @@ use rebuild::Report;
 use retry::Pauses;
 pub use session::{RedisClock, Session};
 
-/// Why the fence is down after a script met another marker than its own.
+/// Why the fence is down after a script found another marker than the session's.
 pub const MARKER_CHANGED: &str = "the epoch marker in Redis has changed";
 
 /// A cheap handle; clones share one fence.
@@ -55,7 +55,7 @@ struct Shared {
     state: watch::Sender<FenceState>,
     /// Wakes the task for a probe before the next second.
     doubted: Notify,
-    /// Proof that this epoch no longer holds, until a rebuild has dealt with it.
+    /// Proof that an epoch no longer holds. A rebuild removes it.
     evidence: Mutex<Option<Evidence>>,
     /// The rebuild that an operator has ordered.
     ordered: Mutex<Option<OrderedRebuild>>,
@@ -63,14 +63,15 @@ struct Shared {
     wanted: Notify,
     /// Why claims wait for an operator; the first reason is kept.
     waits: Mutex<Option<Arc<str>>>,
-    /// The row last read, for probes while Postgres gives no answer.
+    /// The fence row that was read last, for probes while Postgres does not answer.
     row: Mutex<Option<FenceRow>>,
     /// Unrecorded order events at the last probe.
     backlog: AtomicU64,
-    /// Why Redis takes no claims although it agrees; `None` where it takes claims.
+    /// Why Redis refuses claims although it agrees with Postgres; `None` if it takes claims.
     refusal: Mutex<Option<Arc<str>>>,
     outage: OutageWatch,
-    /// Notified when entries left the order stream, or the group, and no comparison has explained it.
+    /// Notified when entries were removed from the order stream or skipped by the group, and no comparison has searched
+    /// for their events yet.
     misses_entries: Notify,
 }
 
@@ -123,7 +124,7 @@ impl Fence {
         self.session().map_err(StoreError::NotReady)
     }
 
-    /// The session, or why no claims are taken: the fence is down, or Redis refused to write at the last probe.
+    /// The session, or why claims are not accepted: the fence is down, or Redis refused to write at the last probe.
     pub fn taking_claims(&self) -> Result<Arc<Session>, Arc<str>> {
         let session = self.session()?;
         lock(&self.shared.refusal).clone().map_or(Ok(session), Err)
@@ -145,7 +146,7 @@ impl Fence {
         self.shared.misses_entries.notified().await;
     }
 
-    /// Since when Postgres gives no answer; `None` where it answered the last probe.
+    /// Since when Postgres does not answer; `None` if it answered the last probe.
     #[must_use]
     pub fn postgres_outage(&self) -> Option<PostgresOutage> {
         self.shared.outage.get()
@@ -187,7 +188,7 @@ impl Fence {
                 drop(tokio::time::timeout(pause, self.shared.wanted.notified()).await);
             }
         };
-        // Dropping the work half-way is like a crash, which every rebuild survives: its Postgres session ends.
+        // Dropping the work half-way is like a crash: the Postgres session ends, and the next rebuild starts over.
         tokio::select! {
             () = work => {}
             () = stop.cancelled() => {}
@@ -204,7 +205,7 @@ impl Fence {
                 _ = ticks.tick() => {}
                 () = self.shared.doubted.notified() => {}
             }
-            // A probe on a broken connection would only wait for its timeout.
+            // The connection has broken: a probe on it would only wait for its timeout.
             if self.session().is_err() {
                 return;
             }
@@ -239,7 +240,8 @@ impl Fence {
 
     /// Reads Redis, and the fence row from Postgres; without Postgres, the row that was read last.
     async fn probe(&self, redis: &Redis, postgres: &Postgres) -> anyhow::Result<(RedisProbe, FenceRow)> {
-        // Redis first: a WAL position in Redis is never ahead of what Postgres answers afterwards.
+        // Redis first: a WAL position in Redis is then never ahead of the position that Postgres returns, unless
+        // Postgres has lost commits.
         let seen = crate::redis::probe::probe(redis).await?;
         let pool = postgres.pool.clone();
         let read = async move { postgres::fence::read(&pool).await };
@@ -271,7 +273,7 @@ impl Fence {
     }
 }
 
-/// Claims are accepted only while the task probes: takes the fence down when the task ends, also by a panic.
+/// Takes the fence down when the fence's task ends, also by a panic: claims are accepted only while the task probes.
 struct TakeDownOnDrop<'a>(&'a Fence);
 
 impl Drop for TakeDownOnDrop<'_> {

@@ -1,6 +1,6 @@
 //! Everything that knows warp. `server` owns sockets, `routes` shows every route on one screen, `problem` every error;
-//! one file for each kind of resource. A handler reads the request, calls one function of the domain and renders what
-//! it returns.
+//! one file for each kind of resource. A handler reads the request, calls one function of a layer below and renders the
+//! result.
 
 mod admin;
 mod admin_coupons;
@@ -41,7 +41,7 @@ use crate::tasks::Tasks;
 use auth::Auth;
 use problem::{Code, Problem};
 
-/// What the handlers call; one for the whole server.
+/// What the handlers call. The server has one.
 pub struct Api {
     pub claims: Claims,
     pub orders: Orders,
@@ -52,12 +52,12 @@ pub struct Api {
     pub fence: Fence,
     pub stores: Stores,
     pub reconciler: Reconciler,
-    /// For lists, which are plain queries.
+    /// For lists: a handler of a list makes a plain query.
     pub postgres: Postgres,
     pub auth: Auth,
 }
 
-/// The API as soon as there is one, and until then the status that is shown.
+/// The API once it is open, and before that the status that clients get.
 #[derive(Default)]
 pub struct ApiSlot {
     api: OnceLock<Arc<Api>>,
@@ -66,16 +66,16 @@ pub struct ApiSlot {
 }
 
 impl ApiSlot {
-    /// A slot without an API yet; `/livez` reports on these tasks.
+    /// A slot without an API; `/livez` reports on these tasks.
     #[must_use]
     pub fn new(tasks: Tasks) -> Self {
         Self { tasks, ..Self::default() }
     }
 
-    /// Opens the API; once.
+    /// Opens the API. May be called once.
     ///
     /// # Errors
-    /// When it is open already.
+    /// When the API is open already.
     pub fn open(&self, api: Arc<Api>) -> anyhow::Result<()> {
         self.api.set(api).map_err(|_| anyhow::anyhow!("the API is opened once"))
     }
@@ -91,7 +91,7 @@ impl ApiSlot {
     }
 }
 
-/// Runs work on Postgres to its end even if the client goes away; waits for it up to `timeout`.
+/// Runs work on Postgres to its end, even if the client closes its connection. Waits up to `timeout` for the result.
 async fn detached<T: Send + 'static>(
     timeout: Duration,
     work: impl Future<Output = Result<T, Problem>> + Send + 'static,

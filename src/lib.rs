@@ -6,7 +6,7 @@
 //! agree, and restores the agreement when they do not.
 //!
 //! The modules below are listed from the bottom up; each may use those before it. `http`, `worker` and `cli` never use
-//! each other. `docs/ARCHITECTURE.md` has the walk of one claim.
+//! each other. `docs/ARCHITECTURE.md` describes the path of one claim.
 
 pub mod config;
 pub mod disk;

@@ -24,7 +24,7 @@ macro_rules! info_or_warn {
 }
 pub(crate) use info_or_warn;
 
-/// Logging; dropping it writes the last lines, also when a panic drops it.
+/// The running logging. Dropping this value writes the last lines, also during a panic.
 #[must_use]
 pub struct Logs {
     repeats: Arc<Repeats>,
@@ -42,7 +42,7 @@ impl Drop for Logs {
 /// # Errors
 /// With a sentence, when the text is not a filter of `tracing`.
 pub fn filter(text: &str) -> Result<EnvFilter, String> {
-    // sqlx logs reconnects at info, fred at warn; the user's filter comes later and may show them.
+    // sqlx logs reconnects at info, fred at warn. The user's filter follows and may show them again.
     EnvFilter::try_new(format!("sqlx=warn,fred=error,{text}"))
         .map_err(|error| format!("SECKILL_LOG is not a tracing filter: {error}"))
 }
@@ -78,7 +78,8 @@ pub fn json_line(level: &str, target: &str, fields: &serde_json::Value) -> Strin
     line.to_string()
 }
 
-/// The default hook would block on a slow reader of stderr. Does not use tracing, which may have panicked itself.
+/// Logs a panic; the default hook would block on a slow reader of stderr. Does not use tracing: the panic may be in
+/// tracing.
 fn log_panic(panic: &PanicHookInfo<'_>, format: LogFormat) {
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let reason = panic.payload_as_str().unwrap_or("no message");

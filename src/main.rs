@@ -1,4 +1,4 @@
-//! Reads the command line, sets up logging, runs one command, and exits with its status.
+//! Reads the command line, sets up logging, runs one command, and exits with the command's status.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use seckill::cli::{self, Cli, Command, OneShot, WrongUsage};
 use seckill::{app, environment, logs};
 
-/// Keeps less memory than the system's allocator after a burst of connections.
+/// Returns more memory to the system after a burst of connections than the system's allocator does.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -217,7 +217,7 @@ impl CounterBy {
     }
 }
 
-/// Installs the recorder of this process, with every metric at 0. What was counted before is not recorded.
+/// Installs the recorder of this process, with every metric at 0. Counts before this call are lost.
 ///
 /// # Errors
 /// When a recorder is installed already.

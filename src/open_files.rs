@@ -16,7 +16,7 @@ pub fn raise_limit(files: u64) -> nix::Result<u64> {
     Ok(allowed)
 }
 
-/// How many client connections may be open at once. Raises the soft limit first, which is 1,024 files on most systems.
+/// How many client connections may be open at once. First raises the soft limit, which is 1,024 files on most systems.
 ///
 /// # Errors
 /// When fewer than `HTTP_MIN_CONNECTIONS` are left.

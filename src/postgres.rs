@@ -2,8 +2,8 @@
 //! files below have the statements, one file for each table; longer statements are in `sql/queries`.
 //!
 //! A future on the pool must run to its end (a cancelled `begin` can leave a connection in a transaction): callers that
-//! may be cancelled spawn it, and Postgres itself enforces the timeouts. A dedicated connection may be dropped at any
-//! time, also during a statement.
+//! may be cancelled spawn the future, and Postgres itself enforces the timeouts. A dedicated connection may be dropped
+//! at any time, also during a statement.
 
 pub mod audit;
 pub mod coupons;
@@ -42,7 +42,7 @@ pub const BY_INDEX: [(&str, &str); 4] =
 #[derive(Clone)]
 pub struct Postgres {
     options: PgConnectOptions,
-    /// For sessions that only read: they cannot write, and have the server's own `synchronous_commit`.
+    /// Options of sessions that only read: these sessions cannot write, and have the server's own `synchronous_commit`.
     reading: PgConnectOptions,
     schema: String,
     pub pool: Pool,
@@ -51,7 +51,7 @@ pub struct Postgres {
 /// A failed statement, classified by what the caller should do.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PostgresError {
-    /// Down, restarting, full, locked, a deadlock: try again until it works.
+    /// Postgres is down, restarting, full or locked, or there was a deadlock: the caller tries again until it works.
     #[error("Postgres cannot serve now: {0}")]
     Transient(String),
     /// The row is not valid: a retry cannot help.
@@ -62,10 +62,11 @@ pub enum PostgresError {
     Statement(String),
 }
 
-/// Waits at most `timeout` for work on the pool. The work goes on to its end: work on the pool is never dropped half-way.
+/// Waits at most `timeout` for work on the pool. After a timeout the work continues to its end, since work on the pool
+/// must not be dropped half-way.
 ///
 /// # Errors
-/// Those of the work; `Transient` if it takes longer, `Statement` if it panics.
+/// The error of the work; `Transient` if the work takes longer than `timeout`, `Statement` if it panics.
 pub async fn with_timeout<T: Send + 'static>(
     timeout: Duration,
     work: impl Future<Output = Result<T, PostgresError>> + Send + 'static,
@@ -115,10 +116,11 @@ impl Postgres {
         Ok(Self { pool: pool.into(), schema: schema.to_owned(), options, reading })
     }
 
-    /// Checks that sessions are real ones, and migrates the schema. Must succeed before any other call.
+    /// Checks that no transaction pooler is in front of Postgres, and migrates the schema. Must succeed before any
+    /// other call.
     ///
     /// # Errors
-    /// If Postgres cannot serve, a transaction pooler is in between, or a migration fails.
+    /// If Postgres cannot serve, a transaction pooler is in front of it, or a migration fails.
     pub async fn prepare(&self) -> Result<(), PostgresError> {
         if self.is_behind_transaction_pooler().await? {
             return Err(PostgresError::Statement(
@@ -135,7 +137,8 @@ impl Postgres {
     async fn migrate(&self) -> Result<(), PostgresError> {
         let mut connection = self.dedicated().await?;
         // Without this lock, a second process that creates the same schema would fail at a unique index of Postgres's
-        // catalogue. It may wait for as long as a statement may run, since a migration takes longer than other locks.
+        // catalogue. The wait has no `lock_timeout`, since another process's migration may take longer than other locks
+        // are held.
         sqlx::query("set lock_timeout = 0").execute(&mut connection).await?;
         sqlx::query("select pg_advisory_lock(hashtextextended($1 || '/schema', 0))")
             .bind(&self.schema)
@@ -218,7 +221,7 @@ fn store_folder(options: &PgConnectOptions) -> Option<&Path> {
     options.get_socket().map(PathBuf::as_path).filter(|folder| disk::is_embedded_store(folder))
 }
 
-/// The one place where an error of Postgres is classified, by its SQLSTATE's class
+/// The only place that classifies errors of Postgres, by the class of the SQLSTATE
 /// (<https://www.postgresql.org/docs/15/errcodes-appendix.html>).
 impl From<sqlx::Error> for PostgresError {
     fn from(error: sqlx::Error) -> Self {
@@ -235,7 +238,7 @@ impl From<sqlx::Error> for PostgresError {
         };
         let code = database.code().unwrap_or_default();
         let text = format!("{} ({code})", database.message());
-        // The caller drops the connection, and a new one prepares its own statements.
+        // The caller drops the connection; a new connection prepares its own statements.
         if pool::is_stale(&error) {
             return Self::Transient(format!("a table has changed since a statement was prepared: {text}"));
         }

@@ -1,5 +1,5 @@
 //! The only module that writes to stdout and stderr. It never panics, and log lines never block their callers: they go
-//! through the queue in `stderr`. The texts come from the callers.
+//! through the queue in `stderr`.
 
 pub mod stderr;
 
@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 /// A command's output could not be written to stdout.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
-    /// As in `… | head`: an error message would be unwanted too.
+    /// As with `… | head`. Not an error for the user: no message is printed.
     #[error("stdout is closed")]
     ReaderGone,
     #[error("stdout cannot be written: {0}")]
@@ -24,7 +24,7 @@ impl From<io::Error> for OutputError {
     }
 }
 
-/// Writes text to stdout as it is, and blocks while the reader is slow.
+/// Writes text to stdout unchanged, and blocks while the reader is slow.
 ///
 /// # Errors
 /// When stdout is closed or cannot be written.

@@ -1,7 +1,7 @@
-//! Rule 8: compares Redis with Postgres during live claims, and repairs what is safe to repair during live claims. It
-//! reads the claims hash, then unacknowledged entries, then Postgres: the order in which an event moves, so that an event
-//! that is in none of them is lost and not late. It never writes a stock in Redis and never inserts an order; for a
-//! difference that it must not repair it takes the fence down.
+//! Rule 8: compares Redis with Postgres while claims continue, and repairs what is safe to repair then. The comparison
+//! reads the claims hash, then unacknowledged entries, then Postgres. An event moves in this direction: if an event is
+//! in none of them, it is lost, not late. The reconciler never writes a stock in Redis and never inserts an order; it
+//! takes the fence down for a difference that it must not repair.
 
 mod comparison;
 mod definitions;
@@ -28,7 +28,7 @@ pub struct Reconciler {
     pub postgres: Postgres,
 }
 
-/// What `run` does next.
+/// The check that `run` does next.
 #[derive(Clone, Copy)]
 enum Check {
     Definitions,
@@ -51,7 +51,7 @@ impl Reconciler {
 
     async fn compare_all(&self, level: RepairLevel) -> Result<ComparisonReport, ReconcileError> {
         let session = self.fence.require_session()?;
-        // Before the claims are read: the comparison then finds all that was lost with the tally's entries.
+        // Before the claims are read: the comparison then finds all events that were lost with the tally's entries.
         let tally = if level.repairs() { Some(self.tally(&session).await?) } else { None };
         let deleted_entries = deleted_entries::find(&session.redis).await?;
         let mut comparison = Comparison::new(&self.fence, &self.postgres, &session, level);
@@ -65,7 +65,7 @@ impl Reconciler {
             report.record_metrics();
             return Ok(report);
         }
-        // What was read in two epochs is not a difference.
+        // A difference between reads of two epochs is not a difference of the stores.
         if marker::read(&session.redis).await?.as_deref() != Some(&*session.ready) {
             return Err(ReconcileError::marker_changed(&self.fence, &session));
         }
@@ -101,8 +101,8 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Checks the sums of all coupons and scans the pending entries list, whose length is the number of events that are
-    /// being recorded. Compares everything if pending entries were deleted.
+    /// Checks the sums of all coupons and scans the pending entries list, which is as long as the number of events that
+    /// are being recorded. Compares everything if pending entries were deleted.
     async fn check_sums(&self) -> Result<(), ReconcileError> {
         let session = self.fence.require_session()?;
         self.find_wrong_sum(&session).await?;
@@ -127,7 +127,7 @@ impl Reconciler {
         }
     }
 
-    /// Compares everything because entries are missing, unless another process has done so since.
+    /// Compares everything because entries are missing, unless another process has compared everything since.
     async fn check_missing_entries(&self) -> Result<(), ReconcileError> {
         let session = self.fence.require_session()?;
         let tally = probe::probe_stream(&session.redis).await?.tally;
@@ -152,7 +152,7 @@ impl Reconciler {
         let mut checks = tokio::time::interval(config::CHECK_INTERVAL);
         let mut comparisons = tokio::time::interval(config::RECONCILE_INTERVAL);
         let mut definitions = tokio::time::interval(config::DEFINITIONS_INTERVAL);
-        // With thousands of coupons one check may take longer than the interval.
+        // With thousands of coupons, a check may take longer than the interval.
         definitions.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut states = self.fence.subscribe();
         loop {
@@ -175,7 +175,7 @@ impl Reconciler {
             };
             if let Err(error) = outcome {
                 match check {
-                    // The next check follows soon, and the cause of the failure has its own log line.
+                    // At debug only: the next check follows soon, and the cause of the failure has its own log line.
                     Check::Definitions | Check::MissingEntries => tracing::debug!("reconcile: {error}"),
                     Check::Sums | Check::Everything => tracing::warn!("reconcile: {error}"),
                 }

@@ -1,5 +1,5 @@
-//! Redis: all that knows fred. This file has the classes of Redis's errors and what reads a reply; each key has a file
-//! of its own below.
+//! The only module that knows fred. This file has the classes of Redis's errors and reads replies; each key has its own
+//! file below.
 
 pub mod claims_hash;
 pub mod coupon_hash;
@@ -23,13 +23,13 @@ use fred::types::Value;
 
 pub use server::{Redis, RedisServer};
 
-/// Why a command failed, classified by what that means for the caller.
+/// Why a command failed, classified by what the caller has to do.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RedisError {
     /// No answer: it is unknown whether the command ran.
     #[error("Redis gave no answer: {0}")]
     Unknown(String),
-    /// Refused as a whole or not sent: nothing was written. A later try may succeed.
+    /// Redis refused the whole command, or it was not sent: nothing was written. A later try may succeed.
     #[error("Redis cannot serve now: {0}")]
     Busy(String),
     /// Redis restarted, failed over or lost its scripts to SCRIPT FLUSH.
@@ -56,8 +56,8 @@ impl RedisError {
         matches!(self, Self::Busy(details) if words.iter().any(|word| details.starts_with(word)))
     }
 
-    /// Whether it is certain that the command wrote nothing: Redis refused it before it ran. The error of a script that
-    /// failed half-way names a line of it.
+    /// Whether it is certain that the command wrote nothing, because Redis refused it before it ran. The error of a
+    /// script that failed half-way names a line of the script.
     #[must_use]
     pub fn wrote_nothing(&self) -> bool {
         match self {
@@ -71,7 +71,7 @@ impl RedisError {
     }
 }
 
-/// The one place where an error of Redis is classified.
+/// The only place that classifies errors of Redis.
 fn classify(error: &fred::error::Error) -> RedisError {
     let details = plain(error.details());
     match details.split_whitespace().next().unwrap_or_default() {
@@ -115,7 +115,7 @@ pub(crate) fn script_args<K: Into<Value>, A: Into<Value>>(
     args
 }
 
-/// The reply's elements; none for nil. `what` names the reply in the error.
+/// The reply's elements; empty for nil. `what` names the reply in the error.
 pub(crate) fn array(value: Value, what: &str) -> Result<Vec<Value>, RedisError> {
     match value {
         Value::Array(values) => Ok(values),

@@ -1,5 +1,5 @@
-//! The request to stop the program: the signals that make it, and the deadlines that count from it. The steps of
-//! stopping are in `app`.
+//! The request to stop the program: the signals that make the request, and the deadlines that count from it. The steps
+//! of stopping are in `app`.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -21,8 +21,8 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// From now on SIGTERM, SIGINT and SIGHUP request the stop instead of ending the process at once. A task that
-    /// cannot be restarted requests it too when it ends unexpectedly.
+    /// From now on SIGTERM, SIGINT and SIGHUP request the stop instead of ending the process at once. An unexpected end
+    /// of a task that cannot be restarted requests the stop too.
     ///
     /// # Errors
     /// When the system refuses a signal handler.
@@ -53,17 +53,17 @@ impl Stop {
         }
     }
 
-    /// Cancelled by the request.
+    /// Cancelled when the stop is requested.
     pub fn token(&self) -> &CancellationToken {
         &self.requested
     }
 
-    /// The work's output; `None` where the request comes first, which drops the unfinished work.
+    /// The work's output; `None` if the request comes first: then the unfinished work is dropped.
     pub async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         self.requested.run_until_cancelled(work).await
     }
 
-    /// This long after the request, or after now where there was no request.
+    /// The time `after` the request, or `after` now if there was no request.
     #[must_use]
     pub fn deadline(&self, after: Duration) -> Instant {
         self.requested_at.get().copied().unwrap_or_else(Instant::now) + after
@@ -77,7 +77,8 @@ fn is_hangup_ignored() -> bool {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
-/// At its end the runtime waits for blocking threads without a timeout, such as for a flush of a disk that hangs.
+/// The runtime's end waits for blocking threads without a timeout, for example for a flush to a disk that hangs. This
+/// exits the process anyway.
 fn exit_after_last_deadline() {
     std::thread::sleep(config::STOP_FORCED_EXIT_AFTER);
     stderr::line("seckill: the stop takes too long: exiting");

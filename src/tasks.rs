@@ -1,6 +1,6 @@
 //! The tasks that run as long as the program. A task that ends unexpectedly is restarted, or ends the program if its
-//! state does not allow a restart; `/livez` names a task that has ended or is stuck. What the tasks do, and in which
-//! order they stop, is decided elsewhere. Short tasks of a single request are not in the list.
+//! state does not allow a restart; `/livez` names a task that has ended or is stuck. `app` decides in which order the
+//! tasks stop. Short tasks of a single request are not in the list.
 
 mod activity;
 
@@ -27,7 +27,7 @@ pub struct Tasks {
 #[derive(Default)]
 struct Shared {
     tasks: Mutex<Vec<Arc<Task>>>,
-    /// Why the program has to end: the first failure.
+    /// The first failure of a task that cannot be restarted: the program has to end.
     failure: Mutex<Option<Failure>>,
     /// Cancelled with the first failure.
     failed: CancellationToken,
@@ -36,9 +36,9 @@ struct Shared {
 struct Task {
     name: String,
     activity: Activity,
-    /// It is polled at least this often; `None` where it may wait for ever.
+    /// The longest time between two polls of the task; `None` if it may wait for ever.
     max_idle: Option<Duration>,
-    /// Why it ended, while it waits for its restart.
+    /// Why the task ended, while it waits for its restart.
     ended: Mutex<Option<String>>,
 }
 
@@ -54,7 +54,7 @@ pub struct Failure {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskProblem {
     pub task: String,
-    /// What is wrong, as a sentence continues after the task's name.
+    /// What is wrong: the end of a sentence that begins with the task's name.
     pub what: String,
 }
 
@@ -66,8 +66,8 @@ impl fmt::Display for TaskProblem {
 
 impl Tasks {
     /// Runs the task that `make` returns, and restarts it with a new one whenever it ends before `stop`. `max_idle` is
-    /// the longest time between two polls; `None` where it may wait for ever. The output is the task's own after
-    /// `stop`; `None` where it panicked then.
+    /// the longest time between two polls; `None` if it may wait for ever. Returns the output of the task that ran at
+    /// `stop`; `None` if that task panicked.
     pub fn supervise<F, M>(
         &self,
         name: &str,
@@ -105,8 +105,8 @@ impl Tasks {
         }
     }
 
-    /// Runs a task that cannot be restarted: the program ends when it ends before `stop`. The output is the task's own;
-    /// `None` where it panicked.
+    /// Runs a task that cannot be restarted: the program ends when it ends before `stop`. Returns the task's output;
+    /// `None` if the task panicked.
     pub fn require<F>(
         &self,
         name: &str,

@@ -25,10 +25,10 @@ pub use self::context::Context;
 use crate::config::{self, WorkerSettings};
 
 /// Runs all roles until `stop`. Each role first ends its current batch, for at most `WORKER_STOP_GRACE`; other workers
-/// reclaim what is not acknowledged by then. With 0 workers it only waits for `stop`.
+/// reclaim the entries that are not acknowledged by then. With 0 workers it only waits for `stop`.
 pub async fn run(context: Context, settings: WorkerSettings, stop: CancellationToken) {
     let mut roles = start_roles(&Arc::new(context), &settings, &stop);
-    // Not a join: a role that ends early is restarted, and without workers there are no roles.
+    // Waits for `stop`, not for the roles: a role that ends early is restarted, and with 0 workers there are no roles.
     stop.cancelled().await;
     let all_ended = async { while roles.join_next().await.is_some() {} };
     if tokio::time::timeout(config::WORKER_STOP_GRACE, all_ended).await.is_err() {
@@ -107,7 +107,7 @@ fn start_housekeeping(
     }));
 }
 
-/// Unique to this run of this process: under a name that is used twice, two consumers would share their pending entries.
+/// A name that no other process, and no earlier run, uses: two consumers of one name would share their pending entries.
 fn process_name() -> String {
     let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
     format!("{host}-{}-{:04x}", std::process::id(), rand::random::<u16>())

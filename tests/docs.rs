@@ -13,7 +13,7 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 /// Folders from which the documents name files.
 const ROOTS: [&str; 7] = ["", "src", "lua", "sql", "sql/queries", "tests", "docs"];
 
-/// Documents that say where things are.
+/// Documents that describe where each part of the project is.
 const MAPS: [&str; 4] = ["CONTRIBUTING.md", "docs/ARCHITECTURE.md", "docs/GLOSSARY.md", "docs/GUARANTEES.md"];
 
 /// Whether a text between backticks names one file or, with a slash at its end, one folder.
@@ -79,11 +79,12 @@ fn every_file_that_the_documents_name_exists() {
     assert!(missing.is_empty(), "no such file:\n  {}", missing.join("\n  "));
 }
 
-/// Words that hide the actor or the meaning of a sentence; CONTRIBUTING says what to write instead.
+/// Words that hide the actor or the meaning of a sentence. CONTRIBUTING says how to write instead.
 const UNCLEAR: [&str; 9] =
     ["whoever", "somebody", "someone", "nobody", "anybody", "everybody", "meanwhile", "lest", "affair"];
 
-/// Where one of them is a name: the Unix user, and a migration that is merged and so never edited.
+/// Files in which one of these words is allowed: the name of a Unix user, and a merged migration, which is never
+/// edited.
 const NAMES: [(&str, &str); 3] = [
     ("src/embedded/user.rs", "nobody"),
     ("tests/system/own_stores.rs", "nobody"),

@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A longer file has more than one purpose.
+/// A longer file probably has more than one purpose.
 const FILE_MAX_LINES: usize = 400;
 
 const EXPORTER: &str = "metrics_exporter_prometheus";
 
-/// Beyond the order of `lib.rs`: modules that never use each other.
-const STRANGERS: [(&str, &[&str]); 12] = [
+/// Modules that may never use each other, although the order of `lib.rs` would allow it.
+const UNRELATED: [(&str, &[&str]); 12] = [
     ("bench", &["http", "worker", "cli", "claims", "orders", "coupons", "fence", "reconcile"]),
     ("http", &["redis", "worker", "cli", "embedded", "data_dir"]),
     ("worker", &["http", "claims", "coupons", "reconcile", "cli", "embedded", "data_dir"]),
@@ -27,12 +27,12 @@ const STRANGERS: [(&str, &[&str]); 12] = [
     ("postgres", &["redis"]),
 ];
 
-/// Modules about the machine: they use nothing but these.
+/// Modules about the machine, and the only modules that they may use.
 const MACHINE: [(&str, &[&str]); 2] =
     [("data_dir", &["config"]), ("embedded", &["config", "data_dir", "disk", "tasks"])];
 
 struct Source {
-    /// Relative to `src`.
+    /// The path relative to `src`.
     path: String,
     text: String,
 }
@@ -43,13 +43,13 @@ impl Source {
         self.path.split(['/', '.']).next().unwrap_or_default()
     }
 
-    /// Lines of the program itself with their numbers: no comments, no tests.
+    /// Lines of code with their numbers, without comments and tests.
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
         let mut in_tests = false;
         self.text.lines().enumerate().filter_map(move |(index, line)| {
             in_tests |= line == "#[cfg(test)]";
             let counts = !in_tests && !line.trim_start().starts_with("//");
-            // The formatter closes a module at the margin.
+            // The formatter puts the end of a module at the start of a line.
             in_tests &= line != "}";
             counts.then_some((index + 1, line))
         })
@@ -60,7 +60,7 @@ impl Source {
         let code: String = self.code().flat_map(|(_, line)| [line, "\n"]).collect();
         let mut used = BTreeSet::new();
         for (at, _) in code.match_indices("crate::") {
-            // `$crate::` and the like are no module of ours.
+            // `$crate::` and similar paths do not name one of our modules.
             if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$') {
                 continue;
             }
@@ -74,7 +74,7 @@ impl Source {
         self.path.trim_end_matches(".rs").replace('/', "::")
     }
 
-    /// Every path of the crate that this file names, without `crate::`; `super::` is resolved.
+    /// Every path of the crate that this file names, without `crate::`, and with `super::` resolved.
     fn paths(&self) -> BTreeSet<String> {
         let code: String = self.code().flat_map(|(_, line)| [line, "\n"]).collect();
         let own = self.module_path();
@@ -190,7 +190,7 @@ fn assert_none(what: &str, found: &[String]) {
     assert!(found.is_empty(), "{what}:\n  {}", found.join("\n  "));
 }
 
-/// Lines of code outside the given modules that `is_bad` finds fault with.
+/// Lines of code outside the given modules for which `is_bad` is true.
 fn lines_outside(modules: &[&str], is_bad: impl Fn(&str) -> bool) -> Vec<String> {
     let sources = sources();
     let outside = sources.iter().filter(|source| !modules.contains(&source.module()));
@@ -218,14 +218,14 @@ fn only_redis_knows_fred() {
 
 #[test]
 fn only_postgres_and_the_bench_know_sqlx() {
-    // What people do instead of this program has statements of its own.
+    // The alternatives in the bench have their own statements.
     let found = lines_outside(&["postgres", "bench"], |line| names_crate(line, "sqlx"));
     assert_none("sqlx outside src/postgres and src/bench", &found);
 }
 
 #[test]
 fn only_http_and_the_bench_know_warp() {
-    // The ceiling that the program is measured against is warp's own server.
+    // The bench compares the program with warp's own server.
     let found = lines_outside(&["http", "bench"], |line| names_crate(line, "warp"));
     assert_none("warp outside src/http and src/bench", &found);
 }
@@ -237,8 +237,8 @@ fn only_metrics_knows_its_exporter() {
 }
 
 #[test]
-fn every_library_is_found_where_it_belongs() {
-    // Else the tests above could not fail.
+fn each_library_is_named_in_its_own_module() {
+    // Otherwise the tests above could not fail.
     let homes = [("redis", "fred"), ("postgres", "sqlx"), ("http", "warp"), ("metrics", EXPORTER)];
     for (module, library) in homes {
         let found = lines_outside(&[], |line| names_crate(line, library));
@@ -252,7 +252,7 @@ fn a_module_uses_only_modules_listed_before_it() {
     let place = |name: &str| modules.iter().position(|module| module == name);
     let mut found = Vec::new();
     for source in sources() {
-        // The program's start and the tour itself.
+        // The start of the program, and the file that lists the modules.
         if ["main", "lib"].contains(&source.module()) {
             continue;
         }
@@ -268,10 +268,10 @@ fn a_module_uses_only_modules_listed_before_it() {
 }
 
 #[test]
-fn strangers_never_see_each_other() {
+fn unrelated_modules_never_use_each_other() {
     let mut found = Vec::new();
     for source in sources() {
-        let banned = STRANGERS.iter().find(|(module, _)| *module == source.module());
+        let banned = UNRELATED.iter().find(|(module, _)| *module == source.module());
         for used in source.uses() {
             if banned.is_some_and(|(_, banned)| banned.contains(&used.as_str())) {
                 found.push(format!("src/{} uses crate::{used}", source.path));
@@ -289,7 +289,7 @@ fn no_files_use_each_other_in_a_circle() {
     for source in sources.iter().filter(|source| !["main", "lib"].contains(&source.module())) {
         let own = source.module_path();
         let named = source.paths().into_iter().filter_map(|path| file_of(&path, &files));
-        // A file and the files below it are one module.
+        // A file and the files below it belong to the same module.
         let others = named.filter(|used| !is_within(used, &own) && !is_within(&own, used)).collect();
         uses.insert(own, others);
     }
@@ -313,7 +313,7 @@ fn file_of(path: &str, files: &BTreeSet<String>) -> Option<String> {
     }
 }
 
-/// The shortest way from a file back to itself.
+/// The shortest chain of uses from a file back to itself.
 fn circle(start: &str, uses: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
     let mut ways = vec![vec![start.to_owned()]];
     let mut seen = BTreeSet::new();
@@ -337,7 +337,7 @@ fn circle(start: &str, uses: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<
 }
 
 #[test]
-fn the_machine_is_no_part_of_the_sale() {
+fn data_dir_and_embedded_use_only_the_modules_that_they_may() {
     let mut found = Vec::new();
     for source in sources() {
         let Some((own, allowed)) = MACHINE.iter().find(|(module, _)| *module == source.module()) else {
@@ -349,13 +349,13 @@ fn the_machine_is_no_part_of_the_sale() {
             }
         }
     }
-    assert_none("more than the machine", &found);
+    assert_none("modules of the sale in a module about the machine", &found);
 }
 
 #[test]
 fn the_rules_name_modules_that_exist() {
     let modules = modules();
-    let named = STRANGERS.iter().chain(&MACHINE).flat_map(|(module, others)| {
+    let named = UNRELATED.iter().chain(&MACHINE).flat_map(|(module, others)| {
         std::iter::once(module).chain(others.iter()).map(|name| (*name).to_owned()).collect::<Vec<_>>()
     });
     let unknown: Vec<String> = named.filter(|name| !modules.contains(name)).collect();
@@ -401,7 +401,7 @@ fn nothing_unwraps_outside_tests() {
 }
 
 #[test]
-fn nothing_is_left_to_do() {
+fn no_unfinished_code_is_left() {
     let marks = ["todo!", "unimplemented!", "dbg!"];
     let found = lines_outside(&[], |line| marks.iter().any(|mark| names_macro(line, mark)));
     assert_none("unfinished", &found);
@@ -415,7 +415,7 @@ fn names_macro(line: &str, name: &str) -> bool {
 fn only_printing_writes_to_stdout_and_stderr() {
     let streams = |line: &str| line.contains("io::stdout") || line.contains("io::stderr");
     assert_none("a stream outside src/printing", &lines_outside(&["printing"], streams));
-    // They panic where nothing reads. Inside a macro's arguments the lint does not see them.
+    // These macros panic if the output has no reader. The lint does not find them inside a macro's arguments.
     let macros = ["println!", "print!", "eprintln!", "eprint!"];
     let found = lines_outside(&[], |line| macros.iter().any(|name| names_macro(line, name)));
     assert_none("a macro that panics", &found);
@@ -438,8 +438,8 @@ fn every_script_declares_its_engine_and_its_effect() {
     let files = files_below(&root().join("lua"), "lua");
     let silent = files.iter().filter(|file| {
         let mut lines = file.text.lines();
-        // Without its first line Redis would start a script when memory is full and fail half-way. A part in `lib` is
-        // included below that line.
+        // Without this first line Redis would start a script when memory is full, and the script would fail half-way. A
+        // part in `lib` is included below that line.
         let engine = file.path.starts_with("lib/")
             || lines.next().is_some_and(|line| line == "#!lua" || line.starts_with("#!lua flags="));
         !(engine && lines.next().is_some_and(|line| line.starts_with("-- ")))
@@ -456,7 +456,7 @@ fn no_file_is_too_long() {
 }
 
 #[test]
-fn lua_lives_in_files_of_its_own() {
+fn lua_is_in_separate_files() {
     let found = lines_outside(&[], |line| line.contains("redis.call('") || line.contains("KEYS["));
     assert_none("Lua inside Rust", &found);
 }
@@ -477,7 +477,7 @@ fn every_limit_is_in_config_limits() {
     };
     let limits = fs::read_to_string(root().join("src/config/limits.rs")).unwrap();
     assert!(limits.lines().filter(|line| is_limit(line)).count() > 50, "no limit is recognised");
-    // The sizes of a benchmark belong to its plan.
+    // The bench has its own sizes.
     let mut found = lines_outside(&["bench"], is_limit);
     found.retain(|line| !line.starts_with("src/config/limits.rs:"));
     assert_none("limits outside src/config/limits.rs", &found);

@@ -1,5 +1,4 @@
--- The order of entry ids. Digits are compared as text: a number of Lua is a double, and 2^64 - 1 would be no larger
--- than 2^64 - 2.
+-- Compares entry ids. Compares the digits as text: Lua's numbers are doubles, in which 2^64 - 1 equals 2^64 - 2.
 local function is_less(a, b)
   if #a ~= #b then return #a < #b end
   return a < b

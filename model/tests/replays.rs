@@ -1,4 +1,4 @@
-//! The replay allows every step of the searched model, and accepts the model's quiet states as runs at rest.
+//! The replay allows every step of the searched model, and accepts the model's quiet states as the end of a run.
 
 use model::trace::hold_against_model;
 use model::{Fault, Scope};

@@ -1,5 +1,5 @@
--- Keeps an entry that cannot become an order row as a dead letter alone. One entry has one dead letter.
--- Writes nothing if `fenced`, as in record_orders.sql.
+-- Inserts only a dead letter, for an entry that cannot become an order row. One entry has one dead letter. Writes
+-- nothing if `fenced`, as in record_orders.sql.
 -- $1 partition  $2 epoch  $3 entry id  $4 fields  $5 error  $6 deliveries  $7 order id, or null if it cannot be read
 with fence_up as (
     select 1 from fence

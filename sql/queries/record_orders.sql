@@ -30,6 +30,6 @@ counted as (
     select count(*) as orders from inserted
 )
 select not exists (select 1 from fence_up) as fenced,
-       -- null in the usual case: to return all ids costs a quarter of the statement
+       -- null in the usual case: returning all ids would take a quarter of the statement's time
        case when c.orders < cardinality($3) then coalesce((select array_agg(id) from inserted), '{}') end as only
 from counted c

@@ -1,4 +1,4 @@
--- Version and settings of the server, as a session without settings of its own has them; connections and clock.
+-- Version and settings of the server, as a new session without its own settings has them; connections and clock.
 select current_setting('server_version_num')::int as version_number,
        split_part(current_setting('server_version'), ' ', 1) as version,
        pg_is_in_recovery() as in_recovery,

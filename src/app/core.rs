@@ -1,5 +1,5 @@
-//! The parts that every process has, with or without HTTP: connections, the fence with the tasks that depend on it, and
-//! the API that is made of them.
+//! The parts that every process has, with or without HTTP: connections, and the fence with the tasks that depend on it.
+//! Also makes the API from these parts.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ use crate::stop::Stop;
 use crate::tasks::Tasks;
 use crate::worker;
 
-/// What every process starts and stops.
+/// The parts that every process starts and stops.
 pub struct Core {
     server: RedisServer,
     postgres: Postgres,
@@ -43,7 +43,7 @@ pub struct Core {
     /// Wakes the task that returns units from the outbox.
     unit_waits: Arc<Notify>,
     tasks: Tasks,
-    /// Ends the tasks below, and those of `waiters`.
+    /// Stops the tasks in the fields below, and the tasks of `waiters`.
     stop: CancellationToken,
     fence_task: JoinHandle<Option<()>>,
     publisher: JoinHandle<Option<()>>,
@@ -51,8 +51,8 @@ pub struct Core {
 }
 
 impl Core {
-    /// Waits for Postgres (and reports why through `set_status`), migrates its schema and starts the fence. `None` when
-    /// the program is told to stop first.
+    /// Waits for Postgres (and reports through `set_status` why it waits), migrates the schema and starts the fence.
+    /// `None` when the stop comes first.
     pub async fn start(
         stores: &StoreSettings,
         addresses: &StoreAddresses,
@@ -165,7 +165,7 @@ impl Core {
     }
 }
 
-/// Migrates the schema, and retries transient errors; `false` when the program is told to stop first.
+/// Migrates the schema, and retries after transient errors; `false` when the stop comes first.
 async fn wait_for_postgres(
     postgres: &Postgres,
     stop: &Stop,
@@ -173,7 +173,7 @@ async fn wait_for_postgres(
 ) -> anyhow::Result<bool> {
     let mut is_logged = false;
     loop {
-        // On separate connections, and each migration in one transaction: a stop may drop it half-way.
+        // A stop may drop this half-way: it uses separate connections, and each migration is one transaction.
         let Some(prepared) = stop.unless_stopped(postgres.prepare()).await else { return Ok(false) };
         match prepared {
             Ok(()) => return Ok(true),

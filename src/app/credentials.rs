@@ -19,13 +19,13 @@ pub fn check_settings(args: &ServeArgs, external: Option<&StoreAddresses>) -> an
     let least = config::JWT_SECRET_MIN_BYTES;
     match args.credentials.jwt_secret.as_deref().map(str::len) {
         Some(length) if length < least => {
-            bail!(WrongUsage(format!("SECKILL_JWT_SECRET has {length} bytes: give it at least {least}")))
+            bail!(WrongUsage(format!("SECKILL_JWT_SECRET has {length} bytes: use at least {least}")))
         }
         _ => Ok(()),
     }
 }
 
-/// With external stores the credentials must be set: replicas must not generate different ones.
+/// With external stores the credentials must be set: otherwise each replica would generate different ones.
 pub fn required_credentials(settings: &CredentialSettings) -> anyhow::Result<CredentialSettings> {
     if settings.admin_token.is_none() || settings.jwt_secret.is_none() {
         bail!(WrongUsage(

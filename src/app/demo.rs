@@ -18,7 +18,7 @@ use crate::http::Api;
 
 const USER: &str = "alice";
 
-/// Waits until claims are taken, makes the coupons, and returns the text.
+/// Waits until claims are accepted, makes the coupons, and returns the text.
 pub async fn open(
     api: &Api,
     args: &ServeArgs,
@@ -61,7 +61,7 @@ fn sample(id: &str, title: &str, total: i64, starts_at: Option<OffsetDateTime>) 
     })
 }
 
-/// Makes a coupon, or sets a new opening for the one that an earlier demo made.
+/// Makes a coupon, or sets a new `starts_at` if an earlier demo made the coupon.
 async fn offer(coupons: &Coupons, coupon: NewCoupon) -> anyhow::Result<()> {
     let patch = CouponPatch { starts_at: Some(coupon.starts_at), ..CouponPatch::default() };
     let (id, origin) = (coupon.id.clone(), Origin::system(None));

@@ -1,7 +1,7 @@
-//! Alternatives to this program's design, each in its fastest form that we know, and without HTTP, which is to their
-//! advantage. pgbench runs those that consist of SQL only; buyers in this process run the others, and `client_check`
-//! compares both clients. All are durable, sell to unique users with the same indexes, refuse a user's second order and
-//! claims after the last unit, and fail if stock and orders do not match at the end of a measurement.
+//! Alternatives to this program's design, each in the fastest form that we know. They work without HTTP, which makes
+//! their figures better. pgbench runs those that consist of SQL only; buyers in this process run the others, and
+//! `client_check` compares both clients. All are durable, sell to unique users with the same indexes, and refuse a
+//! user's second order and claims after the last unit. A measurement fails if stock and orders do not match at its end.
 
 mod bare_insert;
 mod buyers;
@@ -58,7 +58,7 @@ fn sold_rate(sold: i64, summary: &pgbench::Summary) -> Result<Rate> {
     Ok(Rate { operations, elapsed: summary.elapsed })
 }
 
-/// Drops the schema and the databases of the last measurement, which are kept until then for inspection.
+/// Drops the schema and the databases of the last measurement. Until then they are kept for inspection.
 ///
 /// # Errors
 /// When Postgres refuses.

@@ -1,5 +1,5 @@
-//! The scenarios that measure the alternatives, with the same stores as the program, and the ratios of the program's
-//! figures to theirs.
+//! The scenarios that measure the alternatives, on the same stores as the program, and the ratios of the program's
+//! figures to those of the alternatives.
 
 use anyhow::Context;
 
@@ -71,7 +71,7 @@ impl Bench<'_> {
         let Parameters { clients, alternative_duration, pgbench_duration, .. } = self.parameters;
         let figures = lua_then_lock(&self.fixture.addresses, clients, alternative_duration).await?;
         add_figures(results, "lua-then-lock", &figures);
-        // Shows whether the client limits the scheme. Without pgbench the scheme is still measured.
+        // Shows whether the client limits the alternative. Without pgbench only this part is left out.
         if let (Ok(pgbench), Some(best)) = (self.pgbench(), alternatives::fastest(&figures)) {
             let alone =
                 update_alone(&self.fixture.addresses, &pgbench, best.clients, pgbench_duration).await?;
@@ -110,7 +110,7 @@ impl Bench<'_> {
             .map_err(|error| NotMeasurable(error.to_string()).into())
     }
 
-    /// Inserts the batches of a worker in a loop that does nothing else.
+    /// The rate of inserts alone, in batches of a worker's size.
     pub async fn bare_insert(&self, results: &mut Measurements) -> anyhow::Result<()> {
         self.fixture.empty_stores().await?;
         let figure = bare_insert(&self.fixture.addresses, self.parameters.alternative_duration).await?;

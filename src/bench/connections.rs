@@ -1,4 +1,4 @@
-//! Memory of open connections, compared with warp's own server with the same number of connections.
+//! Memory of open connections, compared with warp's own server at the same number of connections.
 
 use std::fs;
 use std::time::Duration;
@@ -23,15 +23,15 @@ const MIB: f64 = 1024.0 * 1024.0;
 /// background work.
 const STABLE_FOR: Duration = Duration::from_millis(300);
 const STABLE_WITHIN_BYTES: u64 = 64 * 1024;
-/// Connections that may wait for their acceptance at a time: the system drops those beyond its queue, and the client
-/// retries after a second.
+/// How many connections may wait until the server accepts them: the system drops further ones, and the client retries
+/// after a second.
 const ACCEPT_QUEUE_MAX: usize = 100;
 
 /// Memory in bytes.
 struct Sizes {
-    /// Per connection that has sent nothing.
+    /// For each connection that has sent nothing.
     silent: f64,
-    /// Of the whole process, after each connection has sent a request.
+    /// Of the whole process, after each connection has claimed once.
     process: f64,
 }
 
@@ -67,7 +67,7 @@ impl Bench<'_> {
         while streams.len() < open {
             let more = (open - streams.len()).min(ACCEPT_QUEUE_MAX);
             streams.append(&mut connect_all(server.address, more).await?);
-            // The last few may still be waiting: the server accepts them while `stable_memory` waits.
+            // The last few connections may still wait: the server accepts them while `stable_memory` runs.
             let accepted = async || Ok((open_files(pid)? >= streams.len()).then_some(()));
             wait_until("the server has accepted the connections", accepted).await?;
         }

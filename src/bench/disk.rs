@@ -1,4 +1,4 @@
-//! The time of one flush of the disk under the stores: the least time of anything durable.
+//! The time of one flush of the stores' disk: no durable write can be faster.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -12,7 +12,7 @@ const PAGE_BYTES: usize = 8 * 1024;
 const FLUSHES: usize = 100;
 const FILE: &str = "bench-fdatasync";
 
-/// The median time of an fdatasync after a page was appended to a file in `dir`, which is removed afterwards.
+/// The median time of an fdatasync after a page was appended to a file in `dir`. Removes the file afterwards.
 ///
 /// # Errors
 /// When `dir` cannot be written to.

@@ -1,5 +1,5 @@
-//! Which users get a unit when there are far more users than units: how much later than a refused claim an accepted
-//! claim can have been sent, and whether one connection gets more than its share.
+//! Measures which users get a unit when there are far more users than units. How much later was an accepted claim sent
+//! than a refused one? Does one connection get more than its share?
 
 mod simultaneous;
 
@@ -17,13 +17,13 @@ pub const USERS: usize = 5_000;
 const UNITS: usize = 500;
 const ACCEPTED: u16 = 202;
 const SOLD_OUT: u16 = 409;
-/// The claim waited for longer than its deadline, and was not made.
+/// The status of a claim that waited for longer than its deadline and was not made.
 const UNAVAILABLE: u16 = 503;
 
 impl Bench<'_> {
-    /// All claims are due at the start, so that they compete; with a schedule the program would mostly be idle. First over
-    /// the usual number of connections, each of which sends its next user's claim as soon as the last is answered; then
-    /// with one connection per user, where all claims are sent at once.
+    /// All claims are due at the start, so that they compete; with a schedule the program would mostly be idle. The
+    /// first run uses the usual number of connections, and a connection sends its next claim when the last one is
+    /// answered. The second run uses one connection for each user, and sends all claims at once.
     pub async fn fairness(&self, results: &mut Measurements) -> anyhow::Result<()> {
         let attempts = self.run_claims(CONNECTIONS, None).await?;
         add_lateness(results, CONNECTIONS, &attempts);
@@ -122,7 +122,7 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    /// Claims of two connections in turn, each with the ms after the start at which it was sent, and its status.
+    /// Attempts, alternately of two connections, each with the ms after the start at which it was sent, and its status.
     fn attempts(sent: &[(u64, u16)]) -> Vec<Attempt> {
         let start = Instant::now();
         let attempt = |(user, &(at, status))| Attempt { connection: user % 2, sent: start + ms(at), status };

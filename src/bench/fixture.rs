@@ -38,7 +38,7 @@ pub struct Fixture {
     pub jwt_secret: String,
 }
 
-/// A server process of this program, which prints its address.
+/// A server process of this program, and the address that it has printed.
 pub struct Server {
     child: Child,
     pub address: SocketAddr,
@@ -108,7 +108,7 @@ impl Fixture {
         .await
     }
 
-    /// Starts a server on the stores as they are, with additional settings, and waits until it is ready.
+    /// Starts a server with additional settings, without emptying the stores, and waits until it is ready.
     pub async fn start_server(&self, workers: usize, settings: &[(&str, &str)]) -> anyhow::Result<Server> {
         let mut command = self.command(&["serve"], workers)?;
         command.envs(settings.iter().copied());
@@ -204,7 +204,7 @@ impl Server {
     }
 }
 
-/// For two-phase commit. Postgres reads this setting only at its start.
+/// Changes a setting for two-phase commit. Postgres reads this setting only at its start.
 async fn allow_prepared_transactions(addresses: &StoreAddresses) -> anyhow::Result<()> {
     let mut postgres = connect(addresses).await?;
     sqlx::query("alter system set max_prepared_transactions = 100").execute(&mut postgres).await?;

@@ -25,7 +25,7 @@ const MAX_HEADERS: usize = 32;
 pub struct Load {
     pub address: SocketAddr,
     pub connections: usize,
-    /// No request is sent later than this after the start.
+    /// How long after the start requests are sent.
     pub duration: Duration,
     /// The schedule of an open loop; `None` for a closed loop.
     pub requests_per_second: Option<f64>,
@@ -54,7 +54,7 @@ impl Answers {
     }
 
     /// # Errors
-    /// When an answer has another status: the figure would then include something else.
+    /// When an answer has another status: the figure would then include other work.
     pub fn only(self, statuses: &[u16]) -> anyhow::Result<Self> {
         let others: Vec<(u16, u64)> = self
             .latency
@@ -67,7 +67,7 @@ impl Answers {
     }
 }
 
-/// Sends requests until none is left or the time is over, and waits for every answer.
+/// Sends requests until none is left or the duration is over, and waits for every answer.
 ///
 /// # Errors
 /// When a connection fails.

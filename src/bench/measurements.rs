@@ -1,4 +1,5 @@
-//! The measurements of one round, in their order. Ratios are computed here, so that both sides are of the same round.
+//! The measurements of one round, in their order. Ratios are computed here, so that both figures are from the same
+//! round.
 
 use super::Rate;
 

@@ -1,4 +1,4 @@
-//! Memory in Redis that a claim keeps after its order is recorded and the stream is trimmed.
+//! Memory that Redis keeps for a claim after its order is recorded and the stream is trimmed.
 
 use super::fixture::wait_until;
 use super::measurements::Measurements;
@@ -8,7 +8,7 @@ use super::scenarios::{Bench, COUPON, MANY_UNITS};
 use crate::config::STREAM_TAIL_ENTRIES;
 use crate::redis::order_stream;
 
-/// More than is kept: Redis trims only whole nodes of a stream (`XTRIM … ~`).
+/// More entries than the trim keeps: Redis trims only whole nodes of a stream (`XTRIM … ~`).
 const TRIMMED_BELOW_ENTRIES: i64 = 2 * STREAM_TAIL_ENTRIES.cast_signed();
 
 impl Bench<'_> {

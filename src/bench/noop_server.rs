@@ -1,4 +1,4 @@
-//! The baseline: warp's own server with one route and a fixed answer, in a process of its own. The difference to the
+//! The baseline: warp's own server with one route and a fixed answer, in a separate process. The difference to the
 //! program's figures is the cost of the program.
 
 use std::net::Ipv4Addr;
@@ -13,10 +13,10 @@ use crate::printing::stderr;
 const BODY: &str = r#"{"order":"01a20f9c-e0bf-77cb-bcf6-49432da2b757","coupon":"coffee","user":"user-123456","status":"accepted","claimed_at":"2026-11-24T22:10:00.127Z","stock":999999}"#;
 const CLAIM_PATH: &str = "/v1/coupons/coffee/claims/01a20f9c-e0bf-77cb-bcf6-49432da2b757";
 
-/// Serves until the process ends. Its first line on stderr has the address, like that of `serve`.
+/// Serves until the process ends. As with `serve`, the first line on stderr has the address.
 ///
 /// # Errors
-/// When it cannot listen on loopback.
+/// When the process cannot listen on loopback.
 pub async fn run() -> anyhow::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     stderr::line(&format!("listening on http://{}", listener.local_addr()?));

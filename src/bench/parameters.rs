@@ -1,5 +1,5 @@
-//! The sizes and durations of the scenarios: a full run shows the spread of its figures, a quick run only that the bench
-//! works.
+//! The sizes and durations of the scenarios. A full run shows the spread of its figures; a quick run only shows that
+//! the bench works.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 pub const FEW_CONNECTIONS: [usize; 3] = [1, 8, 64];
 
 pub struct Parameters {
-    /// How often every scenario runs, except the one that runs once.
+    /// How often every scenario runs, except `loaded`, which runs once.
     pub rounds: usize,
     /// Duration of a scenario's load.
     pub duration: Duration,
@@ -30,7 +30,7 @@ pub struct Parameters {
     pub backlog: usize,
     /// Number of coupons on sale at the same time.
     pub coupons: usize,
-    /// Number of claims that a coupon has before it is measured again.
+    /// Number of claims that a coupon has before the second measurement of `loaded`.
     pub loaded_claims: usize,
     /// Number of keep-alive connections that are open at the same time.
     pub connections: usize,

@@ -15,7 +15,7 @@ const BATCH_CLAIMS: usize = 256;
 /// Redis reads 16 KiB of a connection between two flushes (its `PROTO_IOBUF_LEN`), which is less than a batch.
 const CONNECTIONS: usize = 4;
 
-/// Claims a unit for each of the users `user-N`, N in `users`.
+/// Claims a unit for each user `user-N`, for every N in `users`.
 ///
 /// # Errors
 /// When a batch is refused.

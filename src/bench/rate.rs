@@ -3,7 +3,7 @@
 use std::ops::AddAssign;
 use std::time::Duration;
 
-/// Operations that were completed in a time.
+/// Completed operations, and the time that they took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rate {
     pub operations: u64,
@@ -17,7 +17,7 @@ impl Rate {
     }
 }
 
-/// A count for a division.
+/// A count as a number to divide.
 #[expect(clippy::cast_precision_loss, reason = "no count here exceeds 2^53")]
 #[must_use]
 pub fn to_f64(count: u64) -> f64 {

@@ -1,4 +1,4 @@
-//! Requests that are prepared before a measurement starts, each with a signed token of its own user.
+//! Requests that are prepared before a measurement starts. Each has the signed token of a different user.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -12,7 +12,7 @@ pub struct Requests {
     bytes: Vec<u8>,
     ends: Vec<usize>,
     next: AtomicUsize,
-    /// Starts again after the last request.
+    /// Whether to start again after the last request.
     is_endless: bool,
 }
 
@@ -61,7 +61,7 @@ impl Users {
 }
 
 impl Requests {
-    /// The same requests, repeated without end.
+    /// Repeats the requests without end.
     pub fn endless(self) -> Self {
         Self { is_endless: true, ..self }
     }

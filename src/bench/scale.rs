@@ -8,7 +8,7 @@ use super::report::format_count;
 use super::scenarios::{Bench, COUPON, MANY_UNITS, RATE};
 use crate::postgres::Postgres;
 
-/// More than any scenario here claims: no worker drains the backlog.
+/// More claims than any scenario here makes. The limit must not matter, since no worker drains the backlog.
 const NO_BACKLOG_LIMIT: [(&str, &str); 1] = [("SECKILL_MAX_BACKLOG", "1000000000")];
 const ONE_COUPON: &str = "a second, one coupon";
 const NO_CLAIMS: &str = "a second, without claims";

@@ -17,7 +17,8 @@ use super::requests::{Requests, Users};
 use crate::redis::health::calls;
 
 pub const COUPON: &str = "coffee";
-/// Enough that the program always has requests to handle: with few, the processors sleep and wake up for every answer.
+/// Enough connections that the program always has requests to handle: with few, the processors sleep and wake up for
+/// every answer.
 pub const CONNECTIONS: usize = 256;
 /// More units than any scenario claims.
 pub const MANY_UNITS: u64 = 1_000_000_000;
@@ -26,10 +27,11 @@ pub const FEW_CONNECTIONS_SCENARIO: &str = "few-connections";
 /// Share of the end-to-end rate at which `sustained` sends claims.
 const SUSTAINED_SHARE: f64 = 0.8;
 const BACKLOG_POLL: Duration = Duration::from_millis(50);
-/// One request in this many waits until its order is recorded, or is for a coupon with units left.
+/// In `window`, one request in this many waits until its order is recorded. In `mixed`, one in this many is for a
+/// coupon with units left.
 const ONE_IN: usize = 20;
 
-/// What every scenario needs.
+/// The values that every scenario needs.
 pub struct Bench<'a> {
     pub fixture: &'a Fixture,
     pub users: &'a Users,
@@ -109,7 +111,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Claims of fifty coupons, of which one in twenty has units left.
+    /// Claims of fifty coupons. One request in twenty is for a coupon that has units left.
     pub async fn mixed(&self, results: &mut Measurements) -> anyhow::Result<()> {
         let server = self.fixture.start_empty_server(1).await?;
         let coupons: Vec<String> = (0..50).map(|number| format!("coupon-{number:02}")).collect();
@@ -142,7 +144,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Like `end_to_end`, with so few connections that the cores wait for wake-ups and for the disk.
+    /// Like `end_to_end`, with few connections: the cores then wait for wake-ups and for the disk.
     pub async fn few_connections(&self, results: &mut Measurements) -> anyhow::Result<()> {
         for &connections in self.parameters.few_connections {
             let (answers, recorded) =

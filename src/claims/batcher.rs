@@ -1,6 +1,6 @@
-//! Sends claims to Redis in batches: all claims that wait when a sender is free go in one EVALSHA. No claim is delayed to
-//! fill a batch. Owns the deadline of a claim and its batch; the script decides what a claim gets, the fence whether
-//! claims are accepted.
+//! Sends claims to Redis in batches: all claims that wait when a sender is free go in one EVALSHA. No claim is delayed
+//! to fill a batch. Owns the deadlines of claims and the batches; the script decides the outcome of a claim, the fence
+//! whether claims are accepted.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -29,7 +29,7 @@ struct Waiting {
     answer: oneshot::Sender<Result<ClaimOutcome, Unavailable>>,
 }
 
-/// Why a claim has no outcome. Nothing was claimed, except with `NoAnswer`: then it is not known.
+/// Why a claim has no outcome. With `NoAnswer` it is unknown whether the claim was made; with the others it was not.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Unavailable {
     #[error("claims are not accepted now: {0}")]
@@ -78,7 +78,7 @@ impl Batcher {
         Self { shared: Arc::new(Shared { fence, catalogue, max_backlog, queue }) }
     }
 
-    /// The session, or why no claims are taken.
+    /// The session, or why claims are not accepted.
     ///
     /// # Errors
     /// With the reason: the fence is down, Redis refuses to write, or the backlog is full.
@@ -94,7 +94,7 @@ impl Batcher {
     /// Makes one claim and waits for its outcome, at most `CLAIM_DEADLINE` and the timeout of one command.
     ///
     /// # Errors
-    /// Where there is no outcome; it is safe to make the claim again.
+    /// If there is no outcome. It is safe to send the claim again.
     pub async fn claim(&self, claim: Claim) -> Result<ClaimOutcome, Unavailable> {
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting { claim, deadline: Instant::now() + config::CLAIM_DEADLINE, answer };
@@ -128,7 +128,7 @@ impl Shared {
     }
 }
 
-/// The task of one sender. If it ends by a panic, another one takes its place: the queue counts senders, and claims would
+/// The task of one sender. After a panic another sender starts: the queue still counts the first one, and claims would
 /// wait for a sender that does not exist.
 struct Sender {
     shared: Arc<Shared>,
@@ -143,7 +143,7 @@ impl Sender {
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        // Without a runtime the program is ending.
+        // No runtime means that the program is ending.
         if !self.has_ended && tokio::runtime::Handle::try_current().is_ok() {
             tracing::error!("a sender of claims has panicked: another one is started");
             Self::start(self.shared.clone());
@@ -151,15 +151,15 @@ impl Drop for Sender {
     }
 }
 
-/// Sends batches until too few claims wait. The next batch is sent before the claims of the last one are answered: the
-/// tasks that an answer wakes have work to do, and Redis would be idle until they had done it.
+/// Sends batches until too few claims wait. Sends the next batch before it answers the claims of the last one: the
+/// answers wake many tasks, and Redis would be idle while these tasks run.
 async fn send_batches(mut sender: Sender) {
     let shared = sender.shared.clone();
     let mut answered: Option<AnsweredBatch> = None;
     loop {
         let batch = shared.queue().next_batch();
         sender.has_ended = batch.is_none();
-        // In a task of its own: if it panics, the sender goes on.
+        // In a separate task: if it panics, the sender continues.
         let sent = batch.map(|batch| tokio::spawn(send(batch, shared.clone())));
         if let Some(answered) = answered.take() {
             answered.deliver();
@@ -172,7 +172,7 @@ async fn send_batches(mut sender: Sender) {
 /// A batch with its outcomes, before they are delivered to the claims.
 struct AnsweredBatch {
     answers: Vec<oneshot::Sender<Result<ClaimOutcome, Unavailable>>>,
-    /// One outcome for each claim, in their order.
+    /// One outcome for each claim, in the order of the claims.
     outcomes: Result<Vec<ClaimOutcome>, Unavailable>,
 }
 
@@ -182,7 +182,7 @@ impl AnsweredBatch {
             Ok(outcomes) => {
                 count(&outcomes);
                 for (answer, outcome) in self.answers.into_iter().zip(outcomes) {
-                    // The client may be gone: the claim stands, and a repeat finds it.
+                    // The client may be gone. The claim stays, and a repeat finds it.
                     drop(answer.send(Ok(outcome)));
                 }
             }
@@ -246,7 +246,7 @@ async fn claim_batch(
     }
 }
 
-/// Counts each kind of outcome once for the batch: a claim then costs no lookup of a counter.
+/// Adds each kind of outcome once for the whole batch: one lookup of a counter for each kind, not for each claim.
 fn count(outcomes: &[ClaimOutcome]) {
     let word = |outcome: &ClaimOutcome| match outcome {
         ClaimOutcome::Accepted { .. } => "accepted",
@@ -290,7 +290,7 @@ mod tests {
         let claim = Claim { coupon, user, order: OrderId::mint(), key: None };
         let deadline = Instant::now() + config::CLAIM_DEADLINE;
         assert_eq!(batcher.shared.queue().join(Waiting { claim, deadline, answer }), Joined::NeedsSender);
-        // As a panic would drop it.
+        // A panic would drop the sender in the same way.
         drop(Sender { shared: batcher.shared.clone(), has_ended: false });
         assert!(matches!(answered.await, Ok(Err(Unavailable::FenceDown(_)))), "the claim is answered");
     }

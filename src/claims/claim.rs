@@ -22,10 +22,10 @@ pub struct Claims {
     catalogue: Catalogue,
 }
 
-/// What became of a claim.
+/// The answer to a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Claimed {
-    /// The user has got a unit; `stock` is what was left just after.
+    /// The user has got a unit; `stock` is the stock just after this claim.
     Accepted {
         order: Order,
         stock: i64,
@@ -40,12 +40,12 @@ pub enum Claimed {
     Refused(Refusal),
 }
 
-/// Why a claim has no outcome. It may be made again in every case.
+/// Why a claim has no outcome. In every case the client may send the claim again.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ClaimError {
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
-    /// A unit of an ended order could not be released.
+    /// The unit of an ended order could not be released.
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("whether your order is still live is not known without Postgres")]
@@ -60,7 +60,7 @@ impl Claims {
         Self { batcher, orders, catalogue }
     }
 
-    /// The batcher, which knows whether claims are taken.
+    /// The batcher, which knows whether claims are accepted.
     #[must_use]
     pub const fn batcher(&self) -> &Batcher {
         &self.batcher
@@ -72,8 +72,7 @@ impl Claims {
     /// was not recorded by then is no answer.
     ///
     /// # Errors
-    /// Where there is no outcome. The order's id was minted before the claim was made, so that a claim that is made
-    /// again costs no second unit.
+    /// If there is no outcome. The client may send the claim again: a user who holds a unit gets no second one.
     pub async fn claim(
         &self,
         coupon: &CouponId,
@@ -119,8 +118,8 @@ impl Claims {
         known.or_else(|| self.catalogue.durability(coupon)) != Some(ClaimDurability::Redis)
     }
 
-    /// Makes the claim, and again after each release of a unit that an ended order held. Returns the row of the order
-    /// that holds a unit, if one does and its row is known.
+    /// Makes the claim, and again after each release of a unit that an ended order held. Also returns the row of the
+    /// order that held a unit before, if there is one.
     async fn claim_past_ended_orders(
         &self,
         claim: Claim,
@@ -137,8 +136,8 @@ impl Claims {
         Err(ClaimError::OrdersEnding)
     }
 
-    /// The row of an order; `None` where there is none yet, and where Postgres gives no answer for a coupon whose
-    /// orders do not expire.
+    /// The row of an order; `None` if there is no row yet, or if Postgres does not answer and the coupon's orders do
+    /// not expire.
     async fn row(&self, coupon: &CouponId, order: OrderId) -> Result<Option<Order>, ClaimError> {
         match self.orders.row(order).await {
             Ok(row) => Ok(row),

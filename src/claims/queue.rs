@@ -1,8 +1,8 @@
-//! The claims that wait, in the order of their arrival, and the number of senders that take them to Redis.
+//! The claims that wait, in the order of their arrival, and the number of senders that send them to Redis.
 //!
-//! One sender makes the largest batches, which cost Redis and this process the least, but while Redis flushes its log the
-//! sender waits, and then Redis waits for the sender. A second sender starts when half of a batch has gathered again:
-//! Redis then has the next batch at once. A third sender was not faster in any measurement.
+//! With one sender, batches are largest and cost Redis and this process the least. But the sender waits while Redis
+//! flushes its log, and afterwards Redis waits for the sender. A second sender starts when half of a batch has gathered
+//! again: Redis then has the next batch at once. A third sender was not faster in any measurement.
 
 use std::collections::VecDeque;
 
@@ -18,7 +18,7 @@ pub struct Queue<T> {
 /// The result of joining the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Joined {
-    /// A sender that is at work takes it.
+    /// The claim waits for a sender that is already running.
     Waits,
     /// The caller starts a new sender.
     NeedsSender,
@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(join_many(&mut queue, 1), 1);
         assert_eq!(queue.next_batch().map(|batch| batch.len()), Some(second));
         assert_eq!(join_many(&mut queue, 100), 0);
-        // The first sender finds a hundred; the second, while the first is away, finds less than half of that.
+        // The first sender takes a hundred claims. Until it returns, fewer than 50 claims do not start a batch.
         assert_eq!(queue.next_batch().map(|batch| batch.len()), Some(100));
         assert_eq!(join_many(&mut queue, 49), 0);
         assert_eq!(queue.next_batch(), None);

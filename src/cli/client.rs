@@ -31,7 +31,7 @@ pub struct Client {
     http: reqwest::Client,
     /// Without a trailing slash.
     base: String,
-    /// Or why there is none, which is reported only if the server answers 401.
+    /// The token, or why there is none. The reason is shown only if the server answers 401.
     token: Result<HeaderValue, String>,
     json: bool,
 }
@@ -45,7 +45,7 @@ pub struct Answer {
 
 impl Client {
     /// # Errors
-    /// For an address or a token that no request can carry.
+    /// When the address or the token cannot be part of a request.
     pub fn new(args: &ClientArgs) -> anyhow::Result<Self> {
         let url = parse_base(&args.server.url)?;
         Ok(Self {
@@ -133,7 +133,7 @@ impl Client {
         if self.json { print_document(&answer.text) } else { print_line(&text(&answer.body)) }
     }
 
-    /// The error for an answer that is not 2xx. With `--json` its document is printed as well.
+    /// The error for an answer that is not 2xx. With `--json` this also prints the answer's document.
     fn problem_error(
         &self,
         status: StatusCode,
@@ -176,14 +176,14 @@ impl Client {
     }
 }
 
-/// Whether requests to a server may use a proxy, which cannot reach this machine's loopback.
+/// Whether requests to a server may use a proxy. A proxy cannot reach this machine's loopback.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Network {
     Loopback,
     Remote,
 }
 
-/// An HTTP client that follows no redirect, so that the token is sent to no other server.
+/// An HTTP client that follows no redirect, so that the token never reaches another server.
 pub fn http_client(network: Network) -> anyhow::Result<reqwest::Client> {
     let builder = reqwest::Client::builder()
         .timeout(config::CLI_REQUEST_TIMEOUT)

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use crate::config::StoreSettings;
 
-/// Values of the running demo that its text shows.
+/// The values that the demo's text shows.
 pub struct DemoText<'a> {
-    /// With the bound port, such as `http://127.0.0.1:8080`.
+    /// The address with the bound port, such as `http://127.0.0.1:8080`.
     pub base_url: &'a str,
     /// The owner of `user_token`.
     pub user: &'a str,

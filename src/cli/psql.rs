@@ -37,8 +37,8 @@ pub async fn run(args: ToolArgs) -> anyhow::Result<()> {
     Err(store_tools::exec(command, "postgresql-client"))
 }
 
-/// Whether a variable could override the address. Embedded stores ignore all variables of libpq; for an address of the
-/// operator's own, variables that select no server still apply, such as the password or a timeout.
+/// Whether a variable could override the address. With embedded stores, psql gets no variables of libpq. With external
+/// stores, psql gets those that do not select a server, such as the password or a timeout.
 fn overrides_address(name: &OsStr, is_embedded: bool) -> bool {
     let name = name.as_bytes();
     name.starts_with(b"PG")
@@ -96,7 +96,8 @@ fn take_password(url: &mut Url) -> anyhow::Result<Option<OsString>> {
     Ok(password)
 }
 
-/// Adds the search path to `options` of the address, with which libpq ignores PGOPTIONS; false if it has none.
+/// Adds the search path to the `options` of the address, since libpq ignores PGOPTIONS if the address has `options`.
+/// `false` if the address has none.
 fn extend_options(url: &mut Url, schema: &str) -> bool {
     let mut parameters = parameters(url);
     let Some(options) = parameters.iter_mut().rfind(|parameter| name_of(parameter) == "options") else {

@@ -86,7 +86,7 @@ fn rebuild_text(report: &Value) -> String {
     lines.join("\n")
 }
 
-/// One line for a definition that was adopted from Redis, or paused because neither store confirms it.
+/// One line for a definition that was adopted from Redis, or paused because Redis does not confirm it.
 fn edit_text(edit: &Value) -> String {
     let [coupon, outcome, from, to] =
         ["coupon", "outcome", "from_version", "to_version"].map(|name| field(edit, name));

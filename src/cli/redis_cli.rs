@@ -53,7 +53,7 @@ fn redis_cli(address: &str) -> anyhow::Result<Command> {
 }
 
 fn add_host(command: &mut Command, url: &Url) -> anyhow::Result<()> {
-    let host = match url.host().context("REDIS_URL names no host")? {
+    let host = match url.host().context("REDIS_URL has no host")? {
         Host::Ipv6(address) => address.to_string(),
         host => host.to_string(),
     };

@@ -25,7 +25,7 @@ pub struct ToolArgs {
     pub args: Vec<OsString>,
 }
 
-/// The external addresses from the settings, else those of the running embedded stores once they answer.
+/// The external addresses from the settings. With embedded stores, waits until they answer and returns their addresses.
 ///
 /// # Errors
 /// When no embedded stores run, or they do not answer.

@@ -76,7 +76,7 @@ fn fence(fence: &Value) -> String {
     text
 }
 
-/// `None` without items, or from a server that does not send them.
+/// `None` if the list is empty, or if the server does not send it.
 fn optional_table<const N: usize>(
     items: &Value,
     heading: [&str; N],

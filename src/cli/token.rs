@@ -33,7 +33,8 @@ pub struct TokenArgs {
     credentials: CredentialSettings,
 }
 
-/// The claims of a token (RFC 7519), times in seconds since 1970. The settings decide whether it has the optional ones.
+/// The claims of a token (RFC 7519), times in seconds since 1970. The settings decide whether a token has the optional
+/// claims.
 #[derive(Serialize)]
 struct TokenClaims<'a> {
     sub: &'a UserId,

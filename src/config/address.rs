@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// An IP address and a port, or `localhost` and a port, which is 127.0.0.1 without asking a resolver.
+/// An IP address and a port, or `localhost` and a port. `localhost` always means 127.0.0.1.
 ///
 /// # Errors
 /// For any other text, with examples of what to write.

@@ -1,10 +1,10 @@
-//! Every limit of the running program: sizes, counts, timeouts, intervals and pauses. A name ends with its unit; a
-//! `Duration` has its own. `bench` has its sizes in `bench/plan.rs`; page sizes inside SQL and Lua text are there.
-//! `tests/layering.rs` finds limits that are elsewhere.
+//! Every limit of the running program: sizes, counts, timeouts, intervals and pauses. A name ends with its unit, except
+//! for a `Duration`. The sizes of `bench` are in `bench/parameters.rs`; SQL and Lua files have their own page sizes.
+//! `tests/layering.rs` fails for limits in other files.
 
 use std::time::Duration;
 
-// ---- identifiers and fields, as the HTTP documentation states them ----
+// ---- identifiers and fields of the HTTP API ----
 
 pub const COUPON_ID_MAX_BYTES: usize = 63;
 pub const USER_ID_MAX_BYTES: usize = 128;
@@ -48,9 +48,9 @@ pub const CLAIM_BATCH_MAX_CLAIMS: usize = 256;
 pub const CLAIM_MAX_SENDERS: usize = 2;
 /// While one batch is in flight, a second one is sent only with at least this many claims.
 pub const CLAIM_SECOND_BATCH_MIN_CLAIMS: usize = 8;
-/// Claims that wait for a batch; one more is answered 503.
+/// Claims that wait for a batch. Further claims get 503.
 pub const CLAIM_QUEUE_MAX_CLAIMS: usize = 16_384;
-/// From a claim's arrival to the time after which the script refuses it, by Redis's clock.
+/// Time from a claim's arrival to its deadline; the script refuses a later claim, by Redis's clock.
 pub const CLAIM_DEADLINE: Duration = Duration::from_secs(2);
 /// Largest `Prefer: wait=N`.
 pub const PREFER_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -59,7 +59,7 @@ pub const PREFER_WAIT_MAX: Duration = Duration::from_secs(10);
 pub const COMMIT_WAIT: Duration = Duration::from_secs(2);
 /// Orders that clients wait for at once; one more is answered without waiting.
 pub const WAITING_ORDERS_MAX: usize = 20_000;
-/// How often one query asks Postgres for all waiting orders, which another process may have recorded.
+/// How often one query reads all orders that clients wait for: another process may have recorded them.
 pub const WAITING_ORDERS_POLL: Duration = Duration::from_millis(50);
 /// How long a repeated claim waits for the status of its order; after that the answer says `accepted`.
 pub const ORDER_STATUS_TIMEOUT: Duration = Duration::from_millis(250);
@@ -83,13 +83,13 @@ pub const TRANSITION_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a request waits until another request has brought the coupon into force, and how often it checks.
 pub const COUPON_IN_FORCE_TIMEOUT: Duration = Duration::from_secs(2);
 pub const COUPON_IN_FORCE_POLL: Duration = Duration::from_millis(20);
-/// How long an edit is retried while other edits come first; one of them succeeds each time.
+/// How long an edit is retried while other edits of the coupon succeed.
 pub const COUPON_EDIT_TIMEOUT: Duration = Duration::from_secs(4);
 /// How often a coupon is compared again while others edit it.
 pub const COUPON_COMPARE_MAX_TRIES: usize = 8;
 /// How long only the request that inserted a coupon may publish it first.
 pub const FIRST_PUBLICATION_GRACE: Duration = Duration::from_secs(2);
-/// Age at which a coupon's snapshot is read again; with the read itself it stays under 100 ms.
+/// Age at which a coupon's snapshot is read again. With the time of the read, a snapshot is less than 100 ms old.
 pub const SNAPSHOT_MAX_AGE: Duration = Duration::from_millis(80);
 /// Coupons whose snapshots are cached.
 pub const SNAPSHOT_CACHE_MAX_COUPONS: u64 = 10_000;
@@ -104,7 +104,7 @@ pub const REDIS_COMMAND_TIMEOUT: Duration = Duration::from_millis(2_500);
 pub const REDIS_BLOCK_TIMEOUT: Duration = Duration::from_millis(250);
 /// Fields that one rebuild script moves, so that no script blocks Redis for long.
 pub const REBUILD_CHUNK_FIELDS: usize = 1_000;
-/// Such scripts in flight at once.
+/// Rebuild scripts in flight at once.
 pub const REBUILD_CHUNKS_IN_FLIGHT: usize = 8;
 /// `COUNT` of HSCAN, SCAN, XRANGE and XPENDING pages.
 pub const SCAN_PAGE_ENTRIES: usize = 1_000;
@@ -122,14 +122,14 @@ pub const RECLAIM_CLOCK_JITTER_MS: i64 = 50;
 /// First and longest pause after a transient error.
 pub const BACKOFF_MIN: Duration = Duration::from_millis(50);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
-/// A worker that stalls for a shorter time, such as while a store restarts, logs nothing.
+/// A worker logs nothing about a shorter stall, such as during a restart of a store.
 pub const WORKER_STALL_LOGGED_AFTER: Duration = Duration::from_secs(1);
-/// The stall of an idle worker ends this long after its last failure; longer than the pause between two attempts.
+/// The stall of an idle worker ends this time after its last failure. Longer than the pause between two attempts.
 pub const WORKER_STALL_OVER_AFTER: Duration = Duration::from_secs(3);
-/// After this long a worker closes a batch's connections and repeats the batch: a server that vanished without
-/// closing them would block it for ever. Longer than any statement timeout.
+/// After this time a worker closes a batch's connections and repeats the batch: a server that vanished without closing
+/// them would block the worker for ever. Longer than any statement timeout.
 pub const RECORD_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a worker may continue its batch after the stop; another worker reclaims the rest.
+/// How long a worker may continue its batch after the stop. Another worker reclaims the unfinished entries.
 pub const WORKER_STOP_GRACE: Duration = Duration::from_secs(4);
 /// A consumer without pending entries is removed after this much idle time.
 pub const CONSUMER_GONE_AFTER: Duration = Duration::from_mins(1);
@@ -156,7 +156,7 @@ pub const SWEEP_PAUSE_MAX: Duration = Duration::from_secs(1);
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause before the next attempt to join or rebuild.
 pub const FENCE_RETRY: Duration = Duration::from_millis(100);
-/// After this long a rebuild is aborted and started again.
+/// After this time a rebuild is aborted and started again.
 pub const REBUILD_TIMEOUT: Duration = Duration::from_mins(2);
 /// Longest pause between two rebuilds that fail; the first is `FENCE_RETRY`.
 pub const FENCE_RETRY_MAX: Duration = Duration::from_secs(5);
@@ -179,9 +179,10 @@ pub const SUMS_MAX_COUPONS: usize = 200;
 pub const DEFINITIONS_MAX_COUPONS: usize = 100;
 /// Pending entries that one script checks.
 pub const DELETED_PAGE_ENTRIES: usize = 200;
-/// Claims without a row that are collected before the stream is scanned for them.
+/// Claims without a row that a comparison collects before it scans the stream for their entries.
 pub const RECONCILE_MAX_UNRECORDED_CLAIMS: usize = 250_000;
-/// Throttles the reconciler: it sleeps so many ms for each ms of work, within the bounds, so that claims stay fast.
+/// Throttles the reconciler: it sleeps this many ms for each ms of work, within the two bounds below, so that claims
+/// stay fast.
 pub const RECONCILE_SLEEP_PER_WORK: u32 = 4;
 pub const RECONCILE_SLEEP_MIN: Duration = Duration::from_millis(2);
 pub const RECONCILE_SLEEP_MAX: Duration = Duration::from_millis(100);
@@ -216,11 +217,11 @@ pub const DOCTOR_CLOCK_YELLOW_MS: i64 = 1_000;
 pub const DOCTOR_CLOCK_RED_MS: i64 = 30_000;
 /// Free space on the disk of the embedded stores: room for a few million claims.
 pub const DOCTOR_DISK_YELLOW_BYTES: u64 = 1_000_000_000;
-/// The first with `#!lua` headers and with XAUTOCLAIM's list of deleted ids.
+/// The first version with `#!lua` headers and with XAUTOCLAIM's list of deleted ids.
 pub const REDIS_MIN_MAJOR: u32 = 7;
 pub const REDIS_MEMORY_YELLOW_PERCENT: u64 = 75;
 pub const REDIS_MEMORY_RED_PERCENT: u64 = 90;
-/// The first with SQL functions whose body is `return …`, which the schema has.
+/// The first version with SQL functions whose body is `return …`, which the schema uses.
 pub const POSTGRES_MIN_MAJOR: i32 = 14;
 pub const POSTGRES_CONNECTIONS_YELLOW_PERCENT: i64 = 80;
 
@@ -250,20 +251,21 @@ pub const HTTP_MIN_CONNECTIONS: usize = 256;
 pub const HTTP_CONNECTIONS_WARN_BELOW: usize = 10_000;
 /// How long a connection may be idle before it is closed.
 pub const HTTP_IDLE_TIMEOUT: Duration = Duration::from_mins(1);
-/// From the first byte of a request's head to its last one.
+/// Time from the first byte of a request's head to its last byte.
 pub const HTTP_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// From the time when a client stops reading an answer to the answer's last byte, even if it reads again.
+/// Time from the moment when a client stops reading an answer to the answer's last byte, even if the client reads
+/// again.
 pub const HTTP_WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const HTTP_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 pub const HTTP_BODY_MAX_BYTES: usize = 16 * 1024;
 pub const HTTP_HEAD_MAX_BYTES: usize = 16 * 1024;
-/// An `X-Request-Id` of a client; a longer one is replaced.
+/// Longest `X-Request-Id` of a client; the server replaces a longer one.
 pub const REQUEST_ID_MAX_BYTES: usize = 64;
-/// The admin token, or a token's `aud` or `iss`: a head has room for it even after two base64 encodings.
+/// Longest admin token, `aud` and `iss`: the value fits into a request's head even after two base64 encodings.
 pub const HEADER_CREDENTIAL_MAX_BYTES: usize = 4_096;
 /// The part of a dead letter's field that the API shows.
 pub const DEAD_LETTER_FIELD_MAX_BYTES: usize = 1_024;
-/// How long a handler waits for work on Postgres, which continues without it, in addition to `Prefer: wait`.
+/// How long a handler waits for work on Postgres, in addition to `Prefer: wait`. The work continues after that.
 pub const HTTP_POSTGRES_TIMEOUT: Duration = Duration::from_secs(8);
 /// `Retry-After` of a 503.
 pub const RETRY_AFTER_SECONDS: u64 = 1;
@@ -272,24 +274,24 @@ pub const RETRY_AFTER_SECONDS: u64 = 1;
 
 /// How long a stopping server accepts connections and first bytes that have already arrived.
 pub const SHUTDOWN_ACCEPT_GRACE: Duration = Duration::from_millis(20);
-/// How long it waits for requests in progress.
+/// How long a stopping server waits for requests in progress.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
-/// How long it waits for a client that has not sent its whole head or does not read its answer.
+/// How long a stopping server waits for a client that has not sent its whole head or does not read its answer.
 pub const SHUTDOWN_CLIENT_GRACE: Duration = Duration::from_millis(300);
 
 // ---- stopping the program: each counts from the signal, the whole takes less than 8 s ----
 
-/// Then claims stop waiting until they are recorded and are answered as accepted.
+/// After this, claims no longer wait to be recorded; they are answered as accepted.
 pub const STOP_WAITING_CLAIMS_BY: Duration = Duration::from_millis(1_500);
-/// Then requests that are still in progress are aborted.
+/// After this, requests that are still in progress are aborted.
 pub const STOP_REQUESTS_BY: Duration = Duration::from_secs(3);
-/// Then workers leave their batch to other processes.
+/// After this, workers abandon their batch; other processes reclaim it.
 pub const STOP_WORKERS_BY: Duration = Duration::from_millis(4_500);
-/// Then connections to the stores are dropped without a clean close.
+/// After this, connections to the stores are dropped without a clean close.
 pub const STOP_CONNECTIONS_BY: Duration = Duration::from_secs(5);
-/// Then each process of the embedded stores has ended, at the latest by SIGKILL.
+/// By this time each process of the embedded stores has ended, if necessary by SIGKILL.
 pub const STOP_STORES_BY: Duration = Duration::from_millis(6_500);
-/// Then the process exits in any case; only the last log lines are still written (`LOG_FLUSH_TIMEOUT`).
+/// After this, the process exits in any case, once the last log lines are written (`LOG_FLUSH_TIMEOUT`).
 pub const STOP_FORCED_EXIT_AFTER: Duration = Duration::from_millis(6_800);
 
 // ---- command line and demo ----
@@ -317,36 +319,37 @@ pub const DATA_DIR_LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 pub const SOCKET_PATH_MAX_BYTES: usize = 107;
 /// How often a store that starts or stops is checked.
 pub const STORE_POLL: Duration = Duration::from_millis(10);
-/// Time for one readiness check, so that a suspended store does not block it.
+/// Time limit of one readiness check, so that a suspended store does not block the check.
 pub const STORE_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the log says that a store is still starting.
 pub const STORE_STARTING_NOTICE_INTERVAL: Duration = Duration::from_secs(10);
-/// At a start: time for a clean stop of processes that an earlier program left, and then for each stronger signal.
+/// At a start: time for a clean stop of processes that an earlier program left behind, and then for each stronger
+/// signal.
 pub const STORE_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 pub const STORE_KILL_TIMEOUT: Duration = Duration::from_secs(3);
 /// At a stop: time for each of the two stronger signals before the deadline.
 pub const STORE_LAST_SIGNAL_TIMEOUT: Duration = Duration::from_millis(500);
 /// Time for a whole stop without a deadline.
 pub const STORES_STOP_TIMEOUT: Duration = Duration::from_secs(6);
-/// How long child processes of a killed store have to end on their own.
+/// How long the program waits until the child processes of a killed store end by themselves.
 pub const STORE_ORPHANS_TIMEOUT: Duration = Duration::from_millis(200);
 /// First and longest pause before a store is restarted.
 pub const STORE_RESTART_MIN: Duration = Duration::from_millis(100);
 pub const STORE_RESTART_MAX: Duration = Duration::from_secs(2);
-/// After a run of this length the pauses start again at the shortest.
+/// After a run of this length the pauses start again at the shortest one.
 pub const STORE_RESTART_RESET_AFTER: Duration = Duration::from_secs(10);
 /// A disk with less free space counts as full: Postgres allocates 16 MB at once, and frees them when they do not fit.
 pub const DISK_FULL_BELOW_BYTES: u64 = 32_000_000;
-/// Redis exits at the first write that finds no space: it is restarted only with this much.
+/// Redis exits at the first write that finds no space. It is restarted only with at least this much free space.
 pub const REDIS_START_MIN_FREE_BYTES: u64 = 1_000_000;
-/// How often the free space is checked until then.
+/// How often the free space is checked before that restart.
 pub const DISK_POLL: Duration = Duration::from_millis(500);
 /// How often a failure that continues is logged again.
 pub const STORE_FAILING_NOTICE_INTERVAL: Duration = Duration::from_secs(30);
 /// A larger log of a store is renamed when the store starts, and truncated while it runs.
 pub const STORE_LOG_MAX_BYTES: u64 = 16 * 1024 * 1024;
 pub const STORE_LOG_CHECK_INTERVAL: Duration = Duration::from_mins(1);
-/// The end of a store's log that is quoted when the store fails.
+/// How many of the last lines of a store's log are quoted when the store fails.
 pub const STORE_LOG_TAIL_LINES: usize = 6;
 pub const STORE_LOG_TAIL_BYTES: u64 = 4_096;
 /// How long `worker`, `psql` and `redis-cli` wait for stores that are starting.
@@ -367,9 +370,10 @@ pub const LOG_REPEATS_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// First and longest pause before a task that ended unexpectedly is restarted.
 pub const TASK_RESTART_MIN: Duration = Duration::from_millis(100);
 pub const TASK_RESTART_MAX: Duration = Duration::from_secs(10);
-/// After a run of this length the pauses start again at the shortest.
+/// After a run of this length the pauses start again at the shortest one.
 pub const TASK_RESTART_RESET_AFTER: Duration = Duration::from_mins(1);
-/// A task whose single poll takes longer is stuck.
+/// A task is stuck if one poll takes longer.
 pub const TASK_MAX_STEP: Duration = Duration::from_secs(10);
-/// The fence and the supervisors of the stores are polled at least this often; longer than a rebuild may take.
+/// The fence's task and the supervisors of the stores count as stuck if they are not polled for this time. Longer than
+/// a rebuild may take.
 pub const TASK_MAX_IDLE: Duration = Duration::from_mins(3);

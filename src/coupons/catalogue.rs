@@ -1,5 +1,5 @@
-//! The coupon ids that Postgres knows, in memory: an unknown id costs no query, a coupon that Redis has lost differs from
-//! one that never existed, and a list reads no store. Stock is not here.
+//! The coupon ids that Postgres knows, in memory. With them an unknown id costs no query, a list reads no store, and a
+//! coupon that Redis has lost is not taken for an unknown one. Stock is not here.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -20,18 +20,18 @@ use crate::postgres::{self, Postgres, PostgresError, coupons};
 pub struct Catalogue {
     postgres: Postgres,
     known: Arc<RwLock<BTreeMap<CouponId, Known>>>,
-    /// Held during a query: many readers then make one query.
+    /// Locked during a query, so that many readers share one query.
     refreshed: Arc<Mutex<Refreshed>>,
-    /// The number of the session for which it was refreshed last; 0 before the first one.
+    /// The number of the session for which the catalogue was refreshed last; 0 before the first one.
     session: Arc<AtomicU64>,
 }
 
 #[derive(Clone, Copy)]
 struct Known {
     unlisted: bool,
-    /// Redis has had the coupon: if it is absent there, Redis has lost it.
+    /// Whether Redis has had the coupon: if the coupon is then absent from Redis, Redis has lost it.
     published: bool,
-    /// Its orders expire unless they are confirmed.
+    /// Whether its orders expire unless they are confirmed.
     expires: bool,
     durability: ClaimDurability,
 }
@@ -78,17 +78,17 @@ impl Catalogue {
             .collect()
     }
 
-    /// Reads what has changed, unless it was read less than `max_age` ago.
+    /// Reads the changes from Postgres, unless the last read is less than `max_age` old.
     ///
     /// # Errors
-    /// Where Postgres does not answer.
+    /// If Postgres does not answer.
     pub async fn refresh(&self, max_age: Duration) -> Result<(), PostgresError> {
         let mut refreshed = self.refreshed.lock().await;
         if refreshed.at.is_some_and(|at| at.elapsed() < max_age) {
             return Ok(());
         }
         let at = Instant::now();
-        // A change is visible when its transaction commits, up to a statement timeout after its `changed_at`.
+        // A change becomes visible at its commit, up to one statement timeout after its `changed_at`.
         let since = refreshed.newest_change.map(|newest| newest - 2 * config::POSTGRES_STATEMENT_TIMEOUT);
         let rows = coupons::changed_since(&self.postgres.pool, since).await?;
         if let Some(last) = rows.last() {
@@ -104,8 +104,8 @@ impl Catalogue {
         Ok(())
     }
 
-    /// Refreshes once for each session of the fence, before its first claim: the catalogue distinguishes a coupon that
-    /// Redis has lost from an unknown one. Without Postgres the catalogue may be out of date.
+    /// Refreshes once for each session of the fence, before the session's first claim: a claim needs the catalogue to
+    /// distinguish a coupon that Redis has lost from an unknown one. Without Postgres the catalogue may be out of date.
     pub async fn refresh_for(&self, session: &Session) {
         if self.session.load(Ordering::Acquire) != session.id {
             self.refresh_briefly(Duration::ZERO).await;

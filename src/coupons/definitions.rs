@@ -1,6 +1,5 @@
 //! Creates, edits and reads coupons. Postgres owns a definition; a coupon is returned as created or edited only when
-//! Redis has its definition in every field. How a definition reaches Redis is in `publish`, how it is read back in
-//! `in_force`.
+//! Redis has its definition in every field. `publish` brings a definition to Redis, `in_force` reads it back.
 
 use std::time::{Duration, Instant};
 
@@ -36,16 +35,16 @@ pub enum ExpectedVersion {
     OneOf(Vec<i64>),
 }
 
-/// A coupon as the admin sees it: stock and window as Redis has them, the rest from Postgres.
+/// A coupon as the admin sees it: the definition from Postgres, the stock and the state from Redis.
 #[derive(Clone, Debug)]
 pub struct AdminCoupon {
     pub snapshot: CouponSnapshot,
     pub definition: Definition,
-    /// Fields that Redis has otherwise than Postgres: an edit on its way, or one by hand.
+    /// Fields that differ between Redis and Postgres: an edit that is not published yet, or an edit by hand.
     pub not_in_force: Vec<FieldDifference>,
 }
 
-/// What became of a request to create a coupon.
+/// The result of a request to create a coupon.
 #[derive(Clone, Debug)]
 pub enum Created {
     New(AdminCoupon),
@@ -68,10 +67,10 @@ pub enum CouponError {
     TotalTooLow { coupon: CouponId, held: i64 },
     #[error("others are editing this coupon: send the edit again")]
     Contended,
-    /// The definition is in Postgres and not yet in Redis; it gets there without help.
+    /// The definition is in Postgres and not yet in Redis. The program publishes it later by itself.
     #[error("saved, but not in force yet: send it again")]
     NotInForce,
-    /// The same, for this reason.
+    /// As `NotInForce`, with the reason.
     #[error("saved, but not in force yet ({0}): send it again")]
     NotPublished(#[source] StoreError),
     #[error("coupon {0} is not in force yet: ask again in a moment")]
@@ -132,8 +131,8 @@ impl Coupons {
     /// Edits a coupon and returns when the edit is in force. An edit that changes nothing makes no new version.
     ///
     /// # Errors
-    /// Where the result breaks a limit, the coupon is at another version than expected, its new total is below the
-    /// units that are held, or the edit is saved and not in force in time.
+    /// If the result breaks a limit, the coupon is at another version than expected, its new total is below the units
+    /// that are held, or the edit is saved but not in force in time.
     pub async fn edit(
         &self,
         id: &CouponId,
@@ -149,13 +148,13 @@ impl Coupons {
             if edited == row.definition {
                 return self.view_in_force(id).await;
             }
-            // Only the request that inserted a coupon may make it in Redis: until then there is nothing to edit.
+            // Only the request that inserted the coupon may create it in Redis. Until then there is nothing to edit.
             if row.published_version == 0 {
                 self.wait_until_in_force(id).await?;
                 continue;
             }
             let session = self.fence.require_session()?;
-            // Claims on their way have no row yet: Redis is checked first, then Postgres checks its rows.
+            // Some claims have no order row yet: this checks Redis first, then Postgres checks its rows.
             let held = claims_hash::held_units(&session.redis, id).await?;
             if edited.total < row.definition.total && edited.total < held {
                 return Err(CouponError::TotalTooLow { coupon: id.clone(), held });
@@ -181,17 +180,17 @@ impl Coupons {
     /// A coupon as it is now, in force or not.
     ///
     /// # Errors
-    /// Where there is none, or a store does not answer.
+    /// If there is none, or a store does not answer.
     pub async fn get(&self, id: &CouponId) -> Result<AdminCoupon, CouponError> {
         let row = self.row(id).await?;
         self.view_row(row).await
     }
 
-    /// At most `limit` coupons in the order of their ids, the unlisted ones too, after `after`. One that Redis does not
-    /// have yet is a row without a coupon.
+    /// At most `limit` coupons after `after`, sorted by id, unlisted ones included. An id comes without a coupon if
+    /// Redis does not have the coupon yet.
     ///
     /// # Errors
-    /// Where a store does not answer.
+    /// If a store does not answer.
     pub async fn page(
         &self,
         after: Option<&CouponId>,
@@ -213,7 +212,7 @@ impl Coupons {
         row.ok_or_else(|| CouponError::Unknown(id.clone()))
     }
 
-    /// Waits until Redis has the definition in every field, whichever request made this version.
+    /// Waits until Redis has the definition in every field, also if another request made this version.
     async fn wait_until_in_force(&self, id: &CouponId) -> Result<CouponRow, CouponError> {
         let deadline = Instant::now() + config::COUPON_IN_FORCE_TIMEOUT;
         while Instant::now() < deadline {

@@ -11,7 +11,7 @@ use crate::postgres::coupons::{self, CouponRow};
 use crate::redis::Redis;
 use crate::redis::coupon_hash::{self, CouponHash};
 
-/// How the coupon in Redis compares with its row, which was read before.
+/// How the coupon in Redis compares with its row. The row was read first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
     InForce,
@@ -40,7 +40,7 @@ impl Standing {
         } else if kept.version() < version {
             Self::Older(differences)
         } else if published > version {
-            // Set by hand: later versions would count as published too early.
+            // An operator has set `published_version` by hand: later versions would count as published too early.
             let postgres = format!("{published} of version {version}");
             Self::Other(vec![FieldDifference { field: "published_version", postgres, redis: None }])
         } else if differences.is_empty() {
@@ -62,11 +62,11 @@ impl Standing {
     }
 }
 
-/// Compares a coupon with its row, and reads both again while the row changes: a row that has changed since it was read
-/// says nothing about the hash that was read after it. Returns the row that was compared.
+/// Compares a coupon with its row, and reads both again while the row changes: only a row that is still the same can be
+/// compared with a hash that was read later. Returns the row that was compared.
 ///
 /// # Errors
-/// Where a store does not answer.
+/// If a store does not answer.
 pub async fn stands(
     redis: &Redis,
     postgres: &Postgres,
@@ -85,7 +85,7 @@ pub async fn stands(
         kept = coupon_hash::read_one(redis, &again.definition.id).await?;
         row = again;
     }
-    // Other requests edit it all the time, and each request publishes its own edit.
+    // Other requests keep editing the coupon, and each request publishes its own edit.
     Ok((row, Standing::Unpublished(Vec::new())))
 }
 
@@ -94,11 +94,11 @@ pub async fn stands(
 pub enum Outcome {
     /// Redis has the definition of this row in every field.
     InForce(Box<CouponRow>),
-    /// Redis does not have it yet: only the request that inserted it may make it there.
+    /// Redis does not have the coupon yet: only the request that inserted the row may create it there.
     NotMade,
-    /// One step was done, or another edit came in between: call `bring` again.
+    /// One step is done, or another edit came in between: call `bring` again.
     Overtaken,
-    /// Postgres does not know it.
+    /// Postgres does not know the coupon.
     Unknown,
 }
 
@@ -106,7 +106,7 @@ pub enum Outcome {
 /// repeats it until the result is `InForce`.
 ///
 /// # Errors
-/// Where a store does not answer, the agreement has changed, or Postgres has lost an edit.
+/// If a store does not answer, the agreement has changed, or Postgres has lost an edit.
 pub async fn bring(
     fence: &Fence,
     session: &Session,
@@ -162,8 +162,8 @@ async fn renew(
     Ok(())
 }
 
-/// A row that is read after the hash is never older than the hash, unless Postgres has lost an edit: then claims wait
-/// for an operator.
+/// Reads the row after the hash: if the row is then older than the hash, Postgres has lost an edit, and claims wait for
+/// an operator.
 async fn check_lost_edit(
     fence: &Fence,
     session: &Session,

@@ -1,4 +1,4 @@
-//! Rule 6: publishes a coupon's definition to Redis, as a difference and over a lower version only, and repeats it until
+//! Rule 6: publishes a coupon's definition to Redis, as a difference and only over a lower version. Repeats this until
 //! Redis has Postgres's version. `in_force` reads back what Redis has.
 
 use tokio::time::MissedTickBehavior;
@@ -12,10 +12,10 @@ use crate::redis::coupon_hash;
 use crate::redis::scripts::{self, Published};
 
 /// Publishes one definition and marks it as published in Postgres. `just_inserted` is true only in the request that
-/// inserted the row: only that request may make the hash, and it tries once.
+/// inserted the row: only that request may create the hash, and it tries once.
 ///
 /// # Errors
-/// Where a store does not answer, the agreement has changed, or Postgres has lost an edit.
+/// If a store does not answer, the agreement has changed, or Postgres has lost an edit.
 pub async fn publish(
     fence: &Fence,
     session: &Session,
@@ -48,8 +48,8 @@ pub async fn publish(
     Ok(())
 }
 
-/// Handles a version in Redis that is not lower: another request has published it, or Postgres has lost the edit that made
-/// it and has since made another edit with the same version.
+/// Handles a version in Redis that is not lower. Either another request has published it; or Postgres has lost the edit
+/// that made this version, and has since made another edit with the same version.
 async fn check_current(
     fence: &Fence,
     session: &Session,
@@ -71,15 +71,15 @@ async fn check_current(
     Err(StoreError::Fenced)
 }
 
-/// Publishes what an earlier attempt did not, and refreshes the catalogue, once a second while the fence is up. Safe to drop
-/// at any moment: a publication is repeated until Postgres marks it as published.
+/// The publisher's task: once a second while the fence is up, publishes the definitions that are not published yet, and
+/// refreshes the catalogue. Safe to drop at any moment: a publication is repeated until Postgres marks it as published.
 pub async fn run(fence: Fence, postgres: Postgres, catalogue: Catalogue) {
     let mut ticks = tokio::time::interval(config::PROBE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut states = fence.subscribe();
     loop {
         ticks.tick().await;
-        // An error means that the fence is gone with the program.
+        // An error means that the fence's task has ended with the program.
         if states.wait_for(|state| matches!(state, FenceState::Up(_))).await.is_err() {
             return;
         }
@@ -93,7 +93,7 @@ pub async fn run(fence: Fence, postgres: Postgres, catalogue: Catalogue) {
     }
 }
 
-/// Publishes definitions that an earlier attempt did not bring to Redis.
+/// Publishes definitions that Postgres has not marked as published.
 async fn repeat(fence: &Fence, session: &Session, postgres: &Postgres) -> Result<(), PostgresError> {
     let grace_seconds = config::FIRST_PUBLICATION_GRACE.as_secs_f64();
     for row in coupons::unpublished(&postgres.pool, grace_seconds).await? {

@@ -1,4 +1,4 @@
-//! Coupons as Redis had them at most 100 ms ago: ten thousand readers of one page cost one read.
+//! Coupons as Redis had them at most 100 ms ago: ten thousand readers of a coupon in that time cost one read.
 
 use std::sync::Arc;
 
@@ -26,12 +26,12 @@ impl Snapshots {
         Self { fence, cache }
     }
 
-    /// A coupon at most `SNAPSHOT_MAX_AGE` old; `None` where Redis has none of that id.
+    /// A coupon at most `SNAPSHOT_MAX_AGE` old; `None` if Redis has none of that id.
     ///
     /// # Errors
-    /// Where the fence is down, or Redis does not answer.
+    /// If the fence is down, or Redis does not answer.
     pub async fn get(&self, id: &CouponId) -> Result<Option<Arc<CouponSnapshot>>, StoreError> {
-        // Boxed: moka's future is 29 kB, and this one is part of every request's.
+        // Boxed: moka's future is 29 kB and would be part of every request's future.
         let cached = Box::pin(self.cache.try_get_with_by_ref(id, self.read(id)));
         cached.await.map_err(|error| (*error).clone())
     }

@@ -15,7 +15,7 @@ use crate::postgres::{PgConnection, PostgresError, coupons, health};
 use crate::redis::probe::{self as redis_probe, RedisProbe};
 use crate::redis::{Redis, RedisError, coupon_hash, server_info};
 
-/// Compares the stores that answer; the other one already has a finding.
+/// Compares the stores that answer. A store that does not answer already has a finding.
 pub async fn examine(redis: Option<&Redis>, postgres: Option<PgConnection>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut postgres = postgres;
@@ -115,7 +115,7 @@ async fn redis_stock(redis: &Redis, postgres: Option<&mut PgConnection>) -> Find
     }
 }
 
-/// Published coupons must be in Redis: one that is missing there is a finding, too.
+/// Adds the ids of published coupons: one that is missing in Redis is a finding too.
 async fn add_published_ids(
     postgres: &mut PgConnection,
     coupons: &mut BTreeSet<CouponId>,
@@ -165,7 +165,7 @@ fn clocks_finding(ahead_ms: &[(&str, i64)]) -> Option<Finding> {
     let check = "clocks";
     let (store, worst) = ahead_ms.iter().max_by_key(|(_, ms)| ms.abs())?;
     let tolerance = config::DOCTOR_CLOCK_YELLOW_MS;
-    // The stores may also differ from each other: one ahead and one behind.
+    // The stores may also differ from each other: one clock ahead and one behind.
     let spread = ahead_ms.iter().map(|(_, ms)| ms).max().zip(ahead_ms.iter().map(|(_, ms)| ms).min());
     let spread = spread.map_or(0, |(highest, lowest)| highest - lowest);
     let difference = spread.max(worst.abs());
@@ -204,7 +204,8 @@ fn clocks_finding(ahead_ms: &[(&str, i64)]) -> Option<Finding> {
     })
 }
 
-/// How a server on this machine treats user tokens while its clock is this far ahead of the other machines'.
+/// How a server on this machine treats user tokens if this machine's clock is `ahead_ms` ahead of the other machines'
+/// clocks.
 fn token_effect(ahead_ms: i64) -> String {
     let leeway = config::JWT_LEEWAY_SECONDS;
     let beyond = ahead_ms.unsigned_abs() / 1_000;

@@ -67,7 +67,7 @@ impl Comparison {
         if matches!(standing, Standing::InForce | Standing::Unpublished(_) | Standing::Absent) {
             return Ok(());
         }
-        // An edit between the two reads also makes them differ, and is not a difference of the stores.
+        // Reads the row again: an edit between the two reads is not a difference of the stores.
         let again = with_timeout(coupons::get(&mut *postgres, &row.definition.id)).await?;
         if again.is_none_or(|again| again.definition != row.definition) {
             return Ok(());

@@ -1,4 +1,4 @@
-//! The disk under the embedded stores. Servers of the operator's own have no finding here.
+//! The disk of the embedded stores. External stores have no finding here.
 
 use std::path::Path;
 
@@ -26,7 +26,8 @@ pub fn space(folder: Option<&Path>) -> Option<Finding> {
     })
 }
 
-/// What to do about an embedded store that does not answer: it has no password, so its log or its disk says why.
+/// What to do about an embedded store that does not answer. It has no password, so only its log or its disk can show
+/// the cause.
 pub fn advice_for_store(folder: &Path, log: &str, error: &str) -> String {
     if disk::is_disk_full_error(error) {
         let folder = folder.display();

@@ -8,7 +8,7 @@ use serde::Serialize;
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     Green,
-    /// Nothing is lost yet, or the check cannot read what it needs.
+    /// A risk without a loss, or the check cannot read what it needs.
     Yellow,
     /// Claims are refused, or accepted claims may be lost.
     Red,
@@ -39,7 +39,7 @@ impl Finding {
         Self { level: Level::Red, ..Self::yellow(check, what, what_to_do) }
     }
 
-    /// The server does not allow the query, as on managed services.
+    /// The server does not allow the query: managed services forbid some.
     pub fn unreadable(check: &'static str, why: &str) -> Self {
         Self::yellow(check, format!("cannot be read: {why}"), "check the service's own settings")
     }

@@ -8,7 +8,7 @@ use crate::config;
 use crate::postgres::health::{self, Migrated, Server, Waiting};
 use crate::postgres::{PgConnection, Postgres, PostgresError};
 
-/// The findings; and the connection, if Postgres answers and has our tables.
+/// Returns the findings, and the connection if Postgres answers and has our tables.
 pub async fn examine(postgres: &Postgres) -> (Vec<Finding>, Option<PgConnection>) {
     let mut connection = match health::connect(postgres).await {
         Ok(connection) => connection,
@@ -21,7 +21,7 @@ pub async fn examine(postgres: &Postgres) -> (Vec<Finding>, Option<PgConnection>
     }
 }
 
-/// Limits a query in time on this side: a Postgres process that hangs does not apply its own statement timeout.
+/// Limits a query in time on the client's side: a Postgres process that hangs does not apply its own statement timeout.
 ///
 /// # Errors
 /// As the query, and a transient error after `config::DOCTOR_QUERY_TIMEOUT`.
@@ -44,7 +44,7 @@ fn unavailable(postgres: &Postgres, error: &PostgresError) -> Finding {
     Finding::red("postgres", error.to_string(), what_to_do)
 }
 
-/// The findings, and whether all our tables exist.
+/// Returns the findings, and whether all our tables exist.
 async fn check(
     postgres: &Postgres,
     connection: &mut PgConnection,
@@ -84,7 +84,8 @@ async fn check(
     Ok((findings, has_tables))
 }
 
-/// The finding of a query's result. A query that Postgres refuses is a finding; one that gets no answer is an error.
+/// Makes a finding of a query's result. If Postgres refuses the query, this is a finding; if it does not answer, this
+/// is an error.
 async fn check_query<T>(
     check: &'static str,
     query: impl Future<Output = Result<T, PostgresError>>,

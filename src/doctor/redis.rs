@@ -11,7 +11,7 @@ use crate::redis::order_stream::{self, ConsumerInfo, GroupInfo};
 use crate::redis::server_info::Info;
 use crate::redis::{Redis, RedisError, RedisServer, deleted_entries, marker, probe, server_info};
 
-/// Settings of the running program that the stream is compared with.
+/// Settings of the running program; the state of the stream is compared with them.
 #[derive(Clone, Debug)]
 pub struct Limits {
     pub reclaim_after: Duration,
@@ -21,7 +21,7 @@ pub struct Limits {
 
 const START_WORKERS: &str = "start `seckill worker`, or `seckill serve` with SECKILL_WORKERS of 1 or more";
 
-/// The findings; and the connection, if Redis answers.
+/// Returns the findings, and the connection if Redis answers.
 pub async fn examine(server: &RedisServer, limits: &Limits) -> (Vec<Finding>, Option<Redis>) {
     let redis = match server.connect().await {
         Ok(redis) => redis,
@@ -35,7 +35,7 @@ pub async fn examine(server: &RedisServer, limits: &Limits) -> (Vec<Finding>, Op
 
 async fn check(server: &RedisServer, redis: &Redis, limits: &Limits) -> Result<Vec<Finding>, RedisError> {
     let refusal = match probe::probe_stream(redis).await {
-        // A server that is too old for this query still answers the others.
+        // A server that is too old for this query still answers the other queries.
         Err(RedisError::Refused(_)) => None,
         probed => probed?.refusal(redis),
     };
@@ -65,7 +65,7 @@ fn unavailable(server: &RedisServer, error: &RedisError) -> Finding {
 }
 
 async fn check_all(redis: &Redis, limits: &Limits) -> Result<Vec<Finding>, RedisError> {
-    // First a query that Redis answers only if it can serve.
+    // First a query that Redis answers only when it can serve.
     marker::read(redis).await.or_else(|error| match error {
         RedisError::WrongType(_) => Ok(None),
         error => Err(error),
@@ -211,7 +211,7 @@ async fn check_stream(redis: &Redis, limits: &Limits) -> Result<Vec<Finding>, Re
     ])
 }
 
-/// Connections of workers; `None` if Redis does not say. Counts again after a pause if there are none: a server that
+/// Connections of workers; `None` if Redis does not say. If there are none, counts again after a pause: a server that
 /// has just started accepts claims before its workers connect.
 async fn workers_connected(redis: &Redis) -> Result<Option<u64>, RedisError> {
     match health::workers(redis).await? {
@@ -222,7 +222,7 @@ async fn workers_connected(redis: &Redis) -> Result<Option<u64>, RedisError> {
     health::workers(redis).await
 }
 
-/// A worker that holds entries reads again within a batch, so a consumer that is idle for longer is gone.
+/// A working consumer with pending entries reads again after each batch: one that is idle for longer has ended.
 fn workers(connected: Option<u64>, consumers: &[ConsumerInfo]) -> Finding {
     let check = "workers";
     let Some(connected) = connected else {

@@ -15,7 +15,7 @@ pub struct Claim {
 /// The claim script's answer. A refusal is a value, not an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClaimOutcome {
-    /// The user has a unit, and its order event is in the stream; `stock` is what was left just after.
+    /// The user has got a unit, and its order event is in the stream; `stock` is the stock just after this claim.
     Accepted {
         stock: i64,
     },
@@ -28,7 +28,7 @@ pub enum ClaimOutcome {
     Refused(Refusal),
 }
 
-/// Why a claim was refused: the first that applies, in this order. Times are ms since 1970 by Redis's clock.
+/// Why a claim was refused: the first of these reasons that applies. Times are ms since 1970 by Redis's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// A user may hold several units of the coupon, and the claim has no Idempotency-Key. This one comes also before the

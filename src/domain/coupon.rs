@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 
 use super::{ClaimDurability, CouponId, Definition};
 
-/// A coupon's state: the first that applies, in this order.
+/// A coupon's state: the first of these that applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CouponState {
@@ -22,7 +22,7 @@ pub struct CouponSnapshot {
     pub id: CouponId,
     pub title: String,
     pub total: i64,
-    /// Units left. Redis may have less than 0 for a moment; here it is at least 0.
+    /// Units left, at least 0. Redis may have less than 0 for a moment.
     pub stock: i64,
     pub starts_at_ms: Option<i64>,
     pub ends_at_ms: Option<i64>,
@@ -77,6 +77,6 @@ impl CouponSnapshot {
 pub struct FieldDifference {
     pub field: &'static str,
     pub postgres: String,
-    /// `None` where Redis has no such field.
+    /// `None` if Redis has no such field.
     pub redis: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! A coupon's definition, and the limits of a new or an edited one.
+//! A coupon's definition, and the limits of a new or edited definition.
 
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -35,7 +35,7 @@ pub struct FieldChange {
 pub struct NewCoupon {
     pub id: CouponId,
     pub total: i64,
-    /// By default the id.
+    /// The default is the id.
     pub title: Option<String>,
     pub starts_at: Option<OffsetDateTime>,
     pub ends_at: Option<OffsetDateTime>,
@@ -124,7 +124,7 @@ impl NewCoupon {
 }
 
 impl CouponPatch {
-    /// The edited definition, if it is within every limit. Its version stays.
+    /// The edited definition, if it is within every limit. The version does not change.
     ///
     /// # Errors
     /// With a sentence that names the field.
@@ -178,7 +178,7 @@ pub fn is_title(text: &str) -> bool {
     (1..=config::TITLE_MAX_CHARS).contains(&text.chars().count()) && !text.chars().any(char::is_control)
 }
 
-/// Checks a title that the request names; an old title is not checked, so that it cannot block a pause.
+/// Checks a title from a request. Stored titles are not checked again: a stored title must not block a pause.
 fn check_title(title: &str) -> Result<(), InvalidDefinition> {
     if is_title(title) {
         return Ok(());
@@ -187,9 +187,9 @@ fn check_title(title: &str) -> Result<(), InvalidDefinition> {
     Err(invalid(format!("title is 1 to {most} characters, none of them control characters")))
 }
 
-/// Redis keeps whole milliseconds: what Postgres stores is what is in force.
+/// Cuts a time to whole milliseconds, as Redis stores it: then Postgres and Redis have the same time.
 fn whole_ms(time: OffsetDateTime) -> Result<OffsetDateTime, InvalidDefinition> {
-    // The last hours of the year 9999 west of Greenwich lie beyond it in UTC.
+    // A time in the last hours of the year 9999, with an offset west of Greenwich, is in the year 10000 in UTC.
     let utc = time
         .checked_to_offset(time::UtcOffset::UTC)
         .ok_or_else(|| invalid("a time lies beyond the year 9999 in UTC"))?;

@@ -104,7 +104,7 @@ impl FromStr for OrderId {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        // Only the hyphenated form: the text is a value in Redis and must have one spelling.
+        // Only the hyphenated form is accepted: the text is a value in Redis, and equal ids must have equal texts.
         if text.len() != 36 {
             return Err(InvalidId::Order);
         }
@@ -119,7 +119,7 @@ impl OrderId {
         Self(Uuid::now_v7())
     }
 
-    /// The time inside the id, which no repair changes; `None` for an id of another version.
+    /// The time inside the id; `None` if the id is not a UUIDv7.
     #[must_use]
     pub fn claimed_at(self) -> Option<OffsetDateTime> {
         let (seconds, nanos) = self.0.get_timestamp()?.to_unix();

@@ -9,18 +9,18 @@ use crate::config;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OrderStatus {
-    /// In Redis, on its way to Postgres.
+    /// In Redis, and not recorded in Postgres yet.
     Accepted,
     Reserved,
     Confirmed,
     Cancelled,
     Expired,
-    /// A dead letter: its unit went back to stock.
+    /// Not recorded, but kept as a dead letter: its unit went back to stock.
     Rejected,
 }
 
 impl OrderStatus {
-    /// The order is no longer live: its unit is returned, or will be.
+    /// Whether the order is no longer live: its unit has returned to stock, or will return.
     #[must_use]
     pub const fn has_ended(self) -> bool {
         matches!(self, Self::Cancelled | Self::Expired | Self::Rejected)
@@ -38,7 +38,7 @@ pub struct Order {
     pub status: OrderStatus,
     pub claimed_at: OffsetDateTime,
     pub recorded_at: Option<OffsetDateTime>,
-    /// Until when the order can be confirmed, by Postgres's clock; of a coupon with `reserve_seconds` only.
+    /// The time until which the order can be confirmed, by Postgres's clock. Only for a coupon with `reserve_seconds`.
     pub reserved_until: Option<OffsetDateTime>,
     /// Reserved, and the time to pay was over when the row was read, by Postgres's clock: the order can no longer be
     /// confirmed, and the sweeper will expire it.
@@ -49,7 +49,7 @@ pub struct Order {
 }
 
 impl Order {
-    /// An order that is on its way to Postgres: its claim was accepted, and it is not recorded yet.
+    /// An order whose claim was accepted, and that is not recorded yet.
     #[must_use]
     pub fn accepted(id: OrderId, coupon: CouponId, user: UserId) -> Self {
         let claimed_at = id.claimed_at().unwrap_or(OffsetDateTime::UNIX_EPOCH);
@@ -78,7 +78,7 @@ impl Order {
     }
 }
 
-/// The content of an entry of the order stream: an accepted claim on its way to Postgres.
+/// The content of an entry of the order stream: an accepted claim to record in Postgres.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrderEvent {
     pub order: OrderId,
@@ -90,7 +90,7 @@ pub struct OrderEvent {
     pub key: Option<IdempotencyKey>,
 }
 
-/// Why an entry is not an order event, and its order id if that can be read.
+/// Why an entry is not an order event, with its order id if the id can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnreadableEvent {
     pub reason: String,
@@ -115,7 +115,7 @@ impl OrderEvent {
         let order = order.map_err(|reason| UnreadableEvent { reason, order: None })?;
         let unreadable = |reason: String| UnreadableEvent { reason, order: Some(order) };
         if order.claimed_at().is_none() {
-            return Err(unreadable("the order id is no UUIDv7".into()));
+            return Err(unreadable("the order id is not a UUIDv7".into()));
         }
         let coupon = get("coupon").and_then(|text| text.parse().map_err(|e: InvalidId| e.to_string()));
         let user = get("user").and_then(|text| text.parse().map_err(|e: InvalidId| e.to_string()));

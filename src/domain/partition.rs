@@ -1,4 +1,4 @@
-//! The partition: one set of Redis keys with one row of the fence. Today there is one partition.
+//! The partition: one set of Redis keys with one row of the fence. For now there is one partition.
 
 use std::fmt;
 
@@ -7,10 +7,10 @@ use std::fmt;
 pub struct Partition(i32);
 
 impl Partition {
-    /// The one that every sale uses.
+    /// The partition that every sale uses.
     pub const DEFAULT: Self = Self(0);
 
-    /// Its number, as the column `fence.partition` has it.
+    /// The partition's number, as in the column `fence.partition`.
     #[must_use]
     pub const fn number(self) -> i32 {
         self.0

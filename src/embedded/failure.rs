@@ -7,7 +7,7 @@ use crate::{config, disk};
 
 const LAST_LINES: &str = "last lines of ";
 
-/// The most helpful text first; then the last lines that this run of the store has logged.
+/// The advice or the state of the disk, if there is any, then the last lines that this run of the store has logged.
 pub fn reason<S: Store>(store: &S) -> String {
     let path = store.log().path().display();
     let tail = store.log().tail();

@@ -1,4 +1,4 @@
-//! The log of a store, which is its stdout and stderr: bounded in size, and quoted when the store fails.
+//! The log of a store: its stdout and stderr. This file bounds its size, and reads its last lines when the store fails.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -11,7 +11,7 @@ use nix::libc::O_NOFOLLOW;
 use crate::config;
 
 #[derive(Debug)]
-/// A log file that outlives the runs of its store.
+/// The log file of a store; all runs of the store append to it.
 pub struct LogFile {
     path: PathBuf,
     /// The offset at which the current run of the store begins.
@@ -27,7 +27,7 @@ impl LogFile {
         &self.path
     }
 
-    /// For a store that starts: appends to the file, or renames it to `.1` first if it is large.
+    /// Opens the file for a store that starts, to append to it. First renames a large file to `.1`.
     ///
     /// # Errors
     /// When the file cannot be renamed or opened.
@@ -42,7 +42,7 @@ impl LogFile {
         Ok(file)
     }
 
-    /// Empties a large file while the store runs and appends to it.
+    /// Empties a large file; the running store continues to append to it.
     ///
     /// # Errors
     /// When the file cannot be truncated.
@@ -74,7 +74,7 @@ impl LogFile {
     }
 }
 
-/// Without following symbolic links: the store's user may put one there for root to open.
+/// Follows no symbolic links: the store's user could place one that root would open.
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.custom_flags(O_NOFOLLOW);

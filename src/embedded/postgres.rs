@@ -1,5 +1,5 @@
-//! Postgres as an embedded store: its settings, its processes, its stale files. The first start is in `initialise.rs`;
-//! tables are made by the migrations.
+//! Postgres as an embedded store: its settings, its processes, its stale files. `initialise.rs` has the first start;
+//! the migrations create the tables.
 
 mod initialise;
 pub mod readiness;
@@ -31,12 +31,12 @@ pub struct Postgres {
     version: u32,
     folder: StoreFolder,
     socket_dir: PathBuf,
-    /// The start of each process's title: distinguishes this server's processes from another server's.
+    /// The start of each process's title: distinguishes this server's processes from those of other servers.
     name: String,
     log: LogFile,
 }
 
-/// The major version that made the cluster in this data directory; `None` where there is no cluster yet.
+/// The major version that made the cluster in this data directory; `None` if there is no cluster yet.
 ///
 /// # Errors
 /// When the version cannot be read.
@@ -54,7 +54,7 @@ pub fn cluster_version(data_dir: &Path) -> Result<Option<u32>> {
 }
 
 impl Postgres {
-    /// `name` has to be unique on this machine.
+    /// `name` must be unique on this machine.
     pub fn new(programs: &Programs, folder: StoreFolder, socket_dir: PathBuf, name: String) -> Self {
         let log = LogFile::new(folder.path.join(POSTGRES_LOG));
         let Programs { postgres_bin: bin, postgres_version: version, .. } = programs;
@@ -65,9 +65,9 @@ impl Postgres {
         self.folder.path.join(POSTGRES_CLUSTER)
     }
 
-    /// For the command line, which overrides `alter system`: durability cannot be switched off.
+    /// Settings for the command line, which overrides `alter system`: so durability cannot be switched off.
     fn settings(&self) -> Vec<OsString> {
-        // The setting is a list of folders: quotes keep a space or comma in the path.
+        // The setting is a list of folders: quotes allow a space or a comma in the path.
         let socket_dir = self.socket_dir.as_os_str().as_bytes();
         let mut sockets = b"unix_socket_directories=\"".to_vec();
         for byte in socket_dir {
@@ -154,8 +154,8 @@ impl Store for Postgres {
         }
     }
 
-    /// No process of this cluster is left, so each lock file is stale. Postgres would refuse to start if another
-    /// process has the file's pid by now, or if the file is empty or garbled.
+    /// Removes lock files: no process of this cluster is left, so each lock file is stale. Postgres would refuse to
+    /// start if another process now has the file's pid, or if the file is empty or garbled.
     fn remove_stale_files(&self) -> Result<()> {
         let socket = self.socket_dir.join(POSTGRES_SOCKET);
         let mut socket_lock = socket.clone().into_os_string();
@@ -182,7 +182,7 @@ impl Store for Postgres {
     }
 
     async fn is_ready(&self) -> Result<bool> {
-        // Read first: each connection that a starting server refuses is a line in its log.
+        // Reads the lock file first, since a starting server logs a line for each connection that it refuses.
         let status = fs::read_to_string(self.cluster().join(LOCK)).unwrap_or_default();
         if status.lines().nth(7).map(str::trim) != Some("ready") {
             return Ok(false);

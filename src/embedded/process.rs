@@ -11,21 +11,21 @@ use nix::unistd::Pid;
 /// The role of a process in its store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// The server, which stops its children itself.
+    /// The server. It stops its children itself.
     Main,
-    /// A process that a server forked; it may outlive the server.
+    /// A process that the server forked; it may outlive the server.
     Child,
 }
 
 /// The command line and the working directory of a process.
 pub struct Process {
     command_line: Vec<u8>,
-    /// `None` where this user may not read it.
+    /// `None` if this user may not read it.
     folder: Option<PathBuf>,
 }
 
 impl Process {
-    /// Reads both; the command line of a process that has ended is empty.
+    /// Reads the process from /proc. The command line of a process that has ended is empty.
     pub fn read(pid: Pid) -> Self {
         Self {
             command_line: fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default(),
@@ -43,7 +43,7 @@ impl Process {
         self.command_line.split(|byte| *byte == 0)
     }
 
-    /// The first argument, which a process may replace by a title of its own.
+    /// The first argument; a process may replace it by its own title.
     pub fn title(&self) -> &[u8] {
         self.arguments().next().unwrap_or_default()
     }
@@ -63,7 +63,7 @@ impl Process {
         Some(Path::new(OsStr::from_bytes(value)))
     }
 
-    /// Its working directory; `None` where this user may not read it.
+    /// Its working directory; `None` if this user may not read it.
     pub fn folder(&self) -> Option<&Path> {
         self.folder.as_deref()
     }

@@ -8,7 +8,7 @@ use nix::unistd::{AccessFlags, access};
 
 const POSTGRES_VERSIONS: &str = "/usr/lib/postgresql";
 
-/// Where the programs of the stores are.
+/// The paths of the stores' programs.
 pub struct Programs {
     /// The program `redis-server`.
     pub redis_server: PathBuf,
@@ -19,8 +19,8 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// `cluster_version` is the major version of Postgres that made the existing cluster; without one the newest
-    /// installed version is taken.
+    /// Finds all programs. `cluster_version` is the major version of Postgres that made the existing cluster; without a
+    /// cluster, takes the newest installed version.
     ///
     /// # Errors
     /// When a program is not installed; the text names the package.

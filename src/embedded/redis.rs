@@ -35,21 +35,22 @@ impl Redis {
         Self { program, folder, socket, log }
     }
 
-    /// On the command line instead of a file: there is no secret in it, and `role_of` and the operator recognise the
-    /// process by its folder.
+    /// The settings are on the command line instead of in a file: they contain no secret, and `role_of` and the
+    /// operator recognise the process by its folder.
     fn arguments(&self) -> Vec<OsString> {
         let settings = [
             ["--port", "0"],
             ["--unixsocketperm", "700"],
             ["--daemonize", "no"],
             ["--databases", "1"],
-            // An accepted claim is on disk before it is answered, and is never evicted.
+            // An accepted claim is on disk before it is answered, and Redis never evicts it.
             ["--appendonly", "yes"],
             ["--appendfsync", "always"],
-            // A rewrite of the log delays claims; at the default of 64 MB one follows after 200,000 claims.
+            // A rewrite of the log delays claims; with the default of 64 MB Redis would rewrite after 200,000 claims.
             ["--auto-aof-rewrite-min-size", "256mb"],
             ["--maxmemory-policy", "noeviction"],
-            // A hash of at most this many fields is searched linearly: the default of 128 slows down each claim.
+            // Redis searches a hash of at most this many fields linearly: the default of 128 would slow down each
+            // claim.
             ["--hash-max-listpack-entries", "32"],
             ["--aof-load-truncated", "yes"],
             ["--save", ""],
@@ -114,7 +115,7 @@ impl Store for Redis {
         config::REDIS_START_MIN_FREE_BYTES
     }
 
-    /// Redis replaces a stale socket itself, but keeps the incomplete files of killed children.
+    /// Removes incomplete files of killed children. Redis replaces a stale socket itself.
     fn remove_stale_files(&self) -> Result<()> {
         let folder = &self.folder.path;
         for entry in
@@ -135,7 +136,7 @@ impl Store for Redis {
     }
 }
 
-/// `false` while Redis loads its data, or where none listens.
+/// `false` while Redis loads its data, or if no server listens.
 ///
 /// # Errors
 /// When this user may not use the socket.

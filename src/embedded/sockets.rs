@@ -1,5 +1,5 @@
-//! Where the stores' sockets are, and their addresses: in each store's folder, or in a short private run directory
-//! when that path is too long for a socket or cannot be part of an address.
+//! The paths and addresses of the stores' sockets. A socket is in its store's folder, or in a short private run
+//! directory if the folder's path is too long for a socket or cannot be part of an address.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::ErrorKind;
@@ -18,7 +18,7 @@ use super::layout::{
 use super::user::StoreFolder;
 use crate::config::{self, StoreAddresses};
 
-/// This file holds the path of the run directory, for processes that join.
+/// The file with the path of the run directory, for processes that join.
 const RECORD: &str = "run-dir";
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'_').remove(b'-').remove(b'~');
 
@@ -27,17 +27,17 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'
 pub struct Sockets {
     /// The socket itself.
     pub redis: PathBuf,
-    /// The folder of the socket: Postgres and its clients take that.
+    /// The folder of the socket, which Postgres and its clients take as an address.
     pub postgres_dir: PathBuf,
     data_dir: PathBuf,
     run_dir: Option<PathBuf>,
 }
 
 impl Sockets {
-    /// For stores that are about to start in these folders; makes a run directory if one is needed.
+    /// Chooses the paths for stores that will start in these folders; makes a run directory if one is needed.
     ///
     /// # Errors
-    /// When none can be made.
+    /// When a run directory is needed and cannot be made.
     pub fn choose(data_dir: &Path, redis: &StoreFolder, postgres: &StoreFolder) -> Result<Self> {
         let record = data_dir.join(RECORD);
         let inside = Self::inside(data_dir, data_dir, None);
@@ -62,7 +62,7 @@ impl Sockets {
         Ok(Self::inside(data_dir, &run_dir, Some(run_dir.clone())))
     }
 
-    /// Where the program that runs in this data directory put them.
+    /// The sockets of the program that runs in this data directory.
     ///
     /// # Errors
     /// When the file that names the run directory cannot be read.
@@ -121,8 +121,8 @@ impl Sockets {
     }
 }
 
-/// FNV-1a with 64 bits (<http://www.isthe.com/chongo/tech/comp/fnv/>), the same in every version of this program: names
-/// of directories and processes are made from it.
+/// FNV-1a with 64 bits (<http://www.isthe.com/chongo/tech/comp/fnv/>). The result must be the same in every version of
+/// this program: names of directories and processes contain it.
 pub fn path_hash(path: &Path) -> u64 {
     path.as_os_str()
         .as_bytes()

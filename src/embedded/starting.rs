@@ -1,5 +1,5 @@
 //! One start of a store: stops processes that an earlier run left, starts the server and waits until it is ready.
-//! When a store is started again is decided in `supervise.rs`.
+//! `supervise.rs` decides when a store is started again.
 
 use std::process::Stdio;
 
@@ -14,7 +14,7 @@ use super::store::Store;
 use super::{failure, stopping};
 use crate::config;
 
-/// A server that is asked to stop, without waiting for it, when this is dropped.
+/// A running server. A drop requests its stop, without waiting for it.
 pub struct Running {
     pub child: Child,
     stop_signal: Signal,

@@ -1,6 +1,6 @@
-//! Stops every process of a store: at the end, and before a start on the same folder. A file lock, which the processes
-//! of the store inherit, proves that none is left; process ids are reused and prove nothing. Only processes that run on
-//! this folder according to /proc get a signal.
+//! Stops every process of a store: when the program stops, and before a start on the same folder. The processes of the
+//! store inherit a file lock; a free lock proves that none is left. Process ids are reused and prove nothing. Only
+//! processes that use this folder according to /proc get a signal.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
@@ -28,7 +28,7 @@ pub struct StopTimeouts {
 }
 
 impl StopTimeouts {
-    /// The clean stop has all the time that the stronger signals do not need.
+    /// Gives the clean stop all the time that the stronger signals do not need.
     pub fn until(deadline: Instant) -> Self {
         let left = deadline.saturating_duration_since(Instant::now());
         let forced = config::STORE_LAST_SIGNAL_TIMEOUT;
@@ -36,7 +36,7 @@ impl StopTimeouts {
     }
 }
 
-/// Before a start: stops processes that a killed program left, and returns the lock.
+/// Before a start: stops processes that a killed program left behind, and returns the lock.
 ///
 /// # Errors
 /// As for [`stop_all`].
@@ -53,12 +53,12 @@ pub async fn stop_left_over<S: Store>(store: &S) -> Result<File> {
     stop_all(store, None, timeouts).await
 }
 
-/// Stops all processes of the store, `known` among them, and returns the lock, which proves that none is left.
+/// Stops all processes of the store, `known` included, and returns the lock: to hold it proves that no process is left.
 ///
 /// # Errors
 /// When a process is still there after the last signal, or may not be signalled, or the lock cannot be opened.
 pub async fn stop_all<S: Store>(store: &S, known: Option<Pid>, timeouts: StopTimeouts) -> Result<File> {
-    // /proc is read too: a lock file that the operator deleted proves nothing.
+    // Also reads /proc: after the operator has deleted the lock file, a new lock proves nothing.
     if known.is_none()
         && processes(store, Role::Main).is_empty()
         && let Some(lock) = try_lock(store)?
@@ -96,7 +96,7 @@ enum Step {
     Kill,
 }
 
-/// Returns how long to wait for the effect.
+/// Sends a signal to all processes of the store; returns how long to wait for the effect.
 fn signal_all<S: Store>(
     store: &S,
     known: Option<Pid>,

@@ -1,5 +1,5 @@
-//! Keeps one store running: restarts the server when it ends, and stops it at the end. One start is in `starting.rs`,
-//! how its processes are stopped in `stopping.rs`.
+//! Keeps one store running: restarts the server when it ends, and stops it when the program stops. `starting.rs` has
+//! one start of a server, `stopping.rs` the stop of its processes.
 
 use std::process::ExitStatus;
 use std::sync::{Arc, OnceLock};
@@ -19,7 +19,7 @@ use super::store::Store;
 use crate::tasks::Tasks;
 use crate::{config, disk};
 
-/// The task that keeps a store running. Dropping it asks the store to stop, without waiting for it.
+/// The task that keeps a store running. Dropping this value requests the store's stop, without waiting for it.
 pub struct Supervisor {
     stop: CancellationToken,
     /// Set before `stop` is cancelled.
@@ -28,7 +28,7 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Returns once the store is ready; `None` when `stop` comes first. Then, and after an error, no process of the
+    /// Returns once the store is ready; `None` when `stop` comes first. After `None` or an error, no process of the
     /// store is left.
     ///
     /// # Errors
@@ -47,13 +47,14 @@ impl Supervisor {
         let name = format!("supervisor of {}", store.name());
         let (store, mut running) = (Arc::new(store), Some(running));
         let (stopped, by) = (stop.clone(), deadline.clone());
-        // A restarted supervisor has no server: the drop of `Running` has asked it to stop, and a new one is started.
+        // After a panic, the next run of this task has no server: the drop of `Running` has stopped the old one. It
+        // starts a new one.
         let make = move || keep_running(store.clone(), running.take(), stopped.clone(), by.clone());
         let task = tokio::spawn(tasks.supervise(&name, Some(config::TASK_MAX_IDLE), &stop, make));
         Ok(Some(Self { stop, deadline, task }))
     }
 
-    /// Stops the store and waits until no process of it is left.
+    /// Stops the store and waits until all its processes have ended.
     ///
     /// # Errors
     /// When the server did not stop cleanly, or a process is still there at the deadline.
@@ -110,7 +111,7 @@ async fn keep_running<S: Store>(
     }
 }
 
-/// Bounds the store's log until the server ends.
+/// Waits until the server ends; keeps the size of its log bounded.
 async fn wait_for_end<S: Store>(store: &S, server: &mut Running) -> std::io::Result<ExitStatus> {
     let mut checks = interval(config::STORE_LOG_CHECK_INTERVAL);
     loop {
@@ -125,7 +126,7 @@ async fn wait_for_end<S: Store>(store: &S, server: &mut Running) -> std::io::Res
     }
 }
 
-/// Tries until the server is ready.
+/// Starts the server again and again, until it is ready.
 async fn restart<S: Store>(store: &S, delays: &mut (impl Iterator<Item = Duration> + Send)) -> Running {
     let name = store.name();
     let mut logged: Option<(String, Instant)> = None;
@@ -139,7 +140,7 @@ async fn restart<S: Store>(store: &S, delays: &mut (impl Iterator<Item = Duratio
             }
             Err(e) => format!("{e:#}"),
         };
-        // Each attempt fails in the same way until the operator helps.
+        // Logs a failure once: each attempt may fail in the same way until the operator helps.
         let is_new = logged.as_ref().is_none_or(|(last, at)| {
             failure::without_log_lines(last) != failure::without_log_lines(&reason)
                 || at.elapsed() >= config::STORE_FAILING_NOTICE_INTERVAL

@@ -1,5 +1,5 @@
-//! The user that a store runs as, the folder that only this user can read, and command lines that run as it. Started
-//! by root, the stores run as an unprivileged user; otherwise they run as the current user.
+//! The user that a store runs as, the folder that only this user can read, and commands that run as this user. If root
+//! starts the program, the stores run as an unprivileged user, otherwise as the current user.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::ErrorKind;
@@ -23,7 +23,7 @@ pub struct StoreUser {
     is_switched_to: bool,
 }
 
-/// A store's own folder: its user's, with mode 0700.
+/// The folder of one store. It belongs to the store's user and has mode 0700.
 #[derive(Clone, Debug)]
 pub struct StoreFolder {
     pub path: PathBuf,
@@ -31,7 +31,7 @@ pub struct StoreFolder {
 }
 
 impl StoreUser {
-    /// `postgres` or `nobody` for root, as Postgres refuses to run as root.
+    /// For root: the user `postgres` or `nobody`, since Postgres refuses to run as root.
     ///
     /// # Errors
     /// When root finds neither.
@@ -39,7 +39,7 @@ impl StoreUser {
         Self::choose(&["postgres", "nobody"])
     }
 
-    /// `redis`, `postgres` or `nobody` for root.
+    /// For root: the user `redis`, `postgres` or `nobody`.
     ///
     /// # Errors
     /// When root finds none of them.
@@ -62,7 +62,7 @@ impl StoreUser {
         bail!("root has to run the stores as an unprivileged user, but none of {} exists", names.join(", "))
     }
 
-    /// `program` as this user, in a process group of its own: Ctrl-C in a terminal must not reach it.
+    /// Runs `program` as this user, in a separate process group: Ctrl-C in a terminal must not reach it.
     pub fn command(&self, program: &Path, folder: &Path) -> Command {
         let mut command = Command::new(program);
         command.env_clear().env("LC_ALL", "C.UTF-8").current_dir(folder).process_group(0);

@@ -1,5 +1,5 @@
-//! How the fence comes up: it joins the agreement that exists, or rebuilds first, and then lends out a session. What a
-//! rebuild decides is in `rebuild`, how long the fence pauses after a failed one in `retry`.
+//! Takes the fence up: joins the agreement that exists, or rebuilds first, and then lends out a session. `rebuild`
+//! makes the decisions of a rebuild, `retry` chooses the pause after a failed one.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -74,7 +74,8 @@ impl Fence {
         }
     }
 
-    /// Why Postgres has lost an edit or a coupon although the rest agrees; `None` while Postgres gives no answer.
+    /// Why Postgres has lost an edit or a coupon although everything else agrees; `None` if it has not, or if a store
+    /// does not answer.
     async fn lost_definition(&self, redis: &Redis, row: &FenceRow, postgres: &Postgres) -> Option<String> {
         row.lsn.as_ref()?;
         // Redis first: an edit reaches Postgres before Redis.
@@ -90,8 +91,8 @@ impl Fence {
         Down::Waits(known.get_or_insert_with(|| postgres_loss::sentence(why).into()).clone())
     }
 
-    /// `false` where evidence against this epoch came in after it was checked: a worker reports evidence once, perhaps
-    /// while the fence is down.
+    /// Lends out the session; `false` if there is new evidence against its epoch. Checks this again because a worker
+    /// reports evidence only once, perhaps while the fence is down.
     fn lend_out(&self, session: &Arc<Session>) -> bool {
         let mut evidence = lock(&self.shared.evidence);
         if evidence.as_ref().is_some_and(|evidence| evidence.epoch == session.epoch) {
@@ -99,7 +100,7 @@ impl Fence {
         }
         *evidence = None;
         *lock(&self.shared.waits) = None;
-        // Under the lock: evidence that is reported later finds a session to take down.
+        // Under the lock: a later report of evidence finds the session and takes it down.
         self.shared.state.send_replace(FenceState::Up(session.clone()));
         true
     }

@@ -5,7 +5,7 @@ use crate::metrics;
 use crate::redis::Redis;
 use crate::redis::health::{self, Durability};
 
-/// What was logged last.
+/// The state that was logged last.
 #[derive(Default)]
 pub struct DurabilityWatch {
     logged: Option<Durability>,

@@ -60,7 +60,7 @@ impl Fence {
         self.take_down(epoch, reason);
     }
 
-    /// Takes the fence down, or not, by what an error of Redis means for the agreement.
+    /// Decides by an error of Redis whether the fence comes down.
     pub fn redis_failed(&self, epoch: &str, error: &RedisError) {
         match error {
             RedisError::WrongType(_) => self.invalidate(epoch, &error.to_string()),
@@ -70,7 +70,7 @@ impl Fence {
             }
             _ => {
                 self.take_down(epoch, &error.to_string());
-                // No rebuild has failed: the next probe is due at once, however short the session was.
+                // No rebuild has failed: the next probe starts at once, even after a short session.
                 self.shared.wanted.notify_one();
             }
         }

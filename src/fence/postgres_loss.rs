@@ -1,6 +1,6 @@
-//! Detects that Postgres has lost commits (a restored copy, an asynchronous failover) of which Redis still has the
-//! effects. Then an operator must decide, whatever has happened to Redis since: a rebuild from such a Postgres would
-//! forget winners and undo edits.
+//! Detects that Postgres has lost commits (a restored copy, an asynchronous failover) while Redis still has their
+//! effects. Then an operator must decide, even if Redis restarts later: a rebuild from such a Postgres would forget
+//! winners and undo edits.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,7 +11,7 @@ use crate::redis::marker::epoch_of;
 use crate::redis::probe::RedisProbe;
 use crate::redis::{Redis, RedisError, coupon_hash, server_info};
 
-/// What shows that Postgres has lost commits.
+/// A sign that Postgres has lost commits.
 #[derive(Clone, Debug)]
 pub struct Sign {
     pub why: String,
@@ -19,10 +19,11 @@ pub struct Sign {
     pub may_be_foreign: bool,
 }
 
-/// How the coupons in Redis differ from those in Postgres.
+/// The difference between the coupons in Redis and those in Postgres.
 #[derive(Clone, Debug, Default)]
 pub struct Definitions {
-    /// Coupons that Postgres does not know. Their claims are the only trace of winners: nothing is deleted.
+    /// Coupons that Postgres does not know. Nothing of them is deleted, since their claims are the only record of their
+    /// winners.
     pub unknown: Vec<CouponId>,
     /// A coupon whose version in Redis is higher, with the version in Redis and the version in Postgres.
     pub newer: Option<(CouponId, i64, i64)>,
@@ -50,7 +51,7 @@ impl Definitions {
         Ok(compared)
     }
 
-    /// Why Postgres has lost commits; `None` where these definitions do not show it.
+    /// Why Postgres has lost commits; `None` if these definitions do not show it.
     pub fn why(&self) -> Option<String> {
         match (self.unknown.first(), &self.newer) {
             (Some(unknown), _) => Some(format!("it does not know coupon {unknown}, which Redis holds")),
@@ -61,14 +62,15 @@ impl Definitions {
 }
 
 /// Why Postgres has lost an edit: a consistent coupon hash has a higher version than the row, which was read after the
-/// hash. Only Postgres makes versions. `None` where the version is not higher.
+/// hash. Only Postgres creates versions. `None` if the version is not higher.
 pub fn newer_in_redis(coupon: &CouponId, in_redis: i64, in_postgres: i64) -> Option<String> {
     (in_redis > in_postgres).then(|| {
         format!("coupon {coupon} is at version {in_redis} in Redis and at {in_postgres} in Postgres")
     })
 }
 
-/// A sign of lost commits. `None` also where Redis is empty and nothing was noticed before: nothing could be restored.
+/// A sign of lost commits. `None` also if Redis is empty and no loss was detected before: then there is nothing to
+/// restore.
 pub async fn by_postgres(
     redis: &Redis,
     seen: &RedisProbe,
@@ -88,7 +90,7 @@ pub async fn by_postgres(
     Ok(Some(Sign { why, may_be_foreign }))
 }
 
-/// Why Postgres has lost commits, by what one probe shows.
+/// Why Postgres has lost commits, as far as one probe shows it.
 pub fn change(seen: &RedisProbe, row: &FenceRow, evidence: Option<&Evidence>) -> Option<String> {
     let is_older_copy =
         seen.postgres_lsn.as_ref().zip(row.lsn.as_ref()).is_some_and(|(noted, now)| now < noted);
@@ -105,8 +107,8 @@ pub fn change(seen: &RedisProbe, row: &FenceRow, evidence: Option<&Evidence>) ->
     }
 }
 
-/// Whether Redis cannot be behind this Postgres: it is the Redis of the agreement, or its marker is of a later epoch than
-/// the row's. Only then a live order that Redis does not hold has ended.
+/// Whether Redis cannot be behind this Postgres: it is the Redis of the agreement, or its marker has a later epoch than
+/// the row. Only then a live order that Redis does not hold has certainly ended.
 pub fn may_cancel(seen: &RedisProbe, row: &FenceRow) -> bool {
     if marker_counter(seen) > counter(&row.epoch) {
         seen.marker.as_ref().is_some_and(|marker| marker.starts_with("ready:"))
@@ -116,14 +118,14 @@ pub fn may_cancel(seen: &RedisProbe, row: &FenceRow) -> bool {
     }
 }
 
-/// The reason and the command that helps, for the operator: the same sentence wherever the reason is shown.
+/// The reason and the command that helps, for the operator. Every place that shows the reason uses this sentence.
 pub fn sentence(why: &str) -> String {
     format!(
         "Postgres has lost commits, or belongs to another Redis ({why}): claims wait for an operator. {WHAT_TO_DO}"
     )
 }
 
-/// What helps in either case.
+/// The remedy in either case.
 pub const WHAT_TO_DO: &str = "If this is the right database, `seckill reconcile --rebuild` restores what Redis \
     still holds and lists what it changes; if these stores do not belong together, correct REDIS_URL, DATABASE_URL or \
     SECKILL_REDIS_PREFIX";

@@ -1,4 +1,4 @@
-//! Since when Postgres gives no answer. An outage of Postgres does not take the fence down.
+//! Since when Postgres does not answer. An outage of Postgres does not take the fence down.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use crate::metrics;
 use crate::postgres::PostgresError;
 
-/// Postgres does not answer: claims go on, and the stream holds their events.
+/// Postgres does not answer. Claims continue, and the stream keeps their events.
 #[derive(Clone, Debug)]
 pub struct PostgresOutage {
     /// By this machine's clock.

@@ -1,4 +1,4 @@
-//! Rule 1: what must be equal in Redis and in the fence row for claims to be accepted.
+//! Rule 1: compares Redis with the fence row. Claims are accepted only if there is no difference.
 
 use super::postgres_loss;
 use crate::postgres::fence::FenceRow;
@@ -14,7 +14,7 @@ pub struct Difference {
     pub cause: &'static str,
     /// For the operator.
     pub sentence: String,
-    /// Part of a normal start, or ordered by an operator: no data is known to be lost.
+    /// The difference is part of a normal start, or an operator ordered a rebuild: no data is known to be lost.
     pub is_normal: bool,
 }
 

@@ -1,6 +1,6 @@
 //! Rule 7: makes Redis agree with Postgres again while no claims are accepted. Numbers in the comments are the rule's
-//! steps. Where a step is refused or a connection breaks, the caller starts over. `decide` decides which order each user
-//! keeps, `definitions` which definition is in force afterwards.
+//! steps. If a step is refused or a connection breaks, the caller starts over. `decide` chooses the order that each
+//! user keeps, `definitions` the definition that is in force afterwards.
 
 mod decide;
 mod definitions;
@@ -48,9 +48,9 @@ pub enum Refused {
 
 /// Why a rebuild is needed.
 pub struct Cause {
-    /// Evidence that a probe alone would not show.
+    /// Evidence that a probe would not find.
     pub evidence: Option<Evidence>,
-    /// What differs, for the log and the metrics.
+    /// The difference between the stores, for the log and the metrics.
     pub difference: Difference,
     /// The operator who ordered it, also over a Postgres that has lost commits; `None` if the fence started it.
     pub ordered_by: Option<Origin>,
@@ -58,7 +58,7 @@ pub struct Cause {
     pub is_repeated: bool,
 }
 
-/// What a rebuild found and did.
+/// The findings and changes of a rebuild.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
     pub epoch: String,
@@ -71,22 +71,22 @@ pub struct Report {
     pub rejected: usize,
     /// After Postgres lost commits: live orders that Redis did not hold and that had ended.
     pub cancelled: Vec<OrderId>,
-    /// After Postgres lost commits: live orders that Redis did not hold, where Redis may be behind. They stay live, and an
-    /// operator may have to cancel them.
+    /// After Postgres lost commits: live orders that Redis did not hold, while Redis may be behind Postgres. They stay
+    /// live, and an operator may have to cancel them.
     pub unheld: Vec<OrderId>,
     /// After Postgres lost commits: the number of reserved orders. Their confirms may be lost, so their time to pay
     /// starts again.
     pub restarted: u64,
     /// After Postgres lost commits: coupons that only Redis knew.
     pub adopted: Vec<CouponId>,
-    /// After Postgres lost commits: definitions that were adopted from Redis, or that nothing confirms.
+    /// After Postgres lost commits: definitions that were adopted from Redis, or that Redis did not confirm.
     pub edits: Vec<Edit>,
 }
 
 /// Rebuilds. `None` if another process has rebuilt before this one got the lock.
 ///
 /// # Errors
-/// Where a step was refused or a connection broke: the fence stays down and the caller starts over.
+/// If a step was refused or a connection broke: the fence stays down and the caller starts over.
 pub async fn rebuild(
     server: &RedisServer,
     postgres: &Postgres,
@@ -109,8 +109,8 @@ pub async fn rebuild(
         bail!("Redis is a replica: REDIS_URL must lead to the master");
     }
 
-    // 2. The row keeps the knowledge that Postgres lost commits, even if this process dies; then a new epoch, after every
-    // open recording transaction has ended.
+    // 2. Records in the fence row that Postgres has lost commits: other processes then know it if this one dies. Then
+    // waits until every open recording transaction has ended, and sets a new epoch.
     let versions = coupon_hash::versions(&redis).await?;
     let compared = postgres_loss::Definitions::compare(&redis, &versions, &session.versions().await?).await?;
     let sign = postgres_loss::by_postgres(&redis, &seen, &row, evidence, &compared).await?;
@@ -123,7 +123,7 @@ pub async fn rebuild(
     let decided = decide_and_apply(&redis, &mut session, &source, compared.unknown).await;
     let (report, definitions) = match decided {
         Err(error) => {
-            // An older copy of Postgres has taken its place since the probe.
+            // An older copy may have replaced this Postgres since the probe.
             if let Some(Refused::Waits(_)) = error.downcast_ref() {
                 session.flag_postgres_loss().await?;
             }
@@ -132,7 +132,7 @@ pub async fn rebuild(
         Ok(decided) => decided,
     };
 
-    // 7. On the same connection: the scripts are loaded into the server that was rebuilt.
+    // 7. On the same connection, so that the scripts are loaded into the server that was rebuilt.
     lua::load_all(&redis).await?;
     session.mark_published(&source.epoch, &definitions).await?;
     session.record_agreement(&source.epoch, &seen.run_id, &seen.replid).await?;
@@ -154,7 +154,7 @@ async fn wait_for_an_operator(
     bail!(Refused::Waits(sign.why.clone()))
 }
 
-/// What a rebuild is based on.
+/// The connections and the epoch of a rebuild.
 struct Source {
     epoch: String,
     trust: Trust,
@@ -183,7 +183,7 @@ async fn begin(
         );
     }
     let may_cancel = postgres_loss::may_cancel(seen, row);
-    // If this rebuild dies, a Redis that may be behind must not count as the Redis of the agreement.
+    // A Redis that may be behind must not count as the Redis of the agreement, even if this rebuild dies later.
     let (run_id, replid) = if may_cancel { (&*seen.run_id, &*seen.replid) } else { ("", "") };
     let ordered = cause.ordered_by.as_ref().map(|origin| AuditEntry {
         origin,
@@ -262,11 +262,12 @@ async fn decide_and_apply(
         bail!(NEWER);
     }
 
-    // 4. Claims hashes first, then unacknowledged entries: the direction in which an event moves.
+    // 4. Claims hashes first, then unacknowledged entries: an event moves in this direction.
     let mut hashes = Vec::with_capacity(ids.len());
     for id in &ids {
         let claims = ClaimsHash::read(redis, id).await?;
-        // A claims hash cancels live orders only if it was consistent with its coupon: a flushed or partial one must not.
+        // A claims hash may cancel live orders only if it was consistent with its coupon: a flushed or partial hash
+        // must not.
         let stored = coupon_hash::read_hash(redis, id).await?.with_held(claims.held());
         hashes.push((claims, stored));
     }
@@ -312,7 +313,7 @@ async fn decide_and_apply(
     Ok((report, definitions))
 }
 
-/// An older copy of Postgres may have taken its place since the probe: a rebuild must not undo an edit.
+/// Refuses to undo an edit: an older copy may have replaced Postgres since the probe.
 fn refuse_newer(definition: &Definition, stored: &CouponHash) -> Result<(), Refused> {
     let theirs = stored.valid_version().filter(|_| stored.adds_up());
     match theirs.and_then(|theirs| postgres_loss::newer_in_redis(&definition.id, theirs, definition.version))

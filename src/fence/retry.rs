@@ -17,7 +17,7 @@ pub enum Down {
     Soon(String),
     /// An operator has to decide.
     Waits(Arc<str>),
-    /// The rebuild failed: each further attempt is later.
+    /// The rebuild failed: the pause before the next attempt grows.
     Failed(String),
 }
 
@@ -75,7 +75,7 @@ impl Pauses {
         }
     }
 
-    /// A session that ended at once counts as a failed rebuild.
+    /// The pause after a session. A session that ended at once counts as a failed rebuild.
     pub fn after_session(&mut self, held: Duration) -> Duration {
         if held < config::FENCE_RETRY_RESET_AFTER {
             return self.longer();
@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(
             pauses.after(&Down::Soon("outage".into())),
             config::FENCE_RETRY,
-            "a store that gives no answer is tried again at once"
+            "a store that does not answer is tried again at once"
         );
     }
 }

@@ -1,5 +1,5 @@
 //! The session that the fence lends out while it is up, and the estimate of Redis's clock: deadlines of claims are in
-//! Redis's time, not in this machine's.
+//! Redis's time, not in the time of this machine.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -34,8 +34,8 @@ impl Session {
     }
 }
 
-/// An estimate of Redis's clock: the time in its last reply, advanced by the monotonic clock. A wall clock that is off by
-/// seconds would refuse every claim.
+/// An estimate of Redis's clock: the time in its last reply, advanced by the monotonic clock. With this machine's wall
+/// clock, a clock that is wrong by seconds would refuse every claim.
 pub struct RedisClock {
     /// Redis's ms since 1970 minus this process's monotonic ms.
     offset_ms: AtomicI64,

@@ -1,4 +1,4 @@
-//! The state of each store and of the fence that compares them: what `/readyz?verbose` shows.
+//! The state of each store and of the fence that compares them, for `/readyz?verbose`.
 
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
@@ -40,7 +40,7 @@ impl Stores {
         Self { fence, redis, postgres }
     }
 
-    /// Asks both stores; waits at most `PROBE_INTERVAL` for each query to Postgres.
+    /// Queries both stores; waits at most `PROBE_INTERVAL` for each query to Postgres.
     pub async fn status(&self) -> StoreStatus {
         let postgres = self.postgres().await;
         let outage = postgres.as_ref().err().and(self.fence.postgres_outage());
@@ -87,7 +87,7 @@ impl Stores {
             postgres::with_timeout(config::PROBE_INTERVAL, async move { postgres::fence::read(&pool).await })
                 .await;
         if row.is_err() {
-            // The pool hides why it gets no connection; a new one says why.
+            // The pool does not say why it gets no connection; a new connection does.
             let server = self.postgres.clone();
             postgres::with_timeout(config::PROBE_INTERVAL, async move { server.dedicated().await.map(drop) })
                 .await?;
@@ -96,7 +96,7 @@ impl Stores {
     }
 }
 
-/// A Postgres that answers may still not be the one of the last agreement.
+/// Checks the identity: a Postgres that answers may not be the one of the last agreement.
 fn compare_identity(row: &FenceRow) -> Result<(), String> {
     if row.postgres_lost {
         return Err("it has lost commits that Redis still knows".into());

@@ -6,10 +6,10 @@ use super::{Fence, Session, StoreError};
 use crate::postgres::{self, PgConnection, Postgres, PostgresError};
 use crate::redis::{Redis, wal_position as redis_position};
 
-/// Records a position in Redis that covers everything Postgres has answered so far.
+/// Reads the durable WAL position of Postgres, which covers all commits so far, and records it in Redis.
 ///
 /// # Errors
-/// Where a store does not answer, or a script found another marker.
+/// If a store does not answer, or a script found another marker.
 pub async fn record(fence: &Fence, session: &Session, postgres: &Postgres) -> Result<(), StoreError> {
     let lsn = postgres::fence::durable_lsn(&postgres.pool).await?;
     record_position(fence, session, &lsn).await

@@ -1,4 +1,4 @@
-//! What the admin sees and orders of the program as a whole: the order stream's state, and reconciling.
+//! The admin's addresses for the program as a whole: the state of the order stream, and reconciling.
 
 use std::sync::Arc;
 
@@ -26,13 +26,14 @@ struct Reconcile {
     fix: bool,
 }
 
-/// `POST /v1/admin/reconcile`: with `rebuild`, takes the fence down, rebuilds Redis, also over a Postgres that has lost
-/// commits, and reports what was done; else compares the stores beside live claims and, with `fix`, repairs.
+/// `POST /v1/admin/reconcile`: with `rebuild`, takes the fence down and rebuilds Redis, also from a Postgres that has
+/// lost commits. Otherwise compares the stores while claims continue and, with `fix`, repairs differences. Answers with
+/// the report.
 pub async fn reconcile(api: Arc<Api>, mut request: Request) -> Answer {
     let origin = api.auth.admin_origin(&request)?;
     let Reconcile { rebuild, fix } = request.json().await?;
     if rebuild && fix {
-        return Err(Problem::bad_request("give `fix` or `rebuild`: a rebuild repairs everything"));
+        return Err(Problem::bad_request("send `fix` or `rebuild`, not both: a rebuild repairs everything"));
     }
     if !rebuild {
         let reconciler = api.reconciler.clone();

@@ -150,7 +150,7 @@ fn answer(status: StatusCode, coupon: AdminCoupon) -> Response<Bytes> {
     response
 }
 
-/// The admin's `ETag`: strong, and of the definition alone.
+/// The admin's `ETag`: a strong tag of the definition, without the stock.
 fn version_tag(version: i64) -> String {
     format!("\"v{version}\"")
 }

@@ -14,7 +14,7 @@ use crate::domain::{Origin, UserId};
 pub struct Auth {
     admin_token: String,
     rules: TokenRules,
-    /// Tokens whose signature was verified: it is not verified again.
+    /// Tokens whose signature was verified, so that it is not verified again.
     verified: Cache<Box<str>, Verified>,
 }
 
@@ -48,7 +48,7 @@ impl Auth {
     /// The user of a user's token.
     pub fn user(&self, headers: &HeaderMap) -> Result<UserId, Problem> {
         let token = bearer(headers)?;
-        // Only the time can make a verified token invalid.
+        // A verified token can become invalid only by time.
         if let Some(Verified { user, .. }) = self.verified.get(token).filter(Verified::is_in_time) {
             return Ok(user);
         }
@@ -64,7 +64,7 @@ impl Auth {
         if self.is_admin(bearer(headers)?) {
             return Ok(());
         }
-        Err(unauthorized("this address wants the admin token"))
+        Err(unauthorized("this address requires the admin token"))
     }
 
     /// The admin, as the origin of a change that goes into the audit log.
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_was_verified_is_remembered_once() {
+    fn a_verified_token_is_cached_once() {
         let auth = auth();
         let headers = headers(60);
         for _ in 0..2 {
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_valid_is_never_remembered() {
+    fn an_invalid_token_is_never_cached() {
         let auth = auth();
         let leeway = i64::try_from(config::JWT_LEEWAY_SECONDS).unwrap();
         assert!(auth.user(&headers(-leeway - 5)).is_err());

@@ -1,4 +1,4 @@
-//! Claims: making one, and reading what it became.
+//! Makes claims, and shows their orders.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ pub struct OrderView {
     reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stock: Option<i64>,
-    /// The order of the claim that a replay of this rejected one made.
+    /// For a rejected order that was replayed: the order of the new claim.
     #[serde(skip_serializing_if = "Option::is_none")]
     replaced_by: Option<OrderId>,
 }

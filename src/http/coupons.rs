@@ -59,7 +59,8 @@ pub async fn show(api: &Api, coupon: &str, request: Request) -> Answer {
 /// `GET /v1/coupons`
 pub async fn list(api: Arc<Api>, request: Request) -> Answer {
     let page: Page<CouponId> = Page::read(&request.query_fields())?;
-    // Without Postgres the list of ids is as it was read last: a new coupon may be missing. Stock is always fresh.
+    // Without Postgres the list of ids is the last one that was read: a new coupon may be missing. The stock comes from
+    // Redis.
     api.catalogue.refresh_briefly(config::SNAPSHOT_MAX_AGE).await;
     let rows = usize::try_from(page.rows()).unwrap_or(usize::MAX);
     let mut ids = api.catalogue.page(page.after.as_ref(), rows, false);

@@ -1,5 +1,5 @@
-//! Checks a request's head before it is routed. hyper parses the head; this refuses what hyper accepts although HTTP
-//! forbids it, or although two programs could read it differently.
+//! Checks a request's head before the request is routed. hyper parses the head. This check also refuses heads that
+//! hyper accepts but HTTP forbids, or that two programs could read differently.
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName};
 use http::uri::Authority;

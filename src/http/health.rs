@@ -1,4 +1,4 @@
-//! Whether the program's tasks live, whether it takes claims, and its metrics.
+//! Shows whether the program's tasks work, whether claims are accepted, and the metrics.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::request::Request;
 use crate::metrics;
 use crate::tasks::Tasks;
 
-/// `GET /livez`: every task that lives as long as the program does its work. It says nothing about the stores.
+/// `GET /livez`: 200 if every task that lives as long as the program works. The answer does not depend on the stores.
 pub fn livez(tasks: &Tasks, method: &Method) -> Answer {
     if ![Method::GET, Method::HEAD].contains(method) {
         return Err(Problem::method_not_allowed("GET, HEAD"));
@@ -24,7 +24,8 @@ pub fn livez(tasks: &Tasks, method: &Method) -> Answer {
     }
 }
 
-/// `GET /readyz`: claims are taken. `?verbose` shows each store; off loopback it requires the admin token.
+/// `GET /readyz`: 200 if claims are accepted. `?verbose` shows each store and, except over loopback, requires the admin
+/// token.
 pub async fn readyz(api: Arc<Api>, request: Request) -> Answer {
     let verbose = request.query_fields().contains_key("verbose");
     if verbose {
@@ -55,7 +56,7 @@ pub async fn readyz(api: Arc<Api>, request: Request) -> Answer {
     }
 }
 
-/// `GET /metrics`: Prometheus text; off loopback it requires the admin token.
+/// `GET /metrics`: Prometheus text. Except over loopback, it requires the admin token.
 pub async fn metrics(api: Arc<Api>, request: Request) -> Answer {
     admit(&api, &request)?;
     let session = api.fence.session();

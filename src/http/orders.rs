@@ -1,4 +1,4 @@
-//! Lists of recorded orders: a buyer's own, and all of them for the admin.
+//! Lists of recorded orders: a user's own orders, and all orders for the admin.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -28,7 +28,7 @@ fn seconds(text: &str) -> Option<Duration> {
     is_number.then(|| Duration::from_secs(digits.parse().unwrap_or(u64::MAX)))
 }
 
-/// Splits where the separator is not inside a quoted string.
+/// Splits at each separator that is not inside a quoted string.
 fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
     let (mut is_quoted, mut is_escaped) = (false, false);
     text.split(move |c| {

@@ -15,7 +15,7 @@ use crate::orders::transitions::{NotMade, TransitionError};
 use crate::orders::unrecorded::NotFound;
 use crate::postgres::PostgresError;
 
-/// What a handler returns.
+/// The result of a handler.
 pub type Answer = Result<Response<Bytes>, Problem>;
 
 /// Stable words that programs may rely on.

@@ -70,7 +70,7 @@ impl Body {
         let read = async {
             let mut body = BytesMut::new();
             while let Some(chunk) = chunks.next().await {
-                let chunk = chunk.map_err(|_| Problem::bad_request("the body broke off"))?;
+                let chunk = chunk.map_err(|_| Problem::bad_request("the body is incomplete"))?;
                 if body.len() + chunk.len() > most {
                     return Err(too_large());
                 }
@@ -124,7 +124,7 @@ impl Request {
 }
 
 /// Decodes the percent signs of an id in a path: `%2F` is a character of the id, not a separator. All other parts of an
-/// address have one spelling: a proxy's rule about `/v1/admin` then covers every admin address.
+/// address have only one spelling, so that a proxy's rule about `/v1/admin` covers every admin address.
 pub fn segment(text: &str) -> Result<Cow<'_, str>, Problem> {
     let is_escape = |rest: &str| {
         let digits = rest.as_bytes().get(..2);
@@ -184,12 +184,12 @@ impl<T: std::str::FromStr<Err: std::fmt::Display>> Page<T> {
         Ok(Self { limit, after })
     }
 
-    /// One row more than the page: it shows whether there is a next page.
+    /// The page's rows and one more, which shows whether there is a next page.
     pub fn rows(&self) -> i64 {
         self.limit + 1
     }
 
-    /// Removes that row; returns the `after` of the next page.
+    /// Removes the additional row; returns the `after` of the next page.
     pub fn cut<R, N: ToString>(&self, rows: &mut Vec<R>, key: impl Fn(&R) -> N) -> Option<String> {
         let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
         if rows.len() <= limit {

@@ -1,5 +1,6 @@
-//! Every route on one screen. Paths are matched in one table, not by a warp filter each: an unknown path is a 404, a wrong
-//! method a 405 with `Allow`, and HEAD a GET, without a rejection to recover.
+//! Every route on one screen. One table matches all paths, instead of one warp filter for each path, so that no warp
+//! rejection has to be handled: an unknown path is a 404, a wrong method a 405 with `Allow`, and HEAD is handled as
+//! GET.
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -134,7 +135,7 @@ async fn answer(slot: Arc<ApiSlot>, request: Request) -> Response<Bytes> {
     let is_claim = request.method == Method::POST && request.path.starts_with("/v1/coupons/");
     let answer = match head::check(&request).and_then(|()| slot.api()) {
         Err(problem) if problem.code == Code::BadRequest => Err(problem),
-        // Also before there is an API.
+        // Answers also before there is an API.
         _ if request.path == "/livez" => health::livez(&slot.tasks, &request.method),
         Err(problem) => Err(problem),
         Ok(api) if is_claim => route(api, request).await,
@@ -164,7 +165,7 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     })
 }
 
-/// The same filter with an error type that says that it never rejects.
+/// The filter as a service that never fails.
 pub fn service(
     slot: Arc<ApiSlot>,
 ) -> impl Filter<Extract = (Response<Bytes>,), Error = Infallible> + Clone + Send + Sync + 'static {
@@ -182,7 +183,7 @@ mod tests {
 
     use super::service;
 
-    /// Moved and allocated for every request. It was 22 kB while the table of routes was one future.
+    /// The future is moved and allocated for every request. Without boxes it had 22 kB.
     const FUTURE_MAX_BYTES: usize = 4_096;
 
     #[tokio::test]

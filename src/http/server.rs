@@ -1,5 +1,5 @@
-//! The accept loop, the limits and timeouts of connections, and a stop that drops no answer. warp's own server has none of
-//! these.
+//! The accept loop, the limits and timeouts of connections, and a stop that finishes all answers. warp's own server has
+//! none of these.
 
 use std::convert::Infallible;
 use std::io;
@@ -31,7 +31,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(config::HTTP_LISTEN_QUEUE_CONNECTIONS)
 }
 
-/// Serves until `stop`, then finishes the requests that are under way, for at most `SHUTDOWN_GRACE`.
+/// Serves until `stop`, then finishes the requests in progress, for at most `SHUTDOWN_GRACE`.
 pub async fn serve(
     listener: TcpListener,
     api: Arc<ApiSlot>,
@@ -50,7 +50,7 @@ pub async fn serve(
                         tokio::spawn(connection(stream, service.clone(), watcher, permit, stop.clone()));
                     }
                     Err(error) => {
-                        tracing::warn!("accepting a connection: {error:#}");
+                        tracing::warn!("cannot accept a connection: {error:#}");
                         tokio::time::sleep(config::HTTP_ACCEPT_RETRY).await;
                     }
                 }
@@ -60,7 +60,7 @@ pub async fn serve(
             () = &mut accepting => {}
             () = stop.cancelled() => {}
         }
-        // Connections that the kernel accepted before the stop are served, not reset.
+        // Serves connections that the kernel accepted before the stop, instead of resetting them.
         tokio::time::timeout(config::SHUTDOWN_ACCEPT_GRACE, accepting).await.unwrap_or_default();
     }
     drop(listener);
@@ -73,7 +73,7 @@ async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
 ) -> anyhow::Result<(TcpStream, OwnedSemaphorePermit)> {
-    // The permit first: beyond the limit connections wait in the kernel's queue.
+    // The permit first, so that connections beyond the limit wait in the kernel's queue.
     let permit = slots.clone().acquire_owned().await.context("the limit is never closed")?;
     let (stream, _) = listener.accept().await?;
     Ok((stream, permit))
@@ -96,7 +96,8 @@ async fn connection<S>(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!("TCP_NODELAY: {error}");
     }
-    // A connection gets buffers when it sends something: a new socket counts as readable until it was read once.
+    // Waits for the first byte before buffers are allocated. Peeks, because a new socket counts as readable until its
+    // first read.
     let mut byte = [0];
     tokio::select! {
         peeked = tokio::time::timeout(config::HTTP_IDLE_TIMEOUT, stream.peek(&mut byte)) => {
@@ -111,7 +112,7 @@ async fn connection<S>(
             }
         }
     }
-    // Boxed: a silent connection then costs no more than its socket.
+    // Boxed after the first byte, so that a silent connection costs only its socket.
     Box::pin(async move {
         let pace = Arc::new(Pace::default());
         let of_requests = pace.clone();
@@ -119,7 +120,7 @@ async fn connection<S>(
             let arrival = Arrival { peer, version: request.version() };
             request.extensions_mut().insert(arrival);
             if request.uri().path_and_query().is_none() {
-                // CONNECT names only a host, on which warp would panic: use an address that does not exist.
+                // CONNECT names only a host, and warp would panic: replaces the host by an address that does not exist.
                 *request.uri_mut() = http::Uri::from_static("*");
             }
             let has_body = request.headers().contains_key(header::TRANSFER_ENCODING)
@@ -135,7 +136,7 @@ async fn connection<S>(
             .timer(TokioTimer::new())
             .header_read_timeout(config::HTTP_IDLE_TIMEOUT)
             .max_buf_size(config::HTTP_HEAD_MAX_BYTES)
-            // Else hyper reads while a claim waits, each time into 8 KiB that it allocates.
+            // Without this, hyper reads while a claim waits, and allocates 8 KiB for each read.
             .half_close(true)
             .writev(false)
             .serve_connection(TokioIo::new(PacedStream::new(stream, pace, stop)), with_arrival);

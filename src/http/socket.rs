@@ -1,6 +1,6 @@
-//! The socket of one connection, with the timeouts that hyper lacks: for a head that was begun, and for an answer that the
-//! client does not read. A timer starts only when the socket has nothing to read or accepts no more; until then a
-//! connection costs two flags.
+//! The socket of one connection, with two timeouts that hyper lacks: for an incomplete head, and for an answer that the
+//! client does not read. A timer starts only when a read or a write has to wait; until then the timeouts cost a few
+//! flags.
 
 use std::io;
 use std::pin::Pin;
@@ -17,28 +17,28 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config;
 
-/// State that a connection's socket and its requests share. Both run in one task.
+/// State that a connection's socket and its requests share. Both run in the same task.
 #[derive(Default)]
 pub struct Pace {
-    /// A request's head is complete and its answer is not.
+    /// A request's head is complete, and its answer is not.
     is_answering: AtomicBool,
     /// Bytes of a new head have arrived since the last head was complete.
     head_has_begun: AtomicBool,
-    /// The bytes that were read last end like a head.
+    /// The last bytes that were read end like a head.
     head_has_ended: AtomicBool,
-    /// The client does not read what was written.
+    /// The client does not read the written bytes.
     is_blocked: AtomicBool,
     drained: Notify,
 }
 
-/// Marks the time from a complete head to the end of its answer, or of the connection.
+/// Exists from a complete head to the end of its answer, or of the connection.
 pub struct Answering<'a>(&'a Pace);
 
 impl Pace {
-    /// Call it when a head is complete. Waits until the client has read earlier answers: a client that sends requests and
-    /// reads nothing would else fill memory.
+    /// Call this when a head is complete. Waits until the client has read earlier answers: otherwise a client that
+    /// sends requests and reads nothing would fill the memory.
     pub async fn begin(&self, has_body: bool) -> Answering<'_> {
-        // Without a body, bytes behind this head are the beginning of the next one.
+        // If the request has no body, further bytes belong to the next head.
         let begins_another = !has_body && !self.head_has_ended.load(Relaxed);
         self.head_has_begun.store(begins_another, Relaxed);
         self.is_answering.store(true, Relaxed);
@@ -92,7 +92,7 @@ impl AsyncRead for PacedStream {
         let had = buffer.filled().len();
         let outcome = Pin::new(&mut this.stream).poll_read(cx, buffer);
         if this.pace.is_answering.load(Relaxed) {
-            // Bytes of a body: `request` has a deadline for them; here only a stop counts.
+            // A body: `request` has the deadline. Here only a stop shortens it.
             if outcome.is_pending() && this.stop.is_cancelled() {
                 return this.body.poll(cx, &this.stop).map(Err);
             }
@@ -138,7 +138,7 @@ impl AsyncWrite for PacedStream {
     }
 }
 
-/// A deadline for one action of the client; starts with its first delay.
+/// A deadline for one action of the client. The time starts when the client first makes the server wait.
 struct Patience {
     limit: Duration,
     /// The error when the deadline has passed.
@@ -151,7 +151,7 @@ impl Patience {
         Self { limit, what, timer: None }
     }
 
-    /// Ready with the error after the deadline, which a stop shortens.
+    /// Ready, with the error, after the deadline. A stop shortens the deadline.
     fn poll(&mut self, cx: &mut Context<'_>, stop: &CancellationToken) -> Poll<io::Error> {
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.limit)));
         if stop.is_cancelled() {

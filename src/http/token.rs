@@ -1,5 +1,5 @@
-//! Verifies user tokens. An error is a sentence that names the rule which the token breaks. The crate verifies the
-//! signature and the claims; the rules for the header are here.
+//! Verifies user tokens. An error is a sentence that names the rule that the token breaks. The crate `jsonwebtoken`
+//! verifies the signature and the claims; this file checks the header.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub struct Verified {
 }
 
 impl Verified {
-    /// Whether a token that was verified is still within its time.
+    /// Whether a verified token is still within its time.
     pub fn is_in_time(&self) -> bool {
         let leeway = Duration::from_secs(config::JWT_LEEWAY_SECONDS).as_secs_f64();
         let now = seconds_now();
@@ -39,8 +39,8 @@ impl Verified {
     }
 }
 
-/// Members of the header that decide how the rest is read; each may appear once. All others (`typ`, `kid`, `jwk`, `x5u`, …)
-/// are ignored: the key is always this server's.
+/// Members of the header that decide how the token is read; each may appear once. Other members (`typ`, `kid`, `jwk`,
+/// `x5u`, …) are ignored, since the key is always this server's.
 #[derive(Deserialize)]
 struct Header {
     #[serde(default)]
@@ -98,7 +98,7 @@ impl TokenRules {
     }
 
     /// # Errors
-    /// With the rule that the token breaks.
+    /// When the token breaks a rule; the sentence names the rule.
     pub fn verify(&self, token: &str) -> Result<Verified, String> {
         check_header(token)?;
         let decoded = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation);
@@ -162,7 +162,7 @@ fn check_header(token: &str) -> Result<(), String> {
         return Err("the token's alg is not HS256".into());
     }
     if crit.is_some() {
-        return Err("the token's header asks for an extension (crit), and this server knows none".into());
+        return Err("the token's header requires an extension (crit), and this server supports none".into());
     }
     if b64.is_some_and(|b64| b64 != true) {
         return Err("the token's payload is not base64url (b64)".into());
@@ -230,7 +230,7 @@ mod tests {
     #[case(r#"{"alg":"HS256","b64":true}"#)]
     #[case(r#"{"alg":"HS256","x5u":"http://127.0.0.1:1/","jku":"http://127.0.0.1:1/"}"#)]
     #[case(r#"{"alg":"HS256","unknown":{"a":1}}"#)]
-    fn a_header_that_changes_nothing_is_let_pass(#[case] header: &str) {
+    fn header_members_without_effect_are_accepted(#[case] header: &str) {
         assert_eq!(rules().verify(&signed(header, &good_payload())).unwrap().user.as_str(), "alice");
     }
 

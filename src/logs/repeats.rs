@@ -1,5 +1,5 @@
-//! Limits repeated log lines: of the lines that one source location logs, the first few of each window are shown. The
-//! rest is counted, and one summary line gives their number and the text of the last one. Lines below `info` are not
+//! Limits repeated log lines. Of the lines of one source location, the first few in each time window are shown. Further
+//! lines are counted, and a summary line gives their number and the text of the last one. Lines below `info` are not
 //! limited.
 
 use std::collections::HashMap;
@@ -21,7 +21,7 @@ pub struct Repeats {
     locations: Mutex<HashMap<Identifier, Location>>,
 }
 
-/// The same as a layer of `tracing`, above the layer that writes the lines.
+/// The shared limits as a layer of `tracing`, above the layer that writes the lines.
 pub struct Shared(pub Arc<Repeats>);
 
 struct Location {
@@ -41,7 +41,7 @@ struct Suppressed {
 struct Window {
     began: Instant,
     lines: u64,
-    /// The window before had too many lines: no line is shown until a window has few enough.
+    /// The window before had too many lines: no further line is shown until a window has few enough.
     follows_full: bool,
 }
 
@@ -55,7 +55,7 @@ struct Summary {
 }
 
 impl Repeats {
-    /// Logs the summaries that are due: of lines suppressed since at least one window. To be called about once a second.
+    /// Logs the summaries of lines that have been suppressed for at least one window. To be called about once a second.
     pub fn summarise(&self) {
         self.take_summaries(Instant::now(), config::LOG_REPEATS_WINDOW).iter().for_each(Summary::log);
     }
@@ -65,7 +65,7 @@ impl Repeats {
         self.take_summaries(Instant::now(), Duration::ZERO).iter().for_each(Summary::log);
     }
 
-    /// Counts this line; `false` where it is suppressed.
+    /// Counts this line; `false` if the line is suppressed.
     fn count(&self, event: &Event<'_>, now: Instant) -> bool {
         let metadata = event.metadata();
         if *metadata.level() > Level::INFO || metadata.target() == module_path!() {
@@ -126,7 +126,7 @@ impl Window {
         Self { began: now, lines: 0, follows_full: false }
     }
 
-    /// Counts a line; `true` where it is shown.
+    /// Counts a line; `true` if the line is shown.
     fn admits(&mut self, now: Instant) -> bool {
         let age = now - self.began;
         if age >= config::LOG_REPEATS_WINDOW {

@@ -1,5 +1,5 @@
-//! Finds an order: its row in Postgres, or its claim in the claims hash while it is on its way. Also waits for a row
-//! that is about to be written. Lists of recorded orders are plain queries and not here.
+//! Finds an order: its row in Postgres, or its claim in the claims hash while the order is not recorded yet. Also waits
+//! for a row that a worker will write soon. Lists of recorded orders are plain queries in `postgres`.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ pub struct Orders {
 #[derive(Clone, Debug)]
 pub struct FoundOrder {
     pub order: Order,
-    /// The order of the claim that a replay of this rejected one made.
+    /// For a rejected order that was replayed: the order of the new claim.
     pub replaced_by: Option<OrderId>,
 }
 
@@ -65,23 +65,23 @@ impl Orders {
         Self { waiters, unrecorded, ending, fence, postgres }
     }
 
-    /// Subscribes to the recording of an order. With a timeout of zero there is nothing to wait for.
+    /// Subscribes to the recording of an order. With a timeout of zero, `wait` returns at once.
     #[must_use]
     pub fn subscribe(&self, order: OrderId, timeout: Duration) -> Subscription {
         let recorded = if timeout.is_zero() { None } else { self.waiters.wait(order) };
         Subscription { recorded, timeout }
     }
 
-    /// The row of an order, read in one query with all others that are asked for; `None` where there is none.
+    /// The row of an order; `None` if there is none. Lookups that wait at the same time share one query.
     ///
     /// # Errors
-    /// Where Postgres does not answer within `ORDER_STATUS_TIMEOUT`.
+    /// If Postgres does not answer within `ORDER_STATUS_TIMEOUT`.
     pub async fn row(&self, order: OrderId) -> Result<Option<Order>, NoAnswer> {
         let lookup = self.waiters.lookup(order);
         tokio::time::timeout(config::ORDER_STATUS_TIMEOUT, lookup).await.unwrap_or(Err(NoAnswer))
     }
 
-    /// The row of an order that may be on its way: waits up to `timeout` for it.
+    /// Waits up to `timeout` for the row of an order that may not be recorded yet.
     pub async fn row_within(&self, order: OrderId, timeout: Duration) -> Option<Order> {
         match self.row(order).await {
             Ok(Some(row)) => Some(row),
@@ -104,12 +104,12 @@ impl Orders {
         Ok(orders.filter(|order| !order.no_longer_holds()).collect())
     }
 
-    /// An order of the coupon, as `viewer` may see it (`None` is the admin, who sees every order). Reads Postgres first
-    /// and the claims hash second, the direction in which a claim moves, and then Postgres again: the order may have
-    /// moved between the two.
+    /// An order of the coupon, as `viewer` may see it (`None` is the admin, who sees every order). Reads Postgres, then
+    /// the claims hash, then Postgres again: a worker may have recorded the order between the first two reads.
     ///
     /// # Errors
-    /// Without Postgres: whether the order is still on its way is then not known, and a status never goes back.
+    /// Without Postgres: it is then unknown whether the order is recorded, and a status must never go back to
+    /// `accepted`.
     pub async fn find(
         &self,
         coupon: &CouponId,
@@ -130,7 +130,8 @@ impl Orders {
                 return Ok(Some(FoundOrder { order, replaced_by: None }));
             }
         }
-        // The claims hash is not searched for the order's user: an order on its way is recorded within moments.
+        // For the admin the claims hash is not searched, since the user is unknown: a worker records the order within
+        // moments.
         let timeout =
             if viewer.is_none() && is_recent(order) { config::ORDER_LOOKUP_TIMEOUT } else { Duration::ZERO };
         let row = self.row_within(order, timeout).await.filter(may_see);

@@ -61,7 +61,7 @@ pub async fn return_units(
 /// Returns at most `RELEASE_BATCH_MAX_UNITS` units of one coupon; one result for each. Safe to repeat.
 ///
 /// # Errors
-/// Where Redis does not answer, or the script found another marker or an inconsistent coupon.
+/// If Redis does not answer, or the script found another marker or an inconsistent coupon.
 pub async fn release(
     fence: &Fence,
     session: &Session,

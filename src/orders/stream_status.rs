@@ -1,4 +1,4 @@
-//! The order stream's state as an operator reads it: how far the workers are, and who reads beside them.
+//! The order stream's state for the operator: how far the workers are, and which other groups read the stream.
 
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use crate::redis::server_info;
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub enum StreamStatus {
-    /// Without the agreement there is no connection to read by.
+    /// The fence is down: there is no session to read with.
     Down {
         fence: FenceView,
     },
@@ -26,7 +26,7 @@ pub enum FenceView {
 
 #[derive(Clone, Debug, Serialize)]
 pub struct StreamView {
-    /// Its key in Redis.
+    /// The stream's key in Redis.
     stream: String,
     length: i64,
     first_entry_id: Option<String>,
@@ -40,7 +40,7 @@ pub struct StreamView {
     lag: i64,
     oldest_pending_ms: Option<i64>,
     consumers: Vec<ConsumerInfo>,
-    /// Every group of the stream, other programs' too.
+    /// Every group of the stream, including those of other programs.
     groups: Vec<GroupInfo>,
     fence: FenceView,
 }
@@ -48,7 +48,7 @@ pub struct StreamView {
 /// Reads the stream's state.
 ///
 /// # Errors
-/// Where Redis does not answer.
+/// If Redis does not answer.
 pub async fn read(fence: &Fence) -> Result<StreamStatus, StoreError> {
     let session = match fence.session() {
         Ok(session) => session,

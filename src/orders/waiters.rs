@@ -1,5 +1,6 @@
-//! Tells requests that wait for an order that it is recorded. Workers of this process announce what they commit; for
-//! orders that another process records, one query asks for all waiting orders at once. Also batches single lookups.
+//! Wakes requests when the order that they wait for is recorded. Workers of this process announce the orders that they
+//! commit. Orders that another process records are found by a poll: one query for all waiting orders. Also batches
+//! single lookups.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +18,7 @@ use crate::tasks::Tasks;
 #[derive(Clone)]
 pub struct OrderWaiters {
     waiting: Arc<Mutex<HashMap<OrderId, Vec<oneshot::Sender<Order>>>>>,
-    /// Set when the program stops: no wait begins any more.
+    /// Set when the program stops: then no new wait begins.
     is_closed: Arc<AtomicBool>,
     lookups: mpsc::Sender<Lookup>,
 }
@@ -37,7 +38,7 @@ impl OrderWaiters {
     pub fn start(postgres: &Postgres, tasks: &Tasks, stop: &CancellationToken) -> Self {
         let (lookups, queue) = mpsc::channel(config::WAITING_ORDERS_MAX);
         let recorded = Self { waiting: Arc::default(), is_closed: Arc::default(), lookups };
-        // The queue outlives the task that reads it: the next task answers what waits.
+        // The queue outlives the task that reads it: after a restart, the next task answers the lookups in it.
         let queue = Arc::new(tokio::sync::Mutex::new(queue));
         let parts = (queue, postgres.clone(), stop.clone());
         tokio::spawn(tasks.supervise("lookups of orders", None, stop, move || {
@@ -52,8 +53,8 @@ impl OrderWaiters {
         recorded
     }
 
-    /// A receiver that resolves when the order is recorded; `None` if `WAITING_ORDERS_MAX` requests wait. Call it before
-    /// the claim is made: a recording that comes earlier is noticed only by the next poll.
+    /// A receiver that resolves when the order is recorded; `None` if `WAITING_ORDERS_MAX` requests wait. Call this
+    /// before the claim is made: otherwise only the next poll may notice the recording.
     #[must_use]
     pub fn wait(&self, order: OrderId) -> Option<oneshot::Receiver<Order>> {
         let mut waiting = lock(&self.waiting);
@@ -72,7 +73,7 @@ impl OrderWaiters {
         waiting.clear();
     }
 
-    /// The orders among these for which a request waits.
+    /// Returns the orders among `orders` for which a request waits.
     #[must_use]
     pub fn waited_for(&self, orders: &[OrderId]) -> Vec<OrderId> {
         let waiting = lock(&self.waiting);
@@ -87,10 +88,10 @@ impl OrderWaiters {
         announce(&self.waiting, orders);
     }
 
-    /// The order's row; `None` where there is none. Lookups that wait together share one query.
+    /// The order's row; `None` if there is none. Lookups that wait together share one query.
     ///
     /// # Errors
-    /// Where Postgres gives no answer, or the queue of lookups is full.
+    /// If Postgres gives no answer, or the queue of lookups is full.
     pub async fn lookup(&self, order: OrderId) -> Result<Option<Order>, NoAnswer> {
         let (answer, answered) = oneshot::channel();
         self.lookups.try_send(Lookup { order, answer }).map_err(|_| NoAnswer)?;

@@ -16,7 +16,7 @@ use crate::domain::{AuditAction, CouponId, Definition, Origin};
 
 pub use stock::{recount_stock, stock_drifts};
 
-/// `select_coupons.sql`, and what follows it.
+/// `select_coupons.sql` with a clause appended.
 macro_rules! select_coupons {
     ($rest:literal) => {
         concat!(include_str!("../../sql/queries/select_coupons.sql"), $rest)
@@ -25,13 +25,13 @@ macro_rules! select_coupons {
 
 const ADOPT: &str = include_str!("../../sql/queries/adopt_coupon.sql");
 
-/// A row: the definition, and its state in Postgres.
+/// A row: the definition, its published version and the stock.
 #[derive(Clone, Debug)]
 pub struct CouponRow {
     pub definition: Definition,
     /// The last version that is known to be in Redis; 0 before the first.
     pub published_version: i64,
-    /// The total less the units of live orders in Postgres.
+    /// The total minus the units of live orders in Postgres.
     pub stock: i64,
     pub changed_at: OffsetDateTime,
 }
@@ -143,8 +143,8 @@ pub(super) async fn lock(
     Ok(sqlx::query_as(query).bind(id.as_str()).fetch_one(connection).await?)
 }
 
-/// Replaces the definition of this version by one of any version, and moves the stock with the total. `false` if the row
-/// has another version.
+/// Replaces the definition of this version by one of any version, and changes the stock by the difference of the
+/// totals. `false` if the row has another version.
 pub(super) async fn redefine(
     connection: &mut PgConnection,
     version: i64,
@@ -259,7 +259,7 @@ pub async fn edit(
 }
 
 /// Raises the version of an unchanged definition; returns the new row, or `None` if the row has another version. With
-/// `recount` it also sets the stock, for a total that was edited without it.
+/// `recount` it also recounts the stock, for a total that was edited by hand.
 ///
 /// # Errors
 /// If Postgres cannot serve.
@@ -288,8 +288,8 @@ pub async fn renew(
     get(pool, id).await
 }
 
-/// Records that Redis has these versions. Only if the epoch is still the one in which Redis got them, and only versions
-/// up to the row's: a late call must not hide an edit in a Postgres that has replaced another one.
+/// Records that Redis has these versions, if the epoch is still the one in which Redis got them. Records no version
+/// above the row's: Postgres may have been replaced by an older copy, and a late call must not hide an edit made there.
 ///
 /// # Errors
 /// If Postgres cannot serve.
@@ -314,8 +314,8 @@ pub async fn mark_published(
     Ok(())
 }
 
-/// At most 1,000 coupons of which Redis may not have the last version. Leaves out a first version for `grace_seconds`:
-/// the request that created it publishes it.
+/// At most 1,000 coupons whose last version Redis may not have. Leaves out a new coupon for `grace_seconds`, while the
+/// request that created it publishes it.
 ///
 /// # Errors
 /// If Postgres cannot serve.

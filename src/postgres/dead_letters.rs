@@ -16,7 +16,8 @@ use crate::domain::{AuditAction, CouponId, IdempotencyKey, OrderEvent, OrderId, 
 const REJECT: &str = include_str!("../../sql/queries/reject_order.sql");
 const ALONE: &str = include_str!("../../sql/queries/dead_letter_alone.sql");
 
-/// Reads letters: each column by name and cast to the type that is decoded, so that a later schema may change its type.
+/// Reads letters. Casts each column to the type that the code decodes, so that a later schema may change the column's
+/// type.
 macro_rules! select_letters {
     ($rest:literal) => {
         concat!(
@@ -27,7 +28,7 @@ macro_rules! select_letters {
     };
 }
 
-/// A dead letter that is to be inserted.
+/// A dead letter to insert.
 #[derive(Clone, Debug)]
 pub struct Letter<'a> {
     /// `None` if a rebuild found a claim without an entry.
@@ -78,7 +79,8 @@ pub async fn reject(
     Ok(outcome)
 }
 
-/// The same in a transaction that has the fence's lock. A rebuild may do it on a Postgres that lost commits.
+/// As [`reject`], in a transaction that already has the fence's lock. A rebuild may call this on a Postgres that has
+/// lost commits.
 pub(super) async fn reject_in(
     connection: &mut PgConnection,
     epoch: &str,
@@ -105,7 +107,7 @@ pub(super) async fn reject_in(
     LetterOutcome::read(&row, "rejected")
 }
 
-/// Ends an entry that cannot become an order row as a dead letter alone; its entry id is the key.
+/// Writes only a dead letter, for an entry that cannot become an order row; the entry's id is the key.
 ///
 /// # Errors
 /// As [`reject`].
@@ -231,8 +233,9 @@ pub async fn replacement(pool: &Pool, order: OrderId) -> Result<Option<OrderId>,
     Ok(replaced_by.flatten().map(OrderId))
 }
 
-/// Encodes an entry's fields and values as a RESP array (<https://redis.io/docs/latest/develop/reference/protocol-spec/>):
-/// it holds any bytes, and `encode(fields, 'escape')` shows it in psql.
+/// Encodes an entry's fields and values as a RESP array
+/// (<https://redis.io/docs/latest/develop/reference/protocol-spec/>): the array can hold any bytes, and `encode(fields,
+/// 'escape')` shows it in psql.
 #[must_use]
 pub fn encode_fields<B: AsRef<[u8]>>(fields: &[B]) -> Vec<u8> {
     let mut encoded = format!("*{}\r\n", fields.len()).into_bytes();
@@ -277,7 +280,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_decoding_fail_badly(bytes: Vec<u8>) {
+        fn decoding_any_bytes_never_panics(bytes: Vec<u8>) {
             drop(decode_fields(&bytes));
         }
     }

@@ -63,7 +63,7 @@ pub async fn lock_exclusive(connection: &mut PgConnection) -> Result<(), Postgre
     Ok(())
 }
 
-/// Takes the session-level lock of the one process that rebuilds; `false` if another process has it.
+/// Takes the session-level lock of a rebuild; `false` if another process has the lock.
 ///
 /// # Errors
 /// If Postgres cannot serve.
@@ -76,7 +76,7 @@ pub async fn try_lock_rebuild(connection: &mut PgConnection) -> Result<bool, Pos
     .await?)
 }
 
-/// The same on a dedicated connection.
+/// As [`read`], on a dedicated connection.
 ///
 /// # Errors
 /// If Postgres cannot serve.
@@ -127,8 +127,8 @@ pub async fn record_agreement(
     Ok(())
 }
 
-/// Starts a new epoch with the given Redis. The names of Redis are empty if Redis may be older than this Postgres: after
-/// a kill it must not count as the Redis of this epoch.
+/// Starts a new epoch with the given Redis. The names of Redis are empty if Redis may be older than this Postgres: it
+/// must not count as the Redis of this epoch, even if the rebuild is killed.
 ///
 /// # Errors
 /// If Postgres cannot serve.

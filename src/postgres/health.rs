@@ -7,7 +7,7 @@ use super::{MIGRATIONS, Postgres, PostgresError};
 
 const SERVER_SETTINGS: &str = include_str!("../../sql/queries/server_settings.sql");
 
-/// The server's settings, as a session without settings of its own has them.
+/// The server's settings, as a new session without its own settings has them.
 #[derive(Clone, Debug, FromRow)]
 pub struct Server {
     /// As in `server_version_num`: 150013 means 15.13.
@@ -27,7 +27,7 @@ pub struct Server {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Migrated {
     pub missing: Vec<i64>,
-    /// Not completed, or applied with another text than this program has.
+    /// Not completed, or with another text than this program has.
     pub broken: Vec<i64>,
     /// From a newer version of the program.
     pub unknown: Vec<i64>,
@@ -108,7 +108,7 @@ pub async fn migrated(connection: &mut PgConnection, schema: &str) -> Result<Mig
     Ok(found)
 }
 
-/// Units that are to return to stock in Redis.
+/// Units that wait for their return to stock in Redis.
 ///
 /// # Errors
 /// If Postgres cannot serve.
@@ -149,7 +149,7 @@ pub async fn unseen_letters(connection: &mut PgConnection) -> Result<i64, Postgr
     Ok(sqlx::query_scalar(count).fetch_one(connection).await?)
 }
 
-/// The number of coupons, and the first id whose stock is not its total less its live orders.
+/// The number of coupons, and the first id whose stock is not its total minus its live orders.
 ///
 /// # Errors
 /// If Postgres cannot serve.

@@ -11,7 +11,8 @@ use super::{Pool, PostgresError};
 use crate::domain::{CouponId, IdempotencyKey, Order, OrderEvent, OrderId, OrderStatus, UserId};
 
 const RECORD: &str = include_str!("../../sql/queries/record_orders.sql");
-/// Without `on conflict`: costs Postgres a quarter less, but fails if an event has a row or conflicts with another order.
+/// Has no `on conflict`: this costs Postgres a quarter less, but fails if an event has a row or conflicts with another
+/// order.
 const RECORD_NEW: &str = include_str!("../../sql/queries/record_new_orders.sql");
 const TAKE_STOCK: &str = include_str!("../../sql/queries/take_stock.sql");
 const EXPLAIN_MISSING: &str = include_str!("../../sql/queries/explain_missing.sql");
@@ -64,7 +65,8 @@ pub async fn record(
     record_by(RECORD, connection, epoch, events).await
 }
 
-/// The same at less cost, for events that probably have no row and no conflict. Otherwise it falls back to [`record`].
+/// As [`record`], at less cost, for events that probably have no row and no conflict. If an event has one, calls
+/// [`record`].
 ///
 /// # Errors
 /// As [`record`].
@@ -74,7 +76,7 @@ pub async fn record_new(
     events: &[&OrderEvent],
 ) -> Result<RecordOutcome, PostgresError> {
     match record_by(RECORD_NEW, connection, epoch, events).await {
-        // If it is more than a conflict, `record` returns the error again.
+        // If the cause is not a conflict, `record` returns the error again.
         Err(PostgresError::Row(_)) => record(connection, epoch, events).await,
         outcome => outcome,
     }
@@ -90,8 +92,8 @@ async fn record_by(
     let outcome = record_in(&mut transaction, statement, epoch, events).await?;
     match outcome {
         RecordOutcome::Done { .. } => transaction.commit().await?,
-        // Not left to the drop, which sends the rollback with the next statement: until then the fence's lock and
-        // the row locks would be held.
+        // An explicit rollback: a drop would send it only with the next statement, and the transaction would keep the
+        // fence's lock and the row locks until then.
         _ => transaction.rollback().await?,
     }
     Ok(outcome)
@@ -121,7 +123,7 @@ async fn record_in(
         return Ok(RecordOutcome::Fenced);
     }
     let mut only: Option<HashSet<Uuid>> = only.map(|ids| ids.into_iter().collect());
-    // An event may be in the batch twice; then it was inserted once.
+    // An event may be in the batch twice; the statement then inserts it once.
     let (inserted, missing): (Vec<&OrderEvent>, Vec<&OrderEvent>) =
         events.iter().partition(|event| only.as_mut().is_none_or(|only| only.remove(&event.order.0)));
     let conflicting = match explain_missing(transaction, &missing).await? {
@@ -169,7 +171,7 @@ async fn explain_missing(
     Ok(Missing::Conflicting(conflicting))
 }
 
-/// Takes the units of the inserted orders from stock; returns a coupon that has too few.
+/// Takes the units of the inserted orders from stock; returns a coupon that has too few units.
 async fn take_stock(
     connection: &mut PgConnection,
     inserted: &[&OrderEvent],
@@ -199,7 +201,7 @@ pub async fn get(executor: impl PgExecutor<'_>, id: OrderId) -> Result<Option<Or
     Ok(row.fetch_optional(executor).await?.map(|row| row.0))
 }
 
-/// Those of the given orders that have a row.
+/// The rows of the given orders; orders without a row are left out.
 ///
 /// # Errors
 /// If Postgres cannot serve.
@@ -209,7 +211,7 @@ pub async fn get_many(executor: impl PgExecutor<'_>, ids: &[OrderId]) -> Result<
     Ok(rows.fetch_all(executor).await?.into_iter().map(|row| row.0).collect())
 }
 
-/// The status of those of the given orders that have a row.
+/// The status of each of the given orders; orders without a row are left out.
 ///
 /// # Errors
 /// If Postgres cannot serve.

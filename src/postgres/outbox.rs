@@ -1,4 +1,4 @@
-//! Table `outbox`: units that are to return to stock in Redis.
+//! Table `outbox`: units that wait for their return to stock in Redis.
 
 use std::collections::HashSet;
 

@@ -1,6 +1,6 @@
-//! The pool for requests and probes: runs each statement on a free connection. A statement that was prepared before a
-//! table changed is prepared again and run once more. Connections outside the pool are not handled here: their owner
-//! drops them after such an error.
+//! The pool for requests and probes: runs each statement on a free connection. If a table has changed since a statement
+//! was prepared, the pool prepares the statement again and runs it once more. Connections outside the pool are not
+//! handled here: their owner drops them after such an error.
 
 use std::ops::Deref;
 
@@ -29,7 +29,7 @@ struct Statement {
     arguments: Option<PgArguments>,
 }
 
-/// Gives connections and transactions to callers; their statements are not run again.
+/// For callers that need a connection or a transaction: the pool does not repeat their statements.
 impl Deref for Pool {
     type Target = PgPool;
 
@@ -43,7 +43,7 @@ impl Pool {
         let statement = statement?;
         let mut connection = self.0.acquire().await?;
         match statement.run(&mut connection).await {
-            // Outside a transaction, a failed statement has written nothing.
+            // Safe to repeat: outside a transaction, a failed statement has written nothing.
             Err(error) if is_stale(&error) => {
                 tracing::debug!("preparing the statements of a connection again: {error}");
                 connection.clear_cached_statements().await?;

@@ -1,5 +1,5 @@
-//! What a rebuild does in Postgres, all on the one session that has the rebuild's lock: if the session ends, the rebuild
-//! fails.
+//! The statements of a rebuild. All of them run on the session that has the rebuild's lock: if the session ends, the
+//! rebuild fails.
 
 use std::collections::{HashMap, HashSet};
 
@@ -61,7 +61,7 @@ impl RebuildSession {
         fence::durable_lsn(&mut self.connection).await
     }
 
-    /// Records that this Postgres has lost commits, so that a rebuild by another process knows it too.
+    /// Records that this Postgres has lost commits, so that other processes know it too.
     ///
     /// # Errors
     /// If Postgres cannot serve.
@@ -159,7 +159,7 @@ impl Decision<'_> {
         coupon: &CouponId,
         mut visit: impl FnMut(&str, i16, OrderId, Option<IdempotencyKey>),
     ) -> Result<(), PostgresError> {
-        // Row by row: a million rows in memory are several times larger than what the caller keeps of them.
+        // Row by row: a million rows in memory are several times larger than the values that the caller keeps.
         let mut rows = sqlx::query(
             "select user_id, slot::smallint, id, idempotency_key from orders
              where coupon_id = $1 and status in ('reserved', 'confirmed')",

@@ -1,5 +1,5 @@
-//! Lines for stderr, written by a separate thread: a reader that is slow, blocked or gone, or a full disk, costs log
-//! lines and nothing else. Lines that could not be written are counted, and the log says how many.
+//! Lines for stderr, written by a separate thread. If the reader is slow or gone, or the disk is full, only log lines
+//! are lost: the program continues. The thread counts lost lines, and logs their number.
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
@@ -12,7 +12,7 @@ use crate::config;
 
 static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
 
-/// Starts the thread. It also calls `periodic` about once a second, unless a write blocks.
+/// Starts the thread. The thread also calls `periodic` about once a second, unless a write blocks.
 ///
 /// # Errors
 /// When the thread cannot be started.
@@ -67,7 +67,7 @@ impl MakeWriter<'_> for Lines {
 fn enqueue(line: Vec<u8>) {
     match QUEUE.get() {
         Some(queue) => queue.push(line),
-        // Before `start` the line is written at once; if that fails, it is lost.
+        // Before `start` the line is written at once. If this fails, the line is lost.
         None => drop(super::write_whole(&mut io::stderr().lock(), &line)),
     }
 }
@@ -86,7 +86,7 @@ struct State {
     /// The first line stays until it is written.
     lines: VecDeque<Arc<[u8]>>,
     bytes: usize,
-    /// Lines that were not written since the log last said so.
+    /// Lost lines since the last log line that reported a number of lost lines.
     lost: u64,
 }
 
@@ -155,7 +155,8 @@ impl Queue {
     }
 }
 
-/// Starts a new line after one that was only partly written. The error is the number of bytes that were written.
+/// Writes a line; starts with a line end if the line before was only partly written. The error is the number of bytes
+/// that were written.
 fn write_line(line: &[u8], is_cut: bool) -> Result<(), usize> {
     let mut stderr = io::stderr().lock();
     if is_cut {

@@ -1,4 +1,4 @@
-//! One comparison, coupon by coupon: counts differences in its report and repairs those that its level allows.
+//! One comparison, coupon by coupon: counts differences in the report and repairs those that the repair level allows.
 
 use std::collections::{HashMap, HashSet};
 
@@ -24,7 +24,7 @@ use crate::redis::{RedisError, claims_hash, order_stream, scripts};
 #[derive(Clone, PartialEq, Eq)]
 pub enum RepairLevel {
     None,
-    /// What is safe without an operator.
+    /// Differences that may be repaired without an operator.
     Automatic,
     /// Also the stock in Postgres, which an operator may have edited on purpose. An operator has ordered the repairs.
     Ordered(Origin),
@@ -63,7 +63,7 @@ impl<'a> Comparison<'a> {
         Self { fence, postgres, session, level, report, unrecorded, throttle, on_record }
     }
 
-    /// Compares all published coupons, until one takes the fence down: then the rebuild does the rest. Call
+    /// Compares all published coupons, until a difference takes the fence down: then a rebuild repairs the others. Call
     /// `find_lost_events` afterwards.
     ///
     /// # Errors
@@ -84,7 +84,7 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Compares the definitions of all published coupons, until one takes the fence down.
+    /// Compares the definitions of all published coupons, until a difference takes the fence down.
     ///
     /// # Errors
     /// If a store cannot serve, or the epoch changes.
@@ -220,7 +220,7 @@ impl<'a> Comparison<'a> {
         let ended: Vec<OrderId> =
             statuses.iter().filter(|(_, status)| status.has_ended()).map(|(&order, _)| order).collect();
         let in_outbox = outbox::waiting(&postgres.pool, &ended).await?;
-        // Once for all: the position lies behind every end that was just read.
+        // Once for all orders: this position is not before the end of any order that was just read.
         if self.level.repairs() && ended.len() > in_outbox.len() {
             wal_position::record(fence, session, postgres).await?;
         }
@@ -252,8 +252,8 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    /// Finds lost events: of unrecorded claims those without an unacknowledged entry and, read again, still without a
-    /// row. For many coupons at once, since one scan of the unacknowledged entries is as long as the backlog.
+    /// Finds lost events: unrecorded claims that have no unacknowledged entry and, when read again, still have no row.
+    /// Does this for many coupons together, since each scan of the unacknowledged entries is as long as the backlog.
     ///
     /// # Errors
     /// If a store cannot serve, or the epoch changes.

@@ -11,14 +11,15 @@ use crate::redis::coupon_hash::CouponHash;
 /// The result of a repair.
 pub enum Repair {
     Done,
-    /// Postgres does not have the coupon any more, its creator has still to publish it, or it is edited all the time.
+    /// Postgres no longer has the coupon, the request that created it has not published it yet, or other requests keep
+    /// editing it.
     NotNeeded,
     /// The fence was taken down.
     Fenced,
 }
 
-/// The fields that differ between a row and what Redis had after the row was read; `None` if the definition is in force
-/// or its edit is about to be published.
+/// The fields that differ between a row and Redis's hash, which was read after the row; `None` if the definition is in
+/// force, or if its edit is not published yet.
 ///
 /// # Errors
 /// If a store does not answer.

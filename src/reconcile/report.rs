@@ -10,7 +10,7 @@ use crate::coupons::in_force::describe;
 use crate::domain::{CouponId, FieldDifference, OrderId};
 use crate::metrics;
 
-/// What a comparison found. The counts are complete; `named` has at most `REPORT_MAX_NAMES` differences.
+/// The findings of a comparison. The counts are complete; `named` has at most `REPORT_MAX_NAMES` differences.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ComparisonReport {
     /// Published coupons that were compared.

@@ -1,5 +1,5 @@
 //! The claims hash of a coupon: which order holds each unit that is taken. Owns the format of its fields and values,
-//! and the reads. Scripts write it; `scripts.rs` and `rebuild.rs` call them.
+//! and the reads. Scripts write the hash; `scripts.rs` and `rebuild.rs` call these scripts.
 
 use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
@@ -12,10 +12,10 @@ use super::{Redis, RedisError, array, integer, text};
 use crate::config;
 use crate::domain::{CouponId, IdempotencyKey, OrderId, UserId};
 
-/// Stands between the user and the slot in a field. No user id contains a control character.
+/// Separates the user from the slot in a field. No user id contains a control character.
 const SLOT_SEPARATOR: char = '\u{1f}';
 
-/// Stands between the order and the Idempotency-Key in a value.
+/// Separates the order from the Idempotency-Key in a value.
 const KEY_SEPARATOR: char = ' ';
 
 /// A field of the hash: one unit of a user. Slots are numbered from 1 to the coupon's limit for each user. It is the
@@ -68,7 +68,7 @@ impl Borrow<str> for ClaimField {
     }
 }
 
-/// A slot above 1, in its one spelling.
+/// A slot above 1; refuses spellings that the program does not write, such as a leading zero.
 fn decode_slot(text: &str) -> Option<i16> {
     let slot: i16 = text.parse().ok()?;
     ((2..=config::PER_USER_LIMIT_MAX).contains(&i64::from(slot)) && slot.to_string() == text).then_some(slot)
@@ -197,7 +197,7 @@ impl ClaimsHash {
         Ok(hash)
     }
 
-    /// Units that its fields hold.
+    /// The number of units that its fields hold.
     #[must_use]
     pub fn held(&self) -> usize {
         self.claims.len() + self.foreign_fields.len()
@@ -211,7 +211,7 @@ impl ClaimsHash {
                     self.claims.insert(field, order);
                     self.keys.extend(key.map(|key| (order, key)));
                 }
-                // A copy: the field itself would keep its whole page in memory.
+                // A copy: a reference to the field would keep its whole page in memory.
                 None => {
                     self.foreign_fields.insert(Bytes::copy_from_slice(&field));
                 }
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_encoded_decodes_to_itself() {
+    fn an_encoded_claim_decodes_to_itself() {
         for slot in 1..=i16::try_from(config::PER_USER_LIMIT_MAX).unwrap() {
             for key in [None, Some("!"), Some("key-1")] {
                 let claim = claim("e:v{e}", slot, key);
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_program_never_writes_is_foreign() {
+    fn fields_that_the_program_never_writes_are_foreign() {
         for field in [
             "",
             "\u{1f}2",
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_hash_tells_claims_from_foreign_fields() {
+    fn a_whole_hash_is_split_into_claims_and_foreign_fields() {
         let value = format!("{ORDER} key-1");
         let fields = [("alice", ORDER), ("bob", &value), ("bob\u{1f}2", &value), ("carol", "nonsense")];
         let page = fields.map(|(field, value)| {

@@ -1,5 +1,5 @@
-//! The coupon hash: a coupon's definition and stock. Owns the format: field names, encoding, decoding, and how a hash
-//! differs from Postgres's definition. `coupon_hash/read.rs` reads it; scripts write it.
+//! The coupon hash: a coupon's definition and stock. Owns the format: field names, encoding, decoding, and the
+//! comparison with Postgres's definition. `coupon_hash/read.rs` reads it; scripts write it.
 
 mod read;
 
@@ -54,7 +54,7 @@ pub(super) fn other_fields(definition: &Definition) -> impl Iterator<Item = Valu
     encode(definition).into_iter().skip(2).flat_map(|(name, value)| [name.into(), value.into()])
 }
 
-/// A whole number in its one spelling; the scripts read no other.
+/// A whole number as the program writes it; the scripts read no other spelling.
 fn whole(text: &str) -> Option<i64> {
     text.parse().ok().filter(|number: &i64| number.to_string() == text)
 }
@@ -62,9 +62,9 @@ fn whole(text: &str) -> Option<i64> {
 /// The hash as Redis has it. Any field may be absent or edited by hand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CouponHash {
-    /// In the order of `FIELDS`; `None` where a field is absent or not text.
+    /// In the order of `FIELDS`; `None` if a field is absent or not text.
     values: [Option<String>; FIELDS.len()],
-    /// Units that the claims hash holds; `None` where they were not read.
+    /// Units that the claims hash holds; `None` if they were not read.
     held: Option<i64>,
 }
 
@@ -84,25 +84,25 @@ impl CouponHash {
         Self { values: FIELDS.map(value_of), held: None }
     }
 
-    /// The hash beside so many held units, which were read from the claims hash before it.
+    /// Adds the number of held units, which was read from the claims hash before this hash.
     #[must_use]
     pub fn with_held(self, held: usize) -> Self {
         Self { held: i64::try_from(held).ok(), ..self }
     }
 
-    /// Whether it has none of the fields.
+    /// Whether the hash has none of the fields.
     #[must_use]
     pub fn is_absent(&self) -> bool {
         self.values.iter().all(Option::is_none)
     }
 
-    /// The version; 0 where it cannot be read, so that any publication replaces it.
+    /// The version; 0 if it cannot be read, so that any publication replaces it.
     #[must_use]
     pub fn version(&self) -> i64 {
         self.number("version").unwrap_or(0)
     }
 
-    /// The version, if edits can have made it.
+    /// The version; `None` if edits cannot have made it.
     #[must_use]
     pub fn valid_version(&self) -> Option<i64> {
         self.between("version", 1, config::VERSION_MAX)
@@ -115,7 +115,7 @@ impl CouponHash {
         sum.is_some() && sum == self.number("total")
     }
 
-    /// Every field but `stock` in which the hash is not what a publication of this definition makes of it.
+    /// Every field but `stock` whose value is not the one that a publication of this definition sets.
     #[must_use]
     pub fn differences(&self, definition: &Definition) -> Vec<FieldDifference> {
         let expected = encode(definition).into_iter();
@@ -129,7 +129,7 @@ impl CouponHash {
             .collect()
     }
 
-    /// Whether it is what a rebuild makes of this definition beside `held` units.
+    /// Whether the hash is already as a rebuild sets it for this definition and `held` units.
     #[must_use]
     pub fn is_rebuilt(&self, definition: &Definition, held: usize) -> bool {
         let held = i64::try_from(held).unwrap_or(i64::MAX);
@@ -137,7 +137,7 @@ impl CouponHash {
             && self.differences(definition).is_empty()
     }
 
-    /// The definition, if every field is one that the API makes.
+    /// The definition; `None` if a field has a value that the API does not make.
     #[must_use]
     pub fn definition(&self, id: &CouponId) -> Option<Definition> {
         let (starts_at, ends_at) = (self.time("starts_at_ms")?, self.time("ends_at_ms")?);
@@ -160,8 +160,8 @@ impl CouponHash {
         })
     }
 
-    /// A definition from the fields that can be read, for a coupon that only Redis has: paused, with a total of at
-    /// least `held` units.
+    /// A definition from the fields that can be read, for a coupon that only Redis has. It is paused, and its total is
+    /// at least `held` units.
     #[must_use]
     pub fn partial_definition(&self, id: &CouponId, held: usize) -> Definition {
         let held = i64::try_from(held).unwrap_or(i64::MAX).clamp(1, config::TOTAL_MAX_UNITS);
@@ -195,7 +195,7 @@ impl CouponHash {
         let (Some(total), Some(stock)) = (self.number("total"), self.number("stock")) else {
             return Err(RedisError::Reply(format!("coupon {id}: total or stock is not a number")));
         };
-        // 0 stands for none.
+        // In the hash, 0 stands for no value.
         let unless_0 = |field| self.number(field).filter(|&number| number != 0);
         Ok(CouponSnapshot {
             id: id.clone(),
@@ -265,7 +265,7 @@ mod tests {
         }
     }
 
-    /// The hash of that definition beside 2 held units, with some fields changed.
+    /// The hash of that definition with 2 held units, with some fields changed.
     fn hash(changes: &[(&str, Option<&str>)]) -> CouponHash {
         let values = ["8", "10", "3", "Coffee", "0", "1893456000000", "0", "1", "9", "postgres", "1"];
         let values = values.map(Value::from);

@@ -1,5 +1,5 @@
 //! Pending entries that another program deleted or trimmed. A rebuild or a comparison sends their lost events again;
-//! then they are acknowledged here, counted and logged.
+//! then this file acknowledges, counts and logs these entries.
 
 use fred::types::Value;
 
@@ -10,8 +10,8 @@ use super::{Redis, RedisError, array, integer, script_args, text};
 use crate::config;
 use crate::metrics;
 
-/// The ids in the pending entries list whose entries are gone. One script reads a page of the list and the stream, so
-/// that an entry which is acknowledged and trimmed at the same time does not count.
+/// The ids in the pending entries list whose entries are gone. One script reads a page of the list and of the stream,
+/// so that an entry that is acknowledged and trimmed at the same time does not count.
 pub async fn find(redis: &Redis) -> Result<Vec<String>, RedisError> {
     let mut deleted = Vec::new();
     let mut from = "-".to_owned();
@@ -27,7 +27,8 @@ pub async fn find(redis: &Redis) -> Result<Vec<String>, RedisError> {
     }
 }
 
-/// Acknowledges them once their lost events are sent again. An entry that several processes found is counted once.
+/// Acknowledges deleted entries, after their lost events were sent again. Counts an entry once, also if several
+/// processes found it.
 pub async fn acknowledge_deleted(redis: &Redis, ids: &[String]) -> Result<(), RedisError> {
     let mut acknowledged = 0;
     for ids in ids.chunks(config::SCAN_PAGE_ENTRIES) {

@@ -8,9 +8,9 @@ use fred::types::Value;
 /// Whether an answered claim survives a kill of Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// On disk before it is answered.
+    /// A claim is on disk before it is answered.
     Always,
-    /// The setting because of which it may not.
+    /// A claim may not survive, because of this setting.
     Weaker(String),
     /// The settings may not be read.
     Unreadable,
@@ -26,7 +26,7 @@ pub async fn durability(redis: &Redis) -> Result<Durability, RedisError> {
     })
 }
 
-/// Settings of the server; each is `None` where the user may not read it.
+/// Settings of the server; each is `None` if the user may not read it.
 pub async fn settings<const N: usize>(
     redis: &Redis,
     names: [&'static str; N],
@@ -51,7 +51,7 @@ pub async fn calls(redis: &Redis, command: &str) -> Result<u64, RedisError> {
     Ok(line.and_then(|line| line.split(',').next()?.parse().ok()).unwrap_or(0))
 }
 
-/// Number of connections of workers; `None` where the user may not list them.
+/// Number of connections of workers; `None` if the user may not list connections.
 pub async fn workers(redis: &Redis) -> Result<Option<u64>, RedisError> {
     let clients = match redis.call("CLIENT", vec!["LIST".into()]).await {
         Err(RedisError::Refused(_)) => return Ok(None),
@@ -62,10 +62,10 @@ pub async fn workers(redis: &Redis) -> Result<Option<u64>, RedisError> {
     Ok(Some(clients.lines().filter(is_ours).count() as u64))
 }
 
-/// Pending entries that no consumer has read for long.
+/// Pending entries that no consumer has read for a long time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdleEntries {
-    /// At most a page of them.
+    /// The number of such entries on the first page.
     pub count: usize,
     pub oldest_idle_ms: i64,
     pub consumer: String,
@@ -99,7 +99,7 @@ pub async fn idle_entries(redis: &Redis, idle_ms: i64) -> Result<Option<IdleEntr
     Ok(found)
 }
 
-/// The id of the oldest order event that is not acknowledged; `None` where all are.
+/// The id of the oldest order event that is not acknowledged; `None` if all are.
 pub async fn oldest_unacknowledged(
     redis: &Redis,
     group: &order_stream::GroupInfo,

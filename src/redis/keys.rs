@@ -18,9 +18,9 @@ pub struct Keys {
     pub orders: Arc<str>,
     /// Not a key: the name of a worker's connection.
     pub worker: Arc<str>,
-    /// String: the highest WAL position up to which Postgres was seen to be durable.
+    /// String: the highest durable WAL position that Postgres has reported.
     pub postgres_lsn: Arc<str>,
-    /// Hash: how many entries scripts trimmed and acknowledged, and the tally that was settled last.
+    /// Hash: how many entries scripts have trimmed and acknowledged, and the last settled tally.
     pub tally: Arc<str>,
 }
 

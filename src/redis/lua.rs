@@ -59,7 +59,7 @@ impl Script {
         &self.source
     }
 
-    /// Its digest, by which EVALSHA names it.
+    /// The script's digest, which EVALSHA takes as its name.
     pub(super) fn sha1(&'static self) -> &'static str {
         &self.sha1
     }
@@ -104,7 +104,7 @@ scripts! {
     TRIM = "trim",
 }
 
-/// Scripts that a rebuild loads, and nothing else does: a Redis that restarted does not know them, and so is found.
+/// Scripts that only a rebuild loads. A restarted Redis does not know them, so that a probe detects the restart.
 static LOADED: [&Script; 8] =
     [&CLAIM, &PUBLISH, &RELEASE, &TRIM, &REMOVE_CONSUMER, &RECORD_WAL_POSITION, &ACKNOWLEDGE, &REQUEUE];
 
@@ -116,7 +116,7 @@ pub async fn all_loaded(redis: &Redis) -> Result<bool, RedisError> {
     Ok(known.len() == LOADED.len() && known.iter().all(|value| value.as_i64() == Some(1)))
 }
 
-/// Loads them; the last step but one of a rebuild.
+/// Loads these scripts, after the rebuild has set the `ready` marker.
 pub async fn load_all(redis: &Redis) -> Result<(), RedisError> {
     for script in LOADED {
         let sha1 = redis.call("SCRIPT", vec!["LOAD".into(), script.source().into()]).await?;
@@ -127,7 +127,7 @@ pub async fn load_all(redis: &Redis) -> Result<(), RedisError> {
     Ok(())
 }
 
-/// Decodes the reply `code` of a script that may be fenced: `false` where nothing was written, because the marker is
+/// Decodes the reply `code` of a script that may be fenced: `false` if nothing was written, because the marker is
 /// another one or the stream is absent.
 pub(super) fn decode_done(reply: &Value, script: &Script) -> Result<bool, RedisError> {
     match integer(reply, script.name)? {
@@ -137,7 +137,7 @@ pub(super) fn decode_done(reply: &Value, script: &Script) -> Result<bool, RedisE
     }
 }
 
-/// Decodes the reply `{ code, count }` of a script that may be fenced: `None` where nothing was written.
+/// Decodes the reply `{ code, count }` of a script that may be fenced: `None` if nothing was written.
 pub(super) fn decode_count(reply: Value, script: &Script) -> Result<Option<i64>, RedisError> {
     let reply = array(reply, script.name)?;
     if decode_done(reply.first().unwrap_or(&Value::Null), script)? {

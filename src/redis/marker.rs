@@ -1,5 +1,5 @@
-//! The epoch marker: `ready:<epoch>` while claims may be accepted, `building:<epoch>` during a rebuild. Owns its text
-//! and the reads. The scripts of `rebuild.rs` write it.
+//! The epoch marker: `ready:<epoch>` while claims may be accepted, `building:<epoch>` during a rebuild. Owns the
+//! marker's text and the reads. The scripts of `rebuild.rs` write the marker.
 
 use std::sync::Arc;
 
@@ -26,10 +26,10 @@ pub fn epoch_of(marker: &str) -> Option<&str> {
     marker.split_once(':').map(|(_, epoch)| epoch)
 }
 
-/// The marker's text; `None` where it is absent.
+/// The marker's text; `None` if it is absent.
 ///
 /// # Errors
-/// `WrongType` where the key is not a string.
+/// `WrongType` if the key is not a string.
 pub async fn read(redis: &Redis) -> Result<Option<String>, RedisError> {
     Ok(text(&redis.call("GET", vec![(&*redis.keys.epoch).into()]).await?))
 }

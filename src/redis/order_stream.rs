@@ -31,7 +31,7 @@ pub async fn read_new(redis: &Redis, consumer: &str) -> Result<Entries, RedisErr
     read(redis, consumer, None, ">").await
 }
 
-/// Waits up to `REDIS_BLOCK_TIMEOUT` for the first of them.
+/// As `read_new`, but waits up to `REDIS_BLOCK_TIMEOUT` for the first entry.
 pub async fn wait_for_new(redis: &Redis, consumer: &str) -> Result<Entries, RedisError> {
     let block = i64::try_from(config::REDIS_BLOCK_TIMEOUT.as_millis()).unwrap_or(i64::MAX);
     read(redis, consumer, Some(block), ">").await
@@ -60,7 +60,7 @@ async fn read(
     decode_entries(array(entries, "XREADGROUP entries")?)
 }
 
-/// How often an entry was delivered; 0 where it is not pending.
+/// How often an entry was delivered; 0 if it is not pending.
 pub async fn delivery_count(redis: &Redis, id: &str) -> Result<i64, RedisError> {
     let args = vec![(&*redis.keys.orders).into(), GROUP.into(), id.into(), id.into(), 1.into()];
     let rows = array(redis.call("XPENDING", args).await?, "XPENDING")?;
@@ -103,13 +103,14 @@ pub async fn pending_ids(redis: &Redis, from: &str) -> Result<Vec<String>, Redis
 }
 
 /// Reads every entry that the group has not acknowledged, in pages: the pending ones, then the unread ones, each part
-/// oldest first. While workers run, it may return an entry that a worker acknowledges at the same time; it misses none.
+/// oldest first. While workers run, the scan may return an entry that a worker acknowledges at the same time. It misses
+/// no entry.
 pub struct UnacknowledgedScan<'a> {
     redis: &'a Redis,
     /// Pending ids whose entries were not read yet.
     pending: HashSet<String>,
     from: String,
-    /// The last delivered id: up to here only pending entries count. `None` from there on.
+    /// The last delivered id, until the scan has passed it: up to this id only pending entries count.
     last_delivered: Option<String>,
 }
 
@@ -149,8 +150,8 @@ impl<'a> UnacknowledgedScan<'a> {
         Ok(Some(page))
     }
 
-    /// At the end: the pending ids whose entries are deleted. While workers run, one of them may be an id that was
-    /// acknowledged and trimmed since the start.
+    /// After the last page: the pending ids whose entries are deleted. While workers run, some of these may be entries
+    /// that were acknowledged and trimmed during the scan.
     pub fn deleted(self) -> Vec<String> {
         self.pending.into_iter().collect()
     }
@@ -163,7 +164,7 @@ pub struct GroupInfo {
     pub consumers: i64,
     /// Delivered, not acknowledged.
     pub pending: i64,
-    /// Not delivered; `None` where Redis has stopped to count.
+    /// Not delivered; `None` if Redis has stopped counting.
     pub lag: Option<i64>,
     pub last_delivered_id: String,
     pub entries_read: Option<i64>,
@@ -176,7 +177,7 @@ pub struct ConsumerInfo {
     pub idle_ms: i64,
 }
 
-/// All groups of the stream; none where the stream is absent.
+/// All groups of the stream; empty if the stream is absent.
 pub async fn groups(redis: &Redis) -> Result<Vec<GroupInfo>, RedisError> {
     let reply = match redis.call("XINFO", vec!["GROUPS".into(), (&*redis.keys.orders).into()]).await {
         Err(RedisError::Refused(details)) if details.contains("no such key") => return Ok(Vec::new()),
@@ -214,7 +215,7 @@ pub async fn consumers(redis: &Redis) -> Result<Vec<ConsumerInfo>, RedisError> {
         .collect()
 }
 
-/// Entries that the group has not read. An upper bound: Redis's `lag` may be missing, and counts entries that were
+/// Entries that the group has not read. An upper bound: Redis's `lag` may be missing, or may include entries that were
 /// trimmed before they were read.
 pub async fn unread(redis: &Redis, group: &GroupInfo) -> Result<i64, RedisError> {
     if last_id(redis).await?.is_none_or(|last| last == group.last_delivered_id) {

@@ -1,5 +1,5 @@
-//! The probe of Redis: its identity, marker and scripts, which commands its user may not run, whether the stream can
-//! grow, and whether entries are missed. `fence` decides what follows.
+//! The probe of Redis: its identity, marker and scripts, the commands that its user may not run, whether the stream can
+//! grow, and whether entries are missed. `fence` judges the result.
 
 use fred::types::Value;
 
@@ -16,7 +16,7 @@ pub const STREAM_IS_FULL: &str =
 /// The state of Redis that the fence compares with its row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisProbe {
-    /// `None` where the marker is absent or not a string.
+    /// `None` if the marker is absent or not a string.
     pub marker: Option<String>,
     pub run_id: String,
     pub replid: String,
@@ -29,14 +29,14 @@ pub struct RedisProbe {
     pub knows_scripts: bool,
     /// Order events that are not acknowledged.
     pub backlog: u64,
-    /// Why Redis refuses the writes of a claim; `None` where it does not.
+    /// Why Redis refuses the writes of a claim; `None` if it does not.
     pub refusal: Option<String>,
     /// Redis's clock, ms since 1970.
     pub now_ms: i64,
 }
 
 pub async fn probe(redis: &Redis) -> Result<RedisProbe, RedisError> {
-    // First: without its rights the user may read nothing else.
+    // First: without its rights the user may not read anything else.
     let stream = probe_stream(redis).await?;
     if let Some(refusal) = stream.refusal(redis) {
         return Err(refusal);
@@ -79,7 +79,7 @@ pub async fn probe(redis: &Redis) -> Result<RedisProbe, RedisError> {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamProbe {
-    /// Rules that the user lacks, as ACL SETUSER takes them; with any of them the other fields are not read.
+    /// Rules that the user lacks, as ACL SETUSER takes them. If a rule is missing, the other fields are not read.
     pub lacks: Vec<String>,
     pub state: StreamState,
     pub tally: Tally,
@@ -88,7 +88,7 @@ pub struct StreamProbe {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamState {
     Usable,
-    /// Its last id is the highest possible: no entry can be added.
+    /// The stream's last id is the highest possible: no entry can be added.
     Full,
     /// The group's last delivered id is above the stream's last id: the group would skip new entries.
     Passed,
@@ -97,7 +97,7 @@ pub enum StreamState {
 }
 
 impl StreamProbe {
-    /// The missing rights and the command that gives them; `None` where the user has all.
+    /// The missing rights and the command that gives them; `None` if the user has all.
     #[must_use]
     pub fn refusal(&self, redis: &Redis) -> Option<RedisError> {
         let (user, rules) = (&redis.user, self.lacks.join(" "));
@@ -105,7 +105,7 @@ impl StreamProbe {
         (!self.lacks.is_empty()).then(|| RedisError::NotAllowed(sentence()))
     }
 
-    /// The user may not run scripts, or not use the keys that this one names.
+    /// The result if Redis refuses the probe's script: the user may not run scripts, or may not use its keys.
     fn refused(redis: &Redis, why: &str) -> Self {
         let lack =
             if why.contains("key") { format!("~{}", redis.keys.every_key()) } else { "+eval".to_owned() };
@@ -138,8 +138,8 @@ pub async fn probe_stream(redis: &Redis) -> Result<StreamProbe, RedisError> {
     Ok(StreamProbe { lacks, state, tally: Tally { now: word(now), settled: word(settled) } })
 }
 
-/// Makes Redis count again, and reads the tally. A comparison or a rebuild does so before it reads anything else:
-/// entries that are missed later change the tally. `None` where the marker is another one, or the stream is gone.
+/// Makes Redis count again, and reads the tally. A comparison or a rebuild calls this before it reads anything else, so
+/// that entries that are missed later change the tally. `None` if the marker is another one, or the stream is gone.
 pub async fn recount_tally(redis: &Redis, marker: &str) -> Result<Option<Tally>, RedisError> {
     if !tally::recount(redis, marker).await? {
         return Ok(None);

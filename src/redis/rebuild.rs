@@ -15,7 +15,7 @@ use super::{Redis, RedisError, coupon_hash, integer, probe, script_args, tally};
 use crate::config;
 use crate::domain::{CouponId, Definition, OrderId};
 
-/// Sets the marker to `building:<epoch>` and creates stream and group where they are absent; `false` where a newer
+/// Sets the marker to `building:<epoch>` and creates the stream and the group if they are absent; `false` if a newer
 /// rebuild has begun.
 pub async fn begin(redis: &Redis, epoch: &str) -> Result<bool, RedisError> {
     let Keys { epoch: marker, orders, postgres_lsn, tally, .. } = &redis.keys;
@@ -24,7 +24,8 @@ pub async fn begin(redis: &Redis, epoch: &str) -> Result<bool, RedisError> {
     if !decode_done(&redis.call("EVAL", args).await?, &REBUILD_BEGIN)? {
         return Ok(false);
     }
-    // Before the rebuild reads anything: it finds what is missed until here, and what is missed later changes the tally.
+    // Before the rebuild reads anything: the rebuild finds entries that were missed earlier, and entries that are
+    // missed later change the tally.
     let building = building_marker(epoch);
     match probe::recount_tally(redis, &building).await? {
         Some(found) => tally::settle(redis, &building, &found).await,
@@ -32,7 +33,7 @@ pub async fn begin(redis: &Redis, epoch: &str) -> Result<bool, RedisError> {
     }
 }
 
-/// Removes coupon and claims keys of a wrong type and returns how many; `None` where a newer rebuild has begun.
+/// Removes coupon and claims keys of a wrong type and returns how many; `None` if a newer rebuild has begun.
 pub async fn remove_wrong_types(
     redis: &Redis,
     building: &str,
@@ -51,7 +52,7 @@ pub async fn remove_wrong_types(
     Ok(Some(removed))
 }
 
-/// Deletes fields of a claims hash and sets others, at most `REBUILD_CHUNK_FIELDS` in all; `false` where a newer rebuild
+/// Deletes fields of a claims hash and sets others, at most `REBUILD_CHUNK_FIELDS` in all; `false` if a newer rebuild
 /// has begun.
 pub async fn apply_chunk(
     redis: &Redis,
@@ -123,7 +124,7 @@ pub async fn append_events(
     Ok(true)
 }
 
-/// Sets the marker to `ready:<epoch>` and records Postgres's WAL position; `false` where a newer rebuild has begun.
+/// Sets the marker to `ready:<epoch>` and records Postgres's WAL position; `false` if a newer rebuild has begun.
 pub async fn ready(redis: &Redis, epoch: &str, postgres_lsn: &str) -> Result<bool, RedisError> {
     let keys = [&*redis.keys.epoch, &*redis.keys.orders, &*redis.keys.postgres_lsn];
     let args = script_args(REBUILD_READY.source(), keys, [epoch, postgres_lsn]);

@@ -1,5 +1,5 @@
-//! Reclaiming: finds pending entries that stayed with their consumers for too long, by a clock that never goes back, and
-//! takes them over. `worker/reclaim` records them.
+//! Reclaiming: finds entries that have been pending for too long, also by a clock that never goes back, and takes them
+//! over. `worker/reclaim` records them.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use super::order_stream::{Entries, decode_entries, page};
 use super::{Redis, RedisError, array, integer, script_args, text};
 use crate::config;
 
-/// An entry as the pending entries list has it.
+/// An entry of the pending entries list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Pending {
     id: String,
@@ -21,7 +21,7 @@ struct Pending {
     deliveries: i64,
 }
 
-/// A delivery and since when this process has known it.
+/// A delivery, and the time when this process first read it.
 #[derive(Clone, Debug)]
 struct Known {
     consumer: String,
@@ -33,8 +33,9 @@ struct Known {
     scan: u64,
 }
 
-/// How long entries have been pending. Redis measures it by its wall clock: if that steps back, an old delivery looks like
-/// a new one. So this process also measures it, from when it first read the entry, by its own monotonic clock.
+/// How long entries have been pending. Redis measures this time by its wall clock: if the clock steps back, an old
+/// delivery looks like a new one. Therefore this process also measures the time since it first read the entry, by its
+/// own monotonic clock.
 #[derive(Debug, Default)]
 pub struct Ages {
     known: HashMap<String, Known>,
@@ -47,7 +48,7 @@ impl Ages {
         self.scan += 1;
     }
 
-    /// Ends a scan that reached the end of the list: what it did not find is no longer pending.
+    /// Ends a scan that reached the end of the list: entries that the scan did not find are no longer pending.
     pub fn end_scan(&mut self) {
         self.known.retain(|_, known| known.scan == self.scan);
     }
@@ -78,8 +79,8 @@ impl Known {
         Self { consumer: consumer.clone(), deliveries: *deliveries, since: now, delivered_ms, scan: 0 }
     }
 
-    /// Whether it was not delivered again. XCLAIM JUSTID begins a new delivery without counting it. An idle time of 0 says
-    /// nothing: after a clock was set back, the delivery may lie in its future.
+    /// Whether this is still the same delivery. XCLAIM JUSTID begins a new delivery without counting it. An idle time
+    /// of 0 proves nothing: after a clock was set back, the delivery time may be in the future.
     fn is_same(&self, pending: &Pending, delivered_ms: i64) -> bool {
         let is_later =
             pending.idle_ms > 0 && delivered_ms > self.delivered_ms + config::RECLAIM_CLOCK_JITTER_MS;
@@ -91,8 +92,8 @@ fn is_longer(idle_ms: i64, min_idle: Duration) -> bool {
     u64::try_from(idle_ms).is_ok_and(|idle_ms| Duration::from_millis(idle_ms) >= min_idle)
 }
 
-/// Takes over entries that have been pending for `min_idle`, from one page of the list. Returns them and where the next
-/// page begins; `None` at the end. An empty page is not the end. A deleted entry stays in the list.
+/// Takes over the entries of one page of the list that have been pending for `min_idle`. Returns these entries and the
+/// start of the next page; `None` at the end. An empty page is not the end. A deleted entry stays in the list.
 pub async fn reclaim(
     redis: &Redis,
     ages: &mut Ages,
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_first_seen_after_the_step_is_due_after_as_long_again() {
+    fn an_entry_first_read_after_the_clock_stepped_back_is_due_after_the_whole_time() {
         let mut list = List::new();
         for elapsed in 0..5 {
             assert!(!list.is_due(elapsed, i64::try_from(elapsed).unwrap() - 600));
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_whose_idle_time_is_reset_again_and_again_is_never_due() {
+    fn an_entry_whose_idle_time_is_reset_repeatedly_is_never_due() {
         let mut list = List::new();
         for elapsed in 0..100 {
             list.delivered_ms = i64::try_from(elapsed).unwrap() * 1_000 - 200;

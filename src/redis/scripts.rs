@@ -26,8 +26,8 @@ pub enum Published {
     Inconsistent,
 }
 
-/// Brings a definition into force. `just_inserted` only from the request that inserted the coupon's row: another one
-/// could create it again over claims that still exist.
+/// Brings a definition into force. `just_inserted` is true only in the request that inserted the coupon's row: any
+/// other request could create the hash again while claims of the coupon still exist.
 pub async fn publish(
     redis: &Redis,
     ready: &str,
@@ -52,7 +52,7 @@ pub async fn publish(
 }
 
 /// Trims acknowledged entries. Keeps a tail of `tail` entries, and for other groups every entry from the id `keep_from`
-/// on. Returns how many it removed; `None` behind the fence.
+/// on. Returns how many it removed; `None` if it is fenced.
 pub async fn trim(redis: &Redis, ready: &str, tail: u64, keep_from: &str) -> Result<Option<i64>, RedisError> {
     let tail = i64::try_from(tail).unwrap_or(i64::MAX);
     let args = script_args(
@@ -63,7 +63,7 @@ pub async fn trim(redis: &Redis, ready: &str, tail: u64, keep_from: &str) -> Res
     decode_count(redis.call("EVALSHA", args).await?, &TRIM)
 }
 
-/// Removes a consumer that holds no entry and was idle for `gone_after`; `false` where it did not.
+/// Removes a consumer that has no pending entry and was idle for `gone_after`; `false` if the consumer stays.
 pub async fn remove_consumer(
     redis: &Redis,
     ready: &str,
@@ -82,7 +82,7 @@ pub async fn remove_consumer(
 }
 
 /// Acknowledges entries that Postgres has recorded or rejected up to this WAL position. Returns how many were pending;
-/// `None` behind the fence.
+/// `None` if it is fenced.
 pub async fn acknowledge(
     redis: &Redis,
     ready: &str,
@@ -96,8 +96,8 @@ pub async fn acknowledge(
     decode_count(redis.call("EVALSHA", args).await?, &ACKNOWLEDGE)
 }
 
-/// Sends lost order events again: those of claims that have neither an entry nor a row. Returns how many; `None` behind
-/// the fence.
+/// Sends lost order events again: those of claims that have neither an entry nor a row. Returns how many; `None` if it
+/// is fenced.
 pub async fn requeue(
     redis: &Redis,
     ready: &str,

@@ -1,5 +1,5 @@
-//! Connections to Redis. One never reconnects by itself: it could send a claim to a server that the fence has not
-//! probed (a promoted replica, a flushed Redis). A broken connection stays broken; its owner makes a new one and probes.
+//! Connections to Redis. A connection never reconnects by itself: it could then send a claim to a server that the fence
+//! has not probed (a promoted replica, a flushed Redis). The owner of a broken connection makes a new one and probes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,20 +18,20 @@ use crate::config::{self, StoreAddresses};
 use crate::disk;
 use crate::domain::{CouponId, Partition};
 
-/// Where Redis is and how its keys are named; makes connections.
+/// The address of Redis and the names of its keys; makes connections.
 #[derive(Clone)]
 pub struct RedisServer {
     config: Config,
-    /// The folder of its Unix socket.
+    /// The folder of Redis's Unix socket.
     folder: Option<PathBuf>,
     pub keys: Keys,
 }
 
-/// One connection. Clones share it. Dropping the last one closes it.
+/// A connection, which clones share. A drop of the last clone closes the connection.
 #[derive(Clone)]
 pub struct Redis {
     client: Client,
-    /// Cancelled when the connection has ended: fred would keep a command until its deadline.
+    /// Cancelled when the connection has ended: without this, fred would keep a command until its deadline.
     closed: CancellationToken,
     pub keys: Keys,
     /// The name of the Redis user that sends the commands.
@@ -51,7 +51,7 @@ impl RedisServer {
             ),
             _ => anyhow::bail!("REDIS_URL must start with redis://, rediss:// or redis+unix://"),
         }
-        let mut config = Config::from_url(url).context("REDIS_URL is no valid address")?;
+        let mut config = Config::from_url(url).context("REDIS_URL is not a valid address")?;
         let socket = addresses.redis_socket()?;
         let folder = socket.as_ref().and_then(|path| path.parent()).map(Path::to_owned);
         if let Some(path) = socket {
@@ -62,20 +62,20 @@ impl RedisServer {
         Ok(Self { config, folder, keys: Keys::new(prefix, partition) })
     }
 
-    /// The folder of an embedded store: its disk and its log may tell why it gives no answer.
+    /// The folder of an embedded Redis: its disk and log may show why it does not answer. `None` for other servers.
     #[must_use]
     pub fn store_folder(&self) -> Option<&Path> {
         self.folder.as_deref().filter(|folder| disk::is_embedded_store(folder))
     }
 
     /// # Errors
-    /// Where the server cannot be reached within `REDIS_CONNECT_TIMEOUT`.
+    /// If the server cannot be reached within `REDIS_CONNECT_TIMEOUT`.
     pub async fn connect(&self) -> Result<Redis, RedisError> {
         self.connect_with_timeout(config::REDIS_COMMAND_TIMEOUT).await
     }
 
-    /// A worker's own connection, for blocking reads. CLIENT LIST shows it by name: up to Redis 7.0 a consumer that
-    /// finds nothing to read leaves no other trace.
+    /// A separate connection of a worker, for blocking reads. The connection has a name for CLIENT LIST: up to Redis
+    /// 7.0 nothing else shows a consumer that finds no entries.
     ///
     /// # Errors
     /// As `connect`.
@@ -83,7 +83,7 @@ impl RedisServer {
         let redis =
             self.connect_with_timeout(config::REDIS_BLOCK_TIMEOUT + config::REDIS_COMMAND_TIMEOUT).await?;
         match redis.call("CLIENT", vec!["SETNAME".into(), (&*redis.keys.worker).into()]).await {
-            // Without the name, only `doctor` tells less.
+            // Without the name, `doctor` cannot count the workers.
             Ok(_) | Err(RedisError::Refused(_)) => Ok(redis),
             Err(error) => Err(error),
         }
@@ -126,7 +126,7 @@ impl RedisServer {
 }
 
 impl Redis {
-    /// Sends one command; its timeout is the connection's.
+    /// Sends one command, with the connection's timeout.
     pub(crate) async fn call(&self, command: &'static str, args: Vec<Value>) -> Result<Value, RedisError> {
         if self.closed.is_cancelled() {
             return Err(RedisError::Busy("the connection is closed".into()));

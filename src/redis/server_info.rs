@@ -1,4 +1,4 @@
-//! What the server says about itself: INFO, its clock, and whether it has any of our keys.
+//! Facts about the server: INFO, its clock, and whether it has any of our keys.
 
 use fred::types::Value;
 
@@ -12,7 +12,7 @@ pub async fn now_ms(redis: &Redis) -> Result<i64, RedisError> {
     Ok(part(0)? * 1_000 + part(1)? / 1_000)
 }
 
-/// Whether no key of ours exists.
+/// Whether Redis has none of our keys.
 pub async fn has_no_keys(redis: &Redis) -> Result<bool, RedisError> {
     let count = i64::try_from(config::SCAN_PAGE_ENTRIES).unwrap_or(i64::MAX);
     let mut cursor = "0".to_owned();
@@ -28,7 +28,7 @@ pub async fn has_no_keys(redis: &Redis) -> Result<bool, RedisError> {
     }
 }
 
-/// The reply of INFO; `None` where the user may not run it.
+/// The reply of INFO; `None` if the user may not run it.
 pub async fn read(redis: &Redis) -> Result<Option<Info>, RedisError> {
     match redis.call("INFO", vec![]).await {
         Err(RedisError::Refused(_)) => Ok(None),
@@ -45,7 +45,7 @@ pub(super) async fn section(redis: &Redis, section: &'static str) -> Result<Info
 pub struct Info(String);
 
 impl Info {
-    /// The value of a line; empty where there is no such line.
+    /// The value of a line; empty if there is no such line.
     #[must_use]
     pub fn text(&self, name: &str) -> String {
         self.0

@@ -1,11 +1,12 @@
-//! The tally: how many entries left the stream, or were passed by the group, without a script of ours. A difference
-//! from the tally that was settled last means missed entries. `lua/probe.lua` counts; this file has the key's writes.
+//! The tally: how many entries were removed from the stream, or skipped by the group, without one of our scripts. A
+//! difference from the last settled tally means that entries are missed. `lua/probe.lua` counts; this file has the
+//! key's writes.
 
 use super::keys::{GROUP, Keys};
 use super::lua::{RECOUNT_TALLY, SETTLE_TALLY, decode_done};
 use super::{Redis, RedisError, script_args};
 
-/// Both are texts of `probe.lua`; empty where there is none.
+/// Both texts come from `probe.lua`; a text is empty if there is no tally.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     pub now: String,
@@ -21,8 +22,8 @@ impl Tally {
     }
 }
 
-/// Makes Redis count the entries that the group reads, where it has stopped to count; `false` where the marker is
-/// another one, or stream or group is absent.
+/// Makes Redis count the entries that the group reads, if Redis has stopped counting; `false` if the marker is another
+/// one, or if the stream or the group is absent.
 pub(super) async fn recount(redis: &Redis, marker: &str) -> Result<bool, RedisError> {
     let Keys { epoch, orders, tally, .. } = &redis.keys;
     let keys = [epoch, orders, tally].map(|key| &**key);
@@ -30,7 +31,7 @@ pub(super) async fn recount(redis: &Redis, marker: &str) -> Result<bool, RedisEr
     decode_done(&redis.call("EVAL", args).await?, &RECOUNT_TALLY)
 }
 
-/// Records a tally whose missed entries were sent again; `false` where the marker is another one.
+/// Records a tally whose missed entries were sent again; `false` if the marker is another one.
 pub async fn settle(redis: &Redis, marker: &str, tally: &Tally) -> Result<bool, RedisError> {
     if !tally.misses_entries() {
         return Ok(true);

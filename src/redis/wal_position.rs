@@ -1,5 +1,5 @@
-//! The key `postgres_lsn`: the highest WAL position up to which Postgres was seen to be durable. A Postgres that is
-//! behind it has lost commits.
+//! The key `postgres_lsn`: the highest durable WAL position that Postgres has reported. A Postgres that is behind this
+//! position has lost commits.
 
 use super::lua::{RECORD_WAL_POSITION, decode_done};
 use super::{Redis, RedisError, script_args, text};
@@ -12,7 +12,7 @@ pub async fn read(redis: &Redis) -> Result<Option<String>, RedisError> {
     }
 }
 
-/// Records a position up to which Postgres is durable; `false` where the marker is another one.
+/// Records a position up to which Postgres is durable; `false` if the marker is another one.
 pub async fn record(redis: &Redis, ready: &str, lsn: &str) -> Result<bool, RedisError> {
     let keys = [&*redis.keys.epoch, &*redis.keys.postgres_lsn];
     let args = script_args(RECORD_WAL_POSITION.sha1(), keys, [ready, lsn]);

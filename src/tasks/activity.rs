@@ -1,4 +1,5 @@
-//! When a task was last polled: the beginning and the end of each poll, which is one step between two waits.
+//! When a task was last polled: the times at which each poll begins and ends. A poll is one step of the task between
+//! two waits.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -8,9 +9,9 @@ use std::time::{Duration, Instant};
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Starts as if the task had just been polled.
+/// A new value counts as a task that was just polled.
 pub struct Activity {
-    /// Since `START`.
+    /// In ms since `START`.
     last_change_ms: AtomicU64,
     is_in_step: AtomicBool,
 }

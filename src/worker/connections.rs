@@ -1,4 +1,4 @@
-//! One role's own connections to Redis and Postgres. They never reconnect by themselves: after an error on one of them
+//! The connections of one role to Redis and Postgres. They never reconnect by themselves: after an error on one of them
 //! the role drops both and opens new ones.
 
 use tokio_util::sync::CancellationToken;
@@ -22,8 +22,8 @@ impl<'a> Connections<'a> {
         Self { context, redis: None, postgres: None }
     }
 
-    /// The connection to Redis, and the epoch of the marker read on it: always from Redis, never from Postgres. Waits
-    /// while the fence is down; `None` at `stop`, and after a pause if Redis has no `ready` marker.
+    /// The connection to Redis, and the epoch of the marker that was read on it (never the epoch from Postgres). Waits
+    /// while the fence is down. `None` at `stop`; also, after a pause, if Redis has no `ready` marker.
     ///
     /// # Errors
     /// If Redis cannot be reached or does not answer.
@@ -40,8 +40,8 @@ impl<'a> Connections<'a> {
         Ok(epoch.map(|epoch| (redis, epoch)))
     }
 
-    /// The connection to Postgres. A new one is first compared with the WAL position that is recorded in Redis; if Postgres
-    /// is behind it, the fence goes down.
+    /// The connection to Postgres. First compares a new connection with the WAL position that is recorded in Redis: if
+    /// Postgres is behind this position, the fence comes down.
     ///
     /// # Errors
     /// If Postgres cannot be reached or is an older copy of itself.

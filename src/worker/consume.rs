@@ -1,8 +1,8 @@
-//! One consumer: reads new entries and records them. After a failure it reads its own pending entries first, so that no
-//! entry that was delivered to it is forgotten. `reclaim` handles the pending entries of other consumers.
+//! One consumer: reads new entries and records them. After a failure the consumer first reads its own pending entries,
+//! so that it forgets no delivered entry. `reclaim` handles the pending entries of other consumers.
 //!
-//! Under a backlog, Redis and Postgres work at the same time: while a batch is recorded, the batch before it is
-//! acknowledged and the next one is read. A second consumer then reads too, so that Postgres inserts one batch while it
+//! Under a backlog, Redis and Postgres work at the same time: while the worker records a batch, it acknowledges the
+//! batch before and reads the next one. A second consumer then reads too, so that Postgres inserts one batch while it
 //! flushes another. With fewer events a second consumer would only make smaller batches.
 
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub async fn run(context: Arc<Context>, name: String, mode: ConsumerMode, stop: 
     let mut consumer = Consumer {
         context: &context,
         name: &name,
-        // A backlog consumer has no pending entries yet, and a read would already add it to the group.
+        // A new backlog consumer has no pending entries, and a read would already add it to the group.
         reads_pending: matches!(mode, ConsumerMode::Always(_)),
         mode,
         connections: Connections::new(&context),
@@ -75,9 +75,9 @@ enum Step {
     /// There was no entry to read.
     Empty,
     Recorded,
-    /// The epoch changed, or there is none: read the marker again, then the own pending entries.
+    /// The epoch changed, or there is none: the consumer reads the marker again, then its own pending entries.
     Restart,
-    /// Postgres cannot record now; the text says why.
+    /// Postgres cannot record now, for this reason.
     Failed(String),
 }
 
@@ -97,7 +97,7 @@ struct Consumer<'a> {
 }
 
 impl Consumer<'_> {
-    /// Drops its batches and starts with its pending entries again: the dropped batches are among them.
+    /// Drops the batches in memory and reads the pending entries again, which include those of the dropped batches.
     fn restart(&mut self) {
         self.reads_pending = true;
         self.next = None;

@@ -1,5 +1,5 @@
-//! The handles that all roles of a worker share, and what each role does with them: waits for the fence, leaves the
-//! consumer group, reports deleted entries.
+//! The handles that all roles of a worker share, and the actions of every role: wait for the fence, leave the consumer
+//! group, report deleted entries.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,14 +30,14 @@ impl Context {
     pub(super) async fn wait_until_up(&self, stop: &CancellationToken) {
         let mut states = self.fence.subscribe();
         tokio::select! {
-            // It fails if the fence has ended with the program.
+            // An error means that the fence's task has ended with the program.
             _ = states.wait_for(|state| matches!(state, FenceState::Up(_))) => {}
             () = stop.cancelled() => {}
         }
     }
 
-    /// Takes the fence down because pending entries were deleted or trimmed. Reads the marker again: the loss belongs to
-    /// the epoch in force now. A report of an epoch that is over would be ignored.
+    /// Takes the fence down because pending entries were deleted or trimmed. Reads the marker first: the loss belongs
+    /// to the current epoch, and the fence ignores a report for an older one.
     ///
     /// # Errors
     /// If Redis does not answer.

@@ -54,7 +54,7 @@ async fn trim_and_prune(
             )
             .await?
         {
-            // In Redis 7.0 a consumer that waits for entries looks the same; its next read adds it again.
+            // In Redis 7.0 this may also remove a consumer that only waits for entries; its next read adds it again.
             let name = consumer.name;
             tracing::debug!(
                 consumer = name,
@@ -69,8 +69,8 @@ fn to_ms(duration: std::time::Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Earlier positions of our group, oldest first: entries read and last delivered id. They give the id that lies
-/// `stream_keep` entries behind the group, without a scan of the stream.
+/// Earlier positions of our group, oldest first: entries read and last delivered id. They show the id `stream_keep`
+/// entries behind the group without a scan of the stream.
 #[derive(Default)]
 struct TrimWatermarks {
     earlier: VecDeque<(i64, String)>,

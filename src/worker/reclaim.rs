@@ -1,5 +1,5 @@
-//! Reclaims entries that stay unacknowledged for too long, and records them: their worker has crashed, or is so slow
-//! that it is better to do its work twice (which is safe) than to wait for it.
+//! Reclaims entries that stay unacknowledged for too long, and records them: their worker has crashed or is very slow.
+//! It is safe that two workers record the same entry.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,6 @@
-//! Records a batch of entries: each becomes an order, or a rejected order with its dead letter; then all are
-//! acknowledged. If Postgres refuses a batch because of one event, the batch is split until that event is alone.
+//! Records a batch of entries: each entry becomes an order, or a dead letter, if possible with a rejected order. Then
+//! all are acknowledged. If Postgres refuses a batch because of one event, the batch is split until that event is
+//! alone.
 
 use super::connections::Connections;
 use super::context::Context;
@@ -20,7 +21,7 @@ const CONFLICT: &str = "the user has another live order of this coupon in this s
 #[derive(Debug)]
 pub struct EventBatch {
     epoch: String,
-    /// Delivered for the first time, so that no row of them is expected.
+    /// Whether the entries were delivered for the first time: then no order row of them is expected.
     are_new: bool,
     readable: Vec<ReadableEntry>,
     unreadable: Vec<(Entry, UnreadableEvent)>,
@@ -47,7 +48,7 @@ impl EventBatch {
         self.len() == 0
     }
 
-    /// Whether it has `RECORD_BATCH_MAX_EVENTS` entries, the most of one read: the stream may have more.
+    /// Whether the batch has `RECORD_BATCH_MAX_EVENTS` entries, the limit of one read: then the stream may have more.
     pub const fn is_full(&self) -> bool {
         self.len() >= config::RECORD_BATCH_MAX_EVENTS
     }
@@ -64,11 +65,11 @@ pub struct RecordedBatch {
 /// The result of recording a batch.
 #[derive(Debug)]
 pub enum BatchOutcome {
-    /// Every entry is an order or a dead letter, and may be acknowledged.
+    /// Every entry has become an order or a dead letter, and may be acknowledged.
     Recorded(RecordedBatch),
     /// The epoch changed: nothing may be acknowledged.
     Fenced,
-    /// Postgres cannot record now; the text says why. The entries stay pending until it can.
+    /// Postgres cannot record now, for this reason. The entries stay pending until it can.
     Failed(String),
 }
 
@@ -165,7 +166,7 @@ impl BatchRecorder<'_> {
                 }
             }
         }
-        // Last: each takes a transaction, and the orders do not wait for them.
+        // Last, so that the orders do not wait: each of these entries takes a transaction.
         for (entry, why) in &self.batch.unreadable {
             self.keep_unreadable(entry, why.order, &why.reason).await?;
         }
@@ -193,7 +194,7 @@ impl BatchRecorder<'_> {
             }
             Ok(RecordOutcome::UnknownCoupon(coupon)) => {
                 if coupon_hash::snapshot(self.redis, &coupon).await.map_err(RecordError::Redis)?.is_some() {
-                    // The event is right: Postgres has lost the coupon.
+                    // The event is valid: Postgres has lost the coupon.
                     let what = format!("Postgres does not know coupon {coupon}, which Redis sells");
                     self.context.fence.invalidate(&self.batch.epoch, &what);
                     return Err(RecordError::Fenced);
@@ -215,13 +216,13 @@ impl BatchRecorder<'_> {
         }
         match orders::get_many(&mut *self.postgres, &waited_for).await {
             Ok(orders) => waiters.announce(&orders),
-            // The waiters' own poll, for orders of other processes, finds them too.
+            // Not needed: the poll of the waiters finds these orders later.
             Err(error) => tracing::debug!("cannot read orders for their waiters: {error}"),
         }
     }
 
-    /// Ends events that conflicted with another live order, after the rest of their batch is recorded. Each is first
-    /// tried again alone: the transaction of the other order may have been rolled back.
+    /// Ends events that conflict with another live order, after the other events of their batch are recorded. First
+    /// tries each event again alone: the transaction of the other order may have been rolled back.
     async fn reject_conflicting(
         &mut self,
         part: &[ReadableEntry],
@@ -240,7 +241,8 @@ impl BatchRecorder<'_> {
         Ok(())
     }
 
-    /// Ends an event as a rejected order with a dead letter; as a dead letter alone if Postgres refuses the row.
+    /// Ends an event as a rejected order with a dead letter. If Postgres refuses the order row, writes only the dead
+    /// letter.
     async fn reject(&mut self, readable: &ReadableEntry, why: &str) -> Result<(), RecordError> {
         let event = &readable.event;
         let letter = self.letter(&readable.entry, why).await?;
@@ -295,7 +297,8 @@ impl BatchRecorder<'_> {
     }
 }
 
-/// The entries stay pending. A refused statement is logged as an error: it needs a change of the program or the schema.
+/// The result after an error of Postgres: the entries stay pending. Logs a refused statement as an error, since it
+/// needs a change of the program or the schema.
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn postgres_failed(error: PostgresError) -> RecordError {
     if let PostgresError::Statement(why) = &error {

@@ -1,4 +1,4 @@
-//! Logs that a role cannot work: once for each reason, if it lasts, and once when the role works again.
+//! Logs that a role cannot work: once for each reason that lasts, and once when the role works again.
 
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ impl Stall {
     }
 
     /// Records a read without entries. It ends the stall only `WORKER_STALL_OVER_AFTER` after the last failure: before
-    /// that, the entries that failed may only have moved to another consumer.
+    /// that, another consumer may have reclaimed the entries that failed.
     pub fn record_empty(&mut self, role: &str) {
         if self.last_failure.is_none_or(|failed| failed.elapsed() >= config::WORKER_STALL_OVER_AFTER) {
             self.record_success(role);

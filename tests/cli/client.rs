@@ -1,4 +1,4 @@
-//! Finding the server, authenticating as its admin, and the health check.
+//! How commands find the server and authenticate as its admin, and the health check.
 
 use std::fs;
 

@@ -1,5 +1,5 @@
 //! The command line: the real program against a fake server that records its requests, and against fake redis-cli and
-//! psql programs. tests/system has what a real server answers.
+//! psql programs. `tests/system/cli.rs` runs commands against a real server.
 #![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
 mod claim;

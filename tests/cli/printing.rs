@@ -1,4 +1,4 @@
-//! Commands whose stdout or stderr cannot be written: each exits with a status that says so, and none panics.
+//! Commands whose stdout or stderr cannot be written: each exits with a status for this failure, and none panics.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -8,7 +8,7 @@ use support::program;
 
 use crate::harness::{COFFEE, FakeServer, JWT_SECRET};
 
-/// Exit status that shells report for SIGPIPE.
+/// The exit status that shells report after SIGPIPE.
 const READER_GONE: i32 = 141;
 
 fn command(line: &str, url: &str) -> Command {

@@ -1,4 +1,4 @@
-//! Exit status 2: wrong arguments and settings, found before anything is done.
+//! Exit status 2: wrong arguments and settings, found before the command does anything.
 
 use rstest::rstest;
 

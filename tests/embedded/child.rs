@@ -1,4 +1,4 @@
-//! A program with embedded stores in a process of its own, which a test kills.
+//! A program with embedded stores in a separate process, which a test kills.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use seckill::data_dir::DataDir;
 use seckill::embedded::Embedded;
 
-/// Its data directory. Set only for the child process.
+/// The child's data directory. Set only for the child process.
 const CHILD_DIR: &str = "SECKILL_TEST_CHILD_DIR";
 const READY: &str = "the child's stores are ready";
 

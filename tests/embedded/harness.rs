@@ -1,4 +1,4 @@
-//! A data directory for a test, and its stores seen from outside the program.
+//! A data directory for a test, and direct access to its stores.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

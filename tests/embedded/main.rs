@@ -1,5 +1,5 @@
-//! The embedded stores, with the machine's real redis-server and Postgres. Each test has its own data directory
-//! and ends only processes that its own stores started.
+//! The embedded stores, with the installed redis-server and Postgres. Each test has its own data directory and ends
+//! only processes that its own stores started.
 #![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
 mod child;

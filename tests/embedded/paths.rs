@@ -1,4 +1,4 @@
-//! Where sockets and folders of the stores are: unusual paths, paths too long for a socket, folders of other users.
+//! The paths of the stores' sockets and folders: unusual paths, paths too long for a socket, folders of other users.
 
 use std::fs;
 

@@ -144,7 +144,7 @@ async fn kill_first_starts(times: u32) {
     let mut failed = Vec::new();
     for number in 0..times {
         let dir = data_dir(&parent, &format!("data-{number}"));
-        // The start has as many parts as there are kills; each kill is at a random moment of its part.
+        // Divides the start into as many parts as there are kills; each kill is at a random moment of a different part.
         let moment = whole.mul_f64((f64::from(number) + rand::random::<f64>()) / f64::from(times));
         let mut child = serve(&dir);
         std::thread::sleep(moment);

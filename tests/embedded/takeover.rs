@@ -1,4 +1,4 @@
-//! Stores that are killed, that a killed program leaves running, or whose lock files say something wrong.
+//! Stores that are killed, that a killed program leaves running, or whose lock files are wrong.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -122,7 +122,7 @@ async fn a_lock_file_that_names_another_programs_process_or_none_does_not_stop_p
     let folder = dir.path().join("postgres");
     let lock = folder.join("cluster/postmaster.pid");
     let owner = fs::metadata(&folder).unwrap();
-    // The second has the arguments with which Debian starts its own cluster.
+    // The second process has the arguments with which Debian starts its own cluster.
     let mut others = [other_process(&[]).await, other_process(&["-D", "/var/lib/postgresql/15/main"]).await];
     let lines = |pid: &str| format!("{pid}\n{}\n1\n5432\n\n\n", folder.join("cluster").display());
     let mut contents: Vec<Vec<u8>> =

@@ -1,4 +1,4 @@
-//! An acknowledgement records Postgres's position, and does nothing behind the fence.
+//! An acknowledgement records Postgres's WAL position, and does nothing under another marker.
 
 use seckill::redis::keys::GROUP;
 use seckill::redis::{order_stream, scripts};
@@ -9,7 +9,7 @@ const LOWER: &str = "00000000/0000000A";
 const HIGHER: &str = "00000001/00000000";
 
 #[test]
-fn entries_are_acknowledged_with_the_highest_position_and_only_in_force() {
+fn entries_are_acknowledged_with_the_highest_position_and_only_in_their_epoch() {
     let mut redis = TestRedis::start();
     let orders = redis.redis.keys.orders.to_string();
     let ids: Vec<String> = (1..=3).map(|number| format!("{number}-0")).collect();
@@ -30,7 +30,7 @@ fn entries_are_acknowledged_with_the_highest_position_and_only_in_force() {
     };
 
     assert_eq!(acknowledge(&redis, "ready:0-00000000", HIGHER, &ids), None);
-    assert_eq!(state(&mut redis), (ids.clone(), Reply::Bulk(None)), "behind the fence nothing is written");
+    assert_eq!(state(&mut redis), (ids.clone(), Reply::Bulk(None)), "nothing is written");
 
     assert_eq!(acknowledge(&redis, READY, HIGHER, &ids[..2]), Some(2));
     assert_eq!(state(&mut redis), (ids[2..].to_vec(), recorded(HIGHER)));

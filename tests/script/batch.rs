@@ -13,7 +13,7 @@ fn coupon(number: usize) -> CouponId {
 }
 
 #[test]
-fn a_full_batch_of_as_many_coupons_is_answered_whole() {
+fn a_full_batch_with_a_different_coupon_for_each_claim_is_answered_completely() {
     let mut redis = TestRedis::start();
     for number in 0..CLAIM_BATCH_MAX_CLAIMS {
         redis.publish(&coupon(number), 3);
@@ -88,7 +88,7 @@ fn numbers_that_redis_cannot_count_with_are_refused_before_anything_is_written()
     let mut redis = TestRedis::start();
     let (coffee, tea) = (coupon(0), coupon(1));
     redis.publish(&tea, 1);
-    // As numbers of Lua they add up; HINCRBY would refuse the second coupon after the first was written.
+    // With Lua's numbers the sum holds, but HINCRBY would refuse the second coupon after the first was written.
     for number in ["99999999999999999999", "1e3", "0x10", "007", "10.0", ""] {
         redis.raw.call(&["HSET", &redis.redis.keys.coupon(&coffee), "stock", number, "total", number]);
         let before = redis.dump();
@@ -113,7 +113,7 @@ fn a_total_below_what_is_held_sells_nothing_until_units_come_back() {
     lowered.version = 2;
     let published = scripts::publish(&redis.redis, READY, false, &lowered);
     assert_eq!(redis.runtime.block_on(published).unwrap(), Published::Applied);
-    assert_eq!(redis.field(&key, "stock"), "-2", "no clamp");
+    assert_eq!(redis.field(&key, "stock"), "-2", "the stock may be below 0");
 
     for (holder, stock) in holders.iter().zip(["-1", "0", "1"]) {
         assert_eq!(

@@ -1,4 +1,4 @@
-//! The codes of the scripts' replies: one table, the same in Lua, in Rust and in the header of each script.
+//! The codes of the scripts' replies are the same in Lua, in Rust and in the header of each script.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,7 +16,7 @@ fn folder(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// The scripts as they are in their files, without the parts that they include.
+/// The scripts as in their files, without the parts that they include.
 fn scripts() -> Vec<Script> {
     let files = fs::read_dir(folder("lua")).unwrap().map(|entry| entry.unwrap().path());
     let mut scripts: Vec<Script> = files
@@ -79,7 +79,7 @@ fn constants(file: &str, module: &str) -> Codes {
             .and_then(|rest| rest.strip_suffix(';'))
             .and_then(|rest| rest.split_once(": i64 = ").or_else(|| rest.split_once(": u8 = ")))
             .unwrap_or_else(|| panic!("{module} has constants only: {line}"));
-        // One of many codes in a string is a digit, `b'1'`.
+        // An outcome is a digit of a string, such as `b'1'`.
         let number = number.trim_start_matches("b'").trim_end_matches('\'');
         (name.to_owned(), number.parse().unwrap())
     });
@@ -92,7 +92,7 @@ fn names_used(body: &str, table: &Codes) -> BTreeSet<String> {
     words.filter(|word| table.contains_key(*word)).map(str::to_owned).collect()
 }
 
-/// Whether it returns a number as such: `return 3`, `return { 3, …`.
+/// Whether the script returns a number without a name: `return 3`, `return { 3, …`.
 fn returns_a_number(body: &str) -> bool {
     let after = body.match_indices("return ").map(|(at, word)| &body[at + word.len()..]);
     after
@@ -128,7 +128,7 @@ fn the_decoder_of_a_claim_has_the_outcomes_of_its_header() {
 
 #[test]
 fn the_headers_of_the_scripts_with_codes_are_read() {
-    // Else the comparisons above would hold between empty maps.
+    // Otherwise the comparisons above could compare empty maps.
     let with_codes =
         scripts().into_iter().filter(|script| !codes_of_header(&script.header, "CODE").is_empty());
     let names: Vec<String> = with_codes.map(|script| script.name).collect();

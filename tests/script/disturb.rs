@@ -52,7 +52,7 @@ impl Oracle {
         }
     }
 
-    /// Repairs the disturbance as a rebuild would: the stream is then empty.
+    /// Repairs the disturbance as a rebuild would. The stream is empty afterwards.
     pub fn mend(&mut self, disturbance: &Disturbance, before: &Self) {
         use Disturbance as D;
         match *disturbance {

@@ -18,15 +18,15 @@ use tokio::runtime::Runtime;
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 pub const PREFIX: &str = "test";
 pub const READY: &str = "ready:7-c0ffee";
-/// No deadline at all.
+/// A deadline in the far future.
 pub const NEVER_MS: i64 = 32_503_680_000_000;
 
-/// A running server with our scripts, an accepting marker and an empty stream with its group.
+/// A running server with our scripts, a marker under which claims are accepted, and an empty stream with its group.
 pub struct TestRedis {
     pub redis: Redis,
     pub runtime: Runtime,
     pub raw: Raw,
-    // Dropped after the connections.
+    // The last field, so that it is dropped after the connections.
     server: Server,
 }
 
@@ -45,7 +45,7 @@ impl TestRedis {
             lua::load_all(&redis).await.unwrap();
             redis
         });
-        // The program's own user may be limited by a test; this client is another.
+        // This client is another user than the program: a test may limit the program's user.
         let owner = ["ACL", "SETUSER", "owner", "on", "nopass", "+@all", "~*", "&*"];
         assert_eq!(raw.call(&owner), Reply::Simple("OK".into()));
         assert_eq!(raw.call(&["AUTH", "owner", "any"]), Reply::Simple("OK".into()));
@@ -131,7 +131,7 @@ fn sorted_pairs(reply: Reply) -> Reply {
     Reply::Array(pairs.into_iter().flat_map(|(k, v)| [Reply::Bulk(Some(k)), Reply::Bulk(Some(v))]).collect())
 }
 
-/// An empty Redis in which claims are accepted. The scripts stay.
+/// Empties Redis, except for its scripts, and sets the marker under which claims are accepted.
 pub fn reset(raw: &mut Raw, redis: &Redis) {
     let keys: Vec<String> = raw.call(&["KEYS", "*"]).array().into_iter().map(Reply::text).collect();
     let delete: Vec<&str> = std::iter::once("DEL").chain(keys.iter().map(String::as_str)).collect();
@@ -189,13 +189,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // A clean stop is not needed: nothing is kept.
+        // A clean stop is not needed, since no data is kept.
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 }
 
-/// A reply of Redis, as RESP has it.
+/// A reply of Redis in the types of RESP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     Simple(String),

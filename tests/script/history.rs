@@ -12,7 +12,7 @@ const PER_USER_LIMITS: [i16; COUPONS] = [1, 2, 3];
 #[derive(Clone, Debug)]
 pub enum Step {
     Claim(Batch),
-    /// An earlier batch with its order ids, sent once more.
+    /// An earlier batch with the same order ids, sent again.
     ClaimAgain(prop::sample::Index),
     Publish(Edit),
     Release {
@@ -38,7 +38,7 @@ pub struct Batch {
 pub struct Edit {
     pub coupon: usize,
     pub just_inserted: bool,
-    /// Beside the version that Redis has.
+    /// The difference to the version in Redis.
     pub version_step: i64,
     pub total: i64,
     pub per_user_limit: i16,
@@ -72,7 +72,7 @@ pub enum SentMarker {
     OfAnotherEpoch,
 }
 
-/// Far from now, so that the moment does not pass during a test.
+/// A time in the far past or future, so that it does not pass during a test.
 #[derive(Clone, Copy, Debug)]
 pub enum Time {
     None,
@@ -92,14 +92,14 @@ pub enum Disturbance {
     ClaimsGone(usize),
     ClaimsOfWrongType(usize),
     FieldGone(usize, &'static str),
-    /// The same number as before, written otherwise, or no number at all.
+    /// The same number in another spelling, or a text that is not a number.
     FieldSpelled(usize, &'static str, Spelling),
     StockMoved(usize, i64),
     HolderGone(usize),
     ForeignField(usize),
     /// `<order> <key>` instead of `<order>`.
     ValueWithKey(usize),
-    /// The stream can take no more than so many entries.
+    /// The stream can take at most this many entries.
     StreamEnds(usize),
     /// Redis's user may not run this command.
     Forbidden(&'static str),
@@ -136,7 +136,7 @@ impl Spelling {
     }
 }
 
-/// First publications of most coupons, then anything.
+/// First publications of most coupons, then any steps.
 pub fn any_history() -> impl Strategy<Value = Vec<Step>> {
     let first = (0..COUPONS).map(|coupon| prop::option::weighted(0.9, any_first_publication(coupon)));
     let first: Vec<_> = first.collect();
@@ -152,7 +152,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A step in which nothing breaks.
+/// A step without a disturbance.
 fn any_quiet_step() -> impl Strategy<Value = Step> {
     let order = prop_oneof![
         4 => Just(WhichOrder::Held),

@@ -1,4 +1,4 @@
-//! The scripts against a private Redis each, through the same functions that the program calls.
+//! The scripts, called through the program's own functions. Each test has a private Redis.
 #![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
 
 mod acknowledge;

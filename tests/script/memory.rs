@@ -1,4 +1,4 @@
-//! Redis at its memory limit: a claim is refused as a whole, and what frees memory still works.
+//! Redis at its memory limit: a claim is refused as a whole, and scripts that free memory still work.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ fn coffee() -> CouponId {
     "coffee".parse().unwrap()
 }
 
-/// A Redis with claims of alice and bob, whose memory is full since then.
+/// A Redis with claims of alice and bob, whose memory is full after these claims.
 fn full_redis() -> (TestRedis, [seckill::domain::Claim; 2]) {
     let mut redis = TestRedis::start();
-    // One entry a node, so that `XTRIM ~` removes exactly what it may.
+    // One entry in each node, so that `XTRIM ~` removes every entry that it may remove.
     redis.raw.call(&["CONFIG", "SET", "stream-node-max-entries", "1"]);
     redis.publish(&coffee(), 5);
     let claims = [claim(&coffee(), "alice"), claim(&coffee(), "bob")];
@@ -64,7 +64,7 @@ fn units_go_back_at_full_memory() {
 }
 
 #[test]
-fn the_stream_drains_at_full_memory() {
+fn entries_are_acknowledged_and_trimmed_at_full_memory() {
     let (mut redis, _) = full_redis();
     let ids = redis.entry_ids();
     redis.runtime.block_on(deleted_entries::acknowledge_deleted(&redis.redis, &ids)).unwrap();

@@ -1,4 +1,4 @@
-//! The oracle: claim, publish and release as plain Rust over a Redis of plain values.
+//! The oracle: claim, publish and release in plain Rust, on plain values instead of Redis.
 
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -28,9 +28,9 @@ pub enum Key<T> {
 /// Why a script failed and wrote nothing.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// It met a key of a wrong type.
+    /// The script found a key of a wrong type.
     WrongType,
-    /// Redis's user may not run a command that it needed.
+    /// Redis's user may not run a command that the script needs.
     Forbidden,
 }
 pub use Refused::WrongType;
@@ -47,7 +47,7 @@ impl<T> Key<T> {
 }
 
 impl Key<Fields> {
-    /// Creates the hash where it is absent, as HSET does.
+    /// Creates the hash if it is absent, as HSET does.
     pub fn fields(&mut self) -> &mut Fields {
         if !matches!(self, Self::Is(_)) {
             *self = Self::Is(Fields::new());
@@ -71,7 +71,7 @@ pub struct Coupon {
     pub claims: Key<Fields>,
 }
 
-/// All of Redis, as it is or as it should be.
+/// All of Redis: the actual or the expected content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Oracle {
     pub marker: Key<String>,
@@ -94,14 +94,14 @@ pub enum Expected {
     Late,
     NoStream,
     InconsistentCoupon(usize),
-    /// The stream is full: what fitted is claimed.
+    /// The stream is full: only the claims whose events fitted are made.
     Full,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExpectedClaim {
     Outcome(ClaimOutcome),
-    /// The outcome also carries the script's own time.
+    /// The real outcome also has the time of the script.
     NotStarted {
         starts_at_ms: i64,
     },
@@ -114,7 +114,7 @@ enum Sum {
     Absent,
 }
 
-/// A whole number in its one spelling.
+/// A whole number in the spelling that the program writes.
 fn whole(text: Option<&String>) -> Option<i64> {
     let number: i64 = text?.parse().ok()?;
     (number.to_string() == *text?).then_some(number)
@@ -137,7 +137,7 @@ impl Coupon {
         })
     }
 
-    /// 0 where the field is not a whole number.
+    /// 0 if the field is not a whole number.
     pub fn number(&self, field: &str) -> i64 {
         match &self.hash {
             Key::Is(hash) => whole(hash.get(field)).unwrap_or(0),
@@ -174,7 +174,7 @@ impl Coupon {
         Some((user.clone(), self.held_order(user)?))
     }
 
-    /// Why a claim is refused now, whatever the stock.
+    /// Why a claim is refused now for another reason than the stock.
     fn closed(&self) -> Option<ExpectedClaim> {
         let now_ms = now_ms();
         let (starts_at_ms, ends_at_ms) = (self.number("starts_at_ms"), self.number("ends_at_ms"));
@@ -205,7 +205,7 @@ impl Oracle {
         Ok(self.marker.get()?.is_none_or(|marker| marker != marker_text(sent)))
     }
 
-    /// Runs a script; it changes nothing if it needs a forbidden command.
+    /// Runs a script; a script that needs a forbidden command changes nothing.
     fn unless_forbidden<T>(
         &mut self,
         needed: &[&str],
@@ -406,7 +406,7 @@ pub fn coupon_id(number: usize) -> CouponId {
     ["coffee", "tea", "cake"][number].parse().unwrap()
 }
 
-/// Names with characters that arguments and fields must pass unchanged.
+/// Names with characters that must arrive unchanged in arguments and fields.
 pub fn user_name(number: usize) -> &'static str {
     ["alice", "bob", "carol smith", "дейв", "e:v{e}"][number]
 }

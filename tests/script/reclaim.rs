@@ -1,4 +1,4 @@
-//! Reclaiming: page by page to the end of the list; a deleted entry stays pending.
+//! Reclaiming reads page after page to the end of the list, and leaves deleted entries pending.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use seckill::redis::reclaim::{self, Ages};
 
 use crate::harness::{Reply, TestRedis};
 
-/// Entries `1-0` to `5-0`, delivered to a consumer that is gone; the second and the last are deleted.
+/// Entries `1-0` to `5-0`, delivered to a consumer that is gone. The second and the last one are deleted.
 fn start() -> TestRedis {
     let mut redis = TestRedis::start();
     let orders = redis.redis.keys.orders.to_string();
@@ -28,7 +28,7 @@ fn reclaim(redis: &TestRedis, min_idle: Duration, from: &str) -> (Vec<String>, V
 }
 
 #[test]
-fn what_was_deleted_is_told_and_stays_pending_and_the_rest_is_taken_over() {
+fn deleted_entries_are_reported_and_stay_pending_and_all_others_are_taken_over() {
     let redis = start();
     for _ in 0..2 {
         let (taken, deleted, next) = reclaim(&redis, Duration::ZERO, "-");
@@ -42,11 +42,11 @@ fn what_was_deleted_is_told_and_stays_pending_and_the_rest_is_taken_over() {
     assert_eq!(pending, ["1-0", "2-0", "3-0", "4-0", "5-0"]);
     assert_eq!(redis.runtime.block_on(order_stream::delivery_count(&redis.redis, "1-0")).unwrap(), 3);
     let heirs = redis.runtime.block_on(order_stream::read_pending(&redis.redis, "heir", "0")).unwrap();
-    assert_eq!(heirs.entries.len(), 3, "taken over by name");
+    assert_eq!(heirs.entries.len(), 3, "the heir has taken them over");
 }
 
 #[test]
-fn what_its_consumer_may_still_end_is_left_to_it() {
+fn entries_that_are_pending_for_a_shorter_time_stay_with_their_consumer() {
     let redis = start();
     let (taken, deleted, next) = reclaim(&redis, Duration::from_hours(1), "-");
     assert_eq!((taken, deleted), (Vec::new(), Vec::new()));
@@ -54,7 +54,7 @@ fn what_its_consumer_may_still_end_is_left_to_it() {
 }
 
 #[test]
-fn a_group_that_is_gone_is_told_by_its_name() {
+fn an_absent_group_is_reported_as_no_group() {
     let mut redis = start();
     let orders = redis.redis.keys.orders.to_string();
     redis.raw.call(&["XGROUP", "DESTROY", &orders, GROUP]);
@@ -64,7 +64,7 @@ fn a_group_that_is_gone_is_told_by_its_name() {
     assert!(matches!(page, Err(seckill::redis::RedisError::NoGroup(_))), "{page:?}");
 }
 
-/// Sets the delivery time of `1-0` ten minutes ahead, as after a clock that was set back.
+/// Sets the delivery time of `1-0` ten minutes into the future, as if the clock had been set back.
 const DELIVERED_AHEAD: &str = r"
 redis.call('XCLAIM', KEYS[1], ARGV[1], 'gone', 0, '1-0', 'TIME', 123456789, 'RETRYCOUNT', 1, 'JUSTID')
 local time = redis.call('TIME')
@@ -76,7 +76,7 @@ return redis.call('XPENDING', KEYS[1], ARGV[1], '1-0', '1-0', 1)[1][3]
 ";
 
 #[test]
-fn an_entry_whose_delivery_lies_ahead_of_redis_s_clock_is_taken_over_in_time() {
+fn an_entry_with_a_delivery_time_in_the_future_is_taken_over_in_time() {
     const MIN_IDLE: Duration = Duration::from_millis(300);
     let mut redis = start();
     let orders = redis.redis.keys.orders.to_string();
@@ -98,7 +98,7 @@ fn an_entry_whose_delivery_lies_ahead_of_redis_s_clock_is_taken_over_in_time() {
         assert!(began.elapsed() < Duration::from_secs(30), "it is never taken over");
         std::thread::sleep(Duration::from_millis(10));
     }
-    assert!(began.elapsed() >= MIN_IDLE, "its consumer has all of its time");
-    // Now it belongs to the heir, which has all of its time.
+    assert!(began.elapsed() >= MIN_IDLE, "its consumer has the whole time");
+    // The heir now has the entry, and gets the whole time too.
     assert!(!reclaims());
 }

@@ -1,4 +1,4 @@
-//! Missing rights: a script to whose user a command or a key is forbidden writes all or nothing.
+//! Missing rights: if Redis's user may not run a command or use a key, a script writes everything or nothing.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ const CAROL: &str = "01a20dfc-6229-756f-bc31-2593204e6703";
 const WRITES: [&str; 10] =
     ["DEL", "HDEL", "HINCRBY", "HSET", "SET", "XACK", "XADD", "XCLAIM", "XGROUP", "XTRIM"];
 
-/// Our keys, by their names in the scripts' headers.
+/// Our keys by their names in the scripts' headers.
 const KEYS: [(&str, &str); 8] = [
     ("marker", "test:{0}:epoch"),
     ("stream", "test:{0}:orders"),
@@ -30,10 +30,10 @@ fn key(word: &str) -> &'static str {
     KEYS.iter().find(|(name, _)| *name == word).expect("a key of ours").1
 }
 
-/// One run of a script that does all of its writes.
+/// A run of a script in which the script does all of its writes.
 struct Scene {
     script: &'static str,
-    /// What is done to the common state before it.
+    /// Commands that change the common state before the run.
     before: &'static [&'static [&'static str]],
     keys: &'static [&'static str],
     args: &'static [&'static str],
@@ -134,7 +134,7 @@ const SCENES: &[Scene] = &[
         args: &[READY, GROUP],
     },
     Scene { script: "settle_tally", before: &[], keys: &["marker", "tally"], args: &[READY, "1 1"] },
-    // All that it can repair is broken.
+    // Breaks all that this script can repair.
     Scene {
         script: "rebuild_begin",
         before: &[
@@ -192,7 +192,7 @@ fn commands(source: &str) -> BTreeSet<String> {
 }
 
 impl Scene {
-    /// Alice and bob hold a coffee each; their events are pending with a consumer that is gone.
+    /// Alice and bob each hold a coffee; their events are pending with a consumer that is gone.
     fn set_up(&self, redis: &mut TestRedis) {
         reset(&mut redis.raw, &redis.redis);
         let orders = key("stream");
@@ -219,7 +219,8 @@ impl Scene {
         raw.call(&command)
     }
 
-    /// Runs it by a user with these rights; answers whether it was refused. What is refused has changed nothing.
+    /// Runs the script as a user with these rights; returns whether it was refused. Checks that a refused script has
+    /// changed nothing.
     fn is_refused(&self, redis: &mut TestRedis, limited: &mut Raw, rights: &[&str]) -> bool {
         self.set_up(redis);
         let before = state(redis);
@@ -234,7 +235,7 @@ impl Scene {
     }
 }
 
-/// Everything in the server, with what its groups have read and hold.
+/// The whole content of the server, with the positions and pending entries of its groups.
 fn state(redis: &mut TestRedis) -> Vec<(String, Reply)> {
     let mut state = redis.dump();
     let orders = key("stream");

@@ -1,4 +1,4 @@
-//! Random histories: after every step the scripts must have replied and written what the oracle did, in all of Redis.
+//! Random histories: after every step, the scripts' replies and the whole content of Redis must be those of the oracle.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -26,7 +26,7 @@ struct Replay<'a> {
     redis: &'a mut TestRedis,
     oracle: Oracle,
     batches: Vec<(Batch, Vec<OrderId>)>,
-    /// Names of the replies that occurred.
+    /// Names of the replies that have occurred.
     answers: &'a mut BTreeSet<&'static str>,
 }
 
@@ -317,7 +317,7 @@ const ANSWERS: [&str; 34] = [
 ];
 
 #[test]
-fn the_scripts_answer_and_write_what_the_model_does() {
+fn the_scripts_answer_and_write_what_the_oracle_does() {
     let redis = RefCell::new(TestRedis::start());
     let answers = RefCell::new(BTreeSet::new());
     let config = Config::default();

@@ -1,4 +1,4 @@
-//! The probe checks whether Redis's user may run every command that the program sends, and names what is missing.
+//! The probe checks whether Redis's user may run every command that the program sends, and names missing rights.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +11,7 @@ use seckill::redis::{RedisServer, lua};
 
 use crate::harness::{PREFIX, Reply, TestRedis};
 
-/// Commands without which the program works: `doctor` tells less.
+/// Commands that the program does not need: without them `doctor` shows less.
 const OPTIONAL: [&str; 2] = ["client", "config"];
 const WITH_VERB: [&str; 3] = ["script", "xgroup", "xinfo"];
 
@@ -36,7 +36,7 @@ fn quoted(source: &str, before: &str, quote: char) -> Vec<(String, String)> {
     split.map(|(text, rest)| (text.to_lowercase(), rest.chars().take(60).collect())).collect()
 }
 
-/// `xinfo|groups` where a verb follows the command.
+/// Adds the verb that follows the command, if there is one: `xinfo|groups`.
 fn with_verb(command: &str, rest: &str, quote: char) -> String {
     if !WITH_VERB.contains(&command) {
         return command.to_owned();
@@ -84,7 +84,7 @@ fn the_probe_checks_every_command_that_the_program_sends() {
     assert_eq!(checked(), sent(), "checked by lua/probe.lua, sent by the program");
 }
 
-/// What a user with these rights lacks, by the probe.
+/// The rights that a user with these rights lacks, as the probe reports them.
 fn lacks(redis: &mut TestRedis, rights: &[&str]) -> Vec<String> {
     let user = [&["ACL", "SETUSER", "limited", "reset", "on", ">secret", "&*"], rights].concat();
     assert_eq!(redis.raw.call(&user), Reply::Simple("OK".into()), "{rights:?}");
@@ -100,7 +100,7 @@ fn lacks(redis: &mut TestRedis, rights: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn a_forbidden_command_is_named_alone_and_nothing_where_all_are_allowed() {
+fn only_the_forbidden_command_is_named_and_nothing_if_all_are_allowed() {
     let mut redis = TestRedis::start();
     assert_eq!(lacks(&mut redis, &["+@all", "~test:*"]), Vec::<String>::new());
     for command in checked() {

@@ -1,4 +1,4 @@
-//! Between the oracle's Redis and the real one: reads the real one, and makes it equal to the oracle's.
+//! Reads the real Redis as an oracle, and writes the oracle's content to the real Redis.
 
 use seckill::redis::Redis;
 use seckill::redis::keys::GROUP;
@@ -30,7 +30,7 @@ impl Oracle {
             let last = format!("18446744073709551615-{}", u64::MAX - u64::try_from(room).unwrap());
             raw.call(&["XSETID", &redis.keys.orders, &last]);
         }
-        // A stream that was full is a new one, even if it is as empty as before.
+        // After a full stream the stream is a new one, even if both are empty.
         if self.stream != before.stream || (self.room, before.room.is_some()) == (None, true) {
             let key = &*redis.keys.orders;
             raw.call(&["DEL", key]);
@@ -54,7 +54,7 @@ impl Oracle {
         }
     }
 
-    /// Redis as it is.
+    /// The actual content of Redis.
     pub fn read(redis: &Redis, raw: &mut Raw) -> Self {
         let hashes: Vec<String> = (0..COUPONS)
             .map(coupon_id)

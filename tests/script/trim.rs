@@ -1,4 +1,4 @@
-//! Trimming the stream and removing consumers: nothing is removed that a group or a consumer still needs.
+//! Trims of the stream and removals of consumers never remove what a group or a consumer still needs.
 
 use std::time::Duration;
 
@@ -11,21 +11,21 @@ use crate::harness::{READY, Raw, Reply, TestRedis, reset};
 
 const OTHER_GROUP: &str = "analytics";
 
-/// One entry a node, so that `XTRIM ~` removes exactly what it may.
+/// One entry in each node, so that `XTRIM ~` removes every entry that it may remove.
 fn start() -> TestRedis {
     let mut redis = TestRedis::start();
     redis.raw.call(&["CONFIG", "SET", "stream-node-max-entries", "1"]);
     redis
 }
 
-/// Entries `1-0`, `2-0`, … as far as `count`.
+/// Appends the entries `1-0`, `2-0`, … up to `count`.
 fn append(raw: &mut Raw, orders: &str, count: usize) {
     for number in 1..=count {
         raw.call(&["XADD", orders, &format!("{number}-0"), "order", "any"]);
     }
 }
 
-/// Delivers the next `count` entries to the group's one consumer.
+/// Delivers the next `count` entries to the group's only consumer.
 fn deliver(raw: &mut Raw, orders: &str, group: &str, count: usize) {
     let count = count.to_string();
     raw.call(&["XREADGROUP", "GROUP", group, "reader", "COUNT", &count, "STREAMS", orders, ">"]);
@@ -33,9 +33,9 @@ fn deliver(raw: &mut Raw, orders: &str, group: &str, count: usize) {
 
 #[derive(Clone, Debug)]
 struct Group {
-    /// Entries delivered, from the first on.
+    /// How many entries were delivered, from the first one on.
     delivered: usize,
-    /// Which of those are acknowledged.
+    /// Whether each of the delivered entries is acknowledged.
     acknowledged: Vec<bool>,
 }
 
@@ -56,14 +56,14 @@ impl Group {
 struct Stream {
     entries: usize,
     tail: u64,
-    /// Below this entry other groups do not keep entries.
+    /// The lowest entry that is kept for other groups.
     keep_from: usize,
     ours: Group,
     other: Option<Group>,
 }
 
 fn any_group(entries: usize) -> impl Strategy<Value = Group> {
-    // Mostly acknowledged: else almost nothing is trimmed.
+    // Most entries are acknowledged: otherwise almost nothing is trimmed.
     let acknowledged = prop::collection::vec(prop::bool::weighted(0.9), entries);
     (0..=entries, acknowledged).prop_map(|(delivered, acknowledged)| Group { delivered, acknowledged })
 }
@@ -154,7 +154,7 @@ fn a_trim_behind_a_fence_or_without_the_group_removes_nothing() {
     assert_eq!(redis.raw.call(&["EXISTS", &orders]), Reply::Integer(0), "only a rebuild makes the stream");
 }
 
-/// Removes the consumer where it has been idle for `gone_after`.
+/// Removes the consumer if it has been idle for `gone_after`.
 fn remove(redis: &TestRedis, ready: &str, consumer: &str, gone_after: Duration) -> bool {
     let removed = scripts::remove_consumer(&redis.redis, ready, consumer, gone_after);
     redis.runtime.block_on(removed).unwrap()

@@ -1,4 +1,4 @@
-//! What the tables themselves refuse, whatever the program does.
+//! The tables themselves refuse invalid rows, even if the program is wrong.
 
 use seckill::postgres::dead_letters::{self, LetterOutcome};
 

@@ -1,5 +1,4 @@
-//! The epoch in the table `fence`: what an older epoch cannot write, and how a rebuild excludes transactions that
-//! record.
+//! The epoch in the table `fence`: an older epoch writes nothing, and a rebuild waits for transactions that record.
 
 use seckill::domain::OrderId;
 use seckill::postgres::coupons;
@@ -12,7 +11,7 @@ use support::until;
 use crate::harness::{Database, EPOCH, event, letter, rebuild_session};
 
 #[tokio::test]
-async fn behind_a_fence_nothing_is_recorded_rejected_or_kept() {
+async fn in_another_epoch_or_after_lost_commits_nothing_is_recorded_rejected_or_kept() {
     let database = Database::new("fenced").await;
     let coffee = database.create("coffee", 5).await;
     let claim = event(&coffee, "alice");
@@ -42,7 +41,7 @@ async fn behind_a_fence_nothing_is_recorded_rejected_or_kept() {
 }
 
 #[tokio::test]
-async fn a_publication_is_noted_only_in_its_epoch_and_never_above_the_version() {
+async fn a_publication_is_recorded_only_in_its_epoch_and_never_above_the_version() {
     let database = Database::new("published").await;
     database.create("coffee", 5).await;
     let published = "select published_version from coupons";

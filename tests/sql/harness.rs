@@ -27,7 +27,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The running cluster, or a new one. It ends with the last test that uses it.
+    /// Returns the running cluster, or starts one. The cluster ends with the last test that uses it.
     fn shared() -> Arc<Self> {
         static RUNNING: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
         let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -111,7 +111,7 @@ impl Database {
         constraint.unwrap_or_else(|| panic!("{sql}: {error}")).to_owned()
     }
 
-    /// A connection such as a worker has.
+    /// A dedicated connection, as a worker has.
     pub async fn connection(&self) -> PgConnection {
         self.postgres.dedicated().await.unwrap()
     }

@@ -8,7 +8,7 @@ use sqlx::{Connection, PgPool};
 
 use crate::harness::{Database, EPOCH, event};
 
-/// How many times the tables that workers use were scanned whole; building an index counts too.
+/// How many sequential scans of the workers' tables have run; building an index counts too.
 async fn whole_reads(session: &mut PgConnection) -> i64 {
     sqlx::query("select pg_stat_force_next_flush()").execute(&mut *session).await.unwrap();
     sqlx::query_scalar(
@@ -41,7 +41,7 @@ async fn statements_planned_for_empty_tables_still_use_indexes() {
 
 /// How many rows of `orders` and entries of its indexes were read.
 async fn entries_read(pool: &PgPool) -> i64 {
-    // A session reports its counts when it is told to flush them, else up to a second later.
+    // Makes each session flush its counts: otherwise it reports them up to a second later.
     let mut sessions = Vec::new();
     while sessions.len() < pool.size() as usize {
         let mut session = pool.acquire().await.unwrap();

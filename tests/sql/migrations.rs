@@ -1,4 +1,4 @@
-//! The migrations: found, run once, and run by one process at a time.
+//! The migrations: each file is found and run once, and only one process runs them at a time.
 
 use std::fs;
 use std::path::Path;
@@ -81,7 +81,7 @@ async fn processes_that_start_together_migrate_once() {
     }
 }
 
-/// A first migration on a slow disk takes longer than the lock timeout of all other statements.
+/// The first migration on a slow disk may take longer than the lock timeout of all other statements.
 #[tokio::test]
 async fn a_migration_waits_for_another_one_longer_than_for_a_lock() {
     let database = Database::bare("slow_migration");

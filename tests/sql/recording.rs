@@ -165,7 +165,7 @@ async fn batches_in_opposite_orders_never_deadlock() {
     }
     for round in 0..ROUNDS {
         let user = |who: &str| format!("{who}-{round}");
-        // After a reclaim two workers hold the same events, and each has some more.
+        // After a reclaim two workers have the same events, and each has some other events.
         let shared: Vec<OrderEvent> = ids.iter().map(|id| event(id, &user("both"))).collect();
         let mine: Vec<OrderEvent> = ids.iter().map(|id| event(id, &user("first"))).collect();
         let yours: Vec<OrderEvent> = ids.iter().map(|id| event(id, &user("second"))).collect();

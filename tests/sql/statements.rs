@@ -1,4 +1,4 @@
-//! The prepared statements: each one fits the schema, and one that a session has lost is prepared again.
+//! The prepared statements: each one fits the schema, and a statement that a session has lost is prepared again.
 
 use std::fs;
 
@@ -39,7 +39,7 @@ async fn a_statement_that_its_session_has_lost_is_prepared_again() {
         coupons::get(pool, &coffee).await.unwrap().unwrap();
     }
 
-    // Outside the pool the error goes to the owner of the session, who opens a new one.
+    // Outside the pool the owner of the session gets the error, and opens a new session.
     let mut session = database.connection().await;
     orders::get_many(&mut session, &[]).await.unwrap();
     sqlx::raw_sql("deallocate all").execute(&mut session).await.unwrap();

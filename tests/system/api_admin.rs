@@ -1,4 +1,5 @@
-//! The admin's coupons: created once and within their limits, edited by merge patch, guarded by the entity tag.
+//! The admin's coupons: each is created once and within its limits, and edited by a merge patch; the entity tag detects
+//! edits by other requests.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -218,7 +219,7 @@ async fn a_patch_changes_only_the_fields_it_names_and_its_repeat_changes_nothing
     let unknown = sale.admin(Method::PATCH, "/v1/admin/coupons/nothing", Some(json!({"total": 1}))).await;
     unknown.assert_problem(404, "unknown-coupon");
 
-    // The tag stands for the definition: a claim does not change it, an edit does.
+    // The tag depends only on the definition: an edit changes the tag, a claim does not.
     let tag = sale.admin(Method::GET, COFFEE, None).await.header("etag").to_owned();
     assert_eq!(tag, "\"v7\"");
     assert_eq!(sale.claim("coffee", "alice").await.status, 202);

@@ -1,4 +1,4 @@
-//! Authentication: the users' tokens and the admin's, and every kind of invalid token.
+//! Authentication: tokens of users and of the admin, and every kind of invalid token.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -106,7 +106,7 @@ async fn only_a_complete_signed_and_current_token_is_accepted() {
         assert_eq!(answer.status, 200, "{claims}: {}", answer.text);
     }
 
-    // A user's token is not accepted for admin routes, nor the admin's for users' routes; the token is checked first.
+    // Admin routes refuse a user's token, and users' routes the admin's token. The token is checked before the request.
     let admin = sale.admin_token();
     for (method, path) in [
         (Method::GET, ORDERS),

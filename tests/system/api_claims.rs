@@ -1,4 +1,4 @@
-//! The answers to claims, for every state of a coupon and every kind of body, and how orders are read.
+//! The answers to claims for every state of a coupon and every kind of body, and the answers to reads of orders.
 
 use std::convert::Infallible;
 
@@ -63,7 +63,7 @@ async fn a_claim_is_accepted_repeated_or_refused_by_its_coupons_state() {
     early.assert_problem(409, "not-started");
     assert_eq!(early.body["starts_at"], "2999-01-01T00:00:00Z");
     assert!(early.body["server_time"].as_str().unwrap() > "2026", "{}", early.text);
-    // Of several reasons the first one is given: ended, paused, not started.
+    // If there are several reasons, the answer has the first of: ended, paused, not started.
     edit(&sale, "coffee", json!({"paused": true})).await;
     sale.claim("coffee", "carol").await.assert_problem(409, "paused");
     assert_repeat("paused").await;
@@ -89,7 +89,7 @@ async fn a_wait_ends_at_its_limit_and_an_unreadable_preference_is_ignored() {
     let waited = sale.claim_with("coffee", "alice", &[("prefer", "wait=1")]).await;
     assert_eq!((waited.status, &waited.body["status"]), (202, &json!("accepted")), "{}", waited.text);
 
-    // No worker records the claims: both waits end at the largest wait, and neither as an error.
+    // No worker records the claims: both waits end at the largest wait, without an error.
     let authorization = format!("Bearer {}", sale.admin_token());
     let headers = [("authorization", authorization.as_str()), ("prefer", "wait=3600")];
     let path = "/v1/admin/coupons/coffee/claims";
@@ -99,7 +99,10 @@ async fn a_wait_ends_at_its_limit_and_an_unreadable_preference_is_ignored() {
         sale.send(Method::POST, path, &headers, Some(json!({"user": "carol"})))
     );
     assert_eq!((own.status, on_behalf.status), (202, 202), "{} {}", own.text, on_behalf.text);
-    assert!(since.elapsed() >= std::time::Duration::from_secs(10), "a longer wait is cut to the largest one");
+    assert!(
+        since.elapsed() >= std::time::Duration::from_secs(10),
+        "a longer wait is shortened to the largest one"
+    );
 
     let own = sale.get_as(&sale.token("alice"), waited.header("location")).await;
     assert_eq!((own.status, &own.body["status"]), (200, &json!("accepted")), "{}", own.text);
@@ -157,7 +160,7 @@ async fn a_body_is_an_object_or_empty_and_a_refusal_names_its_fault() {
     sale.claim_with("coffee", "user", &twice).await.assert_problem(400, "bad-request");
     let fit = sale.claim_with("coffee", "user", &[("idempotency-key", &long[1..])]).await;
     assert_eq!(fit.status, 202, "{}", fit.text);
-    // With a limit of one unit the user identifies the claim, whatever the key.
+    // With a limit of one unit the user identifies the claim, with any key.
     let other_key = sale.claim_with("coffee", "user", &[("idempotency-key", "other")]).await;
     assert_eq!((other_key.status, order_of(&other_key)), (200, order_of(&fit)));
     assert_eq!(sale.redis_stock("coffee"), 98);
@@ -172,7 +175,7 @@ async fn a_reserved_order_is_recorded_with_its_time_of_expiry() {
     let row = sale.psql("select status, extract(epoch from reserved_until - recorded_at)::int from orders");
     assert_eq!(row, "reserved|900");
 
-    // Its owner and the admin can read it; other users do not learn that it exists.
+    // The order's user and the admin can read the order; other users do not learn that it exists.
     let path = claimed.header("location");
     let own = sale.get_as(&sale.token("alice"), path).await;
     assert_eq!(
@@ -324,7 +327,7 @@ async fn only_a_claim_without_an_answer_from_redis_is_reported_as_not_known() {
         answer.assert_problem(503, "unavailable");
         answer.body["detail"].as_str().unwrap().to_owned()
     };
-    // Refused as a whole: full memory, too few replicas, no script.
+    // Redis refuses the whole batch: full memory, too few replicas, no script.
     for (setting, refused, restored) in [("maxmemory", "1", "0"), ("min-replicas-to-write", "3", "0")] {
         sale.redis_cli(&["CONFIG", "SET", setting, refused]);
         let refusal = detail(&sale.claim("coffee", "alice").await);

@@ -58,7 +58,7 @@ async fn a_coupon_shows_its_state_and_is_sent_again_only_when_it_has_changed() {
         })
         .await;
     };
-    // The state is the first that applies of ended, paused, scheduled, sold out, open.
+    // The state is the first one that applies: ended, paused, scheduled, sold out, open.
     state(json!({}), "sold_out").await;
     state(json!({"starts_at": "2998-01-01T00:00:00Z"}), "scheduled").await;
     state(json!({"paused": true}), "paused").await;

@@ -142,9 +142,9 @@ async fn a_thousand_idle_connections_and_a_flood_of_unknown_ids_cost_postgres_no
         }
     })
     .await;
-    // One transaction for each id would be a thousand; the probes make some during the same time.
+    // One transaction for each id would be a thousand; the program's probes also make some.
     assert!(unknown < 500, "{unknown} transactions for 2,000 requests");
-    // Requests that need Postgres are counted: the count above is valid.
+    // Checks that transactions of requests are counted: only then the count above proves something.
     let known = transactions_of(&sale, async || {
         for _ in 0..300 {
             assert_eq!(sale.send(Method::GET, "/v1/orders", &headers, None).await.status, 200);
@@ -156,14 +156,14 @@ async fn a_thousand_idle_connections_and_a_flood_of_unknown_ids_cost_postgres_no
     drop(idle);
 }
 
-/// How many transactions the program makes during `work`, with its probes.
+/// How many transactions the program makes during `work`, including those of its probes.
 async fn transactions_of(sale: &Sale, work: impl AsyncFn()) -> i64 {
     let count =
         || sale.psql_number("select xact_commit from pg_stat_database where datname = current_database()");
     let ours = "from pg_stat_activity where application_name = 'seckill'";
     let before = count();
     work().await;
-    // A session reports its transactions at the latest when it ends.
+    // Ends the sessions, because a session reports its transactions at its end at the latest.
     let pids = sale.psql(&format!("select string_agg(pid::text, ',') {ours}"));
     sale.psql(&format!("select pg_terminate_backend(pid) {ours} and pid in ({pids})"));
     until("the program's sessions have ended", async || {
@@ -210,7 +210,7 @@ async fn an_ambiguous_head_is_refused() {
     refused("GET /v1/coupons/%FF HTTP/1.1\r\nHost: a\r\n", "UTF-8").await;
     assert_eq!(sale.redis_stock("coffee"), 5, "nothing was claimed");
 
-    // Heads with a single meaning are accepted. With two body lengths no byte becomes a second request.
+    // Unambiguous heads are accepted. If there are two body lengths, no byte becomes a second request.
     for accepted in [
         "GET /livez HTTP/1.0\r\n\r\n",
         "GET /livez HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n",
@@ -254,7 +254,7 @@ async fn readiness_reports_for_each_store_only_its_own_trouble() {
         })
         .await
     };
-    // The fence row as it is after a Postgres loss; only the operator clears it.
+    // Sets the fence row as after a Postgres loss, which only the operator can end.
     sale.psql("update fence set postgres_lost = true");
     let lost = reported("the loss is reported", &|stores| stores["fence"] != "ok").await;
     lost.assert_problem(503, "unavailable");
@@ -275,8 +275,8 @@ async fn readiness_reports_for_each_store_only_its_own_trouble() {
 
     let redis = sale.redis_pid();
     signal(redis, Signal::SIGSTOP);
-    let away = reported("Redis is away", &|stores| stores["redis"] != "ok" && stores["fence"] != "ok").await;
-    assert_eq!(away.body["stores"]["postgres"], "ok", "{}", away.text);
+    let down = reported("Redis is down", &|stores| stores["redis"] != "ok" && stores["fence"] != "ok").await;
+    assert_eq!(down.body["stores"]["postgres"], "ok", "{}", down.text);
     signal(redis, Signal::SIGCONT);
     sale.until_ready().await;
 }

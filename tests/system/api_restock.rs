@@ -26,7 +26,7 @@ async fn a_total_can_be_lowered_only_to_the_number_of_held_units() {
     }
     sale.claim("coffee", "dave").await.assert_problem(409, "sold-out");
     for _ in 0..2 {
-        // A restock sent twice is one restock.
+        // A restock that is sent twice adds the units once.
         let restocked = patch(&sale, json!({"total": 5})).await;
         assert_eq!((restocked.status, &restocked.body["stock"]), (200, &json!(2)), "{}", restocked.text);
     }
@@ -101,7 +101,7 @@ async fn many_admins_at_once_create_and_edit_coupons_without_a_rebuild() {
         assert_eq!(statuses.iter().filter(|&&status| status == 201).count(), 1, "{statuses:?}");
         assert_eq!(statuses.iter().filter(|&&status| status == 200).count(), 19, "{statuses:?}");
 
-        // While the coupon is created, other requests already edit and claim it.
+        // During the creation of the coupon, other requests already edit it and claim its units.
         let id = format!("tea-{round}");
         let path_of_tea = format!("{COUPONS}/{id}");
         let edits =
@@ -130,5 +130,5 @@ async fn many_admins_at_once_create_and_edit_coupons_without_a_rebuild() {
         sale.assert_in_agreement(&format!("coffee-{round}")).await;
         sale.assert_in_agreement(&id).await;
     }
-    assert_eq!(sale.epoch(), epoch, "nothing was taken for a loss");
+    assert_eq!(sale.epoch(), epoch, "the program has seen no loss");
 }

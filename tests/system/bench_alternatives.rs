@@ -1,5 +1,5 @@
-//! The alternative schemes of the bench on real stores: each sells, no unit twice and no two units to one user. Their
-//! speed is measured by `seckill bench`, not here.
+//! The alternatives of the bench on real stores: each sells units, no unit twice, and at most one unit to a user.
+//! `seckill bench` measures their speed.
 
 use std::process::Command;
 use std::time::Duration;
@@ -31,7 +31,7 @@ fn assert_sold<'f>(figures: impl IntoIterator<Item = &'f alternatives::Figure>) 
     }
 }
 
-/// The same as `Sale::psql` in another database of its Postgres.
+/// As `Sale::psql`, in another database of the sale's Postgres.
 fn psql_in(sale: &Sale, database: &str, sql: &str) -> String {
     let mut psql = Command::new("psql");
     psql.arg("-h").arg(sale.data_dir().join("postgres")).args(["-U", "seckill", "-d", database]);
@@ -91,7 +91,7 @@ async fn the_conditional_update_driven_by_pgbench_sells_its_stock_and_no_unit_mo
     ];
     assert_eq!(names_and_clients(&figures), expected);
     assert_sold_out(&sale, "seckill", "seckill");
-    // The last round's figure equals the rows in the database, without the hundred units sold to check the end.
+    // The last round's figure equals the number of rows, without the hundred units of the check at the end.
     let rows = sale.psql_number("select count(*) from bench.orders");
     assert_eq!(figures.last().unwrap().rate.operations, u64::try_from(rows).unwrap() - 100);
     let scripts = std::fs::read_dir(sale.data_dir()).unwrap().filter(|entry| {
@@ -210,7 +210,7 @@ async fn two_phase_commit_sells_each_unit_once_and_leaves_no_prepared_transactio
     sale.psql("alter system set max_prepared_transactions = 100");
     sale.stop();
     sale.start_server().await;
-    // As a killed bench leaves it: a database with a prepared transaction cannot be dropped.
+    // Does what a killed bench may leave: a database with a prepared transaction, which cannot be dropped.
     sale.psql("create database bench_stock");
     psql_in(&sale, "bench_stock", "begin; create table left_over (); prepare transaction 'left'");
     assert_sold(&alternatives::two_phase(&stores_of(&sale).await, &[1, 16], ROUND).await.unwrap());

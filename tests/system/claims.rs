@@ -1,4 +1,4 @@
-//! A claim from the request to its order, and races for stock.
+//! A claim from the request to its order, and many users who claim at the same time.
 
 use std::collections::HashSet;
 

@@ -1,5 +1,5 @@
-//! A unit is returned to stock exactly once, at whichever point the worker that returns it dies. The sale has one unit,
-//! so that the next claim shows both a missing and a doubled return.
+//! A unit is returned to stock exactly once, even if the worker that returns it dies at any point. The sale has one
+//! unit: so the next claims show a missing return and a double return.
 
 use nix::sys::signal::Signal;
 
@@ -21,9 +21,9 @@ const REFUSE_SOME: &str = "
     end $$;
     create trigger refuse_some before insert on orders for each row execute function refuse_some()";
 
-/// A moment at which a worker dies that ends an order and returns its unit.
+/// The moment at which a worker dies while it ends an order and returns the unit.
 struct Death {
-    /// The store of the request that the worker was about to send, or had just sent.
+    /// The store to which the worker was about to send a request, or had just sent one.
     store: Store,
     act: TrapAction,
     needles: &'static [&'static str],
@@ -37,15 +37,15 @@ enum Store {
     Postgres,
 }
 
-/// What the proxy does with a held request whose sender has died.
+/// What the proxy does with a held request after its sender has died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Held {
     Lost,
-    /// The store receives it after everything else is done.
+    /// The store receives the request at the end of the test.
     Late,
 }
 
-/// What happens to Redis before another worker continues with the outbox.
+/// What happens to Redis before another worker processes the outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RedisFault {
     None,
@@ -125,7 +125,7 @@ impl Scene {
         }
         worker.kill_9();
         if death.act == TrapAction::Hold {
-            // Only for a held request: after a lost answer the worker may have gone on before the kill.
+            // Checked only for a held request: after a lost answer the worker may have done more before the kill.
             assert_eq!(self.outbox_and_held(), death.leaves, "rows in the outbox, units held");
         }
         let late = match held {

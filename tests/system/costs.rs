@@ -1,4 +1,4 @@
-//! The costs of many claims, counted instead of timed: round trips, scripts and transactions.
+//! The costs of many claims in round trips, scripts and transactions, which are counted instead of timed.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,8 @@ use crate::recording::consumers;
 use support::Sale;
 
 const CONNECTIONS: usize = 100;
-/// The most scripts for a thousand claims: each connection sends ten, so about ten batches and a few more.
+/// The most scripts for a thousand claims: each connection sends ten claims, so there are about ten batches and a few
+/// more.
 const SCRIPTS_MAX: u64 = 60;
 
 /// Calls of each command since Redis started, also those from scripts.
@@ -31,7 +32,8 @@ fn growth(before: &HashMap<String, u64>, after: &HashMap<String, u64>, name: &st
     of(after) - of(before)
 }
 
-/// Sends claims of `users` users, from number `first` on, all before the first answer; counts the statuses.
+/// Sends claims of `users` users, starting with number `first`. Sends all claims before it reads an answer; counts the
+/// statuses.
 async fn crowd(sale: &Sale, coupon: &str, first: usize, users: usize) -> HashMap<String, usize> {
     let mut clients = JoinSet::new();
     for connection in 0..CONNECTIONS {
@@ -75,7 +77,7 @@ async fn a_thousand_claims_at_once_cost_a_few_scripts() {
     assert_eq!(growth(&before, &after, "xadd"), 1_000);
     let scripts = growth(&before, &after, "evalsha");
     assert!(scripts <= SCRIPTS_MAX, "{scripts} EVALSHAs for 1,000 claims at once");
-    // For each batch the coupon and its holders are read once, and its claims and its stock are written once.
+    // A batch reads the coupon and its holders once, and writes the claims and the stock once.
     for (command, times) in [("hmget", 2), ("hlen", 1), ("hset", 1), ("hincrby", 1)] {
         let calls = growth(&before, &after, command);
         assert!(calls <= times * scripts, "{calls} calls of {command} in {scripts} batches");
@@ -132,12 +134,12 @@ async fn ten_thousand_events_cost_ten_transactions() {
     assert_eq!(sale.psql_number("select count(*) from orders"), 10_000);
     assert_eq!(sale.psql_number("select count(distinct xmin::text) from orders"), 10, "transactions");
     assert_eq!(growth(&before, &after, "xack"), 10);
-    // One read for each batch, one of the consumer's own entries, and some empty ones before the worker ends.
+    // One read for each batch, one read of the consumer's own entries, and some empty reads before the worker ends.
     let reads = growth(&before, &after, "xreadgroup");
     assert!((11..100).contains(&reads), "{reads} reads of the stream");
 }
 
-/// Whether the consumer for backlogs exists: it has read the stream.
+/// Whether the backlog consumer has read the stream: only then it is in the group.
 fn has_backlog_consumer(sale: &Sale) -> bool {
     consumers(sale).iter().any(|name| name.ends_with("-backlog"))
 }

@@ -1,5 +1,5 @@
-//! The failures that the model finds without a rule (`model`), reproduced with the real program: the test stops it
-//! at that moment, and no promise may break. Some of them are in the files of their subject.
+//! The failures that the model finds without one of its rules (`model`), tried with the real program: a test stops the
+//! program at the same moment, and no promise may break. Some of these tests are in the files of their subject.
 
 mod older_copy;
 
@@ -69,7 +69,7 @@ async fn a_repeat_whose_order_has_ended_is_a_new_claim_and_costs_one_unit() {
         first.as_str(),
         "a repeat gets the live order"
     );
-    // No worker returns the unit yet.
+    // There is no worker that could return the unit.
     sale.cancel_order(&first);
     let again = sale.claim("coffee", "alice").await;
     assert_eq!(again.status, 202, "{}", again.text);
@@ -129,7 +129,7 @@ async fn a_late_release_does_not_take_the_unit_of_the_users_next_order() {
 }
 
 #[tokio::test]
-async fn claims_deleted_in_the_middle_of_a_rebuild_are_not_taken_for_free_units() {
+async fn claims_deleted_during_a_rebuild_do_not_count_as_free_units() {
     let mut sale = Sale::start().await;
     sale.create("coffee", 3).await;
     let mut orders = vec![order_of(&sale, "alice").await, order_of(&sale, "bob").await];
@@ -166,14 +166,14 @@ async fn a_flush_during_an_ordered_rebuild_cancels_no_order() {
     sale.server().signal(Signal::SIGSTOP);
     let (proxy, rebuilder, home) = switch_to_server_behind_a_proxy(&mut sale, &[NO_WORKERS]).await;
     for damage in [&["FLUSHALL"][..], &["DEL", CLAIMS], &["DEL", CLAIMS, COUPON]] {
-        // As a probe records it that finds another Postgres beside a consistent Redis.
+        // Sets what a probe records when it finds another Postgres and a consistent Redis.
         sale.psql("update fence set postgres_lost = true");
         until("claims wait for the operator", async || {
             let ready = sale.get("/readyz").await;
             ready.text.contains("reconcile --rebuild").then_some(())
         })
         .await;
-        let trap = proxy.hold(&["Removes keys of ours"]);
+        let trap = proxy.hold(&["Removes those of our keys"]);
         let rebuilding = sale.admin(Method::POST, "/v1/admin/reconcile", Some(json!({"rebuild": true})));
         let damaging = async {
             trap.until_taken().await;
@@ -220,7 +220,8 @@ async fn a_deleted_entry_is_a_loss_of_the_epoch_in_which_it_is_found() {
     let entry =
         sale.redis_cli(&group).lines().find(|line| line.contains('-') && line.len() < 25).unwrap().to_owned();
     let proxy = Proxy::before(&sale.redis_socket());
-    // The worker reclaims entries; it is held after it has read the marker and before it reads the entries.
+    // The proxy holds the worker, which reclaims entries, after the read of the marker and before the read of the
+    // entries.
     let trap = proxy.hold(&["Takes over pending entries"]);
     let _worker = sale.spawn_by_address("worker", &[&proxy], &[ONE_WORKER, QUICK_RECLAIM]);
     trap.until_taken().await;
@@ -228,9 +229,9 @@ async fn a_deleted_entry_is_a_loss_of_the_epoch_in_which_it_is_found() {
     sale.redis_cli(&["DEL", EPOCH]);
     until("another epoch has begun", async || (sale.epoch() != before).then_some(())).await;
     sale.until_ready().await;
-    // Stopped: the server's comparison at its start and its check each minute would find the deleted entry too.
+    // Stops the server: its comparison at the start and its check each minute would find the deleted entry too.
     sale.server().signal(Signal::SIGSTOP);
-    // Deleted so that no probe notices it.
+    // Deletes the entry so that no probe notices it.
     delete_unnoticed(&sale, &[&entry]);
     trap.release();
     until_recorded(&sale, 1).await;
@@ -289,7 +290,7 @@ pub async fn on_own_stores(redis: &str, postgres: &ExternalStore) -> Sale {
         ("SECKILL_ADMIN_TOKEN", SECRET),
     ])
     .await;
-    // Where the harness looks for them.
+    // The harness reads the secrets from the data directory.
     std::fs::create_dir_all(sale.data_dir()).unwrap();
     for file in ["jwt-secret", "admin-token"] {
         std::fs::write(sale.data_dir().join(file), SECRET).unwrap();
@@ -358,7 +359,7 @@ async fn a_replica_that_is_behind_takes_over_and_sells_nothing_twice() {
     let master = ExternalStore::redis(&[&DURABLE[..], &["--port", &port]].concat(), folder());
     let follows = format!("127.0.0.1 {port}");
     let replica = ExternalStore::redis(&[&DURABLE[..], &["--replicaof", &follows]].concat(), folder());
-    // A link in place of a virtual address: it leads to the current master.
+    // A symbolic link instead of a virtual address: it leads to the current master.
     let address = folder();
     let link = address.path().join("redis.sock");
     std::os::unix::fs::symlink(master.dir.path().join("redis.sock"), &link).unwrap();
@@ -368,7 +369,7 @@ async fn a_replica_that_is_behind_takes_over_and_sells_nothing_twice() {
     sale.until_quiet().await;
     let follows = |field: &str| replica.redis_cli(&["HEXISTS", CLAIMS, field]).is_ok_and(|held| held == "1");
     until("the replica has alice's claim", async || follows("alice").then_some(())).await;
-    // From here on the replica has older data.
+    // From this moment the replica has older data.
     replica.redis_cli(&["REPLICAOF", "NO", "ONE"]).unwrap();
     let bob = order_of(&sale, "bob").await;
     sale.until_quiet().await;

@@ -1,4 +1,5 @@
-//! Processes and stores are killed, stopped and restarted during work: no accepted claim is lost, no user gets two.
+//! Processes and stores are killed, stopped and restarted during work: no accepted claim is lost, and no user gets two
+//! units.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -23,7 +24,7 @@ async fn a_worker_killed_between_commit_and_acknowledgement_leaves_one_order() {
     let lock = sale.lock_coupon("coffee").await;
     assert_eq!(sale.claim("coffee", "alice").await.status, 202);
     sale.until_a_worker_waits().await;
-    // From here on Redis accepts no XACK; the transaction still commits.
+    // From now on Redis runs no XACK; the transaction still commits.
     sale.redis_cli(&["CLIENT", "PAUSE", "60000", "WRITE"]);
     lock.release();
     until("the order is a row", async || {
@@ -119,7 +120,7 @@ async fn postgres_killed_again_and_again_makes_no_dead_letter() {
     assert_eq!(sale.psql_number("select count(*) from dead_letters"), 0);
 }
 
-/// Claims as a real client does: again after every answer that does not say whether the claim was made.
+/// Claims like a real client: repeats the claim after every answer that leaves the result unknown.
 async fn claim_until_answered(sale: &Sale, coupon: &str, user: &str) -> Option<String> {
     until("the claim is answered", async || {
         let answer = sale.claim(coupon, user).await;
@@ -185,7 +186,7 @@ async fn a_killed_program_starts_again_and_finds_every_accepted_claim() {
             .collect()
             .await;
         if round == 1 {
-            // The stores are killed too: no process of the sale is left.
+            // Also kills the stores: no process of the sale is left.
             signal_all(&stores, Signal::SIGKILL);
         }
         sale.kill_9();

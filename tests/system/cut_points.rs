@@ -1,5 +1,5 @@
-//! One claim, its order and the return of its unit, repeated: each run is cut or killed at another point of the traffic
-//! to the stores, and nothing is lost or doubled.
+//! Repeats one claim, its order and the return of its unit. Each run is interrupted at another point of the traffic to
+//! the stores, and no order or unit is lost or doubled.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use support::proxy::{Meter, MeterFault, Proxy};
 use support::{Process, Sale, until};
 
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
-/// How many of all cut points the quick tests try.
+/// How many of the cut points the quick tests try.
 const SAMPLE: usize = 10;
 
 /// How long a client waits before it tries again.
@@ -31,7 +31,7 @@ impl Scene {
         sale.create("coffee", 1).await;
         let meter = Meter::default();
         let proxies = [sale.redis_socket(), sale.postgres_socket()].map(|s| Proxy::metered(&s, &meter));
-        // The server that runs the stores is stopped: only the program behind the proxies can repair anything.
+        // Suspends the server that runs the stores: so only the program behind the proxies can repair anything.
         sale.signal_server(Signal::SIGSTOP);
         let program = spawn(&sale, &proxies);
         sale.url = program.url_when_up().await;
@@ -46,7 +46,7 @@ impl Scene {
         }
     }
 
-    /// Claims as a persistent client does: again until the answer has a recorded order.
+    /// Claims like a persistent client: repeats the claim until the answer has a recorded order.
     async fn claim(&mut self, user: &str) -> String {
         for _ in 0..TRIES {
             self.restart_if_killed().await;
@@ -60,7 +60,7 @@ impl Scene {
         panic!("the order of {user} is not recorded");
     }
 
-    /// Ends the order as the program would, and waits until its unit is back.
+    /// Ends the order as the program does, and waits until its unit is back.
     async fn cancel(&mut self, order: &str) {
         self.sale.cancel_order(order);
         let hlen = [&b"HLEN"[..], CLAIMS.as_bytes()];
@@ -75,7 +75,8 @@ impl Scene {
         panic!("the unit of {order} does not come back");
     }
 
-    /// One claim, order and release, with or without a fault; how many chunks passed, and what the fault hit.
+    /// Runs one claim, order and release, with or without a fault; returns how many chunks passed, and which chunk the
+    /// fault hit.
     async fn run(&mut self, fault: Option<(usize, MeterFault)>) -> (usize, Option<String>) {
         self.runs += 1;
         let user = format!("user-{}", self.runs);

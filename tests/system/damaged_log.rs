@@ -1,5 +1,5 @@
-//! Damaged append-only files of Redis: the start fails and prints the command for this directory, and the command works
-//! when it is pasted.
+//! Damaged append-only files of Redis: the start fails and prints a repair command for this directory, and this command
+//! works.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -58,13 +58,13 @@ fn cut(file: &Path) {
     OpenOptions::new().write(true).open(file).unwrap().set_len(length / 2).unwrap();
 }
 
-/// As a file system may leave the end of a file after a power failure.
+/// Adds zeros, as a file system may do at the end of a file after a power failure.
 fn lengthen(file: &Path) {
     let length = fs::metadata(file).unwrap().len();
     OpenOptions::new().write(true).open(file).unwrap().set_len(length + 100).unwrap();
 }
 
-/// As after a restore by root.
+/// Makes root the owner, as after a restore by root.
 fn take_away(file: &Path) {
     let folder = file.parent().unwrap();
     if nix::unistd::Uid::effective().is_root() {
@@ -78,7 +78,7 @@ fn garble(file: &Path, at: u64) {
 }
 
 fn garble_middle(file: &Path) {
-    // Between two commands, so that a length is garbled and not a value.
+    // Garbles the place between two commands: this damages a length and not a value.
     let bytes = fs::read(file).unwrap();
     let middle = bytes.len() / 2;
     let at =

@@ -1,4 +1,4 @@
-//! Redis loses data, or data is edited by hand: claims stop until the program has made both stores agree again.
+//! Redis loses data, or an operator edits data by hand: claims stop until the program has made both stores agree again.
 
 use crate::deleted_entries::delete_unnoticed;
 use support::{Sale, until};
@@ -8,8 +8,8 @@ const CLAIMS: &str = "seckill:{0}:claims:coffee";
 const ORDERS: &str = "seckill:{0}:orders";
 const EPOCH: &str = "seckill:{0}:epoch";
 
-/// Does the damage to a sale with recorded orders, then claims until a claim is accepted. In the end both stores agree,
-/// and each accepted claim has its order.
+/// Does the damage to a sale with recorded orders, then claims until a claim is accepted. Checks that both stores agree
+/// afterwards, and that each accepted claim has its order.
 async fn survives(sale: &Sale, damage: &[&[&str]]) {
     let before = sale.psql_number("select count(*) from orders where status = 'confirmed'");
     let next = sale.psql_number("select count(*) from orders");
@@ -73,7 +73,7 @@ async fn entries_trimmed_before_they_were_recorded_are_requeued() {
     for n in 0..20 {
         assert_eq!(sale.claim("coffee", &format!("user-{n}")).await.status, 202);
     }
-    // Ten delivered to a consumer that is gone, ten not delivered; then all are trimmed.
+    // Ten entries are delivered to a consumer that is gone, ten are not delivered; then all are trimmed.
     let group = ["GROUP", "order-writers", "gone"];
     sale.redis_cli(&[&["XREADGROUP"], &group[..], &["COUNT", "10", "STREAMS", ORDERS, ">"]].concat());
     sale.redis_cli(&["XTRIM", ORDERS, "MAXLEN", "0"]);
@@ -230,7 +230,7 @@ async fn an_ordered_rebuild_restores_orders_that_a_restored_postgres_lost() {
     .await;
     assert!(why.contains("lost commits"), "{why}");
     assert_eq!(sale.claim("coffee", "late").await.status, 503);
-    // Only the operator can end this, also after another start.
+    // Only the operator can end this state; another start does not end it.
     sale.kill_9();
     sale.start_server_unready().await;
     until("the loss is still reported", async || {
@@ -262,7 +262,7 @@ async fn reconcile(sale: &Sale, fix: bool) -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn reconcile_tells_a_lost_event_from_one_in_flight_and_requeues_it_while_claims_go_on() {
+async fn reconcile_requeues_lost_events_but_no_event_in_flight_while_claims_go_on() {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
     sale.create("coffee", 100).await;
     let mut orders = Vec::new();
@@ -276,7 +276,7 @@ async fn reconcile_tells_a_lost_event_from_one_in_flight_and_requeues_it_while_c
         (&clean["claims"], &clean["in_flight"], &clean["lost_events"]),
         (&6.into(), &6.into(), &0.into())
     );
-    // Three of them are deleted before a worker has read them: only a comparison can find them.
+    // Deletes three of the entries before a worker has read them: only a comparison can find these events.
     let entries = sale.redis_cli(&["XRANGE", ORDERS, "-", "+"]);
     let ids: Vec<&str> = entries.lines().filter(|line| line.starts_with('1') && line.len() < 25).collect();
     assert_eq!(ids.len(), 6);
@@ -306,7 +306,7 @@ async fn reconcile_returns_missed_units_and_stops_claims_for_missing_ones() {
         assert_eq!(sale.claim("coffee", user).await.status, 202);
     }
     sale.until_quiet().await;
-    // Alice's order ends by hand, without the outbox row that would return her unit.
+    // Ends Alice's order by hand, without the outbox row that would return her unit.
     sale.psql("update orders set status = 'cancelled' where user_id = 'alice'; update coupons set stock = stock + 1");
     let report = reconcile(&sale, false).await;
     assert_eq!((&report["missed_releases"], &report["missing_claims"]), (&1.into(), &0.into()), "{report}");
@@ -314,7 +314,7 @@ async fn reconcile_returns_missed_units_and_stops_claims_for_missing_ones() {
     sale.assert_in_agreement("coffee").await;
     assert_eq!(sale.redis_stock("coffee"), 8);
 
-    // Bob's claim is deleted so that the coupon stays consistent: only a comparison can find that.
+    // Deletes Bob's claim but keeps the coupon consistent: only a comparison can find this.
     sale.redis_cli(&["HDEL", CLAIMS, "bob"]);
     sale.redis_cli(&["HINCRBY", COUPON, "stock", "1"]);
     let epoch = sale.epoch();

@@ -1,5 +1,5 @@
-//! Definitions edited by hand in either store: no answer reports a definition as in force that is not, and the
-//! comparison finds each field and puts Postgres's definition in force while claims go on.
+//! Definitions that are edited by hand in either store: no answer says that a definition is in force when it is not,
+//! and the comparison finds each field and puts Postgres's definition in force while claims continue.
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -110,7 +110,7 @@ async fn every_field_edited_by_hand_in_redis_is_named_and_repaired_while_claims_
     let (epoch, mut seen) = (sale.epoch(), 0);
     for (field, edit) in EDITS_OF_REDIS {
         sale.redis_cli(edit);
-        // The comparison that runs every ten seconds may have repaired it already.
+        // The comparison that runs every ten seconds may have repaired the field already.
         let found = reconcile(&sale, false).await;
         if found["definition_drift"] == 1 {
             seen += 1;
@@ -200,7 +200,7 @@ async fn an_answer_of_200_means_that_every_field_was_read_back_from_redis() {
         }
         assert_in_force(&sale);
     }
-    // Paused by hand in Postgres only: a repeated pause pauses in Redis too.
+    // Pauses by hand, in Postgres only: a repeated pause then also pauses the coupon in Redis.
     edit_row(&sale, "paused = true");
     let paused = patch(&sale, json!({"paused": true})).await;
     assert_eq!((paused.status, &paused.body["state"]), (200, &json!("paused")), "{}", paused.text);
@@ -252,7 +252,7 @@ async fn an_edit_by_hand_is_put_in_force_without_a_request() {
         (!metrics.contains("seckill_reconcile_drift_total{kind=\"definition\"} 0")).then_some(())
     })
     .await;
-    // A coupon that is deleted from Redis, or not a hash any more, is noticed without any claim.
+    // The program notices a coupon that is deleted from Redis, or that is no longer a hash, without any claim.
     for damage in [&["DEL", "seckill:{0}:coupon:tea"][..], &["SET", "seckill:{0}:coupon:tea", "x"]] {
         let epoch = sale.epoch();
         sale.redis_cli(damage);
@@ -317,7 +317,7 @@ async fn a_version_that_only_redis_has_counts_as_a_postgres_loss_and_waits_for_t
 }
 
 #[tokio::test]
-async fn a_comparison_during_edits_reports_none_of_them_as_a_difference() {
+async fn a_comparison_during_edits_reports_no_difference() {
     let sale = sale().await;
     let epoch = sale.epoch();
     let edits = async {

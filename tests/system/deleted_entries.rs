@@ -1,5 +1,5 @@
-//! Entries that another program deletes or trims while they are pending: they are found, counted once and logged, and
-//! their orders are still recorded.
+//! Another program deletes or trims pending entries: the program finds them, counts them once and logs them, and their
+//! orders are still recorded.
 
 use reqwest::Method;
 use serde_json::json;
@@ -10,10 +10,11 @@ use support::{Sale, until};
 const ORDERS: &str = "seckill:{0}:orders";
 const DELETED: &str = "seckill_deleted_entries_total";
 
-/// Six claims, their entries delivered to a consumer that is gone, and three of the entries deleted.
+/// Six claims, whose entries are delivered to a consumer that is gone. Three of the entries are deleted.
 async fn sale_with_deleted_entries() -> Sale {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0"), ("SECKILL_RECLAIM_AFTER", "200ms")]).await;
-    // The comparison at the start would else requeue what is deleted below.
+    // Waits for the comparison at the start: it could otherwise requeue the events of the entries that are deleted
+    // below.
     let compared = async || (metric(&sale, "seckill_reconcile_last_seconds").await > 1.6e9).then_some(());
     until("the comparison at the start has ended", compared).await;
     sale.create("coffee", 100).await;
@@ -28,7 +29,7 @@ async fn sale_with_deleted_entries() -> Sale {
     sale
 }
 
-/// Deletes entries and settles them in the tally as a comparison would, so that no probe notices them. The stream must
+/// Deletes entries and settles the tally as a comparison would, so that no probe notices the deletion. The stream must
 /// not have lost an entry before.
 pub fn delete_unnoticed(sale: &Sale, ids: &[&str]) {
     let delete =
@@ -89,7 +90,7 @@ async fn deleted_entries_are_found_at_the_next_start() {
 async fn deleted_entries_are_found_by_a_process_that_joins() {
     let sale = sale_with_deleted_entries().await;
     let epoch = sale.epoch();
-    // It has no workers: only its comparison can find the deleted entries.
+    // The process has no workers: only its comparison can find the deleted entries.
     let joining = sale.spawn_by_address("serve", &[], &[("SECKILL_WORKERS", "0")]);
     joining.until_logged("3 pending entries were deleted or trimmed").await;
     until("three are requeued", async || (sale.redis_cli(&["XLEN", ORDERS]) == "6").then_some(())).await;

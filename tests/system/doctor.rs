@@ -46,7 +46,7 @@ async fn a_server_that_has_just_started_is_green_in_every_check() {
 }
 
 #[tokio::test]
-async fn redis_settings_that_cost_claims_are_red_and_say_how_to_set_them() {
+async fn redis_settings_that_may_lose_claims_are_red_and_say_how_to_set_them() {
     let sale = Sale::start().await;
     let set = |name: &str, value: &str| sale.redis_cli(&["CONFIG", "SET", name, value]);
     for (name, bad, good, check, level, what) in [
@@ -119,14 +119,14 @@ async fn a_hanging_store_is_one_red_finding_and_the_other_stores_checks_still_ru
 }
 
 #[tokio::test]
-async fn a_loading_redis_a_replica_and_an_unreachable_redis_are_told_apart() {
+async fn a_loading_redis_a_replica_and_an_unreachable_redis_get_different_findings() {
     let first = ExternalStore::redis(&["--save", ""], folder());
     until("Redis answers", async || first.redis_cli(&["PING"]).ok()).await;
     let fill = "for n = 1, 4000 do redis.call('SET', n, string.rep('v', 4096)) end";
     first.redis_cli(&["EVAL", fill, "0"]).unwrap();
     first.redis_cli(&["SAVE"]).unwrap();
     let dir = first.kill_9();
-    // Loading takes longer than any test waits.
+    // This Redis loads for longer than any test waits.
     let slow = ["--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024"];
     let loading = ExternalStore::redis(&slow, dir);
     let is_loading = async || loading.redis_cli(&["GET", "x"]).err().filter(|e| e.contains("LOADING"));
@@ -149,7 +149,7 @@ async fn a_loading_redis_a_replica_and_an_unreachable_redis_are_told_apart() {
 }
 
 #[tokio::test]
-async fn postgres_settings_that_cost_orders_are_red_and_so_is_a_postgres_without_free_connections() {
+async fn postgres_settings_that_may_lose_orders_and_a_lack_of_connections_are_red() {
     let postgres = ExternalStore::postgres(&["max_connections=12"]).await;
     let sale = Sale::start().await;
     let redis = format!("redis+unix://{}", sale.redis_socket().display());
@@ -158,7 +158,7 @@ async fn postgres_settings_that_cost_orders_are_red_and_so_is_a_postgres_without
     for (setting, check, level) in [
         ("fsync", "postgres-fsync", "red"),
         ("full_page_writes", "postgres-full-page-writes", "red"),
-        // Yellow, because the program's own sessions set it on.
+        // Yellow, because the program's own sessions set it to on.
         ("synchronous_commit", "postgres-synchronous-commit", "yellow"),
     ] {
         postgres.psql(&format!("alter system set {setting} = off")).unwrap();
@@ -232,7 +232,7 @@ async fn a_schema_that_lacks_migrations_is_red_and_the_doctor_does_not_create_it
     diagnose(&sale).assert_only(&[]);
 }
 
-/// The diagnosis after `damage`, with the server stopped so that it cannot repair the damage.
+/// The diagnosis after `damage`. Suspends the server during this time, so that it cannot repair the damage.
 fn diagnose_damaged(sale: &Sale, damage: impl FnOnce()) -> Diagnosis {
     sale.signal_server(Signal::SIGSTOP);
     damage();
@@ -365,7 +365,7 @@ async fn unclaimed_and_deleted_entries_are_reported_by_age_and_consumer() {
             level,
             "consumer gone: 1 entry is not reclaimed, the oldest idle for",
         );
-        // The limit is the reclaim time of this program's settings.
+        // The limit is the reclaim time in the settings of `doctor`.
         let later = diagnose_with(&sale, &[("SECKILL_RECLAIM_AFTER", "10m")]);
         later.assert("pending-entries", "green", "10m");
     }

@@ -1,5 +1,5 @@
-//! A full disk: readiness, log and doctor name the store, the folder and the free room, and the sale goes on once there
-//! is room. The data directory is a small disk that only the program and its stores can see.
+//! A full disk: readiness, log and doctor name the store, the folder and the free space, and the sale continues once
+//! there is space. The data directory is on a small disk that only the program and its stores can see.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -15,7 +15,7 @@ const ENVIRONMENT: [(&str, &str); 2] = [("SECKILL_ADMIN_TOKEN", "token"), ("SECK
 
 /// Starts the program with a data directory on a disk of this many megabytes.
 fn spawn_on_disk(sale: &Sale, megabytes: u32) -> Process {
-    // The harness looks for them here: it does not see the disk.
+    // The harness does not see the disk: it reads the secrets from here.
     std::fs::create_dir_all(sale.data_dir()).unwrap();
     std::fs::write(sale.data_dir().join("admin-token"), "token\n").unwrap();
     std::fs::write(sale.data_dir().join("jwt-secret"), SECRET).unwrap();
@@ -26,7 +26,7 @@ fn spawn_on_disk(sale: &Sale, megabytes: u32) -> Process {
     if uid.is_root() {
         command.args(["--mount", "sh", "-c", &format!("{mount} \"$@\"")]);
     } else {
-        // Root in a namespace for the mount, then the same user as before.
+        // Root in a new namespace for the mount, then the same user as before.
         let again = format!("unshare --user --map-user={uid} --map-group={gid}");
         command.args(["--map-root-user", "--mount", "sh", "-c", &format!("{mount} {again} \"$@\"")]);
     }
@@ -58,7 +58,7 @@ async fn start_on_disk(megabytes: u32) -> Sale {
     sale
 }
 
-/// `seckill doctor` beside the server.
+/// Runs `seckill doctor` where it sees the server's disk.
 fn doctor(sale: &mut Sale) -> String {
     let doctor = sale.command();
     let pid = sale.server().pid().to_string();

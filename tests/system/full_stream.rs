@@ -1,4 +1,5 @@
-//! A stream whose ids are used up: claims are refused as a whole, a rebuild creates it again, and no event is lost.
+//! A stream that has used its last id: whole claims are refused, a rebuild creates the stream again, and no event is
+//! lost.
 
 use support::{Sale, until};
 
@@ -74,7 +75,7 @@ async fn events_that_only_a_full_stream_has_are_kept_whether_pending_or_unread()
     sale.redis_cli(&read);
     sale.redis_cli(&["XGROUP", "CREATE", ORDERS, "analytics", "0"]);
     let epoch = sale.epoch();
-    // Both at once: the claims hash is deleted, and the ids of the stream are used up.
+    // Does both at once: deletes the claims hash, and uses the stream's last id.
     let both = "redis.call('DEL', KEYS[1]) redis.call('XSETID', KEYS[2], ARGV[1])";
     sale.redis_cli(&["EVAL", both, "2", CLAIMS, ORDERS, LAST_ID]);
     until("a rebuild creates the stream again", async || (sale.epoch() != epoch).then_some(())).await;

@@ -1,5 +1,5 @@
-//! Workers that stop between insert and commit, or hold entries during a Postgres outage: an event ends in exactly one
-//! way, as an order or with its unit returned, and many deliveries do not end it.
+//! Workers that stop between insert and commit, or have pending entries during a Postgres outage: each event ends
+//! exactly once, as an order or with its unit returned, and many deliveries alone do not end an event.
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ impl Scene {
         sale.create("coffee", 1).await;
         sale.psql(REFUSE_AGAIN);
         let [of_first, of_second] = [(); 2].map(|()| Proxy::before(&sale.postgres_socket()));
-        // It reclaims nothing while it is held.
+        // This worker reclaims nothing while it is held.
         let never = [("SECKILL_WORKERS", "1"), ("SECKILL_RECLAIM_AFTER", "1h")];
         let first = sale.spawn_by_address("worker", &[&of_first], &never);
         first.until_logged("fence up").await;
@@ -89,7 +89,7 @@ async fn an_event_rejected_while_its_first_worker_was_stopped_becomes_no_order_w
     scene.commit.release();
     assert!(scene.second_worker.stop().success());
 
-    // The first worker's commit was refused; it records later events.
+    // The first worker's commit was refused. It still records later events.
     let sale = scene.sale;
     sale.psql("drop trigger refuse_again on orders");
     let answer = sale.claim_with("coffee", "alice", &[("prefer", "wait=10")]).await;
@@ -105,7 +105,7 @@ async fn an_event_rejected_while_its_first_worker_was_stopped_becomes_no_order_w
 async fn an_event_rejected_just_before_its_first_worker_commits_ends_in_one_way() {
     let Scene { sale, first, second_worker, commit, order } = Scene::start().await;
     sale.until_a_worker_waits().await;
-    // The commit arrives in time, or just after Postgres has ended the transaction: exactly one of the two wins.
+    // The commit arrives in time, or just after Postgres has ended the transaction. In both cases the event ends once.
     commit.release();
     assert_one_end(&sale, &order).await;
     assert!(first.stop().success() && second_worker.stop().success());
@@ -123,7 +123,7 @@ enum Outage {
 fn deliveries(sale: &Sale) -> (u64, usize) {
     let pending = sale.redis_cli_without_program(&["XPENDING", ORDERS, "order-writers", "-", "+", "1000"]);
     let lines: Vec<&str> = pending.lines().collect();
-    // Each entry: id, consumer, idle ms, deliveries.
+    // An entry has four lines: id, consumer, idle ms, deliveries.
     (lines.get(3).map_or(0, |count| count.parse().unwrap()), lines.len() / 4)
 }
 
@@ -165,7 +165,7 @@ async fn workers_die_without_postgres(outage: Outage) {
         Outage::Hanging => signal_all(&postgres, Signal::SIGCONT),
         Outage::Refusing => proxy.accept_again(),
     }
-    // The last worker has run all the time.
+    // The last worker was never killed.
     sale.assert_in_agreement("coffee").await;
     sale.assert_recorded(&orders);
     assert_eq!(sale.psql_number("select count(*) from dead_letters"), 0);

@@ -1,5 +1,5 @@
-//! A log that cannot be written stops nothing: its reader dies or stalls, its disk is full, its descriptor does not
-//! block. Also the demo's text on stdout.
+//! A log that cannot be written does not stop the program: its reader dies or stalls, its disk is full, or its
+//! descriptor does not block. Also the demo's text on stdout.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -20,14 +20,14 @@ struct Piped {
 }
 
 impl Piped {
-    /// Starts the command with this as its stderr; its address is on the first line that the reader gets.
+    /// Starts the command with this stderr; the first line that the reader gets has the address.
     async fn start(command: &str, stderr: impl Into<Stdio>, log: &mut impl BufRead) -> Self {
         let mut sale = Sale::start().await;
         sale.stop();
         let mut program = sale.command();
         program.arg(command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         let mut piped = Self { child: program.spawn().unwrap(), sale };
-        // The command holds a copy of the pipe's end, which would keep the pipe open.
+        // The command has a copy of the pipe's end, which would keep the pipe open.
         drop(program);
         let mut first = String::new();
         log.read_line(&mut first).unwrap();
@@ -36,7 +36,7 @@ impl Piped {
         piped
     }
 
-    /// Causes a log line from each of: the fence, the workers, both supervisors.
+    /// Causes log lines of the fence, of the workers, and of both supervisors.
     async fn cause_trouble(&self) {
         let sale = &self.sale;
         sale.redis_cli_without_program(&["SCRIPT", "FLUSH"]);
@@ -154,7 +154,7 @@ async fn a_log_continues_when_it_can_be_written_again_and_counts_its_lost_lines(
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    // Opened for reading and writing, so that the open does not wait for another end.
+    // Opens the pipe for reading and writing, so that the open does not wait for another process.
     let both = File::options().read(true).write(true).open(&path).unwrap();
     let mut reader = BufReader::new(both);
     let writer = File::options().write(true).open(&path).unwrap();

@@ -1,11 +1,11 @@
-//! The log of a healthy program, and of one with a storm of equal events.
+//! The log of a healthy program, and of a program with very many equal events.
 
 use nix::sys::signal::Signal;
 
 use support::{Process, Sale, signal_all, until};
 
 const ORDERS: &str = "seckill:{0}:orders";
-/// The most lines that a storm may cost: the first ones, and a sum for each window.
+/// The most lines for very many equal events: the first ones, and a summary for each window.
 const STORM_MAX_LINES: usize = 30;
 
 /// The lines at WARN or ERROR.
@@ -13,7 +13,7 @@ fn alarms(log: &str) -> Vec<&str> {
     log.lines().filter(|line| line.contains(" WARN ") || line.contains(" ERROR ")).collect()
 }
 
-/// How many events with this text were logged or counted in a sum, and in how many lines.
+/// How many events with this text were logged or counted in a summary, and in how many lines.
 fn count_of(log: &str, text: &str) -> (u64, usize) {
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(text)).collect();
     let repeats = |line: &&str| {
@@ -135,7 +135,7 @@ async fn an_unreachable_store_is_logged_when_it_fails_and_when_it_recovers() {
     postgres.refuse();
     assert_eq!(sale.claim("coffee", "bob").await.status, 202);
     worker.until_logged(" has to wait: ").await;
-    // Each of several workers tries again about once a second.
+    // Each worker tries again about once a second.
     let deliveries = || {
         let pending = sale.redis_cli(&["XPENDING", ORDERS, "order-writers", "-", "+", "1"]);
         pending.lines().last().and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0)

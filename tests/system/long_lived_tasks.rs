@@ -1,4 +1,4 @@
-//! The tasks that run as long as the program: what happens when one ends early, and what `/livez` says.
+//! The tasks that run as long as the program: the effect of a task that ends early, and the answer of `/livez`.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -14,7 +14,7 @@ fn new() -> (Tasks, CancellationToken) {
     (Tasks::default(), CancellationToken::new())
 }
 
-/// A task that fails at its first tries, by a return or a panic in turn, and the number of its starts.
+/// A task whose first tries fail, in turn by a return and by a panic; and a counter of its starts.
 fn fails_at_first(
     tries: usize,
 ) -> (Arc<AtomicUsize>, impl FnMut() -> futures_util::future::BoxFuture<'static, ()> + Send) {
@@ -98,7 +98,7 @@ async fn a_task_that_is_stuck_is_named_until_it_moves_again() {
     drop(tokio::spawn(tasks.supervise("fence", Some(Duration::from_millis(200)), &stop, move || {
         let released = released.clone();
         async move {
-            // Blocks as a write to a full pipe would.
+            // Blocks its thread, like a write to a full pipe.
             released.lock().unwrap().recv().unwrap();
             loop {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -126,7 +126,7 @@ async fn livez_reports_the_tasks_and_names_the_one_that_has_ended() {
         (answer.status().as_u16(), answer.json::<serde_json::Value>().await.unwrap())
     };
     assert_eq!(livez().await, (200, serde_json::json!({"status": "ok"})));
-    // Each try fails, with longer and longer pauses.
+    // Each try fails, and the pauses between the tries grow.
     let (_, make) = fails_at_first(usize::MAX);
     drop(tokio::spawn(tasks.supervise("fence", None, &stop, make)));
     let body = until("the task is named", async || {

@@ -1,5 +1,5 @@
-//! Lost answers, commands that arrive late, stores that hang: a client repeats a claim whose result is not known, and
-//! the repeat costs no second unit.
+//! Lost answers, commands that arrive late, stores that hang: a client repeats a claim whose result is unknown, and the
+//! repeat costs no second unit.
 
 use std::cell::Cell;
 
@@ -22,7 +22,7 @@ async fn sale_behind_a_proxy() -> (Sale, Proxy, Process) {
     (sale, proxy, replica)
 }
 
-/// Scripts that Redis has run from its cache.
+/// How many scripts Redis has run from its cache.
 fn scripts_run(sale: &Sale) -> u64 {
     let stats = sale.redis_cli_without_program(&["INFO", "commandstats"]);
     let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")).unwrap_or("0,");
@@ -38,8 +38,8 @@ async fn claim_until_accepted(sale: &Sale, user: &str) -> (u16, String) {
     .await
 }
 
-/// Claims until accepted, and checks that the program replaced its broken connection at once: a probe over the broken
-/// one would wait until its deadline, and every claim during that time would be refused.
+/// Claims until a claim is accepted, and checks that the program has replaced its broken connection at once. A probe
+/// over the broken connection would wait until its timeout, and every claim during this time would be refused.
 async fn claim_over_a_new_connection(sale: &Sale, user: &str) -> String {
     let refused = Cell::new(0);
     let order = until("the claim is accepted", async || {

@@ -1,5 +1,5 @@
-//! An older copy replaces Postgres: an ordered rebuild restores the edits and coupons that the copy lacks, or lists and
-//! pauses them, and nothing is sold before.
+//! An older copy replaces Postgres. An ordered rebuild restores the edits and coupons that the copy lacks, or lists and
+//! pauses them. Nothing is sold before this rebuild.
 
 use reqwest::Method;
 use seckill::domain::OrderId;
@@ -118,7 +118,7 @@ async fn a_coupon_with_an_unconfirmed_definition_is_listed_and_paused_until_an_a
     let expected = "admin rebuild - -, system pause cake -, system edit coffee 7, system pause tea -";
     assert_eq!(scene.audit_log(), expected);
     scene.sell("milk", 0..1).await;
-    // Its total is at least the number of accepted claims.
+    // The coupon's total is now at least the number of accepted claims.
     scene.sale.assert_in_agreement("coffee").await;
     for order in orders {
         let status = scene.psql(&format!("select status from seckill.orders where id = '{order}'"));
@@ -220,7 +220,7 @@ async fn a_definition_restored_by_hand_is_noticed_by_the_next_start_and_by_the_n
     assert_eq!(scene.definition("coffee"), "20|f|coffee");
 
     scene.psql(put_back);
-    // The edit makes the version that Redis has, with other fields.
+    // The edit makes a version that Redis already has, with other fields.
     let edit = Some(json!({"title": "Espresso"}));
     let edited = scene.sale.admin(Method::PATCH, "/v1/admin/coupons/coffee", edit).await;
     edited.assert_problem(503, "unavailable");
@@ -232,8 +232,8 @@ async fn a_definition_restored_by_hand_is_noticed_by_the_next_start_and_by_the_n
     scene.sale.assert_in_agreement("coffee").await;
 }
 
-/// Two orders that are live in the older copy, and that were cancelled after it was made; and the order of the first
-/// user's next claim. The copy is in place.
+/// Replaces Postgres by an older copy in which two orders are live that were cancelled later. Returns these orders, and
+/// the order of the first user's next claim.
 async fn two_orders_that_ended_in_lost_commits() -> (Scene, Vec<String>, String) {
     let mut scene = Scene::start().await;
     scene.sale.create("coffee", 10).await;
@@ -264,9 +264,9 @@ async fn a_redis_that_may_be_older_than_postgres_cancels_no_order_and_lists_it()
 }
 
 #[tokio::test]
-async fn a_newer_event_ends_an_order_that_an_older_copy_has_live_though_the_claims_are_gone() {
+async fn a_newer_event_ends_an_order_that_is_live_in_an_older_copy_without_a_claims_hash() {
     let (mut scene, ended, next) = two_orders_that_ended_in_lost_commits().await;
-    // As if no worker had acknowledged the event of the new claim.
+    // Adds the event of the new claim again, as if no worker had acknowledged it.
     let event = ["order", &next, "coupon", "coffee", "user", "user-0"];
     scene.redis(&[&["XADD", "seckill:{0}:orders", "*"][..], &event].concat());
     scene.redis(&["DEL", "seckill:{0}:claims:coffee"]);
@@ -283,10 +283,10 @@ async fn more_claims_than_units_raise_the_total_and_pause_the_coupon() {
     scene.sale.create("coffee", 1).await;
     let first = scene.sell("coffee", 0..1).await;
     scene.copy().await;
-    // Only Redis keeps this coupon: the loss is noticed by it.
+    // Only Redis keeps this coupon, which shows the loss.
     scene.sale.create("tea", 1).await;
     scene.lose().await;
-    // A claim under a total that both stores have lost, as a rebuild leaves it that died.
+    // Adds a claim that was made under a total that both stores have lost: a rebuild that died may leave this state.
     let order = OrderId::mint().to_string();
     scene.redis(&["HSET", "seckill:{0}:claims:coffee", "user-1", &order]);
     scene.redis(&["HINCRBY", "seckill:{0}:coupon:coffee", "stock", "-1"]);

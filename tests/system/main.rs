@@ -1,4 +1,4 @@
-//! The real binary with a real Redis and Postgres, used as its users use it.
+//! The real program with a real Redis and Postgres, used through HTTP, commands and signals.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 #![expect(clippy::print_stdout, reason = "a test prints the figures that help to read a failure")]

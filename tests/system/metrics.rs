@@ -1,4 +1,4 @@
-//! The metrics match what happened; also what the program reports about its stores.
+//! The metrics, and the program's reports about its stores.
 
 use std::net::{IpAddr, UdpSocket};
 
@@ -166,7 +166,7 @@ async fn a_weaker_appendfsync_is_logged_and_shown_by_a_metric_as_long_as_it_is_s
     sale.redis_cli(&["CONFIG", "SET", "appendfsync", "everysec"]);
     until_metric(&sale, "seckill_redis_appendfsync_always", 0.0).await;
     sale.server().until_logged("Redis runs with appendfsync everysec").await;
-    // Another process logs it at its start, once.
+    // Another process logs the setting once, at its start.
     let worker = sale.spawn("worker", &[]);
     worker.until_logged("Redis runs with appendfsync everysec").await;
     let probes = || {

@@ -1,4 +1,4 @@
-//! A comparison of a million claims while the sale goes on: its cost in memory and in Redis.
+//! A comparison of a million claims while the sale continues: its cost in memory and in Redis.
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
@@ -11,9 +11,9 @@ use support::{Process, Sale, until};
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
 const MILLION: u64 = 1_000_000;
 const MEMORY_GROWTH_MAX_KB: u64 = 64 * 1_024;
-/// Commands slower than this delay the commands behind them.
+/// A command that is slower than this delays the commands after it.
 const SLOW_COMMAND_US: &str = "10000";
-/// At most one in so many calls of a command may be slow. Another program on the machine may delay any single call, but
+/// At most one in this many calls of a command may be slow. Another program on the machine may delay a single call, but
 /// a command that is slow by itself is slow each time.
 const SLOW_SHARE: u64 = 5;
 
@@ -106,7 +106,7 @@ async fn a_million_claims_are_compared_in_little_memory_without_delay_for_live_c
         let all = calls(&sale, &command);
         assert!(times * SLOW_SHARE < all, "{times} of {all} calls of {command} took Redis long");
     }
-    // The claims hash was read page by page, and not at once.
+    // The comparison has read the claims hash page by page.
     assert!(calls(&sale, "hscan") >= MILLION / 1_000, "{} HSCANs", calls(&sale, "hscan"));
     for whole in ["hkeys", "hvals", "keys"] {
         assert_eq!(calls(&sale, whole), 0, "{whole}");

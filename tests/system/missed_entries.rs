@@ -1,5 +1,5 @@
-//! Entries that another program removes from the order stream or from the group: the counts of the stream and the group
-//! show them within two seconds, and they are requeued.
+//! Another program removes entries from the order stream or from the group: the counts of the stream and the group show
+//! this within two seconds, and the program requeues the events.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ const ORDERS: &str = "seckill:{0}:orders";
 const TALLY: &str = "seckill:{0}:tally";
 const LOST: &str = "seckill_reconcile_drift_total{kind=\"lost_event\"}";
 const MISSED: &str = "acknowledged by another program";
-/// The promise is two seconds; a loaded machine gets more.
+/// The promise is two seconds. The tests allow more, for a loaded machine.
 const IN_TIME: Duration = Duration::from_secs(10);
 
-/// What another program does, given the ids of the ten unread events; returns how many events are lost.
+/// What another program does. Gets the ids of the ten unread events; returns how many events are lost.
 type Removal = fn(&Sale, &[String]) -> u64;
 
 const REMOVALS: &[(&str, Removal)] = &[
@@ -49,18 +49,18 @@ const REMOVALS: &[(&str, Removal)] = &[
         sale.redis_cli(&read);
         6
     }),
-    ("a consumer removed with what it holds", |sale, _| {
+    ("a consumer removed with its pending entries", |sale, _| {
         deliver(sale, "7");
         sale.redis_cli(&["XGROUP", "DELCONSUMER", ORDERS, GROUP, "gone"]);
         7
     }),
-    ("XACK of what is not recorded", |sale, ids| {
+    ("XACK of unrecorded entries", |sale, ids| {
         deliver(sale, "10");
         let acknowledge = ["XACK", ORDERS, GROUP, &ids[0], &ids[4], &ids[9]];
         sale.redis_cli(&acknowledge);
         3
     }),
-    ("XTRIM of what is pending, and of more", |sale, _| {
+    ("XTRIM of pending and of unread entries", |sale, _| {
         deliver(sale, "5");
         sale.redis_cli(&["XTRIM", ORDERS, "MAXLEN", "3"]);
         7
@@ -115,7 +115,7 @@ async fn entries_that_another_program_removes_are_noticed_at_once_and_requeued()
         })
         .await;
         assert!(began.elapsed() < IN_TIME, "{name}: {:?}", began.elapsed());
-        // No worker has run until now: only the tally can have shown the loss.
+        // No worker has run yet: so only the tally can have shown the loss.
         let worker = start_worker(&sale);
         sale.until_quiet().await;
         sale.assert_recorded(&orders);
@@ -123,9 +123,9 @@ async fn entries_that_another_program_removes_are_noticed_at_once_and_requeued()
         assert!(worker.stop().success());
     }
     assert_eq!(sale.psql_number("select count(*) from orders where status = 'rejected'"), 0);
-    assert_eq!(sale.epoch(), epoch, "repaired beside live claims");
+    assert_eq!(sale.epoch(), epoch, "repaired while claims continue");
     sale.assert_in_agreement("coffee").await;
-    // Settled losses are not reported again.
+    // The program does not report settled losses again.
     until_tally_is_settled(&sale).await;
 }
 
@@ -172,7 +172,7 @@ async fn no_entry_is_reported_missing_while_the_program_trims_reclaims_restarts_
         sale.redis_cli(&["HGET", TALLY, "trimmed"]).parse::<u64>().is_ok_and(|n| n > 0).then_some(())
     })
     .await;
-    // A worker that dies with delivered entries.
+    // A worker dies with pending entries.
     let lock = sale.lock_coupon("coffee").await;
     let worker = start_worker(&sale);
     sell(&sale, 5).await;
@@ -180,7 +180,7 @@ async fn no_entry_is_reported_missing_while_the_program_trims_reclaims_restarts_
     worker.kill_9();
     lock.release();
     sale.until_quiet().await;
-    // A rebuild, a restart of the program, and one of Redis.
+    // A rebuild, a restart of the program, and a restart of Redis.
     let epoch = sale.epoch();
     sale.redis_cli(&["SCRIPT", "FLUSH"]);
     until("a rebuild begins", async || (sale.epoch() != epoch).then_some(())).await;

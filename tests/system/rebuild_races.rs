@@ -13,19 +13,20 @@ const COUPON: &str = "seckill:{0}:coupon:coffee";
 const ORDERS: &str = "seckill:{0}:orders";
 const EPOCH: &str = "seckill:{0}:epoch";
 
-/// The text that identifies each step of a rebuild on the connection to Redis. A command is matched with its line ends,
-/// because scripts contain its name too.
+/// The text that identifies each step of a rebuild on the connection to Redis. The text of a command includes its line
+/// ends, because scripts contain the command's name too.
 const STEPS: [&[&str]; 7] = [
-    &["Opens a rebuild"],
+    &["Begins a rebuild"],
     &["\r\nHSCAN\r\n"],
     &["\r\nXPENDING\r\n"],
-    &["Applies some of a rebuild's differences"],
+    &["Applies a part of a rebuild's differences"],
     &["Sets a coupon to Postgres's definition"],
     &["Appends the order events"],
     &["Ends a rebuild"],
 ];
 
-/// A sale with two servers: one rebuilds and is held at a given step, the other, which has workers, is stopped.
+/// A sale with two servers. One rebuilds, and the proxy holds it at a given step. The other one, which has workers, is
+/// suspended.
 struct Race {
     sale: Sale,
     proxy: Proxy,
@@ -55,8 +56,8 @@ impl Race {
         self.orders.push(order);
     }
 
-    /// Makes two recorded orders and two unrecorded claims. Then deletes the stream and a recorded order's claim, and
-    /// holds the rebuild of the new server at `step`.
+    /// Makes two recorded orders and two unrecorded claims. Then deletes the stream and the claim of a recorded order,
+    /// and holds the rebuild of a new server at `step`.
     async fn hold_at(&mut self, step: &[&str]) -> (Process, Trap, String) {
         self.claim().await;
         self.claim().await;
@@ -66,7 +67,7 @@ impl Race {
         let environment = [("SECKILL_WORKERS", "0"), ("SECKILL_LOG", "seckill::reconcile=debug,info")];
         let rebuilder = self.sale.spawn_by_address("serve", &[&self.proxy], &environment);
         let home = std::mem::replace(&mut self.sale.url, rebuilder.url_when_up().await);
-        // Its comparison at the start sends some of the same commands as a rebuild.
+        // Waits, because the server's comparison at the start sends some commands that a rebuild also sends.
         rebuilder.until_logged("reconcile: ").await;
         self.claim().await;
         self.claim().await;
@@ -139,7 +140,7 @@ async fn a_flush_at_any_step_of_a_rebuild_causes_another_rebuild() {
         trap.release();
         race.wake(home).await;
         race.sale.assert_in_agreement("coffee").await;
-        // Claims that were only in Redis are lost with it; no unit of them was sold twice.
+        // Claims that were only in Redis are lost. None of their units was sold twice.
         let rows = race.sale.psql("select id from orders");
         race.orders.retain(|order| rows.contains(order.as_str()));
         race.assert_in_agreement().await;
@@ -157,7 +158,7 @@ async fn a_worker_stopped_in_its_transaction_blocks_neither_a_rebuild_nor_its_en
     sale.until_a_worker_waits().await;
     worker.signal(Signal::SIGSTOP);
     let before = sale.epoch();
-    // Redis keeps the entry, but has lost its marker: a rebuild must wait for the transaction.
+    // Redis loses its marker but keeps the entry: a rebuild must wait for the transaction.
     sale.redis_cli(&["DEL", EPOCH]);
     until("a rebuild waits for the open transaction, or the transaction has ended", async || {
         let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
@@ -165,7 +166,7 @@ async fn a_worker_stopped_in_its_transaction_blocks_neither_a_rebuild_nor_its_en
     })
     .await;
     lock.release();
-    // The worker does not continue its transaction, until Postgres ends it.
+    // The worker is suspended until Postgres has ended its transaction.
     until("a new epoch is in force", async || (sale.epoch() != before).then_some(())).await;
     sale.until_ready().await;
 
@@ -184,7 +185,7 @@ async fn an_edit_committed_during_a_rebuild_is_in_force_afterwards() {
     let mut race = Race::start().await;
     for (step, more) in [(STEPS[1], 50), (STEPS[6], -70)] {
         let (rebuilder, trap, home) = race.hold_at(step).await;
-        // The same statement as the API's; the API refuses edits while its fence is down.
+        // Sends the API's statement directly, because the API refuses edits while the fence is down.
         race.sale.psql(&format!(
             "update coupons set total = total + {more}, stock = stock + {more}, version = version + 1,
                 changed_at = clock_timestamp()"
@@ -246,7 +247,7 @@ async fn an_edit_whose_publication_is_lost_is_published_again() {
 async fn a_failing_rebuild_backs_off_and_an_ordered_rebuild_ends_the_pause() {
     let sale = Sale::start().await;
     sale.create("coffee", 10).await;
-    // Postgres refuses every new epoch, and counts them.
+    // Postgres refuses every new epoch, and counts the attempts.
     sale.psql(
         "create sequence attempts;
          create function refuse() returns trigger language plpgsql as

@@ -1,4 +1,4 @@
-//! Workers in processes of their own: what they record, what they reject, and what stays in the stream.
+//! Workers in separate processes: what they record, what they reject, and what stays in the stream.
 
 use futures_util::StreamExt;
 use nix::sys::signal::Signal;
@@ -36,7 +36,7 @@ async fn a_worker_process_records_and_removes_its_consumers_when_it_stops() {
     sale.create("coffee", 1_000).await;
     let orders = buy(&sale, 0..100).await;
     assert_eq!(sale.psql_number("select count(*) from orders"), 0);
-    // Some were delivered to a consumer that is gone: they are reclaimed by a consumer of their own.
+    // Delivers some entries to a consumer that is gone: a separate consumer reclaims them.
     let read = ["XREADGROUP", "GROUP", "order-writers", "gone", "COUNT", "10", "STREAMS", ORDERS, ">"];
     sale.redis_cli(&read);
     let worker = sale.spawn("worker", &[("SECKILL_WORKERS", "3"), ("SECKILL_RECLAIM_AFTER", "200ms")]);
@@ -144,10 +144,10 @@ async fn unreadable_entries_become_dead_letters_and_the_events_behind_them_order
         &[b"order", three.as_bytes(), b"coupon", b"cof\0fee", b"user", b"bob"],
         &[b"order", four.as_bytes(), b"coupon", b"coffee", b"user", &megabyte],
         &[b"order", five.as_bytes(), &megabyte, b"coffee", b"user", b"bob"],
-        // The nil id and an id of version 4 contain no time.
+        // The nil UUID and a UUID of version 4 contain no time.
         &[b"order", b"00000000-0000-0000-0000-000000000000", b"coupon", b"coffee", b"user", b"bob"],
         &[b"order", b"6f1c1a52-9b0e-4c53-8a3a-0d7e0b1a2c3d", b"coupon", b"coffee", b"user", b"bob"],
-        // A recorded order once more, for another user: it counts as recorded.
+        // An order that is already recorded, with another user: it counts as recorded.
         &[b"order", own.as_bytes(), b"coupon", b"coffee", b"user", b"mallory"],
         &[b"user", b"bob", b"order", own.as_bytes(), b"coupon", b"coffee", b"user", b"mallory"],
     ];
@@ -202,7 +202,7 @@ async fn recorded_entries_are_trimmed_but_not_those_that_another_group_has_not_r
     let first = sale.redis_cli(&["XRANGE", ORDERS, "-", "+", "COUNT", "1"]);
     buy(&sale, 3_000..4_500).await;
     sale.until_quiet().await;
-    // Housekeeping has run several times since.
+    // Waits until housekeeping has run several times.
     let rounds = sale.redis_cli(&["INFO", "commandstats"]);
     let trims = |stats: &str| {
         let line = stats.lines().find(|line| line.starts_with("cmdstat_xinfo|groups:")).unwrap();
@@ -216,7 +216,7 @@ async fn recorded_entries_are_trimmed_but_not_those_that_another_group_has_not_r
     assert_eq!(length(), kept + 1_500);
     assert_eq!(sale.redis_cli(&["XRANGE", ORDERS, "-", "+", "COUNT", "1"]), first);
 
-    // The other group reads further: what it has read may be trimmed.
+    // The other group reads more entries, which may then be trimmed.
     let read = ["XREADGROUP", "GROUP", "audit", "me", "COUNT", "2000", "NOACK", "STREAMS", ORDERS, ">"];
     sale.redis_cli(&read);
     until("what both have read is trimmed", async || (length() <= 1_100).then_some(())).await;
@@ -281,7 +281,7 @@ async fn reconcile_fix_recounts_a_stock_edited_in_postgres_while_claims_go_on() 
         sale.assert_in_agreement("coffee").await;
         sale.assert_recorded(&orders);
     }
-    // More orders than units: a recount cannot repair that.
+    // There are more orders than units: a recount cannot repair this.
     sale.psql("update coupons set total = 300, stock = 0");
     let report = reconcile(&sale, true).await;
     assert_eq!((report.status, &report.body["stock_drift"]), (200, &1.into()), "{}", report.text);

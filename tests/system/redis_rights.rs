@@ -1,5 +1,5 @@
-//! A Redis user that lacks a right which the program needs: nothing is half done, the missing right is named, and
-//! claims go on once it is given.
+//! A Redis user that lacks a right that the program needs: no script does half of its work, the program names the
+//! missing right, and claims continue once the user has it.
 
 use support::{Sale, until};
 
@@ -7,7 +7,7 @@ const EVERYTHING: [&str; 2] = ["+@all", "~*"];
 
 /// Sets the rights of the default user, which is the program's user.
 fn set_rights(sale: &Sale, rules: &[&str]) {
-    // As another user: the limited one cannot restore its own rights.
+    // Runs as another user, since the limited user cannot restore its own rights.
     let args = [&["--user", "owner", "--pass", "x", "--no-auth-warning", "ACL", "SETUSER", "default"], rules];
     assert_eq!(sale.redis_cli_without_program(&args.concat()), "OK");
 }

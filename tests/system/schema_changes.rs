@@ -1,5 +1,5 @@
-//! Tables that change while the program runs, as in an upgrade with replicas of two versions: no request is refused,
-//! although the old statements are prepared.
+//! Tables change while the program runs, as in an upgrade with replicas of two versions: no request is refused,
+//! although the statements were prepared before.
 
 use futures_util::future::join_all;
 use reqwest::Method;

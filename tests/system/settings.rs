@@ -1,4 +1,4 @@
-//! The start of the program: settings, credentials and addresses, a data directory in use.
+//! The start of the program: settings, credentials, addresses, and a data directory that is in use.
 
 mod demo;
 mod other_programs;
@@ -16,7 +16,7 @@ fn run(dir: &std::path::Path, args: &[&str], environment: &[(&str, &str)]) -> (O
     let mut command = Command::new("timeout");
     command.arg("60").arg(support::program());
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).current_dir(dir);
-    // `timeout` ends a program that starts although it should not; its status is then another.
+    // `timeout` ends a program that starts although it must not; the exit status then shows this.
     let output = command.args(args).envs(environment.iter().copied()).output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
@@ -178,7 +178,7 @@ fn an_unusable_credential_is_refused_by_name_and_never_shown() {
     );
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was created");
 
-    // The same in files; the error names the path.
+    // The same texts in files; the error names the path.
     let run_with = |name: &str, bytes: &[u8], args: &[&str]| {
         let path = dir.path().join(name);
         std::fs::write(&path, bytes).unwrap();
@@ -227,7 +227,7 @@ async fn a_credential_loses_one_final_line_end_wherever_it_comes_from() {
     assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
     drop(sale);
 
-    // Files with and without the line end of another system.
+    // Files with the line end of another system, and without a line end.
     let mut sale = Sale::start().await;
     sale.stop();
     std::fs::write(sale.data_dir().join("admin-token"), "let-me-in\r\n").unwrap();
@@ -243,7 +243,7 @@ async fn a_credential_loses_one_final_line_end_wherever_it_comes_from() {
 #[test]
 fn a_listen_address_is_accepted_or_refused_with_an_example() {
     let dir = tempfile::tempdir_in("/tmp").unwrap();
-    // A file in place of the data directory ends the server right after it listens.
+    // A file instead of the data directory ends the server right after it listens.
     let data_dir = dir.path().join("file");
     std::fs::write(&data_dir, "").unwrap();
     let data_dir = data_dir.to_str().unwrap();
@@ -283,7 +283,7 @@ fn a_listen_address_is_accepted_or_refused_with_an_example() {
 #[test]
 fn the_first_log_line_is_the_listen_address_with_any_log_filter() {
     let dir = tempfile::tempdir_in("/tmp").unwrap();
-    // A file in place of the data directory ends the server right after that line.
+    // A file instead of the data directory ends the server right after this line.
     let data_dir = dir.path().join("file");
     std::fs::write(&data_dir, "").unwrap();
     let run = |format| {
@@ -308,7 +308,7 @@ fn the_first_log_line_is_the_listen_address_with_any_log_filter() {
 #[test]
 fn a_too_low_limit_of_open_files_is_refused_and_a_low_one_is_warned_about() {
     let dir = tempfile::tempdir_in("/tmp").unwrap();
-    // A file in place of the data directory ends the server once it listens.
+    // A file instead of the data directory ends the server once it listens.
     let data_dir = dir.path().join("file");
     std::fs::write(&data_dir, "").unwrap();
     let start = |files: u64| {

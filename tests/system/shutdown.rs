@@ -20,7 +20,7 @@ const PROMISED_WHEN_IDLE: Duration = Duration::from_secs(1);
 /// The result of one connection with one claim.
 enum Outcome {
     Answered(String),
-    /// Refused or reset before a byte of an answer.
+    /// The connection was refused, or reset before the first byte of an answer.
     Refused,
 }
 
@@ -125,7 +125,7 @@ async fn a_claim_that_waits_for_its_recording_is_answered_at_a_stop_and_recorded
     sale.assert_recorded(&[order_of(&answer)]);
 }
 
-/// Command lines of the processes that work in `dir` or name it.
+/// Command lines of the processes whose working directory is in `dir` or whose arguments contain it.
 fn processes_of(dir: &Path) -> Vec<String> {
     let text = |path: std::path::PathBuf| std::fs::read(path).unwrap_or_default();
     let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
@@ -166,7 +166,7 @@ async fn an_idle_program_stops_within_a_second() {
     let mut sale = Sale::start().await;
     sale.create("coffee", 10).await;
     for signal in SIGNALS {
-        // The fastest of three counts: the others may be delayed by other work of the machine.
+        // Takes the fastest of three stops: other work of the machine may delay the others.
         let mut took = Duration::MAX;
         for _ in 0..3 {
             if took < PROMISED_WHEN_IDLE {
@@ -188,7 +188,7 @@ async fn an_idle_program_stops_within_a_second() {
 async fn a_signal_at_any_point_of_the_first_start_ends_it_and_the_next_start_succeeds() {
     let points = [
         ("the lock is there", "lock"),
-        ("initdb is at work", "postgres/cluster.new-*/base"),
+        ("initdb runs", "postgres/cluster.new-*/base"),
         ("the cluster is filled", "postgres/cluster.new-*/pg_hba.conf"),
         ("the cluster is there", "postgres/cluster/PG_VERSION"),
         ("Postgres starts", "postgres/cluster/postmaster.pid"),
@@ -262,7 +262,7 @@ async fn a_signal_while_a_running_store_hangs_ends_the_program() {
     sale.assert_recorded(&orders);
 }
 
-/// Brings a store into the state; the returned connection keeps it there.
+/// Brings a store into the named state. The returned connection, if any, must stay open.
 async fn hang(sale: &Sale, phase: &str) -> Option<UnixStream> {
     match phase {
         "Redis is stopped" => signal(sale.redis_pid(), Signal::SIGSTOP),

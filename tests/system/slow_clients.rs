@@ -1,4 +1,5 @@
-//! Slow clients that hold a connection: each is disconnected in bounded time, costs bounded memory and delays no stop.
+//! Slow clients that keep a connection: the server disconnects each in bounded time, with bounded memory, and a stop
+//! does not wait for them.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -13,11 +14,11 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use support::{Sale, until};
 
-/// Well above the limits of ten seconds, and below the minute that an idle connection has.
+/// Longer than the limits of ten seconds, and shorter than the minute after which an idle connection is closed.
 const BOUND: Duration = Duration::from_secs(40);
 const LIST: &str = "GET /v1/coupons?limit=200 HTTP/1.1\r\nHost: x\r\n\r\n";
 
-/// Coupons whose list is 60 kB.
+/// Creates coupons whose list has 60 kB.
 async fn fill_list(sale: &Sale) {
     for n in 0..100 {
         let body = json!({"id": format!("coupon-{n}"), "total": 5, "title": "t".repeat(200)});
@@ -37,7 +38,7 @@ async fn connect_small(sale: &Sale) -> TcpStream {
     socket.connect(address(sale)).await.unwrap()
 }
 
-/// Sends requests until the server accepts no more of them, and reads nothing.
+/// Sends requests until the server reads no more of them; reads no answer.
 async fn flood(stream: &mut TcpStream, requests: usize) {
     let bytes = LIST.repeat(requests);
     let sending = stream.write_all(bytes.as_bytes());
@@ -46,7 +47,7 @@ async fn flood(stream: &mut TcpStream, requests: usize) {
     }
 }
 
-/// Whether the server still holds its end of a connection: a socket that it has closed has no inode.
+/// Whether the server still has its end of a connection open: a closed socket has no inode.
 fn is_held(sale: &Sale, stream: &TcpStream) -> bool {
     let (ours, theirs) = (stream.local_addr().unwrap().port(), address(sale).port());
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
@@ -87,7 +88,7 @@ async fn a_slow_client_is_disconnected_and_an_idle_one_is_not() {
         flood(&mut stream, 2_000).await;
         let since = Instant::now();
         until("a client that reads a byte at a time is disconnected", async || {
-            // There may be nothing to read, or a rest in the kernel after the server has closed.
+            // There may be nothing to read; after the server has closed, the kernel may still have some bytes.
             drop(stream.try_read(&mut [0]));
             (!is_held(&sale, &stream)).then_some(())
         })
@@ -142,7 +143,7 @@ async fn a_slow_client_is_disconnected_and_an_idle_one_is_not() {
     let took = join_all(slow).await;
     assert!(took.iter().all(|took| *took < BOUND), "{took:?}");
     // The idle connection has lived longer than any slow one.
-    assert!(is_held(&sale, &idle), "an idle connection keeps its minute");
+    assert!(is_held(&sale, &idle), "an idle connection stays open for a minute");
     idle.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     assert!(idle.read(&mut [0; 1_024]).await.unwrap() > 0);
 }
@@ -183,7 +184,7 @@ async fn a_stop_does_not_wait_for_slow_clients() {
          Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{{"
     );
     half_a_body.write_all(head.as_bytes()).await.unwrap();
-    // No worker records the claim: it waits as long as it may.
+    // No worker records the claim: so it waits for the longest possible time.
     let mut waits = sale.connect().await;
     let token = sale.token("alice");
     let claim = format!(
@@ -206,6 +207,6 @@ async fn a_stop_does_not_wait_for_slow_clients() {
     // A clean end: no connection was open at the end of the grace period.
     let status = until("the server has ended", || std::future::ready(sale.server().ended())).await;
     assert!(status.success(), "{status}");
-    assert!(!sale.log().contains("still under way"), "{}", sale.log());
+    assert!(!sale.log().contains("had not ended"), "{}", sale.log());
     assert!(took < Duration::from_secs(8), "{took:?}");
 }

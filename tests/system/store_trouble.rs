@@ -10,13 +10,13 @@ use nix::sys::signal::Signal;
 use support::proxy::Proxy;
 use support::{Answer, Process, Sale, signal, signal_all, until};
 
-/// Longest wait for an answer: the program's own deadlines, with room for a busy machine.
+/// Longest wait for an answer: the program's own deadlines, and some time more for a busy machine.
 const BOUND: Duration = Duration::from_secs(10);
 
-/// A trouble of one store.
+/// A problem of one store.
 struct Trouble {
     name: &'static str,
-    /// A part of the program's report: in `/readyz` for Redis, in `/readyz?verbose` or the log for Postgres.
+    /// A part of the program's report about it: in `/readyz` for Redis, in `/readyz?verbose` or the log for Postgres.
     report: &'static str,
     begin: fn(&mut Scene),
     end: fn(&mut Scene),
@@ -97,7 +97,7 @@ impl Scene {
         assert_eq!(answer.expect("an answer in time").status, 200);
     }
 
-    /// Claims are refused, and the program says that it is not ready, until the trouble ends.
+    /// Checks that claims are refused, and that the program says that it is not ready, until the trouble ends.
     async fn survive_without_redis(&mut self, trouble: &Trouble) {
         let name = trouble.name;
         self.claim_accepted(name).await;
@@ -115,7 +115,7 @@ impl Scene {
         })
         .await;
         (trouble.end)(self);
-        // A refused client does not know whether its claim was made, and repeats it.
+        // A client with a 503 may not know whether its claim was made, and repeats it.
         for user in first..=self.users {
             let order = until("the claim is accepted", async || {
                 let answer = self.claim_again(user, name).await;
@@ -127,7 +127,7 @@ impl Scene {
         self.assert_recovered().await;
     }
 
-    /// Claims are accepted, and the program says that it is ready, all the time.
+    /// Checks that claims are accepted, and that the program says that it is ready, all the time.
     async fn survive_without_postgres(&mut self, trouble: &Trouble) {
         let name = trouble.name;
         self.claim_accepted(name).await;
@@ -170,7 +170,7 @@ impl Scene {
         signal_all(&self.postgres_pids, Signal::SIGSTOP);
     }
 
-    /// Uses up every connection that Postgres has left.
+    /// Uses every free connection of Postgres.
     fn crowd_postgres(&mut self) {
         let mut refused = 0;
         while refused < 10 {
@@ -263,7 +263,7 @@ async fn claims_are_refused_in_time_while_redis_accepts_no_writes_and_go_on_afte
 #[tokio::test]
 async fn claims_are_refused_in_time_while_redis_loads_and_go_on_afterwards() {
     let mut scene = Scene::start(&[]).await;
-    // Enough keys for a long load; the program does not use them.
+    // Adds keys that the program does not use, so that Redis loads for a long time.
     for part in 0..100 {
         let fill = "for i = 1, 10000 do redis.call('SET', ARGV[1] .. i, i) end";
         scene.tell_redis(&format!("EVAL \"{fill}\" 0 {part}-"));
@@ -362,9 +362,9 @@ async fn claims_stop_at_the_largest_backlog_and_go_on_below_it() {
             break;
         }
         scene.orders.push(answer.body["order"].as_str().unwrap().to_owned());
-        assert!(scene.orders.len() < 20_000, "nothing stops the claims");
+        assert!(scene.orders.len() < 20_000, "the claims do not stop");
     }
-    // The backlog is probed once a second: claims of that second may exceed the limit.
+    // The program probes the backlog once a second: the claims of this second may exceed the limit.
     assert!(scene.orders.len() > 20, "{} claims", scene.orders.len());
     let full = scene.sale.redis_raw(&length);
     for _ in 0..50 {

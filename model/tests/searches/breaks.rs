@@ -1,6 +1,6 @@
-//! Without a rule a promise breaks: for each rule the search finds a shortest path to the broken promise. Where the
-//! check of `stock + claims = total` would find and repair the damage, that rule is switched off too; alone, it breaks
-//! nothing there.
+//! Without a rule a promise breaks: for each rule the search finds a shortest path to the broken promise. If the check
+//! of `stock + claims = total` would find and repair the damage, the test also switches this check off. The missing
+//! check alone breaks no promise in that test.
 
 use crate::checks::{breaks, compared, passes};
 use model::{Broken, Fault, Rule, Scope};

@@ -1,4 +1,4 @@
-//! With all rules in force no sequence of steps and faults breaks a promise, and the system can always come to rest.
+//! With all rules in force, no sequence of steps and faults breaks a promise, and the system can always become quiet.
 
 use crate::checks::{ALL, holds, of};
 use model::{Fault, Scope};
@@ -106,7 +106,8 @@ fn any_two_faults_beside_an_order_that_ends() {
     println!("{states} states");
 }
 
-/// Without deleted pending entries: the model identifies entries by their orders and would merge two of one order.
+/// Without deleted pending entries: the model identifies entries by their orders, and would merge two entries of the
+/// same order.
 #[test]
 #[ignore = "long"]
 fn any_three_faults() {

@@ -1,5 +1,5 @@
-//! The least cost of recording, with which `drain` is compared: a worker's batches, inserted in a loop on one connection,
-//! with the stock in the same transaction. There is no stream, no fence and no acknowledgement.
+//! The lowest possible cost of recording, to compare with `drain`: inserts a worker's batches in a loop on one
+//! connection, and updates the stock in the same transaction. There is no stream, no fence and no acknowledgement.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::config::{RECORD_BATCH_MAX_EVENTS, StoreAddresses, TOTAL_MAX_UNITS};
 use crate::domain::{Claim, CouponId};
 use crate::postgres::PgConnection;
 
-/// The rate of inserted rows, in batches of a worker's size. The time does not include making the rows up.
+/// The rate of inserted rows, in batches of a worker's size. The time does not include the generation of the rows.
 ///
 /// # Errors
 /// When Postgres fails, or stock and orders do not match.

@@ -1,6 +1,6 @@
-//! The load generator for alternatives that pgbench cannot run: buyers that send their next claim as soon as the last is
-//! answered, until the time is over. Each alternative implements how a unit is sold. The buyers run on one thread per
-//! core, each with an event loop of its own as in pgbench, so that an answer wakes only the thread that waits for it.
+//! The load generator for alternatives that pgbench cannot run: each buyer sends its next claim as soon as the last one
+//! is answered, until the time is over. Each alternative implements the sale of a unit. There is one thread per core,
+//! each with its own event loop as in pgbench, so that an answer wakes only the thread that waits for it.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub enum Answer {
 /// One client with its own connections.
 pub trait Buyer: Send + 'static {
     /// # Errors
-    /// When it is not known whether the unit was sold; the measurement then fails.
+    /// When it is unknown whether the unit was sold; the measurement then fails.
     fn buy(&mut self, claim: &Claim) -> impl Future<Output = Result<Answer>> + Send;
 }
 
@@ -35,12 +35,12 @@ pub struct Purchases<B> {
     pub rate: Rate,
     /// All units sold, including those before and after the measured time.
     pub units: i64,
-    /// One more buyer, for checks after the measurement.
+    /// An additional buyer, for checks after the measurement.
     pub buyer: B,
 }
 
-/// Lets `clients` buyers buy for `run_for`, then checks that a user's second order is refused. `connect` makes a number of
-/// buyers and runs on their thread.
+/// Runs `clients` buyers for `run_for`, then checks that a user's second order is refused. `connect` makes the buyers
+/// of a thread, and runs on this thread.
 ///
 /// # Errors
 /// When a buyer fails or is refused, or the second order is not refused.
@@ -95,7 +95,7 @@ pub async fn run_buyers<B: Buyer>(
 struct BuyerThread {
     coupon: CouponId,
     ready: mpsc::Sender<()>,
-    /// When the measurement started. Closed without a value if another thread has failed.
+    /// The start of the measurement. Closed without a value if another thread has failed.
     started: watch::Receiver<Option<Instant>>,
     run_for: Duration,
 }
@@ -104,7 +104,7 @@ impl BuyerThread {
     /// The number of units bought within the time, and the time of the last one.
     async fn buy<B: Buyer>(self, mut buyers: Vec<B>) -> Result<(u64, Instant)> {
         let Self { coupon, ready, mut started, run_for } = self;
-        // Prepares the statements before the measurement starts.
+        // Each buyer buys once before the measurement starts, so that its statements are prepared.
         for buyer in &mut buyers {
             buy_one(buyer, &coupon).await?;
         }

@@ -1,5 +1,5 @@
-//! Whether the buyers in this process are as fast a client as pgbench: both sell with the same statement, one after the
-//! other. If they are, the figures of alternatives that pgbench cannot run are not limited by the buyers.
+//! Checks whether the buyers in this process are as fast as pgbench: both clients run the same statement, one client
+//! after the other. If they are, the buyers do not limit the figures of the alternatives that pgbench cannot run.
 
 use std::time::Duration;
 
@@ -27,8 +27,8 @@ pub struct ClientCheck {
     pub buyers: Figure,
 }
 
-/// Runs each client twice in turn, for half of `run_for` and at least a second, so that a disk that gets slower affects
-/// both.
+/// Runs the two clients in turn, each twice for half of `run_for` and at least a second, so that a disk that gets
+/// slower affects both.
 ///
 /// # Errors
 /// When Postgres fails, or stock and orders do not match.

@@ -1,6 +1,6 @@
-//! First a script in Redis, then the conditional update in Postgres, and the order's row asynchronously. Redis refuses
-//! claims after the last unit, but each sale still waits for the one row of the stock. The two stores are not changed
-//! together: a process that dies between them leaves Redis with a unit too few, and this scheme has no repair for that.
+//! A script in Redis takes the unit first, then a conditional update in Postgres, and a writer inserts the order later.
+//! Redis refuses claims after the last unit, but each sale still waits for the one row of the stock. If a process dies
+//! between the two stores, Redis has a unit too few, and this alternative does not repair that.
 
 mod redis_stock;
 
@@ -19,13 +19,14 @@ use crate::postgres::PgConnection;
 use crate::redis::RedisServer;
 use redis_stock::RedisStock;
 
-/// Orders that wait for the writer. Small, because they are in memory only; buyers wait when it is full.
+/// Orders that wait for the writer. A small number, because they are in memory only; buyers wait when the queue is
+/// full.
 const QUEUE_MAX_ORDERS: usize = 256;
 /// Units for the check at the end of `update_alone` that updates after the last unit are refused.
 const LAST_UNITS: i64 = 100;
 
 const TAKE: &str = "update coupons set stock = stock - 1 where id = $1 and stock > 0";
-/// The same statement for pgbench; it has no users.
+/// The same statement for pgbench, without users.
 const UPDATE: Script =
     Script { name: "update.sql", text: include_str!("lua_then_lock/update.sql"), one_per_user: "" };
 
@@ -49,7 +50,7 @@ pub async fn lua_then_lock(
     Ok(figures)
 }
 
-/// Measures only the update, without Redis, users and orders: no client of the scheme can be faster.
+/// Measures only the update, without Redis, users and orders: the whole alternative cannot be faster than this.
 ///
 /// # Errors
 /// When Postgres fails, or the stock does not match the sales.
@@ -92,7 +93,7 @@ async fn measure(
 
     let stock = schema.stock().await?;
     schema.set_stock(0).await?;
-    // Redis still has units, so Postgres refuses, and the buyer returns the unit to Redis.
+    // Redis still has units: so Postgres refuses, and the buyer returns the unit to Redis.
     check_refused(&mut purchases.buyer, &new_claim(&schema.coupon), "a claim after the last unit").await?;
     drop(purchases.buyer);
     writer.await?.context("the orders' writer")?;

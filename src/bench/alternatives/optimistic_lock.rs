@@ -1,5 +1,6 @@
-//! A conditional update in Postgres only, `stock = stock - 1 where stock > 0`: correct and simple. All buyers wait for one
-//! row, and each holds it until its commit is flushed, so the rate is that of the disk's flushes.
+//! A conditional update in Postgres only, `stock = stock - 1 where stock > 0`: correct and simple. All buyers wait for
+//! one row, and each buyer locks the row until its commit is flushed. So there are at most as many sales as flushes of
+//! the disk.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::{Figure, sold_rate};
 use crate::config::{StoreAddresses, TOTAL_MAX_UNITS};
 
 const ONE_PER_USER: &str = "orders_one_live_per_slot";
-/// The name of the figures, and the script.
+/// An alternative: the name of its figures, and its script.
 pub const ONE_STATEMENT: (&str, Script) = (
     "optimistic lock, one statement",
     Script {
@@ -39,8 +40,8 @@ const TRANSACTION: (&str, Script) = (
 /// Units for the check at the end of a measurement that claims after the last unit are refused.
 const LAST_UNITS: i64 = 100;
 
-/// Measures the single statements with each number of clients, then the usual transaction with the most clients, each for
-/// `run_for`.
+/// Measures each single statement with each number of clients, then the usual transaction with the highest number of
+/// clients; each measurement lasts `run_for`.
 ///
 /// # Errors
 /// When Postgres fails, or stock and orders do not match.

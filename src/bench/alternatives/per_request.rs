@@ -17,7 +17,7 @@ const TASKS: [usize; 4] = [1, 16, 64, 256];
 /// tasks: four connections were a third faster than one, sixteen were no faster than four.
 const CONNECTIONS_PER_THREAD_MAX: usize = 2;
 
-/// The best of the measurements, and its cost.
+/// The best measurement, and its cost.
 #[derive(Clone, Copy, Debug)]
 pub struct PerRequest {
     pub figure: Figure,
@@ -25,8 +25,8 @@ pub struct PerRequest {
     pub redis_cpu_per_claim: Duration,
 }
 
-/// Measures accepted claims with each number of tasks on a few pipelined connections, each for `run_for`, and returns the
-/// best. `coupon` must be in force under the marker `ready`, have enough stock, and have no other claims.
+/// Measures accepted claims for each number of tasks, `run_for` long, on a few pipelined connections. Returns the best
+/// measurement. `coupon` must be in force under the marker `ready`, have enough stock, and have no other claims.
 ///
 /// # Errors
 /// When a claim is not accepted, or the number of held claims does not match the accepted claims.

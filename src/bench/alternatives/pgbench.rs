@@ -88,7 +88,7 @@ impl Pgbench {
         Ok(Self { program: embedded::pgbench()?, folder: folder.to_owned(), database_url })
     }
 
-    /// Lets all clients buy for `run_for`, with a new user in each transaction.
+    /// All clients buy for `run_for`, with a new user in each transaction.
     ///
     /// # Errors
     /// When a transaction fails or is refused.
@@ -106,7 +106,7 @@ impl Pgbench {
     /// Checks that a second order of the first client's first user is refused.
     ///
     /// # Errors
-    /// When the order is not refused, or for another reason than the user's first order.
+    /// When the order is not refused, or is refused for another reason than the user's first order.
     pub async fn check_repeat_refused(&self, load: &Load<'_>) -> Result<()> {
         let name = load.script.name;
         match self
@@ -119,8 +119,8 @@ impl Pgbench {
         }
     }
 
-    /// Lets all clients try to buy more than `units` units, with a new user in each transaction. The caller checks the
-    /// number of sales; a refusal is an empty transaction or an error, depending on the scheme.
+    /// All clients try to buy, in total, more than `units` units, with a new user in each transaction. The caller
+    /// checks the number of sales. A refusal is an empty transaction or an error, depending on the alternative.
     ///
     /// # Errors
     /// When a client stops for another reason than a refusal.
@@ -194,7 +194,8 @@ impl Pgbench {
     }
 }
 
-/// The whole environment of pgbench: the password is not in its arguments, and libpq reads no variables of the user.
+/// The whole environment of pgbench. It has the password, which must not be in the arguments, and none of the user's
+/// variables, which libpq would read.
 fn environment(database_url: &str) -> Result<Vec<(&'static str, OsString)>> {
     let url = Url::parse(database_url).context("DATABASE_URL is not a URL")?;
     let decode = |text: &str| -> Result<String> { Ok(percent_decode_str(text).decode_utf8()?.into_owned()) };

@@ -1,6 +1,6 @@
-//! One row for each unit, selected with `for update skip locked`: buyers do not wait for one row, and their commits share
-//! flushes. Described by Shopify in 2026 (<https://shopify.engineering/scaling-inventory-reservations>).
-//! The cost: a row for each unit, and the stock is known only by counting rows.
+//! One row for each unit, selected with `for update skip locked`: buyers do not wait for one row, and their commits
+//! share flushes. Shopify described this design in 2026 (<https://shopify.engineering/scaling-inventory-reservations>).
+//! Its cost: each unit needs a row, and only a count of rows gives the stock.
 
 use std::time::Duration;
 
@@ -17,12 +17,13 @@ const PICK: Script = Script {
     text: include_str!("row_per_unit/pick.sql"),
     one_per_user: "units_one_per_user",
 };
-/// More than any measurement has sold.
+/// More units than any measurement has sold.
 const UNITS_PER_SECOND_MAX: u32 = 60_000;
 /// Units for the check at the end of a measurement that claims after the last unit are refused.
 const LAST_UNITS: i64 = 100;
 
-/// A unit's row is also its order. `fillfactor` leaves half of each page for the row version with the buyer.
+/// A unit's row is also its order. `fillfactor` leaves half of each page free for the version of a row that has the
+/// buyer.
 const TABLE: &str = r#"
     create table units (
         id         bigint      primary key,
@@ -37,8 +38,8 @@ const FILL: &str = "insert into units (id, coupon_id) select n, $1 from generate
 const DELETE_FREE_UNITS: &str = "delete from units where id in (
     select id from units where coupon_id = $1 and order_id is null order by id offset $2)";
 
-/// Measures each number of clients for `run_for`, first with all clients starting at the first unit, then with each client
-/// starting at a unit of its own.
+/// Measures each number of clients for `run_for`. In the first measurement all clients start at the first unit, in the
+/// second each client starts at a different unit.
 ///
 /// # Errors
 /// When Postgres fails, or the number of sold units does not match.

@@ -98,7 +98,7 @@ impl BenchSchema {
 pub struct Connector(Postgres);
 
 impl Connector {
-    /// One connection for each buyer.
+    /// Opens one connection for each buyer.
     pub async fn connect(&self, clients: usize) -> Result<Vec<PgConnection>> {
         try_join_all((0..clients).map(|_| session(&self.0))).await
     }
@@ -118,7 +118,7 @@ pub async fn drop_schema(connection: &mut PgConnection) -> Result<()> {
     Ok(())
 }
 
-/// A connection without a new schema.
+/// Opens a connection without creating a schema.
 pub async fn connect(database_url: &str) -> Result<PgConnection> {
     session(&Postgres::new(database_url, SCHEMA)?).await
 }
@@ -132,7 +132,8 @@ async fn session(postgres: &Postgres) -> Result<PgConnection> {
     Ok(connection)
 }
 
-/// A Postgres process ends a moment after its connection: those of two measurements could be more than Postgres allows.
+/// Waits, because a Postgres process ends a moment after its connection is closed: the processes of two measurements
+/// could be more than Postgres allows.
 async fn wait_until_others_disconnect(control: &mut PgConnection) -> Result<()> {
     let others = "select count(*) from pg_stat_activity
         where application_name = $1 and datname = current_database() and pid <> pg_backend_pid()";

@@ -1,5 +1,6 @@
-//! Two-phase commit: stock and orders in two databases, and each sale is a prepared transaction in both. Correct, but the
-//! row of the stock is locked during two flushes, and a coordinator that dies leaves it locked until a recovery.
+//! Two-phase commit: stock and orders in two databases, and each sale is a prepared transaction in both. Correct, but
+//! the row of the stock is locked during two flushes, and after the death of a coordinator it stays locked until a
+//! recovery.
 
 mod databases;
 mod recovery;
@@ -27,8 +28,8 @@ pub const CLIENTS_MAX: usize = 32;
 const STOCK: &str = "stock";
 const ORDERS: &str = "orders";
 
-/// In the stock's database: the orders that have taken a unit, by which the recovery distinguishes a committed deduction
-/// from one that was never prepared. The usual log of the coordinator would be one more flush while the row is locked.
+/// A table in the stock's database with the orders that have taken a unit. It shows the recovery whether a deduction
+/// was committed or never prepared. The usual log of the coordinator would need another flush while the row is locked.
 const DEDUCTIONS: &str = "create table deductions (order_id uuid primary key)";
 
 /// The last step of a purchase before its coordinator dies.
@@ -74,7 +75,7 @@ async fn measure(databases: &Databases, clients: usize, run_for: Duration) -> Re
     Ok(Figure { name: "two-phase commit", clients, rate: purchases.rate })
 }
 
-/// Leaves transactions in doubt, as a killed coordinator does, and recovers them. Returns the number of units sold.
+/// Leaves prepared transactions, as a killed coordinator does, and recovers them. Returns the number of units sold.
 async fn die_at_every_step(
     buyer: &mut Coordinator,
     stock: &mut BenchSchema,
@@ -144,7 +145,8 @@ impl Coordinator {
     }
 }
 
-/// The name of a prepared transaction. Names are unique in the whole cluster, so the two of a sale differ.
+/// The name of a prepared transaction. Names are unique in the whole cluster, so the two transactions of a sale have
+/// different names.
 fn gid(half: &str, order: impl Display) -> String {
     format!("{half}:{order}")
 }
@@ -160,7 +162,7 @@ fn insert_order(claim: &Claim) -> Result<String> {
     ))
 }
 
-/// Without `stock > 0`: the constraint refuses a negative stock, and nothing is prepared.
+/// Has no `stock > 0`: the constraint refuses a negative stock, and then nothing is prepared.
 fn take_unit(claim: &Claim) -> String {
     let Claim { coupon, order, .. } = claim;
     format!(
@@ -168,7 +170,8 @@ fn take_unit(claim: &Claim) -> String {
     )
 }
 
-/// Prepares a transaction in one round trip, because other buyers wait for its row. False if a constraint refuses it.
+/// Prepares a transaction in one round trip, because other buyers wait for its row. `false` if a constraint refuses the
+/// transaction.
 async fn prepare(connection: &mut PgConnection, gid: &str, sql: &str) -> Result<bool> {
     let all = format!("begin; {sql}; prepare transaction '{gid}'");
     match sqlx::raw_sql(AssertSqlSafe(all)).execute(&mut *connection).await {

@@ -1,4 +1,4 @@
-//! Connections that start at the same time and record when each request was sent, with one clock.
+//! Connections that start at the same time and record, by one clock, when each request was sent.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub struct Attempt {
     pub status: u16,
 }
 
-/// Sends the requests of each connection one after the other; those of the pipeliner all at once.
+/// Sends the requests of each connection one after the other, but those of the pipeliner all at once.
 ///
 /// # Errors
 /// When a connection fails.
@@ -47,7 +47,7 @@ pub async fn send_simultaneously(
     Ok(attempts)
 }
 
-/// A connection that the server has accepted already, so that the order of acceptance has no effect.
+/// Opens a connection and waits until the server has accepted it, so that the order of acceptance has no effect.
 async fn open_accepted(address: SocketAddr) -> anyhow::Result<TcpStream> {
     let mut stream = connect(address).await?;
     stream.write_all(FIRST_REQUEST).await?;

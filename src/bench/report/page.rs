@@ -1,5 +1,5 @@
-//! The parts of docs/BENCHMARKS.md and README.md that show the run in docs/benchmarks.json, each between two markers. The
-//! test compares them, or writes them if `UPDATE_BENCHMARKS` is set.
+//! The parts of docs/BENCHMARKS.md and README.md that show the figures of docs/benchmarks.json, each between two
+//! markers. The test compares these parts, or writes them if `UPDATE_BENCHMARKS` is set.
 
 use super::{Figure, Report, format_value};
 use crate::bench::parameters::FEW_CONNECTIONS;
@@ -9,14 +9,14 @@ use crate::bench::scenarios::{
 
 const PAGE: &str = "docs/BENCHMARKS.md";
 const README: &str = "README.md";
-/// Scenarios with their names on the page.
+/// The alternatives' scenarios with their names on the page.
 const ALTERNATIVES: [(&str, &str); 4] = [
     ("optimistic-lock", "optimistic lock"),
     ("row-per-unit", "row per unit"),
     ("lua-then-lock", "Lua, then optimistic lock"),
     ("two-phase", "two-phase commit"),
 ];
-/// The start of the names of figures that are not rates of the alternative itself.
+/// The names of figures that do not show the alternative itself start with this.
 const UPDATE_ALONE: &str = "its update alone";
 const NOT_MEASURED: &str = "–";
 
@@ -136,7 +136,7 @@ mod tests {
 
     use super::*;
 
-    /// Reads a report back. Leaks its names, until the test process ends.
+    /// Reads a report. Leaks the memory of its names until the test process ends.
     fn read(json: &str) -> Report {
         let json: serde_json::Value = serde_json::from_str(json).unwrap();
         let text = |value: &serde_json::Value| -> &'static str { value.as_str().unwrap().to_owned().leak() };

@@ -1,5 +1,5 @@
-//! The first start: makes the cluster and its database under another name and renames it when it is complete and on
-//! disk, so that a crash leaves a complete cluster or none.
+//! The first start: makes the cluster with its database under a temporary name, and renames it when it is complete and
+//! on disk. A crash then leaves a complete cluster or none.
 
 use std::fs::{self, File};
 use std::os::fd::RawFd;
@@ -20,11 +20,12 @@ use crate::disk;
 use crate::embedded::layout::{POSTGRES_CLUSTER, POSTGRES_DATABASE, POSTGRES_USER};
 use crate::embedded::stopping;
 
-/// The descriptor of the lock in each process of the first start, also in children of `initdb`: stdin has another use.
+/// The descriptor of the lock in each process of the first start, also in children of `initdb`; stdin is used for other
+/// input.
 const LOCK_FD: RawFd = 3;
 
 impl Postgres {
-    /// Makes the cluster and its database where there is none yet; nothing when `stop` comes first.
+    /// Makes the cluster and its database if there is none yet. Makes nothing when `stop` comes first.
     ///
     /// # Errors
     /// When a program of Postgres fails, or the disk is full.
@@ -46,9 +47,9 @@ impl Postgres {
         let mut initdb = self.folder.user.command(&self.bin.join("initdb"), &self.folder.path);
         initdb.arg("--no-sync").arg("-D").arg(&new);
         initdb.args(["--username", POSTGRES_USER, "--encoding=UTF8", "--locale=C.UTF-8"]);
-        // The same order as C.UTF-8, but a new libc cannot change it.
+        // Sorts like C.UTF-8, but a new version of libc cannot change the order.
         initdb.arg("--lc-collate=C");
-        // Safe: the socket is in a 0700 folder, and there is no TCP.
+        // Safe: the socket is in a folder with mode 0700, and the server does not listen on TCP.
         initdb.arg("--auth=trust");
         let (status, stderr) = run(initdb, &lock, b"").await?;
         if !status.success() {
@@ -95,7 +96,7 @@ async fn run(mut command: Command, lock: &File, input: &[u8]) -> Result<(ExitSta
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     command.fd_mappings(vec![FdMapping { parent_fd: lock.into(), child_fd: LOCK_FD }])?;
     let mut child = command.spawn().with_context(|| format!("cannot run {program}"))?;
-    // Otherwise this process would keep a copy of the lock.
+    // Drops the copy of the lock that this process has.
     drop(command);
     let mut stdin = child.stdin.take().with_context(|| format!("{program} has no stdin"))?;
     let written = stdin.write_all(input).await;
@@ -108,7 +109,7 @@ async fn run(mut command: Command, lock: &File, input: &[u8]) -> Result<(ExitSta
     Ok((output.status, stderr))
 }
 
-/// One flush of the file system replaces the thousand that `initdb` would do one by one.
+/// Flushes the file system once, instead of the thousand separate flushes of `initdb`.
 async fn sync_filesystem(path: &Path) -> Result<()> {
     let directory = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     tokio::task::spawn_blocking(move || syncfs(directory))

@@ -1,5 +1,5 @@
-//! Whether a Postgres accepts connections to this program's database: the start-up of its protocol, without a library,
-//! since only `src/postgres` uses sqlx.
+//! Checks whether a Postgres accepts connections to this program's database. Speaks the start-up of the protocol
+//! without a library, since only `src/postgres` uses sqlx.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -10,10 +10,10 @@ use tokio::net::UnixStream;
 
 use crate::embedded::layout::{POSTGRES_DATABASE, POSTGRES_USER};
 
-/// `false` while the server starts, or where none listens.
+/// `false` while the server starts, or if no server listens.
 ///
 /// # Errors
-/// When it refuses the connection for a permanent reason, or this user may not use the socket.
+/// When the server refuses the connection for a permanent reason, or this user may not use the socket.
 pub async fn is_ready(socket: &Path) -> Result<bool> {
     match connect(socket).await {
         Ok(Answer::Accepted) => Ok(true),
@@ -62,7 +62,7 @@ fn read_refusal(body: &[u8]) -> Answer {
     let fields: Vec<String> =
         body.split(|byte| *byte == 0).map(|field| String::from_utf8_lossy(field).into_owned()).collect();
     let field = |key: char| fields.iter().find_map(|field| field.strip_prefix(key)).unwrap_or_default();
-    // cannot_connect_now and too_many_connections are temporary.
+    // The codes cannot_connect_now and too_many_connections are temporary.
     if matches!(field('C'), "57P03" | "53300") {
         return Answer::NotYet;
     }

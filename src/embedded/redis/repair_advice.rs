@@ -1,5 +1,5 @@
-//! Advice for a Redis that cannot load its append-only files: the command that repairs them, and what is lost by it.
-//! Nothing is repaired without the operator.
+//! Advice for a Redis that cannot load its append-only files: the command that repairs them, and what the repair loses.
+//! The program repairs nothing without the operator.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 const FILES: &str = "appendonlydir";
 const MANIFEST: &str = "appendonly.aof.manifest";
-/// Redis logs this for a file that is valid up to some offset. Only the last file may be truncated there.
+/// Redis logs this for a file that is valid up to some offset. Only the last file may be truncated at its offset.
 const BAD_FORMAT: &str = "Bad file format reading the append only file ";
-/// What Redis logs when files are missing, truncated or garbled (`src/aof.c`, `src/rdb.c`).
+/// Texts that Redis logs when files are missing, truncated or garbled (`src/aof.c`, `src/rdb.c`).
 const DAMAGE: [&str; 13] = [
     BAD_FORMAT,
     "the truncated file is not the last file",
@@ -28,7 +28,7 @@ const DAMAGE: [&str; 13] = [
 
 const FORBIDDEN: &str = "Permission denied";
 
-/// The command for this folder; `None` where these lines of Redis's log show no damage.
+/// The command for this folder; `None` if these lines of Redis's log show no damage.
 pub fn repair_advice(folder: &Path, log_lines: &[String]) -> Option<String> {
     let files = folder.join(FILES);
     // 1234:M 30 Nov 2026 03:20:24.247 # Unable to obtain …
@@ -68,13 +68,13 @@ fn is_last_file(manifest: &Path, message: &str) -> bool {
     last.is_some_and(|last| damaged.split(':').next() == Some(last))
 }
 
-/// `mv` would move the files into a folder that exists.
+/// A name that does not exist yet: `mv` would move the files into an existing folder.
 fn unused_name(files: &Path) -> PathBuf {
     let numbered = |number: u32| files.with_file_name(format!("{FILES}.damaged-{number}"));
     (1..u32::MAX).map(numbered).find(|path| !path.exists()).unwrap_or_else(|| numbered(0))
 }
 
-/// For a POSIX shell.
+/// The path, quoted for a POSIX shell.
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);

@@ -36,9 +36,9 @@ pub struct Plan {
 /// How far Redis is believed after Postgres has lost commits.
 #[derive(Clone, Copy, Debug)]
 pub struct Trust {
-    /// Postgres has lost commits; else none of this is used.
+    /// Postgres has lost commits; otherwise the other two fields are not used.
     pub after_loss: bool,
-    /// The coupon is consistent: its claims hash is believed over events.
+    /// The coupon is consistent: if its claims hash and events contradict each other, the hash is right.
     pub is_believed: bool,
     /// Redis cannot be behind Postgres: an order that it does not hold has ended.
     pub may_cancel: bool,
@@ -106,7 +106,7 @@ fn by_precedence(events: &[(String, OrderEvent)], after_loss: bool) -> Vec<&Orde
     events
 }
 
-/// What is left to decide after every live order was compared with its claim.
+/// The users that are not decided yet after every live order was compared with its claim.
 struct LiveOrders {
     /// Live orders that another claim or an event may conflict with.
     kept: Kept,
@@ -121,8 +121,8 @@ struct NotHeld {
     key: Option<IdempotencyKey>,
 }
 
-/// Counts the live orders as held and plans claims for live orders without one. A claim that has its live order is
-/// dropped at once: there may be millions.
+/// Counts the live orders as held and plans claims for live orders without one. Drops each claim as soon as its live
+/// order is found: there may be millions.
 async fn live_orders(
     decision: &mut Decision<'_>,
     coupon: &CouponId,
@@ -253,7 +253,7 @@ impl Rivals {
     }
 }
 
-/// Compares the times inside the ids; an order without a time was not made by the API.
+/// Compares the times inside the ids. An id without a time was not made by the API, and is never newer.
 fn is_newer(claim: OrderId, order: OrderId) -> bool {
     claim.claimed_at().zip(order.claimed_at()).is_some_and(|(claimed, ordered)| claimed > ordered)
 }

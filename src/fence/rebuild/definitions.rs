@@ -1,6 +1,6 @@
-//! Decides which definition of a coupon is in force after a rebuild over a Postgres that has lost commits: Redis's if its
-//! version is higher, else Postgres's if Redis confirms it, else Postgres's with the coupon paused, so that an operator
-//! checks it first. Each edit that is adopted, undone or unknown is listed.
+//! Decides which definition of a coupon is in force after a rebuild from a Postgres that has lost commits: Redis's if
+//! its version is higher, else Postgres's if Redis confirms it, else Postgres's with the coupon paused, so that an
+//! operator checks the coupon first. The report lists each edit that is adopted, undone or unknown.
 
 use anyhow::bail;
 use serde::Serialize;
@@ -47,7 +47,7 @@ pub struct Change {
     pub to: String,
 }
 
-/// The definition that shall be in force, and what is reported about it.
+/// The definition that will be in force, and its entry in the report.
 struct Verdict {
     definition: Definition,
     outcome: Outcome,
@@ -55,7 +55,7 @@ struct Verdict {
     why: Option<&'static str>,
 }
 
-/// Inserts the row of a coupon that only Redis knows. Where its definition cannot be read, the coupon is paused and gets
+/// Inserts the row of a coupon that only Redis knows. If its definition cannot be read, the coupon is paused and gets
 /// defaults.
 pub async fn adopt(
     decision: &mut Decision<'_>,
@@ -80,7 +80,7 @@ pub async fn adopt(
     Ok((definition, edit))
 }
 
-/// Updates a coupon's row to the definition that shall be in force; `held` units are in Redis after the rebuild.
+/// Updates a coupon's row to the definition that will be in force; `held` units are in Redis after the rebuild.
 pub async fn settle(
     decision: &mut Decision<'_>,
     definition: &mut Definition,

@@ -11,8 +11,8 @@ use crate::domain::{CouponId, CouponSnapshot};
 use crate::redis::lua::{DEFINITIONS, SUMS};
 use crate::redis::{Redis, RedisError, array, integer, script_args, server_info, text};
 
-/// The coupons' hashes in the order of the ids, each with the units that its claims hash held at the same moment; `None`
-/// for one that is absent.
+/// The coupons' hashes in the order of the ids, each with the number of units that the claims hash held at the same
+/// moment; `None` for an absent hash.
 pub async fn read(redis: &Redis, coupons: &[CouponId]) -> Result<Vec<Option<CouponHash>>, RedisError> {
     let mut hashes = Vec::with_capacity(coupons.len());
     for chunk in coupons.chunks(config::DEFINITIONS_MAX_COUPONS) {
@@ -38,19 +38,19 @@ pub async fn read_one(redis: &Redis, coupon: &CouponId) -> Result<Option<CouponH
     Ok(read(redis, std::slice::from_ref(coupon)).await?.pop().flatten())
 }
 
-/// A coupon's hash without the units held of it; empty where it is absent.
+/// A coupon's hash, without the number of held units; empty if the hash is absent.
 pub async fn read_hash(redis: &Redis, coupon: &CouponId) -> Result<CouponHash, RedisError> {
     let pairs = array(redis.call("HGETALL", vec![redis.keys.coupon(coupon).into()]).await?, "HGETALL")?;
     Ok(CouponHash::from_pairs(&pairs))
 }
 
-/// What a buyer sees of a coupon now; `None` where it is absent.
+/// What a buyer sees of a coupon now; `None` if it is absent.
 pub async fn snapshot(redis: &Redis, id: &CouponId) -> Result<Option<CouponSnapshot>, RedisError> {
     let (hash, now_ms) = tokio::try_join!(read_hash(redis, id), server_info::now_ms(redis))?;
     if hash.is_absent() { Ok(None) } else { hash.snapshot(id, now_ms).map(Some) }
 }
 
-/// The first of these coupons whose stock + claims is not its total; `None` where all add up.
+/// The first of these coupons whose stock + claims is not its total; `None` if all add up.
 pub async fn first_inconsistent<'c>(
     redis: &Redis,
     coupons: &'c [CouponId],
@@ -77,7 +77,7 @@ pub async fn scan(redis: &Redis, cursor: &str) -> Result<(Vec<CouponId>, String)
     Ok((found.iter().filter_map(text).filter_map(|key| redis.keys.coupon_id(&key)).collect(), cursor))
 }
 
-/// The version of every coupon for which Redis has a key; `None` where it cannot be read.
+/// The version of every coupon for which Redis has a key; `None` if it cannot be read.
 pub async fn versions(redis: &Redis) -> Result<BTreeMap<CouponId, Option<i64>>, RedisError> {
     let mut versions = BTreeMap::new();
     let mut cursor = "0".to_owned();

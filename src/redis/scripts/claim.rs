@@ -10,7 +10,8 @@ use crate::redis::claims_hash::decode_order;
 use crate::redis::lua::{CLAIM, code, unknown_code};
 use crate::redis::{Redis, RedisError, array, integer, script_args};
 
-/// The outcome of one claim, a digit for each in the reply. `claim.lua`'s header has the same; a test compares the two.
+/// The outcome of one claim, a digit for each in the reply. The header of `claim.lua` has the same digits; a test
+/// compares the two.
 mod outcome_code {
     pub const ACCEPTED: u8 = b'0';
     pub const HELD: u8 = b'1';
@@ -34,7 +35,7 @@ pub enum BatchOutcome {
     Late,
     /// The stream is absent, or stock + claims of a coupon is not its total; the text says which.
     Inconsistent(String),
-    /// The stream can take no more events: each claim whose event fitted is made, no other.
+    /// The stream can take no more events: only the claims whose events fitted are made.
     Full,
 }
 
@@ -45,8 +46,8 @@ pub struct BatchReply {
     pub now_ms: i64,
 }
 
-/// Sends a batch of claims as one EVALSHA. `deadline_ms` is by Redis's clock. `is_published` says whether Postgres has the
-/// coupon as published: then its absence from Redis is a loss, not an unknown id.
+/// Sends a batch of claims as one EVALSHA. `deadline_ms` is by Redis's clock. `is_published` tells whether Postgres has
+/// the coupon as published: if such a coupon is absent from Redis, Redis has lost it.
 ///
 /// # Errors
 /// After an error it is unknown whether the batch ran, unless `RedisError::wrote_nothing`.
@@ -85,10 +86,10 @@ pub async fn claim_batch(
     decode_claims(&reply, &groups, claims.len())
 }
 
-/// Why Redis would refuse the writes of a batch now; `None` where it would not. Sends an empty batch.
+/// Why Redis would refuse the writes of a batch now; `None` if it would not. Sends an empty batch.
 ///
 /// # Errors
-/// Each error that is not about writes.
+/// If Redis fails for another reason than refusing writes.
 pub async fn refusal(redis: &Redis, ready: &str) -> Result<Option<String>, RedisError> {
     match claim_batch(redis, ready, 0, &[], |_| true).await {
         Ok(_) => Ok(None),
@@ -155,7 +156,7 @@ fn decode_outcomes(
         let starts_at_ms = integer(next(values)?, "start")?;
         let digits =
             next(values)?.as_bytes().filter(|digits| digits.len() == members.len()).ok_or_else(broken)?;
-        // The script took the units one by one, in the order of the claims.
+        // The script took the units one by one, in the order of the claims, so the stock after each claim is known.
         let mut stock =
             left + digits.iter().map(|&digit| i64::from(digit == outcome_code::ACCEPTED)).sum::<i64>();
         for (&member, &digit) in members.iter().zip(digits) {

@@ -1,15 +1,15 @@
-//! An HTTP answer as a client sees it, and what every refusal must contain.
+//! An HTTP answer, and a check of the parts that every refusal must have.
 
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 
 #[derive(Debug)]
 pub struct Answer {
-    /// 0 where the connection failed.
+    /// 0 if the connection failed.
     pub status: u16,
     pub headers: HeaderMap,
     pub text: String,
-    /// Null where the body is not JSON.
+    /// Null if the body is not JSON.
     pub body: Value,
 }
 
@@ -22,7 +22,7 @@ impl Answer {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
-    /// The error answer that every refused request gets, in all its parts.
+    /// Checks all parts of the error answer that every refused request gets.
     #[track_caller]
     pub fn assert_problem(&self, status: u16, code: &str) -> &Self {
         assert_eq!((self.status, self.code()), (status, code), "{self:?}");

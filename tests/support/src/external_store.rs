@@ -23,7 +23,7 @@ pub struct ExternalStore {
 }
 
 impl ExternalStore {
-    /// A fresh cluster with the defaults of initdb, and these settings on top.
+    /// Starts a new cluster with the defaults of initdb and these additional settings.
     pub async fn postgres(settings: &[&str]) -> Self {
         let dir = folder();
         let cluster = dir.path().join("cluster");
@@ -78,7 +78,7 @@ impl ExternalStore {
         std::mem::replace(&mut self.dir, folder())
     }
 
-    /// Stops the store as its operator does, with open connections or not; returns its folder.
+    /// Stops the store cleanly, even if connections are open; returns its folder.
     pub fn stop(mut self) -> TempDir {
         signal(i32::try_from(self.child.id()).unwrap(), Signal::SIGINT);
         self.child.wait().unwrap();
@@ -86,7 +86,7 @@ impl ExternalStore {
     }
 
     fn end(&mut self) {
-        // Postgres's children end when they notice it.
+        // Postgres's children end by themselves afterwards.
         drop(self.child.kill());
         drop(self.child.wait());
     }
@@ -105,7 +105,7 @@ pub fn folder() -> TempDir {
     dir
 }
 
-/// Postgres refuses to run as root.
+/// The program as an unprivileged user: Postgres refuses to run as root.
 fn unprivileged(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.current_dir("/tmp");

@@ -46,7 +46,7 @@ pub fn mint_token(secret: &str, user: &str, lifetime: Duration) -> String {
     seckill::cli::token::mint_token(secret.as_bytes(), &user.parse().unwrap(), lifetime, &settings).unwrap()
 }
 
-/// The first sentence of a script of `lua`. Every request that sends the script's text contains it.
+/// The first comment line of a script in `lua`. Every request that sends the script's text contains this line.
 pub fn script_text(script: &str) -> String {
     let path = format!("{}/../../lua/{script}.lua", env!("CARGO_MANIFEST_DIR"));
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));

@@ -1,6 +1,6 @@
-//! What the tests share: servers on stores of their own (`Sale`), processes, proxies before the stores, temporary
-//! directories, coupon definitions and waits. It asserts nothing about the program but what each test of a kind
-//! needs. Unit tests inside `src` cannot use it: they would see two versions of the program's types.
+//! Code that the tests share: servers with private stores (`Sale`), processes, proxies before the stores, temporary
+//! directories, coupon definitions and waits. The crate asserts only what every test of a kind needs. Unit tests in
+//! `src` cannot use the crate: they would see two versions of the program's types.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 #![expect(clippy::missing_panics_doc, reason = "every function here panics where a test has to fail")]

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use crate::wait::{DEADLINE, until};
 
-/// A process whose stderr goes to a file. Dropped, it is stopped, and a failed test prints its log.
+/// A process whose stderr goes to a file. A drop stops the process, and prints its log if the test has failed.
 pub struct Process {
     child: Child,
     stderr: PathBuf,
@@ -69,7 +69,7 @@ impl Process {
         self.child.wait().unwrap()
     }
 
-    /// `stop`, and the whole log.
+    /// As `stop`; also returns the whole log.
     pub fn stop_and_read(self) -> (ExitStatus, String) {
         let stderr = self.stderr.clone();
         (self.stop(), fs::read_to_string(stderr).unwrap())
@@ -103,7 +103,7 @@ impl Drop for Process {
     }
 }
 
-/// A psql whose session stays open. Dropped, it rolls back its transaction and ends.
+/// A psql whose session stays open. A drop rolls back its transaction and ends psql.
 pub struct PsqlSession {
     child: Child,
 }
@@ -143,7 +143,7 @@ pub fn signal_all(pids: &[i32], what: Signal) {
     }
 }
 
-/// Runs a command to its end; returns its stdout, or both outputs if it fails.
+/// Runs a command to its end; returns its stdout, or stdout and stderr if it fails.
 pub fn output_of(command: &mut Command) -> Result<String, String> {
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();

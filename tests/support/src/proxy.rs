@@ -1,6 +1,7 @@
-//! A proxy before Redis or Postgres that a test controls: it holds a request back, cuts a connection at a request or
-//! at its reply, delays requests, or refuses connections. It reads whole requests and replies and passes them on
-//! unchanged. `resp` and `postgres` know the wire protocols, `trap` the request that a test waits for, `meter` counts.
+//! A proxy before Redis or Postgres that a test controls. The proxy can hold a request, cut a connection at a request
+//! or at its reply, delay requests, or refuse connections. It passes whole requests and replies on unchanged. `resp`
+//! and `postgres` know the wire protocols, `trap` finds the request that a test waits for, `meter` counts requests and
+//! replies.
 
 mod meter;
 mod postgres;
@@ -19,7 +20,7 @@ use std::time::Duration;
 pub use meter::{Meter, MeterFault};
 pub use trap::{Trap, TrapAction};
 
-/// What a worker's acknowledgement contains: no other script gets these keys and names.
+/// Texts in a worker's acknowledgement: no other script gets all of these keys and names.
 pub const ACKNOWLEDGEMENT: [&str; 3] = ["EVALSHA", "postgres_lsn", "order-writers"];
 
 /// Listens on loopback until the test process ends.
@@ -51,17 +52,18 @@ enum Store {
 /// A command of Redis, or the messages that a client of Postgres sends before it waits for an answer.
 struct Request {
     bytes: Vec<u8>,
-    /// The text of the prepared statements that the bytes only name.
+    /// The text of the prepared statements that the request names.
     sql: String,
-    /// What its transaction executed before it.
+    /// What its transaction has executed before this request.
     before: Vec<u8>,
-    /// False for a request that only prepares a statement: traps ignore it.
+    /// False if the request only prepares a statement: traps ignore such a request.
     executes: bool,
     is_answered: bool,
 }
 
 impl Request {
-    /// Whether the request contains the first needle, and it or its transaction so far contains each other needle.
+    /// Whether the request contains the first needle, and the request or its transaction so far contains each other
+    /// needle.
     fn matches(&self, needles: &[String]) -> bool {
         let has = |needle: &str| contains(&self.bytes, needle) || self.sql.contains(needle);
         self.executes
@@ -76,7 +78,7 @@ impl Proxy {
         Self::metered(socket, &Meter::default())
     }
 
-    /// `before`, with a meter that counts all requests and replies.
+    /// As `before`, with a meter that counts all requests and replies.
     pub fn metered(socket: &Path, meter: &Meter) -> Self {
         let is_postgres = socket.file_name().is_some_and(|name| name == ".s.PGSQL.5432");
         let store = if is_postgres { Store::Postgres } else { Store::Redis };
@@ -99,9 +101,9 @@ impl Proxy {
         Self { url, setting, address, shared }
     }
 
-    /// Sets a trap that holds the first request that contains the needles. With Postgres, prepared statements are
-    /// known by their text and parameters by their bytes as text; BEGIN, COMMIT and ROLLBACK are requests too. The
-    /// first needle must be in the request itself, the others may be in what its transaction executed before.
+    /// Sets a trap that holds the first request that contains the needles. With Postgres, a needle can be a part of a
+    /// prepared statement's text or of a parameter; BEGIN, COMMIT and ROLLBACK are requests too. The first needle must
+    /// be in the request itself; the others may be in earlier requests of its transaction.
     pub fn hold(&self, needles: &[&str]) -> Trap {
         self.set_trap(TrapAction::Hold, needles)
     }
@@ -122,7 +124,7 @@ impl Proxy {
         trap
     }
 
-    /// Delays each request by this much from now on.
+    /// Delays each request by this time from now on.
     pub fn delay(&self, delay: Duration) {
         self.shared.delay_ms.store(u64::try_from(delay.as_millis()).unwrap(), Ordering::SeqCst);
     }
@@ -164,7 +166,7 @@ fn listen(listener: TcpListener, shared: &Arc<Shared>) {
 struct Connection {
     client: TcpStream,
     server: UnixStream,
-    /// Number, from 1, of the reply that is not sent: the connection is cut instead.
+    /// The number, from 1, of the reply at which the connection is cut instead.
     cut_at_reply: AtomicU64,
 }
 
@@ -191,7 +193,7 @@ fn connect(client: TcpStream, server: UnixStream, shared: &Arc<Shared>) {
     thread::spawn(move || {
         let cut = pass_requests(&connection, &shared);
         if cut.as_ref().is_some_and(|cut| cut.action == TrapAction::CutReply) {
-            // The request is executed when its reply has arrived.
+            // Waits for the reply: then the store has executed the request.
             replies.join().unwrap();
         }
         connection.cut();
@@ -224,7 +226,7 @@ fn pass_replies(connection: &Connection, shared: &Shared) {
             }
         }
     }
-    // An incomplete rest, such as Postgres's reason for refusing a connection.
+    // Passes on an incomplete reply, such as Postgres's reason for refusing a connection.
     drop((&connection.client).write_all(&waiting));
 }
 

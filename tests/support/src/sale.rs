@@ -1,5 +1,5 @@
-//! A running `seckill serve` with its own data directory, Redis and Postgres: start, stop, more processes on the
-//! same stores. `http` sends requests to it; `stores` reads and changes Redis and Postgres without it.
+//! A running `seckill serve` with its own data directory, Redis and Postgres: starts and stops it, and starts other
+//! processes on the same stores. `http` sends requests to it; `stores` reads and changes Redis and Postgres without it.
 
 mod http;
 mod stores;
@@ -19,10 +19,10 @@ use crate::process::Process;
 use crate::proxy::Proxy;
 use crate::wait::{DEADLINE, until};
 
-/// A server and its data directory. Dropped, it stops the server and the stores.
+/// A server and its data directory. A drop stops the server and the stores.
 pub struct Sale {
     server: Option<Process>,
-    /// Where the server listens.
+    /// The address on which the server listens.
     pub url: String,
     pub client: Client,
     environment: Vec<(String, String)>,
@@ -36,14 +36,14 @@ impl Sale {
         Self::start_with(&[]).await
     }
 
-    /// `start` with more environment variables.
+    /// As `start`, with additional environment variables.
     pub async fn start_with(environment: &[(&str, &str)]) -> Self {
         let mut sale = Self::without_server(environment);
         sale.start_server().await;
         sale
     }
 
-    /// No server yet; the data directory does not exist yet.
+    /// A sale without a server; its data directory does not exist yet.
     pub fn without_server(environment: &[(&str, &str)]) -> Self {
         let environment = environment.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
         Self { server: None, url: String::new(), client: client(), environment, dir: temp_dir("seckill-") }
@@ -61,7 +61,7 @@ impl Sale {
         self.use_as_server(process).await;
     }
 
-    /// Makes a process that the test has spawned the server of this sale.
+    /// Uses a process that the test has started as the server of this sale.
     pub async fn use_as_server(&mut self, process: Process) {
         self.url = until("the server listens", async || {
             let log = process.log();
@@ -92,8 +92,8 @@ impl Sale {
         Process::new(child.spawn().unwrap(), stderr)
     }
 
-    /// Starts a process that gets only the addresses of the stores, as one on another machine does: a proxy's
-    /// address for each store that has a proxy in `proxies`, else the store's own.
+    /// Starts a process that gets only the addresses of the stores, like a process on another machine. For a store that
+    /// has a proxy in `proxies`, the process gets the proxy's address.
     pub fn spawn_by_address(
         &self,
         command: &str,
@@ -112,7 +112,7 @@ impl Sale {
             ("SECKILL_JWT_SECRET", &secret),
             ("SECKILL_ADMIN_TOKEN", &token),
         ];
-        // The later of two values counts.
+        // If a variable is there twice, the last value counts.
         all.extend(proxies.iter().map(|proxy| (proxy.setting, proxy.url.as_str())));
         all.extend(environment);
         self.spawn(command, &all)
@@ -172,7 +172,7 @@ impl Sale {
         self.server.take().expect("the server runs").stop()
     }
 
-    /// `stop` that must succeed; returns the server's whole log.
+    /// Stops the server, which must succeed; returns the server's whole log.
     pub fn stop_and_read(&mut self) -> String {
         let (status, log) = self.server.take().expect("the server runs").stop_and_read();
         assert!(status.success(), "{status}: {log}");
@@ -190,7 +190,7 @@ impl Drop for Sale {
         if self.server.is_some() {
             return;
         }
-        // The server was killed and its stores still run: a last server takes them over and stops them.
+        // The server was killed, and its stores still run: another server takes them over and stops them.
         let process = self.spawn("serve", &[("SECKILL_LISTEN", "127.0.0.1:0"), ("SECKILL_WORKERS", "0")]);
         let deadline = Instant::now() + DEADLINE;
         while !process.log().contains("fence up") && Instant::now() < deadline {

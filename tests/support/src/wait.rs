@@ -1,14 +1,14 @@
-//! Waiting for a condition, never for a fixed time.
+//! Waits for a condition, never for a fixed time.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-/// Longest wait for anything; a test that reaches it has failed.
+/// Longest wait for a condition; a test that reaches it fails.
 pub const DEADLINE: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(20);
 
-/// Calls `condition` until it returns a value. `what` says what should happen: a test that waits too long fails
-/// with it.
+/// Calls `condition` until it returns a value. `what` says what should happen; the error of a wait that takes too long
+/// contains it.
 pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut condition: impl FnMut() -> F) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {

@@ -1,4 +1,4 @@
-//! Addresses and their methods, request ids, and the reading of ids, queries, bodies and entity tags.
+//! Addresses and their methods, request ids, and the parsing of ids, queries, bodies and entity tags.
 
 use super::{Method, Sale, json};
 
@@ -130,7 +130,7 @@ async fn an_id_in_an_address_may_be_percent_encoded() {
     assert_eq!(sale.get_as(&token, &path).await.body["order"], order);
     assert_eq!(sale.admin(Method::GET, "/v1/admin/coupons/%63offee", None).await.body["id"], "coffee");
     assert_eq!(sale.admin(Method::GET, "/v1/admin/dead/%37", None).await.status, 404);
-    // An id is decoded once, and a decoded slash does not start another path segment.
+    // The server decodes an id once, and a decoded slash does not start another path segment.
     sale.get("/v1/coupons/%2563offee").await.assert_problem(400, "bad-request");
     sale.get("/v1/coupons/coffee%2Fclaims").await.assert_problem(400, "bad-request");
 }

@@ -2,7 +2,7 @@
 
 use super::{DURABLE, ExternalStore, Sale, folder, on_own_stores, order_of, until};
 
-/// A sale whose Postgres is replaced by an older copy while its Redis goes on.
+/// A sale whose Postgres is replaced by an older copy while its Redis continues.
 pub struct OlderCopy {
     // Dropped before its stores.
     pub sale: Sale,
@@ -12,7 +12,7 @@ pub struct OlderCopy {
 }
 
 impl OlderCopy {
-    /// Makes a copy, runs `then`, and puts the copy in place: what `then` did in Postgres is lost.
+    /// Makes a copy, runs `then`, and replaces Postgres by the copy: the effect of `then` on Postgres is lost.
     pub async fn after(then: impl AsyncFnOnce(&Sale, &str)) -> Self {
         let postgres = ExternalStore::postgres(&[]).await;
         let redis = ExternalStore::redis(&DURABLE, folder());

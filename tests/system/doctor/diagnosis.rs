@@ -21,7 +21,7 @@ impl Diagnosis {
         found.unwrap_or_else(|| panic!("no {check} in {:#?}", self.findings))
     }
 
-    /// Checks a finding's level and a part of its text; each finding that is not green says what to do.
+    /// Checks a finding's level and a part of its text. Also checks that a finding that is not green says what to do.
     #[track_caller]
     pub fn assert(&self, check: &str, level: &str, what: &str) -> &Self {
         let finding = self.find(check);
@@ -31,7 +31,7 @@ impl Diagnosis {
         self
     }
 
-    /// Checks that only these findings are not green, and the exit status that follows.
+    /// Checks that only these findings are not green, and the exit status.
     #[track_caller]
     pub fn assert_only(&self, bad: &[(&str, &str)]) -> &Self {
         let mut found: Vec<(&str, &str)> = self
@@ -62,7 +62,7 @@ pub fn diagnose_with(sale: &Sale, environment: &[(&str, &str)]) -> Diagnosis {
     Diagnosis::read(&doctor.output().unwrap())
 }
 
-/// The doctor on stores that are given by address.
+/// Runs the doctor on the stores at these addresses.
 pub fn diagnose_at(redis: &str, postgres: &str, environment: &[(&str, &str)]) -> Diagnosis {
     let mut doctor = Command::new(support::program());
     doctor.env_clear().args(["doctor", "--json"]).env("REDIS_URL", redis).env("DATABASE_URL", postgres);

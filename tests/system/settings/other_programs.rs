@@ -1,7 +1,7 @@
-//! The variables of other programs that the stores' clients and servers read.
+//! Environment variables of other programs.
 
-/// Every variable that libpq and the servers and clients of the stores read, each with a value that would break or
-/// redirect a connection.
+/// Every variable that libpq and the stores' servers and clients read, each with a value that would break or redirect a
+/// connection.
 pub const OF_OTHER_PROGRAMS: [(&str, &str); 45] = [
     ("PGHOST", "/nonexistent"),
     ("PGHOSTADDR", "192.0.2.1"),

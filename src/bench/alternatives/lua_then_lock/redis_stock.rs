@@ -29,12 +29,12 @@ impl RedisStock {
         Ok(stock)
     }
 
-    /// The same stock over another connection.
+    /// Returns the same stock with another connection.
     pub fn with_connection(&self, redis: Redis) -> Self {
         Self { redis, ..self.clone() }
     }
 
-    /// Takes a unit for the user. False if none is left, or the user has one.
+    /// Takes a unit for the user; `false` if none is left, or if the user has one.
     pub async fn deduct(&self, user: &UserId) -> Result<bool> {
         self.run(&self.deduct, user).await
     }

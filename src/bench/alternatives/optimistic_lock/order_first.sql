@@ -1,5 +1,5 @@
--- The order first, so that the row is locked for a shorter time. The constraint on the stock refuses claims after the last
--- unit.
+-- Inserts the order first, so that the row is locked for a shorter time. The constraint on the stock refuses claims
+-- after the last unit.
 \set n :n + 1
 with o as (
     insert into orders (id, coupon_id, user_id, status, claimed_at)

@@ -1,5 +1,5 @@
--- The usual four statements: the row is locked during two more round trips. If the update returns no row, the client stops
--- and its transaction is rolled back.
+-- The usual four statements: the row is locked during two more round trips. If the update returns no row, the client
+-- stops, and Postgres rolls its transaction back.
 \set n :n + 1
 begin;
 update coupons set stock = stock - 1 where id = 'bench' and stock > 0 returning stock as left \gset

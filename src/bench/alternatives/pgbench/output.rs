@@ -1,5 +1,5 @@
-//! Parses the output of pgbench 14 and later, strictly: a line that is missing, appears twice or belongs to another kind of
-//! run is an error.
+//! Parses the output of pgbench 14 and later. A line that is missing, appears twice or belongs to another kind of run
+//! is an error.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -20,14 +20,14 @@ pub struct Summary {
     pub processed: u64,
     /// Transactions that failed by a deadlock or a serialization conflict.
     pub failed: u64,
-    /// Their time, without connecting.
+    /// The time of these transactions, without connecting.
     pub elapsed: Duration,
 }
 
 /// Parses the output of a run with `clients` clients and prepared statements.
 ///
 /// # Errors
-/// When it is that of another kind of run, incomplete, or of an older pgbench.
+/// When the output is incomplete, or is from another kind of run or an older pgbench.
 pub fn parse(text: &str, clients: usize) -> Result<Summary> {
     let version = version(text)?;
     ensure!(version >= OLDEST, "pgbench {version} is too old: version {OLDEST} or newer is needed");
@@ -37,7 +37,7 @@ pub fn parse(text: &str, clients: usize) -> Result<Summary> {
     ensure!(ran == clients, "{ran} clients ran instead of {clients}");
 
     let processed = line(text, "number of transactions actually processed: ")?;
-    // `100/100` if the run had a number of transactions.
+    // `100/100` if the run had a fixed number of transactions.
     let processed = match processed.split_once('/') {
         Some((processed, planned)) => {
             let (processed, planned): (u64, u64) = (number(processed)?, number(planned)?);
@@ -73,7 +73,7 @@ fn failed(text: &str) -> Result<u64> {
     number(count)
 }
 
-/// The rest of the only line with this prefix.
+/// The text after this prefix, in the only line that has it.
 fn line<'t>(text: &'t str, prefix: &str) -> Result<&'t str> {
     let mut found = text.lines().filter_map(|line| line.strip_prefix(prefix));
     match (found.next(), found.next()) {
@@ -83,7 +83,7 @@ fn line<'t>(text: &'t str, prefix: &str) -> Result<&'t str> {
     }
 }
 
-/// A number of digits and points only: without a sign and an exponent.
+/// A number with digits and points only, without a sign or an exponent.
 fn number<T: FromStr>(text: &str) -> Result<T> {
     let is_plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let parsed = if is_plain { text.parse().ok() } else { None };

@@ -11,7 +11,7 @@ use crate::postgres::PgConnection;
 
 const STOCK: &str = "bench_stock";
 const ORDERS: &str = "bench_orders";
-/// Two for each client, with the most clients.
+/// Two for each client, at the highest number of clients.
 const PREPARED_MIN: i32 = 64;
 
 pub struct Databases {

@@ -1,4 +1,4 @@
-//! Recovery of the transactions that a dead coordinator has left prepared. Both databases must answer.
+//! Ends the prepared transactions of a dead coordinator. Both databases must answer.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +7,9 @@ use anyhow::Result;
 use super::{ORDERS, STOCK, finish, gid};
 use crate::postgres::PgConnection;
 
-/// Ends every prepared transaction in both databases. It commits a sale if both parts are prepared or the deduction of the
-/// stock is committed, and rolls it back otherwise: a coordinator prepares the order first and commits it last.
+/// Ends every prepared transaction in both databases. Commits a sale if both parts are prepared or if the deduction of
+/// the stock is committed; otherwise rolls the sale back. This is correct because a coordinator prepares the order
+/// first and commits it last.
 ///
 /// # Errors
 /// When Postgres fails; the recovery can be repeated.
@@ -19,7 +20,7 @@ pub async fn recover(stock: &mut PgConnection, orders: &mut PgConnection) -> Res
         let is_sold =
             in_stock.contains(order) && in_orders.contains(order) || is_deducted(stock, order).await?;
         let how = if is_sold { "commit prepared" } else { "rollback prepared" };
-        // The deduction first: if this recovery stops after it, the next one finds it committed.
+        // The deduction first: if this recovery stops afterwards, the next one finds the deduction committed.
         if in_stock.contains(order) {
             finish(stock, how, &gid(STOCK, order)).await?;
         }

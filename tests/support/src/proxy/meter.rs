@@ -1,5 +1,5 @@
-//! Counts the requests and replies ("chunks") that pass the proxies of a test, in the order of passing, and causes a
-//! fault at one of them. This chunk is not passed on.
+//! Counts the requests and replies ("chunks") that pass the proxies of a test, and causes a fault at one of them. The
+//! proxy does not pass this chunk on.
 
 use std::sync::{Arc, Mutex};
 
@@ -31,7 +31,7 @@ pub enum MeterFault {
 }
 
 impl Meter {
-    /// Counts from 1, with a fault at the chunk of the given number.
+    /// Starts counting at 1, and causes a fault at the chunk with the given number.
     pub fn start(&self, fault: Option<(usize, MeterFault)>) {
         *self.count.lock().unwrap() = Count { is_running: true, passed: 0, fault, hit: None };
     }
@@ -43,7 +43,7 @@ impl Meter {
         count.passed
     }
 
-    /// The chunk at which the fault happened, if it has.
+    /// The chunk at which the fault happened, if it has happened.
     pub fn hit(&self) -> Option<String> {
         self.count.lock().unwrap().hit.clone()
     }

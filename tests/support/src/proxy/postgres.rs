@@ -1,4 +1,4 @@
-//! Postgres's wire protocol 3.0: where requests and replies end, and which statements the requests execute.
+//! Postgres's wire protocol 3.0: finds the ends of requests and replies, and the statements that the requests execute.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -38,7 +38,7 @@ impl Session {
         (end <= waiting.len()).then(|| self.read_run(waiting.drain(..end).collect()))
     }
 
-    /// The messages without a type, up to the one with user and database.
+    /// The first messages, which have no type, up to the message with user and database.
     fn next_greeting(&mut self, waiting: &mut Vec<u8>, mut client: &TcpStream) -> Option<Request> {
         loop {
             let length = usize::try_from(number(waiting, 0)?).unwrap();
@@ -134,7 +134,7 @@ fn number(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().unwrap()))
 }
 
-/// Up to the NUL, and what follows it.
+/// Splits at the NUL: the text before it, and the bytes after it.
 fn split_text(bytes: &[u8]) -> (&[u8], &[u8]) {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap();
     (&bytes[..end], &bytes[end + 1..])

@@ -1,4 +1,4 @@
-//! Redis's wire protocol (RESP): where commands and replies end.
+//! Redis's wire protocol (RESP): finds the ends of commands and replies.
 
 use super::Request;
 
@@ -12,12 +12,12 @@ pub fn next_command(waiting: &mut Vec<u8>) -> Option<Request> {
 /// The end of the first reply; `None` if it is not complete.
 pub fn reply_end(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
-    // Number of values still to be read.
+    // Number of values that are still to read.
     let mut open = 1_u64;
     while open > 0 {
         let rest = bytes.get(at..)?;
         let line = rest.windows(2).position(|pair| pair == b"\r\n")?;
-        // Negative for a null value.
+        // The length is negative for a null value.
         let length = std::str::from_utf8(&rest[1..line]).ok().and_then(|text| text.parse::<i64>().ok());
         let elements = length.and_then(|length| u64::try_from(length).ok()).unwrap_or(0);
         at += line + 2;

@@ -1,4 +1,4 @@
-//! Holds or cuts off the first request that contains the texts a test has given.
+//! Holds the first request that contains the given texts, or cuts its connection.
 
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -16,7 +16,7 @@ pub enum TrapAction {
     CutReply,
 }
 
-/// Takes one request. Dropped, it sends a request that it holds.
+/// Takes one request. A drop sends the request that the trap holds.
 pub struct Trap {
     pub(super) shared: Arc<Shared>,
 }

@@ -13,12 +13,12 @@ use crate::process::PsqlSession;
 use crate::wait::until;
 
 impl Sale {
-    /// What `seckill redis-cli` prints, without the last newline.
+    /// Runs `seckill redis-cli`; returns its output without the last newline.
     pub fn redis_cli(&self, args: &[&str]) -> String {
         self.tool("redis-cli", args)
     }
 
-    /// What redis-cli prints; unlike `redis_cli` it needs no running Postgres.
+    /// As `redis_cli`, but runs redis-cli itself, which needs no running Postgres.
     pub fn redis_cli_without_program(&self, args: &[&str]) -> String {
         let output =
             Command::new("redis-cli").arg("-s").arg(self.redis_socket()).args(args).output().unwrap();
@@ -26,7 +26,7 @@ impl Sale {
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
-    /// What `seckill psql` prints for a query, unaligned, tuples only.
+    /// Runs a query with `seckill psql`; returns the rows, unaligned and without headings.
     pub fn psql(&self, sql: &str) -> String {
         self.tool("psql", &["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql])
     }
@@ -86,7 +86,7 @@ impl Sale {
         line.trim().parse().unwrap()
     }
 
-    /// Process ids of the running postmaster and then its children.
+    /// Process ids of the running postmaster and its children, the postmaster first.
     pub fn postgres_pids(&self) -> Vec<i32> {
         let children = self.psql("select pid from pg_stat_activity where pid <> pg_backend_pid()");
         let postmaster =
@@ -118,7 +118,7 @@ impl Sale {
         .await;
     }
 
-    /// Sends one command of any bytes to Redis; returns the reply as RESP has it.
+    /// Sends one command of any bytes to Redis; returns the reply in RESP.
     pub fn redis_raw(&self, args: &[&[u8]]) -> String {
         let mut command = format!("*{}\r\n", args.len()).into_bytes();
         for arg in args {
@@ -133,7 +133,7 @@ impl Sale {
         String::from_utf8_lossy(&reply[..length]).into_owned()
     }
 
-    /// The live orders in Postgres are exactly these.
+    /// Checks that these are exactly the live orders in Postgres.
     pub fn assert_recorded(&self, orders: &[String]) {
         let rows = self.psql("select id from orders where status in ('reserved', 'confirmed') order by id");
         let mut expected = orders.to_vec();
