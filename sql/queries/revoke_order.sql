@@ -18,7 +18,8 @@ coupon as (
         total = c.total - $5,
         stock = c.stock + 1 - $5,
         version = c.version + $5,
-        changed_at = case when $5 = 1 then clock_timestamp() else c.changed_at end
+        has_ended_orders = true,
+        changed_at = clock_timestamp()
     from revoked r
     where c.id = r.coupon_id
     returning c.id, c.version

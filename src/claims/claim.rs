@@ -136,12 +136,12 @@ impl Claims {
         Err(ClaimError::OrdersEnding)
     }
 
-    /// The row of an order; `None` if there is no row yet, or if Postgres does not answer and the coupon's orders do
-    /// not expire.
+    /// The row of an order; `None` if there is no row yet, or if Postgres does not answer and no order of the
+    /// coupon can have ended.
     async fn row(&self, coupon: &CouponId, order: OrderId) -> Result<Option<Order>, ClaimError> {
         match self.orders.row(order).await {
             Ok(row) => Ok(row),
-            Err(NoAnswer) if self.catalogue.orders_expire(coupon) => Err(ClaimError::StatusUnknown),
+            Err(NoAnswer) if self.catalogue.orders_end(coupon) => Err(ClaimError::StatusUnknown),
             Err(NoAnswer) => Ok(None),
         }
     }

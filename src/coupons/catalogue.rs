@@ -31,8 +31,8 @@ struct Known {
     unlisted: bool,
     /// Whether Redis has had the coupon: if the coupon is then absent from Redis, Redis has lost it.
     published: bool,
-    /// Whether its orders expire unless they are confirmed.
-    expires: bool,
+    /// Whether an order of it can end: orders expire unless they are confirmed, or one was ended by the admin.
+    orders_end: bool,
     durability: ClaimDurability,
 }
 
@@ -53,10 +53,10 @@ impl Catalogue {
         self.read().get(id).is_some_and(|known| known.published)
     }
 
-    /// Whether orders of the coupon expire unless they are confirmed.
+    /// Whether an order of the coupon can end: the coupon's orders expire unless they are confirmed, or one was revoked.
     #[must_use]
-    pub fn orders_expire(&self, id: &CouponId) -> bool {
-        self.read().get(id).is_some_and(|known| known.expires)
+    pub fn orders_end(&self, id: &CouponId) -> bool {
+        self.read().get(id).is_some_and(|known| known.orders_end)
     }
 
     /// Which store must have a claim of the coupon when it is answered; `None` for a coupon that was created since the last
@@ -99,7 +99,8 @@ impl Catalogue {
         for row in rows {
             let published = row.published_version > 0;
             let Definition { id, unlisted, reserve_seconds, durability, .. } = row.definition;
-            known.insert(id, Known { unlisted, published, expires: reserve_seconds.is_some(), durability });
+            let orders_end = reserve_seconds.is_some() || row.has_ended_orders;
+            known.insert(id, Known { unlisted, published, orders_end, durability });
         }
         Ok(())
     }

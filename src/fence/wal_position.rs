@@ -46,9 +46,11 @@ pub async fn connect_checked(
 ) -> Result<PgConnection, PostgresError> {
     // Redis first: a position in Redis is never ahead of what Postgres answers afterwards.
     let noted = redis_position::read(redis).await;
+    let noted =
+        noted.map_err(|error| PostgresError::Transient(format!("Redis gives no WAL position: {error}")))?;
     let mut connection = postgres.dedicated().await?;
     let now = postgres::fence::durable_lsn(&mut connection).await?;
-    if noted.is_ok_and(|noted| noted.is_some_and(|noted| now < noted)) {
+    if noted.is_some_and(|noted| now < noted) {
         let why = "Postgres is an older copy of itself";
         fence.report_postgres_loss(epoch, why);
         return Err(PostgresError::Transient(why.into()));

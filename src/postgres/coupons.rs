@@ -34,6 +34,8 @@ pub struct CouponRow {
     /// The total minus the units of live orders in Postgres.
     pub stock: i64,
     pub changed_at: OffsetDateTime,
+    /// Whether an order was ever revoked, or cancelled after lost commits.
+    pub has_ended_orders: bool,
 }
 
 impl FromRow<'_, PgRow> for CouponRow {
@@ -43,6 +45,7 @@ impl FromRow<'_, PgRow> for CouponRow {
             published_version: row.try_get("published_version")?,
             stock: row.try_get("stock")?,
             changed_at: row.try_get("changed_at")?,
+            has_ended_orders: row.try_get("has_ended_orders")?,
         })
     }
 }

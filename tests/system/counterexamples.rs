@@ -86,24 +86,31 @@ async fn a_repeat_whose_order_has_ended_is_a_new_claim_and_costs_one_unit() {
 }
 
 #[tokio::test]
-async fn without_postgres_a_repeat_is_answered_only_if_orders_do_not_expire() {
+async fn without_postgres_a_repeat_is_answered_only_if_no_order_can_have_ended() {
     let sale = Sale::start().await;
     sale.create("coffee", 1).await;
-    let reserved = json!({"id": "tea", "total": 1, "reserve_seconds": 3600});
-    assert_eq!(sale.admin(Method::POST, "/v1/admin/coupons", Some(reserved)).await.status, 201);
-    for coupon in ["coffee", "tea"] {
+    sale.create_with("tea", json!({"total": 1, "reserve_seconds": 3600})).await;
+    sale.create("mug", 2).await;
+    for coupon in ["coffee", "tea", "mug"] {
         assert_eq!(sale.claim_with(coupon, "alice", &[("prefer", "wait=10")]).await.status, 201);
     }
-    until("the server knows that orders of tea expire", async || {
-        sale.get("/v1/coupons").await.text.contains("tea").then_some(())
+    let revoked = sale.claim_with("mug", "bob", &[("prefer", "wait=10")]).await.body["order"].clone();
+    let path = format!("/v1/admin/orders/{}/revoke", revoked.as_str().unwrap());
+    let reason = json!({"reason": "paid with a stolen card", "return_unit": true});
+    assert_eq!(sale.admin(Method::POST, &path, Some(reason)).await.status, 200);
+    sale.create("last", 1).await;
+    until("the server knows every change so far", async || {
+        sale.get("/v1/coupons").await.text.contains("last").then_some(())
     })
     .await;
     let pids = sale.postgres_pids();
     support::signal_all(&pids, Signal::SIGSTOP);
-    let (coffee, tea) = (sale.claim("coffee", "alice").await, sale.claim("tea", "alice").await);
+    let coffee = sale.claim("coffee", "alice").await;
+    let (tea, mug) = (sale.claim("tea", "alice").await, sale.claim("mug", "alice").await);
     support::signal_all(&pids, Signal::SIGCONT);
     assert_eq!(coffee.status, 200, "{}", coffee.text);
     tea.assert_problem(503, "unavailable");
+    mug.assert_problem(503, "unavailable");
     assert_eq!(sale.claim("tea", "alice").await.status, 200);
 }
 
