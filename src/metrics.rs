@@ -32,6 +32,11 @@ pub static OUTBOX_OLDEST: Gauge = Gauge {
     unit: Unit::Seconds,
     help: "How long the oldest unit has waited for its release to stock, 0 for none; NaN while Postgres does not answer",
 };
+pub static ORDERS_RESERVED: Gauge = Gauge {
+    name: "seckill_orders_reserved",
+    unit: Unit::Count,
+    help: "Orders that wait for their confirm; NaN while Postgres does not answer",
+};
 pub static SWEEPER_LAG: Gauge = Gauge {
     name: "seckill_sweeper_lag_seconds",
     unit: Unit::Seconds,
@@ -125,12 +130,13 @@ pub static UNITS_RETURNED: Counter =
     Counter { name: "seckill_units_returned_total", help: "Units that were released to stock in Redis" };
 
 const DRIFT_KINDS: &[&str] = &["lost_event", "missing_claim", "missed_release", "stock_drift", "definition"];
-const GAUGES: [&Gauge; 9] = [
+const GAUGES: [&Gauge; 10] = [
     &FENCE_UP,
     &FENCE_EPOCH,
     &BACKLOG_EVENTS,
     &OUTBOX_ROWS,
     &OUTBOX_OLDEST,
+    &ORDERS_RESERVED,
     &SWEEPER_LAG,
     &POSTGRES_UP,
     &APPENDFSYNC_ALWAYS,

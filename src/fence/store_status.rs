@@ -34,6 +34,16 @@ pub struct StoreStatus {
     disk: Option<String>,
 }
 
+/// What waits in Postgres.
+pub struct Queues {
+    /// Units that wait for their return to stock.
+    pub outbox: Waiting,
+    /// Orders that wait for the sweeper.
+    pub overdue: Waiting,
+    /// The number of reserved orders, which wait for their confirm.
+    pub reserved: i64,
+}
+
 impl Stores {
     #[must_use]
     pub const fn new(fence: Fence, redis: RedisServer, postgres: Postgres) -> Self {
@@ -58,13 +68,17 @@ impl Stores {
         }
     }
 
-    /// Units that wait in the outbox, and orders that wait for the sweeper.
+    /// What waits in Postgres.
     ///
     /// # Errors
     /// Where Postgres does not answer within `PROBE_INTERVAL`.
-    pub async fn outbox_and_overdue(&self) -> Result<(Waiting, Waiting), PostgresError> {
+    pub async fn queues(&self) -> Result<Queues, PostgresError> {
         let pool = self.postgres.pool.clone();
-        let read = async move { Ok((health::outbox(&pool).await?, health::overdue(&pool).await?)) };
+        let read = async move {
+            let outbox = health::outbox(&pool).await?;
+            let overdue = health::overdue(&pool).await?;
+            Ok(Queues { outbox, overdue, reserved: health::reserved(&pool).await? })
+        };
         postgres::with_timeout(config::PROBE_INTERVAL, read).await
     }
 

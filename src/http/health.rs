@@ -10,7 +10,7 @@ use super::Api;
 use super::answer::json;
 use super::problem::{Answer, Problem};
 use super::request::Request;
-use crate::metrics;
+use crate::metrics::{self, Gauge};
 use crate::tasks::Tasks;
 
 /// `GET /livez`: 200 if every task that lives as long as the program works. The answer does not depend on the stores.
@@ -65,14 +65,14 @@ pub async fn metrics(api: Arc<Api>, request: Request) -> Answer {
         metrics::FENCE_EPOCH.set_count(session.number());
     }
     metrics::BACKLOG_EVENTS.set_count(api.fence.backlog());
-    let waiting = api.stores.outbox_and_overdue().await;
-    let number = |number: i64| metrics::count_as_f64(number.unsigned_abs());
-    let (rows, oldest, lag) = waiting.map_or((f64::NAN, f64::NAN, f64::NAN), |(outbox, overdue)| {
-        (number(outbox.rows), number(outbox.oldest_seconds), number(overdue.oldest_seconds))
-    });
-    metrics::OUTBOX_ROWS.set(rows);
-    metrics::OUTBOX_OLDEST.set(oldest);
-    metrics::SWEEPER_LAG.set(lag);
+    let queues = api.stores.queues().await.ok();
+    let set = |gauge: &Gauge, number: Option<i64>| {
+        gauge.set(number.map_or(f64::NAN, |number| metrics::count_as_f64(number.unsigned_abs())));
+    };
+    set(&metrics::OUTBOX_ROWS, queues.as_ref().map(|queues| queues.outbox.rows));
+    set(&metrics::OUTBOX_OLDEST, queues.as_ref().map(|queues| queues.outbox.oldest_seconds));
+    set(&metrics::SWEEPER_LAG, queues.as_ref().map(|queues| queues.overdue.oldest_seconds));
+    set(&metrics::ORDERS_RESERVED, queues.as_ref().map(|queues| queues.reserved));
     let mut response = Response::new(Bytes::from(metrics::render()));
     let headers = response.headers_mut();
     headers

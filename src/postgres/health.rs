@@ -118,6 +118,16 @@ pub async fn outbox(executor: impl PgExecutor<'_>) -> Result<Waiting, PostgresEr
     Ok(sqlx::query_as(waiting).fetch_one(executor).await?)
 }
 
+/// How many orders are reserved.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn reserved(executor: impl PgExecutor<'_>) -> Result<i64, PostgresError> {
+    Ok(sqlx::query_scalar("select count(*) from orders where status = 'reserved'")
+        .fetch_one(executor)
+        .await?)
+}
+
 /// Reserved orders whose time to pay is over: the sweeper has still to expire them.
 ///
 /// # Errors

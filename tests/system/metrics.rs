@@ -51,6 +51,7 @@ async fn every_metric_exists_from_the_start_with_its_type_and_help() {
         ("seckill_backlog_events", "gauge"),
         ("seckill_outbox_rows", "gauge"),
         ("seckill_outbox_oldest_seconds", "gauge"),
+        ("seckill_orders_reserved", "gauge"),
         ("seckill_sweeper_lag_seconds", "gauge"),
         ("seckill_postgres_up", "gauge"),
         ("seckill_redis_appendfsync_always", "gauge"),
@@ -135,7 +136,7 @@ async fn the_age_of_what_waits_for_the_sweeper_and_for_its_release_is_shown() {
     let lag = metric(&sale, "seckill_sweeper_lag_seconds").await;
     let oldest = metric(&sale, "seckill_outbox_oldest_seconds").await;
     assert!((600.0..1_000.0).contains(&lag) && (1_200.0..2_000.0).contains(&oldest), "{lag} {oldest}");
-    assert_metrics(&sale, &[("seckill_outbox_rows", 2.0)]).await;
+    assert_metrics(&sale, &[("seckill_outbox_rows", 2.0), ("seckill_orders_reserved", 3.0)]).await;
 }
 
 #[tokio::test]
