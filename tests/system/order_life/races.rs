@@ -60,3 +60,51 @@ async fn many_orders_are_confirmed_and_cancelled_at_once_and_every_unit_adds_up(
     .await;
     sale.assert_in_agreement("coffee").await;
 }
+
+/// The deadlines lie within the time that the requests take, and two processes sweep.
+#[tokio::test]
+async fn a_confirm_two_cancels_and_the_sweeper_race_for_each_of_500_orders_and_one_wins() {
+    const ORDERS: usize = 500;
+    let sale = Sale::start().await;
+    let _second = sale.spawn("worker", &[]);
+    create_reserving(&sale, 500).await;
+    let orders = join_all((0..ORDERS).map(async |number: usize| {
+        let user = format!("user-{number}");
+        let order = order_of(&sale, &user).await;
+        (user, order)
+    }))
+    .await;
+    sale.psql("update orders set reserved_until = clock_timestamp() + random() * interval '2 seconds'");
+    let ends = join_all(orders.iter().map(async |(user, order)| {
+        let (confirmed, by_owner, by_admin) = tokio::join!(
+            ask(&sale, user, order, "confirm"),
+            ask(&sale, user, order, "cancel"),
+            ask_as_admin(&sale, order, "cancel"),
+        );
+        let cancels = [by_owner, by_admin];
+        let has_code =
+            |code: &str| cancels.iter().all(|cancel| cancel.status == 409 && cancel.code() == code);
+        if confirmed.status == 200 {
+            assert!(has_code("order-confirmed"), "{}", cancels[0].text);
+            return "confirmed";
+        }
+        if confirmed.code() == "order-cancelled" {
+            // The other cancel may come after the deadline: it is a repeat, and gets the same order.
+            cancels.iter().for_each(|cancel| assert_order(cancel, order, "cancelled"));
+            return "cancelled";
+        }
+        assert_eq!((confirmed.code(), &confirmed.body["refund_due"]), ("order-expired", &true.into()));
+        assert!(has_code("order-expired"), "{}", cancels[0].text);
+        "expired"
+    }))
+    .await;
+    sale.until_quiet().await;
+    let mut expected: Vec<String> =
+        orders.iter().zip(&ends).map(|((_, order), end)| format!("{order}|{end}")).collect();
+    expected.sort();
+    assert_eq!(sale.psql("select id, status from orders order by id"), expected.join("\n"));
+    let confirmed = ends.iter().filter(|end| **end == "confirmed").count();
+    println!("{confirmed} confirmed, {} expired", ends.iter().filter(|end| **end == "expired").count());
+    assert_eq!(sale.psql_number("select stock from coupons"), i64::try_from(ORDERS - confirmed).unwrap());
+    sale.assert_in_agreement("coffee").await;
+}
