@@ -67,8 +67,6 @@ pub const ORDER_STATUS_TIMEOUT: Duration = Duration::from_millis(250);
 pub const ENDING_ORDER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often one claim is retried; each retry means that another order of the user has ended.
 pub const CLAIM_MAX_RETRIES: usize = 3;
-/// How long the admin API waits for an order that Redis may hold and Postgres does not have yet.
-pub const ORDER_LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a request about one order waits for its recording, and for how many orders a user may wait at once.
 pub const UNRECORDED_ORDER_TIMEOUT: Duration = Duration::from_secs(2);
 pub const UNRECORDED_ORDERS_MAX_PER_USER: usize = 4;

@@ -185,7 +185,7 @@ pub async fn held(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
 pub async fn status(api: Arc<Api>, coupon: &str, order: &str, request: Request) -> Answer {
     let caller = api.auth.caller(&request.headers)?;
     let found = api.orders.find(&coupon_id(coupon)?, order_id(order)?, caller.user()).await?;
-    Ok(json(StatusCode::OK, &OrderView::from(found.ok_or_else(Problem::no_order)?)))
+    Ok(json(StatusCode::OK, &OrderView::from(found)))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {

@@ -2,7 +2,6 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::StatusCode;
 use serde::Serialize;
@@ -70,7 +69,7 @@ pub async fn replay(api: Arc<Api>, id: &str, mut request: Request) -> Answer {
         )
     })?;
     if let Some(order) = letter.replaced_by {
-        let row = api.orders.row_within(OrderId(order), Duration::ZERO).await;
+        let row = api.orders.row(OrderId(order)).await.ok().flatten();
         let row = row.unwrap_or_else(|| Order::accepted(OrderId(order), coupon, user));
         return Ok(json(StatusCode::OK, &OrderView::from(row)));
     }

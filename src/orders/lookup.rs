@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
 use super::expiry::EndingOrders;
@@ -81,14 +80,6 @@ impl Orders {
         tokio::time::timeout(config::ORDER_STATUS_TIMEOUT, lookup).await.unwrap_or(Err(NoAnswer))
     }
 
-    /// Waits up to `timeout` for the row of an order that may not be recorded yet.
-    pub async fn row_within(&self, order: OrderId, timeout: Duration) -> Option<Order> {
-        match self.row(order).await {
-            Ok(Some(row)) => Some(row),
-            _ => self.subscribe(order, timeout).wait().await,
-        }
-    }
-
     /// The live orders that the user holds of the coupon, by slot.
     ///
     /// # Errors
@@ -97,45 +88,51 @@ impl Orders {
         let session = self.fence.require_session()?;
         let held = claims_hash::held_by(&session.redis, coupon, user).await?;
         // All at once: they are looked up in one query.
-        let rows = join_all(held.iter().map(|&order| self.row_within(order, Duration::ZERO))).await;
+        let rows = join_all(held.iter().map(|&order| self.row(order))).await;
+        let accepted = |order| Order::accepted(order, coupon.clone(), user.clone());
         let orders = held.into_iter().zip(rows);
-        let orders = orders
-            .map(|(order, row)| row.unwrap_or_else(|| Order::accepted(order, coupon.clone(), user.clone())));
+        let orders = orders.map(|(order, row)| row.ok().flatten().unwrap_or_else(|| accepted(order)));
         Ok(orders.filter(|order| !order.no_longer_holds()).collect())
     }
 
     /// An order of the coupon, as `viewer` may see it (`None` is the admin, who sees every order). Reads Postgres, then
-    /// the claims hash, then Postgres again: a worker may have recorded the order between the first two reads.
+    /// the claims hash, then Postgres again: a worker may have recorded the order between the first two reads. For the
+    /// admin the claims hash is not searched, since the user is unknown: an order that is on its way is waited for.
     ///
     /// # Errors
-    /// Without Postgres: it is then unknown whether the order is recorded, and a status must never go back to
-    /// `accepted`.
+    /// If there is none, or without Postgres: it is then unknown whether the order is recorded, and a status must never
+    /// go back to `accepted`.
     pub async fn find(
         &self,
         coupon: &CouponId,
         order: OrderId,
         viewer: Option<&UserId>,
-    ) -> Result<Option<FoundOrder>, StoreError> {
-        let may_see = |row: &Order| row.coupon == *coupon && viewer.is_none_or(|user| *user == row.user);
-        if let Some(row) = orders::get(&self.postgres.pool, order).await? {
-            if !may_see(&row) {
-                return Ok(None);
-            }
-            return Ok(Some(self.with_replacement(row).await?));
-        }
-        if let Some(user) = viewer {
+    ) -> Result<FoundOrder, NotFound> {
+        let found = match viewer {
+            Some(user) => self.find_own(coupon, order, user).await?,
+            None => self.find_recorded(order, None).await?,
+        };
+        if found.order.coupon == *coupon { Ok(found) } else { Err(NotFound::Unknown) }
+    }
+
+    async fn find_own(
+        &self,
+        coupon: &CouponId,
+        order: OrderId,
+        user: &UserId,
+    ) -> Result<FoundOrder, NotFound> {
+        let mut row = orders::get(&self.postgres.pool, order).await.map_err(StoreError::from)?;
+        if row.is_none() {
             let session = self.fence.require_session()?;
-            if claims_hash::held_by(&session.redis, coupon, user).await?.contains(&order) {
+            let held = claims_hash::held_by(&session.redis, coupon, user).await.map_err(StoreError::from)?;
+            if held.contains(&order) {
                 let order = Order::accepted(order, coupon.clone(), user.clone());
-                return Ok(Some(FoundOrder { order, replaced_by: None }));
+                return Ok(FoundOrder { order, replaced_by: None });
             }
+            row = orders::get(&self.postgres.pool, order).await.map_err(StoreError::from)?;
         }
-        // For the admin the claims hash is not searched, since the user is unknown: a worker records the order within
-        // moments.
-        let timeout =
-            if viewer.is_none() && is_recent(order) { config::ORDER_LOOKUP_TIMEOUT } else { Duration::ZERO };
-        let row = self.row_within(order, timeout).await.filter(may_see);
-        Ok(row.map(|order| FoundOrder { order, replaced_by: None }))
+        let row = row.filter(|row| row.user == *user).ok_or(NotFound::Unknown)?;
+        Ok(self.with_replacement(row).await.map_err(StoreError::from)?)
     }
 
     /// An order by its id alone, as `viewer` may see it (`None` is the admin). Waits for one that is on its way.
@@ -168,9 +165,4 @@ impl Orders {
     pub async fn end(&self, order: &Order) -> Result<(), StoreError> {
         self.ending.end(order.id, order.is_overdue).await
     }
-}
-
-fn is_recent(order: OrderId) -> bool {
-    let recent = config::ORDER_LOOKUP_TIMEOUT * 30;
-    order.claimed_at().is_some_and(|at| OffsetDateTime::now_utc() - at < recent)
 }

@@ -90,7 +90,9 @@ async fn a_confirm_two_cancels_and_the_sweeper_race_for_each_of_500_orders_and_o
         }
         if confirmed.code() == "order-cancelled" {
             // The other cancel may come after the deadline: it is a repeat, and gets the same order.
-            cancels.iter().for_each(|cancel| assert_order(cancel, order, "cancelled"));
+            for cancel in &cancels {
+                assert_order(cancel, order, "cancelled");
+            }
             return "cancelled";
         }
         assert_eq!((confirmed.code(), &confirmed.body["refund_due"]), ("order-expired", &true.into()));
