@@ -50,6 +50,8 @@ impl Down {
 pub struct Pauses {
     growing: ExponentialBackoff,
     has_failed: bool,
+    /// The last session ended at once.
+    was_short: bool,
 }
 
 impl Default for Pauses {
@@ -58,7 +60,7 @@ impl Default for Pauses {
             .with_min_delay(config::FENCE_RETRY)
             .with_max_delay(config::FENCE_RETRY_MAX)
             .without_max_times();
-        Self { growing: builder.build(), has_failed: false }
+        Self { growing: builder.build(), has_failed: false, was_short: false }
     }
 }
 
@@ -71,21 +73,25 @@ impl Pauses {
         match down {
             Down::Soon(_) => config::FENCE_RETRY,
             Down::Waits(_) => config::FENCE_OPERATOR_POLL,
-            Down::Failed(_) => self.longer(),
+            Down::Failed(_) => {
+                self.has_failed = true;
+                self.next_pause()
+            }
         }
     }
 
-    /// The pause after a session. A session that ended at once counts as a failed rebuild.
+    /// The pause after a session. A session that ended at once lengthens the pause as a failed rebuild does. The second one
+    /// in a row counts as a failed rebuild: the log must not leave out a loss just after the start.
     pub fn after_session(&mut self, held: Duration) -> Duration {
         if held < config::FENCE_RETRY_RESET_AFTER {
-            return self.longer();
+            self.has_failed |= std::mem::replace(&mut self.was_short, true);
+            return self.next_pause();
         }
         *self = Self::default();
         Duration::ZERO
     }
 
-    fn longer(&mut self) -> Duration {
-        self.has_failed = true;
+    fn next_pause(&mut self) -> Duration {
         self.growing.next().unwrap_or(config::FENCE_RETRY_MAX)
     }
 }
@@ -109,5 +115,16 @@ mod tests {
             config::FENCE_RETRY,
             "a store that does not answer is tried again at once"
         );
+    }
+
+    #[test]
+    fn a_first_session_that_ends_at_once_is_no_failed_rebuild_and_a_second_one_is() {
+        let mut pauses = Pauses::default();
+        let short = Duration::from_millis(140);
+        assert_eq!((pauses.after_session(short), pauses.has_failed()), (config::FENCE_RETRY, false));
+        pauses.after_session(short);
+        assert!(pauses.has_failed());
+        pauses.after_session(config::FENCE_RETRY_RESET_AFTER);
+        assert!(!pauses.has_failed());
     }
 }
