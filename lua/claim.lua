@@ -1,8 +1,8 @@
 #!lua
 -- Claims one unit for each user of a batch: appends the order event, adds the user to the claims hash and takes one from
 -- the stock; all of it or nothing. A batch that is sent twice claims once: the second time each user holds the unit.
--- Where a user may hold several units (`per_user_limit` of the coupon hash), each of them has a slot, and the claim's
--- Idempotency-Key tells a repeat from a further claim.
+-- If a user may hold several units (`per_user_limit` of the coupon hash), each unit has a slot. A claim with the
+-- Idempotency-Key of a held unit is a repeat; a claim with a new key is a further claim.
 --
 -- KEYS[1]           epoch marker
 -- KEYS[2]           order stream
@@ -11,7 +11,7 @@
 -- ARGV[2]           deadline, ms since 1970 by this server's clock
 -- then for each coupon:
 --   coupon id, flags (1 if Postgres says that it was published, plus 2 if a claim has a key), number of claims n, then
---   n times: user, order; then, if a claim has a key, n times: key, empty where the claim has none
+--   n times: user, order; then, if a claim has a key, n times: key (empty for a claim without a key)
 --
 -- Reply: { code, now_ms, detail… }
 --   CODE done         0  then an array with the order that the user holds already for each outcome held, and for each
@@ -39,7 +39,7 @@
 --@include lib/may
 --@include lib/event
 
--- The most units of a user; the limit in the hash may have been edited by hand.
+-- The highest limit that the program allows; an operator may have edited the limit in the hash.
 local MOST_SLOTS = 16
 
 local time = redis.call('TIME')
@@ -69,16 +69,16 @@ for i = 1, (#KEYS - 2) / 2 do
     starts_at_ms = hash[3] ~= '0' and tonumber(hash[3] or 0) or 0,
     ends_at_ms = hash[4] ~= '0' and tonumber(hash[4] or 0) or 0,
     paused = hash[5] == '1',
-    -- No field where it is 1: a table of Lua with eight fields is cheaper than one with nine.
+    -- nil for a limit of 1: a Lua table with eight fields is cheaper than one with nine.
     limit = limit > 1 and limit or nil,
   }
   arg = arg + 3 + (ARGV[arg + 1] < '2' and 2 or 3) * ARGV[arg + 2]
 end
 
--- The claims of a coupon of which a user may hold several units. The key of the n-th claim is ARGV[keys_at + n];
--- `keys_at` is nil where no claim has a key.
+-- Makes the claims of a coupon of which a user may hold several units. The key of the n-th claim is ARGV[keys_at + n];
+-- `keys_at` is nil if no claim has a key.
 local function claim_slots(coupon, users, orders, keys_at, closed, repeated)
-  -- By user: the fields of its slots, and the values of those that are taken, also by this batch.
+  -- For each user: the fields of all slots, and the values of the taken slots, with those that this batch has taken.
   local names, values = {}, {}
   local fields, codes = {}, {}
   local left = coupon.stock
@@ -145,7 +145,7 @@ for i, coupon in ipairs(coupons) do
     or (coupon.ends_at_ms > 0 and now_ms >= coupon.ends_at_ms and '3')
     or (coupon.paused and '4')
     or (now_ms < coupon.starts_at_ms and '5')
-  -- What goes into the claims hash.
+  -- Fields and values to write to the claims hash.
   local fields, codes = {}, {}
   local left = coupon.stock
   if coupon.limit then

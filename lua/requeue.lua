@@ -1,7 +1,7 @@
 #!lua
--- Sends lost order events again: events of claims that have neither an entry nor a row. Each one only while the claims
--- hash still has that value: a unit that was released since stays released. The events do not depend on each other:
--- where one cannot be appended, those before it are sent, and a later comparison finds the rest.
+-- Sends lost order events again: events of claims that have neither an entry nor a row. It sends an event only if
+-- the claims hash still has this value, so a unit that was released since then stays released. The events do not depend
+-- on each other: where one cannot be appended, those before it are sent, and a later comparison finds the rest.
 --
 -- KEYS  epoch marker, order stream, claims hash
 -- ARGV  `ready:<epoch>`, coupon id, then pairs of field and value as the claims hash has them

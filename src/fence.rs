@@ -152,11 +152,11 @@ impl Fence {
         self.shared.outage.get()
     }
 
-    /// Takes the fence down, rebuilds, also over a Postgres that has lost commits, and returns what was done. Only an
-    /// operator may order it: the order goes into the audit log.
+    /// Takes the fence down, rebuilds (also if Postgres has lost commits), and returns the report. Only an operator may
+    /// order this, and the audit log records the order.
     ///
     /// # Errors
-    /// With the reason why the rebuild was not finished; the fence tries again by itself.
+    /// The reason why the rebuild was not finished. The fence tries again by itself.
     pub async fn order_rebuild(&self, origin: Origin) -> Result<Report, String> {
         let (answer, answered) = oneshot::channel();
         *lock(&self.shared.ordered) = Some(OrderedRebuild { origin, answer });

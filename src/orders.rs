@@ -1,6 +1,6 @@
 //! What happens to an order after its claim: `waiters` wakes requests that wait for its recording, `lookup` finds it
-//! in either store, `unrecorded` finds one that may be on its way, `transitions` confirms, cancels and revokes it,
-//! `expiry` ends one whose time to pay is over, `release` returns the units of those that have ended.
+//! in either store, `unrecorded` finds one that may not be recorded yet. `transitions` confirms, cancels and revokes
+//! orders, `expiry` ends orders whose time to pay is over, `release` returns the units of ended orders.
 
 pub mod expiry;
 pub mod lookup;

@@ -40,8 +40,8 @@ enum Check {
 }
 
 impl Reconciler {
-    /// Compares everything once for an operator and, with the origin of an order to do so, repairs. The audit log has each
-    /// kind of repair of each coupon before the repair begins.
+    /// Compares everything once for an operator. Repairs only if `fix` has the origin of the operator's order. Writes
+    /// each kind of repair of each coupon into the audit log before the repair begins.
     ///
     /// # Errors
     /// If a store cannot serve, the fence is down, or the epoch changes during the comparison.

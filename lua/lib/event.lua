@@ -1,7 +1,7 @@
--- The order event of a claim: `slot` and `key` are in it where a user may hold several units.
+-- The order event of a claim. It has the fields `slot` and `key` only if a user may hold several units of the coupon.
 
--- Appends the event that a field and a value of the claims hash stand for, `<user>` or `<user>\x1f<slot>`, and `<order>` or
--- `<order> <key>`. `call` is redis.call or redis.pcall; the reply is XADD's.
+-- Appends the order event of one claim in the claims hash. `field` is `<user>` or `<user>\x1f<slot>`; `value` is
+-- `<order>` or `<order> <key>`. `call` is redis.call or redis.pcall; the reply is XADD's.
 local function send_event(call, stream, coupon, field, value)
   local user, slot = string.match(field, '^([^\31]*)\31?(.*)$')
   local order, key = string.match(value, '^([^ ]*) ?(.*)$')

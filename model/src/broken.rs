@@ -7,7 +7,7 @@ pub enum Broken {
     Oversold,
     /// An order was confirmed after its time to pay.
     ConfirmedLate,
-    /// A client was told that an order is confirmed, and the order ended, or is not confirmed at rest.
+    /// A client was told that an order is confirmed, but the order ended, or is not confirmed when the system is quiet.
     ConfirmLost,
     /// A claim was accepted although the order of an earlier claim with the same key had not ended.
     SecondUnitForKey,

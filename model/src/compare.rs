@@ -148,7 +148,7 @@ fn repair(state: &State, scope: &Scope, epoch: u8, lost: Orders, dead: Orders, s
     });
 }
 
-/// Whether the sweeper has work.
+/// Whether the sweeper has an order to expire.
 fn has_due_order(state: &State) -> bool {
     each(state.due).any(|order| state.postgres.status[usize::from(order)] == Status::Reserved)
 }

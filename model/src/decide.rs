@@ -36,7 +36,7 @@ fn with_status(state: &State, status: Status) -> Orders {
     (0..ORDERS as u8).filter(is_it).fold(0, |set, order| set | bit(order))
 }
 
-/// Whether another slot has a claim or an event without a row and with the key of this live order.
+/// Whether another slot has a claim or an event that has no row and has the key of this live order.
 fn is_replaced(state: &State, mine: &Rebuilder, live: Order) -> bool {
     let in_events = if mine.is_consistent { 0 } else { mine.events };
     let claims = mine.claims.iter().flatten().copied();

@@ -10,8 +10,8 @@
 //! With a limit of one unit the two holders of units are two users. With a limit of two they are the two slots of one
 //! user, whose claims have idempotency keys.
 //!
-//! Not modelled: several coupons and partitions, sale windows, batches, unreadable entries; of time only that the time
-//! to pay passes. One coupon, two users and two workers showed every failure of the protocol that is known so far.
+//! Not modelled: several coupons and partitions, sale times, batches, unreadable entries. The only clock is that of the
+//! time to pay. One coupon, two users and two workers showed every failure of the protocol that is known so far.
 
 #![expect(clippy::cast_possible_truncation, reason = "all numbers of a scope are below ten")]
 
@@ -125,7 +125,7 @@ pub enum Rule {
     LossRestartsDeadlines,
     /// A withdrawn unit is released only after Redis has the lowered total.
     ReleaseAwaitsVersion,
-    /// A claim whose key one of the user's slots holds is answered with the order in that slot.
+    /// If one of the user's slots has the key of a claim, the answer to the claim is the order in that slot.
     KeyIsHeld,
     /// Events and rows carry the key, and a rebuild writes it into the claims hash.
     RebuildKeepsKeys,
@@ -138,9 +138,9 @@ pub enum Rule {
 pub struct Scope {
     /// Units of the coupon.
     pub total: i8,
-    /// How many orders each user may claim, one after the other; at most two. With slots: how many with each key.
+    /// How many claims each user makes, one after the other; at most two. With slots: how many claims with each key.
     pub claims: [u8; state::USERS],
-    /// Whether there is one user with two slots and two keys instead of two users with one unit each.
+    /// Whether there is one user with two slots and two keys. Otherwise there are two users with one unit each.
     pub slots: bool,
     pub workers: usize,
     pub rebuilders: usize,

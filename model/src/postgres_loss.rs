@@ -75,8 +75,8 @@ pub fn definition(mine: &Rebuilder, postgres: &Postgres, scope: &Scope, live: i8
     }
 }
 
-/// A total below the number of claims is raised to it: the unit of a revoked order was withdrawn, and the revocation is
-/// lost.
+/// Raises a total that is below the number of claims: a revocation may have withdrawn a unit, and Postgres may have
+/// lost the revocation.
 fn adopted(hash: Coupon, scope: &Scope, (live, held): (i8, i8)) -> Coupon {
     let total = hash.total.max(if scope.has(Rule::ExcessClaimsUnconfirm) { held } else { live });
     let is_cut = total != hash.total;

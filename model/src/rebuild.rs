@@ -242,7 +242,7 @@ fn decide(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
         // The rebuild reports every reserved order: the operator compares them with the payments.
         next.users.confirmed &= !restarts;
         if mine.postgres_lost {
-            // An order without a row is recorded as reserved, with a time to pay of its own.
+            // An order without a row is recorded as reserved, with a new time to pay.
             next.users.confirmed &= decide::recorded(next);
         }
         next.postgres.coupon = plan.definition;

@@ -133,8 +133,8 @@ fn claim(state: &State, scope: &Scope, epoch: Epoch, user: usize, steps: &mut St
     });
 }
 
-/// A claim of the one user of a coupon with a limit of two. The script looks for the key in both slots, then takes the
-/// first free one.
+/// The only user claims a coupon with a limit of two. The script looks for the key in both slots, then takes the first
+/// free slot.
 fn claim_with_key(state: &State, scope: &Scope, epoch: Epoch, key: usize, steps: &mut Steps) {
     if state.users.sent[key] >= scope.claims[key] {
         return;
@@ -211,7 +211,7 @@ pub fn note_position(next: &mut State, scope: &Scope, position: u8) {
     }
 }
 
-/// Whether the unit of an ended order may return: Redis has the total without it, if it was withdrawn.
+/// Whether the unit of an ended order may return. A withdrawn unit may return only after Redis has the lowered total.
 fn may_release(state: &State, scope: &Scope, order: Order) -> bool {
     let version = state.redis.coupon.map_or(0, |coupon| coupon.version);
     !scope.has(Rule::ReleaseAwaitsVersion) || version >= state.postgres.released_after(order)

@@ -49,8 +49,8 @@ pub enum Effect {
     Noted {
         lsn: u64,
     },
-    /// A field of a claims hash was set. `user` is the whole field here and everywhere: where a user may hold several
-    /// units, each slot counts as a user of its own.
+    /// A field of a claims hash was set. In every step `user` is the whole field: if a user may hold several units,
+    /// each slot counts as a user.
     Held {
         coupon: String,
         user: String,

@@ -1,5 +1,6 @@
-//! How an order is confirmed or ends (`orders/transitions`, `orders/expiry`): each is one conditional statement, in a
-//! transaction that is fenced like a worker's. A confirm is answered only after its WAL position is in Redis.
+//! Confirms and ends orders (`orders/transitions`, `orders/expiry`). Each transition is one conditional statement, in a
+//! transaction that checks the fence row as a worker's does. A confirm is answered only after its WAL position is in
+//! Redis.
 
 use crate::broken::Broken;
 use crate::record::may_write;
@@ -55,12 +56,12 @@ fn begin(state: &State, scope: &Scope, steps: &mut Steps) {
     }
 }
 
-/// The condition of the statement.
+/// Whether the statement changes the order.
 fn applies(state: &State, scope: &Scope, kind: TransitionKind, order: Order) -> bool {
     let is_due = state.due & bit(order) != 0;
     match (kind, state.postgres.status[usize::from(order)]) {
         (TransitionKind::Confirm, Status::Reserved) => !is_due || !scope.has(Rule::DeadlineDecides),
-        // A repeat, whose answer also needs the WAL position of the commit.
+        // A repeat of a confirm: its answer, too, needs the WAL position of the commit in Redis.
         (TransitionKind::Confirm, Status::Confirmed) => scope.reserves,
         (TransitionKind::End, Status::Reserved) => !is_due,
         // A revocation.
@@ -72,7 +73,7 @@ fn applies(state: &State, scope: &Scope, kind: TransitionKind, order: Order) -> 
 
 fn commit(state: &State, scope: &Scope, transition: Transition, steps: &mut Steps) {
     let Transition { kind, epoch, order, .. } = transition;
-    // An order that ends moves the stock: it waits for the transaction that locks the coupon's row.
+    // The end of an order changes the stock, so it waits while another transaction locks the coupon's row.
     if kind != TransitionKind::Confirm && state.row_is_locked() {
         return;
     }

@@ -13,7 +13,7 @@ impl Users {
 /// What users and the operator did and were told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Users {
-    /// How many claims each user has made. With slots: how many with each key.
+    /// How many claims each user has made. With slots: how many claims with each key.
     pub sent: [u8; USERS],
     /// With slots: orders whose claim had the second key.
     pub second_key: Orders,
@@ -21,8 +21,8 @@ pub struct Users {
     pub accepted: Orders,
     /// Accepted orders that no store held any more after a fault: they need not exist.
     pub excused: Orders,
-    /// Orders whose confirm was answered. Revoked orders leave the set, and after a Postgres loss those that the rebuild
-    /// reports: it lists every reserved order.
+    /// Orders whose confirm was answered. A revoked order leaves the set. So does an order that a rebuild reports after
+    /// a Postgres loss: it reports every reserved order.
     pub confirmed: Orders,
     /// Whether the total was lowered: an accepted claim may then be rejected.
     pub lowered: bool,

@@ -1,4 +1,5 @@
--- Cancels reserved orders in time, returns their units to stock, puts the units into the outbox, and returns the ids.
+-- Cancels reserved orders in time, returns their units to the stock in Postgres and puts them into the outbox. Returns
+-- the ids of the cancelled orders.
 -- The caller has locked the rows of the orders in an earlier statement. Cancels nothing if `fenced`, as in
 -- record_orders.sql.
 -- $1 partition  $2 epoch  $3 order ids  $4 the user who asks, for each order; null for the admin

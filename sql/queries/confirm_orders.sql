@@ -1,5 +1,6 @@
--- Confirms reserved orders in time, and returns their ids. The caller has locked the rows in an earlier statement, so
--- that one time decides and is stored. Confirms nothing if `fenced`, as in record_orders.sql.
+-- Confirms reserved orders in time, and returns their ids. The caller has locked the rows in an earlier statement: this
+-- statement compares the deadline with its own time and stores the same time. Confirms nothing if `fenced`, as in
+-- record_orders.sql.
 -- $1 partition  $2 epoch  $3 order ids  $4 the user who asks, for each order; null for the admin
 with fence_up as (
     select clock_timestamp() as now from fence

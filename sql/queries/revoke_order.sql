@@ -1,6 +1,6 @@
--- Ends a confirmed order, and returns its id. Its unit returns to stock, or is withdrawn: then the total falls by one
--- under a new version, and the outbox row names that version, so that the unit is released in Redis only after the
--- total has fallen there. The caller has locked the order's row in an earlier statement. Ends nothing if `fenced`, as
+-- Ends a confirmed order, and returns its id. Its unit returns to stock, or is withdrawn. A withdrawn unit lowers the
+-- total by one under a new version. The outbox row names that version: the unit is released in Redis only after Redis
+-- has the lower total. The caller has locked the order's row in an earlier statement. Ends nothing if `fenced`, as
 -- in record_orders.sql.
 -- $1 partition  $2 epoch  $3 order id  $4 reason  $5 1 if the unit is withdrawn, 0 if it returns to stock
 with fence_up as (

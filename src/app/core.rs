@@ -103,7 +103,7 @@ impl Core {
         }))
     }
 
-    /// What the handlers call. Starts the tasks that only requests need.
+    /// Makes the functions that the handlers call, and starts the tasks that only requests need.
     pub fn api(&self, max_backlog: u64, credentials: &CredentialSettings) -> anyhow::Result<Api> {
         let (fence, postgres, catalogue) =
             (self.fence.clone(), self.postgres.clone(), self.catalogue.clone());

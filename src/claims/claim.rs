@@ -1,6 +1,6 @@
-//! One claim, from its arrival to what its user is told. Where the user holds a unit already and the order that holds
-//! it has ended or is overdue, the unit is released and the claim is made again: such an order is never the answer to a
-//! claim. The batcher sends claims to Redis.
+//! One claim, from its arrival to its answer. If the user already holds a unit and its order has ended or is overdue,
+//! this file releases the unit and makes the claim again: the answer is never an order that has ended. The batcher
+//! sends claims to Redis.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub enum Claimed {
         order: Order,
         stock: i64,
     },
-    /// The user has a unit, but the answer must wait for the row of this order, and there is none yet.
+    /// The user holds a unit, but this order has no row yet, and the coupon's durability requires the row.
     NotRecorded(OrderId),
     Refused(Refusal),
 }
@@ -66,10 +66,10 @@ impl Claims {
         &self.batcher
     }
 
-    /// Claims one unit for the user. Where a user may hold several units of the coupon, a claim needs a key, and a repeat of
-    /// it is found by its key. Waits up to `wait` for the order to be recorded: an order that was not recorded
-    /// by then is `accepted`. For a coupon with durability `postgres` it waits at least `COMMIT_WAIT`, and an order that
-    /// was not recorded by then is no answer.
+    /// Claims one unit for the user. If a user may hold several units of the coupon, the claim needs a key, and a claim
+    /// with the same key is a repeat. Waits up to `wait` for the recording; an order that is not recorded by then is
+    /// `accepted`. For a coupon with durability `postgres` it waits at least `COMMIT_WAIT`, and the result for an order
+    /// that is not recorded by then is `NotRecorded`.
     ///
     /// # Errors
     /// If there is no outcome. The client may send the claim again: a user who holds a unit gets no second one.
@@ -109,8 +109,8 @@ impl Claims {
         Ok(if held.is_some() { Claimed::Held { order, stock } } else { Claimed::Accepted { order, stock } })
     }
 
-    /// Whether a claim of the coupon may be answered only with its order's row. Redis has the coupon, so a catalogue that
-    /// does not know it is out of date.
+    /// Whether the answer to a claim must wait for the order's row. Redis has the coupon: if the catalogue does not
+    /// know the coupon, the catalogue is out of date.
     async fn needs_row(&self, coupon: &CouponId, known: Option<ClaimDurability>) -> bool {
         if known.is_none() {
             self.catalogue.refresh_briefly(config::SNAPSHOT_MAX_AGE).await;
@@ -136,8 +136,8 @@ impl Claims {
         Err(ClaimError::OrdersEnding)
     }
 
-    /// The row of an order; `None` if there is no row yet, or if Postgres does not answer and no order of the
-    /// coupon can have ended.
+    /// The row of an order. `None` if the order has no row yet. Also `None` if Postgres does not answer, but only for a
+    /// coupon whose orders cannot have ended.
     async fn row(&self, coupon: &CouponId, order: OrderId) -> Result<Option<Order>, ClaimError> {
         match self.orders.row(order).await {
             Ok(row) => Ok(row),

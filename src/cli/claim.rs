@@ -21,7 +21,7 @@ pub struct ClaimArgs {
     #[arg(long, value_name = "USER")]
     user: UserId,
 
-    /// Idempotency-Key of this claim: a repeat with the same key is not a second claim; required if a user may hold
+    /// Idempotency-Key of this claim: a repeat with the same key gets the same order; required if a user may hold
     /// several units
     #[arg(long, value_name = "KEY")]
     key: Option<IdempotencyKey>,

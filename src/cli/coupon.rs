@@ -30,7 +30,7 @@ pub enum CouponCommand {
     Pause(CouponArgs),
     /// Accept claims again
     Resume(CouponArgs),
-    /// Show what admins have changed, newest first; `--json` shows the request ids too
+    /// Show the changes that admins have made, newest first; `--json` also shows the request ids
     Log(CouponArgs),
 }
 

@@ -1,4 +1,4 @@
-//! `seckill coupon log`: what admins have changed of a coupon, from the audit log, as a table that fits the terminal.
+//! `seckill coupon log`: reads a coupon's changes from the audit log and prints a table that fits the terminal.
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::{Map, Value};
@@ -17,7 +17,7 @@ pub async fn run(coupon: &CouponId, client: &ClientArgs) -> anyhow::Result<()> {
     })
 }
 
-/// Newest first. Without a width each change is on one line.
+/// The newest change is first. Without a width each change is on one line.
 fn log_table(rows: &[Value], width_columns: Option<u16>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(["AT", "WHO", "ACTION", "CHANGES"]);
@@ -28,7 +28,7 @@ fn log_table(rows: &[Value], width_columns: Option<u16>) -> String {
         let [at, who, action] = ["at", "actor", "action"].map(|name| field(row, name));
         table.add_row([to_seconds(&at), who, action, changes(row).join("\n")]);
     }
-    // Without the blanks at the edges.
+    // The table style adds blanks at both edges.
     let lines = table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned());
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -41,7 +41,7 @@ fn to_seconds(time: &str) -> String {
     }
 }
 
-/// One line for each changed field, such as `total: 100 -> 200`; for an order its id first.
+/// One line for each changed field, such as `total: 100 -> 200`. The change of an order begins with a line of its id.
 fn changes(row: &Value) -> Vec<String> {
     let (old, new) = (row["old"].as_object(), row["new"].as_object());
     let order = row["order"].as_str().map(|order| format!("order: {}", single_line(order)));

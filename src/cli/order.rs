@@ -22,7 +22,7 @@ pub enum OrderCommand {
 
 #[derive(Args)]
 pub struct OrderArgs {
-    /// The order's id, as the claim's answer has it
+    /// The order's id, from the answer to the claim
     order: OrderId,
 
     #[command(flatten)]
@@ -32,7 +32,7 @@ pub struct OrderArgs {
 #[derive(Args)]
 #[command(group = clap::ArgGroup::new("unit").required(true))]
 pub struct RevokeArgs {
-    /// The order's id, as the claim's answer has it
+    /// The order's id, from the answer to the claim
     order: OrderId,
 
     /// Why the order ends; its user sees this

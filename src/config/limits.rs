@@ -15,7 +15,7 @@ pub const RESERVE_MAX_SECONDS: i64 = 2_592_000;
 /// Units that one user may hold of one coupon.
 pub const PER_USER_LIMIT_MAX: i64 = 16;
 pub const IDEMPOTENCY_KEY_MAX_BYTES: usize = 64;
-/// Of a revocation.
+/// The longest reason of a revocation.
 pub const REASON_MAX_CHARS: usize = 500;
 pub const PAGE_DEFAULT_ROWS: i64 = 50;
 pub const PAGE_MAX_ROWS: i64 = 200;
@@ -67,16 +67,16 @@ pub const ORDER_STATUS_TIMEOUT: Duration = Duration::from_millis(250);
 pub const ENDING_ORDER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often one claim is retried; each retry means that another order of the user has ended.
 pub const CLAIM_MAX_RETRIES: usize = 3;
-/// How long a request about one order waits for its recording, and for how many orders a user may wait at once.
+/// How long a request about one order waits for the recording, and how many such requests of one user may wait at once.
 pub const UNRECORDED_ORDER_TIMEOUT: Duration = Duration::from_secs(2);
 pub const UNRECORDED_ORDERS_MAX_PER_USER: usize = 4;
-/// Confirms, or cancels, in one transaction.
+/// Confirms or cancels in one transaction; one transaction has only one of the two kinds.
 pub const TRANSITION_BATCH_MAX_ORDERS: usize = 256;
-/// Transitions that wait for a transaction; one more is answered 503.
+/// Transitions that wait for a transaction. A further one is answered 503.
 pub const TRANSITION_QUEUE_MAX_ORDERS: usize = 4_096;
-/// How long a transition may wait for its transaction; after that it is answered 503 and not made.
+/// How long a transition may wait for its transaction. After that it is not made, and its answer is 503.
 pub const TRANSITION_DEADLINE: Duration = Duration::from_secs(2);
-/// After this long a transaction is given up with its connection; longer than `POSTGRES_LOCK_TIMEOUT`.
+/// How long a transaction may take; then its connection is closed. Longer than `POSTGRES_LOCK_TIMEOUT`.
 pub const TRANSITION_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a request waits until another request has brought the coupon into force, and how often it checks.
 pub const COUPON_IN_FORCE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -134,18 +134,18 @@ pub const CONSUMER_GONE_AFTER: Duration = Duration::from_mins(1);
 /// Acknowledged entries that stay in the stream, for an operator with redis-cli.
 pub const STREAM_TAIL_ENTRIES: u64 = 1_000;
 pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the outbox is read; with the release itself a unit that another process returns waits less than 100 ms.
+/// How often a worker reads the outbox. A unit that another process puts there is then released within 100 ms.
 pub const OUTBOX_POLL: Duration = Duration::from_millis(50);
 /// Pause after a failure to return units.
 pub const OUTBOX_RETRY: Duration = Duration::from_secs(1);
-/// Outbox rows that are read and deleted together.
+/// Outbox rows that one query reads, and that one query deletes.
 pub const OUTBOX_PAGE_ROWS: usize = 1_000;
-/// Units of one coupon in one release script, so that it does not block Redis for long.
+/// Units of one coupon in one call of the release script. Redis serves no other client while a script runs.
 pub const RELEASE_BATCH_MAX_UNITS: usize = 500;
 /// Overdue orders that one transaction expires.
 pub const SWEEP_BATCH_MAX_ORDERS: usize = 1_000;
-/// Shortest and longest pause between two looks for overdue orders. The longest is not above the shortest
-/// `reserve_seconds`: a new order is seen before its time to pay is over.
+/// Shortest and longest pause between two sweeps. The longest pause is not above the shortest `reserve_seconds`, so
+/// that the sweeper knows of each new order before its time to pay is over.
 pub const SWEEP_PAUSE_MIN: Duration = Duration::from_millis(20);
 pub const SWEEP_PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -209,7 +209,7 @@ pub const DOCTOR_BACKLOG_YELLOW: Duration = Duration::from_secs(10);
 pub const DOCTOR_BACKLOG_RED: Duration = Duration::from_mins(1);
 /// Age of the oldest outbox row; workers retry once a second.
 pub const DOCTOR_OUTBOX_YELLOW_SECONDS: i64 = 10;
-/// How long an order may be past its time to pay: the sweeper looks at least once a second.
+/// How long an order may be overdue; the sweeper runs at least once a second.
 pub const DOCTOR_SWEEPER_YELLOW_SECONDS: i64 = 10;
 pub const DOCTOR_CLOCK_YELLOW_MS: i64 = 1_000;
 pub const DOCTOR_CLOCK_RED_MS: i64 = 30_000;

@@ -31,7 +31,8 @@ struct Known {
     unlisted: bool,
     /// Whether Redis has had the coupon: if the coupon is then absent from Redis, Redis has lost it.
     published: bool,
-    /// Whether an order of it can end: orders expire unless they are confirmed, or one was ended by the admin.
+    /// Whether an order of the coupon can have ended: its orders expire unless they are confirmed, or one order was
+    /// revoked, or cancelled by a rebuild.
     orders_end: bool,
     durability: ClaimDurability,
 }
@@ -53,14 +54,13 @@ impl Catalogue {
         self.read().get(id).is_some_and(|known| known.published)
     }
 
-    /// Whether an order of the coupon can end: the coupon's orders expire unless they are confirmed, or one was revoked.
+    /// Whether an order of the coupon can have ended. `false` for an unknown coupon.
     #[must_use]
     pub fn orders_end(&self, id: &CouponId) -> bool {
         self.read().get(id).is_some_and(|known| known.orders_end)
     }
 
-    /// Which store must have a claim of the coupon when it is answered; `None` for a coupon that was created since the last
-    /// refresh.
+    /// The coupon's durability; `None` for a coupon that was created since the last refresh.
     #[must_use]
     pub fn durability(&self, id: &CouponId) -> Option<ClaimDurability> {
         self.read().get(id).map(|known| known.durability)

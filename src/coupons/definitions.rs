@@ -266,13 +266,15 @@ impl ExpectedVersion {
     }
 }
 
-/// Whether a request asks for the coupon that exists, whatever its version. The default durability may have changed since.
+/// Whether the request describes the existing coupon, in any version. Compares the durability only if the request names
+/// one, because the default may have changed since the coupon was created.
 fn is_same(row: &Definition, asked: &Definition, named: Option<ClaimDurability>) -> bool {
     let durability = named.unwrap_or(row.durability);
     Definition { version: row.version, durability, ..asked.clone() } == *row
 }
 
-/// The durability of new coupons: Redis's, if Redis is known to write each claim to disk before it answers.
+/// The default durability of a new coupon: `redis` if Redis is known to write each claim to disk before it answers.
+/// Otherwise `postgres`.
 async fn default_durability(redis: &Redis) -> Result<ClaimDurability, RedisError> {
     Ok(match health::durability(redis).await? {
         Durability::Always => ClaimDurability::Redis,

@@ -1,4 +1,4 @@
-//! Who asked for a change, and the words for what was changed.
+//! Who asked for a change, and the name of each kind of change.
 
 use std::borrow::Cow;
 
@@ -13,11 +13,11 @@ pub struct Origin {
     pub request_id: Option<String>,
 }
 
-/// What was changed.
+/// The kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuditAction {
     Create,
-    /// An edit of several fields, or of a field that has no word of its own.
+    /// An edit of several fields, or of a field without a kind of its own.
     Edit,
     Pause,
     Resume,
@@ -33,20 +33,20 @@ pub enum AuditAction {
     Discard,
     /// A rebuild was ordered.
     Rebuild,
-    /// A rebuild took over a coupon or an edit that only Redis had.
+    /// A rebuild adopted a coupon or an edit that only Redis had.
     Adopt,
     /// `reconcile --fix` repaired a difference.
     Fix,
 }
 
 impl Origin {
-    /// A request of the admin. There is one admin token, so it has no other name.
+    /// A request of the admin. The actor is always `admin`, because there is only one admin token.
     #[must_use]
     pub fn admin(request_id: impl Into<String>) -> Self {
         Self { actor: "admin".into(), request_id: Some(request_id.into()) }
     }
 
-    /// The program itself, with the request that led to the change, if any.
+    /// The program itself, with the id of the request that led to the change, if there is one.
     #[must_use]
     pub fn system(request_id: Option<String>) -> Self {
         Self { actor: "system".into(), request_id }
@@ -54,7 +54,7 @@ impl Origin {
 }
 
 impl AuditAction {
-    /// The word for an edit of these fields.
+    /// The kind of an edit of these fields.
     #[must_use]
     pub fn of_edit(changes: &[FieldChange]) -> Self {
         match changes {
@@ -66,7 +66,7 @@ impl AuditAction {
         }
     }
 
-    /// As column `audit_log.action` and the API have it.
+    /// The word in column `audit_log.action` and in the API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -8,7 +8,7 @@ pub struct Claim {
     pub coupon: CouponId,
     pub user: UserId,
     pub order: OrderId,
-    /// Used only where a user may hold several units of the coupon.
+    /// The script ignores the key if a user may hold only one unit of the coupon.
     pub key: Option<IdempotencyKey>,
 }
 
@@ -19,8 +19,8 @@ pub enum ClaimOutcome {
     Accepted {
         stock: i64,
     },
-    /// The user has the claimed unit already, by an earlier claim with the same key; where a user may hold only one unit,
-    /// by any earlier claim.
+    /// An earlier claim got the unit: a claim of the user with the same key, or any claim of the user if a user may
+    /// hold only one unit.
     Held {
         order: OrderId,
         stock: i64,
@@ -31,8 +31,8 @@ pub enum ClaimOutcome {
 /// Why a claim was refused: the first of these reasons that applies. Times are ms since 1970 by Redis's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// A user may hold several units of the coupon, and the claim has no Idempotency-Key. This one comes also before the
-    /// outcome `Held`.
+    /// A user may hold several units of the coupon, and the claim has no Idempotency-Key. The script checks this before
+    /// it looks for a held unit.
     KeyRequired,
     UnknownCoupon,
     Ended,
@@ -41,7 +41,7 @@ pub enum Refusal {
         starts_at_ms: i64,
         now_ms: i64,
     },
-    /// The user holds as many units as a user may hold.
+    /// The user already holds `per_user_limit` units of the coupon.
     LimitReached,
     SoldOut,
 }

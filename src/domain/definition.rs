@@ -41,7 +41,7 @@ pub struct NewCoupon {
     pub ends_at: Option<OffsetDateTime>,
     pub per_user_limit: Option<i64>,
     pub reserve_seconds: Option<i64>,
-    /// By default what Redis's settings allow.
+    /// By default `redis` if Redis's settings make an answered claim durable, else `postgres`.
     pub durability: Option<ClaimDurability>,
     pub unlisted: bool,
 }
@@ -62,7 +62,7 @@ pub struct CouponPatch {
 pub struct InvalidDefinition(String);
 
 impl Definition {
-    /// Every field that an admin sets, with its value as the API shows it; times in whole ms, as Redis has them.
+    /// Each field that an admin sets, with its value as the API shows it. Times are in whole ms, as in Redis.
     #[must_use]
     pub fn fields(&self) -> [(&'static str, Value); 9] {
         let time = |time: Option<OffsetDateTime>| {
@@ -91,7 +91,7 @@ impl Definition {
 }
 
 impl NewCoupon {
-    /// The definition, if it is within every limit; with durability `redis` if the request names none.
+    /// The definition, if it is within every limit. Its durability is `redis` if the request names none.
     ///
     /// # Errors
     /// With a sentence that names the field.

@@ -1,10 +1,10 @@
-//! Which store must have a claim when it is answered.
+//! Which store must have a claim before the claim is answered.
 
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Which store must have a claim of the coupon durably when the claim is answered.
+/// Which store must have a claim of the coupon before the claim is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClaimDurability {
@@ -15,13 +15,13 @@ pub enum ClaimDurability {
     Postgres,
 }
 
-/// Not one of the two words.
+/// The text is neither `redis` nor `postgres`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("durability is redis or postgres")]
 pub struct InvalidDurability;
 
 impl ClaimDurability {
-    /// As the API, Redis and column `coupons.durability` have it.
+    /// The word in the API, in Redis and in column `coupons.durability`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

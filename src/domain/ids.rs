@@ -23,8 +23,8 @@ pub struct UserId(Arc<str>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct OrderId(pub Uuid);
 
-/// A client's name for one claim (`Idempotency-Key`): 1 to `IDEMPOTENCY_KEY_MAX_BYTES` visible ASCII characters. Where a
-/// user may hold several units, it tells a repeat from a further claim.
+/// A client's name for one claim (`Idempotency-Key`): 1 to `IDEMPOTENCY_KEY_MAX_BYTES` visible ASCII characters. If a
+/// user may hold several units, a claim with the same key is a repeat, and a claim with another key is a further claim.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct IdempotencyKey(Arc<str>);
 

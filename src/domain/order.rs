@@ -33,18 +33,18 @@ pub struct Order {
     pub id: OrderId,
     pub coupon: CouponId,
     pub user: UserId,
-    /// Which of the user's units of the coupon it is, from 1 on; 1 also while the order is not recorded.
+    /// The slot of the order's unit, from 1 on. It is 1 while the order is not recorded.
     pub slot: i16,
     pub status: OrderStatus,
     pub claimed_at: OffsetDateTime,
     pub recorded_at: Option<OffsetDateTime>,
     /// The time until which the order can be confirmed, by Postgres's clock. Only for a coupon with `reserve_seconds`.
     pub reserved_until: Option<OffsetDateTime>,
-    /// Reserved, and the time to pay was over when the row was read, by Postgres's clock: the order can no longer be
-    /// confirmed, and the sweeper will expire it.
+    /// The order was reserved, and its time to pay was over by Postgres's clock, when the row was read. It can no
+    /// longer be confirmed; the sweeper will expire it.
     pub is_overdue: bool,
     pub ended_at: Option<OffsetDateTime>,
-    /// Of a rejection or a revocation.
+    /// Why the order was rejected or revoked.
     pub reason: Option<String>,
 }
 
@@ -71,7 +71,7 @@ impl Order {
         }
     }
 
-    /// Whether its unit is free for another claim: the order has ended, or it is overdue.
+    /// Whether the order's unit may go to another claim: the order has ended, or it is overdue.
     #[must_use]
     pub const fn no_longer_holds(&self) -> bool {
         self.status.has_ended() || self.is_overdue
@@ -84,9 +84,9 @@ pub struct OrderEvent {
     pub order: OrderId,
     pub coupon: CouponId,
     pub user: UserId,
-    /// Which of the user's units of the coupon it is, from 1 to the coupon's limit for each user.
+    /// The slot of the claimed unit, from 1 to the coupon's limit for each user.
     pub slot: i16,
-    /// The claim's Idempotency-Key; of a coupon of which a user may hold several units.
+    /// The claim's Idempotency-Key. Only a coupon of which a user may hold several units has keys.
     pub key: Option<IdempotencyKey>,
 }
 
@@ -98,17 +98,17 @@ pub struct UnreadableEvent {
 }
 
 impl OrderEvent {
-    /// Reads an entry's fields: names and values in turn. The slot is 1 where there is no field `slot`.
+    /// Reads an entry's fields: names and values in turn. Without a field `slot` the slot is 1.
     ///
     /// # Errors
-    /// When a field is missing, is not UTF-8 or is not an id of its kind, or the slot is none.
+    /// If a field is missing, is not UTF-8 or is not a valid id, key or slot.
     pub fn read<B: AsRef<[u8]>>(fields: &[B]) -> Result<Self, UnreadableEvent> {
         let find = |name: &str| -> Result<Option<&str>, String> {
             let Some(pair) = fields.chunks_exact(2).find(|pair| pair[0].as_ref() == name.as_bytes()) else {
                 return Ok(None);
             };
             let value = std::str::from_utf8(pair[1].as_ref());
-            value.map(Some).map_err(|_| format!("field `{name}` is no UTF-8"))
+            value.map(Some).map_err(|_| format!("field `{name}` is not UTF-8"))
         };
         let get = |name: &str| find(name)?.ok_or_else(|| format!("no field `{name}`"));
         let order = get("order").and_then(|text| text.parse::<OrderId>().map_err(|e| e.to_string()));
@@ -152,11 +152,11 @@ impl OrderEvent {
     }
 }
 
-/// A slot in its one spelling: a number from 1 to `PER_USER_LIMIT_MAX`.
+/// Reads a slot, a number from 1 to `PER_USER_LIMIT_MAX`. Accepts no second spelling of a number, such as `01`.
 fn parse_slot(text: &str) -> Result<i16, String> {
     let slot = text.parse().ok().filter(|slot: &i16| slot.to_string() == text);
     slot.filter(|&slot| (1..=config::PER_USER_LIMIT_MAX).contains(&slot.into()))
-        .ok_or_else(|| format!("field `slot` is no number from 1 to {}", config::PER_USER_LIMIT_MAX))
+        .ok_or_else(|| format!("field `slot` is not a number from 1 to {}", config::PER_USER_LIMIT_MAX))
 }
 
 #[cfg(test)]
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_reads_as_itself() {
+    fn a_written_event_is_read_back_unchanged() {
         for event in [read(&[]), read(&["slot", "1", "key", "k"]), read(&["slot", "16", "key", "!~"])] {
             let event = event.unwrap();
             assert_eq!(OrderEvent::read(&event.fields()), Ok(event));
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_or_key_that_no_claim_has_is_unreadable() {
+    fn an_event_with_an_invalid_slot_or_key_is_unreadable() {
         let too_long = "k".repeat(config::IDEMPOTENCY_KEY_MAX_BYTES + 1);
         for slot in ["", "0", "17", "-1", "01", "+2", "two", "2 "] {
             let unreadable = read(&["slot", slot, "key", "k"]).unwrap_err();

@@ -1,9 +1,9 @@
-//! The transitions of a recorded order that a client asks for, and what each status answers to them.
+//! The transitions of a recorded order that a client asks for, and the result of each one for each status.
 
 use super::{Order, OrderStatus};
 use crate::config;
 
-/// What a client asks to become of a recorded order.
+/// A change of a recorded order that a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transition {
     /// The order is paid: it becomes final.
@@ -14,11 +14,11 @@ pub enum Transition {
     Revoke,
 }
 
-/// Why an order does not make a transition. The first three are for ever.
+/// Why an order does not make a transition. The first three reasons stay true for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransitionRefusal {
     Cancelled,
-    /// `reserved_until` has passed, whether the order is marked as expired yet or not.
+    /// `reserved_until` has passed. The sweeper may not have expired the order yet.
     Expired,
     Rejected,
     Confirmed,
@@ -27,11 +27,11 @@ pub enum TransitionRefusal {
 }
 
 impl Transition {
-    /// Whether the order has made this transition, in this request or in an earlier one. `order` is the row after the
-    /// statement that confirms or cancels each reserved order in time: one that is still reserved was too late.
+    /// Checks that this request or an earlier one has made the transition. `order` is the row after the statement that
+    /// confirms or cancels each reserved order in time: if the order is still reserved, the request came too late.
     ///
     /// # Errors
-    /// With the reason why it never made it.
+    /// The reason why the order did not make the transition.
     pub const fn check(self, order: &Order) -> Result<(), TransitionRefusal> {
         match (self, order.status) {
             (Self::Confirm, OrderStatus::Confirmed) | (Self::Cancel, OrderStatus::Cancelled) => Ok(()),
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
     use crate::domain::OrderId;
 
-    /// What an order of this status, revoked before or not, answers to confirm, cancel and revoke.
+    /// The answers to confirm, cancel and revoke; a cancelled order with a reason is a revoked one.
     #[rstest::rstest]
     #[case(OrderStatus::Reserved, false, ["Expired", "Expired", "Reserved"])]
     #[case(OrderStatus::Expired, false, ["Expired", "Expired", "Expired"])]

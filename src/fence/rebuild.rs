@@ -52,7 +52,8 @@ pub struct Cause {
     pub evidence: Option<Evidence>,
     /// The difference between the stores, for the log and the metrics.
     pub difference: Difference,
-    /// The operator who ordered it, also over a Postgres that has lost commits; `None` if the fence started it.
+    /// The operator who ordered the rebuild; `None` if the fence started it. Only an ordered rebuild may run after
+    /// Postgres has lost commits.
     pub ordered_by: Option<Origin>,
     /// The rebuild before this one failed: the log does not warn again.
     pub is_repeated: bool,
@@ -158,7 +159,7 @@ async fn wait_for_an_operator(
 struct Source {
     epoch: String,
     trust: Trust,
-    /// Of the changes that the rebuild decides.
+    /// The origin of the changes that the rebuild decides, for the audit log.
     origin: Origin,
 }
 

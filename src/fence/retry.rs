@@ -80,8 +80,8 @@ impl Pauses {
         }
     }
 
-    /// The pause after a session. A session that ended at once lengthens the pause as a failed rebuild does. The second one
-    /// in a row counts as a failed rebuild: the log must not leave out a loss just after the start.
+    /// The pause after a session. A session that ended at once lengthens the pause, as a failed rebuild does. Only the
+    /// second such session in a row counts as failed: the log must still warn of the first loss after the start.
     pub fn after_session(&mut self, held: Duration) -> Duration {
         if held < config::FENCE_RETRY_RESET_AFTER {
             self.has_failed |= std::mem::replace(&mut self.was_short, true);
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_session_that_ends_at_once_is_no_failed_rebuild_and_a_second_one_is() {
+    fn only_the_second_session_in_a_row_that_ends_at_once_counts_as_a_failed_rebuild() {
         let mut pauses = Pauses::default();
         let short = Duration::from_millis(140);
         assert_eq!((pauses.after_session(short), pauses.has_failed()), (config::FENCE_RETRY, false));

@@ -33,8 +33,8 @@ pub async fn record_position(fence: &Fence, session: &Session, lsn: &str) -> Res
     }
 }
 
-/// Opens a connection to Postgres outside the pool, and compares it with the position in Redis. If Postgres is behind that
-/// position, the fence goes down: an older copy of Postgres must not be written to.
+/// Opens a connection to Postgres outside the pool, and compares Postgres's WAL position with the one in Redis. If
+/// Postgres is behind that position, the fence goes down: an older copy of Postgres must not be written to.
 ///
 /// # Errors
 /// If Postgres cannot be reached or is an older copy of itself.
@@ -44,7 +44,7 @@ pub async fn connect_checked(
     redis: &Redis,
     epoch: &str,
 ) -> Result<PgConnection, PostgresError> {
-    // Redis first: a position in Redis is never ahead of what Postgres answers afterwards.
+    // Read Redis first: Postgres is never behind a position that was recorded before, unless it has lost commits.
     let noted = redis_position::read(redis).await;
     let noted =
         noted.map_err(|error| PostgresError::Transient(format!("Redis gives no WAL position: {error}")))?;

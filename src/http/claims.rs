@@ -145,7 +145,7 @@ fn refused(coupon: &CouponId, refusal: Refusal) -> Problem {
         }
         Refusal::LimitReached => Problem::new(
             Code::LimitReached,
-            format!("you hold as many units of coupon {coupon} as one user may hold"),
+            format!("you already hold as many units of coupon {coupon} as one user may hold"),
         ),
         Refusal::SoldOut => Problem::new(Code::SoldOut, format!("coupon {coupon} is sold out")),
     }
@@ -156,7 +156,7 @@ fn location(coupon: &CouponId, order: OrderId) -> Result<HeaderValue, InvalidHea
 }
 
 fn not_recorded(coupon: &CouponId, order: OrderId) -> Problem {
-    let detail = "a unit is held for you, but your order is not recorded yet; send the claim again: the answer is the same order";
+    let detail = "a unit is held for you, but your order is not recorded yet; send the claim again to get the same order";
     let problem = Problem::new(Code::NotRecordedYet, detail).with("order", order.to_string());
     match location(coupon, order) {
         Ok(location) => problem.with_header(header::LOCATION, location),

@@ -56,8 +56,9 @@ pub async fn show(api: Arc<Api>, id: &str, request: Request) -> Answer {
     Ok(json(StatusCode::OK, &view(letter, true)))
 }
 
-/// `POST /v1/admin/dead/{id}/replay`: a new claim for the letter's user, answered like any claim. It has the key of
-/// the letter's claim, so that the user's own repeat gets the same order; `replay-<id>` where the letter has none.
+/// `POST /v1/admin/dead/{id}/replay`: makes a new claim for the letter's user, and answers like any claim. The new
+/// claim has the key of the letter's claim, so that the user's own repeat gets the same order. Without a key in the
+/// letter, the key is `replay-<id>`.
 pub async fn replay(api: Arc<Api>, id: &str, mut request: Request) -> Answer {
     let origin = api.auth.admin_origin(&request)?;
     request.optional_object().await?;
@@ -107,7 +108,7 @@ impl FromStr for LetterId {
     }
 }
 
-/// For whom a letter's event was.
+/// The coupon, user and key of the claim that a letter's event belongs to.
 struct Claimant {
     coupon: CouponId,
     user: UserId,

@@ -1,4 +1,5 @@
-//! One order by its id alone, as a payment callback knows it: show, confirm, cancel; and the admin's revocation.
+//! Shows, confirms, cancels and revokes one order by its id. The paths have no coupon, because a payment provider's
+//! call knows only the order's id.
 
 use std::sync::Arc;
 

@@ -98,7 +98,7 @@ pub struct Problem {
     pub code: Code,
     detail: String,
     members: Map<String, Value>,
-    /// Boxed: every handler returns a problem, and few have a header of their own.
+    /// Boxed to keep the struct small: every handler returns a problem, and few problems have a header of their own.
     header: Option<Box<(HeaderName, HeaderValue)>>,
 }
 
@@ -132,7 +132,7 @@ impl Problem {
         Self::new(Code::UnknownCoupon, format!("there is no coupon {coupon}"))
     }
 
-    /// Also for an order of another user: only its owner knows that it exists.
+    /// Also the answer about an order of another user: only its owner may know that it exists.
     pub fn no_order() -> Self {
         Self::new(Code::NotFound, "there is no such order of yours")
     }
@@ -153,7 +153,7 @@ impl Problem {
         self
     }
 
-    /// Adds a header to the answer; the last one counts.
+    /// Sets the header of the answer. A second call replaces the first header.
     #[must_use]
     pub fn with_header(self, name: HeaderName, value: HeaderValue) -> Self {
         Self { header: Some(Box::new((name, value))), ..self }

@@ -1,5 +1,5 @@
-//! Expires reserved orders whose time to pay is over. The sweeper of the workers does it for all orders, any number of
-//! processes at the same time. [`EndingOrders`] does it for the orders that a repeated claim has met, in every process.
+//! Expires reserved orders whose time to pay is over. The sweeper of each worker process uses [`Expiry`] for all
+//! orders. Each server process uses [`EndingOrders`] for the orders that its repeated claims find.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,19 +26,19 @@ pub struct Expiry {
 }
 
 impl Expiry {
-    /// Connects to nothing yet.
+    /// Opens no connection; the first use does.
     #[must_use]
     pub const fn new(fence: Fence, postgres: Postgres) -> Self {
         Self { fence, postgres, connection: None }
     }
 
-    /// Expires overdue orders in one transaction; returns how many. Their units are in the outbox after it.
+    /// Expires overdue orders in one transaction, puts their units into the outbox, and returns the number of orders.
     ///
     /// # Errors
-    /// Where a store does not answer within `RECORD_TIMEOUT`, or the fence is down or comes down.
+    /// If a store does not answer within `RECORD_TIMEOUT`, or the fence is down or goes down.
     pub async fn expire(&mut self, which: Overdue<'_>) -> Result<usize, StoreError> {
         let session = self.fence.require_session()?;
-        // Redis first: Postgres is never behind a position that was recorded before.
+        // Read Redis first: Postgres is never behind a position that was recorded before, unless it has lost commits.
         let position = wal_position::read(&session.redis).await?.unwrap_or_default();
         let epoch = session.epoch.as_str();
         let expired =
@@ -52,7 +52,7 @@ impl Expiry {
         }
     }
 
-    /// How long it takes until the next reserved order is overdue, by Postgres's clock; `None` without one.
+    /// The time until the next reserved order is overdue, by Postgres's clock; `None` without a reserved order.
     ///
     /// # Errors
     /// Where Postgres does not answer within `RECORD_TIMEOUT`.
@@ -75,7 +75,7 @@ impl Expiry {
     }
 }
 
-/// Ends the orders that repeated claims have met, in batches. A cheap handle; clones share one queue.
+/// Ends the orders that repeated claims find, in batches. A cheap handle; clones share one queue.
 #[derive(Clone)]
 pub struct EndingOrders {
     requests: mpsc::Sender<Request>,
@@ -88,7 +88,7 @@ struct Request {
 }
 
 impl EndingOrders {
-    /// Starts the task that ends orders, until `stop`. It notifies `unit_waits` of a unit that it could not return.
+    /// Starts the task that ends orders until `stop`. If the task cannot return a unit, it notifies `unit_waits`.
     #[must_use]
     pub fn start(
         fence: &Fence,
@@ -98,7 +98,7 @@ impl EndingOrders {
         stop: &CancellationToken,
     ) -> Self {
         let (requests, queue) = mpsc::channel(config::WAITING_ORDERS_MAX);
-        // The queue outlives the task that reads it: the next task answers what waits.
+        // The queue outlives the task: a restarted task answers the requests that wait.
         let queue = Arc::new(tokio::sync::Mutex::new(queue));
         let parts = (queue, fence.clone(), postgres.clone(), unit_waits.clone(), stop.clone());
         tokio::spawn(
@@ -112,8 +112,8 @@ impl EndingOrders {
         Self { requests }
     }
 
-    /// Expires the order if it is overdue, and returns its unit if it has ended: as the sweeper and the outbox would do it a
-    /// moment later. Requests that wait together share one transaction and one script for each coupon.
+    /// Expires the order if it is overdue, and returns its unit if it has ended; otherwise the sweeper and the worker
+    /// would do this later. Requests that wait together share one transaction, and one script for each coupon.
     ///
     /// # Errors
     /// Where a store does not answer within `ENDING_ORDER_TIMEOUT`, the fence is down, or too many requests wait.
@@ -145,7 +145,7 @@ async fn answer_requests(
             unit_waits.notify_one();
         }
         for request in batch.drain(..) {
-            // The claim may be gone.
+            // The claim that asked may have reached its timeout.
             drop(request.answer.send(done.clone()));
         }
     }

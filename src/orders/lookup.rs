@@ -45,7 +45,7 @@ impl Subscription {
         tokio::time::timeout(self.timeout, self.recorded?).await.ok()?.ok()
     }
 
-    /// The same with a shorter timeout.
+    /// The same subscription with at most this timeout.
     #[must_use]
     pub fn at_most(self, timeout: Duration) -> Self {
         Self { timeout: self.timeout.min(timeout), ..self }
@@ -87,7 +87,7 @@ impl Orders {
     pub async fn live(&self, coupon: &CouponId, user: &UserId) -> Result<Vec<Order>, StoreError> {
         let session = self.fence.require_session()?;
         let held = claims_hash::held_by(&session.redis, coupon, user).await?;
-        // All at once: they are looked up in one query.
+        // All at the same time, so that one query reads all rows.
         let rows = join_all(held.iter().map(|&order| self.row(order))).await;
         let accepted = |order| Order::accepted(order, coupon.clone(), user.clone());
         let orders = held.into_iter().zip(rows);
@@ -97,11 +97,11 @@ impl Orders {
 
     /// An order of the coupon, as `viewer` may see it (`None` is the admin, who sees every order). Reads Postgres, then
     /// the claims hash, then Postgres again: a worker may have recorded the order between the first two reads. For the
-    /// admin the claims hash is not searched, since the user is unknown: an order that is on its way is waited for.
+    /// admin the user is unknown, so this cannot read the claims hash: it waits for an order that is not recorded yet.
     ///
     /// # Errors
-    /// If there is none, or without Postgres: it is then unknown whether the order is recorded, and a status must never
-    /// go back to `accepted`.
+    /// If the order does not exist, or if Postgres does not answer: then it is unknown whether the order is recorded,
+    /// and a status must never go back to `accepted`.
     pub async fn find(
         &self,
         coupon: &CouponId,
@@ -135,10 +135,10 @@ impl Orders {
         Ok(self.with_replacement(row).await.map_err(StoreError::from)?)
     }
 
-    /// An order by its id alone, as `viewer` may see it (`None` is the admin). Waits for one that is on its way.
+    /// An order by its id, as `viewer` may see it (`None` is the admin). Waits for an order that is not recorded yet.
     ///
     /// # Errors
-    /// If there is none, or a store does not answer.
+    /// If the order does not exist or is not recorded in time, or a store does not answer.
     pub async fn find_recorded(&self, id: OrderId, viewer: Option<&UserId>) -> Result<FoundOrder, NotFound> {
         let read = || async {
             Ok::<_, NotFound>(orders::get(&self.postgres.pool, id).await.map_err(StoreError::from)?)
@@ -158,7 +158,7 @@ impl Orders {
         Ok(FoundOrder { order, replaced_by })
     }
 
-    /// Returns the unit of an order that has ended or is overdue, before the sweeper and the outbox do.
+    /// Ends an overdue order and returns the unit of an ended one at once, without waiting for a worker.
     ///
     /// # Errors
     /// Where a store does not answer, or the fence is down.

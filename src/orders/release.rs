@@ -1,5 +1,5 @@
-//! Rule 5: returns the units of orders that have ended to the stock in Redis. The claims hash decides whether a unit is
-//! still held. The WAL position of an order's end is recorded before ([`crate::fence::wal_position`]).
+//! Rule 5: returns the units of ended orders to the stock in Redis. The claims hash decides whether a unit is still
+//! held. Before a unit returns, Redis has the WAL position of the order's end ([`crate::fence::wal_position`]).
 
 use std::collections::BTreeMap;
 
@@ -12,12 +12,12 @@ use crate::postgres::outbox::{self, OutboxRow};
 use crate::redis::claims_hash;
 use crate::redis::scripts::release::{self as script, EndedUnit, ReleaseOutcome, Released};
 
-/// Returns the units of outbox rows, coupon by coupon, and deletes the rows whose unit is not held any more. The row of a
-/// unit that waits for a version of its coupon stays. Safe to repeat.
+/// Returns the units of outbox rows, coupon by coupon, and deletes the rows whose unit is no longer held. Keeps the row
+/// of a unit that waits for a version of its coupon. Safe to repeat.
 ///
 /// # Errors
-/// Where a store does not answer, or a script found another marker or an inconsistent coupon. The units of the other
-/// coupons are returned all the same, and each row that is left is still to be processed.
+/// If a store does not answer, or a script found another marker or an inconsistent coupon. After an inconsistent coupon
+/// the units of the other coupons are still returned. The next call processes the rows that remain.
 pub async fn return_units(
     fence: &Fence,
     session: &Session,
@@ -50,7 +50,7 @@ pub async fn return_units(
                 outcome = Err(error);
                 break;
             }
-            // An inconsistent coupon does not keep the units of the others.
+            // An inconsistent coupon must not delay the units of the others.
             Err(error) => outcome = Err(error),
         }
     }

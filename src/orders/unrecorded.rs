@@ -1,5 +1,6 @@
-//! Finds an order that may not be recorded yet: waits for its row where its event may be on its way, and says which ids
-//! belong to no order. The stream decides this, not a clock: program and stores may have different ones.
+//! Finds an order that may not be recorded yet: waits for its row while its event may be in the stream, and says that
+//! an order does not exist if no such event can be left. The stream decides this; a clock cannot, because the clocks of
+//! the program and the stores differ.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +16,7 @@ use crate::redis::order_stream;
 pub struct UnrecordedOrders {
     waiters: OrderWaiters,
     fence: Fence,
-    /// How many requests of a user wait.
+    /// The number of waiting requests of each user.
     waiting: Arc<Mutex<HashMap<UserId, usize>>>,
 }
 
@@ -25,7 +26,7 @@ pub enum NotFound {
     /// No order has this id.
     #[error("there is no such order")]
     Unknown,
-    /// The order may be on its way to Postgres.
+    /// The order's event may be in the stream and not recorded yet.
     #[error("order {0} is not recorded yet and nothing was done: send the request again")]
     NotRecordedYet(OrderId),
     #[error(transparent)]
@@ -38,12 +39,12 @@ impl UnrecordedOrders {
         Self { waiters, fence, waiting: Arc::default() }
     }
 
-    /// The result of `read`, which returns `None` while Postgres has no row of the order. Where the order may be on its
-    /// way, waits up to `UNRECORDED_ORDER_TIMEOUT` for its row, and at most for `UNRECORDED_ORDERS_MAX_PER_USER` orders
-    /// of `viewer` at once (`None` is the admin, who has no such limit). `read` runs at most twice.
+    /// The result of `read`, which returns `None` while Postgres has no row of the order. If the order may not be
+    /// recorded yet, waits up to `UNRECORDED_ORDER_TIMEOUT` for its row. At most `UNRECORDED_ORDERS_MAX_PER_USER`
+    /// requests of `viewer` wait at once; the admin (`None`) has no such limit. `read` runs at most twice.
     ///
     /// # Errors
-    /// If there is no row, or a store does not answer.
+    /// If there is no row in time, or a store does not answer.
     pub async fn find<T, E, F>(
         &self,
         order: OrderId,
@@ -68,13 +69,13 @@ impl UnrecordedOrders {
     /// Returns when the order has a row or never will have one.
     async fn wait_for_row(&self, order: OrderId, viewer: Option<&UserId>) -> Result<(), NotFound> {
         let session = self.fence.require_session()?;
-        // The event of a claim that was answered is in the stream, at this id or below it.
+        // A claim is answered after its event is appended, so the event's id is at most this one.
         let last = order_stream::last_id(&session.redis).await.map_err(StoreError::from)?.unwrap_or_default();
         if self.is_recorded_up_to(&session, &last).await? {
             return Ok(());
         }
         let Some(_place) = self.take_place(viewer) else { return Err(NotFound::NotRecordedYet(order)) };
-        // The poll of the waiters finds a recording that was announced before this.
+        // A recording may be announced before this line: the poll of the waiters then finds the row.
         let Some(recorded) = self.waiters.wait(order) else { return Err(NotFound::NotRecordedYet(order)) };
         let waited = tokio::time::timeout(config::UNRECORDED_ORDER_TIMEOUT, recorded).await;
         if matches!(waited, Ok(Ok(_))) || self.is_recorded_up_to(&session, &last).await? {
@@ -83,14 +84,14 @@ impl UnrecordedOrders {
         Err(NotFound::NotRecordedYet(order))
     }
 
-    /// Whether every event up to this entry has ended, as an order or as a dead letter. A rebuild in between may have sent
-    /// events again, at higher ids.
+    /// Whether every event up to this entry has become an order or a dead letter. `false` if the session has changed,
+    /// because a rebuild may have sent events again at higher ids.
     async fn is_recorded_up_to(&self, session: &Session, entry: &str) -> Result<bool, StoreError> {
         let is_acknowledged = order_stream::is_acknowledged_up_to(&session.redis, entry).await?;
         Ok(is_acknowledged && self.fence.session().is_ok_and(|now| now.id == session.id))
     }
 
-    /// A place among the waiting requests of a user; `None` if the user has too many.
+    /// Counts one more waiting request of the user; `None` if too many requests of the user wait already.
     fn take_place(&self, viewer: Option<&UserId>) -> Option<Place<'_>> {
         if let Some(user) = viewer {
             let mut waiting = lock(&self.waiting);
@@ -104,7 +105,7 @@ impl UnrecordedOrders {
     }
 }
 
-/// One waiting request; dropped, it frees its place.
+/// One waiting request. Dropping it makes room for another request of the user.
 struct Place<'a> {
     waiting: &'a Mutex<HashMap<UserId, usize>>,
     /// `None` for the admin.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{Pool, PostgresError};
 use crate::domain::{AuditAction, CouponId, Definition, OrderId, Origin};
 
-/// One change that is to be recorded.
+/// One change for the audit log.
 #[derive(Clone, Debug)]
 pub struct AuditEntry<'a> {
     pub origin: &'a Origin,
@@ -48,7 +48,7 @@ impl<'a> AuditEntry<'a> {
     }
 }
 
-/// Records a change. `connection` must be in the transaction that makes the change.
+/// Records a change. The caller passes the connection with the transaction that makes the change.
 ///
 /// # Errors
 /// If Postgres cannot serve.
@@ -65,14 +65,14 @@ pub async fn record(connection: &mut PgConnection, entry: &AuditEntry<'_>) -> Re
     .bind(entry.origin.request_id.as_deref())
     .bind(text(&entry.old))
     .bind(text(&entry.new))
-    // The pool runs no statement of a transaction again, so none may be stale.
+    // Not prepared: inside a transaction the pool cannot repeat a statement whose plan has become stale.
     .persistent(false)
     .execute(connection)
     .await?;
     Ok(())
 }
 
-/// Records a change that is not one of Postgres's rows.
+/// Records a change that Postgres does not store, such as a repair in Redis.
 ///
 /// # Errors
 /// If Postgres cannot serve.
@@ -131,7 +131,7 @@ pub async fn list(
     before: Option<i64>,
     limit: i64,
 ) -> Result<Vec<AuditRow>, PostgresError> {
-    // Only the conditions that are asked for: each combination then has an index.
+    // Only the conditions of the filter, so that Postgres can use the index of each combination.
     let mut query = sqlx::QueryBuilder::new(
         "select id::bigint, at::timestamptz, actor::text, action::text, coupon_id::text, order_id::uuid,
             request_id::text, old::text, new::text from audit_log where id < ",

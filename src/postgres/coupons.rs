@@ -1,5 +1,5 @@
-//! Table `coupons`: definitions, which Postgres owns and of which Redis has copies. `coupons/stock.rs` checks and recounts the
-//! stock.
+//! Table `coupons`: the definitions. Postgres owns them and Redis has copies. `coupons/stock.rs` checks and recounts
+//! the stock.
 
 mod stock;
 
@@ -70,7 +70,7 @@ pub(super) fn definition(row: &PgRow) -> Result<Definition, sqlx::Error> {
     })
 }
 
-/// Inserts a new coupon, and records that in the audit log; `false` if the id exists.
+/// Inserts a new coupon, and records the change in the audit log; `false` if the id exists.
 ///
 /// # Errors
 /// If Postgres cannot serve.
@@ -102,8 +102,8 @@ pub async fn insert(pool: &Pool, new: &Definition, origin: &Origin) -> Result<bo
     Ok(is_new)
 }
 
-/// Inserts a coupon as Redis has it, at its version, and records that in the audit log. Returns its total, raised to the
-/// number of live orders if the row of the coupon was deleted.
+/// Inserts a coupon with Redis's definition and version, and records the change in the audit log. Returns the total.
+/// The total is raised to the number of live orders, which can be higher if the coupon's row was deleted.
 pub(super) async fn adopt(
     connection: &mut PgConnection,
     known: &Definition,

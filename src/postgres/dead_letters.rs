@@ -165,7 +165,7 @@ pub async fn get(pool: &Pool, id: i64) -> Result<Option<DeadLetter>, PostgresErr
     Ok(sqlx::query_as(select_letters!("where id = $1")).bind(id).fetch_optional(pool).await?)
 }
 
-/// Marks a letter as seen by an operator, and records that in the audit log. A second call changes nothing.
+/// Marks a letter as seen by an operator, and records the change in the audit log. A second call changes nothing.
 ///
 /// # Errors
 /// If Postgres cannot serve.
@@ -184,8 +184,8 @@ pub async fn mark_seen(
     mark(pool, query, entry).await
 }
 
-/// Marks a letter as replaced by the order of a replay, and as seen, and records that in the audit log. A second call
-/// changes nothing.
+/// Marks a letter as seen and as replaced by the order of a replay, and records the change in the audit log. A second
+/// call changes nothing.
 ///
 /// # Errors
 /// If Postgres cannot serve.

@@ -10,11 +10,12 @@ use super::fence::{self, PARTITION};
 use crate::domain::OrderId;
 
 const EXPIRE: &str = include_str!("../../sql/queries/expire_orders.sql");
-/// The oldest first. Orders that another transaction ends are left to it.
+/// Locks the oldest overdue orders. Skips the orders that another transaction has locked: it may be ending them.
 const LOCK_OLDEST: &str = "select id::uuid from orders
     where status = 'reserved' and reserved_until <= statement_timestamp()
     order by reserved_until limit $1 for no key update skip locked";
-/// Waits for a transaction that ends one of the orders. In the order of ids, as all transactions that wait do.
+/// Locks the overdue ones of the given orders. Waits for transactions that have locked one of them. All transactions
+/// that wait take locks in the order of ids, so that they cannot deadlock.
 const LOCK_GIVEN: &str = "select id::uuid from orders
     where id = any($1) and status = 'reserved' and reserved_until <= statement_timestamp()
     order by id for no key update";
@@ -22,26 +23,26 @@ const UNTIL_NEXT: &str =
     "select extract(epoch from min(reserved_until) - clock_timestamp())::double precision
     from orders where status = 'reserved'";
 
-/// Which orders a transaction looks at.
+/// Which overdue orders a transaction expires.
 #[derive(Clone, Copy, Debug)]
 pub enum Overdue<'a> {
-    /// At most so many, the oldest first, without those that another transaction has locked.
+    /// At most this number of orders, the oldest first, without the orders that another transaction has locked.
     Oldest(usize),
-    /// Those of the given orders that are overdue.
+    /// The given orders, as far as they are overdue.
     Given(&'a [OrderId]),
 }
 
 /// The result of one transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpireOutcome {
-    /// So many orders were expired.
+    /// The number of orders that were expired.
     Expired(usize),
     /// The fence row has another epoch or another Postgres, or this Postgres is an older copy: nothing was written.
     Fenced,
 }
 
-/// Expires overdue orders in one transaction: status, stock and outbox. `position` is the WAL position that Redis has
-/// recorded, read before: a Postgres that is behind it expires nothing.
+/// Expires overdue orders in one transaction: changes status and stock, and writes outbox rows. `position` is the WAL
+/// position that the caller has read from Redis before. If Postgres is behind it, nothing expires.
 ///
 /// # Errors
 /// If Postgres cannot serve; then nothing is written.
@@ -77,7 +78,7 @@ pub async fn expire(
     })
 }
 
-/// How long it takes until the next reserved order is overdue, zero if one is; `None` without a reserved order.
+/// The time until the next reserved order is overdue; zero if an order is overdue, `None` without a reserved order.
 ///
 /// # Errors
 /// If Postgres cannot serve.

@@ -118,7 +118,7 @@ pub async fn outbox(executor: impl PgExecutor<'_>) -> Result<Waiting, PostgresEr
     Ok(sqlx::query_as(waiting).fetch_one(executor).await?)
 }
 
-/// How many orders are reserved.
+/// The number of reserved orders.
 ///
 /// # Errors
 /// If Postgres cannot serve.
@@ -128,7 +128,7 @@ pub async fn reserved(executor: impl PgExecutor<'_>) -> Result<i64, PostgresErro
         .await?)
 }
 
-/// Reserved orders whose time to pay is over: the sweeper has still to expire them.
+/// The overdue orders, which the sweeper has not expired yet.
 ///
 /// # Errors
 /// If Postgres cannot serve.

@@ -17,8 +17,8 @@ const RECORD_NEW: &str = include_str!("../../sql/queries/record_new_orders.sql")
 const TAKE_STOCK: &str = include_str!("../../sql/queries/take_stock.sql");
 const EXPLAIN_MISSING: &str = include_str!("../../sql/queries/explain_missing.sql");
 
-/// Reads orders: each column by name and cast to the type that is decoded, so that a later schema may change its type. A
-/// time to pay that was set to `infinity` by hand is moved into the program's range.
+/// Reads orders. Names each column and casts it to the decoded type, so that a later schema may change the column's
+/// type. If an operator has set `reserved_until` to `infinity`, the query returns a time in the program's range.
 macro_rules! select_orders {
     ($rest:literal) => {
         concat!(
@@ -42,7 +42,7 @@ pub enum RecordOutcome {
         /// Orders inserted by this transaction.
         inserted: Vec<OrderId>,
         /// Events that are not recorded because another live order of the user has the slot or the key, or because the
-        /// coupon has no such slot: the caller ends them one by one.
+        /// slot is above the coupon's limit. The caller processes them one by one.
         conflicting: Vec<OrderId>,
     },
     /// The fence row has another epoch or another Postgres: read the marker again.
@@ -332,7 +332,7 @@ fn decode_error(error: String) -> sqlx::Error {
     sqlx::Error::Decode(error.into())
 }
 
-/// A key that the API cannot have made counts as none: a claim never repeats it.
+/// A key that is not valid counts as no key: no client can send it again.
 pub(super) fn read_key(row: &PgRow) -> Result<Option<IdempotencyKey>, sqlx::Error> {
     let key: Option<&str> = row.try_get("idempotency_key")?;
     Ok(key.and_then(|key| key.parse().ok()))

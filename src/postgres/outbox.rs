@@ -18,8 +18,8 @@ pub struct OutboxRow {
     pub user: String,
     /// From 1 to the coupon's limit for each user.
     pub slot: i16,
-    /// The version that the coupon must have in Redis before the unit returns; `None` for any. Not above the version in
-    /// Postgres, which a repair of lost commits may have lowered.
+    /// The version that the coupon must have in Redis before the unit returns; `None` for any version. At most the
+    /// coupon's version in Postgres, because a rebuild after lost commits may have lowered that version.
     pub after_version: Option<i64>,
 }
 
@@ -37,8 +37,8 @@ impl FromRow<'_, PgRow> for OutboxRow {
     }
 }
 
-/// One page of units that may return now, in the order of their ids after `after`: at most `OUTBOX_PAGE_ROWS`. A unit that
-/// waits for a version that Redis is not known to have is left out.
+/// One page of units that may return now: at most `OUTBOX_PAGE_ROWS`, ordered by order id, after the id `after`. Leaves
+/// out a unit that waits for a version that Redis is not known to have.
 ///
 /// # Errors
 /// If Postgres cannot serve, or a row has a coupon id that is not valid.
@@ -56,7 +56,7 @@ pub async fn page(pool: &Pool, after: Option<OrderId>) -> Result<Vec<OutboxRow>,
     Ok(rows.fetch_all(pool).await?)
 }
 
-/// The units of those of the given orders that have ended, with or without a row here.
+/// The units of the given orders, as far as the orders have ended. An order needs no outbox row.
 ///
 /// # Errors
 /// If Postgres cannot serve, or a row has a coupon id that is not valid.

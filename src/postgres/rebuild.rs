@@ -82,8 +82,8 @@ impl RebuildSession {
         fence::record_agreement(&mut self.connection, epoch, redis_run_id, redis_replid).await
     }
 
-    /// Waits for every open transaction that records or rejects, then starts a new epoch. Records in the audit log that an
-    /// operator has `ordered` it.
+    /// Waits for every open transaction that writes orders, then starts a new epoch. If an operator has ordered the
+    /// rebuild, writes `ordered` into the audit log.
     ///
     /// # Errors
     /// If Postgres cannot serve, or a transaction is open for longer than `REBUILD_LOCK_TIMEOUT`.
@@ -206,7 +206,7 @@ impl Decision<'_> {
         Ok(())
     }
 
-    /// Starts the time to pay of every reserved order again, and returns the number of orders.
+    /// Restarts the time to pay of every reserved order, and returns the number of orders.
     pub async fn restart_deadlines(&mut self) -> Result<u64, PostgresError> {
         let restarted = sqlx::query(
             "update orders o set reserved_until = clock_timestamp() + make_interval(secs => c.reserve_seconds)
@@ -228,7 +228,7 @@ impl Decision<'_> {
         coupons::lock(&mut self.transaction, coupon).await
     }
 
-    /// Replaces a definition of this version; `false` if the row has another version. Records `entry` in the audit log.
+    /// Replaces the definition if the row still has this version, and writes `entry` into the audit log; else `false`.
     pub async fn redefine(
         &mut self,
         version: i64,

@@ -26,7 +26,8 @@ pub enum RepairLevel {
     None,
     /// Differences that may be repaired without an operator.
     Automatic,
-    /// Also the stock in Postgres, which an operator may have edited on purpose. An operator has ordered the repairs.
+    /// All differences, on the order of an operator. This includes the stock in Postgres, which may be edited on
+    /// purpose.
     Ordered(Origin),
 }
 
@@ -46,7 +47,7 @@ pub struct Comparison<'a> {
     /// Claims that had no order row when they were read.
     unrecorded: HashMap<OrderId, Holder>,
     throttle: Throttle,
-    /// Kinds of repairs that the audit log has already.
+    /// The repairs that this comparison has already written into the audit log.
     on_record: HashSet<(&'static str, CouponId)>,
 }
 
@@ -337,8 +338,8 @@ impl<'a> Comparison<'a> {
         self.report.name(Difference { kind, coupon: coupon.clone(), order, fields: Vec::new() });
     }
 
-    /// Records in the audit log that an operator has ordered the repair of such differences, before the first one: most
-    /// repairs change only Redis, and no transaction covers both stores.
+    /// Writes into the audit log that an operator has ordered this kind of repair. The caller does this before the
+    /// first repair: most repairs change only Redis, and no transaction covers both stores.
     async fn put_on_record(&mut self, kind: &'static str, coupon: &CouponId) -> Result<(), ReconcileError> {
         let RepairLevel::Ordered(origin) = &self.level else { return Ok(()) };
         if self.on_record.insert((kind, coupon.clone())) {

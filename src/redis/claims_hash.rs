@@ -18,8 +18,8 @@ const SLOT_SEPARATOR: char = '\u{1f}';
 /// Separates the order from the Idempotency-Key in a value.
 const KEY_SEPARATOR: char = ' ';
 
-/// A field of the hash: one unit of a user. Slots are numbered from 1 to the coupon's limit for each user. It is the
-/// field's text and no more: a rebuild has a million of them in memory.
+/// A field of the hash: one unit of a user. Slots are numbered from 1 to the coupon's limit for each user. Stores only
+/// the field's text, because a rebuild may have millions of fields in memory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClaimField(Arc<str>);
 
@@ -85,7 +85,7 @@ pub fn encode_field(user: &str, slot: i16) -> String {
 pub struct StoredClaim {
     pub field: ClaimField,
     pub order: OrderId,
-    /// The claim's Idempotency-Key; where a user may hold several units.
+    /// The claim's Idempotency-Key. Only a coupon of which a user may hold several units has keys.
     pub key: Option<IdempotencyKey>,
 }
 
@@ -134,7 +134,7 @@ pub async fn held_by(redis: &Redis, coupon: &CouponId, user: &UserId) -> Result<
     Ok(held_in(redis, coupon, &fields).await?.into_iter().flatten().map(|(order, _)| order).collect())
 }
 
-/// The order in each of these fields and its Idempotency-Key; `None` also for a value that is not a claim.
+/// The order and Idempotency-Key in each of these fields; `None` for an absent field or an unreadable value.
 pub async fn held_in(
     redis: &Redis,
     coupon: &CouponId,
@@ -169,7 +169,7 @@ pub async fn scan(
     Ok((page, cursor))
 }
 
-/// The Idempotency-Keys of claims that have one, apart from the claims: most coupons have none.
+/// The Idempotency-Keys of claims. They are separate from the claims to save memory, because most coupons have no keys.
 pub type KeysByOrder = HashMap<OrderId, IdempotencyKey>;
 
 /// A whole claims hash.

@@ -182,7 +182,7 @@ impl CouponHash {
                 reserve_seconds: self
                     .between("reserve_seconds", 1, config::RESERVE_MAX_SECONDS)
                     .and_then(|seconds| i32::try_from(seconds).ok()),
-                // The stronger promise, if nothing shows which one was given.
+                // If the hash does not show the durability, clients may have got the stronger promise.
                 durability: self.durability().unwrap_or(ClaimDurability::Postgres),
                 unlisted: self.between("unlisted", 0, 1) == Some(1),
                 version: 1,

@@ -256,7 +256,7 @@ pub async fn is_acknowledged_up_to(redis: &Redis, id: &str) -> Result<bool, Redi
     Ok(first_pending.is_some_and(|first| parse_id(&first) > up_to))
 }
 
-/// The two numbers of an entry's id; 0 for what cannot be read, also for the id of no entry.
+/// The two numbers of an entry's id; 0 for each number that cannot be read.
 fn parse_id(id: &str) -> (u64, u64) {
     let (ms, sequence) = id.split_once('-').unwrap_or((id, "0"));
     (ms.parse().unwrap_or(0), sequence.parse().unwrap_or(0))

@@ -1,5 +1,6 @@
 //! Calls of the scripts that run while the fence is up. Each checks the epoch marker itself; behind the fence it writes
-//! nothing. The scripts that claim and release are in files of their own, those of a rebuild are in `rebuild.rs`.
+//! nothing. The claim script and the release script have files of their own; the scripts of a rebuild are in
+//! `rebuild.rs`.
 
 pub mod claim;
 pub mod release;

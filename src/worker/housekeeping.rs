@@ -1,5 +1,5 @@
-//! Once a second: trims the stream, removes consumers that are gone. Every process with workers does this; several may
-//! do it at the same time, since each step is a script that checks its own conditions.
+//! Once a second: trims the stream and removes dead consumers. Every process with workers does this. Several processes
+//! may do this at the same time, because each step is a script that checks its own conditions.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use crate::fence::Session;
 use crate::redis::keys::GROUP;
 use crate::redis::{RedisError, order_stream, scripts};
 
-/// Runs every `HOUSEKEEPING_INTERVAL` until `stop`. `stream_keep` is the number of entries behind our group that are kept
-/// for other consumer groups.
+/// Runs every `HOUSEKEEPING_INTERVAL` until `stop`. `stream_keep` is the number of acknowledged entries that stay for
+/// other consumer groups.
 pub async fn run(context: Arc<Context>, stream_keep: u64, stop: CancellationToken) {
     let mut watermarks = TrimWatermarks::default();
     while !stop.is_cancelled() {

@@ -1,5 +1,5 @@
-//! Returns the units in the outbox to stock. Every process with workers does this; several may do it at the same time,
-//! since the release script returns a unit once.
+//! Returns the units in the outbox to stock. Every process with workers does this. Several processes may do this at the
+//! same time, because the release script returns each unit only once.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
     }
 }
 
-/// Reads the outbox once to its end. A unit that cannot return now delays no other one.
+/// Reads the outbox once to its end. A unit that cannot return now does not delay the other units.
 async fn return_all(context: &Context, session: &Session) -> Result<(), StoreError> {
     let (fence, postgres) = (&context.fence, &context.postgres);
     let mut after = None;

@@ -1,6 +1,6 @@
-//! The sweeper: expires reserved orders whose time to pay is over, in batches, while the fence is up. Every process with
-//! workers has one; several share the orders, since each leaves those that another one has locked. Their units return by
-//! the outbox (`return_units`).
+//! The sweeper: expires overdue orders in batches while the fence is up. Every process with workers has one sweeper.
+//! Several sweepers can run at the same time, because each one skips the orders that another one has locked. The units
+//! of the orders go through the outbox (`return_units`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
         context.wait_until_up(&stop).await;
         let swept = tokio::select! {
             swept = sweep(&context, &mut expiry) => swept,
-            // The transaction is dropped with its connection.
+            // Safe: dropping the connection rolls its transaction back.
             () = stop.cancelled() => return,
         };
         let delay = match swept {
@@ -44,7 +44,7 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
     }
 }
 
-/// Expires a batch if an order is overdue. Returns the time until the next look.
+/// Expires a batch if an order is overdue. Returns the time until the next sweep.
 async fn sweep(context: &Context, expiry: &mut Expiry) -> Result<Duration, StoreError> {
     let next = expiry.next_deadline().await?.unwrap_or(Duration::MAX);
     if !next.is_zero() {

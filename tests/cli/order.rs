@@ -1,4 +1,4 @@
-//! `order`: its requests, and its output.
+//! `seckill order`: requests and output.
 
 use serde_json::json;
 
@@ -46,7 +46,7 @@ async fn a_refusal_is_one_line_and_status_1() {
 }
 
 #[test]
-fn a_revocation_names_a_reason_and_exactly_one_fate_of_the_unit() {
+fn a_revocation_needs_a_reason_and_either_return_or_withdraw() {
     for line in [
         format!("order revoke {ID} --reason fraud"),
         format!("order revoke {ID} --return-unit"),

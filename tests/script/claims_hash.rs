@@ -1,4 +1,5 @@
-//! Coupons of which a user may hold several units: slots, Idempotency-Keys, and what is written for them.
+//! Coupons of which a user may hold several units: slots, Idempotency-Keys, and the fields and events that scripts
+//! write.
 
 use seckill::domain::{Claim, ClaimOutcome, CouponId, Definition, OrderEvent, OrderId, Refusal};
 use seckill::redis::claims_hash::{ClaimField, ClaimsHash, StoredClaim};
@@ -80,7 +81,7 @@ fn claims_of_one_user_in_one_batch_see_each_other() {
 }
 
 #[test]
-fn a_refusal_is_the_first_that_applies() {
+fn a_claim_gets_the_first_refusal_that_applies() {
     let mut redis = start(3);
     let hash = redis.redis.keys.coupon(&coffee());
     let first = claim_with_key(&coffee(), "alice", "a");
@@ -180,7 +181,7 @@ fn a_limit_that_was_edited_by_hand_opens_no_more_than_16_slots() {
 }
 
 #[test]
-fn a_claim_with_a_key_is_foreign_to_no_reader() {
+fn a_reader_takes_no_claim_with_a_key_for_a_foreign_field() {
     let redis = start(9);
     let held = ["a", "b"].map(|key| claim_with_key(&coffee(), "alice", key));
     redis.claim(&held);

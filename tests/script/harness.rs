@@ -157,7 +157,7 @@ pub fn claim_with_key(coupon: &CouponId, user: &str, key: &str) -> Claim {
     Claim { key: Some(key.parse().unwrap()), ..claim(coupon, user) }
 }
 
-/// A unit that may return whatever the coupon's version is.
+/// A unit that may return under any version of the coupon.
 pub fn unit(field: &str, order: OrderId) -> EndedUnit {
     EndedUnit { field: field.to_owned(), order, after_version: None }
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 pub const COUPONS: usize = 3;
 const USERS: usize = 5;
 const KEYS: usize = 4;
-/// Of each coupon.
+/// The limit for each user, by coupon.
 const PER_USER_LIMITS: [i16; COUPONS] = [1, 2, 3];
 
 /// One step of a history. Numbers of coupons are indices.
@@ -52,7 +52,7 @@ pub struct Edit {
 pub struct WhichUnit {
     pub user: usize,
     pub order: WhichOrder,
-    /// Beside the version that Redis has.
+    /// Relative to the coupon's version in Redis.
     pub after_version: Option<i64>,
 }
 

@@ -145,13 +145,13 @@ impl Coupon {
         }
     }
 
-    /// Slots of each user; 1 where the limit was edited by hand to no number.
+    /// The slots of each user; 1 if a hand edit of the limit left no number.
     fn limit(&self) -> i64 {
         let Key::Is(hash) = &self.hash else { return 1 };
         whole(hash.get("per_user_limit")).unwrap_or(1).clamp(1, 16)
     }
 
-    /// The user's order of an earlier claim with this key, or any order where there are no keys.
+    /// The user's held order with this key. Without a key: any held order of the user.
     fn held_with(&self, user: &str, key: Option<&str>) -> Option<OrderId> {
         let Some(key) = key else { return self.held_order(user) };
         let Key::Is(claims) = &self.claims else { return None };
@@ -415,7 +415,7 @@ pub fn key_name(number: usize) -> &'static str {
     ["key-1", "!", "a:b{c}", "~~~"][number]
 }
 
-/// `<user>` for slot 1, `<user>\x1f<slot>` for each slot above.
+/// `<user>` for slot 1, `<user>\x1f<slot>` for each higher slot.
 fn field(user: &str, slot: i64) -> String {
     if slot == 1 { user.to_owned() } else { format!("{user}\u{1f}{slot}") }
 }

@@ -1,4 +1,4 @@
-//! The audit log: rows are added in the transaction of their change, and never changed or removed.
+//! The audit log: the transaction of a change adds its row, and no statement changes or removes a row.
 
 use seckill::domain::{AuditAction, Definition, OrderId, Origin};
 use seckill::postgres::audit::{self, AuditEntry, AuditFilter, AuditRow};
@@ -54,7 +54,7 @@ async fn a_change_that_is_rolled_back_leaves_no_row() {
 }
 
 #[tokio::test]
-async fn a_change_that_cannot_be_put_on_record_is_not_made() {
+async fn a_change_whose_audit_row_cannot_be_written_is_not_made() {
     let database = Database::new("audit_refused").await;
     let pool = &database.postgres.pool;
     let coffee = database.create("coffee", 5).await;

@@ -1,4 +1,5 @@
-//! Expiring reserved orders: each overdue order ends once, with its unit and its outbox row, and no other order does.
+//! Expiry of reserved orders: each overdue order ends once, returns its unit and writes its outbox row. No other order
+//! ends.
 
 use std::time::Duration;
 
@@ -93,14 +94,14 @@ async fn the_oldest_deadline_is_expired_first_and_the_next_one_is_known() {
 }
 
 #[tokio::test]
-async fn behind_a_fence_and_in_an_older_copy_nothing_expires() {
+async fn nothing_expires_in_another_epoch_or_in_an_older_copy() {
     let database = Database::new("expiry_fenced").await;
     let orders = reserve(&database, "coffee", &["alice"]).await;
     make_overdue(&database, &["alice"], 5).await;
     let mut connection = database.connection().await;
     for (epoch, position, fence) in [
         ("2-beef", ANY, "select"),
-        // Redis has seen a later commit than this Postgres has.
+        // Redis has the position of a commit that this Postgres lacks.
         (EPOCH, "FFFFFFFF/FFFFFFFF", "select"),
         (EPOCH, ANY, "update fence set postgres_identity = 'another'"),
         (EPOCH, ANY, "update fence set postgres_identity = postgres_identity(), postgres_lost = true"),
@@ -229,7 +230,7 @@ async fn a_unit_that_waits_for_a_version_is_read_only_when_redis_has_it() {
     assert_eq!((of_ended.len(), after), (2, Some(7)));
     database.execute("update coupons set published_version = 7").await.unwrap();
     assert_eq!(page().await, ids);
-    // After lost commits the coupon may have a lower version than the one that the unit waits for.
+    // After lost commits the coupon may have a lower version in Postgres than the unit waits for.
     database.execute("update coupons set version = 6, published_version = 6").await.unwrap();
     let lowered = outbox::page(&database.postgres.pool, None).await.unwrap();
     assert_eq!((lowered[0].order, lowered[0].after_version), (ids[0], Some(6)));

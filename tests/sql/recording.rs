@@ -71,7 +71,7 @@ async fn a_users_second_order_is_reported_as_conflicting_and_the_rest_is_recorde
 }
 
 #[tokio::test]
-async fn a_slot_a_key_and_a_slot_above_the_limit_are_conflicts_of_one_user_only() {
+async fn a_taken_slot_a_used_key_and_a_slot_above_the_limit_are_conflicts_of_that_user_only() {
     let database = Database::new("slots").await;
     let coffee: CouponId = "coffee".parse().unwrap();
     let several = Definition { per_user_limit: 2, ..definition("coffee", 9) };

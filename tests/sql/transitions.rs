@@ -1,4 +1,5 @@
-//! Confirm, cancel and revoke in Postgres: which rows they change, what they return, and when they write nothing.
+//! Confirm, cancel and revoke in Postgres: the rows that they change, their results, and the cases in which they write
+//! nothing.
 
 use std::collections::HashMap;
 
@@ -10,7 +11,7 @@ use support::definition;
 
 use crate::harness::{Database, EPOCH, event};
 
-/// Reserved orders of one coupon, and a connection as the program has it.
+/// Reserved orders of one coupon, and a connection with the program's settings.
 struct Scene {
     database: Database,
     connection: PgConnection,
@@ -18,7 +19,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// A coupon of five units with a reservation time; `None` confirms its orders at once.
+    /// A coupon of five units with this time to pay; `None` records its orders as confirmed.
     async fn new(schema: &str, reserve_seconds: Option<i32>) -> Self {
         let database = Database::new(schema).await;
         let coffee = Definition { reserve_seconds, ..definition("coffee", 5) };
@@ -64,7 +65,7 @@ impl Scene {
     }
 }
 
-/// The orders that a transaction changed, and the status of all that it read.
+/// The orders that a transaction changed, and the status of each order that it read.
 struct Changed {
     changed: Vec<OrderId>,
     statuses: HashMap<OrderId, OrderStatus>,
@@ -115,7 +116,7 @@ async fn only_reserved_orders_of_the_user_and_in_time_are_confirmed() {
 }
 
 #[tokio::test]
-async fn a_time_to_pay_without_an_end_can_be_confirmed_and_read() {
+async fn an_order_with_an_infinite_time_to_pay_can_be_confirmed_and_read() {
     let mut scene = Scene::new("infinite_time_to_pay", Some(900)).await;
     let order = scene.ordered("alice").await;
     scene.database.execute("update orders set reserved_until = 'infinity'").await.unwrap();
@@ -187,7 +188,7 @@ async fn only_a_confirmed_order_is_revoked_and_the_only_unit_is_not_withdrawn() 
 }
 
 #[tokio::test]
-async fn behind_a_fence_no_order_is_confirmed_cancelled_or_revoked() {
+async fn no_order_is_confirmed_cancelled_or_revoked_in_another_epoch() {
     let mut scene = Scene::new("transitions_fenced", Some(900)).await;
     let (reserved, confirmed) = (scene.ordered("alice").await, scene.ordered("bob").await);
     scene.confirm(&[(confirmed, None)]).await;

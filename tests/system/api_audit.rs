@@ -1,4 +1,5 @@
-//! The audit log over HTTP and the command line: one row for each change by an admin, with who, what and which request.
+//! The audit log over HTTP and the command line: one row for each change by an admin, with the actor, the change and
+//! the request id.
 
 use reqwest::Method;
 use seckill::postgres::dead_letters::encode_fields;
@@ -9,7 +10,7 @@ use support::{Answer, Sale};
 const AUDIT: &str = "/v1/admin/audit";
 const COFFEE: &str = "/v1/admin/coupons/coffee";
 
-/// Sends a request of the admin under this request id.
+/// Sends a request of the admin with this request id.
 async fn send(sale: &Sale, request_id: &str, method: Method, path: &str, body: Value) -> Answer {
     let authorization = format!("Bearer {}", sale.admin_token());
     let headers = [("authorization", authorization.as_str()), ("x-request-id", request_id)];
@@ -24,7 +25,7 @@ async fn list(sale: &Sale, query: &str) -> Vec<Value> {
     answer.body["items"].as_array().unwrap().clone()
 }
 
-/// Who, what, which request, old and new values of each row, oldest first.
+/// Actor, action, request id, old and new values of each row; the oldest row first.
 async fn changes(sale: &Sale, query: &str) -> Vec<Value> {
     let fields = ["actor", "action", "request_id", "old", "new"];
     let rows = list(sale, query).await;
@@ -51,7 +52,8 @@ async fn each_change_of_a_coupon_is_one_row_and_a_repeat_is_none() {
             send(&sale, request_id, Method::PATCH, COFFEE, edit.clone()).await;
         }
     }
-    // Refused: another coupon of the id, less than is held, an unknown coupon, a stale version.
+    // Refused: a different coupon with an existing id, a total below the held units, an unknown coupon, a stale
+    // version.
     assert_eq!(sale.claim("coffee", "alice").await.status, 202);
     assert_eq!(sale.claim("coffee", "bob").await.status, 202);
     let other = Some(json!({"id": "coffee", "total": 11}));
@@ -98,7 +100,7 @@ async fn the_request_id_is_the_one_that_the_answer_carries() {
 }
 
 #[tokio::test]
-async fn a_replayed_and_a_discarded_dead_letter_are_on_record() {
+async fn the_audit_log_has_a_replayed_and_a_discarded_dead_letter() {
     let sale = Sale::start().await;
     sale.create("coffee", 5).await;
     let order = "01a20ddb-383c-73ca-9e44-c5cfc51aaa8d";
@@ -123,7 +125,7 @@ async fn a_replayed_and_a_discarded_dead_letter_are_on_record() {
 }
 
 #[tokio::test]
-async fn an_ordered_rebuild_and_ordered_repairs_are_on_record_and_the_programs_own_are_not() {
+async fn the_audit_log_has_ordered_rebuilds_and_repairs_and_no_automatic_ones() {
     let sale = Sale::start().await;
     sale.create("coffee", 5).await;
     let (old, reconcile) = (sale.epoch(), "/v1/admin/reconcile");
@@ -141,7 +143,7 @@ async fn an_ordered_rebuild_and_ordered_repairs_are_on_record_and_the_programs_o
     sale.psql(&format!("update orders set status = 'cancelled' where id = '{order}'"));
     sale.psql("update coupons set stock = stock + 1");
     send(&sale, "r4", Method::POST, reconcile, json!({"fix": true})).await;
-    // A flush: the fence rebuilds without an order.
+    // After a flush the fence rebuilds without an order of an operator.
     sale.redis_cli(&["FLUSHALL"]);
     support::until("the fence has rebuilt", async || (sale.epoch() != new).then_some(())).await;
     sale.until_ready().await;

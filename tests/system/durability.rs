@@ -1,4 +1,4 @@
-//! Which store must have a claim when it is answered: a coupon with durability `postgres` is answered after the commit.
+//! Durability of coupons: a claim of a coupon with durability `postgres` is answered after the commit of its order.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use support::{Answer, Sale, until};
 
 use crate::counterexamples::on_own_stores;
 
-/// Creates a coupon of ten units with these fields on top; returns its durability.
+/// Creates a coupon of ten units with these additional fields; returns its durability.
 async fn create(sale: &Sale, id: &str, more: Value) -> String {
     let mut body = json!({"id": id, "total": 10});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -58,7 +58,7 @@ async fn a_claim_that_is_not_recorded_in_time_is_503_with_its_order_and_costs_on
         let repeat = sale.claim("coffee", "alice").await;
         repeat.assert_problem(503, "not-recorded-yet");
         assert_eq!(order(&repeat), claimed);
-        // The claims of alice have waited twice for the usual time; the patient user still waits.
+        // Alice's two claims have each waited for `COMMIT_WAIT`; the claim of the patient user still waits.
         (sale.spawn("worker", &[("SECKILL_WORKERS", "1")]), claimed)
     };
     let (patient, (_worker, claimed)) = tokio::join!(patient, others);
@@ -90,7 +90,7 @@ async fn another_process_knows_the_durability_of_a_coupon_that_was_created_a_mom
 }
 
 #[tokio::test]
-async fn new_coupons_are_recorded_first_where_redis_is_not_known_to_write_each_claim_to_disk() {
+async fn new_coupons_get_durability_postgres_if_redis_is_not_known_to_write_each_claim_to_disk() {
     let sale = Sale::start().await;
     assert_eq!(create(&sale, "always", json!({})).await, "redis");
     let settings: [(&[&str], &[&str]); 3] = [
@@ -103,7 +103,7 @@ async fn new_coupons_are_recorded_first_where_redis_is_not_known_to_write_each_c
         assert_eq!(create(&sale, &format!("unnamed-{number}"), json!({})).await, "postgres", "{weaker:?}");
         let named = create(&sale, &format!("named-{number}"), json!({"durability": "redis"})).await;
         assert_eq!(named, "redis", "{weaker:?}");
-        // The same request again asks for the coupon that exists, whatever the default is now.
+        // The same request again gets the existing coupon, although the default has changed.
         assert_eq!(create(&sale, "always", json!({})).await, "redis");
         let doctor = sale.command().args(["doctor", "--json"]).output().unwrap();
         let findings = String::from_utf8(doctor.stdout).unwrap();
@@ -114,8 +114,7 @@ async fn new_coupons_are_recorded_first_where_redis_is_not_known_to_write_each_c
 }
 
 #[tokio::test]
-async fn a_killed_redis_without_fsync_forgets_claims_of_redis_coupons_and_none_that_was_answered_as_recorded()
-{
+async fn a_killed_redis_without_fsync_loses_only_claims_with_durability_redis() {
     let postgres = ExternalStore::postgres(&[]).await;
     let redis = ExternalStore::redis(&["--save", ""], folder());
     let sale = on_own_stores(&redis.url("redis"), &postgres).await;
@@ -128,7 +127,7 @@ async fn a_killed_redis_without_fsync_forgets_claims_of_redis_coupons_and_none_t
         assert_eq!(claim.status, 201, "{}", claim.text);
         recorded.push((user, order(&claim)));
     }
-    // From now on nothing is recorded.
+    // From now on Postgres refuses to insert orders.
     let recording =
         |what: &str| postgres.psql(&format!("alter table seckill.orders {what} trigger no_orders"));
     postgres
@@ -154,7 +153,7 @@ async fn a_killed_redis_without_fsync_forgets_claims_of_redis_coupons_and_none_t
         let repeat = sale.claim("coffee", user).await;
         assert_eq!((repeat.status, &order(&repeat)), (200, order_id), "{}", repeat.text);
     }
-    // The window of durability `redis`: the answered claim is lost, and its unit with it.
+    // A crash in the window of durability `redis`: the answered claim is lost, and its unit is free again.
     let again = sale.claim("tea", "alice").await;
     assert_eq!(again.status, 202, "{}", again.text);
     assert_ne!(order(&again), order(&of_tea));

@@ -1,5 +1,5 @@
-//! Orders whose time to pay is over: each expires once and its unit returns once, at whichever point a worker dies. No
-//! process leads, and a repeated claim does not wait for the sweeper.
+//! Orders whose time to pay is over: each order expires once and its unit returns once, also if a worker dies between
+//! two steps. No process leads, and a repeated claim does not wait for the sweeper.
 
 use nix::sys::signal::Signal;
 use reqwest::Method;
@@ -16,21 +16,21 @@ const EXPIRE: &str = "Expires reserved orders whose time to pay is over";
 const ORDER: &str = "<order>";
 const HOUR: u32 = 3_600;
 
-/// Creates the coupon coffee, whose orders are reserved for so many seconds.
+/// Creates the coupon coffee with this time to pay.
 async fn create(sale: &Sale, total: usize, reserve_seconds: u32) {
     let body = json!({"id": "coffee", "total": total, "reserve_seconds": reserve_seconds});
     let answer = sale.admin(Method::POST, "/v1/admin/coupons", Some(body)).await;
     assert_eq!(answer.status, 201, "{}", answer.text);
 }
 
-/// Claims, and waits for the reserved order while a worker runs.
+/// Claims, and waits until a worker of the test has recorded the reserved order.
 async fn reserve(sale: &Sale, user: &str) -> String {
     let answer = sale.claim_with("coffee", user, &[("prefer", "wait=10")]).await;
     assert_eq!((answer.status, &answer.body["status"]), (201, &"reserved".into()), "{}", answer.text);
     answer.body["order"].as_str().unwrap().to_owned()
 }
 
-/// The time to pay of every reserved order is over.
+/// Ends the time to pay of every reserved order.
 fn let_time_pass(sale: &Sale) {
     sale.psql("update orders set reserved_until = clock_timestamp() where status = 'reserved'");
 }
@@ -113,8 +113,8 @@ struct Scene {
     expired: i64,
 }
 
-/// A moment at which a worker dies that expires an order and returns its unit: the store of the request that it was
-/// about to send, or had just sent.
+/// The moment at which a worker dies while it expires an order and returns the unit: whether the trapped request goes
+/// to Redis, whether the proxy holds the request or cuts its reply, and texts that identify the request.
 type Death = (bool, TrapAction, &'static [&'static str]);
 const BEFORE_COMMIT: Death = (false, TrapAction::Hold, &["COMMIT", EXPIRE]);
 const AFTER_COMMIT: Death = (false, TrapAction::CutReply, &["COMMIT", EXPIRE]);
@@ -136,8 +136,8 @@ impl Scene {
         self.sale.spawn_by_address("worker", proxies, &[ONE_WORKER, ("SECKILL_RECLAIM_AFTER", "200ms")])
     }
 
-    /// An order expires, and the worker that does it dies at the given moment; another worker continues. A held request
-    /// of the dead worker arrives after everything else (`is_late`), or never.
+    /// Lets an order expire, and kills the worker that expires it at the given moment; another worker continues. If
+    /// `is_late`, the held request of the dead worker arrives at the end, else never.
     async fn survive(&mut self, (in_redis, action, needles): Death, is_late: bool) {
         self.expired += 1;
         let user = format!("user-{}", self.expired);
@@ -227,12 +227,12 @@ async fn a_paused_sweeper_expires_nothing_that_was_confirmed_and_holds_up_no_oth
     assert!(recorder.stop().success());
     let_time_pass(&sale);
     let postgres = Proxy::before(&sale.postgres_socket());
-    // It has locked the order and not ended it yet.
+    // The sweeper has locked the order and not ended it yet.
     let trap = postgres.hold(&[EXPIRE]);
     let paused = sale.spawn_by_address("worker", &[&postgres], &[ONE_WORKER]);
     trap.until_taken().await;
     paused.signal(Signal::SIGSTOP);
-    // Postgres ends the idle transaction, and with it the lock.
+    // Postgres ends the idle transaction of the paused sweeper, which releases the lock.
     sale.psql(&format!(
         "set statement_timeout = 0; update orders set reserved_until = now() + interval '1 hour' where id = '{order}';
          update orders set status = 'confirmed' where id = '{order}'"
@@ -305,7 +305,7 @@ async fn many_repeats_of_overdue_orders_share_transactions_and_each_gets_a_new_o
 }
 
 #[tokio::test]
-async fn a_unit_that_was_withdrawn_from_the_total_can_be_claimed_by_no_user() {
+async fn no_user_can_claim_a_unit_that_was_withdrawn_from_the_total() {
     let sale = Sale::start().await;
     sale.create("coffee", 2).await;
     for user in ["alice", "bob"] {

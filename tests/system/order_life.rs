@@ -1,5 +1,5 @@
-//! The life of a recorded order: who may confirm, cancel, revoke and see it, and what each status answers. Times are moved
-//! in Postgres, so that nothing is waited for.
+//! The life of a recorded order: who may confirm, cancel, revoke and see it, and the answer for each status. The tests
+//! move deadlines in Postgres instead of waiting.
 
 mod faults;
 mod races;
@@ -41,7 +41,7 @@ async fn revoke(sale: &Sale, order: &str, return_unit: bool) -> Answer {
     sale.admin(Method::POST, &format!("/v1/admin/orders/{order}/revoke"), Some(body)).await
 }
 
-/// Ends the order's time to pay; nothing has swept it.
+/// Ends the order's time to pay; the order stays reserved.
 fn end_time_to_pay(sale: &Sale, order: &str) {
     sale.psql(&format!("update orders set reserved_until = clock_timestamp() where id = '{order}'"));
 }
@@ -66,7 +66,7 @@ fn assert_order(answer: &Answer, order: &str, status: &str) {
     );
 }
 
-/// The refusal, and whether it says that a refund is due.
+/// Checks the code of the refusal, and whether the answer says that a refund is due.
 #[track_caller]
 fn assert_refused(answer: &Answer, code: &str, refund_due: &Value) {
     answer.assert_problem(409, code);
@@ -130,7 +130,7 @@ async fn a_cancelled_order_returns_its_unit_and_its_user_may_claim_again() {
 
 #[tokio::test]
 async fn a_confirm_after_the_time_to_pay_is_refused_for_ever_and_says_that_a_refund_is_due() {
-    // Without workers nothing sweeps: the time alone decides.
+    // Without workers there is no sweeper: the time alone decides.
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
     create_reserving(&sale, 5).await;
     let worker = sale.spawn("worker", &[("SECKILL_WORKERS", "1")]);
@@ -172,7 +172,7 @@ async fn a_confirmed_order_is_not_cancelled_and_a_rejected_one_answers_rejected(
 }
 
 #[tokio::test]
-async fn an_order_does_not_exist_for_anyone_but_its_owner_and_the_admin() {
+async fn only_its_owner_and_the_admin_find_an_order() {
     let sale = Sale::start().await;
     create_reserving(&sale, 5).await;
     let order = order_of(&sale, "alice").await;

@@ -1,5 +1,5 @@
-//! Coupons of which a user may hold several units: the Idempotency-Key tells a repeat from a further claim, whatever
-//! happens to the stores between the two.
+//! Coupons of which a user may hold several units. A claim with a used Idempotency-Key is a repeat, also if the stores
+//! fail between the two claims.
 
 use nix::sys::signal::Signal;
 use reqwest::Method;
@@ -15,7 +15,7 @@ const ORDERS: &str = "seckill:{0}:orders";
 const NO_WORKERS: (&str, &str) = ("SECKILL_WORKERS", "0");
 const ONE_WORKER: (&str, &str) = ("SECKILL_WORKERS", "1");
 const QUICK_RECLAIM: (&str, &str) = ("SECKILL_RECLAIM_AFTER", "200ms");
-/// Names that a field, a statement or a pattern must pass unchanged.
+/// Users with characters that are special in fields, statements or patterns.
 const USERS: [&str; 3] = ["alice", "дейв smith", "a*[x]?'\"\\{e}"];
 const KEYS: [&str; 3] = ["key-1", "!", "'\"\\~:{}[]*"];
 
@@ -44,7 +44,7 @@ async fn claim_all(sale: &Sale) -> Vec<String> {
     orders
 }
 
-/// Each key must get its order again, as soon as claims are answered.
+/// Repeats each claim until it is answered, and checks that the answer is the order of its key.
 async fn assert_remembered(sale: &Sale, orders: &[String], after: &str) {
     let claims = USERS.into_iter().flat_map(|user| KEYS.map(|key| (user, key)));
     for ((user, key), order) in claims.zip(orders) {
@@ -75,7 +75,7 @@ fn rows(sale: &Sale) -> String {
     )
 }
 
-/// What `rows` prints if each user has each key in a slot, in their order.
+/// The expected result of `rows`: each user has each key of `KEYS`, in slots from 1 on.
 fn expected_rows(orders: &[String]) -> String {
     let claims = USERS.into_iter().flat_map(|user| (1..).zip(KEYS).map(move |(slot, key)| (user, slot, key)));
     let rows = claims.zip(orders).map(|((user, slot, key), order)| format!("{user}|{slot}|{key}|{order}"));
@@ -156,7 +156,7 @@ async fn fifty_claims_at_once_get_one_order_for_a_key_and_a_slot_for_each_of_man
 }
 
 #[tokio::test]
-async fn a_slot_that_comes_back_can_be_claimed_at_once() {
+async fn a_slot_whose_unit_was_returned_can_be_claimed_at_once() {
     let sale = Sale::start().await;
     create(&sale, 100, 3).await;
     let orders = claim_all(&sale).await;
@@ -166,7 +166,7 @@ async fn a_slot_that_comes_back_can_be_claimed_at_once() {
     let next = order_of(&claim(&sale, "alice", "next").await);
     sale.assert_in_agreement("coffee").await;
     assert_eq!(sale.psql(&format!("select slot from orders where id = '{next}'")), "2");
-    // The key of a dead order is free again.
+    // After an order has ended, a claim with its key is a new claim.
     sale.cancel_order(&orders[0]);
     let again = order_of(&claim(&sale, "alice", KEYS[0]).await);
     assert_ne!(again, orders[0]);
@@ -183,7 +183,7 @@ async fn a_repeat_whose_order_has_ended_is_a_new_claim_of_a_free_slot() {
     let worker = sale.spawn("worker", &[ONE_WORKER]);
     sale.until_quiet().await;
     assert!(worker.stop().success());
-    // No worker returns the unit yet: sold out, and all slots of alice are held.
+    // No worker returns the unit: the coupon is sold out, and alice holds all her slots.
     sale.cancel_order(&orders[1]);
     let again = claim(&sale, "alice", KEYS[1]).await;
     assert_eq!(again.status, 202, "{}", again.text);
@@ -258,7 +258,7 @@ async fn keys_are_remembered_after_any_damage_to_redis_and_a_crash_of_either_sto
 }
 
 #[tokio::test]
-async fn keys_of_claims_that_are_not_recorded_are_remembered_by_what_redis_still_has() {
+async fn keys_of_unrecorded_claims_are_restored_from_what_redis_still_has() {
     for damage in [&["DEL", CLAIMS][..], &["DEL", ORDERS], &["DEL", COUPON], &["DEL", CLAIMS, COUPON]] {
         let sale = Sale::start_with(&[NO_WORKERS]).await;
         create(&sale, 100, 3).await;
@@ -278,13 +278,13 @@ async fn a_reclaimed_event_and_one_that_is_sent_again_keep_their_slots_and_keys(
     create(&sale, 100, 3).await;
     let orders = claim_all(&sale).await;
     let ids = entry_ids(&sale);
-    // A consumer that is gone has read all of them, and three were deleted then.
+    // A dead consumer has read all entries; then three entries were deleted.
     sale.redis_cli(&["XREADGROUP", "GROUP", "order-writers", "gone", "STREAMS", ORDERS, ">"]);
     delete_unnoticed(&sale, &[&ids[1], &ids[4], &ids[8]]);
     let fixed = sale.admin(Method::POST, "/v1/admin/reconcile", Some(json!({"fix": true}))).await;
     assert_eq!(fixed.body["fixed"], 3, "{}", fixed.text);
     let _worker = sale.spawn("worker", &[ONE_WORKER, QUICK_RECLAIM]);
-    until("all are recorded", async || (rows(&sale) == expected_rows(&orders)).then_some(())).await;
+    until("all orders are recorded", async || (rows(&sale) == expected_rows(&orders)).then_some(())).await;
     sale.assert_in_agreement("coffee").await;
     assert_remembered(&sale, &orders, "reclaimed").await;
 }
@@ -308,7 +308,7 @@ async fn an_event_whose_slot_or_key_cannot_be_read_is_a_dead_letter_and_its_clai
         sale.psql_number("select count(*) from dead_letters where error like '%slot%' or error like '%Key%'"),
         2
     );
-    // Their claims have neither row nor entry: their events are sent again.
+    // The claims of the dead letters have neither row nor entry, so a comparison sends their events again.
     let fixed = sale.admin(Method::POST, "/v1/admin/reconcile", Some(json!({"fix": true}))).await;
     assert_eq!(fixed.status, 200, "{}", fixed.text);
     sale.assert_in_agreement("coffee").await;
@@ -340,7 +340,7 @@ async fn a_replayed_dead_letter_has_the_key_of_its_claim() {
     assert_eq!(replayed.status, 202, "{}", replayed.text);
     let again = claim(&sale, "alice", "a").await;
     assert_eq!((again.status, order_of(&again)), (200, order_of(&replayed)));
-    // The user was faster: the replay finds the user's own repeat.
+    // Here the user's own repeat comes before the replay.
     let own = claim(&sale, "alice", "b").await;
     let path = format!("/v1/admin/dead/{}/replay", letter_of(&kept));
     assert_eq!(order_of(&sale.admin(Method::POST, &path, None).await), order_of(&own));
@@ -348,7 +348,7 @@ async fn a_replayed_dead_letter_has_the_key_of_its_claim() {
 }
 
 #[tokio::test]
-async fn a_newer_claim_with_the_same_key_ends_an_order_that_an_older_copy_has_live() {
+async fn a_newer_claim_with_the_same_key_ends_an_order_that_is_live_in_an_older_copy() {
     let mut scene = Scene::start().await;
     create(&scene.sale, 100, 3).await;
     let first = order_of(&claim(&scene.sale, "alice", "first").await);
@@ -365,7 +365,7 @@ async fn a_newer_claim_with_the_same_key_ends_an_order_that_an_older_copy_has_li
     })
     .await;
     scene.lose().await;
-    // A Redis that has restarted may be older than Postgres: it cancels only what a newer claim proves.
+    // A restarted Redis may be older than Postgres, so the rebuild cancels only orders that a newer claim proves ended.
     scene.inject(RedisFault::Restart).await;
     scene.until_it_waits().await;
     let report = scene.rebuild().await;

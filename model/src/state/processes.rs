@@ -11,9 +11,9 @@ pub struct Server {
     pub loss: Option<(Epoch, bool)>,
     pub publishing: Option<Publication>,
     pub releasing: Releasing,
-    /// A confirm, a cancel or a revocation under way.
+    /// A confirm, a cancel or a revocation that is not finished.
     pub transition: Option<Transition>,
-    /// An expiry under way.
+    /// An expiry that is not finished.
     pub sweep: Option<Transition>,
 }
 

@@ -98,7 +98,7 @@ pub struct Redis {
     /// The claims hash: the order that each user holds.
     pub claims: [Option<Order>; USERS],
     pub stream: Option<Stream>,
-    /// Held orders whose value in the claims hash lacks the key.
+    /// Held orders without their key in the claims hash.
     pub keyless: Orders,
     /// The highest position of Postgres's WAL that was recorded in Redis.
     pub noted: u8,
@@ -162,7 +162,7 @@ impl Status {
     }
 }
 
-/// An order that was revoked with its unit, and the coupon's version with the lowered total.
+/// A revoked order whose unit was withdrawn, and the version of the coupon with the lowered total.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Withdrawal {
     pub order: Order,
@@ -213,7 +213,7 @@ impl Postgres {
     /// The version of the coupon that Redis must have before the unit of this order is released.
     #[must_use]
     pub fn released_after(&self, order: Order) -> u8 {
-        // A version that a restored definition does not reach would keep the unit for ever.
+        // A restored definition may have a lower version for ever: then the unit would never return.
         let withdrawn = self.withdrawn.filter(|withdrawn| withdrawn.order == order);
         withdrawn.map_or(0, |withdrawn| withdrawn.version.min(self.coupon.version))
     }

@@ -27,7 +27,7 @@ pub struct Memory {
     pub dead: BTreeMap<EntryId, u64>,
     /// By coupon and version: the position of the commit that made the version.
     pub edited: BTreeMap<(String, u64), u64>,
-    /// By revoked order whose unit was withdrawn: the coupon's version with the lowered total.
+    /// For each revoked order whose unit was withdrawn: the version of the coupon with the lowered total.
     pub withdrawn: BTreeMap<String, u64>,
     /// How many transactions have committed.
     pub commits: usize,

@@ -325,7 +325,7 @@ fn claim(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static
 
 fn release(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
     let [coupon] = group.coupons.iter().collect::<Vec<_>>()[..] else {
-        return Err("a release of units of several coupons".into());
+        return Err("one release returns units of several coupons".into());
     };
     let mut users = BTreeSet::new();
     for &(_, user) in &group.freed {

@@ -228,8 +228,8 @@ impl Postgres {
         self.live.get(coupon)?.get(user).map(String::as_str)
     }
 
-    /// The order whose unit a transaction withdraws: the order ends and the total is lowered together. Also the coupon's
-    /// version.
+    /// The order whose unit a transaction withdraws, and the new version of the coupon. Such a transaction ends the
+    /// order and lowers the total.
     #[must_use]
     pub fn withdrawal(&self, changes: &[Change]) -> Option<(String, u64)> {
         let ended = changes.iter().find_map(|change| match change {

@@ -1,4 +1,4 @@
-//! Searches that must hold, and searches that must break.
+//! Checks that no promise breaks in a scope, or that a promise breaks without some rules.
 
 use model::trace::replay_path;
 use model::{Broken, Fault, Outcome, Path, Rule, Scope, search};
@@ -27,7 +27,8 @@ pub const ALL: [Fault; 18] = [
     DefinitionRestored,
 ];
 
-/// Searches the whole scope. A scope in which nothing happens, or that the search cuts short, proves nothing.
+/// Searches the whole scope and checks that no promise breaks. Also checks that something happens and that the search
+/// was complete: otherwise it proves nothing.
 pub fn holds(scope: &Scope, max_states: usize) -> usize {
     let found = search(scope, max_states);
     assert!(matches!(found.outcome, Outcome::Holds), "{scope:?}: {:?}", found.outcome);
@@ -42,8 +43,8 @@ pub fn of(faults: &[Fault]) -> &'static [Fault] {
 
 const MAX_STATES: usize = 6_000_000;
 
-/// The broken promise without these rules, and the path to it. Also checks that all of them must be missing: with any
-/// one of them in force the scope holds.
+/// The broken promise without these rules, and the path to it. Also checks that no promise breaks as soon as one of
+/// these rules is in force.
 pub fn breaks(rules: &'static [Rule], scope: &Scope) -> (Broken, Path) {
     for left in rules {
         let others: Vec<Rule> = rules.iter().copied().filter(|rule| rule != left).collect();
@@ -53,13 +54,13 @@ pub fn breaks(rules: &'static [Rule], scope: &Scope) -> (Broken, Path) {
     breaks_somewhere(rules, scope, MAX_STATES)
 }
 
-/// The same for a scope that is too large to be searched whole.
+/// Like `breaks`, for a scope that is too large for a complete search: it does not check each rule alone.
 pub fn breaks_somewhere(rules: &'static [Rule], scope: &Scope, max_states: usize) -> (Broken, Path) {
     let without = Scope { without: rules, ..scope.clone() };
     match search(&without, max_states).outcome {
         Outcome::Breaks(broken, path) => {
-            // A replay sees only what the stores do: not an answer, and not a server that refuses without a reason. It
-            // does not follow a change from one server to another.
+            // A replay sees only the steps of the stores. It does not see the answer to a client, or a server that
+            // refuses claims without a reason. It cannot follow a change from one server to another.
             let replaces = |fault| matches!(fault, &RedisFailedOver | &PostgresOlderCopy | &PostgresPromoted);
             let is_hidden = broken == Broken::DeadOrderAnswered || rules == [SessionOfTheRow];
             let is_seen = !is_hidden && !scope.faults.iter().any(replaces);

@@ -1,5 +1,5 @@
-//! The life of a reserved order: confirmed, cancelled, expired or revoked, once, beside faults. Without one of its rules
-//! a promise breaks.
+//! A reserved order is confirmed, cancelled, expired or revoked only once, also with faults. Without one of the rules
+//! for this a promise breaks.
 
 use crate::checks::{ALL, breaks, compared, holds, of, passes};
 use model::{Broken, Fault, Rule, Scope};

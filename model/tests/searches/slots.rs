@@ -1,4 +1,5 @@
-//! A user with two slots and idempotency keys, beside faults. Without one of the rules for them a promise breaks.
+//! A user with two slots and Idempotency-Keys, also with faults. Without one of the rules for slots and keys a promise
+//! breaks.
 
 use crate::checks::{ALL, breaks, breaks_somewhere, holds, of, passes};
 use model::{Broken, Fault, Rule, Scope};

@@ -21,7 +21,7 @@ pub struct Plan {
     pub set: Vec<(ClaimField, OrderId)>,
     /// Kept orders that have neither row nor entry.
     pub resend: Vec<(ClaimField, OrderId)>,
-    /// Of the orders in `set` and `resend` that have one; some of other orders too.
+    /// The Idempotency-Keys of the orders in `set` and `resend`. May contain keys of other orders.
     pub keys: KeysByOrder,
     /// Units held after the changes are applied.
     pub held: usize,
@@ -48,9 +48,9 @@ pub struct Trust {
 /// Of two orders of a user with the same Idempotency-Key it keeps one, by the same order of precedence.
 ///
 /// After Postgres has lost commits, Redis is believed: live orders that the claims hash does not hold are cancelled, then
-/// events that it does not hold are rejected. A Redis that may be behind Postgres, or whose coupon is inconsistent,
-/// cancels only orders whose user has a newer claim or event in the same slot, or any with the same key: the script could
-/// not have accepted it while the order was live.
+/// events that it does not hold are rejected. If Redis may be behind Postgres, or the coupon is inconsistent, the
+/// rebuild cancels a live order only if Redis proves that it had ended: its user has a newer claim or event in the same
+/// slot, or a claim or event without a row and with the same key. The script accepts neither while the order is live.
 pub async fn decide_coupon(
     decision: &mut Decision<'_>,
     epoch: &str,
@@ -97,7 +97,8 @@ pub async fn decide_coupon(
     Ok(plan)
 }
 
-/// The events in their order; after a loss the newest first, which proves that the older ones have ended.
+/// The events in the order of the stream. After a loss the newest event comes first: it proves that the
+/// orders of older events with the same slot or key have ended.
 fn by_precedence(events: &[(String, OrderEvent)], after_loss: bool) -> Vec<&OrderEvent> {
     let mut events: Vec<&OrderEvent> = events.iter().map(|(_, event)| event).collect();
     if after_loss {
@@ -106,7 +107,7 @@ fn by_precedence(events: &[(String, OrderEvent)], after_loss: bool) -> Vec<&Orde
     events
 }
 
-/// The users that are not decided yet after every live order was compared with its claim.
+/// The state after every live order was compared with its claim.
 struct LiveOrders {
     /// Live orders that another claim or an event may conflict with.
     kept: Kept,
@@ -175,7 +176,7 @@ async fn live_orders(
     Ok(LiveOrders { kept, claims })
 }
 
-/// After a loss: cancels the live orders that have ended, by what Redis shows, and plans claims for the others.
+/// After a loss: cancels the live orders that have ended according to Redis, and plans claims for the others.
 async fn settle_not_held(
     decision: &mut Decision<'_>,
     not_held: Vec<NotHeld>,
@@ -213,14 +214,14 @@ impl Plan {
     }
 }
 
-/// Claims and events by what no live order of the same user may share with them.
+/// Claims and events by field and by key. No two live orders of a user share a field or a key.
 struct Rivals {
     by_field: HashMap<ClaimField, Vec<OrderId>>,
     by_key: HashMap<(UserId, IdempotencyKey), Vec<OrderId>>,
 }
 
 impl Rivals {
-    /// A consistent claims hash is believed over events: then the caller passes none.
+    /// The caller passes no events if the claims hash is consistent: then the hash is right and the events may be old.
     fn of(
         claims: &HashMap<ClaimField, OrderId>,
         keys: &KeysByOrder,
@@ -258,8 +259,8 @@ fn is_newer(claim: OrderId, order: OrderId) -> bool {
     claim.claimed_at().zip(order.claimed_at()).is_some_and(|(claimed, ordered)| claimed > ordered)
 }
 
-/// Rejects claims and events without a row whose unit another order keeps. `claims` are those of the claims hash with
-/// their keys.
+/// Rejects claims and events without a row if another order keeps their slot or key. `claims` are the claims of the
+/// claims hash, with their keys.
 async fn reject_losers(
     decision: &mut Decision<'_>,
     epoch: &str,

@@ -129,8 +129,9 @@ fn decide(ours: &Definition, stored: &CouponHash, locked: LockedCoupon, held: us
     }
 }
 
-/// Adopts Redis's definition. A total below the number of live orders or of held units is raised, and the coupon paused:
-/// the edit that lowered the total may have withdrawn the unit of an order whose end is lost.
+/// Adopts Redis's definition. If its total is below the number of live orders or of held units, this raises the total
+/// and pauses the coupon: the lower total may come from a withdrawn unit, and Postgres may have lost the end of its
+/// order.
 fn adopt_edit(theirs: Definition, locked: LockedCoupon, held: usize) -> Verdict {
     let total = theirs.total.max(locked.live).max(to_units(held));
     if total == theirs.total {

@@ -12,7 +12,8 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Keeps the order unless another one has its slot or its user's key; `false` where one has.
+    /// Keeps the order and returns `true`, or returns `false` if another kept order of the user has the slot or the
+    /// key.
     pub fn keep(&mut self, field: &ClaimField, order: OrderId, key: Option<&IdempotencyKey>) -> bool {
         let key = key.map(|key| (field.user(), key.clone()));
         if self.has(field) || key.as_ref().is_some_and(|key| self.keys.contains(key)) {
@@ -23,12 +24,12 @@ impl Kept {
         true
     }
 
-    /// Whether an order has the slot.
+    /// Whether a kept order has the slot.
     pub fn has(&self, field: &ClaimField) -> bool {
         self.by_field.contains_key(field)
     }
 
-    /// Whether this order has the slot.
+    /// Whether this order is the kept order of the slot.
     pub fn holds(&self, field: &ClaimField, order: OrderId) -> bool {
         self.by_field.get(field) == Some(&order)
     }
@@ -48,8 +49,8 @@ mod tests {
         assert!(keep("alice", 1, Some("a")));
         assert!(!keep("alice", 1, Some("b")), "the slot is taken");
         assert!(!keep("alice", 2, Some("a")), "the key is taken");
-        assert!(keep("alice", 2, Some("b")), "what was not kept takes nothing");
-        assert!(keep("bob", 1, Some("a")), "keys of different users do not meet");
+        assert!(keep("alice", 2, Some("b")), "an order that was not kept takes neither slot nor key");
+        assert!(keep("bob", 1, Some("a")), "users may have equal keys");
         assert!(keep("carol", 1, None) && keep("carol", 2, None));
     }
 }

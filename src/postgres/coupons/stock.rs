@@ -1,5 +1,5 @@
-//! The stock of a coupon in Postgres, compared with its live orders and recounted from them. Where orders take and return
-//! units, their own statements move the stock.
+//! Compares a coupon's stock in Postgres with its live orders, and recounts it from them. The statements that record
+//! and end orders change the stock themselves.
 
 use serde_json::json;
 use sqlx::PgConnection;
@@ -8,7 +8,7 @@ use crate::domain::{AuditAction, CouponId, Origin};
 use crate::postgres::audit::{self, AuditEntry};
 use crate::postgres::{Pool, PostgresError};
 
-/// Whether a coupon's stock differs from its total less its live orders, in one snapshot.
+/// Whether a coupon's stock differs from its total minus its live orders, read in one snapshot.
 ///
 /// # Errors
 /// If Postgres cannot serve.
@@ -22,8 +22,8 @@ pub async fn stock_drifts(pool: &Pool, id: &CouponId) -> Result<bool, PostgresEr
     .await?)
 }
 
-/// Sets a coupon's stock to its total less its live orders, and records that in the audit log. `false` if the stock is
-/// right already, or if there are more live orders than the total.
+/// Sets a coupon's stock to its total minus its live orders, and records the change in the audit log. `false` if the
+/// stock is right already, or if there are more live orders than the total.
 ///
 /// # Errors
 /// If Postgres cannot serve.
@@ -46,8 +46,9 @@ pub async fn recount_stock(pool: &Pool, id: &CouponId, origin: &Origin) -> Resul
     Ok(after.is_some())
 }
 
-/// The caller has locked the row in an earlier statement. Each transaction that changes orders also changes this row, so
-/// an order that this statement does not see takes or returns its unit later. Returns the new stock, if it changed.
+/// Returns the new stock, if it changed. The caller has locked the row in an earlier statement. Each transaction that
+/// changes the number of live orders also updates this row: if this statement does not see its orders, it updates the
+/// stock after this transaction.
 pub(super) async fn recount_in(
     connection: &mut PgConnection,
     id: &CouponId,

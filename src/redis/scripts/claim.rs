@@ -69,7 +69,7 @@ pub async fn claim_batch(
     args.reserve(3 * groups.len() + 3 * claims.len());
     for (coupon, members) in &groups {
         args.push(coupon.as_str().into());
-        // Only the script knows whether it needs the keys: it reads the coupon's limit.
+        // The program cannot know whether the script needs the keys: only the script reads the coupon's limit.
         let have_keys = members.iter().any(|&member| claims[member].key.is_some());
         args.push((i64::from(is_published(coupon)) + 2 * i64::from(have_keys)).into());
         args.push(i64::try_from(members.len()).unwrap_or(i64::MAX).into());

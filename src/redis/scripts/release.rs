@@ -1,4 +1,4 @@
-//! The release script: units of one coupon whose orders have ended as its arguments, and the decoding of its reply.
+//! The release script: makes its arguments from units of one coupon whose orders have ended, and decodes its reply.
 
 use fred::types::Value;
 
@@ -6,31 +6,31 @@ use crate::domain::{CouponId, OrderId};
 use crate::redis::lua::{RELEASE, code, unknown_code};
 use crate::redis::{Redis, RedisError, array, integer, script_args};
 
-/// A unit that an order has held.
+/// The unit of an ended order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndedUnit {
-    /// The claims hash's field that holds it ([`crate::redis::claims_hash::encode_field`]).
+    /// The field of the claims hash that may still hold the unit ([`crate::redis::claims_hash::encode_field`]).
     pub field: String,
     pub order: OrderId,
     /// The version that the coupon must have in Redis before the unit returns; `None` for any.
     pub after_version: Option<i64>,
 }
 
-/// What became of one unit.
+/// The result for one unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Released {
-    /// It is in stock again.
+    /// The unit is in stock again.
     Released,
-    /// The field is absent or names another order: there is nothing to return.
+    /// The field is absent or has another order, so there is nothing to return.
     NotHeld,
-    /// It is held, and the coupon in Redis has a version below the one that the unit waits for.
+    /// The unit stays held, because the coupon's version in Redis is below the one that the unit waits for.
     TooEarly,
 }
 
-/// The result of a whole call.
+/// The result of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReleaseOutcome {
-    /// One result for each unit, in their order.
+    /// One result for each unit, in the order of the units.
     Done(Vec<Released>),
     /// The marker is another one.
     Fenced,

@@ -34,8 +34,8 @@ async fn an_adopted_total_leaves_room_for_every_claim() {
     scene.sale.create("coffee", 2).await;
     let first = scene.sell("coffee", 0..1).await;
     scene.copy().await;
-    // As a revocation leaves it that withdrew the unit of the first order, and as it stands before the unit is
-    // released: the total is 1, and another user has claimed the other unit.
+    // Redis has the state after a revocation withdrew the unit of the first order and before the unit is released: the
+    // total is 1, and another user has claimed the other unit.
     let order = OrderId::mint().to_string();
     scene.lose().await;
     scene.redis(&["HSET", "seckill:{0}:coupon:coffee", "total", "1", "stock", "-1", "version", "2"]);

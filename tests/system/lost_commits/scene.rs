@@ -110,7 +110,7 @@ impl Scene {
         orders
     }
 
-    /// Who did what to which coupon, and its new total, in the order of time; without what was done before a loss.
+    /// Actor, action, coupon and new total of each row since the last ordered rebuild; the oldest row first.
     pub fn audit_log(&self) -> String {
         self.psql(
             "select string_agg(concat_ws(' ', actor, action, coalesce(coupon_id, '-'), coalesce(new ->> 'total', '-')),

@@ -1,5 +1,5 @@
-//! Confirms and cancels while the stores fail or the agreement changes: what is answered 503 may be sent again and does
-//! nothing twice.
+//! Confirms and cancels while the stores fail or the agreement changes: after a 503 the client may send the request
+//! again, and no transition is made twice.
 
 use futures_util::future::join_all;
 use nix::sys::signal::Signal;
@@ -12,7 +12,7 @@ use support::{Answer, Process, Sale, signal, until};
 use super::{ask, assert_order, create_reserving, order_of};
 
 const CONFIRM: &str = "Confirms reserved orders in time";
-/// The script that records a WAL position: no other script gets these two keys in a row.
+/// Identifies the script that records a WAL position: no other script gets these two keys in a row.
 const POSITION: [&str; 2] = ["EVALSHA", "seckill:{0}:epoch\r\n$24\r\nseckill:{0}:postgres_lsn"];
 const CANCEL: &str = "Cancels reserved orders in time";
 
@@ -176,9 +176,9 @@ async fn an_order_whose_row_postgres_refuses_fails_alone() {
     }
     let tea = sale.claim_with("tea", "alice", &[("prefer", "wait=10")]).await.body["order"].clone();
     let tea = tea.as_str().unwrap().to_owned();
-    // Not the first one: that one is cancelled while the others gather.
+    // Not the first order: its cancel has a transaction of its own, while the other cancels wait for the next one.
     orders.insert(6, ("alice".to_owned(), tea.clone()));
-    // An edit by hand: the returned unit would be one more than the total.
+    // After this edit by hand the returned unit would raise the stock above the total.
     sale.psql("update coupons set stock = total where id = 'tea'");
     let answers = join_all(orders.iter().map(|(user, order)| ask(&sale, user, order, "cancel"))).await;
     for (answer, (_, order)) in answers.iter().zip(&orders) {

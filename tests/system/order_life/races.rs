@@ -42,7 +42,7 @@ async fn fifty_confirms_and_cancels_of_one_order_have_one_winner() {
 }
 
 #[tokio::test]
-async fn many_orders_are_confirmed_and_cancelled_at_once_and_every_unit_adds_up() {
+async fn many_orders_confirmed_and_cancelled_at_once_leave_the_right_stock() {
     let sale = Sale::start().await;
     create_reserving(&sale, 60).await;
     let orders = join_all((0..60).map(async |number: usize| {
@@ -61,7 +61,7 @@ async fn many_orders_are_confirmed_and_cancelled_at_once_and_every_unit_adds_up(
     sale.assert_in_agreement("coffee").await;
 }
 
-/// The deadlines lie within the time that the requests take, and two processes sweep.
+/// The deadlines pass while the requests run, and two processes sweep.
 #[tokio::test]
 async fn a_confirm_two_cancels_and_the_sweeper_race_for_each_of_500_orders_and_one_wins() {
     const ORDERS: usize = 500;
@@ -89,7 +89,7 @@ async fn a_confirm_two_cancels_and_the_sweeper_race_for_each_of_500_orders_and_o
             return "confirmed";
         }
         if confirmed.code() == "order-cancelled" {
-            // The other cancel may come after the deadline: it is a repeat, and gets the same order.
+            // The other cancel is a repeat and gets the same order, even after the deadline.
             for cancel in &cancels {
                 assert_order(cancel, order, "cancelled");
             }

@@ -9,7 +9,7 @@ use support::{Sale, until};
 
 use super::{ask, assert_order, assert_refused, create_reserving, metric, order_of, revoke};
 
-/// Users who claim a sold-out coupon until they are told to stop.
+/// Lets new users claim the coupon until `is_over`; returns the number of accepted claims.
 async fn hammer(sale: &Sale, crowd: &str, is_over: &AtomicBool) -> usize {
     let mut number = 0;
     let mut accepted = 0;

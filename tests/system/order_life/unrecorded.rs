@@ -1,4 +1,5 @@
-//! Orders that are not recorded yet, and ids of no order. Whether an order is on its way is read from the stream.
+//! Requests about orders that are not recorded yet, and about unknown ids. The program reads from the stream whether an
+//! order may still be recorded.
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -9,7 +10,7 @@ use support::Sale;
 use super::{ask, ask_as_admin, assert_order, create_reserving};
 
 const NO_WORKERS: (&str, &str) = ("SECKILL_WORKERS", "0");
-/// As many orders of one user as wait at once.
+/// The number of requests of one user that may wait for a recording at once.
 const WAITS_OF_A_USER: usize = 4;
 
 /// Claims a coffee without waiting for its recording; returns the order's id.
@@ -20,7 +21,7 @@ async fn accepted_order(sale: &Sale, user: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_confirm_before_the_recording_is_done_after_it_or_answered_not_recorded_yet() {
+async fn a_confirm_that_is_answered_not_recorded_yet_is_not_done_later() {
     let sale = Sale::start_with(&[NO_WORKERS]).await;
     create_reserving(&sale, 5).await;
     let order = accepted_order(&sale, "alice").await;
@@ -67,10 +68,10 @@ async fn a_user_waits_for_four_unrecorded_orders_and_the_admin_for_any_number() 
 }
 
 #[tokio::test]
-async fn an_id_of_no_order_is_not_found_once_every_event_is_recorded() {
+async fn an_unknown_id_is_not_found_once_every_event_is_recorded() {
     let sale = Sale::start_with(&[NO_WORKERS]).await;
     create_reserving(&sale, 5).await;
-    // Of the past, of now and of the future by this machine's clock, and of another version.
+    // Ids with a time in the past, now and in the future by this machine's clock, and a UUID of another version.
     let no_order = |ms: u64| uuid::Builder::from_unix_timestamp_millis(ms, &[7; 10]).into_uuid().to_string();
     let ids = [no_order(1_000), Uuid::now_v7().to_string(), no_order(1 << 44), Uuid::new_v4().to_string()];
     let find = async |id: &str| sale.get_as(&sale.token("alice"), &format!("/v1/orders/{id}")).await;
@@ -78,7 +79,7 @@ async fn an_id_of_no_order_is_not_found_once_every_event_is_recorded() {
         find(id).await.assert_problem(404, "not-found");
         ask(&sale, "alice", id, "confirm").await.assert_problem(404, "not-found");
     }
-    // An event on its way might be that of any of them, except of the id of another version.
+    // Now one event is not recorded. It could belong to each id, but not to the UUID of another version.
     let order = accepted_order(&sale, "alice").await;
     for (id, (status, code)) in
         ids.iter().zip([(503, "not-recorded-yet"); 3].into_iter().chain([(404, "not-found")]))
@@ -93,14 +94,14 @@ async fn an_id_of_no_order_is_not_found_once_every_event_is_recorded() {
     }
     assert_order(&find(&order).await, &order, "reserved");
 
-    // Newer events do not delay the answer about an order that was recorded before.
+    // An unrecorded event does not delay the answer about an order that is recorded already.
     worker.stop();
     accepted_order(&sale, "bob").await;
     assert_order(&find(&order).await, &order, "reserved");
 }
 
 #[tokio::test]
-async fn an_id_of_no_order_is_not_found_when_its_wait_ends_after_the_events_before_it() {
+async fn an_unknown_id_is_not_found_when_every_event_is_recorded_during_its_wait() {
     let sale = Sale::start().await;
     create_reserving(&sale, 5).await;
     let lock = sale.lock_coupon("coffee").await;

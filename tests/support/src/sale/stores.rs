@@ -102,7 +102,7 @@ impl Sale {
         let mut session = PsqlSession::new(child.spawn().unwrap());
         session.send(&format!("begin; select 1 from coupons where id = '{coupon}' for update;"));
         until("the coupon's row is locked", async || {
-            // The state alone is the same after `begin`.
+            // Also checks the query, because the state is the same before the lock is taken.
             let held = "select count(*) from pg_stat_activity where application_name = 'psql'
                 and state = 'idle in transaction' and query like '%for update%'";
             (self.psql_number(held) > 0).then_some(())
