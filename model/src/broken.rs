@@ -11,6 +11,12 @@ pub enum Broken {
     ConfirmLost,
     /// A claim was accepted although the order of an earlier claim with the same key had not ended.
     SecondUnitForKey,
+    /// A claim was accepted while other users waited in line.
+    Barged,
+    /// The system is quiet, and a user who was told a place in line is not in it and was not served.
+    WaitForgotten,
+    /// A user who had joined once was served twice.
+    ServedTwice,
     /// A repeat got an order that had ended.
     DeadOrderAnswered,
     /// Claims were accepted after a Postgres loss, before the operator had ordered a rebuild.

@@ -148,6 +148,12 @@ fn repair(state: &State, scope: &Scope, epoch: u8, lost: Orders, dead: Orders, s
     });
 }
 
+/// Whether a unit is left for the first in line.
+fn can_serve(state: &State) -> bool {
+    let has_stock = state.redis.coupon.is_some_and(|coupon| coupon.stock > 0 && !coupon.paused);
+    has_stock && !state.redis.line.is_empty()
+}
+
 /// Whether the sweeper has an order to expire.
 fn has_due_order(state: &State) -> bool {
     each(state.due).any(|order| state.postgres.status[usize::from(order)] == Status::Reserved)
@@ -156,7 +162,7 @@ fn has_due_order(state: &State) -> bool {
 /// No step is under way: the promises for a quiet system can be checked.
 #[must_use]
 pub fn is_quiet(state: &State, scope: &Scope) -> bool {
-    use crate::state::{Releasing, Worker};
+    use crate::state::{Joining, Releasing, Worker};
     let row = &state.postgres.row;
     let server = &state.server;
     server.session == Some(row.epoch)
@@ -167,6 +173,8 @@ pub fn is_quiet(state: &State, scope: &Scope) -> bool {
         && server.transition.is_none()
         && server.sweep.is_none()
         && !has_due_order(state)
+        && server.joining == Joining::Idle
+        && !can_serve(state)
         && state.postgres.outbox == 0
         && state.workers.iter().all(|worker| *worker == Worker::Idle)
         && rebuild::all_idle(state)

@@ -1,6 +1,8 @@
 //! What a rebuild decides: which user keeps which order, and which definition is in force (`fence/rebuild/decide.rs`).
 
-use crate::state::{Coupon, ORDERS, Order, Orders, Rebuilder, State, Status, USERS, bit, each, user_of};
+use crate::state::{
+    Coupon, Line, ORDERS, Order, Orders, Rebuilder, State, Status, USERS, bit, each, user_of,
+};
 use crate::{Rule, Scope, postgres_loss};
 
 /// Records the definition that an ordered rebuild showed to the operator. The operator then knows what is in force,
@@ -34,6 +36,33 @@ pub fn recorded(state: &State) -> Orders {
 fn with_status(state: &State, status: Status) -> Orders {
     let is_it = |order: &Order| state.postgres.status[usize::from(*order)] == status;
     (0..ORDERS as u8).filter(is_it).fold(0, |set, order| set | bit(order))
+}
+
+/// The rows of the waiting list after the decision, and the line in Redis.
+pub fn lines(state: &State, scope: &Scope, index: usize, plan: &Plan) -> (Line, Line) {
+    let mine = &state.rebuilders[index];
+    let mut rows = state.postgres.line;
+    if mine.postgres_lost && scope.has(Rule::LossAdoptsLine) {
+        // A ticket that has a row in `orders` was served.
+        let lost = rows;
+        rows = mine.line;
+        lost.tickets().for_each(|ticket| rows.add(ticket));
+    }
+    let is_served = |ticket: &Order| {
+        plan.rejected & bit(*ticket) != 0
+            || (scope.has(Rule::ServedDoNotWait) && state.postgres.has_row(*ticket))
+    };
+    for ticket in rows.tickets().filter(is_served) {
+        rows.remove(ticket);
+    }
+    let rows = rows.one_for_each_user();
+    let mut line = rows;
+    for user in (0..USERS).filter(|&user| plan.kept[user].is_some() && scope.has(Rule::HoldersDoNotWait)) {
+        if let Some(ticket) = line.of(user) {
+            line.remove(ticket);
+        }
+    }
+    (rows, line)
 }
 
 /// Whether another slot has a claim or an event that has no row and has the key of this live order.

@@ -2,8 +2,8 @@
 
 use crate::fault::Fault;
 use crate::state::{
-    Coupon, Entry, Marker, Place, Postgres, REBUILDERS, Rebuilder, Redis, Releasing, Server, Stage, State,
-    ToCompare, Worker, bit, each,
+    Coupon, Entry, Joining, Marker, Place, Postgres, REBUILDERS, Rebuilder, Redis, Releasing, Server, Stage,
+    State, ToCompare, Worker, bit, each,
 };
 use crate::steps::Steps;
 use crate::{Scope, compare, decide, rebuild};
@@ -204,6 +204,9 @@ fn disconnect(next: &mut State, redis: Redis) {
     if matches!(next.server.releasing, Releasing::Picked(..)) {
         next.server.releasing = Releasing::Idle;
     }
+    if matches!(next.server.joining, Joining::Row(..)) {
+        next.server.joining = Joining::Idle;
+    }
     for worker in &mut next.workers {
         *worker = match *worker {
             Worker::Idle | Worker::Marked(_) | Worker::Ended(..) => Worker::Idle,
@@ -236,6 +239,7 @@ fn replace_postgres(next: &mut State, by: Postgres) {
     next.server.releasing = Releasing::Idle;
     next.server.sweep = None;
     next.server.transition = None;
+    next.server.joining = Joining::Idle;
     if next.server.publishing.is_some_and(|publication| !publication.is_answered) {
         next.server.publishing = None;
     }

@@ -31,6 +31,7 @@ mod steps;
 pub mod trace;
 mod transition;
 mod users;
+mod waitlist;
 
 pub use broken::Broken;
 pub use fault::Fault;
@@ -131,10 +132,25 @@ pub enum Rule {
     RebuildKeepsKeys,
     /// After a Postgres loss, a claim or event without a row proves that a live order with the same key had ended.
     SameKeyCancels,
+    /// A claim is refused while users wait in line.
+    LineBlocksClaims,
+    /// A user joins the line in Postgres first, then in Redis.
+    JoinCommitsFirst,
+    /// A rebuild restores the line from Postgres.
+    RebuildRestoresLine,
+    /// A rebuild leaves users out of the line who hold a unit.
+    HoldersDoNotWait,
+    /// A rebuild leaves tickets out of the line that have an order's row.
+    ServedDoNotWait,
+    /// After a Postgres loss, users in Redis's line get their rows back.
+    LossAdoptsLine,
+    /// Each request to join the line has a ticket of its own.
+    TicketForEachJoin,
 }
 
 /// What a search includes.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a feature of the coupon or of the program")]
 pub struct Scope {
     /// Units of the coupon.
     pub total: i8,
@@ -156,6 +172,8 @@ pub struct Scope {
     pub withdraws: u8,
     /// Changes of the total, in this order; 0 pauses the coupon instead.
     pub edits: &'static [i8],
+    /// Whether the coupon has a waiting list.
+    pub waitlist: bool,
     /// How many rebuilds the operator may order although nothing is wrong.
     pub orders: u8,
     /// Which faults may happen.
@@ -182,6 +200,7 @@ impl Scope {
             confirms: 0,
             withdraws: 0,
             edits: &[],
+            waitlist: false,
             orders: 0,
             faults: &[],
             max_faults: 0,

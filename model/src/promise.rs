@@ -2,8 +2,8 @@
 
 use crate::broken::Broken;
 use crate::compare::is_quiet;
-use crate::state::{Coupon, State, Status, USERS, each};
-use crate::{Rule, Scope};
+use crate::state::{Coupon, ORDERS, State, Status, USERS, each};
+use crate::{Rule, Scope, waitlist};
 
 #[must_use]
 pub fn broken(state: &State, scope: &Scope) -> Option<Broken> {
@@ -34,6 +34,9 @@ pub fn broken(state: &State, scope: &Scope) -> Option<Broken> {
     }
     if (0..USERS).any(|user| redis.claims[user] != postgres.live(user)) {
         return Some(Broken::ClaimsDiffer);
+    }
+    if (0..ORDERS as u8).any(|ticket| waitlist::is_forgotten(state, ticket)) {
+        return Some(Broken::WaitForgotten);
     }
     let users = &state.users;
     each(users.accepted & !users.excused).find_map(|order| match postgres.status[usize::from(order)] {

@@ -199,6 +199,7 @@ fn read_claims(next: &mut State, index: usize, scope: &Scope) {
     mine.is_consistent = is_consistent;
     mine.hash = next.redis.coupon;
     mine.claims = next.redis.claims;
+    mine.line = next.redis.line;
     mine.stage = Stage::ClaimsRead;
 }
 
@@ -212,7 +213,8 @@ fn decide(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
     } else {
         0
     };
-    let writes = plan.rejected | plan.cancelled | restarts != 0 || is_edited;
+    let (rows, line) = decide::lines(state, scope, index, &plan);
+    let writes = plan.rejected | plan.cancelled | restarts != 0 || is_edited || rows != state.postgres.line;
     if state.row_is_locked() && writes {
         return;
     }
@@ -245,6 +247,7 @@ fn decide(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
             // An order without a row is recorded as reserved, with a new time to pay.
             next.users.confirmed &= decide::recorded(next);
         }
+        next.postgres.line = rows;
         next.postgres.coupon = plan.definition;
         next.postgres.position += u8::from(next.backup.is_some() && writes);
         if mine.postgres_lost {
@@ -255,6 +258,7 @@ fn decide(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
             mine.definition = plan.definition;
         }
         mine.kept = plan.kept;
+        mine.line = line;
         mine.resend = plan.resend;
         mine.stage = Stage::Decided;
     };
@@ -306,6 +310,9 @@ fn set_coupon(next: &mut State, index: usize, scope: &Scope) -> bool {
     let definition = next.rebuilders[index].definition;
     next.redis.coupon = Some(Coupon { stock: definition.total - next.redis.held(), ..definition });
     next.users.in_force = next.users.in_force.max(definition.version);
+    if scope.has(Rule::RebuildRestoresLine) {
+        next.redis.line = next.rebuilders[index].line;
+    }
     next.rebuilders[index].stage = Stage::CouponSet;
     true
 }

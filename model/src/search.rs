@@ -92,7 +92,7 @@ pub fn search(scope: &Scope, max_states: usize) -> Search {
         steps: Vec::new(),
         unfollowed: 0,
     };
-    walk.reach(State::first(scope.total), u32::MAX);
+    walk.reach(&State::first(scope.total), u32::MAX);
     let mut at = 0;
     while at < walk.states.len() {
         if let Some(broken) = broken(&walk.states[at], scope) {
@@ -116,21 +116,21 @@ impl Traversal<'_> {
         let (steps, unfollowed) = steps_from(&self.states[at], self.scope);
         self.unfollowed += unfollowed;
         for step in steps {
-            let to = self.reach(step.to, number(at));
+            let to = self.reach(&step.to, number(at));
             if step.fault.is_none() {
                 self.steps.push((number(at), to));
             }
         }
     }
 
-    fn reach(&mut self, state: State, parent: u32) -> u32 {
+    fn reach(&mut self, state: &State, parent: u32) -> u32 {
         let hash = FxBuildHasher.hash_one(state);
         let states = &self.states;
-        if let Some(&known) = self.index.find(hash, |&index| states[index as usize] == state) {
+        if let Some(&known) = self.index.find(hash, |&index| states[index as usize] == *state) {
             return known;
         }
         let new = number(self.states.len());
-        self.states.push(state);
+        self.states.push(*state);
         self.parents.push(parent);
         let states = &self.states;
         self.index.insert_unique(hash, new, |&index| FxBuildHasher.hash_one(states[index as usize]));

@@ -7,7 +7,7 @@ use crate::state::{
     user_of,
 };
 use crate::steps::Steps;
-use crate::{Rule, Scope, postgres_loss, transition};
+use crate::{Rule, Scope, postgres_loss, transition, waitlist};
 
 /// The fence's probe: whether Redis and Postgres match the fence row.
 #[must_use]
@@ -53,7 +53,7 @@ pub fn note_loss(state: &mut State, epoch: Epoch, by_postgres: bool) {
 }
 
 /// Handles a script's refusal; returns `true` if the script may write.
-fn passes(state: &mut State, epoch: Epoch, scope: &Scope) -> bool {
+pub fn passes(state: &mut State, epoch: Epoch, scope: &Scope) -> bool {
     match check(&state.redis, epoch, scope) {
         ScriptCheck::Passed => true,
         ScriptCheck::Fenced => {
@@ -83,6 +83,7 @@ pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
     }
     transition::steps(state, scope, steps);
     transition::pass_time(state, steps);
+    waitlist::steps(state, scope, steps);
     publish(state, scope, steps);
     release(state, scope, steps);
 }
@@ -129,7 +130,17 @@ fn claim(state: &State, scope: &Scope, epoch: Epoch, user: usize, steps: &mut St
         if let Some(held) = next.redis.claims[user] {
             return repeat(next, scope, held);
         }
-        accept(next, coupon, user, order)
+        if scope.waitlist && !next.redis.line.is_empty() {
+            if scope.has(Rule::LineBlocksClaims) {
+                return true;
+            }
+            if coupon.stock > 0 && !coupon.paused {
+                next.users.broken = Some(Broken::Barged);
+            }
+        }
+        let has_room = accept(next, coupon, order);
+        next.users.sent[user] += u8::from(next.users.accepted & bit(order) != 0);
+        has_room
     });
 }
 
@@ -167,14 +178,15 @@ fn claim_with_key(state: &State, scope: &Scope, epoch: Epoch, key: usize, steps:
         if has_earlier && coupon.stock > 0 && !coupon.paused {
             next.users.broken = Some(Broken::SecondUnitForKey);
         }
-        let has_room = accept(next, coupon, key, order);
+        let has_room = accept(next, coupon, order);
+        next.users.sent[key] += u8::from(next.users.accepted & bit(order) != 0);
         next.users.second_key |= next.users.accepted & (bit(order) * key as u8);
         has_room
     });
 }
 
 /// Accepts a claim, if a unit is left.
-fn accept(next: &mut State, coupon: Coupon, user: usize, order: Order) -> bool {
+pub fn accept(next: &mut State, coupon: Coupon, order: Order) -> bool {
     if coupon.stock <= 0 || coupon.paused {
         return true;
     }
@@ -183,7 +195,6 @@ fn accept(next: &mut State, coupon: Coupon, user: usize, order: Order) -> bool {
     }
     next.redis.coupon = Some(Coupon { stock: coupon.stock - 1, ..coupon });
     next.redis.claims[user_of(order)] = Some(order);
-    next.users.sent[user] += 1;
     next.users.accepted |= bit(order);
     next.redis.stream.as_mut().is_some_and(|stream| stream.add(order))
 }

@@ -5,9 +5,11 @@ mod processes;
 mod stores;
 
 pub use self::processes::{
-    Comparison, Publication, Rebuilder, Releasing, Server, Stage, Transition, TransitionKind, Worker,
+    Comparison, Joining, Publication, Rebuilder, Releasing, Server, Stage, Transition, TransitionKind, Worker,
 };
-pub use self::stores::{Coupon, Entry, Marker, Place, Postgres, Redis, Row, Status, Stream, Withdrawal};
+pub use self::stores::{
+    Coupon, Entry, Line, Marker, Place, Postgres, Redis, Row, Status, Stream, Withdrawal,
+};
 pub use crate::users::{ToCompare, Users};
 
 /// Number of users, or of slots of the one user. Order `2 * user + attempt` belongs to `user`.

@@ -17,6 +17,10 @@ pub struct Users {
     pub sent: [u8; USERS],
     /// With slots: orders whose claim had the second key.
     pub second_key: Orders,
+    /// How often each user has asked to join the line.
+    pub joins: [u8; USERS],
+    /// Tickets of the places that their users were told and have not left.
+    pub joined: Orders,
     /// Orders whose claim was accepted.
     pub accepted: Orders,
     /// Accepted orders that no store held any more after a fault: they need not exist.

@@ -1,6 +1,6 @@
 //! What the processes hold in memory in the model: the server, the workers, the rebuilds, the comparison.
 
-use super::{Coupon, Epoch, Order, Orders, Status, USERS};
+use super::{Coupon, Epoch, Line, Order, Orders, Status, USERS};
 
 /// The serving process: its fence, its publisher, its release of units.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -15,6 +15,17 @@ pub struct Server {
     pub transition: Option<Transition>,
     /// An expiry that is not finished.
     pub sweep: Option<Transition>,
+    pub joining: Joining,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Joining {
+    #[default]
+    Idle,
+    /// The row of the ticket is committed at this WAL position; the place in Redis is still to be taken.
+    Row(Epoch, Order, u8),
+    /// The row of the ticket is to be deleted.
+    Unwanted(Order),
 }
 
 /// A change of an order's status.
@@ -120,6 +131,8 @@ pub struct Rebuilder {
     pub hash: Option<Coupon>,
     pub is_consistent: bool,
     pub claims: [Option<Order>; USERS],
+    /// The users who wait, as Redis had them, and as they shall wait.
+    pub line: Line,
     pub events: Orders,
     /// Orders of pending entries that were deleted.
     pub deleted: Orders,

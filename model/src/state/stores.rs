@@ -28,6 +28,57 @@ pub struct Coupon {
     pub paused: bool,
 }
 
+/// Tickets of the users who wait, in the order in which they joined.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Line([Option<Order>; USERS + 1]);
+
+impl Line {
+    #[must_use]
+    pub fn first(self) -> Option<Order> {
+        self.0[0]
+    }
+
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.first().is_none()
+    }
+
+    /// The first ticket of the user.
+    #[must_use]
+    pub fn of(self, user: usize) -> Option<Order> {
+        self.tickets().find(|&ticket| user_of(ticket) == user)
+    }
+
+    pub fn add(&mut self, ticket: Order) {
+        if !self.0.contains(&Some(ticket))
+            && let Some(place) = self.0.iter_mut().find(|place| place.is_none())
+        {
+            *place = Some(ticket);
+        }
+    }
+
+    pub fn remove(&mut self, ticket: Order) {
+        let mut left = self.0.into_iter().flatten().filter(|&waiting| waiting != ticket);
+        self.0 = std::array::from_fn(|_| left.next());
+    }
+
+    pub fn tickets(self) -> impl Iterator<Item = Order> {
+        self.0.into_iter().flatten()
+    }
+
+    /// The line with the first place of each user only.
+    #[must_use]
+    pub fn one_for_each_user(self) -> Self {
+        let mut line = Self::default();
+        for ticket in self.tickets() {
+            if line.of(user_of(ticket)).is_none() {
+                line.add(ticket);
+            }
+        }
+        line
+    }
+}
+
 /// Where an entry stands in the consumer group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Place {
@@ -98,6 +149,7 @@ pub struct Redis {
     /// The claims hash: the order that each user holds.
     pub claims: [Option<Order>; USERS],
     pub stream: Option<Stream>,
+    pub line: Line,
     /// Held orders without their key in the claims hash.
     pub keyless: Orders,
     /// The highest position of Postgres's WAL that was recorded in Redis.
@@ -190,6 +242,7 @@ pub struct Postgres {
     pub status: [Status; ORDERS],
     pub outbox: Orders,
     pub withdrawn: Option<Withdrawal>,
+    pub line: Line,
 }
 
 impl Postgres {

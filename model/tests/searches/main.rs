@@ -5,3 +5,4 @@ mod checks;
 mod holds;
 mod order_life;
 mod slots;
+mod waitlist;
