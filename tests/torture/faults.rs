@@ -42,6 +42,7 @@ kinds! {
     KillServer "kill -9 of the second server",
     KillWorker "kill -9 of a worker",
     PauseWorker "pause of a worker, longer than reclaim",
+    PauseSweepers "pause of every process that expires orders, longer than the time to pay",
     KillRedis "kill -9 of Redis",
     StopRedis "SIGTERM of Redis",
     PauseRedis "pause of Redis",

@@ -66,6 +66,12 @@ impl FaultInjector {
                 self.restart_node(place).await
             }
             Kind::PauseWorker => self.pause_worker().await,
+            Kind::PauseSweepers => {
+                self.signal_readers(Signal::SIGSTOP);
+                self.sleep(1_500..4_000).await;
+                self.signal_readers(Signal::SIGCONT);
+                Ok(())
+            }
             Kind::KillRedis | Kind::StopRedis => {
                 let what = if kind == Kind::KillRedis { Signal::SIGKILL } else { Signal::SIGTERM };
                 signal_process(self.cluster.redis_pid().await, what)
