@@ -79,6 +79,7 @@ pub fn check(history: &History, last: &Result<LastState, String>) -> Verdict {
         broken.extend(order_life::answers(&evidence));
         broken.extend(order_life::rows(&evidence));
         broken.extend(order_life::successors(&evidence));
+        broken.extend(order_life::dead_answers(&evidence));
         broken.extend(order_life::limits(&evidence));
         broken.extend(stores::agreement(&evidence));
         broken.extend(stores::totals(&evidence));

@@ -4,8 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::evidence::{Accepted, Evidence};
-use crate::history::{Asked, Class, Loses, Plan, Transition};
+use crate::history::{Asked, Claim, Class, Loses, Plan, Transition};
 use crate::stores::OrderRow;
+
+/// Largest difference between the clocks of Postgres and the history, which run on one machine.
+const CLOCKS_APART_US: u64 = 20_000;
 
 /// What the answer to a transition says that the order is for ever, except that a confirmed order can be revoked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,6 +184,26 @@ pub fn successors(evidence: &Evidence<'_>) -> Vec<String> {
             if let Some(why) = why.filter(|_| succeeds(after, earlier, &last_named).is_some()) {
                 broken.push(format!("{user} was answered with order {} of {coupon}, {why}", after.id));
             }
+        }
+    }
+    broken
+}
+
+/// No claim is answered with an order that had ended, or whose time to pay was over, before the claim was sent.
+pub fn dead_answers(evidence: &Evidence<'_>) -> Vec<String> {
+    let mut broken = Vec::new();
+    let is_answered = |claim: &&Claim| matches!(claim.class, Class::Ok | Class::Dup);
+    for claim in evidence.history.claims.iter().filter(is_answered) {
+        let row = claim.order.as_deref().and_then(|order| evidence.rows.get(order));
+        let Some(row) = row.filter(|row| row.reserved_until_us.is_some()) else { continue };
+        let until = if row.confirmed_at_us.is_none() { row.reserved_until_us } else { None };
+        let Some(dead) = row.ended_at_us.into_iter().chain(until).min() else { continue };
+        if claim.span.began_us > dead + CLOCKS_APART_US {
+            let after_ms = (claim.span.began_us - dead) / 1_000;
+            broken.push(format!(
+                "{} was answered {} with order {} of {}, {after_ms} ms after its end",
+                claim.user, claim.answer, row.id, row.coupon
+            ));
         }
     }
     broken

@@ -157,6 +157,12 @@ fn a_good_history_of_reserved_orders_is_valid() {
 #[case::an_ended_order_that_is_named_again("with order b1 again", |run: &mut Run| {
     run.claim(24_000, "bob", Class::Dup, Some("b1")).key = Some("k1".into());
 })]
+#[case::a_repeat_answered_with_an_expired_order("with order a2 of coffee, 1500 ms after its end", |run: &mut Run| {
+    run.claim(14_500, "alice", Class::Dup, Some("a2")).key = Some("k2".into());
+})]
+#[case::a_repeat_answered_with_a_revoked_order("with order c of coffee, 995 ms after its end", |run: &mut Run| {
+    run.claim(33_000, "carol", Class::Dup, Some("c")).key = Some("k1".into());
+})]
 #[case::a_refusal_at_a_limit_that_is_not_reached("with 1 other keys", |run: &mut Run| {
     let claim = run.claim(12_000, "bob", Class::Refused, None);
     (claim.key, claim.answer) = (Some("k9".into()), "409 limit-reached".into());
@@ -228,6 +234,9 @@ fn confirmed_again(run: &mut Run, order: &str, key: &str, slot: i64) {
     run.history.transitions.retain(|transition| transition.order != "a1");
     run.row_of("a1").confirmed_at_us = None;
     run.rest(3, 1);
+})]
+#[case::a_repeat_of_a_confirmed_order_after_its_deadline(|run: &mut Run| {
+    run.claim(50_000, "alice", Class::Dup, Some("a1")).key = Some("k1".into());
 })]
 #[case::ids_in_another_order_than_their_claims(|run: &mut Run| {
     run.row_of("b1").claimed_at_ms = 22_001;
