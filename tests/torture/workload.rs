@@ -116,6 +116,11 @@ impl Workload {
             && (claim.class == Class::Ok || rng.random_bool(0.3))
         {
             self.pay(rng, seconds, (coupon.id, user, &order)).await;
+            // Some users want another unit once the time to pay of their first one is over.
+            if rng.random_bool(0.2) {
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                self.claim(&self.urls[server], &ClaimRequest { retries: false, ..request }).await;
+            }
         }
     }
 
