@@ -7,6 +7,7 @@
 //! model's steps into lines. Tests check that the replay allows every step of the model, and refuses each path to a
 //! broken promise that the model finds without a rule.
 
+mod group;
 mod memory;
 mod of_model;
 mod order;
@@ -50,11 +51,13 @@ pub enum Effect {
         lsn: u64,
     },
     /// A field of a claims hash was set. In every step `user` is the whole field: if a user may hold several units,
-    /// each slot counts as a user.
+    /// each slot counts as a user. `key` is the claim's Idempotency-Key.
     Held {
         coupon: String,
         user: String,
         order: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
     },
     /// A field of a claims hash was deleted.
     Freed {
@@ -120,6 +123,17 @@ pub struct Event {
     pub order: String,
     pub coupon: String,
     pub user: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// Separates the user from the slot in a field of the claims hash.
+const SLOT_SEPARATOR: char = '\u{1f}';
+
+/// The user of a field of the claims hash.
+#[must_use]
+pub fn user_of_field(field: &str) -> &str {
+    field.split(SLOT_SEPARATOR).next().unwrap_or_default()
 }
 
 /// One committed change in Postgres: the row as it is after the commit.
@@ -130,6 +144,8 @@ pub enum Change {
         order: String,
         coupon: String,
         user: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
         status: String,
     },
     OrderGone {

@@ -84,15 +84,20 @@ async fn change(
 ) -> Result<TransitionOutcome, PostgresError> {
     let ids: Vec<OrderId> = asked.iter().map(|asked| asked.order).collect();
     let mut transaction = connection.begin().await?;
-    lock(&mut transaction, &ids).await?;
+    let locked = lock(&mut transaction, &ids).await?;
+    let (orders, users): (Vec<Uuid>, Vec<_>) = asked
+        .iter()
+        .filter(|asked| locked.contains(&asked.order))
+        .map(|asked| (asked.order.0, asked.user.as_ref().map(UserId::as_str)))
+        .unzip();
     let changed: (bool, Vec<Uuid>) = sqlx::query_as(statement)
         .bind(PARTITION)
         .bind(epoch)
-        .bind(ids.iter().map(|id| id.0).collect::<Vec<Uuid>>())
-        .bind(asked.iter().map(|asked| asked.user.as_ref().map(UserId::as_str)).collect::<Vec<_>>())
+        .bind(orders)
+        .bind(users)
         .fetch_one(&mut *transaction)
         .await?;
-    let outcome = read(&mut transaction, &ids, changed).await?;
+    let outcome = read(&mut transaction, &locked, changed).await?;
     end(transaction, outcome).await
 }
 
@@ -107,9 +112,10 @@ pub async fn revoke(
 ) -> Result<TransitionOutcome, PostgresError> {
     let Revocation { order, reason, return_unit, origin } = revocation;
     let mut transaction = connection.begin().await?;
-    lock(&mut transaction, &[*order]).await?;
+    let locked = lock(&mut transaction, &[*order]).await?;
     let withdrawn_units = i32::from(!return_unit);
-    let query = sqlx::query_as(REVOKE).bind(PARTITION).bind(epoch).bind(order.0).bind(reason);
+    let row = locked.iter().next().map(|order| order.0);
+    let query = sqlx::query_as(REVOKE).bind(PARTITION).bind(epoch).bind(row).bind(reason);
     let changed: (bool, Vec<Uuid>) = match query.bind(withdrawn_units).fetch_one(&mut *transaction).await {
         Err(sqlx::Error::Database(error)) if error.constraint() == Some("coupons_total_range") => {
             transaction.rollback().await?;
@@ -117,7 +123,7 @@ pub async fn revoke(
         }
         changed => changed?,
     };
-    let outcome = read(&mut transaction, &[*order], changed).await?;
+    let outcome = read(&mut transaction, &locked, changed).await?;
     if let TransitionOutcome::Done { changed, rows } = &outcome
         && let Some(row) = rows.get(order).filter(|_| changed.contains(order))
     {
@@ -134,25 +140,28 @@ pub async fn revoke(
     end(transaction, outcome).await
 }
 
-/// Takes the fence's lock and then the rows' locks, in the order of ids: transactions cannot deadlock.
-async fn lock(transaction: &mut PgConnection, ids: &[OrderId]) -> Result<(), PostgresError> {
+/// Takes the fence's lock and then the rows' locks, in the order of ids: transactions cannot deadlock. Returns the orders
+/// that have a row. One that is recorded later in the transaction is not looked at: it is reserved, and not too late.
+async fn lock(transaction: &mut PgConnection, ids: &[OrderId]) -> Result<HashSet<OrderId>, PostgresError> {
     fence::lock_shared(transaction).await?;
-    sqlx::query("select from orders where id = any($1) order by id for update")
-        .bind(ids.iter().map(|id| id.0).collect::<Vec<Uuid>>())
-        .execute(transaction)
-        .await?;
-    Ok(())
+    let locked: Vec<Uuid> =
+        sqlx::query_scalar("select id::uuid from orders where id = any($1) order by id for update")
+            .bind(ids.iter().map(|id| id.0).collect::<Vec<Uuid>>())
+            .fetch_all(transaction)
+            .await?;
+    Ok(locked.into_iter().map(OrderId).collect())
 }
 
 async fn read(
     transaction: &mut PgConnection,
-    ids: &[OrderId],
+    locked: &HashSet<OrderId>,
     (fenced, changed): (bool, Vec<Uuid>),
 ) -> Result<TransitionOutcome, PostgresError> {
     if fenced {
         return Ok(TransitionOutcome::Fenced);
     }
-    let rows = orders::get_many(transaction, ids).await?;
+    let locked: Vec<OrderId> = locked.iter().copied().collect();
+    let rows = orders::get_many(transaction, &locked).await?;
     Ok(TransitionOutcome::Done {
         changed: changed.into_iter().map(OrderId).collect(),
         rows: rows.into_iter().map(|row| (row.id, row)).collect(),

@@ -1,4 +1,4 @@
-//! What operators do during a run: raise and lower totals, cancel orders, and add events to the stream that can never
+//! What operators do during a run: raise and lower totals, cancel and revoke orders, and add events to the stream that can never
 //! be recorded.
 
 use std::collections::HashMap;
@@ -14,7 +14,7 @@ use crate::workload::{Edits, HOLDER, TEST_COUPONS, Workload, pause};
 
 const STREAM: &str = "seckill:{0}:orders";
 
-/// Cancels an order as the program does: its status, the unit in the stock of Postgres, and an outbox row for the
+/// Cancels an order by hand, also one that is confirmed: its status, the unit in the stock of Postgres, and an outbox row for the
 /// unit in Redis, in one transaction. Returns how many orders it cancelled.
 const CANCEL: &str = "
 with ended as (
@@ -36,6 +36,7 @@ pub async fn run(workload: &Workload, stores: &Stores, seed: u64) {
         match rng.random_range(0..10) {
             0 | 1 => edit(workload, &mut rng, &mut totals).await,
             2 => poison(workload, stores, &mut rng).await,
+            3..7 => workload.revoke(&mut rng).await,
             _ => {
                 if let Some((_, _, order)) = workload.recent_order(&mut rng) {
                     cancel(workload, stores, &order).await;

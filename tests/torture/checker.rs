@@ -1,8 +1,9 @@
 //! Decides on a run, from its history and from what both stores hold at its end. It shares no code with the program:
 //! it knows what the program promises, not how. `evidence` prepares the data, `orders` judges claims and their rows,
-//! `stores` judges the state of both stores.
+//! `order_life` what became of the orders, `stores` the state of both stores.
 
 mod evidence;
+mod order_life;
 mod orders;
 mod stores;
 
@@ -75,7 +76,13 @@ pub fn check(history: &History, last: &Result<LastState, String>) -> Verdict {
         broken.extend(orders::accepted_claims(&evidence));
         broken.extend(orders::origins(&evidence));
         broken.extend(orders::refusals(&evidence));
+        broken.extend(order_life::answers(&evidence));
+        broken.extend(order_life::rows(&evidence));
+        broken.extend(order_life::successors(&evidence));
+        broken.extend(order_life::dead_answers(&evidence));
+        broken.extend(order_life::limits(&evidence));
         broken.extend(stores::agreement(&evidence));
+        broken.extend(stores::totals(&evidence));
         broken.extend(stores::rejections(&evidence));
         broken.extend(stores::dead_letters(&evidence));
     }

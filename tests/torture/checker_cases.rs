@@ -1,5 +1,6 @@
 //! Tests of the checker: a good history is valid, and each edited history is bad or inconclusive in one way.
 
+mod order_life;
 mod run;
 
 use rstest::rstest;
@@ -256,6 +257,7 @@ fn the_checker_knows_nothing_of_the_program() {
     for source in [
         include_str!("checker.rs"),
         include_str!("checker/evidence.rs"),
+        include_str!("checker/order_life.rs"),
         include_str!("checker/orders.rs"),
         include_str!("checker/stores.rs"),
         include_str!("history.rs"),

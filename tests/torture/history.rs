@@ -50,6 +50,8 @@ pub struct Claim {
     pub span: Span,
     pub coupon: String,
     pub user: String,
+    /// Its `Idempotency-Key`; only claims of coupons with a limit above 1 have one.
+    pub key: Option<String>,
     pub class: Class,
     /// Status and problem code, or what failed.
     pub answer: String,
@@ -65,6 +67,45 @@ pub struct StatusAnswer {
     pub span: Span,
     pub order: String,
     pub status: String,
+}
+
+/// What a client asks to become of an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Asked {
+    Confirm,
+    Cancel,
+    /// The admin ends a confirmed order; its unit returns to stock.
+    Revoke,
+    /// The same, but the unit is withdrawn: the total falls by one.
+    Withdraw,
+}
+
+impl Asked {
+    /// The reason that the request gives, and that the order then keeps.
+    pub const fn reason(self) -> Option<&'static str> {
+        match self {
+            Self::Confirm | Self::Cancel => None,
+            Self::Revoke => Some("returned by the test"),
+            Self::Withdraw => Some("withdrawn by the test"),
+        }
+    }
+}
+
+/// A request to confirm, cancel or revoke an order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transition {
+    pub span: Span,
+    pub coupon: String,
+    pub order: String,
+    pub asked: Asked,
+    pub class: Class,
+    /// Status and problem code, or what failed.
+    pub answer: String,
+    /// The order's status in the answer.
+    pub status: Option<String>,
+    /// Whether the answer says that a payment is to be refunded.
+    pub refund_due: bool,
 }
 
 /// A new total that the admin requested.
@@ -133,8 +174,10 @@ pub struct PostgresCoupon {
     pub total: i64,
     pub stock: i64,
     pub live: i64,
-    /// Users with more than one live order.
+    /// Users with two live orders of one `Idempotency-Key`, or without any.
     pub doubled: i64,
+    /// The most live orders of a user.
+    pub most: i64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,6 +211,7 @@ pub struct RedisCoupon {
 pub enum Line {
     Claim(Claim),
     Status(StatusAnswer),
+    Transition(Transition),
     Edit(Edit),
     Cancel(Cancel),
     Poison(Poison),
@@ -175,15 +219,28 @@ pub enum Line {
     Sample(Sample),
 }
 
+/// What was asked for when a coupon was created.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    pub total: i64,
+    /// How many units a user may hold.
+    pub limit: i64,
+    /// How long an order is reserved; `None` if it is confirmed at once.
+    pub reserve_seconds: Option<u64>,
+    /// Whether a claim is answered only after its order is in Postgres.
+    pub is_durable: bool,
+}
+
 /// All lines by kind, each kind in the order in which the requests ended.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     /// Number of clients: at most this many claims are open at the same time.
     pub clients: usize,
-    /// Total of each coupon at the start.
-    pub coupons: BTreeMap<String, i64>,
+    /// Each coupon as it was created.
+    pub coupons: BTreeMap<String, Plan>,
     pub claims: Vec<Claim>,
     pub statuses: Vec<StatusAnswer>,
+    pub transitions: Vec<Transition>,
     pub edits: Vec<Edit>,
     pub cancels: Vec<Cancel>,
     pub poisons: Vec<Poison>,
@@ -196,6 +253,7 @@ impl History {
         match line {
             Line::Claim(claim) => self.claims.push(claim),
             Line::Status(status) => self.statuses.push(status),
+            Line::Transition(transition) => self.transitions.push(transition),
             Line::Edit(edit) => self.edits.push(edit),
             Line::Cancel(cancel) => self.cancels.push(cancel),
             Line::Poison(poison) => self.poisons.push(poison),
@@ -213,7 +271,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    pub fn new(path: &Path, clients: usize, coupons: BTreeMap<String, i64>) -> Self {
+    pub fn new(path: &Path, clients: usize, coupons: BTreeMap<String, Plan>) -> Self {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let history = History { clients, coupons, ..History::default() };
         Self {

@@ -17,6 +17,7 @@ use crate::cluster::{Cluster, SERVER, TIMEOUT, WORKERS, signal, wait, with_child
 use crate::faults::Kind;
 use crate::history::{Fault, Line};
 use crate::workload::{TEST_COUPONS, Workload};
+use kill_points::{CANCEL, CONFIRM, EXPIRE, REVOKE};
 
 const STREAM: &str = "seckill:{0}:orders";
 
@@ -65,6 +66,12 @@ impl FaultInjector {
                 self.restart_node(place).await
             }
             Kind::PauseWorker => self.pause_worker().await,
+            Kind::PauseSweepers => {
+                self.signal_readers(Signal::SIGSTOP);
+                self.sleep(1_500..4_000).await;
+                self.signal_readers(Signal::SIGCONT);
+                Ok(())
+            }
             Kind::KillRedis | Kind::StopRedis => {
                 let what = if kind == Kind::KillRedis { Signal::SIGKILL } else { Signal::SIGTERM };
                 signal_process(self.cluster.redis_pid().await, what)
@@ -84,6 +91,10 @@ impl FaultInjector {
             }
             Kind::DieInRelease => self.die_in_release().await,
             Kind::CutRelease => self.cut_release().await,
+            Kind::DieInConfirm => self.die_in_transition(CONFIRM).await,
+            Kind::DieInCancel => self.die_in_transition(CANCEL).await,
+            Kind::DieInRevoke => self.die_in_transition(REVOKE).await,
+            Kind::DieInExpiry => self.die_in_transition(EXPIRE).await,
             Kind::DieBetweenChunks => self.die_between_chunks().await,
             Kind::LockCoupon => self.lock_coupon().await,
             Kind::DeleteMarker => self.rebuilt_after(&["DEL", "seckill:{0}:epoch"]).await,

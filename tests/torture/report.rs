@@ -29,6 +29,14 @@ pub fn print(plan: &RunPlan, history: &History, checked: &Verdict, trace: &Trace
             answers.iter().map(|(answer, count)| format!("{answer}: {count}")).collect();
         println!("  {:>6}  {:<8}  {}", answers.values().sum::<usize>(), class.word(), detail.join(", "));
     }
+    let mut transitions: BTreeMap<String, usize> = BTreeMap::new();
+    for transition in &history.transitions {
+        *transitions.entry(format!("{:?} {}", transition.asked, transition.answer)).or_default() += 1;
+    }
+    println!("confirms, cancels and revocations by outcome:");
+    for (outcome, count) in &transitions {
+        println!("  {count:>6}  {outcome}");
+    }
     println!(
         "and {} requests for a status, {} edits, {} cancelled orders, {} added events, {} samples",
         history.statuses.len(),

@@ -1,7 +1,6 @@
 //! One run: the cluster starts, the workload begins, faults are injected by the plan, the workload ends, the stores
 //! come to rest, and the checker decides.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,13 +16,13 @@ use crate::admin_actions;
 use crate::checker::{self, Verdict};
 use crate::cluster::{Cluster, wait};
 use crate::faults::{self, Kind, Mode};
-use crate::history::{Class, History, Recorder};
+use crate::history::{Class, History, Plan, Recorder};
 use crate::inject::FaultInjector;
 use crate::report;
 use crate::sampler::{self, Store};
 use crate::stores::{LastState, Stores};
 use crate::trace;
-use crate::workload::{HOLDER, TEST_COUPONS, Workload};
+use crate::workload::{ClaimRequest, HOLDER, TEST_COUPONS, TestCoupon, Workload};
 
 /// Concurrent buyers.
 const CLIENTS: usize = 24;
@@ -117,24 +116,44 @@ fn folder(plan: &RunPlan) -> PathBuf {
 
 /// Creates the coupons; of each, `HOLDER` claims one unit, which is recorded before the run begins.
 async fn create_coupons(cluster: &Cluster, folder: &Path) -> Workload {
-    let totals: BTreeMap<String, i64> =
-        TEST_COUPONS.iter().map(|coupon| (coupon.id.to_owned(), coupon.total)).collect();
-    let recorder = Recorder::new(&folder.join("history.jsonl"), CLIENTS, totals);
+    let plans = TEST_COUPONS.iter().map(|coupon| (coupon.id.to_owned(), plan_of(coupon))).collect();
+    let recorder = Recorder::new(&folder.join("history.jsonl"), CLIENTS, plans);
     let secret = fs::read_to_string(cluster.program.data_dir().join("jwt-secret")).unwrap();
     let (secret, token) = (secret.trim_end().to_owned(), cluster.program.admin_token());
     let workload = Workload::new(recorder, cluster.urls.clone(), secret, token);
     let url = &workload.urls[0];
     for coupon in &TEST_COUPONS {
-        let body = json!({"id": coupon.id, "total": coupon.total});
+        let body = json!({
+            "id": coupon.id,
+            "total": coupon.total,
+            "per_user_limit": coupon.limit,
+            "reserve_seconds": coupon.reserve_seconds,
+            "durability": if coupon.is_durable { "postgres" } else { "redis" },
+        });
         assert_eq!(workload.admin(url, Method::POST, "/v1/admin/coupons", body).await, Class::Ok);
-        let claim = workload.claim(url, coupon.id, HOLDER, None, true).await;
+        let key = (coupon.limit > 1).then_some("first");
+        let (id, user) = (coupon.id, HOLDER);
+        let request = ClaimRequest { coupon: id, user, key, wait_seconds: Some(10), retries: true };
+        let claim = workload.claim(url, &request).await;
         assert_eq!(claim.class, Class::Ok, "{claim:?}");
+        if coupon.reserve_seconds.is_some() {
+            workload.confirm(url, (id, user, &claim.order.unwrap())).await;
+        }
     }
     let first_orders = "select count(*) from orders where status = 'confirmed'";
     let count = TEST_COUPONS.len().to_string();
     let are_there = async || (cluster.stores.psql(first_orders).await.as_deref() == Ok(&count)).then_some(());
     wait(are_there).await.expect("the first orders are recorded");
     workload
+}
+
+const fn plan_of(coupon: &TestCoupon) -> Plan {
+    Plan {
+        total: coupon.total,
+        limit: coupon.limit.cast_signed(),
+        reserve_seconds: coupon.reserve_seconds,
+        is_durable: coupon.is_durable,
+    }
 }
 
 fn start_clients(workload: &Arc<Workload>, stores: &Stores, seed: u64) -> JoinSet<()> {

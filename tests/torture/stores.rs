@@ -44,11 +44,11 @@ return cjson.encode({ marker = redis.call('GET', KEYS[1]) or '', pending = pendi
 
 const COUPONS: &str = "
 with live as (
-    select coupon_id, user_id, count(*) as orders from orders
+    select coupon_id, user_id, count(*) as orders, count(distinct coalesce(idempotency_key, '')) as keys from orders
     where status in ('reserved', 'confirmed') group by coupon_id, user_id
 )
 select c.id, c.total, c.stock, coalesce(sum(l.orders), 0)::bigint as live,
-       count(*) filter (where l.orders > 1) as doubled
+       count(*) filter (where l.orders > l.keys) as doubled, coalesce(max(l.orders), 0) as most
 from coupons c left join live l on l.coupon_id = c.id group by c.id order by c.id";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -56,14 +56,31 @@ pub struct OrderRow {
     pub id: String,
     pub coupon: String,
     pub user: String,
+    pub slot: i64,
+    pub key: Option<String>,
     pub status: String,
+    /// Of a rejection or a revocation.
+    pub reason: Option<String>,
     /// The time inside the id, ms since 1970.
     pub claimed_at_ms: u64,
+    /// Postgres's times, microseconds since 1970.
+    pub recorded_at_us: u64,
+    pub reserved_until_us: Option<u64>,
+    pub confirmed_at_us: Option<u64>,
+    pub ended_at_us: Option<u64>,
 }
 
 impl OrderRow {
     pub fn is_live(&self) -> bool {
         self.status == "reserved" || self.status == "confirmed"
+    }
+
+    /// Field and value in the claims hash of a live order.
+    pub fn claim(&self, limit: i64) -> (String, String) {
+        let field =
+            if self.slot == 1 { self.user.clone() } else { format!("{}\u{1f}{}", self.user, self.slot) };
+        let key = self.key.as_deref().unwrap_or_default();
+        (field, if limit > 1 { format!("{} {key}", self.id) } else { self.id.clone() })
     }
 }
 
@@ -85,7 +102,7 @@ pub struct LastState {
     pub letters: Vec<Letter>,
     pub outbox: u64,
     pub redis: RedisState,
-    /// By coupon: user → order.
+    /// By coupon: field of the claims hash → its value.
     pub claims: BTreeMap<String, BTreeMap<String, String>>,
 }
 
@@ -180,8 +197,12 @@ impl Stores {
     pub async fn read_all(&self) -> Result<LastState, String> {
         let orders = self
             .rows(
-                r#"select id, coupon_id as coupon, user_id as "user", status,
-                   (extract(epoch from claimed_at) * 1000)::bigint as claimed_at_ms from orders order by id"#,
+                r#"select id, coupon_id as coupon, user_id as "user", slot, idempotency_key as key, status, reason,
+                   (extract(epoch from claimed_at) * 1000)::bigint as claimed_at_ms,
+                   (extract(epoch from recorded_at) * 1000000)::bigint as recorded_at_us,
+                   (extract(epoch from reserved_until) * 1000000)::bigint as reserved_until_us,
+                   (extract(epoch from confirmed_at) * 1000000)::bigint as confirmed_at_us,
+                   (extract(epoch from ended_at) * 1000000)::bigint as ended_at_us from orders order by id"#,
             )
             .await?;
         let letters = self

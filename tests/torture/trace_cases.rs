@@ -13,11 +13,15 @@ use crate::trace::{read, replay};
 use support::until;
 
 const COUPON: &str = "coffee";
+/// A user may hold two units of it, and has an hour to pay.
+const RESERVED: &str = "tea";
 
-/// Alice, bob and carol claim the three units; dave is too late. Alice's order is cancelled, dave gets its unit, the
-/// total is raised, an unreadable entry is added, and Redis is flushed.
+/// Alice, bob and carol claim the three units of coffee; dave is too late. Alice's order is cancelled, dave gets its unit,
+/// the total is raised, and an unreadable entry is added. Erin claims three units of tea with a key each: one order is
+/// confirmed, one is cancelled before the third claim. Then Redis is flushed.
 async fn small_run() -> Vec<Line> {
-    let cluster = Cluster::start(vec![COUPON.to_owned()], Duration::from_secs(1)).await;
+    let coupons = [COUPON, RESERVED].map(str::to_owned).into();
+    let cluster = Cluster::start(coupons, Duration::from_secs(1)).await;
     let sale = &cluster.program;
     sale.create(COUPON, 3).await;
     for (user, status) in [("alice", 202), ("bob", 202), ("carol", 202), ("dave", 409)] {
@@ -35,7 +39,17 @@ async fn small_run() -> Vec<Line> {
         (sale.psql_number("select count(*) from dead_letters") == 1).then_some(())
     })
     .await;
-    sale.until_quiet().await;
+    sale.create_with(RESERVED, json!({"total": 3, "per_user_limit": 2, "reserve_seconds": 3_600})).await;
+    for (key, asked) in [("k1", Some("confirm")), ("k2", Some("cancel")), ("k3", None)] {
+        let claim = sale.claim_with(RESERVED, "erin", &[("idempotency-key", key)]).await;
+        assert_eq!(claim.status, 202, "{}", claim.text);
+        sale.until_quiet().await;
+        if let Some(asked) = asked {
+            let path = format!("/v1/orders/{}/{asked}", claim.body["order"].as_str().unwrap());
+            assert_eq!(sale.admin(Method::POST, &path, None).await.status, 200, "{asked}");
+        }
+        sale.until_quiet().await;
+    }
     cluster.stores.redis_cli(&["FLUSHALL"]).await.unwrap();
     until("the run is at rest", async || {
         let lines = read(&cluster).await.ok()?;
@@ -48,7 +62,7 @@ async fn small_run() -> Vec<Line> {
 type Edit = fn(&mut Vec<Line>) -> Option<()>;
 
 /// Each edit with a part of the message that refuses it.
-const EDITS: [(Edit, &str); 20] = [
+const EDITS: [(Edit, &str); 25] = [
     (|lines| drop_line(lines, is_recording), "no commit that was noted has ended its order"),
     (
         |lines| put_before(lines, is_acknowledgement, is_recording),
@@ -78,6 +92,17 @@ const EDITS: [(Edit, &str); 20] = [
     (|lines| drop_line(lines, is_chunk), "beside 0 claims"),
     (|lines| edit(lines, is_flush, disown), "nothing of the program's does"),
     (|lines| drop_line(lines, is_burial), "no commit that was noted has ended its order"),
+    (|lines| edit(lines, is_cancellation, expire), "confirmed, became expired"),
+    (|lines| edit(lines, is_recording_of_k2, use_k1), "with key Some(\"k2\") and recorded with Some(\"k1\")"),
+    (|lines| edit(lines, is_claim_of_k3, use_k1), "with key k1 and was given"),
+    (|lines| edit(lines, is_chunk_of_k3, use_k1), "with key Some(\"k1\"), which was claimed with"),
+    (
+        |lines| {
+            edit(lines, is_recording_of_k3, use_k1)?;
+            edit(lines, is_claim_of_k3, claim_by_hand_with_k1)
+        },
+        "with key k1 and was given",
+    ),
 ];
 
 #[tokio::test]
@@ -115,6 +140,7 @@ async fn an_answer_that_the_stores_could_not_have_given_is_refused() {
             span: Span { began_us, ended_us: began_us },
             coupon: COUPON.into(),
             user: user.into(),
+            key: None,
             class,
             answer: String::new(),
             order: order.map(str::to_owned),
@@ -190,6 +216,46 @@ fn give_away(line: &mut Line) {
     }
 }
 
+fn expire(line: &mut Line) {
+    let Line::Postgres { changes, .. } = line else { return };
+    for change in changes {
+        if let Change::Order { status, .. } = change {
+            "expired".clone_into(status);
+        }
+    }
+}
+
+fn use_k1(line: &mut Line) {
+    let new = "k1".to_owned();
+    match line {
+        Line::Redis(effects) => {
+            for effect in effects {
+                match effect {
+                    Effect::Held { key: Some(key), .. } => key.clone_from(&new),
+                    Effect::Sent { event: Some(event), .. } => event.key = Some(new.clone()),
+                    _ => {}
+                }
+            }
+        }
+        Line::Postgres { changes, .. } => {
+            for change in changes {
+                if let Change::Order { key: Some(key), .. } = change {
+                    key.clone_from(&new);
+                }
+            }
+        }
+        Line::Hand { .. } => {}
+    }
+}
+
+/// A second claim with the key that no script of the program made.
+fn claim_by_hand_with_k1(line: &mut Line) {
+    use_k1(line);
+    if let Line::Redis(effects) = line {
+        *line = Line::Hand { effects: effects.clone(), changes: Vec::new() };
+    }
+}
+
 fn skip_what_is_there(line: &mut Line) {
     let Line::Redis(effects) = line else { return };
     for effect in effects {
@@ -232,6 +298,33 @@ fn is_claim(line: &Line) -> bool {
 
 fn is_recording(line: &Line) -> bool {
     of_postgres(line, |change| matches!(change, Change::Order { status, .. } if status == "confirmed"))
+}
+
+fn holds_key(line: &Line, wanted: &str) -> bool {
+    of_redis(line, |effect| matches!(effect, Effect::Held { key: Some(key), .. } if key == wanted))
+}
+
+fn is_claim_of_k3(line: &Line) -> bool {
+    is_claim(line) && holds_key(line, "k3")
+}
+
+fn is_chunk_of_k3(line: &Line) -> bool {
+    is_chunk(line) && holds_key(line, "k3")
+}
+
+fn is_recording_of_k2(line: &Line) -> bool {
+    is_recording_of(line, "k2")
+}
+
+fn is_recording_of_k3(line: &Line) -> bool {
+    is_recording_of(line, "k3")
+}
+
+fn is_recording_of(line: &Line, wanted: &str) -> bool {
+    of_postgres(
+        line,
+        |change| matches!(change, Change::Order { key: Some(key), status, .. } if key == wanted && status == "reserved"),
+    )
 }
 
 fn is_cancellation(line: &Line) -> bool {

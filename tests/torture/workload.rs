@@ -1,5 +1,9 @@
 //! Clients that behave as real ones: many at once, on connections that stay open. They repeat a request whose answer
-//! leaves the outcome unknown; some ask to wait, some ask for the status of their order, some give up.
+//! leaves the outcome unknown; some ask to wait, some ask for the status of their order, some give up. `coupons` says what
+//! is sold, `payments` what becomes of a reserved order.
+
+mod coupons;
+mod payments;
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -15,88 +19,20 @@ use support::mint_token;
 
 use crate::history::{Claim, Class, Edit, Line, Recorder, StatusAnswer};
 
+pub use coupons::{Edits, TEST_COUPONS, TestCoupon};
+
 /// Longer than all timeouts of the program: a request that reaches it shows that the program hangs.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 /// Longer than any run.
 const TOKEN_LIFETIME: Duration = Duration::from_hours(24);
 /// How long clients repeat unanswered claims after the end of a run.
 const LAST_TRIES: Duration = Duration::from_mins(1);
-/// How many recent orders are kept, of which one can be cancelled.
+/// How many recent orders are kept, of which one can be cancelled or revoked.
 const RECENT_ORDERS: usize = 50;
 
 /// A user who holds one unit of each coupon from before the first fault to the end: a second order event of this
 /// user can never be recorded.
 pub const HOLDER: &str = "keeper";
-
-/// A coupon of the workload, and how much it is claimed.
-pub struct TestCoupon {
-    pub id: &'static str,
-    pub total: i64,
-    /// Number of users who claim it at the start.
-    pub users: u64,
-    /// Number of users who join in each second.
-    pub users_per_second: u64,
-    /// Number of claims in 100 that are for this coupon.
-    pub share: u32,
-    /// Some of its orders are cancelled, so that units are returned.
-    pub is_returned: bool,
-    pub edits: Edits,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Edits {
-    None,
-    Up,
-    UpAndDown,
-}
-
-pub const TEST_COUPONS: [TestCoupon; 5] = [
-    TestCoupon {
-        id: "espresso",
-        total: 40,
-        users: 150,
-        users_per_second: 1,
-        share: 10,
-        is_returned: false,
-        edits: Edits::None,
-    },
-    TestCoupon {
-        id: "mug",
-        total: 30,
-        users: 45,
-        users_per_second: 0,
-        share: 25,
-        is_returned: true,
-        edits: Edits::None,
-    },
-    TestCoupon {
-        id: "saucer",
-        total: 150,
-        users: 200,
-        users_per_second: 2,
-        share: 10,
-        is_returned: false,
-        edits: Edits::UpAndDown,
-    },
-    TestCoupon {
-        id: "tea",
-        total: 100,
-        users: 200,
-        users_per_second: 5,
-        share: 15,
-        is_returned: false,
-        edits: Edits::Up,
-    },
-    TestCoupon {
-        id: "water",
-        total: 1_000_000,
-        users: 200,
-        users_per_second: 20,
-        share: 40,
-        is_returned: true,
-        edits: Edits::None,
-    },
-];
 
 /// What all clients share.
 pub struct Workload {
@@ -108,6 +44,8 @@ pub struct Workload {
     tokens: Mutex<HashMap<String, String>>,
     /// Coupon, user and order of recent claims of coupons whose units are returned.
     recent: Mutex<Vec<(String, String, String)>>,
+    /// The same of orders that a client has confirmed.
+    confirmed: Mutex<Vec<(String, String, String)>>,
     poisons: AtomicUsize,
     started: Instant,
     is_over: AtomicBool,
@@ -123,6 +61,7 @@ impl Workload {
             admin_token,
             tokens: Mutex::default(),
             recent: Mutex::default(),
+            confirmed: Mutex::default(),
             poisons: AtomicUsize::new(0),
             started: Instant::now(),
             is_over: AtomicBool::new(false),
@@ -141,26 +80,24 @@ impl Workload {
     pub async fn client(&self, seed: u64) {
         let mut rng = StdRng::seed_from_u64(seed);
         while !self.is_over() {
-            let coupon = choose(&mut rng);
+            let coupon = coupons::choose(&mut rng);
             let users = coupon.users + coupon.users_per_second * self.started.elapsed().as_secs();
             let user = format!("user-{}", rng.random_range(0..users));
-            self.buy(&mut rng, coupon.id, &user).await;
+            let key = (coupon.limit > 1).then(|| format!("key-{}", rng.random_range(0..coupon.limit + 2)));
+            self.buy(&mut rng, coupon, &user, key.as_deref()).await;
             pause(&mut rng, 40..200).await;
         }
     }
 
-    async fn buy(&self, rng: &mut StdRng, coupon: &str, user: &str) {
+    async fn buy(&self, rng: &mut StdRng, coupon: &TestCoupon, user: &str, key: Option<&str>) {
         let retries = rng.random_bool(0.9);
         let wait_seconds = rng.random_bool(0.2).then_some(1);
+        let request = ClaimRequest { coupon: coupon.id, user, key, wait_seconds, retries };
         let mut server = rng.random_range(0..self.urls.len());
-        let mut last_try: Option<Instant> = None;
+        let mut patience = Patience::default();
         let claim = loop {
-            let claim = self.claim(&self.urls[server], coupon, user, wait_seconds, retries).await;
-            if self.is_over() {
-                last_try.get_or_insert_with(|| Instant::now() + LAST_TRIES);
-            }
-            let may_retry = last_try.is_none_or(|last| Instant::now() < last);
-            if claim.class != Class::Unknown || !retries || !may_retry {
+            let claim = self.claim(&self.urls[server], &request).await;
+            if claim.class != Class::Unknown || !retries || !patience.lasts(self) {
                 break claim;
             }
             server = (server + 1) % self.urls.len();
@@ -169,25 +106,34 @@ impl Workload {
         let Some(order) = claim.order else { return };
         if rng.random_bool(0.3) {
             for _ in 0..rng.random_range(1..4) {
-                self.ask_status(&self.urls[server], coupon, user, &order).await;
+                let path = format!("/v1/coupons/{}/claims/{order}", coupon.id);
+                self.ask_status(&self.urls[server], &path, user, &order).await;
                 pause(rng, 10..150).await;
+            }
+        }
+        // A repeat of the claim may pay beside the client that made it.
+        if let Some(seconds) = coupon.reserve_seconds
+            && (claim.class == Class::Ok || rng.random_bool(0.3))
+        {
+            self.pay(rng, seconds, (coupon.id, user, &order)).await;
+            // Some users want another unit once the time to pay of their first one is over.
+            if rng.random_bool(0.2) {
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                self.claim(&self.urls[server], &ClaimRequest { retries: false, ..request }).await;
             }
         }
     }
 
     /// Sends one claim and adds it with its answer to the history.
-    pub async fn claim(
-        &self,
-        url: &str,
-        coupon: &str,
-        user: &str,
-        wait_seconds: Option<u32>,
-        retries: bool,
-    ) -> Claim {
+    pub async fn claim(&self, url: &str, request: &ClaimRequest<'_>) -> Claim {
+        let ClaimRequest { coupon, user, key, wait_seconds, retries } = *request;
         let mut request =
             self.http.post(format!("{url}/v1/coupons/{coupon}/claims")).bearer_auth(self.token(user));
         if let Some(seconds) = wait_seconds {
             request = request.header("prefer", format!("wait={seconds}"));
+        }
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
         }
         let began_us = self.recorder.now_us();
         let answer = Answer::of(request.send().await).await;
@@ -195,6 +141,7 @@ impl Workload {
             span: self.recorder.since(began_us),
             coupon: coupon.into(),
             user: user.into(),
+            key: key.map(str::to_owned),
             class: answer.class(),
             order: answer.text("order"),
             status: answer.text("status"),
@@ -209,11 +156,7 @@ impl Workload {
     fn remember_order(&self, claim: &Claim) {
         let is_returned = TEST_COUPONS.iter().any(|coupon| coupon.id == claim.coupon && coupon.is_returned);
         if let Some(order) = claim.order.as_ref().filter(|_| is_returned && claim.user != HOLDER) {
-            let mut recent = self.recent.lock().unwrap();
-            if recent.len() >= RECENT_ORDERS {
-                recent.remove(0);
-            }
-            recent.push((claim.coupon.clone(), claim.user.clone(), order.clone()));
+            remember(&self.recent, (claim.coupon.clone(), claim.user.clone(), order.clone()));
         }
     }
 
@@ -227,9 +170,8 @@ impl Workload {
         self.recent.lock().unwrap().choose(rng).cloned()
     }
 
-    async fn ask_status(&self, url: &str, coupon: &str, user: &str, order: &str) {
-        let request =
-            self.http.get(format!("{url}/v1/coupons/{coupon}/claims/{order}")).bearer_auth(self.token(user));
+    async fn ask_status(&self, url: &str, path: &str, user: &str, order: &str) {
+        let request = self.http.get(format!("{url}{path}")).bearer_auth(self.token(user));
         let began_us = self.recorder.now_us();
         let answer = Answer::of(request.send().await).await;
         if let (200, Some(status)) = (answer.status, answer.text("status")) {
@@ -261,6 +203,40 @@ impl Workload {
             .or_insert_with(|| mint_token(&self.jwt_secret, user, TOKEN_LIFETIME))
             .clone()
     }
+}
+
+/// A claim as a client sends it.
+pub struct ClaimRequest<'a> {
+    pub coupon: &'a str,
+    pub user: &'a str,
+    pub key: Option<&'a str>,
+    pub wait_seconds: Option<u32>,
+    /// Whether the client repeats it if the outcome is unknown.
+    pub retries: bool,
+}
+
+/// How long a client repeats a request without an outcome: to the end of the run and `LAST_TRIES` longer.
+#[derive(Default)]
+struct Patience {
+    ends: Option<Instant>,
+}
+
+impl Patience {
+    fn lasts(&mut self, workload: &Workload) -> bool {
+        if workload.is_over() {
+            self.ends.get_or_insert_with(|| Instant::now() + LAST_TRIES);
+        }
+        self.ends.is_none_or(|ends| Instant::now() < ends)
+    }
+}
+
+/// Adds an order, and forgets the oldest.
+fn remember(orders: &Mutex<Vec<(String, String, String)>>, order: (String, String, String)) {
+    let mut orders = orders.lock().unwrap();
+    if orders.len() >= RECENT_ORDERS {
+        orders.remove(0);
+    }
+    orders.push(order);
 }
 
 /// An answer, or why there was none.
@@ -313,18 +289,6 @@ impl Answer {
             _ => Class::Unknown,
         }
     }
-}
-
-fn choose(rng: &mut StdRng) -> &'static TestCoupon {
-    let mut place = rng.random_range(0..TEST_COUPONS.iter().map(|coupon| coupon.share).sum());
-    TEST_COUPONS
-        .iter()
-        .find(|coupon| {
-            let is_here = place < coupon.share;
-            place = place.saturating_sub(coupon.share);
-            is_here
-        })
-        .unwrap()
 }
 
 pub async fn pause(rng: &mut StdRng, range_ms: std::ops::Range<u64>) {

@@ -110,7 +110,7 @@ pub fn units_held_more(effects: &[Effect], stores: &Stores, coupon: &str) -> i64
     let before = units(claims.len());
     for effect in effects {
         match effect {
-            Effect::Held { coupon: of, user, order } if of == coupon => {
+            Effect::Held { coupon: of, user, order, .. } if of == coupon => {
                 claims.insert(user.clone(), order.clone());
             }
             Effect::Freed { coupon: of, user } if of == coupon => drop(claims.remove(user)),

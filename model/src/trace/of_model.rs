@@ -117,7 +117,7 @@ fn epoch_id(epoch: u8) -> String {
 }
 
 fn event(order: Order) -> Event {
-    Event { order: order_id(order), coupon: COUPON.into(), user: user_id(user_of(order)) }
+    Event { order: order_id(order), coupon: COUPON.into(), user: user_id(user_of(order)), key: None }
 }
 
 fn differences(from: &State, to: &State, replay: &Replay, name: &str) -> (Vec<Effect>, Vec<Change>) {
@@ -142,7 +142,7 @@ fn in_redis(from: &state::Redis, to: &state::Redis, replay: &Replay, name: &str)
         let (coupon, name) = (COUPON.to_owned(), user_id(user));
         match (from.claims[user], to.claims[user]) {
             (before, Some(order)) if before != Some(order) => {
-                effects.push(Effect::Held { coupon, user: name, order: order_id(order) });
+                effects.push(Effect::Held { coupon, user: name, order: order_id(order), key: None });
             }
             (Some(_), None) => effects.push(Effect::Freed { coupon, user: name }),
             _ => {}
@@ -269,11 +269,11 @@ fn in_postgres(from: &state::Postgres, to: &state::Postgres) -> Vec<Change> {
             Status::Expired => "expired",
             Status::Rejected => "rejected",
         };
-        let Event { order, coupon, user } = event(order);
+        let Event { order, coupon, user, key } = event(order);
         if after == Status::Rejected {
             changes.push(Change::Letter { entry: None, order: Some(order.clone()) });
         }
-        changes.push(Change::Order { order, coupon, user, status: status.into() });
+        changes.push(Change::Order { order, coupon, user, key, status: status.into() });
     }
     if (from.coupon, from.published) != (to.coupon, to.published) {
         let Coupon { total, stock, version, .. } = to.coupon;

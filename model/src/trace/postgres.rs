@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use super::Change;
 use super::memory::{Memory, Sent};
 use super::stores::{Row, Stores, is_live};
+use super::{Change, user_of_field};
 
 /// The name of the transaction, or why no rule allows it in this state.
 pub fn allows(changes: &[Change], stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
@@ -14,11 +14,19 @@ pub fn allows(changes: &[Change], stores: &Stores, memory: &Memory) -> Result<&'
     for change in changes {
         after.apply(change);
     }
+    let mut keys = BTreeSet::new();
     for change in changes {
         name = match change {
-            Change::Order { order, coupon, user, status } => {
-                let row = Row { coupon: coupon.clone(), user: user.clone(), status: status.clone() };
+            Change::Order { order, coupon, user, key, status } => {
+                let (coupon, user, key) = (coupon.clone(), user.clone(), key.clone());
+                let row = Row { coupon, user, key, status: status.clone() };
                 match stores.postgres.orders.get(order) {
+                    None if is_live(status) && !is_first(&mut keys, &row) => {
+                        return Err(format!(
+                            "{} was given two orders of {} with one key",
+                            row.user, row.coupon
+                        ));
+                    }
                     None if is_live(status) => may_insert(order, &row, stores, memory)?,
                     None => may_reject(order, &row, changes, stores, memory)?,
                     Some(before) => may_end(order, before, &row, changes, stores)?,
@@ -72,12 +80,29 @@ pub fn allows(changes: &[Change], stores: &Stores, memory: &Memory) -> Result<&'
     }
 }
 
+/// Whether the row is the first of its user and key.
+fn is_first(keys: &mut BTreeSet<(String, String, String)>, row: &Row) -> bool {
+    let Some(key) = &row.key else { return true };
+    keys.insert((row.coupon.clone(), user_of_field(&row.user).to_owned(), key.clone()))
+}
+
 /// Checks rules 3 and 4.
 fn may_insert(order: &str, row: &Row, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
     let Row { coupon, user, .. } = row;
     let sent = sent_event_of(order, row, memory)?;
     if let Some(other) = stores.postgres.live_order(coupon, user) {
         return Err(format!("{user} has order {other} of {coupon} and was given {order} too"));
+    }
+    if row.key != sent.event.key {
+        return Err(format!(
+            "order {order} was claimed with key {:?} and recorded with {:?}",
+            sent.event.key, row.key
+        ));
+    }
+    if let Some(key) = &row.key
+        && let Some(other) = stores.postgres.live_order_of_key(coupon, user, key)
+    {
+        return Err(format!("{user} has order {other} of {coupon} with key {key} and was given {order} too"));
     }
     check_epoch(order, sent, stores)?;
     Ok("orders are recorded")
@@ -109,7 +134,7 @@ fn may_reject(
     stores: &Stores,
     memory: &Memory,
 ) -> Result<&'static str, String> {
-    let Row { coupon, user, status } = row;
+    let Row { coupon, user, status, .. } = row;
     if status != "rejected" {
         return Err(format!("order {order} began as {status}"));
     }
@@ -150,7 +175,8 @@ fn may_end(
     changes: &[Change],
     stores: &Stores,
 ) -> Result<&'static str, String> {
-    if (&before.coupon, &before.user) != (&after.coupon, &after.user) || !before.is_live() {
+    let is_same = (&before.coupon, &before.user, &before.key) == (&after.coupon, &after.user, &after.key);
+    if !is_same || !before.is_live() {
         return Err(format!("order {order}, {}, became {}", before.status, after.status));
     }
     if (before.status.as_str(), after.status.as_str()) == ("reserved", "confirmed") {

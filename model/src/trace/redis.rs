@@ -3,9 +3,10 @@
 
 use std::collections::BTreeSet;
 
+use super::group::Group;
 use super::memory::{Memory, agreement, units_held_more};
-use super::stores::{Place, Redis, Stores};
-use super::{Effect, EntryId, Event};
+use super::stores::{Place, Redis, Stores, fields_of_user};
+use super::{Effect, EntryId, Event, user_of_field};
 
 /// The name of the step that accepts claims.
 pub const CLAIM: &str = "users claim";
@@ -44,83 +45,6 @@ pub fn allows(effects: &[Effect], stores: &Stores, memory: &Memory) -> Result<&'
 
 pub fn counter(epoch: &str) -> u64 {
     epoch.split('-').next().and_then(|count| count.parse().ok()).unwrap_or(0)
-}
-
-/// The effects of one script, by kind.
-#[derive(Default)]
-struct Group<'a> {
-    effects: &'a [Effect],
-    marked: Option<(bool, &'a str)>,
-    noted: Option<u64>,
-    /// Coupon, user, order.
-    held: Vec<(&'a str, &'a str, &'a str)>,
-    freed: Vec<(&'a str, &'a str)>,
-    moved: i64,
-    sent: Vec<(EntryId, Option<&'a Event>)>,
-    acknowledged: Vec<EntryId>,
-    delivered: Vec<EntryId>,
-    trimmed: Option<EntryId>,
-    consumer: Option<&'a str>,
-    begins_at_start: Option<bool>,
-    /// Coupons whose definition, claims or stock change.
-    coupons: BTreeSet<&'a str>,
-    is_definition: bool,
-    foreign: Option<&'a Effect>,
-}
-
-impl<'a> Group<'a> {
-    fn of(effects: &'a [Effect]) -> Self {
-        let mut group = Self { effects, ..Self::default() };
-        for effect in effects {
-            match effect {
-                Effect::Marked { is_ready, epoch } => group.marked = Some((*is_ready, epoch)),
-                Effect::Noted { lsn } => group.noted = Some(*lsn),
-                Effect::Held { coupon, user, order } => {
-                    group.held.push((coupon, user, order));
-                    group.coupons.insert(coupon);
-                }
-                Effect::Freed { coupon, user } => {
-                    group.freed.push((coupon, user));
-                    group.coupons.insert(coupon);
-                }
-                Effect::StockMoved { coupon, by } => {
-                    group.moved += by;
-                    group.coupons.insert(coupon);
-                }
-                Effect::Defined { coupon, .. } => {
-                    group.is_definition = true;
-                    group.coupons.insert(coupon);
-                }
-                Effect::Sent { entry, event } => group.sent.push((*entry, event.as_ref())),
-                Effect::Acknowledged { entry } => group.acknowledged.push(*entry),
-                Effect::Delivered { entry, .. } => group.delivered.push(*entry),
-                Effect::Trimmed { below } => group.trimmed = Some(*below),
-                Effect::ConsumerGone { consumer } => group.consumer = Some(consumer),
-                Effect::GroupMade { at_start } => group.begins_at_start = Some(*at_start),
-                Effect::GroupGone | Effect::EntryGone { .. } | Effect::Gone { .. } | Effect::Flushed => {
-                    group.foreign = Some(effect);
-                }
-            }
-        }
-        group
-    }
-
-    fn is_only(&self, number: usize) -> bool {
-        self.effects.len() == number
-    }
-
-    /// The touched coupons as they are after the effects.
-    fn applied(&self, stores: &Stores) -> Redis {
-        let mut after = Redis::default();
-        for coupon in &self.coupons {
-            let hash = stores.redis.coupons.get_key_value(*coupon);
-            after.coupons.extend(hash.map(|(id, hash)| (id.clone(), *hash)));
-            let claims = stores.redis.claims.get_key_value(*coupon);
-            after.claims.extend(claims.map(|(id, claims)| (id.clone(), claims.clone())));
-        }
-        self.effects.iter().for_each(|effect| after.apply(effect));
-        after
-    }
 }
 
 fn acknowledge(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
@@ -193,7 +117,9 @@ fn build(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static
     if !group.sent.is_empty() {
         for (_, event) in &group.sent {
             let is_due = event.is_some_and(|event| {
-                stores.redis.holds(event) && !stores.postgres.orders.contains_key(&event.order)
+                stores.redis.holds(event)
+                    && is_as_claimed(event, memory)
+                    && !stores.postgres.orders.contains_key(&event.order)
             });
             if !is_due {
                 return Err(format!("a rebuild sends {event:?}, which is no claim without a row"));
@@ -218,8 +144,14 @@ fn build(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static
         }
         return defined(coupon, &after, memory).map(|()| "a rebuild sets the coupon");
     }
-    for (_, user, order) in &group.held {
+    for (_, user, order, key) in &group.held {
         let row = stores.postgres.orders.get(*order);
+        if let Some(sent) = memory.sent.get(*order).filter(|sent| sent.event.key.as_deref() != *key) {
+            return Err(format!(
+                "a rebuild gives {user} order {order} with key {key:?}, which was claimed with {:?}",
+                sent.event.key
+            ));
+        }
         if row
             .is_some_and(|row| !row.is_live() || (row.coupon.as_str(), row.user.as_str()) != (*coupon, *user))
         {
@@ -285,24 +217,37 @@ fn serve(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static
     match (group.held.as_slice(), group.freed.as_slice(), group.sent.as_slice()) {
         ([_, ..], [], [_, ..]) => claim(group, stores, memory),
         ([], [_, ..], []) => release(group, stores, memory),
-        ([], [], [_, ..]) if group.is_only(group.sent.len()) => requeue(group, stores),
+        ([], [], [_, ..]) if group.is_only(group.sent.len()) => requeue(group, stores, memory),
         _ => Err(format!("no script does {:?}", group.effects)),
     }
 }
 
 fn claim(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
     let after = group.applied(stores);
-    let mut orders = BTreeSet::new();
-    for (coupon, user, order) in &group.held {
+    let (mut orders, mut keys) = (BTreeSet::new(), BTreeSet::new());
+    for (coupon, user, order, key) in &group.held {
         if let Some(other) = stores.redis.holder(coupon, user) {
             return Err(format!("{user} holds order {other} of {coupon} and was given {order}"));
+        }
+        if let Some(key) = key
+            && !keys.insert((coupon, user_of_field(user), key))
+        {
+            return Err(format!("{user} was given two orders of {coupon} with key {key}"));
+        }
+        if let Some(key) = key
+            && let Some(other) = holder_of_key(coupon, user, key, stores, memory)
+        {
+            return Err(format!(
+                "{user} holds order {other} of {coupon} with key {key} and was given {order}"
+            ));
         }
         if memory.sent.contains_key(*order) || !orders.insert(order) {
             return Err(format!("order {order} was claimed twice"));
         }
         let is_sent = group.sent.iter().any(|(_, event)| {
             event.is_some_and(|event| {
-                (event.order.as_str(), event.coupon.as_str(), event.user.as_str()) == (*order, *coupon, *user)
+                (event.order.as_str(), event.coupon.as_str(), event.user.as_str(), event.key.as_deref())
+                    == (*order, *coupon, *user, *key)
             })
         });
         if !is_sent {
@@ -321,6 +266,19 @@ fn claim(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static
         }
     }
     Ok(CLAIM)
+}
+
+/// The order that the user holds with this key, in any slot.
+fn holder_of_key<'a>(
+    coupon: &str,
+    user: &str,
+    key: &str,
+    stores: &'a Stores,
+    memory: &Memory,
+) -> Option<&'a str> {
+    let has_key =
+        |order: &str| memory.sent.get(order).is_some_and(|sent| sent.event.key.as_deref() == Some(key));
+    fields_of_user(stores.redis.claims.get(coupon)?, user).find(|order| has_key(order))
 }
 
 fn release(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
@@ -359,11 +317,17 @@ fn may_release(coupon: &str, order: &str, stores: &Stores, memory: &Memory) -> R
     }
 }
 
-fn requeue(group: &Group<'_>, stores: &Stores) -> Result<&'static str, String> {
-    match group.sent.iter().find(|(_, event)| !event.is_some_and(|event| stores.redis.holds(event))) {
-        Some((_, event)) => Err(format!("{event:?} was sent again, but Redis does not hold it")),
+fn requeue(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
+    let is_due = |event: &Event| stores.redis.holds(event) && is_as_claimed(event, memory);
+    match group.sent.iter().find(|(_, event)| !event.is_some_and(is_due)) {
+        Some((_, event)) => Err(format!("{event:?} was sent again, but Redis does not hold it so")),
         None => Ok("events are sent again"),
     }
+}
+
+/// Whether an event that is sent again is the one that the claim sent.
+fn is_as_claimed(event: &Event, memory: &Memory) -> bool {
+    memory.sent.get(&event.order).is_none_or(|sent| sent.event == *event)
 }
 
 fn publish(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {

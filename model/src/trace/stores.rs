@@ -1,8 +1,9 @@
 //! What both stores hold after the lines so far. The rules are in `redis` and `postgres`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
-use super::{Change, Effect, EntryId, Event, Key};
+use super::{Change, Effect, EntryId, Event, Key, user_of_field};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stores {
@@ -72,6 +73,7 @@ pub struct Postgres {
 pub struct Row {
     pub coupon: String,
     pub user: String,
+    pub key: Option<String>,
     pub status: String,
 }
 
@@ -85,6 +87,16 @@ impl Row {
 #[must_use]
 pub fn is_live(status: &str) -> bool {
     matches!(status, "reserved" | "confirmed")
+}
+
+/// The orders in all fields of the field's user.
+pub fn fields_of_user<'a>(
+    orders: &'a BTreeMap<String, String>,
+    field: &str,
+) -> impl Iterator<Item = &'a str> + use<'a> {
+    let user = user_of_field(field).to_owned();
+    let from = orders.range::<str, _>((Bound::Included(user.as_str()), Bound::Unbounded));
+    from.take_while(move |(field, _)| user_of_field(field) == user).map(|(_, order)| order.as_str())
 }
 
 /// Converts a count to a number of units.
@@ -129,7 +141,7 @@ impl Redis {
         match effect {
             Effect::Marked { is_ready, epoch } => self.marker = Some((*is_ready, epoch.clone())),
             Effect::Noted { lsn } => self.noted = *lsn,
-            Effect::Held { coupon, user, order } => {
+            Effect::Held { coupon, user, order, .. } => {
                 self.claims.entry(coupon.clone()).or_default().insert(user.clone(), order.clone());
             }
             Effect::Freed { coupon, user } => {
@@ -228,6 +240,13 @@ impl Postgres {
         self.live.get(coupon)?.get(user).map(String::as_str)
     }
 
+    /// The live order in any slot of the user that has this key.
+    #[must_use]
+    pub fn live_order_of_key(&self, coupon: &str, user: &str, key: &str) -> Option<&str> {
+        fields_of_user(self.live.get(coupon)?, user)
+            .find(|order| self.orders.get(*order).is_some_and(|row| row.key.as_deref() == Some(key)))
+    }
+
     /// The order whose unit a transaction withdraws, and the new version of the coupon. Such a transaction ends the
     /// order and lowers the total.
     #[must_use]
@@ -247,14 +266,15 @@ impl Postgres {
 
     pub fn apply(&mut self, change: &Change) {
         match change {
-            Change::Order { order, coupon, user, status } => {
+            Change::Order { order, coupon, user, key, status } => {
                 let live = self.live.entry(coupon.clone()).or_default();
                 if is_live(status) {
                     live.insert(user.clone(), order.clone());
                 } else if live.get(user) == Some(order) {
                     live.remove(user);
                 }
-                let row = Row { coupon: coupon.clone(), user: user.clone(), status: status.clone() };
+                let (coupon, user, key) = (coupon.clone(), user.clone(), key.clone());
+                let row = Row { coupon, user, key, status: status.clone() };
                 self.orders.insert(order.clone(), row);
             }
             Change::OrderGone { order } => {

@@ -56,6 +56,30 @@ async fn a_transition_whose_connection_breaks_at_its_commit_is_made_once() {
 }
 
 #[tokio::test]
+async fn a_transition_whose_order_is_recorded_in_the_middle_of_its_transaction_is_made() {
+    let (sale, proxy, _replica) = sale_behind_a_proxy().await;
+    for (transition, statement, status) in
+        [("confirm", CONFIRM, "confirmed"), ("cancel", CANCEL, "cancelled")]
+    {
+        let lock = sale.lock_coupon("coffee").await;
+        let claim = sale.claim("coffee", transition).await;
+        let order = claim.body["order"].as_str().unwrap().to_owned();
+        sale.until_a_worker_waits().await;
+        // The statement has found no row, and the rows are not read yet.
+        let trap = proxy.hold(&["from orders where id = any($1)", statement]);
+        let record = async {
+            trap.until_taken().await;
+            lock.release();
+            sale.until_quiet().await;
+            trap.release();
+        };
+        let (answer, ()) = tokio::join!(ask(&sale, transition, &order, transition), record);
+        assert_order(&answer, &order, status);
+    }
+    sale.assert_in_agreement("coffee").await;
+}
+
+#[tokio::test]
 async fn postgres_killed_in_the_middle_of_a_confirm_leaves_it_done_or_not_and_a_repeat_does_it() {
     let (sale, proxy, _replica) = sale_behind_a_proxy().await;
     for action in [TrapAction::Hold, TrapAction::CutReply] {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use crate::history::{Claim, Class, History, Loses, Span};
+use crate::history::{Asked, Claim, Class, History, Loses, Plan, Span};
 use crate::stores::{LastState, OrderRow};
 
 pub struct Evidence<'a> {
@@ -13,8 +13,10 @@ pub struct Evidence<'a> {
     pub accepted: BTreeMap<&'a str, Accepted<'a>>,
     /// Orders that an answer called recorded: a loss of data in Redis is no excuse for their loss.
     pub recorded: HashSet<&'a str>,
-    /// Orders that the test cancelled, or may have cancelled.
+    /// Orders that the test cancelled by hand in Postgres, or may have cancelled so.
     pub cancelled: HashSet<&'a str>,
+    /// Orders with what was asked for them, and may have been done.
+    pub asked: HashSet<(&'a str, Asked)>,
     /// Orders of events that the test added to the stream.
     pub added: HashSet<&'a str>,
     /// Orders that have a dead letter.
@@ -27,6 +29,7 @@ pub struct Evidence<'a> {
 pub struct Accepted<'a> {
     pub coupon: &'a str,
     pub user: &'a str,
+    pub key: Option<&'a str>,
     /// Of the answer that arrived first.
     pub first: Span,
 }
@@ -36,8 +39,9 @@ impl<'a> Evidence<'a> {
         let mut accepted: BTreeMap<&str, Accepted<'_>> = BTreeMap::new();
         for claim in &history.claims {
             let Some(order) = claim.order.as_deref() else { continue };
-            let Claim { coupon, user, span, .. } = claim;
-            let known = accepted.entry(order).or_insert(Accepted { coupon, user, first: *span });
+            let Claim { coupon, user, key, span, .. } = claim;
+            let new = Accepted { coupon, user, key: key.as_deref(), first: *span };
+            let known = accepted.entry(order).or_insert(new);
             if span.ended_us < known.first.ended_us {
                 known.first = *span;
             }
@@ -55,6 +59,12 @@ impl<'a> Evidence<'a> {
                 .filter(|cancel| may_be_done(cancel.class))
                 .map(|cancel| cancel.order.as_str())
                 .collect(),
+            asked: history
+                .transitions
+                .iter()
+                .filter(|transition| may_be_done(transition.class))
+                .map(|transition| (transition.order.as_str(), transition.asked))
+                .collect(),
             added: history.poisons.iter().filter_map(|poison| poison.order.as_deref()).collect(),
             with_letter: last.letters.iter().filter_map(|letter| letter.order.as_deref()).collect(),
             lowered: history
@@ -64,6 +74,10 @@ impl<'a> Evidence<'a> {
                 .map(|edit| edit.coupon.as_str())
                 .collect(),
         }
+    }
+
+    pub fn plan(&self, coupon: &str) -> Option<&Plan> {
+        self.history.coupons.get(coupon)
     }
 
     /// Whether a fault of this run removed accepted claims from Redis.
@@ -107,9 +121,9 @@ pub fn loses_claims(history: &History) -> bool {
 
 /// Number of claims whose client repeated them and never learned the outcome.
 pub fn undecided(history: &History) -> usize {
-    let mut last: HashMap<(&str, &str), &Claim> = HashMap::new();
+    let mut last: HashMap<(&str, &str, &Option<String>), &Claim> = HashMap::new();
     for claim in &history.claims {
-        last.insert((&claim.coupon, &claim.user), claim);
+        last.insert((&claim.coupon, &claim.user, &claim.key), claim);
     }
     last.values().filter(|claim| claim.class == Class::Unknown && claim.retries).count()
 }

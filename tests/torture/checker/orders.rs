@@ -1,14 +1,17 @@
 //! Claims and their rows: no accepted claim is lost, no refused claim has a row, no request took two units, and the
 //! status of an order never goes back.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::evidence::Evidence;
-use crate::history::{Claim, Class, History, Loses, Span};
+use crate::history::{Asked, Claim, Class, History, Loses, Span};
 use crate::stores::OrderRow;
 
 /// Largest difference between the clocks of the program and the history.
 const CLOCKS_APART_US: u64 = 1_000_000;
+
+/// Coupon, user and key: at most one unit is held for it.
+type Request<'a> = (&'a str, &'a str, Option<&'a str>);
 
 /// A claim that was answered 200, 201 or 202 is exactly one order. It may be rejected only for a known reason.
 pub fn accepted_claims(evidence: &Evidence<'_>) -> Vec<String> {
@@ -25,8 +28,13 @@ pub fn accepted_claims(evidence: &Evidence<'_>) -> Vec<String> {
             broken.push(format!("{whose} was recorded for {} ({})", row.user, row.coupon));
         }
         let is_as_expected = match row.status.as_str() {
-            "reserved" | "confirmed" => true,
-            "cancelled" => evidence.cancelled.contains(order),
+            // `order_life` checks whether the order was confirmed, or was not, at the right time.
+            "reserved" | "confirmed" | "expired" => true,
+            "cancelled" => {
+                let is_asked = |asked| evidence.asked.contains(&(*order, asked));
+                evidence.cancelled.contains(order)
+                    || [Asked::Cancel, Asked::Revoke, Asked::Withdraw].into_iter().any(is_asked)
+            }
             "rejected" => evidence.lowered.contains(accepted.coupon) || evidence.loses_claims(),
             _ => false,
         };
@@ -40,22 +48,23 @@ pub fn accepted_claims(evidence: &Evidence<'_>) -> Vec<String> {
 /// Every row has its own request: one that was answered with the row's order, or one without an answer that was sent
 /// before the row's claim.
 pub fn origins(evidence: &Evidence<'_>) -> Vec<String> {
-    let mut rows: BTreeMap<(&str, &str), Vec<&OrderRow>> = BTreeMap::new();
+    let mut rows: BTreeMap<Request<'_>, Vec<&OrderRow>> = BTreeMap::new();
     for row in &evidence.last.orders {
         if !evidence.added.contains(row.id.as_str()) {
-            rows.entry((&row.coupon, &row.user)).or_default().push(row);
+            rows.entry((&row.coupon, &row.user, row.key.as_deref())).or_default().push(row);
         }
     }
-    let mut claims: HashMap<(&str, &str), Vec<&Claim>> = HashMap::new();
+    let mut claims: HashMap<Request<'_>, Vec<&Claim>> = HashMap::new();
     for claim in &evidence.history.claims {
-        claims.entry((&claim.coupon, &claim.user)).or_default().push(claim);
+        claims.entry((&claim.coupon, &claim.user, claim.key.as_deref())).or_default().push(claim);
     }
     let mut broken = Vec::new();
-    for ((coupon, user), mut rows) in rows {
-        let claims = claims.remove(&(coupon, user)).unwrap_or_default();
+    for ((coupon, user, key), mut rows) in rows {
+        let claims = claims.remove(&(coupon, user, key)).unwrap_or_default();
         let live = rows.iter().filter(|row| row.is_live()).count();
         if live > 1 {
-            broken.push(format!("{user} has {live} live orders of {coupon}"));
+            let with_key = key.map(|key| format!(" with key {key}")).unwrap_or_default();
+            broken.push(format!("{user} has {live} live orders of {coupon}{with_key}"));
         }
         let made = |row: &OrderRow| {
             claims.iter().any(|claim| claim.class == Class::Ok && claim.order.as_ref() == Some(&row.id))
@@ -84,23 +93,25 @@ pub fn origins(evidence: &Evidence<'_>) -> Vec<String> {
 /// No user who holds a unit is refused, and no coupon is sold out before all its units are claimed.
 pub fn refusals(evidence: &Evidence<'_>) -> Vec<String> {
     let mut broken = Vec::new();
-    let mut held: HashMap<(&str, &str), (&str, u64)> = HashMap::new();
+    let mut held: HashMap<Request<'_>, (&str, u64)> = HashMap::new();
     for (order, accepted) in &evidence.accepted {
         if evidence.rows.get(order).is_some_and(|row| row.is_live()) {
-            held.insert((accepted.coupon, accepted.user), (order, accepted.first.ended_us));
+            held.insert((accepted.coupon, accepted.user, accepted.key), (order, accepted.first.ended_us));
         }
     }
     let is_refusal = |claim: &&Claim| matches!(claim.class, Class::SoldOut | Class::Refused);
     for claim in evidence.history.claims.iter().filter(is_refusal) {
-        if let Some((order, since)) = held.get(&(claim.coupon.as_str(), claim.user.as_str()))
+        let request = (claim.coupon.as_str(), claim.user.as_str(), claim.key.as_deref());
+        if let Some((order, since)) = held.get(&request)
             && *since < claim.span.began_us
         {
             broken.push(format!("{} holds order {order} and was answered {}", claim.user, claim.answer));
         }
     }
-    for (coupon, &total) in &evidence.history.coupons {
+    for (coupon, plan) in &evidence.history.coupons {
         let edits = evidence.history.edits.iter().filter(|edit| edit.coupon == *coupon);
-        let least = edits.map(|edit| edit.total).chain([total]).min().unwrap_or(total);
+        let least = edits.map(|edit| edit.total).chain([plan.total]).min().unwrap_or(plan.total);
+        let least = least - withdrawals(evidence.history, coupon);
         let claims = || evidence.history.claims.iter().filter(|claim| claim.coupon == *coupon);
         let sold_out = claims().filter(|claim| claim.class == Class::SoldOut);
         let Some(first) = sold_out.map(|claim| claim.span.ended_us).min() else { continue };
@@ -114,12 +125,28 @@ pub fn refusals(evidence: &Evidence<'_>) -> Vec<String> {
     broken
 }
 
-/// A status answer never goes back behind an earlier answer about the same order. The answer to a claim is only an
+/// How many units of the coupon may be withdrawn.
+pub fn withdrawals(history: &History, coupon: &str) -> i64 {
+    let transitions = history.transitions.iter().filter(|transition| transition.coupon == coupon);
+    let withdrawn: BTreeSet<&str> = transitions
+        .filter(|transition| transition.asked == Asked::Withdraw && transition.class != Class::Refused)
+        .map(|transition| transition.order.as_str())
+        .collect();
+    i64::try_from(withdrawn.len()).unwrap_or(i64::MAX)
+}
+
+/// A status answer, or the answer to a confirm or a cancel that was done, never goes back behind an earlier answer about
+/// the same order. The answer to a claim is only an
 /// earlier answer, never a later one: a repeated claim is answered `accepted` if the program knows no more.
 pub fn statuses(history: &History) -> Vec<String> {
     let mut by_order: BTreeMap<&str, Vec<(Span, &str, bool)>> = BTreeMap::new();
     for status in &history.statuses {
         by_order.entry(&status.order).or_default().push((status.span, &status.status, true));
+    }
+    for transition in &history.transitions {
+        if let Some(status) = &transition.status {
+            by_order.entry(&transition.order).or_default().push((transition.span, status, true));
+        }
     }
     for claim in &history.claims {
         if let (Some(order), Some(status)) = (&claim.order, &claim.status) {

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::evidence::{Evidence, loses_claims};
-use crate::history::{Class, History, Loses, Poison, Sample};
+use super::orders::withdrawals;
+use crate::history::{Asked, Class, History, Loses, Poison, Sample};
+use crate::stores::OrderRow;
 
 /// In every sample: no unit too many, no user with two live orders, and Postgres's stock + live orders = total.
 pub fn samples(history: &History) -> Vec<String> {
@@ -13,6 +15,8 @@ pub fn samples(history: &History) -> Vec<String> {
         .filter(|edit| edit.lowers && edit.class != Class::Refused)
         .map(|edit| edit.coupon.as_str())
         .collect();
+    let withdrawals: BTreeMap<&str, i64> =
+        history.coupons.keys().map(|coupon| (coupon.as_str(), withdrawals(history, coupon))).collect();
     let loses_claims = loses_claims(history);
     let mut broken = Vec::new();
     for Sample { span, postgres, redis } in &history.samples {
@@ -31,11 +35,19 @@ pub fn samples(history: &History) -> Vec<String> {
             if coupon.doubled > 0 {
                 broken.push(format!("{} users had two live orders of {id} at {at}", coupon.doubled));
             }
+            if let Some(plan) = history.coupons.get(id).filter(|plan| coupon.most > plan.limit) {
+                broken.push(format!(
+                    "a user had {} live orders of {id}, not {}, at {at}",
+                    coupon.most, plan.limit
+                ));
+            }
         }
         // After a loss of claims or a lowered total, Redis may hold more claims than can be recorded.
         let Some(redis) = redis.as_ref().filter(|redis| redis.marker.starts_with("ready:")) else { continue };
         for coupon in redis.coupons.iter().filter(|coupon| !lowered.contains(coupon.id.as_str())) {
-            if coupon.total.is_some_and(|total| coupon.held > total) && !loses_claims {
+            // A unit that is withdrawn is held until Redis has the lower total.
+            let withdrawn = withdrawals.get(coupon.id.as_str()).copied().unwrap_or_default();
+            if coupon.total.is_some_and(|total| coupon.held > total + withdrawn) && !loses_claims {
                 broken.push(format!("Redis held {} claims of {} at {at}", coupon.held, coupon.id));
             }
         }
@@ -57,11 +69,15 @@ pub fn agreement(evidence: &Evidence<'_>) -> Vec<String> {
             last.redis.pending, last.redis.unread, last.outbox
         ));
     }
-    let mut live: BTreeMap<&str, BTreeMap<&str, &str>> = BTreeMap::new();
-    for row in last.orders.iter().filter(|row| row.is_live()) {
-        live.entry(&row.coupon).or_default().insert(&row.user, &row.id);
+    for row in last.orders.iter().filter(|row| row.status == "reserved") {
+        broken
+            .push(format!("order {} of {} ({}) is still reserved at the end", row.id, row.user, row.coupon));
     }
-    for coupon in evidence.history.coupons.keys() {
+    let mut live: BTreeMap<&str, Vec<&OrderRow>> = BTreeMap::new();
+    for row in last.orders.iter().filter(|row| row.is_live()) {
+        live.entry(&row.coupon).or_default().push(row);
+    }
+    for (coupon, plan) in &evidence.history.coupons {
         let live = live.remove(coupon.as_str()).unwrap_or_default();
         let units = i64::try_from(live.len()).unwrap_or(i64::MAX);
         let postgres = last.coupons.iter().find(|row| row.id == *coupon);
@@ -79,12 +95,31 @@ pub fn agreement(evidence: &Evidence<'_>) -> Vec<String> {
         }
         let none = BTreeMap::new();
         let held = last.claims.get(coupon).unwrap_or(&none);
-        let held: BTreeMap<&str, &str> = held.iter().map(|(user, order)| (&**user, &**order)).collect();
+        let live: BTreeMap<String, String> = live.iter().map(|row| row.claim(plan.limit)).collect();
         for (user, order) in held.iter().filter(|(user, order)| live.get(*user) != Some(*order)) {
             broken.push(format!("Redis holds order {order} of {user} ({coupon}), which is not live"));
         }
         for (user, order) in live.iter().filter(|(user, _)| !held.contains_key(*user)) {
             broken.push(format!("Redis does not hold order {order} of {user} ({coupon}), which is live"));
+        }
+    }
+    broken
+}
+
+/// Each withdrawn unit has lowered the total by one, and nothing else has changed it, except edits.
+pub fn totals(evidence: &Evidence<'_>) -> Vec<String> {
+    let is_edited = |coupon: &str| evidence.history.edits.iter().any(|edit| edit.coupon == coupon);
+    let mut broken = Vec::new();
+    for (coupon, plan) in evidence.history.coupons.iter().filter(|(coupon, _)| !is_edited(coupon)) {
+        let is_withdrawn =
+            |row: &&OrderRow| row.coupon == *coupon && row.reason.as_deref() == Asked::Withdraw.reason();
+        let withdrawn = evidence.last.orders.iter().filter(is_withdrawn).count();
+        let total = plan.total - i64::try_from(withdrawn).unwrap_or(i64::MAX);
+        if let Some(row) = evidence.last.coupons.iter().find(|row| row.id == *coupon && row.total != total) {
+            broken.push(format!(
+                "{coupon} has a total of {}, but {withdrawn} of {} units were withdrawn",
+                row.total, plan.total
+            ));
         }
     }
     broken

@@ -2,8 +2,8 @@
 
 use crate::checker::{Verdict, check};
 use crate::history::{
-    Cancel, Claim, Class, Fault, History, Line, Loses, Poison, PostgresCoupon, RedisCoupon, RedisState,
-    Sample, Span, StatusAnswer,
+    Asked, Cancel, Claim, Class, Fault, History, Line, Loses, Plan, Poison, PostgresCoupon, RedisCoupon,
+    RedisState, Sample, Span, StatusAnswer, Transition,
 };
 use crate::stores::{LastState, Letter, OrderRow};
 
@@ -24,7 +24,9 @@ impl Run {
     /// Three units: alice and bob have one each, bob after a first claim without an answer. Carol's order was
     /// cancelled, dave was too late, eve's request was lost.
     pub fn good() -> Self {
-        let history = History { clients: 2, coupons: [(COUPON.to_owned(), 3)].into(), ..History::default() };
+        let plan = Plan { total: 3, limit: 1, reserve_seconds: None, is_durable: false };
+        let history =
+            History { clients: 2, coupons: [(COUPON.to_owned(), plan)].into(), ..History::default() };
         let mut run = Self { history, last: Ok(LastState::default()) };
         run.claim(10_000, "alice", Class::Ok, Some("a"));
         run.claim(20_000, "bob", Class::Unknown, None);
@@ -58,6 +60,7 @@ impl Run {
             span: span(at_ms, at_ms + 10),
             coupon: COUPON.into(),
             user: user.into(),
+            key: None,
             class,
             answer: class.word().into(),
             order: order.map(str::to_owned),
@@ -91,7 +94,41 @@ impl Run {
 
     pub fn row(&mut self, id: &str, user: &str, status: &str, claimed_at_ms: u64) {
         let (id, coupon, user, status) = (id.into(), COUPON.into(), user.into(), status.into());
-        self.last().orders.push(OrderRow { id, coupon, user, status, claimed_at_ms });
+        let recorded_at_us = claimed_at_ms * 1_000;
+        let row = OrderRow {
+            id,
+            coupon,
+            user,
+            slot: 1,
+            status,
+            claimed_at_ms,
+            recorded_at_us,
+            ..OrderRow::default()
+        };
+        self.last().orders.push(row);
+    }
+
+    pub fn transition(&mut self, at_ms: u64, order: &str, asked: Asked, answer: &str) -> &mut Transition {
+        let class = match answer {
+            "200" => Class::Ok,
+            "503" => Class::Unknown,
+            _ => Class::Refused,
+        };
+        self.history.add(Line::Transition(Transition {
+            span: span(at_ms, at_ms + 10),
+            coupon: COUPON.into(),
+            order: order.into(),
+            asked,
+            class,
+            answer: answer.into(),
+            status: None,
+            refund_due: asked == Asked::Confirm && answer == "409 order-expired",
+        }));
+        self.history.transitions.last_mut().expect("it was just added")
+    }
+
+    pub fn plan(&mut self) -> &mut Plan {
+        self.history.coupons.get_mut(COUPON).expect("the coupon is there")
     }
 
     pub fn letter(&mut self, entry: Option<&str>, order: Option<&str>) {
@@ -111,7 +148,7 @@ impl Run {
 
     pub fn sample(&mut self, at_ms: u64, live: i64, held: i64) -> &mut Sample {
         let id = || COUPON.to_owned();
-        let postgres = PostgresCoupon { id: id(), total: 3, stock: 3 - live, live, doubled: 0 };
+        let postgres = PostgresCoupon { id: id(), total: 3, stock: 3 - live, live, doubled: 0, most: 1 };
         let coupon = RedisCoupon { id: id(), total: Some(3), stock: Some(3 - held), held };
         let redis = RedisState { marker: "ready:1-a".into(), pending: 0, unread: 0, coupons: vec![coupon] };
         let span = span(at_ms, at_ms + 10);
@@ -122,12 +159,14 @@ impl Run {
     /// Both stores at rest with this many live orders; Redis holds exactly the live ones.
     pub fn rest(&mut self, total: i64, live: i64) {
         let id = || COUPON.to_owned();
+        let limit = self.plan().limit;
         let last = self.last();
-        last.coupons = vec![PostgresCoupon { id: id(), total, stock: total - live, live, doubled: 0 }];
+        last.coupons =
+            vec![PostgresCoupon { id: id(), total, stock: total - live, live, doubled: 0, most: 1 }];
         let coupon = RedisCoupon { id: id(), total: Some(total), stock: Some(total - live), held: live };
         last.redis = RedisState { marker: "ready:1-a".into(), pending: 0, unread: 0, coupons: vec![coupon] };
         let held = last.orders.iter().filter(|row| row.is_live());
-        let held = held.map(|row| (row.user.clone(), row.id.clone())).collect();
+        let held = held.map(|row| row.claim(limit)).collect();
         last.claims = [(id(), held)].into();
     }
 

@@ -178,8 +178,8 @@ impl FaultInjector {
         Ok(())
     }
 
-    /// Signals every process that reads the stream.
-    fn signal_readers(&self, signal: Signal) {
+    /// Signals every process with workers: they read the stream and expire orders.
+    pub(super) fn signal_readers(&self, signal: Signal) {
         self.cluster.program.signal_server(signal);
         for place in WORKERS {
             self.cluster.nodes[place].signal(signal);

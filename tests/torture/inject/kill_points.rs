@@ -9,7 +9,7 @@ use super::{FaultInjector, Outcome};
 use crate::admin_actions;
 use crate::cluster::{SERVER, WORKERS};
 use crate::faults::Kind;
-use crate::workload::TEST_COUPONS;
+use crate::workload::{ClaimRequest, TEST_COUPONS};
 use support::proxy::{ACKNOWLEDGEMENT, Trap};
 use support::script_text;
 
@@ -17,6 +17,27 @@ use support::script_text;
 const TRAP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Some orders cannot be cancelled: they have ended already or are not recorded yet.
 const MAX_ORDERS_TRIED: usize = 500;
+
+/// A transaction that changes orders, and its first effect in Redis.
+#[derive(Clone, Copy)]
+pub struct Transaction {
+    /// A text of the statement.
+    statement: &'static str,
+    /// A text in the command to Redis that follows the commit.
+    effect: &'static str,
+    /// The processes that make it.
+    places: &'static [usize],
+}
+
+pub const CONFIRM: Transaction = by_server("set status = 'confirmed'");
+pub const CANCEL: Transaction = by_server("set status = 'cancelled', ended_at = f.now\n");
+pub const REVOKE: Transaction = by_server("set status = 'cancelled', ended_at = f.now, reason");
+pub const EXPIRE: Transaction =
+    Transaction { statement: "set status = 'expired'", effect: "seckill:{0}:claims:", places: &WORKERS };
+
+const fn by_server(statement: &'static str) -> Transaction {
+    Transaction { statement, effect: "postgres_lsn", places: &[SERVER] }
+}
 
 /// Waits until the trap has cut its connection.
 pub async fn until_cut(trap: &Trap) -> Outcome {
@@ -61,6 +82,30 @@ impl FaultInjector {
             })
             .collect();
         let (place, trap) = first_taken(traps).await?;
+        self.kill_at(place, trap).await;
+        Ok(())
+    }
+
+    /// Kills a process before the commit, between the commit and its answer, or before or after the first effect in Redis.
+    /// Clients and sweepers make the transactions.
+    pub(super) async fn die_in_transition(&mut self, transaction: Transaction) -> Outcome {
+        let Transaction { statement, effect, places } = transaction;
+        let traps: Vec<(usize, Trap)> = places
+            .iter()
+            .map(|&place| (place, self.cluster.nodes[place].postgres.hold(&["COMMIT", statement])))
+            .collect();
+        let (place, mut trap) = first_taken(traps).await?;
+        if self.rng.random_bool(0.5) {
+            let before_effect = self.cluster.nodes[place].redis.hold(&["EVALSHA", effect]);
+            trap.release();
+            trap = first_taken(vec![(place, before_effect)]).await?.1;
+        }
+        self.kill_at(place, trap).await;
+        Ok(())
+    }
+
+    /// Kills a process whose request is held. The request is delivered, or it is dropped.
+    async fn kill_at(&mut self, place: usize, trap: Trap) {
         self.cluster.nodes[place].kill_9();
         if self.rng.random_bool(0.5) {
             trap.release();
@@ -69,7 +114,6 @@ impl FaultInjector {
         }
         self.sleep(0..1_500).await;
         self.cluster.start_node(place);
-        Ok(())
     }
 
     /// Kills the worker that returns the unit of an outbox row, before the release script or after it. The row stays,
@@ -105,7 +149,9 @@ impl FaultInjector {
             }
             until_cut(&trap).await?;
             self.interrupted_releases += 1;
-            self.workload.claim(&self.workload.urls[1], &coupon, &user, None, false).await;
+            let (coupon, user) = (coupon.as_str(), user.as_str());
+            let again = ClaimRequest { coupon, user, key: None, wait_seconds: None, retries: false };
+            self.workload.claim(&self.workload.urls[1], &again).await;
             return Ok(());
         }
         Err("no order could be cancelled".into())

@@ -3,12 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use model::trace::{Effect, EntryId, Event, Line, Redis};
+use model::trace::{Effect, EntryId, Event, Line, Redis, user_of_field};
 
-use crate::history::{Class, History, Span};
+use crate::history::{Claim, Class, History};
 
 /// Largest difference between this clock and that of the history, ms.
 const CLOCKS_APART_MS: u64 = 2;
+
+/// Coupon, user and key.
+type Request = (String, String, Option<String>);
 
 #[derive(Default)]
 pub struct Timeline {
@@ -18,8 +21,10 @@ pub struct Timeline {
     clock: Vec<(usize, u64)>,
     /// By coupon: line, and stock after it.
     stock: BTreeMap<String, Vec<(usize, i64)>>,
-    /// By coupon and user: line, and whether the user holds a unit after it.
-    holds: HashMap<(String, String), Vec<(usize, bool)>>,
+    /// By coupon and field of the claims hash: the key of the unit that is held now.
+    fields: BTreeMap<(String, String), Option<String>>,
+    /// By coupon, user and key: line, and whether the user holds a unit after it.
+    holds: HashMap<Request, Vec<(usize, bool)>>,
     events: HashMap<EntryId, Event>,
     /// Orders that had an event.
     sent: BTreeSet<String>,
@@ -47,10 +52,12 @@ impl Timeline {
                         self.acknowledged.entry(event.order.clone()).or_insert(self.lines);
                     }
                 }
-                Effect::Held { coupon, user, .. } | Effect::Freed { coupon, user } => {
-                    let holds = redis.holder(coupon, user).is_some();
-                    self.holds.entry((coupon.clone(), user.clone())).or_default().push((self.lines, holds));
+                Effect::Held { coupon, user, key, .. } => {
+                    self.add_end(coupon, user);
+                    self.fields.insert((coupon.clone(), user.clone()), key.clone());
+                    self.add_unit(coupon, user, key.clone(), true);
                 }
+                Effect::Freed { coupon, user } => self.add_end(coupon, user),
                 Effect::Flushed | Effect::Gone { .. } => self.add_loss(redis),
                 _ => {}
             }
@@ -63,11 +70,22 @@ impl Timeline {
         }
     }
 
+    fn add_end(&mut self, coupon: &str, field: &str) {
+        if let Some(key) = self.fields.remove(&(coupon.to_owned(), field.to_owned())) {
+            self.add_unit(coupon, field, key, false);
+        }
+    }
+
+    fn add_unit(&mut self, coupon: &str, field: &str, key: Option<String>, is_held: bool) {
+        let request = (coupon.to_owned(), user_of_field(field).to_owned(), key);
+        self.holds.entry(request).or_default().push((self.lines, is_held));
+    }
+
     fn add_loss(&mut self, redis: &Redis) {
-        for ((coupon, user), holds) in &mut self.holds {
-            if redis.holder(coupon, user).is_none() {
-                holds.push((self.lines, false));
-            }
+        let is_lost = |(coupon, field): &&(String, String)| redis.holder(coupon, field).is_none();
+        let lost: Vec<(String, String)> = self.fields.keys().filter(is_lost).cloned().collect();
+        for (coupon, field) in lost {
+            self.add_end(&coupon, &field);
         }
     }
 
@@ -82,7 +100,7 @@ impl Timeline {
                     "{user} was answered with order {order} of {coupon}, which had no event"
                 ));
             }
-            if claim.class == Class::SoldOut && !self.could_be_sold_out(coupon, user, claim.span) {
+            if claim.class == Class::SoldOut && !self.could_be_sold_out(claim) {
                 return Err(format!(
                     "{user} was answered {} for {coupon} ({:?}) while there was stock or the user held a unit",
                     claim.answer, claim.span
@@ -101,15 +119,16 @@ impl Timeline {
         Ok(())
     }
 
-    /// Whether at some moment of the span there was no stock and the user held no unit.
-    fn could_be_sold_out(&self, coupon: &str, user: &str, span: Span) -> bool {
+    /// Whether at some moment of its span there was no stock and the user held no unit with the claim's key.
+    fn could_be_sold_out(&self, claim: &Claim) -> bool {
+        let Claim { coupon, user, key, span, .. } = claim;
         let from = (span.began_us / 1_000).saturating_sub(CLOCKS_APART_MS);
         let to = span.ended_us / 1_000 + CLOCKS_APART_MS;
         // The last line that ended before the span, and the first line that began after it.
         let first = self.clock.iter().take_while(|(_, ms)| *ms < from).last().map_or(0, |(line, _)| *line);
         let last = self.clock.iter().find(|(_, ms)| *ms > to).map_or(usize::MAX, |(line, _)| *line);
         let none = Vec::new();
-        let holds = self.holds.get(&(coupon.to_owned(), user.to_owned())).unwrap_or(&none);
+        let holds = self.holds.get(&(coupon.clone(), user.clone(), key.clone())).unwrap_or(&none);
         let stock = self.stock.get(coupon).unwrap_or(&Vec::new()).clone();
         let changes = stock.iter().map(|(line, _)| *line).chain(holds.iter().map(|(line, _)| *line));
         let mut moments: Vec<usize> = changes.filter(|line| (first..last).contains(line)).collect();

@@ -194,8 +194,9 @@ fn effects_of(command: &Command) -> Result<Vec<Effect>, String> {
 /// The value is `<order>` or `<order> <key>`. The field stands for its user: the rules hold for each unit that a user may
 /// hold.
 fn held(coupon: &str, user: String, value: &str) -> Effect {
-    let order = value.split(' ').next().unwrap_or_default().to_owned();
-    Effect::Held { coupon: coupon.to_owned(), user, order }
+    let (order, key) =
+        value.split_once(' ').map_or((value, None), |(order, key)| (order, Some(key.to_owned())));
+    Effect::Held { coupon: coupon.to_owned(), user, order: order.to_owned(), key }
 }
 
 fn key_of(key: &str) -> Option<Key> {
@@ -236,5 +237,5 @@ fn event(fields: &[Vec<u8>]) -> Option<Event> {
     let order = get("order").filter(|order| order.parse::<Uuid>().is_ok())?;
     let user = get("user").filter(|user| (1..=128).contains(&user.len()))?;
     let slot = get("slot").map_or(Some(1), |slot| slot.parse().ok())?;
-    Some(Event { order, coupon: get("coupon")?, user: encode_field(&user, slot) })
+    Some(Event { order, coupon: get("coupon")?, user: encode_field(&user, slot), key: get("key") })
 }

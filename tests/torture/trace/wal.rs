@@ -78,6 +78,7 @@ fn change(row: &str) -> Result<Option<Change>, &'static str> {
             order: get("id")?,
             coupon: get("coupon_id")?,
             user: encode_field(&get("user_id")?, get("slot")?.parse().map_err(|_| "slot")?),
+            key: get("idempotency_key").ok(),
             status: get("status")?,
         }),
         ("orders", _) => Some(Change::OrderGone { order: get("id")? }),
