@@ -19,8 +19,10 @@ mod report;
 mod requests;
 mod scale;
 mod scenarios;
+mod tcc;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail, ensure};
@@ -92,6 +94,7 @@ scenarios! {
     "coupons" => coupons,
     "connections" => connections,
     "memory" => memory,
+    "tcc" => tcc,
     "loaded" => loaded,
     "drain" => drain,
     "bare-insert" => bare_insert,
@@ -101,6 +104,7 @@ scenarios! {
     "lua-then-lock" => lua_then_lock,
     "row-per-unit" => row_per_unit,
     "two-phase" => two_phase,
+    "textbook-tcc" => textbook_tcc,
 }
 
 /// Runs the scenarios. `mint` signs a token, given the secret and the user.
@@ -157,6 +161,7 @@ async fn measure_with_fixture(
             ensure!(!stop.token().is_cancelled(), STOPPED);
             mint(&fixture.jwt_secret, user)
         })?;
+        let users = Arc::new(users);
         let bench = Bench { fixture: &fixture, users: &users, data_dir: &options.data_dir, parameters };
         measure(&bench, &options.only, progress).await
     };

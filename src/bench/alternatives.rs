@@ -12,6 +12,7 @@ mod per_request;
 mod pgbench;
 mod row_per_unit;
 mod schema;
+mod textbook_tcc;
 mod two_phase;
 
 pub use bare_insert::bare_insert;
@@ -21,6 +22,7 @@ pub use optimistic_lock::optimistic_lock;
 pub use per_request::{PerRequest, per_request};
 pub use pgbench::Pgbench;
 pub use row_per_unit::row_per_unit;
+pub use textbook_tcc::textbook_tcc;
 pub use two_phase::two_phase;
 
 use anyhow::{Result, ensure};

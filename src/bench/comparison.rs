@@ -6,7 +6,7 @@ use anyhow::Context;
 use super::NotMeasurable;
 use super::alternatives::{
     self, ClientCheck, Figure, Pgbench, bare_insert, client_check, lua_then_lock, optimistic_lock,
-    per_request, row_per_unit, two_phase, update_alone,
+    per_request, row_per_unit, textbook_tcc, two_phase, update_alone,
 };
 use super::disk::fdatasync;
 use super::fixture::PREFIX;
@@ -15,6 +15,7 @@ use super::parameters::{FEW_CONNECTIONS, Parameters};
 use super::scenarios::{
     Bench, COUPON, FEW_CONNECTIONS_SCENARIO, MANY_UNITS, RATE, REDIS_CPU, rate_with_connections,
 };
+use super::tcc::{CYCLES, TCC, TEXTBOOK_TCC};
 use crate::domain::Partition;
 use crate::redis::{RedisServer, marker};
 
@@ -100,6 +101,18 @@ impl Bench<'_> {
         let figures = two_phase(&self.fixture.addresses, two_phase_clients, alternative_duration).await?;
         add_figures(results, "two-phase", &figures);
         add_ratios(results, "two-phase", &figures);
+        alternatives::clear(&self.fixture.addresses).await
+    }
+
+    /// Whole cycles of try and confirm.
+    pub async fn textbook_tcc(&self, results: &mut Measurements) -> anyhow::Result<()> {
+        let pgbench = self.pgbench()?;
+        self.fixture.empty_stores().await?;
+        let Parameters { textbook_clients, pgbench_duration, .. } = self.parameters;
+        let figures =
+            textbook_tcc(&self.fixture.addresses, &pgbench, textbook_clients, pgbench_duration).await?;
+        add_figures(results, TEXTBOOK_TCC, &figures);
+        results.add_ratio(TCC, CYCLES, (TEXTBOOK_TCC, RATE));
         alternatives::clear(&self.fixture.addresses).await
     }
 

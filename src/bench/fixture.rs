@@ -185,9 +185,17 @@ impl Fixture {
 
 impl Server {
     pub async fn create(&self, coupon: &str, total: u64) -> anyhow::Result<()> {
-        let body: Json = json!({"id": coupon, "total": total});
+        self.create_as(coupon, &json!({"id": coupon, "total": total})).await
+    }
+
+    /// Creates a coupon whose orders are reserved for this long.
+    pub async fn create_reserving(&self, coupon: &str, total: u64, seconds: u64) -> anyhow::Result<()> {
+        self.create_as(coupon, &json!({"id": coupon, "total": total, "reserve_seconds": seconds})).await
+    }
+
+    async fn create_as(&self, coupon: &str, definition: &Json) -> anyhow::Result<()> {
         let request = http().post(format!("http://{}/v1/admin/coupons", self.address));
-        let answer = request.bearer_auth(ADMIN_TOKEN).json(&body).send().await?;
+        let answer = request.bearer_auth(ADMIN_TOKEN).json(definition).send().await?;
         ensure!(answer.status().is_success(), "creating coupon {coupon}: {}", answer.text().await?);
         Ok(())
     }

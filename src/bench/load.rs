@@ -50,7 +50,7 @@ impl Answers {
 
     /// Latency in ms at a quantile from 0 to 1; 0 without such answers.
     pub fn quantile_ms(&self, status: u16, quantile: f64) -> f64 {
-        self.latency.get(&status).map_or(0.0, |all| to_f64(all.value_at_quantile(quantile)) / 1_000.0)
+        self.latency.get(&status).map_or(0.0, |all| quantile_ms(all, quantile))
     }
 
     /// # Errors
@@ -105,6 +105,16 @@ pub async fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
     Ok(stream)
 }
 
+/// Latency in ms at a quantile from 0 to 1.
+pub fn quantile_ms(latencies: &Histogram<u64>, quantile: f64) -> f64 {
+    to_f64(latencies.value_at_quantile(quantile)) / 1_000.0
+}
+
+/// A histogram of latencies in µs.
+pub fn latencies() -> anyhow::Result<Histogram<u64>> {
+    Ok(Histogram::new_with_bounds(1, SLOWEST_US, DIGITS)?)
+}
+
 async fn client(
     mut stream: TcpStream,
     load: Load,
@@ -128,9 +138,7 @@ async fn client(
         let status = answer(&mut stream, &mut received).await?;
         let histogram = match latency.entry(status) {
             std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
-            std::collections::btree_map::Entry::Vacant(new) => {
-                new.insert(Histogram::new_with_bounds(1, SLOWEST_US, DIGITS)?)
-            }
+            std::collections::btree_map::Entry::Vacant(new) => new.insert(latencies()?),
         };
         histogram.saturating_record(u64::try_from(due.elapsed().as_micros())?);
     }
@@ -139,10 +147,34 @@ async fn client(
 
 /// Reads one whole answer and returns its status. Bytes of the next answer stay in `received`.
 pub async fn answer(stream: &mut TcpStream, received: &mut Vec<u8>) -> anyhow::Result<u16> {
+    let whole = receive(stream, received).await?;
+    received.drain(..whole.length);
+    Ok(whole.status)
+}
+
+/// As [`answer`], and returns the body too.
+pub async fn answer_with_body(
+    stream: &mut TcpStream,
+    received: &mut Vec<u8>,
+) -> anyhow::Result<(u16, Vec<u8>)> {
+    let whole = receive(stream, received).await?;
+    let answer: Vec<u8> = received.drain(..whole.length).collect();
+    Ok((whole.status, answer[whole.head..].to_vec()))
+}
+
+/// Where a whole answer ends in the received bytes.
+#[derive(Debug, PartialEq, Eq)]
+struct Whole {
+    status: u16,
+    /// Bytes up to the body, and with the body.
+    head: usize,
+    length: usize,
+}
+
+async fn receive(stream: &mut TcpStream, received: &mut Vec<u8>) -> anyhow::Result<Whole> {
     loop {
-        if let Some((status, length)) = whole_answer(received)? {
-            received.drain(..length);
-            return Ok(status);
+        if let Some(whole) = whole_answer(received)? {
+            return Ok(whole);
         }
         if stream.read_buf(received).await? == 0 {
             bail!("the server closed a connection");
@@ -150,7 +182,7 @@ pub async fn answer(stream: &mut TcpStream, received: &mut Vec<u8>) -> anyhow::R
     }
 }
 
-fn whole_answer(received: &[u8]) -> anyhow::Result<Option<(u16, usize)>> {
+fn whole_answer(received: &[u8]) -> anyhow::Result<Option<Whole>> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut headers);
     let httparse::Status::Complete(head) = response.parse(received)? else { return Ok(None) };
@@ -158,19 +190,21 @@ fn whole_answer(received: &[u8]) -> anyhow::Result<Option<(u16, usize)>> {
     let length = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
     let length = length.context("an answer without a length")?;
     let body: usize = std::str::from_utf8(length.value)?.trim().parse()?;
-    Ok((received.len() >= head + body).then_some((status, head + body)))
+    let whole = Whole { status, head, length: head + body };
+    Ok((received.len() >= whole.length).then_some(whole))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::whole_answer;
+    use super::{Whole, whole_answer};
 
     #[test]
     fn one_whole_answer_is_read_and_the_next_one_stays() {
         let one = b"HTTP/1.1 202 Accepted\r\ncontent-length: 5\r\n\r\nhello";
         let mut received = one.to_vec();
         received.extend_from_slice(b"HTTP/1.1 409 Conflict\r\n");
-        assert_eq!(whole_answer(&received).ok().flatten(), Some((202, one.len())));
+        let whole = Whole { status: 202, head: one.len() - 5, length: one.len() };
+        assert_eq!(whole_answer(&received).ok().flatten(), Some(whole));
         for length in 0..one.len() {
             assert!(matches!(whole_answer(&one[..length]), Ok(None)), "{length} bytes");
         }

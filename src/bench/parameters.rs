@@ -24,6 +24,12 @@ pub struct Parameters {
     pub two_phase_clients: &'static [usize],
     /// Numbers of clients for the comparison of our clients with pgbench.
     pub checked_clients: &'static [usize],
+    /// Numbers of clients of the textbook TCC.
+    pub textbook_clients: &'static [usize],
+    /// Numbers of connections that claim and confirm.
+    pub cycle_connections: &'static [usize],
+    /// Number of units that expire and are claimed again.
+    pub expiring_units: usize,
     /// Numbers of workers that are compared with one worker.
     pub workers: &'static [usize],
     /// Number of order events that a worker drains.
@@ -50,6 +56,9 @@ impl Parameters {
             clients: &[1, 4, 8, 64],
             two_phase_clients: &[4, 8, 32],
             checked_clients: &[8],
+            textbook_clients: &[1, 4, 8, 64],
+            cycle_connections: &[256, 1_024],
+            expiring_units: 100_000,
             workers: &[2, 4],
             backlog: 1_000_000,
             coupons: 10_000,
@@ -62,14 +71,17 @@ impl Parameters {
     pub const fn quick() -> Self {
         Self {
             rounds: 1,
-            duration: Duration::from_secs(2),
+            duration: Duration::from_secs(1),
             few_connections: &[64],
-            few_connections_duration: Duration::from_secs(2),
+            few_connections_duration: Duration::from_secs(1),
             alternative_duration: Duration::from_millis(400),
             pgbench_duration: Duration::from_secs(1),
             clients: &[4, 64],
             two_phase_clients: &[4, 32],
             checked_clients: &[8],
+            textbook_clients: &[4],
+            cycle_connections: &[1_024],
+            expiring_units: 10_000,
             workers: &[2],
             backlog: 50_000,
             coupons: 1_000,

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::domain::OrderId;
+
 /// Signed tokens of users `user-0`, `user-1`, …
 pub struct Users {
     tokens: Vec<String>,
@@ -55,6 +57,15 @@ impl Users {
         let token = &self.tokens[user];
         format!(
             "POST /v1/coupons/{coupon}/claims HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {token}\r\n{headers}\
+             content-length: 0\r\n\r\n"
+        )
+    }
+
+    /// The confirm of a user's order as text.
+    pub fn confirm(&self, user: usize, order: OrderId) -> String {
+        let token = &self.tokens[user];
+        format!(
+            "POST /v1/orders/{order}/confirm HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {token}\r\n\
              content-length: 0\r\n\r\n"
         )
     }

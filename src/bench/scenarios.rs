@@ -34,7 +34,7 @@ const ONE_IN: usize = 20;
 /// The values that every scenario needs.
 pub struct Bench<'a> {
     pub fixture: &'a Fixture,
-    pub users: &'a Users,
+    pub users: &'a Arc<Users>,
     pub data_dir: &'a Path,
     pub parameters: Parameters,
 }

@@ -224,6 +224,45 @@ async fn two_phase_commit_sells_each_unit_once_and_leaves_no_prepared_transactio
 }
 
 #[tokio::test]
+async fn the_textbook_tcc_sells_each_unit_once_and_its_cancelled_units_again() {
+    let sale = Sale::start().await;
+    let stores = stores_of(&sale).await;
+    let pgbench = pgbench(&sale, &stores);
+    let figures = alternatives::textbook_tcc(&stores, &pgbench, &[4], PGBENCH_ROUND).await.unwrap();
+    assert_sold(&figures);
+    let expected = [("textbook TCC, stock first", 4), ("textbook TCC, order first", 4)];
+    assert_eq!(names_and_clients(&figures), expected);
+    let [left, frozen, total] = ["stock", "frozen", "total"]
+        .map(|column| sale.psql_number(&format!("select {column} from bench.coupons")));
+    let orders = |of: &str| {
+        sale.psql_number(&format!("select count({of}) from bench.orders where status = 'confirmed'"))
+    };
+    assert_eq!((left, frozen, orders("*"), orders("distinct user_id")), (0, 0, total, total));
+    assert_eq!(figures[1].rate.operations, u64::try_from(total).unwrap() - 100, "cycles of the last round");
+    let cancelled = "select count(*) from bench.orders where status = 'cancelled'";
+    assert_eq!(sale.psql_number(cancelled), 4 * (100 / 4 + 2), "all tries of the hundred last units had one");
+}
+
+#[tokio::test]
+async fn a_textbook_tcc_that_loses_a_confirm_fails() {
+    let sale = Sale::start().await;
+    sale.psql(
+        "create function public.lose() returns trigger language plpgsql as
+             $$ begin return case when new.user_id not like '%7' then new end; end $$",
+    );
+    damage(
+        &sale,
+        "create or replace trigger lose before update on bench.orders
+             for each row execute function public.lose()",
+    );
+    let stores = stores_of(&sale).await;
+    let pgbench = pgbench(&sale, &stores);
+    let error = alternatives::textbook_tcc(&stores, &pgbench, &[2], PGBENCH_ROUND).await.unwrap_err();
+    let error = format!("{error:#}");
+    assert!(error.contains("frozen and") && error.ends_with("reserved"), "{error}");
+}
+
+#[tokio::test]
 async fn a_flush_takes_some_time_and_leaves_no_file() {
     let dir = tempfile::tempdir().unwrap();
     assert!(fdatasync(dir.path()).await.unwrap() > Duration::ZERO);

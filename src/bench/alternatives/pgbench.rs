@@ -55,7 +55,7 @@ pub struct Pgbench {
 pub struct Load<'l> {
     pub script: Script,
     pub clients: usize,
-    /// Initial values of additional variables.
+    /// Initial values of additional variables, or other values of `n` and `ids`.
     pub variables: &'l [(&'static str, i64)],
 }
 

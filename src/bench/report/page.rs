@@ -6,6 +6,10 @@ use crate::bench::parameters::FEW_CONNECTIONS;
 use crate::bench::scenarios::{
     CONNECTIONS, FEW_CONNECTIONS_SCENARIO, P50, RATE, rate_with_connections, with_connections,
 };
+use crate::bench::tcc::{
+    CLAIMED_AGAIN_P50, CLAIMED_AGAIN_P99, CYCLES, PLAIN, PLAIN_RECORDED, RESERVING, RESERVING_RECORDED, TCC,
+    TEXTBOOK_TCC,
+};
 
 const PAGE: &str = "docs/BENCHMARKS.md";
 const README: &str = "README.md";
@@ -110,6 +114,29 @@ impl Report {
         lines.join("\n")
     }
 
+    /// Our figures with a time to pay, and the best rate of the textbook TCC.
+    fn tcc(&self) -> String {
+        let rows = [
+            ("claims of a reserving coupon ÷ those of a plain one", self.ratio(RESERVING, PLAIN)),
+            ("the same, until the orders are recorded", self.ratio(RESERVING_RECORDED, PLAIN_RECORDED)),
+            ("whole cycles of claim, reserved and confirm", format!("{}/s", self.spread(TCC, CYCLES))),
+            ("textbook TCC at its best, without HTTP", self.best(TEXTBOOK_TCC)),
+            (
+                "our cycles ÷ those of the textbook TCC",
+                self.spread(TCC, &format!("{CYCLES} ÷ {TEXTBOOK_TCC} {RATE}")),
+            ),
+            (CLAIMED_AGAIN_P50, format!("{} ms", self.spread(TCC, CLAIMED_AGAIN_P50))),
+            (CLAIMED_AGAIN_P99, format!("{} ms", self.spread(TCC, CLAIMED_AGAIN_P99))),
+        ];
+        let mut lines = vec!["| what | figure |".to_owned(), "|---|---|".to_owned()];
+        lines.extend(rows.map(|(what, figure)| format!("| {what} | {figure} |")));
+        lines.join("\n")
+    }
+
+    fn ratio(&self, what: &str, to: &str) -> String {
+        self.spread(TCC, &format!("{what} ÷ {TCC} {to}"))
+    }
+
     fn sentence(&self) -> String {
         let times =
             |scenario: &str, rate: &str, to: &str| self.median(scenario, &format!("{rate} ÷ {to} a second"));
@@ -180,6 +207,7 @@ mod tests {
             (PAGE, "run", report.block()),
             (PAGE, "comparison", report.comparison()),
             (PAGE, "connections", report.by_connections()),
+            (PAGE, "tcc", report.tcc()),
             (README, "bench", report.sentence()),
         ];
         for (file, name, block) in blocks {

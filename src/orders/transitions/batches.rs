@@ -1,5 +1,6 @@
 //! The transactions that confirm, cancel and revoke orders: all transitions that wait while a transaction runs go in the
-//! next one, confirms and cancels each in their own, and each revocation alone. One connection makes them.
+//! next one, confirms and cancels each in their own, and each revocation alone. A few tasks make them at the same time,
+//! each on its own connection: the row locks decide between two transitions of one order.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -50,16 +51,18 @@ impl Asked {
 }
 
 impl Batches {
-    /// Starts the task that makes the transactions, until `stop`.
+    /// Starts the tasks that make the transactions, until `stop`.
     pub fn start(parts: &Parts, tasks: &Tasks, stop: &CancellationToken) -> Self {
         let (queue, waiting) = mpsc::channel(config::TRANSITION_QUEUE_MAX_ORDERS);
-        // The queue outlives the task that reads it: the next task makes what waits.
+        // The queue outlives the tasks that read it: the next task makes what waits.
         let waiting = Arc::new(Mutex::new(waiting));
-        let own = (waiting, parts.clone(), stop.clone());
-        tokio::spawn(tasks.supervise("transitions of orders", None, stop, move || {
-            let (waiting, parts, stop) = own.clone();
-            async move { stop.run_until_cancelled(run(&waiting, parts)).await }
-        }));
+        for name in ["transitions of orders", "more transitions of orders"] {
+            let own = (waiting.clone(), parts.clone(), stop.clone());
+            tokio::spawn(tasks.supervise(name, None, stop, move || {
+                let (waiting, parts, stop) = own.clone();
+                async move { stop.run_until_cancelled(run(&waiting, parts)).await }
+            }));
+        }
         Self { queue }
     }
 
@@ -82,11 +85,14 @@ impl Batches {
 }
 
 async fn run(queue: &Mutex<mpsc::Receiver<Waiting>>, parts: Parts) {
-    let mut queue = queue.lock().await;
     let mut maker = Maker { parts, connection: None };
-    let mut batch = Vec::new();
-    while queue.recv_many(&mut batch, config::TRANSITION_BATCH_MAX_ORDERS).await > 0 {
-        maker.make(std::mem::take(&mut batch)).await;
+    loop {
+        let mut batch = Vec::new();
+        // The lock is not held during the transaction: the other task takes the next batch.
+        if queue.lock().await.recv_many(&mut batch, config::TRANSITION_BATCH_MAX_ORDERS).await == 0 {
+            return;
+        }
+        maker.make(batch).await;
     }
 }
 
