@@ -45,10 +45,12 @@ impl Subscription {
         tokio::time::timeout(self.timeout, self.recorded?).await.ok()?.ok()
     }
 
-    /// The same subscription with at most this timeout.
+    /// The same subscription with at most this timeout. With zero there is nothing to wait for, also if the order is
+    /// recorded by now: a client that does not wait always gets the same answer.
     #[must_use]
     pub fn at_most(self, timeout: Duration) -> Self {
-        Self { timeout: self.timeout.min(timeout), ..self }
+        let recorded = self.recorded.filter(|_| !timeout.is_zero());
+        Self { recorded, timeout: self.timeout.min(timeout) }
     }
 }
 
@@ -164,5 +166,22 @@ impl Orders {
     /// Where a store does not answer, or the fence is down.
     pub async fn end(&self, order: &Order) -> Result<(), StoreError> {
         self.ending.end(order.id, order.is_overdue).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_subscription_without_a_wait_has_no_row_although_one_has_come() {
+        let order: OrderId = OrderId::mint();
+        let row = || Order::accepted(order, "coffee".parse().unwrap(), "alice".parse().unwrap());
+        for (timeout, expected) in [(Duration::ZERO, None), (Duration::from_secs(9), Some(row()))] {
+            let (sender, receiver) = oneshot::channel();
+            sender.send(row()).unwrap();
+            let subscription = Subscription { recorded: Some(receiver), timeout: Duration::from_mins(1) };
+            assert_eq!(subscription.at_most(timeout).wait().await, expected);
+        }
     }
 }
