@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 
-use support::Sale;
+use support::{Sale, until};
 
 use super::{ask, ask_as_admin, assert_order, create_reserving, order_of};
 
@@ -99,6 +99,11 @@ async fn a_confirm_two_cancels_and_the_sweeper_race_for_each_of_500_orders_and_o
         assert!(has_code("order-expired"), "{}", cancels[0].text);
         "expired"
     }))
+    .await;
+    // An order that is answered as expired is `reserved` until a sweeper comes.
+    until("the sweepers have expired the overdue orders", async || {
+        (sale.psql_number("select count(*) from orders where status = 'reserved'") == 0).then_some(())
+    })
     .await;
     sale.until_quiet().await;
     let mut expected: Vec<String> =
