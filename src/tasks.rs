@@ -3,6 +3,7 @@
 //! tasks stop. Short tasks of a single request are not in the list.
 
 mod activity;
+pub mod batch_queue;
 
 use std::any::Any;
 use std::fmt;

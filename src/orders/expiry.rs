@@ -16,6 +16,7 @@ use crate::postgres::expiry::{self, ExpireOutcome, Overdue};
 use crate::postgres::{PgConnection, Postgres, PostgresError, outbox};
 use crate::redis::wal_position;
 use crate::tasks::Tasks;
+use crate::tasks::batch_queue::{BatchQueue, batch_queue};
 
 /// Expires orders on a connection of its own, only while the fence is up.
 pub struct Expiry {
@@ -97,9 +98,7 @@ impl EndingOrders {
         tasks: &Tasks,
         stop: &CancellationToken,
     ) -> Self {
-        let (requests, queue) = mpsc::channel(config::WAITING_ORDERS_MAX);
-        // The queue outlives the task: a restarted task answers the requests that wait.
-        let queue = Arc::new(tokio::sync::Mutex::new(queue));
+        let (requests, queue) = batch_queue(config::WAITING_ORDERS_MAX);
         let parts = (queue, fence.clone(), postgres.clone(), unit_waits.clone(), stop.clone());
         tokio::spawn(
             tasks.supervise("ending orders", None, stop, move || {
@@ -130,21 +129,19 @@ impl EndingOrders {
 }
 
 async fn answer_requests(
-    queue: &tokio::sync::Mutex<mpsc::Receiver<Request>>,
+    queue: &BatchQueue<Request>,
     fence: &Fence,
     postgres: &Postgres,
     unit_waits: &Notify,
 ) {
-    let mut queue = queue.lock().await;
     let mut expiry = Expiry::new(fence.clone(), postgres.clone());
-    let mut batch = Vec::new();
-    while queue.recv_many(&mut batch, config::CLAIM_BATCH_MAX_CLAIMS).await > 0 {
+    while let Some(batch) = queue.next_batch(config::CLAIM_BATCH_MAX_CLAIMS).await {
         let done = end_all(&mut expiry, &batch).await;
         if let Err(error) = &done {
             tracing::debug!("cannot end {} orders: {error}", batch.len());
             unit_waits.notify_one();
         }
-        for request in batch.drain(..) {
+        for request in batch {
             // The claim that asked may have reached its timeout.
             drop(request.answer.send(done.clone()));
         }

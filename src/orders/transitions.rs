@@ -173,11 +173,7 @@ impl Transitions {
         user: Option<&UserId>,
         asked: impl Fn() -> Asked,
     ) -> Result<Order, TransitionError> {
-        let row = self.unrecorded.find(order, user, || self.batches.ask(asked())).await?;
-        if user.is_some_and(|user| *user != row.user) {
-            return Err(NotFound::Unknown.into());
-        }
-        Ok(row)
+        self.unrecorded.find(order, user, || self.batches.ask(asked())).await
     }
 
     /// Publishes the coupon's definition, as an edit does.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::waiters::OrderWaiters;
 use crate::config;
-use crate::domain::{OrderId, UserId};
+use crate::domain::{Order, OrderId, UserId};
 use crate::fence::{Fence, Session, StoreError};
 use crate::redis::order_stream;
 
@@ -39,31 +39,33 @@ impl UnrecordedOrders {
         Self { waiters, fence, waiting: Arc::default() }
     }
 
-    /// The result of `read`, which returns `None` while Postgres has no row of the order. If the order may not be
-    /// recorded yet, waits up to `UNRECORDED_ORDER_TIMEOUT` for its row. At most `UNRECORDED_ORDERS_MAX_PER_USER`
-    /// requests of `viewer` wait at once; the admin (`None`) has no such limit. `read` runs at most twice.
+    /// The order's row from `read`, which returns `None` while Postgres has no row, if `viewer` may see it: its owner, or
+    /// the admin (`None`). If the order may not be recorded yet, waits up to `UNRECORDED_ORDER_TIMEOUT` for its row. At
+    /// most `UNRECORDED_ORDERS_MAX_PER_USER` requests of a user wait at once; the admin has no such limit. `read` runs at
+    /// most twice.
     ///
     /// # Errors
-    /// If there is no row in time, or a store does not answer.
-    pub async fn find<T, E, F>(
+    /// If there is no such row in time, or a store does not answer.
+    pub async fn find<E, F>(
         &self,
         order: OrderId,
         viewer: Option<&UserId>,
         read: impl Fn() -> F,
-    ) -> Result<T, E>
+    ) -> Result<Order, E>
     where
-        F: Future<Output = Result<Option<T>, E>>,
+        F: Future<Output = Result<Option<Order>, E>>,
         E: From<NotFound>,
     {
         let no_order_has_this_id = order.claimed_at().is_none();
         if no_order_has_this_id {
             return Err(NotFound::Unknown.into());
         }
-        if let Some(found) = read().await? {
-            return Ok(found);
+        let mut row = read().await?;
+        if row.is_none() {
+            self.wait_for_row(order, viewer).await?;
+            row = read().await?;
         }
-        self.wait_for_row(order, viewer).await?;
-        read().await?.ok_or_else(|| NotFound::Unknown.into())
+        row.filter(|row| viewer.is_none_or(|user| *user == row.user)).ok_or_else(|| NotFound::Unknown.into())
     }
 
     /// Returns when the order has a row or never will have one.

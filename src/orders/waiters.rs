@@ -13,6 +13,7 @@ use crate::config;
 use crate::domain::{Order, OrderId};
 use crate::postgres::{Postgres, orders};
 use crate::tasks::Tasks;
+use crate::tasks::batch_queue::{BatchQueue, batch_queue};
 
 /// Waits for orders to be recorded. A cheap handle; clones share the same waiting orders.
 #[derive(Clone)]
@@ -36,10 +37,8 @@ impl OrderWaiters {
     /// Starts the tasks that query Postgres, until `stop`.
     #[must_use]
     pub fn start(postgres: &Postgres, tasks: &Tasks, stop: &CancellationToken) -> Self {
-        let (lookups, queue) = mpsc::channel(config::WAITING_ORDERS_MAX);
+        let (lookups, queue) = batch_queue(config::WAITING_ORDERS_MAX);
         let recorded = Self { waiting: Arc::default(), is_closed: Arc::default(), lookups };
-        // The queue outlives the task that reads it: after a restart, the next task answers the lookups in it.
-        let queue = Arc::new(tokio::sync::Mutex::new(queue));
         let parts = (queue, postgres.clone(), stop.clone());
         tokio::spawn(tasks.supervise("lookups of orders", None, stop, move || {
             let (queue, postgres, stop) = parts.clone();
@@ -112,10 +111,8 @@ fn announce(waiting: &Mutex<HashMap<OrderId, Vec<oneshot::Sender<Order>>>>, orde
     }
 }
 
-async fn answer_lookups(queue: &tokio::sync::Mutex<mpsc::Receiver<Lookup>>, postgres: &Postgres) {
-    let mut queue = queue.lock().await;
-    let mut batch = Vec::new();
-    while queue.recv_many(&mut batch, config::CLAIM_BATCH_MAX_CLAIMS).await > 0 {
+async fn answer_lookups(queue: &BatchQueue<Lookup>, postgres: &Postgres) {
+    while let Some(batch) = queue.next_batch(config::CLAIM_BATCH_MAX_CLAIMS).await {
         let ids: Vec<OrderId> = batch.iter().map(|lookup| lookup.order).collect();
         let found = orders::get_many(&postgres.pool, &ids).await.map_err(|error| {
             tracing::debug!("lookup of {} orders: {error}", ids.len());
@@ -123,7 +120,7 @@ async fn answer_lookups(queue: &tokio::sync::Mutex<mpsc::Receiver<Lookup>>, post
         });
         let found: Result<HashMap<OrderId, Order>, NoAnswer> =
             found.map(|orders| orders.into_iter().map(|order| (order.id, order)).collect());
-        for lookup in batch.drain(..) {
+        for lookup in batch {
             let row = found.as_ref().map(|found| found.get(&lookup.order).cloned());
             // The request may be gone.
             drop(lookup.answer.send(row.map_err(|no_answer| *no_answer)));

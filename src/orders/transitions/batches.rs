@@ -2,10 +2,9 @@
 //! next one, confirms and cancels each in their own, and each revocation alone. A few tasks make them at the same time,
 //! each on its own connection: the row locks decide between two transitions of one order.
 
-use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{NotMade, Parts, TransitionError};
@@ -17,6 +16,7 @@ use crate::postgres::fence;
 use crate::postgres::transitions::{self, AskedOrder, Revocation, TransitionOutcome};
 use crate::postgres::{PgConnection, PostgresError};
 use crate::tasks::Tasks;
+use crate::tasks::batch_queue::{BatchQueue, batch_queue};
 
 /// The queue of transitions. A cheap handle.
 #[derive(Clone)]
@@ -53,9 +53,7 @@ impl Asked {
 impl Batches {
     /// Starts the tasks that make the transactions, until `stop`.
     pub fn start(parts: &Parts, tasks: &Tasks, stop: &CancellationToken) -> Self {
-        let (queue, waiting) = mpsc::channel(config::TRANSITION_QUEUE_MAX_ORDERS);
-        // The queue outlives the tasks that read it: the next task makes what waits.
-        let waiting = Arc::new(Mutex::new(waiting));
+        let (queue, waiting) = batch_queue(config::TRANSITION_QUEUE_MAX_ORDERS);
         for name in ["transitions of orders", "more transitions of orders"] {
             let own = (waiting.clone(), parts.clone(), stop.clone());
             tokio::spawn(tasks.supervise(name, None, stop, move || {
@@ -84,14 +82,9 @@ impl Batches {
     }
 }
 
-async fn run(queue: &Mutex<mpsc::Receiver<Waiting>>, parts: Parts) {
+async fn run(queue: &BatchQueue<Waiting>, parts: Parts) {
     let mut maker = Maker { parts, connection: None };
-    loop {
-        let mut batch = Vec::new();
-        // The lock is not held during the transaction: the other task takes the next batch.
-        if queue.lock().await.recv_many(&mut batch, config::TRANSITION_BATCH_MAX_ORDERS).await == 0 {
-            return;
-        }
+    while let Some(batch) = queue.next_batch(config::TRANSITION_BATCH_MAX_ORDERS).await {
         maker.make(batch).await;
     }
 }
