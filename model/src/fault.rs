@@ -31,3 +31,33 @@ pub enum Fault {
     /// An operator restores the coupon's first definition, for example from a dump.
     DefinitionRestored,
 }
+
+impl Fault {
+    /// Every fault.
+    pub const ALL: [Self; 18] = [
+        Self::WorkerKilled,
+        Self::RebuilderKilled,
+        Self::ServerKilled,
+        Self::SessionDropped,
+        Self::RedisRestarted,
+        Self::RedisFlushed,
+        Self::RedisFailedOver,
+        Self::ClaimsDeleted,
+        Self::CouponDeleted,
+        Self::StreamDeleted,
+        Self::MarkerDeleted,
+        Self::StockEdited,
+        Self::EntryDeleted,
+        Self::PendingDeleted,
+        Self::GroupDestroyed,
+        Self::PostgresOlderCopy,
+        Self::PostgresPromoted,
+        Self::DefinitionRestored,
+    ];
+
+    /// Whether another server, with other data, takes the place of a store.
+    #[must_use]
+    pub const fn replaces_a_server(self) -> bool {
+        matches!(self, Self::RedisFailedOver | Self::PostgresOlderCopy | Self::PostgresPromoted)
+    }
+}

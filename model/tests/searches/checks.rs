@@ -3,29 +3,7 @@
 use model::trace::replay_path;
 use model::{Broken, Fault, Outcome, Path, Rule, Scope, search};
 
-use Fault::*;
 use Rule::SessionOfTheRow;
-
-pub const ALL: [Fault; 18] = [
-    WorkerKilled,
-    RebuilderKilled,
-    ServerKilled,
-    SessionDropped,
-    RedisRestarted,
-    RedisFlushed,
-    RedisFailedOver,
-    ClaimsDeleted,
-    CouponDeleted,
-    StreamDeleted,
-    MarkerDeleted,
-    StockEdited,
-    EntryDeleted,
-    PendingDeleted,
-    GroupDestroyed,
-    PostgresOlderCopy,
-    PostgresPromoted,
-    DefinitionRestored,
-];
 
 /// Searches the whole scope and checks that no promise breaks. Also checks that something happens and that the search
 /// was complete: otherwise it proves nothing.
@@ -61,10 +39,9 @@ pub fn breaks_somewhere(rules: &'static [Rule], scope: &Scope, max_states: usize
         Outcome::Breaks(broken, path) => {
             // A replay sees only the steps of the stores. It does not see the answer to a client, or a server that
             // refuses claims without a reason. It cannot follow a change from one server to another.
-            let replaces = |fault| matches!(fault, &RedisFailedOver | &PostgresOlderCopy | &PostgresPromoted);
             let of_answers = [Broken::DeadOrderAnswered, Broken::WaitForgotten].contains(&broken);
             let is_hidden = of_answers || rules == [SessionOfTheRow];
-            let is_seen = !is_hidden && !scope.faults.iter().any(replaces);
+            let is_seen = !is_hidden && !scope.faults.iter().any(|fault| fault.replaces_a_server());
             assert!(!is_seen || replay_path(&without, &path).is_some(), "{rules:?}: {path:?}");
             (broken, path)
         }

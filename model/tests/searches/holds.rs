@@ -1,6 +1,6 @@
 //! With all rules in force, no sequence of steps and faults breaks a promise, and the system can always become quiet.
 
-use crate::checks::{ALL, holds, of};
+use crate::checks::{holds, of};
 use model::{Fault, Scope};
 
 use Fault::*;
@@ -8,7 +8,10 @@ use Fault::*;
 /// Every pair of faults, except the pair that hides itself: a deleted claims hash and an edited stock that together
 /// keep `stock + claims = total` are found only by the next comparison.
 fn pairs() -> impl Iterator<Item = [Fault; 2]> {
-    let pairs = ALL.iter().enumerate().flat_map(|(n, &one)| ALL[n..].iter().map(move |&other| [one, other]));
+    let pairs = Fault::ALL
+        .iter()
+        .enumerate()
+        .flat_map(|(n, &one)| Fault::ALL[n..].iter().map(move |&other| [one, other]));
     pairs.filter(|pair| *pair != [ClaimsDeleted, StockEdited])
 }
 
@@ -24,7 +27,7 @@ fn two_workers_and_no_fault() {
 
 #[test]
 fn any_fault_beside_an_order_that_ends() {
-    for fault in ALL {
+    for fault in Fault::ALL {
         let scope = Scope { claims: [2, 1], cancels: 1, compares: true, max_faults: 1, ..Scope::small() };
         holds(&Scope { faults: of(&[fault]), ..scope }, 2_000_000);
     }
@@ -32,7 +35,7 @@ fn any_fault_beside_an_order_that_ends() {
 
 #[test]
 fn any_fault_beside_an_edit() {
-    for fault in ALL {
+    for fault in Fault::ALL {
         for edits in [&[1], &[-1], &[0]] {
             let scope = Scope { claims: [1, 0], edits, compares: true, max_faults: 1, ..Scope::small() };
             holds(&Scope { faults: of(&[fault]), ..scope }, 2_000_000);
@@ -42,7 +45,7 @@ fn any_fault_beside_an_edit() {
 
 #[test]
 fn any_fault_beside_a_second_worker() {
-    for fault in ALL {
+    for fault in Fault::ALL {
         let scope = Scope { workers: 2, compares: true, max_faults: 1, ..Scope::small() };
         holds(&Scope { faults: of(&[fault]), ..scope }, 2_000_000);
     }
@@ -50,7 +53,7 @@ fn any_fault_beside_a_second_worker() {
 
 #[test]
 fn any_fault_beside_two_rebuilders_that_may_die() {
-    for fault in ALL {
+    for fault in Fault::ALL {
         let scope = Scope { claims: [1, 0], rebuilders: 2, compares: true, max_faults: 2, ..Scope::small() };
         holds(&Scope { faults: of(&[fault, RebuilderKilled, SessionDropped]), ..scope }, 2_000_000);
     }
@@ -58,7 +61,7 @@ fn any_fault_beside_two_rebuilders_that_may_die() {
 
 #[test]
 fn any_fault_beside_an_ordered_rebuild() {
-    for fault in ALL {
+    for fault in Fault::ALL {
         let scope = Scope { orders: 1, compares: true, max_faults: 1, ..Scope::small() };
         holds(&Scope { faults: of(&[fault]), ..scope }, 2_000_000);
     }
@@ -90,7 +93,7 @@ fn lost_commits_and_a_fault_of_redis_beside_an_edit_and_a_claim() {
 
 #[test]
 fn faults_that_workers_find_need_no_comparison() {
-    for fault in ALL.into_iter().filter(|fault| *fault != EntryDeleted) {
+    for fault in Fault::ALL.into_iter().filter(|fault| *fault != EntryDeleted) {
         holds(&Scope { faults: of(&[fault]), max_faults: 1, ..Scope::small() }, 2_000_000);
     }
 }
@@ -125,7 +128,7 @@ fn any_three_faults() {
 #[ignore = "long"]
 fn any_fault_beside_two_workers_and_an_order_that_ends() {
     let mut states = 0;
-    for fault in ALL {
+    for fault in Fault::ALL {
         let scope =
             Scope { workers: 2, claims: [2, 0], cancels: 1, compares: true, max_faults: 1, ..Scope::small() };
         states += holds(&Scope { faults: of(&[fault]), ..scope }, 15_000_000);
@@ -137,7 +140,7 @@ fn any_fault_beside_two_workers_and_an_order_that_ends() {
 #[ignore = "long"]
 fn lost_commits_and_any_fault_beside_an_edit_and_a_claim() {
     let mut states = 0;
-    for (lost, fault) in LOST_COMMITS.into_iter().flat_map(|lost| ALL.map(|fault| (lost, fault))) {
+    for (lost, fault) in LOST_COMMITS.into_iter().flat_map(|lost| Fault::ALL.map(|fault| (lost, fault))) {
         for (total, edits) in [(0, &[1]), (1, &[-1]), (1, &[0])] {
             let scope =
                 Scope { total, claims: [1, 0], edits, compares: true, max_faults: 2, ..Scope::small() };
@@ -165,7 +168,7 @@ fn lost_commits_beside_an_edit_and_two_users() {
 #[ignore = "long"]
 fn lost_commits_and_a_rebuilder_that_dies() {
     let mut states = 0;
-    let faults = ALL.into_iter().filter(|fault| *fault != PendingDeleted);
+    let faults = Fault::ALL.into_iter().filter(|fault| *fault != PendingDeleted);
     for (lost, fault) in faults.flat_map(|fault| LOST_COMMITS.map(|lost| (lost, fault))) {
         let scope = Scope { total: 0, claims: [1, 0], edits: &[1], compares: true, ..Scope::small() };
         let faults = of(&[lost, fault, RebuilderKilled]);

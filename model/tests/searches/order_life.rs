@@ -1,7 +1,7 @@
 //! A reserved order is confirmed, cancelled, expired or revoked only once, also with faults. Without one of the rules
 //! for this a promise breaks.
 
-use crate::checks::{ALL, breaks, compared, holds, of, passes};
+use crate::checks::{breaks, compared, holds, of, passes};
 use model::{Broken, Fault, Rule, Scope};
 
 use Fault::*;
@@ -20,7 +20,7 @@ fn a_confirm_a_cancel_and_the_sweeper_race_for_an_order() {
 
 #[test]
 fn any_fault_beside_a_reserved_order() {
-    for fault in ALL {
+    for fault in Fault::ALL {
         let scope = Scope { faults: of(&[fault]), compares: true, max_faults: 1, ..reserved() };
         holds(&Scope { claims: [2, 0], confirms: 1, ..scope.clone() }, 2_000_000);
         holds(&Scope { claims: [1, 1], cancels: 1, ..scope }, 2_000_000);
@@ -29,7 +29,7 @@ fn any_fault_beside_a_reserved_order() {
 
 #[test]
 fn any_fault_beside_a_unit_that_is_withdrawn() {
-    for fault in ALL {
+    for fault in Fault::ALL {
         let scope = Scope { faults: of(&[fault]), compares: true, max_faults: 1, ..Scope::small() };
         holds(&Scope { total: 2, claims: [1, 1], withdraws: 1, ..scope }, 4_000_000);
     }
@@ -50,7 +50,7 @@ fn lost_commits_and_a_flush_beside_a_confirm() {
 #[test]
 #[ignore = "long"]
 fn lost_commits_and_any_fault_beside_a_confirm() {
-    ALL.into_iter().for_each(lost_commits_and);
+    Fault::ALL.into_iter().for_each(lost_commits_and);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A user with two slots and Idempotency-Keys, also with faults. Without one of the rules for slots and keys a promise
 //! breaks.
 
-use crate::checks::{ALL, breaks, breaks_somewhere, holds, of, passes};
+use crate::checks::{breaks, breaks_somewhere, holds, of, passes};
 use model::{Broken, Fault, Rule, Scope};
 
 use Fault::*;
@@ -20,7 +20,7 @@ fn two_keys_two_slots_and_no_fault() {
 
 #[test]
 fn any_fault_beside_two_slots() {
-    for fault in ALL {
+    for fault in Fault::ALL {
         let scope = Scope { faults: of(&[fault]), compares: true, max_faults: 1, ..slots() };
         holds(&Scope { claims: [2, 1], cancels: 1, ..scope }, 4_000_000);
     }

@@ -1,6 +1,6 @@
 //! The waiting list of a sold-out coupon, beside faults. Without one of its rules a promise breaks.
 
-use crate::checks::{ALL, breaks, holds, of, passes};
+use crate::checks::{breaks, holds, of, passes};
 use model::{Broken, Fault, Rule, Scope};
 
 use Fault::*;
@@ -23,7 +23,7 @@ fn users_wait_for_a_unit_that_comes_back() {
 
 #[test]
 fn any_fault_beside_a_waiting_user() {
-    for fault in ALL {
+    for fault in Fault::ALL {
         // A copy of Postgres that is made at any moment multiplies the states.
         let has_copy = [PostgresOlderCopy, PostgresPromoted].contains(&fault);
         holds(&Scope { cancels: u8::from(!has_copy), ..after(of(&[fault])) }, 8_000_000);
