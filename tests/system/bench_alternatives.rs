@@ -111,6 +111,21 @@ fn damage(sale: &Sale, sql: &str) {
     ));
 }
 
+/// Makes Postgres leave out each `insert` or `update` of an order whose user's name ends in 7.
+fn lose_each(sale: &Sale, write: &str) {
+    sale.psql(
+        "create function public.lose() returns trigger language plpgsql as
+             $$ begin return case when new.user_id not like '%7' then new end; end $$",
+    );
+    damage(
+        sale,
+        &format!(
+            "create or replace trigger lose before {write} on bench.orders
+                 for each row execute function public.lose()"
+        ),
+    );
+}
+
 async fn error_of_a_round(sale: &Sale) -> String {
     let stores = stores_of(sale).await;
     let pgbench = pgbench(sale, &stores);
@@ -137,15 +152,7 @@ async fn a_round_that_refuses_a_buyer_while_units_are_left_fails() {
 #[tokio::test]
 async fn a_round_that_loses_an_order_fails() {
     let sale = Sale::start().await;
-    sale.psql(
-        "create function public.lose() returns trigger language plpgsql as
-             $$ begin return case when new.user_id not like '%7' then new end; end $$",
-    );
-    damage(
-        &sale,
-        "create or replace trigger lose before insert on bench.orders
-             for each row execute function public.lose()",
-    );
+    lose_each(&sale, "insert");
     let error = error_of_a_round(&sale).await;
     assert!(error.ends_with("units left"), "{error}");
 }
@@ -246,15 +253,7 @@ async fn the_textbook_tcc_sells_each_unit_once_and_its_cancelled_units_again() {
 #[tokio::test]
 async fn a_textbook_tcc_that_loses_a_confirm_fails() {
     let sale = Sale::start().await;
-    sale.psql(
-        "create function public.lose() returns trigger language plpgsql as
-             $$ begin return case when new.user_id not like '%7' then new end; end $$",
-    );
-    damage(
-        &sale,
-        "create or replace trigger lose before update on bench.orders
-             for each row execute function public.lose()",
-    );
+    lose_each(&sale, "update");
     let stores = stores_of(&sale).await;
     let pgbench = pgbench(&sale, &stores);
     let error = alternatives::textbook_tcc(&stores, &pgbench, &[2], PGBENCH_ROUND).await.unwrap_err();

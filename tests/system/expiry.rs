@@ -2,7 +2,6 @@
 //! two steps. No process leads, and a repeated claim does not wait for the sweeper.
 
 use nix::sys::signal::Signal;
-use reqwest::Method;
 use serde_json::json;
 
 use crate::metrics::count;
@@ -18,9 +17,7 @@ const HOUR: u32 = 3_600;
 
 /// Creates the coupon coffee with this time to pay.
 async fn create(sale: &Sale, total: usize, reserve_seconds: u32) {
-    let body = json!({"id": "coffee", "total": total, "reserve_seconds": reserve_seconds});
-    let answer = sale.admin(Method::POST, "/v1/admin/coupons", Some(body)).await;
-    assert_eq!(answer.status, 201, "{}", answer.text);
+    sale.create_with("coffee", json!({"total": total, "reserve_seconds": reserve_seconds})).await;
 }
 
 /// Claims, and waits until a worker of the test has recorded the reserved order.

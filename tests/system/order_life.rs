@@ -13,9 +13,7 @@ use support::{Answer, Sale};
 
 /// Creates a coupon whose orders are reserved for 15 minutes.
 async fn create_reserving(sale: &Sale, total: i64) {
-    let body = json!({"id": "coffee", "total": total, "reserve_seconds": 900});
-    let answer = sale.admin(Method::POST, "/v1/admin/coupons", Some(body)).await;
-    assert_eq!(answer.status, 201, "{}", answer.text);
+    sale.create_with("coffee", json!({"total": total, "reserve_seconds": 900})).await;
 }
 
 /// Claims a coffee and waits until its order is recorded; returns the order's id.
