@@ -6,7 +6,7 @@
 --
 -- KEYS[1]           epoch marker
 -- KEYS[2]           order stream
--- KEYS[2i+1], [2i+2] coupon hash and claims hash of the batch's i-th coupon
+-- KEYS[3i], [3i+1], [3i+2] coupon hash, claims hash and waiting list of the batch's i-th coupon
 -- ARGV[1]           the marker under which claims are accepted, `ready:<epoch>`
 -- ARGV[2]           deadline, ms since 1970 by this server's clock
 -- then for each coupon:
@@ -36,11 +36,9 @@
 --@include lib/codes
 --@include lib/marker
 --@include lib/sum
+--@include lib/slots
 --@include lib/may
 --@include lib/event
-
--- The highest limit that the program allows; an operator may have edited the limit in the hash.
-local MOST_SLOTS = 16
 
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -50,9 +48,11 @@ if now_ms > tonumber(ARGV[2]) then return { LATE, now_ms } end
 
 local coupons = {}
 local arg = 3
-for i = 1, (#KEYS - 2) / 2 do
-  local coupon_key, claims_key = KEYS[2 * i + 1], KEYS[2 * i + 2]
-  local hash = redis.call('HMGET', coupon_key, 'stock', 'total', 'starts_at_ms', 'ends_at_ms', 'paused', 'per_user_limit')
+for i = 1, (#KEYS - 2) / 3 do
+  local coupon_key, claims_key = KEYS[3 * i], KEYS[3 * i + 1]
+  local hash = redis.call(
+    'HMGET', coupon_key, 'stock', 'total', 'starts_at_ms', 'ends_at_ms', 'paused', 'per_user_limit', 'waitlist'
+  )
   local held = redis.call('HLEN', claims_key)
   local stock, total = whole(hash[1]), whole(hash[2])
   local absent = not hash[1] and not hash[2] and held == 0 and redis.call('EXISTS', coupon_key) == 0
@@ -61,7 +61,9 @@ for i = 1, (#KEYS - 2) / 2 do
     if not has_stream() then return { INCONSISTENT, now_ms, 0 } end
     return { INCONSISTENT, now_ms, i }
   end
-  local limit = hash[6] == '1' and 1 or math.min(whole(hash[6]) or 1, MOST_SLOTS)
+  local limit = hash[6] == '1' and 1 or limit_of(hash[6])
+  -- Units in stock belong to the users in line, who are served before any claim.
+  if hash[7] == '1' and redis.call('ZCARD', KEYS[3 * i + 2]) > 0 then stock = math.min(stock or 0, 0) end
   coupons[i] = {
     claims_key = claims_key,
     unknown = unknown,
@@ -87,7 +89,7 @@ local function claim_slots(coupon, users, orders, keys_at, closed, repeated)
     if not names[user] then
       names[user] = { user }
       for slot = 2, coupon.limit do
-        names[user][slot] = user .. '\31' .. slot
+        names[user][slot] = slot_field(user, slot)
       end
       values[user] = redis.call('HMGET', coupon.claims_key, unpack(names[user]))
     end
@@ -178,7 +180,7 @@ for i, coupon in ipairs(coupons) do
   if #fields > 0 then
     accepts = true
     coupon.fields = fields
-    if not (may('HSET', coupon.claims_key, 'f', 'v') and may('HINCRBY', KEYS[2 * i + 1], 'stock', '1')) then
+    if not (may('HSET', coupon.claims_key, 'f', 'v') and may('HINCRBY', KEYS[3 * i], 'stock', '1')) then
       return redis.error_reply('NOPERM claim: this user may not write a coupon (HSET, HINCRBY)')
     end
   end
@@ -209,7 +211,7 @@ for i, coupon in ipairs(coupons) do
   end
   if sent > 0 then
     redis.call('HSET', coupon.claims_key, unpack(fields, 1, sent))
-    redis.call('HINCRBY', KEYS[2 * i + 1], 'stock', -sent / 2)
+    redis.call('HINCRBY', KEYS[3 * i], 'stock', -sent / 2)
   end
   if refused then
     if not has_stream() then return { INCONSISTENT, now_ms, 0 } end

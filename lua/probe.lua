@@ -3,7 +3,8 @@
 -- whether the order stream can still grow, and whether our scripts have counted each entry that was removed from the
 -- stream or that the group has passed.
 --
--- KEYS  epoch marker, order stream, position, tally, then a coupon hash and a claims hash, which need not exist
+-- KEYS  epoch marker, order stream, position, tally, then a coupon hash, a claims hash, a waiting list and its orders,
+--       which need not exist
 -- ARGV  consumer group
 --
 -- Reply: an array of the rights that the user lacks, as ACL SETUSER takes them (if there is one, the rest is not read);
@@ -17,7 +18,7 @@
 --@include lib/fields
 --@include lib/entry_id
 
-local marker, orders, position, tally, coupon, claims = unpack(KEYS)
+local marker, orders, position, tally, coupon, claims, line, line_orders = unpack(KEYS)
 -- Each command has all of its arguments: with too few, Redis would read past their end.
 local needed = {
   { 'TIME' }, { 'SCAN', '0' }, { 'INFO' }, { 'EVAL', 'return 0', '0' }, { 'EVALSHA', '0', '0' },
@@ -29,6 +30,10 @@ local needed = {
   { 'HSET', coupon, 'f', 'v' }, { 'HINCRBY', coupon, 'stock', '1' }, { 'TYPE', coupon }, { 'DEL', coupon },
   { 'HGET', claims, 'f' }, { 'HMGET', claims, 'f' }, { 'HLEN', claims }, { 'HSCAN', claims, '0' },
   { 'HSET', claims, 'f', 'v' }, { 'HDEL', claims, 'f' }, { 'TYPE', claims }, { 'DEL', claims },
+  { 'ZADD', line, '0', 'm' }, { 'ZREM', line, 'm' }, { 'ZRANGE', line, '0', '0' }, { 'ZRANK', line, 'm' },
+  { 'ZSCORE', line, 'm' }, { 'ZCARD', line }, { 'DEL', line },
+  { 'HGET', line_orders, 'f' }, { 'HMGET', line_orders, 'f' }, { 'HLEN', line_orders },
+  { 'HSET', line_orders, 'f', 'v' }, { 'HDEL', line_orders, 'f' }, { 'DEL', line_orders },
   { 'XADD', orders, '*', 'f', 'v' }, { 'XRANGE', orders, '-', '+' }, { 'XREVRANGE', orders, '+', '-' },
   { 'XLEN', orders }, { 'XTRIM', orders, 'MINID', '0' }, { 'TYPE', orders }, { 'DEL', orders },
   { 'XREADGROUP', 'GROUP', ARGV[1], 'c', 'STREAMS', orders, '>' }, { 'XACK', orders, ARGV[1], '0-1' },

@@ -1,12 +1,13 @@
 #!lua flags=allow-oom
--- Returns the units of orders of one coupon that have ended. Only the claims hash decides, and the order id is the
--- idempotence key: however often the script runs, it returns each unit once. The script also runs when memory is full.
+-- Returns the units of orders of one coupon that have ended. If users wait in line, the units go to the first of them
+-- in the same step: the stock does not move. Only the claims hash decides, and the order id is the idempotence key:
+-- however often the script runs, it returns each unit once. The script also runs when memory is full.
 --
--- KEYS  epoch marker, order stream, coupon hash, claims hash
--- ARGV  `ready:<epoch>`, then for each unit: field of the claims hash (the user; `<user>\x1f<slot>` from slot 2), order,
---       the version that the coupon must have before the unit returns (0 for any)
+-- KEYS  epoch marker, order stream, coupon hash, claims hash, waiting list, orders of the waiting list
+-- ARGV  `ready:<epoch>`, coupon id, then for each unit: field of the claims hash (the user; `<user>\x1f<slot>` from
+--       slot 2), order, the version that the coupon must have before the unit returns (0 for any)
 --
--- Reply: { code, code of each unit… }
+-- Reply: { code, units given to users in line, code of each unit… }
 --   CODE done         0  of a unit: the script has returned it
 --   CODE fenced       1  the marker is another one; nothing was written
 --   CODE inconsistent 2  stream or coupon is absent, or stock + claims is not the total; nothing was written
@@ -18,20 +19,24 @@
 --@include lib/codes
 --@include lib/marker
 --@include lib/sum
+--@include lib/slots
 --@include lib/may
+--@include lib/event
+--@include lib/line
 
 if is_fenced(ARGV[1]) then return { FENCED } end
 if not has_stream() then return { INCONSISTENT } end
-local hash = redis.call('HMGET', KEYS[3], 'stock', 'total', 'version')
+local hash =
+  redis.call('HMGET', KEYS[3], 'stock', 'total', 'version', 'waitlist', 'paused', 'ends_at_ms', 'per_user_limit')
 if not adds_up(whole(hash[1]), redis.call('HLEN', KEYS[4]), whole(hash[2])) then return { INCONSISTENT } end
 local version = whole(hash[3]) or 0
 
 local fields = {}
-for arg = 2, #ARGV, 3 do fields[#fields + 1] = ARGV[arg] end
+for arg = 3, #ARGV, 3 do fields[#fields + 1] = ARGV[arg] end
 local values = redis.call('HMGET', KEYS[4], unpack(fields))
-local reply, ended = { DONE }, {}
+local reply, ended = { DONE, 0 }, {}
 for unit, field in ipairs(fields) do
-  local order, after_version = ARGV[3 * unit], tonumber(ARGV[3 * unit + 1])
+  local order, after_version = ARGV[3 * unit + 1], tonumber(ARGV[3 * unit + 2])
   local code = DONE
   -- The value is `<order>` or `<order> <key>`.
   if not values[unit] or string.match(values[unit], '^[^ ]*') ~= order then
@@ -41,13 +46,32 @@ for unit, field in ipairs(fields) do
   else
     ended[#ended + 1] = field
   end
-  reply[unit + 1] = code
+  reply[unit + 2] = code
 end
 if #ended == 0 then return reply end
 if not may('HINCRBY', KEYS[3], 'stock', '1') then
   return redis.error_reply('NOPERM release: this user may not move a stock (HINCRBY)')
 end
+local coupon
+if hash[4] == '1' and redis.call('ZCARD', KEYS[5]) > 0 then
+  local time = redis.call('TIME')
+  if serves_line(hash[5], hash[6], time[1] * 1000 + math.floor(time[2] / 1000)) then
+    coupon = {
+      id = ARGV[2],
+      key = KEYS[3],
+      claims_key = KEYS[4],
+      line_key = KEYS[5],
+      orders_key = KEYS[6],
+      limit = limit_of(hash[7]),
+    }
+    redis.call('HLEN', KEYS[6])
+    if not may_serve(coupon) then
+      return redis.error_reply('NOPERM release: this user may not serve a waiting list (XADD, HSET, ZREM, HDEL)')
+    end
+  end
+end
 -- Not #ended: the caller may give a field twice, but the field holds only one unit.
 local freed = redis.call('HDEL', KEYS[4], unpack(ended))
 redis.call('HINCRBY', KEYS[3], 'stock', freed)
+if coupon then reply[2] = serve_line(coupon, math.min(freed, (whole(hash[1]) or 0) + freed)) end
 return reply

@@ -10,6 +10,7 @@ mod order;
 mod partition;
 mod time;
 mod transition;
+mod waitlist;
 
 pub use self::time::{InvalidTime, parse_time, rfc3339};
 pub use audit::{AuditAction, Origin};
@@ -21,3 +22,4 @@ pub use ids::{CouponId, IdempotencyKey, InvalidId, OrderId, UserId};
 pub use order::{Order, OrderEvent, OrderStatus, UnreadableEvent};
 pub use partition::Partition;
 pub use transition::{Transition, TransitionRefusal, is_reason};
+pub use waitlist::{JoinRefusal, WaitingUser};

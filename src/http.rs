@@ -22,6 +22,7 @@ mod routes;
 pub mod server;
 mod socket;
 mod token;
+mod waitlist;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -38,6 +39,7 @@ use crate::orders::transitions::Transitions;
 use crate::postgres::Postgres;
 use crate::reconcile::Reconciler;
 use crate::tasks::Tasks;
+use crate::waitlist::Waitlist;
 use auth::Auth;
 use problem::{Code, Problem};
 
@@ -46,6 +48,7 @@ pub struct Api {
     pub claims: Claims,
     pub orders: Orders,
     pub transitions: Transitions,
+    pub waitlist: Waitlist,
     pub coupons: Coupons,
     pub catalogue: Catalogue,
     pub snapshots: Snapshots,

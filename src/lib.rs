@@ -30,6 +30,8 @@ pub mod coupons;
 
 pub mod orders;
 
+pub mod waitlist;
+
 pub mod claims;
 
 pub mod reconcile;

@@ -43,6 +43,11 @@ pub static SWEEPER_LAG: Gauge = Gauge {
     help: "How long the oldest order past its time to pay has waited for the sweeper, 0 for none; \
            NaN while Postgres does not answer",
 };
+pub static WAITLIST_WAITING: Gauge = Gauge {
+    name: "seckill_waitlist_waiting",
+    unit: Unit::Count,
+    help: "Users in the waiting lists of all coupons, at most a second old",
+};
 pub static POSTGRES_UP: Gauge = Gauge {
     name: "seckill_postgres_up",
     unit: Unit::Count,
@@ -129,8 +134,15 @@ pub static ORDERS_EXPIRED: Counter =
 pub static UNITS_RETURNED: Counter =
     Counter { name: "seckill_units_returned_total", help: "Units that were released to stock in Redis" };
 
+pub static WAITLIST_JOINED: Counter =
+    Counter { name: "seckill_waitlist_joined_total", help: "Places taken in waiting lists" };
+pub static WAITLIST_LEFT: Counter =
+    Counter { name: "seckill_waitlist_left_total", help: "Places that users gave up" };
+pub static WAITLIST_SERVED: Counter =
+    Counter { name: "seckill_waitlist_served_total", help: "Units that went to users in waiting lists" };
+
 const DRIFT_KINDS: &[&str] = &["lost_event", "missing_claim", "missed_release", "stock_drift", "definition"];
-const GAUGES: [&Gauge; 10] = [
+const GAUGES: [&Gauge; 11] = [
     &FENCE_UP,
     &FENCE_EPOCH,
     &BACKLOG_EVENTS,
@@ -138,11 +150,12 @@ const GAUGES: [&Gauge; 10] = [
     &OUTBOX_OLDEST,
     &ORDERS_RESERVED,
     &SWEEPER_LAG,
+    &WAITLIST_WAITING,
     &POSTGRES_UP,
     &APPENDFSYNC_ALWAYS,
     &RECONCILE_LAST,
 ];
-const COUNTERS: [&Counter; 9] = [
+const COUNTERS: [&Counter; 12] = [
     &DELETED_ENTRIES,
     &DEAD_LETTERS,
     &ORDERS_RECORDED,
@@ -152,6 +165,9 @@ const COUNTERS: [&Counter; 9] = [
     &ORDERS_REVOKED,
     &REFUNDS_DUE,
     &UNITS_RETURNED,
+    &WAITLIST_JOINED,
+    &WAITLIST_LEFT,
+    &WAITLIST_SERVED,
 ];
 const COUNTERS_BY: [&CounterBy; 4] = [&CLAIMS, &TRANSITION_FAILURES, &REBUILDS, &DRIFT_TOTAL];
 

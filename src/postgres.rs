@@ -16,6 +16,7 @@ pub mod outbox;
 mod pool;
 pub mod rebuild;
 pub mod transitions;
+pub mod waitlist;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -8,5 +8,6 @@ select id::text, title::text, total::bigint,
            then least(greatest(ends_at::timestamptz, '1970-01-01 00:00:01+00'), '9999-12-31 23:59:59+00')
        end as ends_at,
        paused::boolean, per_user_limit::smallint, reserve_seconds::integer, durability::text,
-       unlisted::boolean, version::bigint, published_version::bigint, stock::bigint, changed_at::timestamptz, has_ended_orders::boolean
+       waitlist::boolean, unlisted::boolean, version::bigint, published_version::bigint, stock::bigint, changed_at::timestamptz,
+       has_ended_orders::boolean
 from coupons

@@ -30,6 +30,7 @@ use crate::reconcile::Reconciler;
 use crate::redis::RedisServer;
 use crate::stop::Stop;
 use crate::tasks::Tasks;
+use crate::waitlist::{self, Waitlist};
 use crate::worker;
 
 /// The parts that every process starts and stops.
@@ -47,6 +48,9 @@ pub struct Core {
     stop: CancellationToken,
     fence_task: JoinHandle<Option<()>>,
     publisher: JoinHandle<Option<()>>,
+    serving: JoinHandle<Option<()>>,
+    /// Wakes the task `serving`.
+    stock_came: Arc<Notify>,
     reconciling: JoinHandle<Option<()>>,
 }
 
@@ -84,6 +88,13 @@ impl Core {
             publish::run(fence, postgres, catalogue)
         });
         let publisher = tokio::spawn(publisher);
+        let stock_came: Arc<Notify> = Arc::default();
+        let parts = (fence.clone(), postgres.clone(), catalogue.clone(), stock_came.clone());
+        let serving = tasks.supervise("waiting lists", None, &stop, move || {
+            let (fence, postgres, catalogue, stock_came) = parts.clone();
+            waitlist::serve::run(fence, postgres, catalogue, stock_came)
+        });
+        let serving = tokio::spawn(serving);
         let reconciler = Reconciler { fence: fence.clone(), postgres: postgres.clone() };
         let reconciling = tasks.supervise("reconciler", None, &stop, move || reconciler.clone().run());
         let (reconciling, tasks) = (tokio::spawn(reconciling), tasks.clone());
@@ -99,6 +110,8 @@ impl Core {
             stop,
             fence_task,
             publisher,
+            serving,
+            stock_came,
             reconciling,
         }))
     }
@@ -124,9 +137,16 @@ impl Core {
         let snapshots = Snapshots::new(fence.clone());
         Ok(Api {
             claims: Claims::new(batcher, orders.clone(), catalogue.clone()),
+            waitlist: Waitlist::start(&fence, &postgres, orders.clone(), &self.tasks, &self.stop),
             orders,
             transitions: Transitions::start(parts, unrecorded, &self.tasks, &self.stop),
-            coupons: Coupons::new(fence.clone(), postgres.clone(), catalogue.clone(), snapshots.clone()),
+            coupons: Coupons::new(
+                fence.clone(),
+                postgres.clone(),
+                catalogue.clone(),
+                snapshots.clone(),
+                self.stock_came.clone(),
+            ),
             catalogue,
             snapshots,
             stores: Stores::new(fence.clone(), self.server.clone(), postgres.clone()),
@@ -154,6 +174,7 @@ impl Core {
         self.stop.cancel();
         self.reconciling.abort();
         self.publisher.abort();
+        self.serving.abort();
         if let Err(error) = self.fence_task.await {
             tracing::error!("the fence's task panicked: {error}");
         }

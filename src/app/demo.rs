@@ -57,6 +57,7 @@ fn sample(id: &str, title: &str, total: i64, starts_at: Option<OffsetDateTime>) 
         per_user_limit: None,
         reserve_seconds: None,
         durability: None,
+        waitlist: false,
         unlisted: false,
     })
 }

@@ -68,6 +68,10 @@ pub struct CreateArgs {
     #[arg(long, value_name = "redis|postgres")]
     durability: Option<ClaimDurability>,
 
+    /// Let users wait when the coupon is sold out: units that come back go to the first in line
+    #[arg(long)]
+    waitlist: bool,
+
     /// Hide the coupon from the public list
     #[arg(long)]
     unlisted: bool,
@@ -137,6 +141,7 @@ async fn create(args: CreateArgs) -> anyhow::Result<()> {
         ("per_user_limit", args.per_user_limit.map(Value::from)),
         ("reserve_seconds", args.reserve_for.map(Value::from)),
         ("durability", args.durability.map(|durability| Value::from(durability.as_str()))),
+        ("waitlist", args.waitlist.then_some(Value::Bool(true))),
         ("unlisted", args.unlisted.then_some(Value::Bool(true))),
     ];
     body.extend(fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));

@@ -142,6 +142,24 @@ pub const OUTBOX_RETRY: Duration = Duration::from_secs(1);
 pub const OUTBOX_PAGE_ROWS: usize = 1_000;
 /// Units of one coupon in one call of the release script. Redis serves no other client while a script runs.
 pub const RELEASE_BATCH_MAX_UNITS: usize = 500;
+/// Users in one waiting list. A further one is refused.
+pub const WAITLIST_MAX_USERS: usize = 100_000;
+/// Requests to join that wait for a transaction. A further one is answered 503.
+pub const WAITLIST_QUEUE_MAX_USERS: usize = 16_384;
+/// Users that one transaction adds to waiting lists.
+pub const WAITLIST_JOIN_BATCH_MAX_USERS: usize = 500;
+/// How long a request to join waits for its answer.
+pub const WAITLIST_JOIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// From this age a row of the waiting list that has no place in Redis belongs to no request that still runs.
+pub const WAITLIST_JOIN_MAX_AGE: Duration = Duration::from_mins(1);
+/// Users that one call of the script serves. Redis serves no other client while a script runs.
+pub const WAITLIST_SERVE_MAX_UNITS: usize = 500;
+/// How often each process serves the waiting lists of coupons that have units in stock.
+pub const WAITLIST_SERVE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the row of a user who was served stays, so that the user can see the order that came of the place.
+pub const WAITLIST_SERVED_KEEP: Duration = Duration::from_hours(24);
+/// Rows of served users that one statement removes.
+pub const WAITLIST_PAGE_ROWS: i64 = 1_000;
 /// Overdue orders that one transaction expires.
 pub const SWEEP_BATCH_MAX_ORDERS: usize = 1_000;
 /// Shortest and longest pause between two sweeps. The longest pause is not above the shortest `reserve_seconds`, so

@@ -35,6 +35,7 @@ struct Known {
     /// revoked, or cancelled by a rebuild.
     orders_end: bool,
     durability: ClaimDurability,
+    has_waitlist: bool,
 }
 
 #[derive(Default)]
@@ -64,6 +65,14 @@ impl Catalogue {
     #[must_use]
     pub fn durability(&self, id: &CouponId) -> Option<ClaimDurability> {
         self.read().get(id).map(|known| known.durability)
+    }
+
+    /// The coupons with a waiting list that Redis has.
+    #[must_use]
+    pub fn with_waitlist(&self) -> Vec<CouponId> {
+        let known = self.read();
+        let with = known.iter().filter(|(_, known)| known.has_waitlist && known.published);
+        with.map(|(id, _)| id.clone()).collect()
     }
 
     /// One page of ids, in their order, after `after`.
@@ -98,9 +107,10 @@ impl Catalogue {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         for row in rows {
             let published = row.published_version > 0;
-            let Definition { id, unlisted, reserve_seconds, durability, .. } = row.definition;
+            let Definition { id, unlisted, reserve_seconds, durability, waitlist: has_waitlist, .. } =
+                row.definition;
             let orders_end = reserve_seconds.is_some() || row.has_ended_orders;
-            known.insert(id, Known { unlisted, published, orders_end, durability });
+            known.insert(id, Known { unlisted, published, orders_end, durability, has_waitlist });
         }
         Ok(())
     }

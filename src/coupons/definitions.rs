@@ -1,7 +1,10 @@
 //! Creates, edits and reads coupons. Postgres owns a definition; a coupon is returned as created or edited only when
 //! Redis has its definition in every field. `publish` brings a definition to Redis, `in_force` reads it back.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
 
 use super::catalogue::Catalogue;
 use super::in_force::{self, Outcome};
@@ -26,6 +29,8 @@ pub struct Coupons {
     postgres: Postgres,
     catalogue: Catalogue,
     snapshots: Snapshots,
+    /// Wakes the task that gives units in stock to users in line.
+    stock_came: Arc<Notify>,
 }
 
 /// The versions that an edit may start from.
@@ -93,8 +98,14 @@ impl From<RedisError> for CouponError {
 
 impl Coupons {
     #[must_use]
-    pub const fn new(fence: Fence, postgres: Postgres, catalogue: Catalogue, snapshots: Snapshots) -> Self {
-        Self { fence, postgres, catalogue, snapshots }
+    pub const fn new(
+        fence: Fence,
+        postgres: Postgres,
+        catalogue: Catalogue,
+        snapshots: Snapshots,
+        stock_came: Arc<Notify>,
+    ) -> Self {
+        Self { fence, postgres, catalogue, snapshots, stock_came }
     }
 
     /// Creates a coupon and returns when it is in force.
@@ -164,6 +175,7 @@ impl Coupons {
                     let edited = Definition { version: edited.version + 1, ..edited };
                     let published = publish(&self.fence, &session, &self.postgres, false, &edited).await;
                     published.map_err(CouponError::NotPublished)?;
+                    self.stock_came.notify_one();
                     tracing::info!(coupon = %id, version = edited.version, "edited coupon {id}");
                     return self.view_in_force(id).await;
                 }

@@ -30,6 +30,9 @@ pub struct CouponSnapshot {
     pub per_user_limit: i64,
     pub reserve_seconds: Option<i64>,
     pub durability: ClaimDurability,
+    pub waitlist: bool,
+    /// Users in the waiting list.
+    pub waiting: i64,
     pub unlisted: bool,
     pub version: i64,
     /// Redis's clock, ms since 1970.
@@ -49,6 +52,7 @@ impl From<CouponSnapshot> for Definition {
             per_user_limit: i16::try_from(snapshot.per_user_limit).unwrap_or(1),
             reserve_seconds: snapshot.reserve_seconds.and_then(|seconds| i32::try_from(seconds).ok()),
             durability: snapshot.durability,
+            waitlist: snapshot.waitlist,
             unlisted: snapshot.unlisted,
             version: snapshot.version.max(1),
         }
@@ -64,7 +68,7 @@ impl CouponSnapshot {
             CouponState::Paused
         } else if self.starts_at_ms.is_some_and(|start| self.now_ms < start) {
             CouponState::Scheduled
-        } else if self.stock <= 0 {
+        } else if self.stock <= 0 || self.waiting > 0 {
             CouponState::SoldOut
         } else {
             CouponState::Open

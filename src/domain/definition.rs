@@ -18,6 +18,8 @@ pub struct Definition {
     pub per_user_limit: i16,
     pub reserve_seconds: Option<i32>,
     pub durability: ClaimDurability,
+    /// Whether users may wait for units that come back after the coupon is sold out.
+    pub waitlist: bool,
     pub unlisted: bool,
     pub version: i64,
 }
@@ -43,6 +45,7 @@ pub struct NewCoupon {
     pub reserve_seconds: Option<i64>,
     /// By default `redis` if Redis's settings make an answered claim durable, else `postgres`.
     pub durability: Option<ClaimDurability>,
+    pub waitlist: bool,
     pub unlisted: bool,
 }
 
@@ -64,7 +67,7 @@ pub struct InvalidDefinition(String);
 impl Definition {
     /// Each field that an admin sets, with its value as the API shows it. Times are in whole ms, as in Redis.
     #[must_use]
-    pub fn fields(&self) -> [(&'static str, Value); 9] {
+    pub fn fields(&self) -> [(&'static str, Value); 10] {
         let time = |time: Option<OffsetDateTime>| {
             let ms = time.and_then(|time| i64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok());
             Value::from(ms.map(rfc3339))
@@ -78,6 +81,7 @@ impl Definition {
             ("per_user_limit", self.per_user_limit.into()),
             ("reserve_seconds", self.reserve_seconds.into()),
             ("durability", self.durability.as_str().into()),
+            ("waitlist", self.waitlist.into()),
             ("unlisted", self.unlisted.into()),
         ]
     }
@@ -114,6 +118,7 @@ impl NewCoupon {
             per_user_limit: limit,
             reserve_seconds: reserve.and_then(|seconds| i32::try_from(seconds).ok()),
             durability: self.durability.unwrap_or_default(),
+            waitlist: self.waitlist,
             unlisted: self.unlisted,
             version: 1,
         };

@@ -5,20 +5,21 @@
 mod decide;
 mod definitions;
 mod kept;
+mod line;
+mod report;
 
 use std::collections::HashMap;
 use std::time::Instant;
 
 use anyhow::bail;
 use futures_util::{FutureExt, StreamExt};
-use serde::Serialize;
 use serde_json::json;
 
 use super::postgres_loss::{self, Sign};
 use super::probe::{self, Difference};
 use super::{Evidence, counter};
 use crate::config;
-use crate::domain::{AuditAction, CouponId, Definition, OrderEvent, OrderId, Origin};
+use crate::domain::{AuditAction, CouponId, Definition, OrderEvent, Origin};
 use crate::logs::info_or_warn;
 use crate::metrics;
 use crate::postgres::Postgres;
@@ -30,9 +31,11 @@ use crate::redis::coupon_hash::{self, CouponHash};
 use crate::redis::probe as redis_probe;
 use crate::redis::probe::RedisProbe;
 use crate::redis::rebuild::{self as redis_rebuild, CouponSet};
-use crate::redis::{Redis, RedisServer, deleted_entries, lua, marker, order_stream};
+use crate::redis::{Redis, RedisServer, deleted_entries, lua, marker, order_stream, waitlist};
 use decide::{Plan, Trust, decide_coupon};
-use definitions::Edit;
+use line::decide_line;
+pub use report::Report;
+use report::log;
 
 const NEWER: &str = "another process has begun a newer rebuild";
 
@@ -57,31 +60,6 @@ pub struct Cause {
     pub ordered_by: Option<Origin>,
     /// The rebuild before this one failed: the log does not warn again.
     pub is_repeated: bool,
-}
-
-/// The findings and changes of a rebuild.
-#[derive(Debug, Default, Serialize)]
-pub struct Report {
-    pub epoch: String,
-    pub coupons: usize,
-    pub claims: usize,
-    /// Fields of claims hashes set or deleted.
-    pub changed: usize,
-    /// Order events that were appended again.
-    pub resent: usize,
-    pub rejected: usize,
-    /// After Postgres lost commits: live orders that Redis did not hold and that had ended.
-    pub cancelled: Vec<OrderId>,
-    /// After Postgres lost commits: live orders that Redis did not hold, while Redis may be behind Postgres. They stay
-    /// live, and an operator may have to cancel them.
-    pub unheld: Vec<OrderId>,
-    /// After Postgres lost commits: the number of reserved orders. Their confirms may be lost, so their time to pay
-    /// starts again.
-    pub restarted: u64,
-    /// After Postgres lost commits: coupons that only Redis knew.
-    pub adopted: Vec<CouponId>,
-    /// After Postgres lost commits: definitions that were adopted from Redis, or that Redis did not confirm.
-    pub edits: Vec<Edit>,
 }
 
 /// Rebuilds. `None` if another process has rebuilt before this one got the lock.
@@ -204,48 +182,6 @@ async fn begin(
     Ok(Source { epoch, trust, origin: Origin::system(request_id) })
 }
 
-fn log(report: &Report, started: Instant) {
-    let Report { epoch, coupons, claims, changed, resent, rejected, cancelled, unheld, restarted, .. } =
-        report;
-    let Report { adopted, edits, .. } = report;
-    let named = cancelled.len() + unheld.len() + adopted.len() + edits.len();
-    let found_nothing = changed + resent + rejected + named == 0;
-    info_or_warn!(
-        found_nothing,
-        fence.epoch = epoch,
-        coupons,
-        claims,
-        changed,
-        resent,
-        rejected,
-        cancelled = cancelled.len(),
-        adopted = adopted.len(),
-        unheld = unheld.len(),
-        edits = edits.len(),
-        elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        "rebuild of epoch {epoch} done: {claims} claims of {coupons} coupons, {changed} fields changed, \
-         {resent} events sent again, {rejected} rejected",
-    );
-    for coupon in adopted {
-        tracing::warn!(%coupon, "coupon {coupon} was inserted again: Postgres had lost it, and Redis holds it");
-    }
-    for edit in edits {
-        tracing::warn!(coupon = %edit.coupon, "{}", edit.sentence());
-    }
-    for order in unheld {
-        tracing::warn!(%order, "order {order} stays live, although Redis did not hold it: lost commits may have ended it");
-    }
-    if *restarted > 0 {
-        tracing::warn!(
-            "the time to pay of {restarted} reserved orders starts again: Postgres had lost commits, so compare these \
-             orders with the payments"
-        );
-    }
-    for order in cancelled {
-        tracing::warn!(%order, "order {order} was cancelled: Postgres had lost commits, and Redis does not hold it");
-    }
-}
-
 /// Steps 4 to 6.
 async fn decide_and_apply(
     redis: &Redis,
@@ -294,6 +230,10 @@ async fn decide_and_apply(
             let edit = definitions::settle(&mut decision, definition, &stored, plan.held, origin).await?;
             report.edits.extend(edit);
         }
+        if definition.waitlist {
+            let line = waitlist::read(redis, id).await?;
+            plan.line = decide_line(&mut decision, id, line, trust.after_loss).await?;
+        }
         report.add(&mut plan);
         plans.push(plan);
     }
@@ -341,17 +281,6 @@ async fn unacknowledged(
     Ok((events, walk.deleted()))
 }
 
-impl Report {
-    fn add(&mut self, plan: &mut Plan) {
-        self.claims += plan.held;
-        self.changed += plan.delete.len() + plan.set.len();
-        self.resent += plan.resend.len();
-        self.rejected += plan.rejected;
-        self.cancelled.append(&mut plan.cancelled);
-        self.unheld.append(&mut plan.unheld);
-    }
-}
-
 async fn apply_plan(
     redis: &Redis,
     building: &str,
@@ -382,6 +311,11 @@ async fn apply_plan(
         }
     }
     if !redis_rebuild::append_events(redis, building, &definition.id, &plan.resend, &plan.keys).await? {
+        bail!(NEWER);
+    }
+    if let Some(line) = &plan.line
+        && !waitlist::rebuild(redis, building, &definition.id, definition.per_user_limit, line).await?
+    {
         bail!(NEWER);
     }
     Ok(())

@@ -26,6 +26,7 @@ struct NewCouponBody {
     per_user_limit: Option<i64>,
     reserve_seconds: Option<i64>,
     durability: Option<ClaimDurability>,
+    waitlist: Option<bool>,
     unlisted: Option<bool>,
 }
 
@@ -40,6 +41,7 @@ impl From<NewCouponBody> for NewCoupon {
             per_user_limit: body.per_user_limit,
             reserve_seconds: body.reserve_seconds,
             durability: body.durability,
+            waitlist: body.waitlist.unwrap_or(false),
             unlisted: body.unlisted.unwrap_or(false),
         }
     }

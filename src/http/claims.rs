@@ -127,15 +127,9 @@ fn order_answer(status: StatusCode, order: Order, stock: i64) -> Response<Bytes>
 
 fn refused(coupon: &CouponId, refusal: Refusal) -> Problem {
     match refusal {
-        Refusal::KeyRequired => Problem::new(
-            Code::IdempotencyKeyRequired,
-            format!(
-                "a user may hold several units of coupon {coupon}: send the header Idempotency-Key, a new key for each \
-                 further unit and the same one with each repeat"
-            ),
-        ),
+        Refusal::KeyRequired => key_required(coupon),
         Refusal::UnknownCoupon => Problem::unknown_coupon(coupon),
-        Refusal::Ended => Problem::new(Code::Ended, format!("coupon {coupon} has ended")),
+        Refusal::Ended => ended(coupon),
         Refusal::Paused => Problem::new(Code::Paused, format!("coupon {coupon} is paused; try again later")),
         Refusal::NotStarted { starts_at_ms, now_ms } => {
             let (starts_at, server_time) = (rfc3339(starts_at_ms), rfc3339(now_ms));
@@ -143,15 +137,31 @@ fn refused(coupon: &CouponId, refusal: Refusal) -> Problem {
                 .with("starts_at", starts_at)
                 .with("server_time", server_time)
         }
-        Refusal::LimitReached => Problem::new(
-            Code::LimitReached,
-            format!("you already hold as many units of coupon {coupon} as one user may hold"),
-        ),
+        Refusal::LimitReached => limit_reached(coupon),
         Refusal::SoldOut => Problem::new(Code::SoldOut, format!("coupon {coupon} is sold out")),
     }
 }
 
-fn location(coupon: &CouponId, order: OrderId) -> Result<HeaderValue, InvalidHeaderValue> {
+pub fn key_required(coupon: &CouponId) -> Problem {
+    Problem::new(
+        Code::IdempotencyKeyRequired,
+        format!(
+            "a user may hold several units of coupon {coupon}: send the header Idempotency-Key, a new key for each \
+             further unit and the same one with each repeat"
+        ),
+    )
+}
+
+pub fn limit_reached(coupon: &CouponId) -> Problem {
+    let detail = format!("you already hold as many units of coupon {coupon} as one user may hold");
+    Problem::new(Code::LimitReached, detail)
+}
+
+pub fn ended(coupon: &CouponId) -> Problem {
+    Problem::new(Code::Ended, format!("coupon {coupon} has ended"))
+}
+
+pub fn location(coupon: &CouponId, order: OrderId) -> Result<HeaderValue, InvalidHeaderValue> {
     HeaderValue::from_maybe_shared(Bytes::from(format!("/v1/coupons/{coupon}/claims/{order}")))
 }
 
@@ -188,7 +198,7 @@ pub async fn status(api: Arc<Api>, coupon: &str, order: &str, request: Request) 
     Ok(json(StatusCode::OK, &OrderView::from(found)))
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
     let mut keys = headers.get_all(&IDEMPOTENCY_KEY).iter();
     let key = match (keys.next(), keys.next()) {
         (None, _) => return Ok(None),

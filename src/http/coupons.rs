@@ -27,6 +27,10 @@ pub struct CouponView {
     per_user_limit: i64,
     reserve_seconds: Option<i64>,
     durability: ClaimDurability,
+    waitlist: bool,
+    /// Only of a coupon with a waiting list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<i64>,
     server_time: String,
 }
 
@@ -43,6 +47,8 @@ impl From<&CouponSnapshot> for CouponView {
             per_user_limit: snapshot.per_user_limit,
             reserve_seconds: snapshot.reserve_seconds,
             durability: snapshot.durability,
+            waitlist: snapshot.waitlist,
+            waiting: snapshot.waitlist.then_some(snapshot.waiting),
             server_time: rfc3339(snapshot.now_ms),
         }
     }
@@ -79,7 +85,8 @@ fn etag<'a>(snapshots: impl IntoIterator<Item = &'a CouponSnapshot>, next: Optio
     let mut hasher = DefaultHasher::new();
     next.hash(&mut hasher);
     for snapshot in snapshots {
-        (snapshot.id.as_str(), snapshot.version, snapshot.stock, snapshot.state() as u8).hash(&mut hasher);
+        let CouponSnapshot { id, version, stock, waiting, .. } = snapshot;
+        (id.as_str(), version, stock, waiting, snapshot.state() as u8).hash(&mut hasher);
     }
     format!("W/\"{:016x}\"", hasher.finish())
 }

@@ -14,6 +14,7 @@ use crate::fence::StoreError;
 use crate::orders::transitions::{NotMade, TransitionError};
 use crate::orders::unrecorded::NotFound;
 use crate::postgres::PostgresError;
+use crate::waitlist::WaitlistError;
 
 /// The result of a handler.
 pub type Answer = Result<Response<Bytes>, Problem>;
@@ -33,6 +34,11 @@ pub enum Code {
     NotStarted,
     Ended,
     Paused,
+    NotSoldOut,
+    NoWaitlist,
+    WaitlistFull,
+    NotWaiting,
+    AlreadyServed,
     Rejected,
     OrderCancelled,
     OrderExpired,
@@ -68,6 +74,11 @@ impl Code {
             Self::NotStarted => (StatusCode::CONFLICT, "not-started", "Not started"),
             Self::Ended => (StatusCode::CONFLICT, "ended", "Ended"),
             Self::Paused => (StatusCode::CONFLICT, "paused", "Paused"),
+            Self::NotSoldOut => (StatusCode::CONFLICT, "not-sold-out", "Not sold out"),
+            Self::NoWaitlist => (StatusCode::CONFLICT, "no-waitlist", "No waiting list"),
+            Self::WaitlistFull => (StatusCode::CONFLICT, "waitlist-full", "Waiting list full"),
+            Self::NotWaiting => (StatusCode::NOT_FOUND, "not-waiting", "Not waiting"),
+            Self::AlreadyServed => (StatusCode::CONFLICT, "already-served", "Already served"),
             Self::Rejected => (StatusCode::CONFLICT, "rejected", "Rejected"),
             Self::OrderCancelled => (StatusCode::CONFLICT, "order-cancelled", "Order cancelled"),
             Self::OrderExpired => (StatusCode::CONFLICT, "order-expired", "Order expired"),
@@ -199,6 +210,15 @@ impl From<ClaimError> for Problem {
             }
             ClaimError::Store(error) => error.into(),
             ClaimError::StatusUnknown | ClaimError::OrdersEnding => Self::unavailable(error.to_string()),
+        }
+    }
+}
+
+impl From<WaitlistError> for Problem {
+    fn from(error: WaitlistError) -> Self {
+        match error {
+            WaitlistError::Store(error) => error.into(),
+            error => Self::unavailable(format!("{error}; it is safe to send the request again")),
         }
     }
 }

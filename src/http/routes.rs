@@ -17,7 +17,7 @@ use super::problem::{Answer, Code, Problem};
 use super::request::{Arrival, Body, Request};
 use super::{
     Api, ApiSlot, admin, admin_coupons, audit, claims, coupons, dead_letters, detached, head, health, order,
-    orders,
+    orders, waitlist,
 };
 use crate::config;
 
@@ -40,6 +40,10 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
         }
         (["v1", "coupons"], "GET") => coupons::list(api, request).boxed(),
         (["v1", "coupons", coupon], "GET") => coupons::show(&api, coupon, request).boxed(),
+        (["v1", "coupons", coupon, "waitlist"], "POST") => waitlist::join(&api, coupon, request).boxed(),
+        (["v1", "coupons", coupon, "waitlist"], "GET") => waitlist::show(api, coupon, request).boxed(),
+        (["v1", "coupons", coupon, "waitlist"], "DELETE") => waitlist::leave(api, coupon, request).boxed(),
+        (["v1", "coupons", _, "waitlist"], _) => not_allowed("DELETE, GET, HEAD, POST"),
         (["v1", "orders"], "GET") => orders::list(api, request).boxed(),
         (["v1", "orders", order], "GET") => order::show(api, order, request).boxed(),
         (

@@ -69,10 +69,11 @@ pub async fn release(
     units: &[EndedUnit],
 ) -> Result<Vec<Released>, StoreError> {
     match script::release(&session.redis, &session.ready, coupon, units).await {
-        Ok(ReleaseOutcome::Done(released)) => {
-            let returned = released.iter().filter(|released| **released == Released::Released);
+        Ok(ReleaseOutcome::Done { units, served }) => {
+            let returned = units.iter().filter(|released| **released == Released::Released);
             metrics::UNITS_RETURNED.add(returned.count() as u64);
-            Ok(released)
+            metrics::WAITLIST_SERVED.add(u64::try_from(served).unwrap_or(0));
+            Ok(units)
         }
         Ok(ReleaseOutcome::Fenced) => {
             fence.marker_changed(session);

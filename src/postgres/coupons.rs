@@ -65,6 +65,7 @@ pub(super) fn definition(row: &PgRow) -> Result<Definition, sqlx::Error> {
         per_user_limit: row.try_get("per_user_limit")?,
         reserve_seconds: row.try_get("reserve_seconds")?,
         durability: durability.parse().map_err(|error| unreadable(&error))?,
+        waitlist: row.try_get("waitlist")?,
         unlisted: row.try_get("unlisted")?,
         version: row.try_get("version")?,
     })
@@ -78,8 +79,8 @@ pub async fn insert(pool: &Pool, new: &Definition, origin: &Origin) -> Result<bo
     let mut transaction = pool.begin().await?;
     let done = sqlx::query(
         "insert into coupons (id, title, total, stock, starts_at, ends_at, paused, per_user_limit, reserve_seconds,
-            durability, unlisted)
-         values ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9, $10) on conflict (id) do nothing",
+            durability, waitlist, unlisted)
+         values ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11) on conflict (id) do nothing",
     )
     .bind(new.id.as_str())
     .bind(&new.title)
@@ -90,6 +91,7 @@ pub async fn insert(pool: &Pool, new: &Definition, origin: &Origin) -> Result<bo
     .bind(new.per_user_limit)
     .bind(new.reserve_seconds)
     .bind(new.durability.as_str())
+    .bind(new.waitlist)
     .bind(new.unlisted)
     .persistent(false)
     .execute(&mut *transaction)
@@ -119,6 +121,7 @@ pub(super) async fn adopt(
         .bind(known.per_user_limit)
         .bind(known.reserve_seconds)
         .bind(known.durability.as_str())
+        .bind(known.waitlist)
         .bind(known.unlisted)
         .bind(known.version)
         .fetch_one(&mut *connection)
@@ -155,8 +158,8 @@ pub(super) async fn redefine(
 ) -> Result<bool, PostgresError> {
     let done = sqlx::query(
         "update coupons set title = $3, stock = stock + ($4 - total), total = $4, starts_at = $5, ends_at = $6,
-            paused = $7, per_user_limit = $8, reserve_seconds = $9, durability = $10, unlisted = $11,
-            version = $12, changed_at = clock_timestamp()
+            paused = $7, per_user_limit = $8, reserve_seconds = $9, durability = $10, waitlist = $11,
+            unlisted = $12, version = $13, changed_at = clock_timestamp()
          where id = $1 and version = $2",
     )
     .bind(to.id.as_str())
@@ -169,6 +172,7 @@ pub(super) async fn redefine(
     .bind(to.per_user_limit)
     .bind(to.reserve_seconds)
     .bind(to.durability.as_str())
+    .bind(to.waitlist)
     .bind(to.unlisted)
     .bind(to.version)
     .execute(connection)

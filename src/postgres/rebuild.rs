@@ -9,9 +9,9 @@ use uuid::Uuid;
 
 use super::audit::{self, AuditEntry};
 use super::dead_letters::{self, Letter, LetterOutcome};
-use super::{Postgres, PostgresError, coupons, fence, orders};
+use super::{Postgres, PostgresError, coupons, fence, orders, waitlist};
 use crate::config;
-use crate::domain::{CouponId, Definition, IdempotencyKey, OrderEvent, OrderId, Origin};
+use crate::domain::{CouponId, Definition, IdempotencyKey, OrderEvent, OrderId, Origin, WaitingUser};
 pub use coupons::LockedCoupon;
 
 /// The session of the process that rebuilds.
@@ -216,6 +216,20 @@ impl Decision<'_> {
         .execute(&mut *self.transaction)
         .await?;
         Ok(restarted.rows_affected())
+    }
+
+    /// The users of a waiting list who were not served, in the order of joining.
+    pub async fn unserved(&mut self, coupon: &CouponId) -> Result<Vec<WaitingUser>, PostgresError> {
+        waitlist::unserved(&mut self.transaction, coupon).await
+    }
+
+    /// Sets the rows of a waiting list that were not served to these users.
+    pub async fn replace_unserved(
+        &mut self,
+        coupon: &CouponId,
+        users: &[WaitingUser],
+    ) -> Result<(), PostgresError> {
+        waitlist::replace_unserved(&mut self.transaction, coupon, users).await
     }
 
     /// Inserts a coupon that only Redis has, and returns its total. The orders that Redis holds are recorded later.

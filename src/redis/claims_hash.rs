@@ -107,7 +107,7 @@ pub fn encode_value(order: OrderId, key: Option<&IdempotencyKey>) -> String {
     }
 }
 
-fn decode_value(value: &[u8]) -> Option<(OrderId, Option<IdempotencyKey>)> {
+pub(super) fn decode_value(value: &[u8]) -> Option<(OrderId, Option<IdempotencyKey>)> {
     let value = std::str::from_utf8(value).ok()?;
     match value.split_once(KEY_SEPARATOR) {
         Some((order, key)) => Some((order.parse().ok()?, Some(key.parse().ok()?))),

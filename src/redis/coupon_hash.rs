@@ -14,7 +14,7 @@ use crate::domain::{ClaimDurability, CouponId, CouponSnapshot, Definition, Field
 pub use read::{first_inconsistent, read, read_hash, read_one, scan, snapshot, versions};
 
 /// The fields, in the order in which they are read.
-const FIELDS: [&str; 11] = [
+const FIELDS: [&str; 12] = [
     "stock",
     "total",
     "version",
@@ -25,6 +25,7 @@ const FIELDS: [&str; 11] = [
     "per_user_limit",
     "reserve_seconds",
     "durability",
+    "waitlist",
     "unlisted",
 ];
 
@@ -45,6 +46,7 @@ fn encode(definition: &Definition) -> [(&'static str, String); FIELDS.len() - 1]
         ("per_user_limit", number(definition.per_user_limit.into())),
         ("reserve_seconds", number(definition.reserve_seconds.unwrap_or(0).into())),
         ("durability", definition.durability.as_str().to_owned()),
+        ("waitlist", flag(definition.waitlist)),
         ("unlisted", flag(definition.unlisted)),
     ]
 }
@@ -155,6 +157,7 @@ impl CouponHash {
                 .ok()?,
             reserve_seconds: i32::try_from(reserve).ok().filter(|&seconds| seconds > 0),
             durability: self.durability()?,
+            waitlist: self.between("waitlist", 0, 1)? == 1,
             unlisted: self.between("unlisted", 0, 1)? == 1,
             version: self.valid_version()?,
         })
@@ -184,6 +187,7 @@ impl CouponHash {
                     .and_then(|seconds| i32::try_from(seconds).ok()),
                 // If the hash does not show the durability, clients may have got the stronger promise.
                 durability: self.durability().unwrap_or(ClaimDurability::Postgres),
+                waitlist: self.between("waitlist", 0, 1) == Some(1),
                 unlisted: self.between("unlisted", 0, 1) == Some(1),
                 version: 1,
             })
@@ -191,7 +195,7 @@ impl CouponHash {
     }
 
     /// What a buyer sees of the coupon. `now_ms` is Redis's clock, ms since 1970.
-    fn snapshot(&self, id: &CouponId, now_ms: i64) -> Result<CouponSnapshot, RedisError> {
+    fn snapshot(&self, id: &CouponId, waiting: i64, now_ms: i64) -> Result<CouponSnapshot, RedisError> {
         let (Some(total), Some(stock)) = (self.number("total"), self.number("stock")) else {
             return Err(RedisError::Reply(format!("coupon {id}: total or stock is not a number")));
         };
@@ -208,6 +212,8 @@ impl CouponHash {
             per_user_limit: self.number("per_user_limit").unwrap_or(1),
             reserve_seconds: unless_0("reserve_seconds"),
             durability: self.durability().unwrap_or_default(),
+            waitlist: self.number("waitlist") == Some(1),
+            waiting,
             unlisted: self.number("unlisted") == Some(1),
             version: self.version(),
             now_ms,
@@ -260,6 +266,7 @@ mod tests {
             per_user_limit: 1,
             reserve_seconds: Some(9),
             durability: ClaimDurability::Postgres,
+            waitlist: true,
             unlisted: true,
             version: 3,
         }
@@ -267,7 +274,7 @@ mod tests {
 
     /// The hash of that definition with 2 held units, with some fields changed.
     fn hash(changes: &[(&str, Option<&str>)]) -> CouponHash {
-        let values = ["8", "10", "3", "Coffee", "0", "1893456000000", "0", "1", "9", "postgres", "1"];
+        let values = ["8", "10", "3", "Coffee", "0", "1893456000000", "0", "1", "9", "postgres", "1", "1"];
         let values = values.map(Value::from);
         let mut hash = CouponHash::from_values(&values, 2);
         for (field, value) in changes {
@@ -323,6 +330,7 @@ mod tests {
     #[case(&[("per_user_limit", "17")], false)]
     #[case(&[("reserve_seconds", "-1")], false)]
     #[case(&[("durability", "disk")], false)]
+    #[case(&[("waitlist", "2")], false)]
     #[case(&[("starts_at_ms", "1893456000000")], false)]
     #[case(&[("ends_at_ms", "99999999999999999")], false)]
     fn a_definition_is_read_only_where_the_api_can_have_made_it(

@@ -50,10 +50,22 @@ impl Keys {
         format!("{}claims:{id}", self.base)
     }
 
-    /// Names like those of a coupon hash and a claims hash, to check what Redis's user may do with these keys.
+    /// Sorted set: the users in the waiting list, in the order of joining; see `waitlist`.
     #[must_use]
-    pub fn any_coupon(&self) -> [String; 2] {
-        ["coupon", "claims"].map(|kind| format!("{}{kind}:any", self.base))
+    pub fn waitlist(&self, id: &CouponId) -> String {
+        format!("{}waitlist:{id}", self.base)
+    }
+
+    /// Hash: the order that each user in the waiting list gets; see `waitlist`.
+    #[must_use]
+    pub fn waitlist_orders(&self, id: &CouponId) -> String {
+        format!("{}waitlist-orders:{id}", self.base)
+    }
+
+    /// Names like those of the keys of a coupon, to check what Redis's user may do with these keys.
+    #[must_use]
+    pub fn any_coupon(&self) -> [String; 4] {
+        ["coupon", "claims", "waitlist", "waitlist-orders"].map(|kind| format!("{}{kind}:any", self.base))
     }
 
     /// The id in a coupon hash's key; `None` for any other key.

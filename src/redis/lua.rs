@@ -22,13 +22,15 @@ pub mod code {
 }
 
 /// Parts that scripts share. A script takes one in by a line `--@include lib/<name>`.
-const LIBRARY: [(&str, &str); 7] = [
+const LIBRARY: [(&str, &str); 9] = [
     ("lib/codes", include_str!("../../lua/lib/codes.lua")),
     ("lib/entry_id", include_str!("../../lua/lib/entry_id.lua")),
     ("lib/event", include_str!("../../lua/lib/event.lua")),
     ("lib/fields", include_str!("../../lua/lib/fields.lua")),
+    ("lib/line", include_str!("../../lua/lib/line.lua")),
     ("lib/marker", include_str!("../../lua/lib/marker.lua")),
     ("lib/may", include_str!("../../lua/lib/may.lua")),
+    ("lib/slots", include_str!("../../lua/lib/slots.lua")),
     ("lib/sum", include_str!("../../lua/lib/sum.lua")),
 ];
 
@@ -91,6 +93,7 @@ scripts! {
     REBUILD_CHUNK = "rebuild_chunk",
     REBUILD_COUPON = "rebuild_coupon",
     REBUILD_EVENTS = "rebuild_events",
+    REBUILD_LINE = "rebuild_line",
     REBUILD_READY = "rebuild_ready",
     REBUILD_TYPES = "rebuild_types",
     RECLAIM = "reclaim",
@@ -102,11 +105,25 @@ scripts! {
     SETTLE_TALLY = "settle_tally",
     SUMS = "sums",
     TRIM = "trim",
+    WAITLIST_JOIN = "waitlist_join",
+    WAITLIST_LEAVE = "waitlist_leave",
+    WAITLIST_SERVE = "waitlist_serve",
 }
 
 /// Scripts that only a rebuild loads. A restarted Redis does not know them, so that a probe detects the restart.
-static LOADED: [&Script; 8] =
-    [&CLAIM, &PUBLISH, &RELEASE, &TRIM, &REMOVE_CONSUMER, &RECORD_WAL_POSITION, &ACKNOWLEDGE, &REQUEUE];
+static LOADED: [&Script; 11] = [
+    &CLAIM,
+    &PUBLISH,
+    &RELEASE,
+    &TRIM,
+    &REMOVE_CONSUMER,
+    &RECORD_WAL_POSITION,
+    &ACKNOWLEDGE,
+    &REQUEUE,
+    &WAITLIST_JOIN,
+    &WAITLIST_LEAVE,
+    &WAITLIST_SERVE,
+];
 
 /// Whether Redis knows all scripts that a rebuild loads.
 pub async fn all_loaded(redis: &Redis) -> Result<bool, RedisError> {

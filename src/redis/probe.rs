@@ -115,8 +115,9 @@ impl StreamProbe {
 
 pub async fn probe_stream(redis: &Redis) -> Result<StreamProbe, RedisError> {
     let Keys { epoch, orders, postgres_lsn, tally, .. } = &redis.keys;
-    let [coupon, claims] = redis.keys.any_coupon();
-    let keys = [epoch, orders, postgres_lsn, tally, &*coupon, &*claims];
+    let any_coupon = redis.keys.any_coupon();
+    let keys = [epoch, orders, postgres_lsn, tally].map(|key| &**key);
+    let keys = keys.into_iter().chain(any_coupon.iter().map(String::as_str));
     let args = script_args(PROBE.source(), keys, [GROUP]);
     let reply = match redis.call("EVAL", args).await {
         Err(RedisError::Refused(why)) if why.starts_with("NOPERM") => {

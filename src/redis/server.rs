@@ -145,4 +145,10 @@ impl Redis {
         let keys = &self.keys;
         [keys.epoch.to_string(), keys.orders.to_string(), keys.coupon(coupon), keys.claims(coupon)]
     }
+
+    /// The keys of the scripts that serve or write a waiting list.
+    pub(super) fn line_keys(&self, coupon: &CouponId) -> [String; 6] {
+        let [epoch, orders, hash, claims] = self.coupon_keys(coupon);
+        [epoch, orders, hash, claims, self.keys.waitlist(coupon), self.keys.waitlist_orders(coupon)]
+    }
 }

@@ -127,6 +127,14 @@ fn the_decoder_of_a_claim_has_the_outcomes_of_its_header() {
 }
 
 #[test]
+fn the_decoder_of_a_join_has_the_outcomes_of_its_header() {
+    let join = scripts().into_iter().find(|script| script.name == "waitlist_join").unwrap();
+    let header = codes_of_header(&join.header, "OUTCOME");
+    assert_eq!(header.len(), 9);
+    assert_eq!(header, constants("waitlist.rs", "outcome_code"));
+}
+
+#[test]
 fn the_headers_of_the_scripts_with_codes_are_read() {
     // Otherwise the comparisons above could compare empty maps.
     let with_codes =
@@ -142,6 +150,7 @@ fn the_headers_of_the_scripts_with_codes_are_read() {
             "rebuild_chunk",
             "rebuild_coupon",
             "rebuild_events",
+            "rebuild_line",
             "rebuild_ready",
             "rebuild_types",
             "record_wal_position",
@@ -150,7 +159,10 @@ fn the_headers_of_the_scripts_with_codes_are_read() {
             "remove_consumer",
             "requeue",
             "settle_tally",
-            "trim"
+            "trim",
+            "waitlist_join",
+            "waitlist_leave",
+            "waitlist_serve"
         ]
     );
 }

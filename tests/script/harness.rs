@@ -86,7 +86,7 @@ impl TestRedis {
     pub fn release(&self, coupon: &CouponId, units: &[EndedUnit]) -> Vec<Released> {
         let reply = release::release(&self.redis, READY, coupon, units);
         match self.runtime.block_on(reply).unwrap() {
-            ReleaseOutcome::Done(released) => released,
+            ReleaseOutcome::Done { units, .. } => units,
             other => panic!("the units were not released: {other:?}"),
         }
     }

@@ -352,6 +352,7 @@ impl Oracle {
             ("per_user_limit", definition.per_user_limit.to_string()),
             ("reserve_seconds", "0".into()),
             ("durability", "redis".into()),
+            ("waitlist", "0".into()),
             ("unlisted", "0".into()),
         ];
         let hash = coupon.hash.fields();
@@ -398,7 +399,7 @@ impl Oracle {
             assert!(stock < total - held, "a unit is back");
             coupon.hash.fields().insert("stock".into(), (total - held).to_string());
         }
-        Ok(ReleaseOutcome::Done(released))
+        Ok(ReleaseOutcome::Done { units: released, served: 0 })
     }
 }
 

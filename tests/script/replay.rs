@@ -184,7 +184,7 @@ impl Replay<'_> {
         let reply = self.redis.runtime.block_on(reply);
         let expected = self.oracle.release(coupon, &units, marker);
         self.answers.extend(match &expected {
-            Ok(ReleaseOutcome::Done(released)) => released
+            Ok(ReleaseOutcome::Done { units: released, .. }) => released
                 .iter()
                 .map(|released| match released {
                     Released::Released => "release: released",
@@ -197,7 +197,7 @@ impl Replay<'_> {
             Err(WrongType) => vec!["release: wrong type"],
             Err(Refused::Forbidden) => vec!["release: forbidden"],
         });
-        if let Ok(ReleaseOutcome::Done(released)) = &expected {
+        if let Ok(ReleaseOutcome::Done { units: released, .. }) = &expected {
             let back: Vec<&str> = units
                 .iter()
                 .zip(released)

@@ -46,3 +46,4 @@ mod shutdown;
 mod slots;
 mod slow_clients;
 mod store_trouble;
+mod waitlist;

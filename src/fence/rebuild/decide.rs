@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::NEWER;
 use super::kept::Kept;
-use crate::domain::{CouponId, IdempotencyKey, OrderEvent, OrderId, UserId};
+use crate::domain::{CouponId, IdempotencyKey, OrderEvent, OrderId, UserId, WaitingUser};
 use crate::postgres::dead_letters::{Letter, LetterOutcome, encode_fields};
 use crate::postgres::rebuild::Decision;
 use crate::redis::claims_hash::{ClaimField, ClaimsHash, KeysByOrder};
@@ -25,6 +25,8 @@ pub struct Plan {
     pub keys: KeysByOrder,
     /// Units held after the changes are applied.
     pub held: usize,
+    /// The users in the waiting list; `None` if Redis has them already.
+    pub line: Option<Vec<WaitingUser>>,
     /// Claims and events that became rejected orders.
     pub rejected: usize,
     /// Live orders that were cancelled.

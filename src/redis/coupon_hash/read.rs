@@ -9,7 +9,7 @@ use super::{CouponHash, FIELDS, whole};
 use crate::config;
 use crate::domain::{CouponId, CouponSnapshot};
 use crate::redis::lua::{DEFINITIONS, SUMS};
-use crate::redis::{Redis, RedisError, array, integer, script_args, server_info, text};
+use crate::redis::{Redis, RedisError, array, integer, script_args, server_info, text, waitlist};
 
 /// The coupons' hashes in the order of the ids, each with the number of units that the claims hash held at the same
 /// moment; `None` for an absent hash.
@@ -46,8 +46,9 @@ pub async fn read_hash(redis: &Redis, coupon: &CouponId) -> Result<CouponHash, R
 
 /// What a buyer sees of a coupon now; `None` if it is absent.
 pub async fn snapshot(redis: &Redis, id: &CouponId) -> Result<Option<CouponSnapshot>, RedisError> {
-    let (hash, now_ms) = tokio::try_join!(read_hash(redis, id), server_info::now_ms(redis))?;
-    if hash.is_absent() { Ok(None) } else { hash.snapshot(id, now_ms).map(Some) }
+    let (hash, waiting, now_ms) =
+        tokio::try_join!(read_hash(redis, id), waitlist::length(redis, id), server_info::now_ms(redis))?;
+    if hash.is_absent() { Ok(None) } else { hash.snapshot(id, waiting, now_ms).map(Some) }
 }
 
 /// The first of these coupons whose stock + claims is not its total; `None` if all add up.

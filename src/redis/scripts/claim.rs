@@ -60,11 +60,9 @@ pub async fn claim_batch(
 ) -> Result<BatchReply, RedisError> {
     let groups = group_by_coupon(claims);
     let mut keys: Vec<Value> = vec![(&*redis.keys.epoch).into(), (&*redis.keys.orders).into()];
-    keys.extend(
-        groups.iter().flat_map(|(coupon, _)| {
-            [Value::from(redis.keys.coupon(coupon)), redis.keys.claims(coupon).into()]
-        }),
-    );
+    keys.extend(groups.iter().flat_map(|(coupon, _)| {
+        [redis.keys.coupon(coupon), redis.keys.claims(coupon), redis.keys.waitlist(coupon)].map(Value::from)
+    }));
     let mut args = script_args(CLAIM.sha1(), keys, [Value::from(ready), deadline_ms.into()]);
     args.reserve(3 * groups.len() + 3 * claims.len());
     for (coupon, members) in &groups {

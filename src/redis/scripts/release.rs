@@ -30,8 +30,12 @@ pub enum Released {
 /// The result of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReleaseOutcome {
-    /// One result for each unit, in the order of the units.
-    Done(Vec<Released>),
+    Done {
+        /// One result for each unit, in the order of the units.
+        units: Vec<Released>,
+        /// Units that went to users in the waiting list at once.
+        served: i64,
+    },
     /// The marker is another one.
     Fenced,
     /// The stream or the coupon is absent, or stock + claims is not the total.
@@ -48,7 +52,7 @@ pub async fn release(
     coupon: &CouponId,
     units: &[EndedUnit],
 ) -> Result<ReleaseOutcome, RedisError> {
-    let mut args = script_args(RELEASE.sha1(), redis.coupon_keys(coupon), [ready]);
+    let mut args = script_args(RELEASE.sha1(), redis.line_keys(coupon), [ready, coupon.as_str()]);
     args.reserve(3 * units.len());
     for unit in units {
         args.extend([
@@ -61,24 +65,27 @@ pub async fn release(
 }
 
 fn decode(reply: &[Value], units: usize) -> Result<ReleaseOutcome, RedisError> {
-    let (code, codes) = reply.split_first().ok_or_else(|| RedisError::Reply("release: empty".into()))?;
+    let (code, values) = reply.split_first().ok_or_else(|| RedisError::Reply("release: empty".into()))?;
     match integer(code, RELEASE.name)? {
-        code::DONE if codes.len() == units => {}
+        code::DONE if values.len() == units + 1 => {}
         code::DONE => {
-            let got = codes.len();
-            return Err(RedisError::Reply(format!("release: {got} results for {units} units")));
+            let got = values.len();
+            return Err(RedisError::Reply(format!("release: {got} values for {units} units")));
         }
         code::FENCED => return Ok(ReleaseOutcome::Fenced),
         code::INCONSISTENT => return Ok(ReleaseOutcome::Inconsistent),
         other => return Err(unknown_code(&RELEASE, other)),
     }
+    let (served, codes) =
+        values.split_first().ok_or_else(|| RedisError::Reply("release: no number".into()))?;
     let released = codes.iter().map(|code| match integer(code, RELEASE.name)? {
         code::DONE => Ok(Released::Released),
         code::NOT_HELD => Ok(Released::NotHeld),
         code::TOO_EARLY => Ok(Released::TooEarly),
         other => Err(unknown_code(&RELEASE, other)),
     });
-    Ok(ReleaseOutcome::Done(released.collect::<Result<_, RedisError>>()?))
+    let units = released.collect::<Result<_, RedisError>>()?;
+    Ok(ReleaseOutcome::Done { units, served: integer(served, RELEASE.name)? })
 }
 
 #[cfg(test)]
@@ -92,11 +99,12 @@ mod tests {
     #[test]
     fn a_reply_has_one_result_for_each_unit() {
         use Released::{NotHeld, Released as Back, TooEarly};
-        let done = decoded(&[code::DONE, code::DONE, code::NOT_HELD, code::TOO_EARLY], 3);
-        assert_eq!(done.unwrap(), ReleaseOutcome::Done(vec![Back, NotHeld, TooEarly]));
+        let done = decoded(&[code::DONE, 1, code::DONE, code::NOT_HELD, code::TOO_EARLY], 3);
+        let units = vec![Back, NotHeld, TooEarly];
+        assert_eq!(done.unwrap(), ReleaseOutcome::Done { units, served: 1 });
         assert_eq!(decoded(&[code::FENCED], 3).unwrap(), ReleaseOutcome::Fenced);
         assert_eq!(decoded(&[code::INCONSISTENT], 3).unwrap(), ReleaseOutcome::Inconsistent);
-        for wrong in [&[][..], &[code::DONE, code::DONE], &[code::LATE], &[code::DONE, code::LATE]] {
+        for wrong in [&[][..], &[code::DONE, 0, code::DONE], &[code::LATE], &[code::DONE, 0, code::LATE]] {
             assert!(matches!(decoded(wrong, 1 + wrong.len()), Err(RedisError::Reply(_))), "{wrong:?}");
         }
     }

@@ -34,6 +34,7 @@ pub fn definition(id: &str, total: i64) -> Definition {
         per_user_limit: 1,
         reserve_seconds: None,
         durability: ClaimDurability::Redis,
+        waitlist: false,
         unlisted: false,
         version: 1,
     }

@@ -1,0 +1,109 @@
+//! The waiting list of a sold-out coupon: joins, shows the place, leaves.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Response, StatusCode, header};
+use serde::Serialize;
+
+use super::Api;
+use super::answer::json;
+use super::claims::{self, OrderView, idempotency_key};
+use super::problem::{Answer, Code, Problem};
+use super::request::{Request, coupon_id};
+use crate::domain::{CouponId, JoinRefusal, OrderId, UserId};
+use crate::waitlist::{Joined, Place, WaitState};
+
+/// A place in line as the API shows it.
+#[derive(Serialize)]
+struct PlaceView<'a> {
+    coupon: &'a CouponId,
+    user: &'a UserId,
+    status: &'static str,
+    /// The order that the user gets with a unit.
+    order: OrderId,
+    place: i64,
+    waiting: i64,
+}
+
+/// `POST /v1/coupons/{coupon}/waitlist`
+pub async fn join(api: &Api, coupon: &str, mut request: Request) -> Answer {
+    let user = api.auth.user(&request.headers)?;
+    let coupon = coupon_id(coupon)?;
+    request.optional_object().await?;
+    let key = idempotency_key(&request.headers)?;
+    match api.waitlist.join(&coupon, &user, key).await? {
+        Joined::New(place) => Ok(waiting(StatusCode::CREATED, &coupon, &user, place)),
+        Joined::Already(state) => Ok(answer(&coupon, &user, state)),
+        Joined::Refused(refusal) => Err(refused(api, &coupon, refusal).await),
+    }
+}
+
+/// `GET /v1/coupons/{coupon}/waitlist`
+pub async fn show(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
+    let user = api.auth.user(&request.headers)?;
+    let coupon = coupon_id(coupon)?;
+    match api.waitlist.get(&coupon, &user).await? {
+        Some(state) => Ok(answer(&coupon, &user, state)),
+        None if api.snapshots.get(&coupon).await?.is_none() => Err(Problem::unknown_coupon(&coupon)),
+        None => {
+            let detail = format!("you are not in the waiting list of coupon {coupon}");
+            Err(Problem::new(Code::NotWaiting, detail))
+        }
+    }
+}
+
+/// `DELETE /v1/coupons/{coupon}/waitlist`
+pub async fn leave(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
+    let user = api.auth.user(&request.headers)?;
+    let coupon = coupon_id(coupon)?;
+    if let Some(order) = api.waitlist.leave(&coupon, &user).await? {
+        let detail = "you have got a unit already: cancel its order if you do not want it";
+        return Err(Problem::new(Code::AlreadyServed, detail).with("order", order.id.to_string()));
+    }
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(response)
+}
+
+fn answer(coupon: &CouponId, user: &UserId, state: WaitState) -> Response<Bytes> {
+    match state {
+        WaitState::Waiting(place) => waiting(StatusCode::OK, coupon, user, place),
+        WaitState::Served(order) => {
+            let location = claims::location(coupon, order.id);
+            let mut response = json(StatusCode::OK, &OrderView::from(order));
+            if let Ok(location) = location {
+                response.headers_mut().insert(header::LOCATION, location);
+            }
+            response
+        }
+    }
+}
+
+fn waiting(status: StatusCode, coupon: &CouponId, user: &UserId, place: Place) -> Response<Bytes> {
+    let Place { number, waiting, order } = place;
+    json(status, &PlaceView { coupon, user, status: "waiting", order, place: number, waiting })
+}
+
+async fn refused(api: &Api, coupon: &CouponId, refusal: JoinRefusal) -> Problem {
+    match refusal {
+        JoinRefusal::NoWaitlist => match api.snapshots.get(coupon).await {
+            Ok(Some(_)) => Problem::new(
+                Code::NoWaitlist,
+                format!("coupon {coupon} has no waiting list; try to claim it"),
+            ),
+            Ok(None) => Problem::unknown_coupon(coupon),
+            Err(error) => error.into(),
+        },
+        JoinRefusal::KeyRequired => claims::key_required(coupon),
+        JoinRefusal::LimitReached => claims::limit_reached(coupon),
+        JoinRefusal::Ended => claims::ended(coupon),
+        JoinRefusal::NotSoldOut => {
+            Problem::new(Code::NotSoldOut, format!("units of coupon {coupon} are left: claim one"))
+        }
+        JoinRefusal::Full => Problem::new(
+            Code::WaitlistFull,
+            format!("the waiting list of coupon {coupon} is full; try again later"),
+        ),
+    }
+}

@@ -1,0 +1,170 @@
+//! Table `waitlist`: the users in the waiting lists, from which a rebuild restores the lines in Redis. A row exists before
+//! its place in Redis does. A row whose order has a row in `orders` was served.
+
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, PgConnection, Row};
+use uuid::Uuid;
+
+use super::fence::PARTITION;
+use super::{Pool, PostgresError, orders};
+use crate::config;
+use crate::domain::{CouponId, IdempotencyKey, OrderId, UserId, WaitingUser};
+
+const ADD: &str = include_str!("../../sql/queries/join_waitlist.sql");
+const REMOVE_OLD: &str = include_str!("../../sql/queries/leave_waitlist.sql");
+
+impl FromRow<'_, PgRow> for WaitingUser {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let user: String = row.try_get("user_id")?;
+        let invalid = |error| sqlx::Error::Decode(format!("waitlist.user_id {user:?}: {error}").into());
+        Ok(Self {
+            order: OrderId(row.try_get("order_id")?),
+            key: orders::read_key(row)?,
+            user: user.parse().map_err(invalid)?,
+        })
+    }
+}
+
+/// Adds users who are not in line. Also removes their rows without a place: those that are older than
+/// `WAITLIST_JOIN_MAX_AGE` and were not served. `false` if the fence's epoch is another one; then nothing was written.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn add(
+    pool: &Pool,
+    epoch: &str,
+    users: &[(&CouponId, &WaitingUser)],
+) -> Result<bool, PostgresError> {
+    let orders: Vec<Uuid> = users.iter().map(|(_, waiting)| waiting.order.0).collect();
+    let coupons: Vec<&str> = users.iter().map(|(coupon, _)| coupon.as_str()).collect();
+    let names: Vec<&str> = users.iter().map(|(_, waiting)| waiting.user.as_str()).collect();
+    let keys: Vec<Option<&str>> =
+        users.iter().map(|(_, waiting)| waiting.key.as_ref().map(IdempotencyKey::as_str)).collect();
+    let added = sqlx::query_scalar(ADD)
+        .bind(PARTITION)
+        .bind(epoch)
+        .bind(orders)
+        .bind(coupons)
+        .bind(names)
+        .bind(keys)
+        .bind(config::WAITLIST_JOIN_MAX_AGE.as_secs_f64());
+    Ok(added.fetch_one(pool).await?)
+}
+
+/// Removes rows whose place was not taken or was given up.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn remove(pool: &Pool, orders: &[OrderId]) -> Result<(), PostgresError> {
+    let ids: Vec<Uuid> = orders.iter().map(|order| order.0).collect();
+    sqlx::query("delete from waitlist where order_id = any($1)").bind(ids).execute(pool).await?;
+    Ok(())
+}
+
+/// Removes the rows of a user who is not in line: those that are older than `WAITLIST_JOIN_MAX_AGE`, were not served, and
+/// whose order is not among `held`. Removes nothing if the fence's epoch is another one.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn remove_without_place(
+    pool: &Pool,
+    epoch: &str,
+    coupon: &CouponId,
+    user: &UserId,
+    held: &[OrderId],
+) -> Result<(), PostgresError> {
+    sqlx::query(REMOVE_OLD)
+        .bind(PARTITION)
+        .bind(epoch)
+        .bind(coupon.as_str())
+        .bind(user.as_str())
+        .bind(held.iter().map(|order| order.0).collect::<Vec<Uuid>>())
+        .bind(config::WAITLIST_JOIN_MAX_AGE.as_secs_f64())
+        .execute(pool)
+        .await?;
+    Ok(())
+}
+
+/// The order of the user's newest row; `None` if the user never joined, or has left.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn newest_order(
+    pool: &Pool,
+    coupon: &CouponId,
+    user: &UserId,
+) -> Result<Option<OrderId>, PostgresError> {
+    let newest: Option<Uuid> = sqlx::query_scalar(
+        "select order_id::uuid from waitlist where coupon_id = $1 and user_id = $2 order by order_id desc limit 1",
+    )
+    .bind(coupon.as_str())
+    .bind(user.as_str())
+    .fetch_optional(pool)
+    .await?;
+    Ok(newest.map(OrderId))
+}
+
+/// The users of a coupon who were not served, in the order of joining.
+pub(super) async fn unserved(
+    connection: &mut PgConnection,
+    coupon: &CouponId,
+) -> Result<Vec<WaitingUser>, PostgresError> {
+    let rows = sqlx::query_as(
+        "select w.order_id::uuid, w.user_id::text, w.idempotency_key::text from waitlist w
+         where w.coupon_id = $1 and not exists (select 1 from orders o where o.id = w.order_id)
+         order by w.order_id",
+    )
+    .bind(coupon.as_str());
+    Ok(rows.fetch_all(connection).await?)
+}
+
+/// Sets the rows of a coupon that were not served to these users, after lost commits or where a user has several rows.
+pub(super) async fn replace_unserved(
+    connection: &mut PgConnection,
+    coupon: &CouponId,
+    users: &[WaitingUser],
+) -> Result<(), PostgresError> {
+    let orders: Vec<Uuid> = users.iter().map(|waiting| waiting.order.0).collect();
+    sqlx::query(
+        "delete from waitlist w where w.coupon_id = $1 and w.order_id <> all($2)
+            and not exists (select 1 from orders o where o.id = w.order_id)",
+    )
+    .bind(coupon.as_str())
+    .bind(&orders)
+    .execute(&mut *connection)
+    .await?;
+    let names: Vec<&str> = users.iter().map(|waiting| waiting.user.as_str()).collect();
+    let keys: Vec<Option<&str>> =
+        users.iter().map(|waiting| waiting.key.as_ref().map(IdempotencyKey::as_str)).collect();
+    sqlx::query(
+        "insert into waitlist (order_id, coupon_id, user_id, idempotency_key)
+         select order_id, $1, user_id, key from unnest($2::uuid[], $3::text[], $4::text[]) as w (order_id, user_id, key)
+         on conflict (order_id) do nothing",
+    )
+    .bind(coupon.as_str())
+    .bind(orders)
+    .bind(names)
+    .bind(keys)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Removes at most `WAITLIST_PAGE_ROWS` rows of users who were served long ago, and returns the number of rows.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn remove_served(pool: &Pool) -> Result<u64, PostgresError> {
+    let removed = sqlx::query(
+        "delete from waitlist where order_id in (
+            select w.order_id from waitlist w join orders o on o.id = w.order_id
+            where o.recorded_at < clock_timestamp() - make_interval(secs => $1)
+            limit $2
+         )",
+    )
+    .bind(config::WAITLIST_SERVED_KEEP.as_secs_f64())
+    .bind(config::WAITLIST_PAGE_ROWS)
+    .execute(pool)
+    .await?;
+    Ok(removed.rows_affected())
+}

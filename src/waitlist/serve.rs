@@ -1,0 +1,63 @@
+//! Gives units in stock to the users in line: after a restock, after a pause and after a rebuild. Each process does this;
+//! the script gives each place one unit. Units that come back one by one do not wait for this task: the release script
+//! gives them away.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::checked;
+use crate::config;
+use crate::coupons::catalogue::Catalogue;
+use crate::domain::CouponId;
+use crate::fence::{Fence, FenceState, Session, StoreError};
+use crate::metrics;
+use crate::postgres::{Postgres, waitlist as rows};
+use crate::redis::waitlist::{self as line, Served};
+
+/// Serves every `WAITLIST_SERVE_INTERVAL`, and as soon as `stock_came` is notified.
+pub async fn run(fence: Fence, postgres: Postgres, catalogue: Catalogue, stock_came: Arc<Notify>) {
+    let mut states = fence.subscribe();
+    loop {
+        // An error means that the fence's task has ended with the program.
+        let is_up = |state: &FenceState| matches!(state, FenceState::Up(_));
+        if states.wait_for(is_up).await.is_err() {
+            return;
+        }
+        if let Ok(session) = fence.session()
+            && let Err(error) = serve_all(&fence, &session, &catalogue).await
+        {
+            tracing::debug!("waiting lists: {error}");
+        }
+        if let Err(error) = rows::remove_served(&postgres.pool).await {
+            tracing::debug!("rows of waiting lists: {error}");
+        }
+        // An error means that the pause is over.
+        drop(tokio::time::timeout(config::WAITLIST_SERVE_INTERVAL, stock_came.notified()).await);
+    }
+}
+
+async fn serve_all(fence: &Fence, session: &Session, catalogue: &Catalogue) -> Result<(), StoreError> {
+    catalogue.refresh_briefly(config::WAITLIST_SERVE_INTERVAL).await;
+    let mut waiting = 0;
+    for coupon in catalogue.with_waitlist() {
+        waiting += serve(fence, session, &coupon).await?;
+    }
+    metrics::WAITLIST_WAITING.set_count(u64::try_from(waiting).unwrap_or(0));
+    Ok(())
+}
+
+/// Serves one coupon's line until it has no more units or no more users; returns the users who still wait.
+async fn serve(fence: &Fence, session: &Session, coupon: &CouponId) -> Result<i64, StoreError> {
+    loop {
+        let served = line::serve(&session.redis, &session.ready, coupon).await;
+        let Served { units, left } = checked(fence, session, coupon, served)?;
+        if units > 0 {
+            metrics::WAITLIST_SERVED.add(u64::try_from(units).unwrap_or(0));
+            tracing::debug!(%coupon, units, "{units} units of coupon {coupon} went to users in line");
+        }
+        if left == 0 {
+            return Ok(line::length(&session.redis, coupon).await?);
+        }
+    }
+}
