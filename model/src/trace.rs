@@ -8,6 +8,7 @@
 //! broken promise that the model finds without a rule.
 
 mod group;
+mod line;
 mod memory;
 mod of_model;
 mod order;
@@ -68,6 +69,30 @@ pub enum Effect {
         coupon: String,
         by: i64,
     },
+    /// A user got a place in a waiting list; the lowest place is served first.
+    Placed {
+        coupon: String,
+        user: String,
+        place: u64,
+    },
+    /// The order that a user in a waiting list gets was set.
+    Promised {
+        coupon: String,
+        user: String,
+        order: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
+    },
+    /// A user was removed from a waiting list.
+    Unplaced {
+        coupon: String,
+        user: String,
+    },
+    /// The order that a user in a waiting list gets was deleted.
+    Unpromised {
+        coupon: String,
+        user: String,
+    },
     /// Fields of a coupon hash were set.
     Defined {
         coupon: String,
@@ -116,6 +141,10 @@ pub enum Key {
     Position,
     Coupon(String),
     Claims(String),
+    /// The places of a waiting list.
+    Places(String),
+    /// The orders of the users in a waiting list.
+    Promises(String),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,6 +199,18 @@ pub enum Change {
     Letter {
         entry: Option<EntryId>,
         order: Option<String>,
+    },
+    /// A row of a waiting list was inserted.
+    Joined {
+        order: String,
+        coupon: String,
+        user: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
+    },
+    /// A row of a waiting list was deleted.
+    JoinGone {
+        order: String,
     },
     Fence {
         epoch: String,

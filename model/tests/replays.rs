@@ -12,6 +12,8 @@ fn allows(scope: &Scope) -> usize {
 fn a_replay_allows_what_the_model_does_without_faults() {
     let scope = Scope { workers: 2, total: 2, claims: [2, 1], cancels: 1, edits: &[-1, 1], ..Scope::small() };
     assert!(allows(&scope) > 20_000);
+    let waiting = Scope { waitlist: true, claims: [0, 1], cancels: 2, ..Scope::small() };
+    assert!(allows(&Scope { edits: &[1, -1], ..waiting }) > 20_000);
 }
 
 #[test]
@@ -24,6 +26,8 @@ fn a_replay_allows_what_the_model_does_around_a_fault() {
         let reserved = Scope { reserves: true, confirms: 1, cancels: 1, claims: [2, 0], ..scope.clone() };
         assert!(allows(&reserved) > 200, "{fault:?}");
         assert!(allows(&Scope { withdraws: 1, ..scope.clone() }) > 200, "{fault:?}");
+        let waiting = Scope { waitlist: true, claims: [0, 1], cancels: 2, ..scope.clone() };
+        assert!(allows(&waiting) > 200, "{fault:?}");
         assert!(allows(&Scope { edits: &[-1], rebuilders: 2, ..scope }) > 200, "{fault:?}");
     }
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::history::{Cancel, Class, Line, Poison};
 use crate::stores::Stores;
-use crate::workload::{Edits, HOLDER, TEST_COUPONS, Workload, pause};
+use crate::workload::{Edits, HOLDER, TEST_COUPONS, Workload, pause, with_waitlist};
 
 const STREAM: &str = "seckill:{0}:orders";
 
@@ -47,22 +47,52 @@ pub async fn run(workload: &Workload, stores: &Stores, seed: u64) {
     }
 }
 
-/// Repeats an edit until it is in force or refused; a repeated edit changes nothing.
+/// Brings units to the waiting lists until the workload ends: restocks the coupons, and revokes confirmed orders.
+pub async fn bring_units(workload: &Workload, seed: u64) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let coupons = with_waitlist();
+    let mut totals: HashMap<&str, i64> = coupons.iter().map(|coupon| (coupon.id, coupon.total)).collect();
+    while !workload.is_over() {
+        let coupon = coupons.choose(&mut rng).unwrap().id;
+        if rng.random_bool(0.3) {
+            let total = totals[coupon] + rng.random_range(1..3);
+            let class = change_total(workload, &mut rng, coupon, total, false).await;
+            if class != Class::Refused {
+                totals.insert(coupon, total);
+            }
+        } else {
+            workload.revoke_one_of(&mut rng, coupon).await;
+        }
+        pause(&mut rng, 200..700).await;
+    }
+}
+
 async fn edit(workload: &Workload, rng: &mut StdRng, totals: &mut HashMap<&str, i64>) {
     let coupons: Vec<_> = TEST_COUPONS.iter().filter(|coupon| coupon.edits != Edits::None).collect();
     let coupon = coupons.choose(rng).unwrap();
     let lowers = coupon.edits == Edits::UpAndDown && rng.random_bool(0.5);
     let by = rng.random_range(1..20);
     let total = totals[coupon.id] + if lowers { -by } else { by };
+    if change_total(workload, rng, coupon.id, total, lowers).await != Class::Refused {
+        totals.insert(coupon.id, total);
+    }
+}
+
+/// Repeats an edit until it is in force or refused; a repeated edit changes nothing.
+async fn change_total(
+    workload: &Workload,
+    rng: &mut StdRng,
+    coupon: &str,
+    total: i64,
+    lowers: bool,
+) -> Class {
     loop {
         let url = workload.urls.choose(rng).unwrap();
-        match workload.edit(url, coupon.id, total, lowers).await {
+        match workload.edit(url, coupon, total, lowers).await {
             Class::Unknown if !workload.is_over() => pause(rng, 100..500).await,
-            Class::Refused => return,
-            _ => break,
+            class => return class,
         }
     }
-    totals.insert(coupon.id, total);
 }
 
 /// Cancels an order if it is recorded and live; returns whether it did.

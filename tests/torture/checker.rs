@@ -1,15 +1,16 @@
 //! Decides on a run, from its history and from what both stores hold at its end. It shares no code with the program:
 //! it knows what the program promises, not how. `evidence` prepares the data, `orders` judges claims and their rows,
-//! `order_life` what became of the orders, `stores` the state of both stores.
+//! `order_life` what became of the orders, `waiting` the waiting lists, `stores` the state of both stores.
 
 mod evidence;
 mod order_life;
 mod orders;
 mod stores;
+mod waiting;
 
 use std::fmt;
 
-use crate::history::{Class, History};
+use crate::history::{Class, History, Wait, Wish};
 use crate::stores::LastState;
 use crate::trace::TraceVerdict;
 use evidence::Evidence;
@@ -81,6 +82,12 @@ pub fn check(history: &History, last: &Result<LastState, String>) -> Verdict {
         broken.extend(order_life::successors(&evidence));
         broken.extend(order_life::dead_answers(&evidence));
         broken.extend(order_life::limits(&evidence));
+        broken.extend(waiting::kept(&evidence));
+        broken.extend(waiting::denials(&evidence));
+        broken.extend(waiting::claims(&evidence));
+        broken.extend(waiting::order(&evidence));
+        broken.extend(waiting::answers(&evidence));
+        broken.extend(waiting::lines(&evidence));
         broken.extend(stores::agreement(&evidence));
         broken.extend(stores::totals(&evidence));
         broken.extend(stores::rejections(&evidence));
@@ -97,7 +104,8 @@ pub fn check(history: &History, last: &Result<LastState, String>) -> Verdict {
 
 /// Whether both stores agree and no work is left; before that, they may still come to agree.
 pub fn is_at_rest(history: &History, last: &LastState) -> bool {
-    stores::agreement(&Evidence::new(history, last)).is_empty()
+    let evidence = Evidence::new(history, last);
+    stores::agreement(&evidence).is_empty() && waiting::lines(&evidence).is_empty()
 }
 
 fn open_questions(history: &History, last: &Result<LastState, String>) -> Vec<String> {
@@ -112,6 +120,11 @@ fn open_questions(history: &History, last: &Result<LastState, String>) -> Vec<St
         || !history.samples.iter().any(|sample| sample.redis.is_some())
     {
         open.push("no sample shows both stores".to_owned());
+    }
+    let has_waitlist = history.coupons.values().any(|plan| plan.has_waitlist);
+    let is_served = |wait: &Wait| wait.wish == Wish::Look && wait.order.is_some() && !wait.is_waiting();
+    if has_waitlist && !history.waits.iter().any(is_served) {
+        open.push("no user in line was served".to_owned());
     }
     for fault in history.faults.iter().filter(|fault| !fault.fired) {
         open.push(format!("the planned fault {} never fired: {}", fault.kind, fault.note));

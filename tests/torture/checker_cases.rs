@@ -260,6 +260,7 @@ fn the_checker_knows_nothing_of_the_program() {
         include_str!("checker/order_life.rs"),
         include_str!("checker/orders.rs"),
         include_str!("checker/stores.rs"),
+        include_str!("checker/waiting.rs"),
         include_str!("history.rs"),
         include_str!("stores.rs"),
     ] {

@@ -108,6 +108,46 @@ pub struct Transition {
     pub refund_due: bool,
 }
 
+/// What a user asks of a waiting list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wish {
+    Join,
+    Look,
+    Leave,
+}
+
+/// A request to a waiting list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wait {
+    pub span: Span,
+    pub coupon: String,
+    pub user: String,
+    /// The `Idempotency-Key` of a join; only coupons with a limit above 1 need one.
+    pub key: Option<String>,
+    pub wish: Wish,
+    pub class: Class,
+    /// Status and problem code, or what failed.
+    pub answer: String,
+    /// The order that the user gets, or has got.
+    pub order: Option<String>,
+    /// `waiting`, or the status of the order.
+    pub status: Option<String>,
+    pub place: Option<i64>,
+}
+
+impl Wait {
+    /// Whether the answer tells a place in line.
+    pub fn is_waiting(&self) -> bool {
+        self.status.as_deref() == Some("waiting")
+    }
+
+    /// Whether the user left, or may have left.
+    pub fn may_have_left(&self) -> bool {
+        self.wish == Wish::Leave && self.class != Class::Refused
+    }
+}
+
 /// A new total that the admin requested.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Edit {
@@ -212,6 +252,7 @@ pub enum Line {
     Claim(Claim),
     Status(StatusAnswer),
     Transition(Transition),
+    Wait(Wait),
     Edit(Edit),
     Cancel(Cancel),
     Poison(Poison),
@@ -229,6 +270,7 @@ pub struct Plan {
     pub reserve_seconds: Option<u64>,
     /// Whether a claim is answered only after its order is in Postgres.
     pub is_durable: bool,
+    pub has_waitlist: bool,
 }
 
 /// All lines by kind, each kind in the order in which the requests ended.
@@ -241,6 +283,7 @@ pub struct History {
     pub claims: Vec<Claim>,
     pub statuses: Vec<StatusAnswer>,
     pub transitions: Vec<Transition>,
+    pub waits: Vec<Wait>,
     pub edits: Vec<Edit>,
     pub cancels: Vec<Cancel>,
     pub poisons: Vec<Poison>,
@@ -254,6 +297,7 @@ impl History {
             Line::Claim(claim) => self.claims.push(claim),
             Line::Status(status) => self.statuses.push(status),
             Line::Transition(transition) => self.transitions.push(transition),
+            Line::Wait(wait) => self.waits.push(wait),
             Line::Edit(edit) => self.edits.push(edit),
             Line::Cancel(cancel) => self.cancels.push(cancel),
             Line::Poison(poison) => self.poisons.push(poison),

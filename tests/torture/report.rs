@@ -37,6 +37,15 @@ pub fn print(plan: &RunPlan, history: &History, checked: &Verdict, trace: &Trace
     for (outcome, count) in &transitions {
         println!("  {count:>6}  {outcome}");
     }
+    let mut waits: BTreeMap<String, usize> = BTreeMap::new();
+    for wait in &history.waits {
+        let status = wait.status.as_deref().unwrap_or_default();
+        *waits.entry(format!("{:?} {} {status}", wait.wish, wait.answer)).or_default() += 1;
+    }
+    println!("requests to waiting lists by outcome:");
+    for (outcome, count) in &waits {
+        println!("  {count:>6}  {}", outcome.trim_end());
+    }
     println!(
         "and {} requests for a status, {} edits, {} cancelled orders, {} added events, {} samples",
         history.statuses.len(),

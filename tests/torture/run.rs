@@ -24,8 +24,10 @@ use crate::stores::{LastState, Stores};
 use crate::trace;
 use crate::workload::{ClaimRequest, HOLDER, TEST_COUPONS, TestCoupon, Workload};
 
-/// Concurrent buyers.
-const CLIENTS: usize = 24;
+/// Concurrent buyers of the coupons without a waiting list.
+const BUYERS: usize = 24;
+/// Concurrent clients of the coupons with a waiting list.
+const WAITING_CLIENTS: usize = 6;
 /// Longest wait for the stores to come to rest after the last request.
 const REST_TIMEOUT: Duration = Duration::from_mins(2);
 /// Stores that answer and have not changed for this long do not change any more.
@@ -117,7 +119,7 @@ fn folder(plan: &RunPlan) -> PathBuf {
 /// Creates the coupons; of each, `HOLDER` claims one unit, which is recorded before the run begins.
 async fn create_coupons(cluster: &Cluster, folder: &Path) -> Workload {
     let plans = TEST_COUPONS.iter().map(|coupon| (coupon.id.to_owned(), plan_of(coupon))).collect();
-    let recorder = Recorder::new(&folder.join("history.jsonl"), CLIENTS, plans);
+    let recorder = Recorder::new(&folder.join("history.jsonl"), BUYERS + WAITING_CLIENTS, plans);
     let secret = fs::read_to_string(cluster.program.data_dir().join("jwt-secret")).unwrap();
     let (secret, token) = (secret.trim_end().to_owned(), cluster.program.admin_token());
     let workload = Workload::new(recorder, cluster.urls.clone(), secret, token);
@@ -128,6 +130,7 @@ async fn create_coupons(cluster: &Cluster, folder: &Path) -> Workload {
             "total": coupon.total,
             "per_user_limit": coupon.limit,
             "reserve_seconds": coupon.reserve_seconds,
+            "waitlist": coupon.has_waitlist,
             "durability": if coupon.is_durable { "postgres" } else { "redis" },
         });
         assert_eq!(workload.admin(url, Method::POST, "/v1/admin/coupons", body).await, Class::Ok);
@@ -153,21 +156,29 @@ const fn plan_of(coupon: &TestCoupon) -> Plan {
         limit: coupon.limit.cast_signed(),
         reserve_seconds: coupon.reserve_seconds,
         is_durable: coupon.is_durable,
+        has_waitlist: coupon.has_waitlist,
     }
 }
 
 fn start_clients(workload: &Arc<Workload>, stores: &Stores, seed: u64) -> JoinSet<()> {
     let mut clients = JoinSet::new();
-    for number in 1..=CLIENTS as u64 {
+    for number in 1..=(BUYERS + WAITING_CLIENTS) as u64 {
         let workload = Arc::clone(workload);
-        clients.spawn(async move { workload.client(seed.wrapping_add(number)).await });
+        let seed = seed.wrapping_add(number);
+        if number <= BUYERS as u64 {
+            clients.spawn(async move { workload.client(seed).await });
+        } else {
+            clients.spawn(async move { workload.waiting_client(seed).await });
+        }
     }
     for store in [Store::Redis, Store::Postgres] {
         let (workload, stores) = (Arc::clone(workload), stores.clone());
         clients.spawn(async move { sampler::sample(&workload, &stores, store).await });
     }
-    let (workload, stores) = (Arc::clone(workload), stores.clone());
-    clients.spawn(async move { admin_actions::run(&workload, &stores, seed).await });
+    let (admin, stores) = (Arc::clone(workload), stores.clone());
+    clients.spawn(async move { admin_actions::run(&admin, &stores, seed).await });
+    let workload = Arc::clone(workload);
+    clients.spawn(async move { admin_actions::bring_units(&workload, seed).await });
     clients
 }
 

@@ -104,6 +104,8 @@ pub struct LastState {
     pub redis: RedisState,
     /// By coupon: field of the claims hash → its value.
     pub claims: BTreeMap<String, BTreeMap<String, String>>,
+    /// By coupon: the users in its waiting list in order, each with the value of the order that the user gets.
+    pub lines: BTreeMap<String, Vec<(String, Option<String>)>>,
 }
 
 /// Where the stores listen.
@@ -212,12 +214,14 @@ impl Stores {
             )
             .await?;
         let outbox = self.psql("select count(*) from outbox").await?;
-        let mut claims = BTreeMap::new();
+        let (mut claims, mut lines) = (BTreeMap::new(), BTreeMap::new());
         for coupon in &self.coupons {
-            let text = self.redis_cli(&["HGETALL", &format!("seckill:{{0}}:claims:{coupon}")]).await?;
-            let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
-            let pairs = lines.chunks_exact(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned()));
-            claims.insert(coupon.clone(), pairs.collect());
+            claims.insert(coupon.clone(), self.hash("claims", coupon).await?);
+            let mut orders = self.hash("waitlist-orders", coupon).await?;
+            let users =
+                self.redis_cli(&["ZRANGE", &format!("seckill:{{0}}:waitlist:{coupon}"), "0", "-1"]).await?;
+            let users = users.lines().filter(|user| !user.is_empty());
+            lines.insert(coupon.clone(), users.map(|user| (user.to_owned(), orders.remove(user))).collect());
         }
         Ok(LastState {
             coupons: self.postgres_coupons().await?,
@@ -226,7 +230,15 @@ impl Stores {
             outbox: outbox.parse().map_err(|_| format!("no number: {outbox:?}"))?,
             redis: self.redis_state().await?,
             claims,
+            lines,
         })
+    }
+
+    /// All fields of a hash of the coupon.
+    async fn hash(&self, kind: &str, coupon: &str) -> Result<BTreeMap<String, String>, String> {
+        let text = self.redis_cli(&["HGETALL", &format!("seckill:{{0}}:{kind}:{coupon}")]).await?;
+        let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+        Ok(lines.chunks_exact(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned())).collect())
     }
 }
 

@@ -1,9 +1,10 @@
 //! Clients that behave as real ones: many at once, on connections that stay open. They repeat a request whose answer
 //! leaves the outcome unknown; some ask to wait, some ask for the status of their order, some give up. `coupons` says what
-//! is sold, `payments` what becomes of a reserved order.
+//! is sold, `payments` what becomes of a reserved order, `waiting` what clients of a coupon with a waiting list do.
 
 mod coupons;
 mod payments;
+mod waiting;
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -19,7 +20,7 @@ use support::mint_token;
 
 use crate::history::{Claim, Class, Edit, Line, Recorder, StatusAnswer};
 
-pub use coupons::{Edits, TEST_COUPONS, TestCoupon};
+pub use coupons::{Edits, TEST_COUPONS, TestCoupon, with_waitlist};
 
 /// Longer than all timeouts of the program: a request that reaches it shows that the program hangs.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
@@ -46,6 +47,8 @@ pub struct Workload {
     recent: Mutex<Vec<(String, String, String)>>,
     /// The same of orders that a client has confirmed.
     confirmed: Mutex<Vec<(String, String, String)>>,
+    /// The same for the coupons with a waiting list.
+    confirmed_after_waiting: Mutex<Vec<(String, String, String)>>,
     poisons: AtomicUsize,
     started: Instant,
     is_over: AtomicBool,
@@ -62,6 +65,7 @@ impl Workload {
             tokens: Mutex::default(),
             recent: Mutex::default(),
             confirmed: Mutex::default(),
+            confirmed_after_waiting: Mutex::default(),
             poisons: AtomicUsize::new(0),
             started: Instant::now(),
             is_over: AtomicBool::new(false),

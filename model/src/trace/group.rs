@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::stores::{Redis, Stores};
-use super::{Effect, EntryId, Event};
+use super::{Effect, EntryId, Event, Key};
 
 /// The effects of one script, by kind.
 #[derive(Default)]
@@ -21,6 +21,15 @@ pub struct Group<'a> {
     pub trimmed: Option<EntryId>,
     pub consumer: Option<&'a str>,
     pub begins_at_start: Option<bool>,
+    /// Coupon, user and place.
+    pub placed: Vec<(&'a str, &'a str, u64)>,
+    /// Coupon, user, order and key.
+    pub promised: Vec<(&'a str, &'a str, &'a str, Option<&'a str>)>,
+    /// Coupon and user.
+    pub unplaced: Vec<(&'a str, &'a str)>,
+    pub unpromised: Vec<(&'a str, &'a str)>,
+    /// Keys of waiting lists that were deleted.
+    pub lines_gone: usize,
     /// Coupons whose definition, claims or stock change.
     pub coupons: BTreeSet<&'a str>,
     pub is_definition: bool,
@@ -56,6 +65,13 @@ impl<'a> Group<'a> {
                 Effect::Trimmed { below } => group.trimmed = Some(*below),
                 Effect::ConsumerGone { consumer } => group.consumer = Some(consumer),
                 Effect::GroupMade { at_start } => group.begins_at_start = Some(*at_start),
+                Effect::Placed { coupon, user, place } => group.placed.push((coupon, user, *place)),
+                Effect::Promised { coupon, user, order, key } => {
+                    group.promised.push((coupon, user, order, key.as_deref()));
+                }
+                Effect::Unplaced { coupon, user } => group.unplaced.push((coupon, user)),
+                Effect::Unpromised { coupon, user } => group.unpromised.push((coupon, user)),
+                Effect::Gone { key: Key::Places(_) | Key::Promises(_) } => group.lines_gone += 1,
                 Effect::GroupGone | Effect::EntryGone { .. } | Effect::Gone { .. } | Effect::Flushed => {
                     group.foreign = Some(effect);
                 }
@@ -66,6 +82,12 @@ impl<'a> Group<'a> {
 
     pub fn is_only(&self, number: usize) -> bool {
         self.effects.len() == number
+    }
+
+    /// Whether it changes a waiting list.
+    pub fn is_of_line(&self) -> bool {
+        let changes = self.placed.len() + self.promised.len() + self.unplaced.len() + self.unpromised.len();
+        changes + self.lines_gone > 0
     }
 
     /// The touched coupons as they are after the effects.

@@ -37,6 +37,12 @@ pub struct Memory {
     pub had: BTreeMap<(String, String), usize>,
     /// Orders whose claim was accepted.
     pub accepted: BTreeSet<String>,
+    /// By order: the position of the commit of its row in a waiting list.
+    pub joined: BTreeMap<String, u64>,
+    /// By order: coupon and user of each place that a join took.
+    pub placed: BTreeMap<String, (String, String)>,
+    /// Orders whose user left the waiting list without a unit.
+    pub left: BTreeSet<String>,
     /// Accepted orders that another program removed from both stores.
     pub excused: BTreeSet<String>,
 }

@@ -11,6 +11,8 @@ use crate::steps::Step;
 use crate::{Fault, Scope};
 
 const COUPON: &str = "c";
+/// The step of the model in which a rebuild also writes the waiting list.
+const SETS_COUPON: &str = "a rebuild sets the coupon";
 
 /// A step of the model that the replay refuses, and the steps that lead to it.
 #[derive(Debug)]
@@ -98,7 +100,10 @@ fn take(replay: &mut Replay, from: &State, step: &Step) -> Result<(), String> {
     let is_marked = effects.iter().any(|effect| matches!(effect, Effect::Marked { .. }));
     let (noted, others): (Vec<Effect>, Vec<Effect>) =
         effects.into_iter().partition(|effect| !is_marked && matches!(effect, Effect::Noted { .. }));
-    for group in [noted, others].into_iter().filter(|group| !group.is_empty()) {
+    // A rebuild writes the line by a script of its own.
+    let (of_line, others) =
+        others.into_iter().partition(|effect| step.name == SETS_COUPON && is_of_line(effect));
+    for group in [noted, others, of_line].into_iter().filter(|group| !group.is_empty()) {
         replay.take(&Line::Redis(group))?;
     }
     Ok(())
@@ -152,6 +157,7 @@ fn in_redis(from: &state::Redis, to: &state::Redis, replay: &Replay, name: &str)
         effects.extend(of_coupon(from.coupon, coupon, name));
     }
     let group = |redis: &state::Redis| redis.stream.is_some_and(|stream| stream.has_group);
+    let of_line = of_line(from, to, replay, name);
     if group(to) && !group(from) {
         let at_start = to
             .stream
@@ -160,14 +166,49 @@ fn in_redis(from: &state::Redis, to: &state::Redis, replay: &Replay, name: &str)
     } else {
         effects.extend(of_entries(from, to, replay, name));
     }
+    effects.extend(of_line);
+    effects
+}
+
+fn is_of_line(effect: &Effect) -> bool {
+    matches!(
+        effect,
+        Effect::Placed { .. }
+            | Effect::Promised { .. }
+            | Effect::Gone { key: Key::Places(_) | Key::Promises(_) }
+    )
+}
+
+fn of_line(from: &state::Redis, to: &state::Redis, replay: &Replay, name: &str) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    let mut line = replay.stores.redis.lines.get(COUPON).cloned().unwrap_or_default();
+    let coupon = || COUPON.to_owned();
+    let is_new = |ticket: &Order| from.line.tickets().all(|before| before != *ticket);
+    let mut come: Vec<Order> = to.line.tickets().filter(is_new).collect();
+    if name == SETS_COUPON && from.line != to.line {
+        effects.extend([Key::Places(coupon()), Key::Promises(coupon())].map(|key| Effect::Gone { key }));
+        line.places.clear();
+        come = to.line.tickets().collect();
+    } else {
+        for ticket in from.line.tickets().filter(|ticket| to.line.tickets().all(|left| left != *ticket)) {
+            let user = user_id(user_of(ticket));
+            effects.push(Effect::Unplaced { coupon: coupon(), user: user.clone() });
+            effects.push(Effect::Unpromised { coupon: coupon(), user });
+        }
+    }
+    let last = line.places.values().max().copied().unwrap_or(0);
+    for (ticket, place) in come.into_iter().zip(last + 1..) {
+        let user = user_id(user_of(ticket));
+        effects.push(Effect::Placed { coupon: coupon(), user: user.clone(), place });
+        effects.push(Effect::Promised { coupon: coupon(), user, order: order_id(ticket), key: None });
+    }
     effects
 }
 
 fn of_coupon(from: Option<Coupon>, to: Coupon, name: &str) -> Option<Effect> {
     let coupon = COUPON.to_owned();
     let before = from.unwrap_or_default();
-    let is_set =
-        name == "a rebuild sets the coupon" || (to.total, to.version) != (before.total, before.version);
+    let is_set = name == SETS_COUPON || (to.total, to.version) != (before.total, before.version);
     if is_set {
         let (total, stock) = (Some(to.total.into()), Some(to.stock.into()));
         return Some(Effect::Defined { coupon, total, stock, version: Some(to.version.into()) });
@@ -285,6 +326,14 @@ fn in_postgres(from: &state::Postgres, to: &state::Postgres) -> Vec<Change> {
             published: to.published.into(),
         });
     }
+    let gone = |line: state::Line, other: state::Line| {
+        line.tickets().filter(move |ticket| other.tickets().all(|also| also != *ticket))
+    };
+    changes.extend(gone(from.line, to.line).map(|ticket| Change::JoinGone { order: order_id(ticket) }));
+    changes.extend(gone(to.line, from.line).map(|ticket| {
+        let Event { order, coupon, user, key } = event(ticket);
+        Change::Joined { order, coupon, user, key }
+    }));
     changes.extend(each(to.outbox & !from.outbox).map(|order| Change::Waiting { order: order_id(order) }));
     changes.extend(each(from.outbox & !to.outbox).map(|order| Change::Returned { order: order_id(order) }));
     changes

@@ -1,6 +1,6 @@
 //! Merges the logs of two stores that share no clock. Redis's log shows how far Postgres had come: a commit's position
-//! is recorded in Redis before any effect of the commit, and epochs and versions, which only Postgres makes, are
-//! committed before they appear in Redis. Each commit is placed as late as these two facts allow.
+//! is recorded in Redis before any effect of the commit, and epochs, versions and places in line, which Postgres has
+//! first, are committed before they appear in Redis. Each commit is placed as late as these two facts allow.
 
 use std::collections::HashMap;
 
@@ -11,6 +11,7 @@ use super::{Change, Effect, Line};
 enum Sign {
     Epoch(String),
     Version(String, u64),
+    Join(String),
 }
 
 /// Merges both logs; each keeps its own order.
@@ -52,6 +53,7 @@ fn first_made(postgres: &[Line]) -> HashMap<Sign, usize> {
             let sign = match change {
                 Change::Fence { epoch, .. } => Sign::Epoch(epoch.clone()),
                 Change::Coupon { coupon, version, .. } => Sign::Version(coupon.clone(), *version),
+                Change::Joined { order, .. } => Sign::Join(order.clone()),
                 _ => continue,
             };
             made.entry(sign).or_insert(place);
@@ -66,6 +68,7 @@ fn shown(effect: &Effect) -> Option<Sign> {
         Effect::Defined { coupon, version: Some(version), .. } => {
             Some(Sign::Version(coupon.clone(), *version))
         }
+        Effect::Promised { order, .. } => Some(Sign::Join(order.clone())),
         _ => None,
     }
 }

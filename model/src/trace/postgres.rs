@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::memory::{Memory, Sent};
 use super::stores::{Row, Stores, is_live};
-use super::{Change, user_of_field};
+use super::{Change, line, user_of_field};
 
 /// The name of the transaction, or why no rule allows it in this state.
 pub fn allows(changes: &[Change], stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
@@ -63,6 +63,8 @@ pub fn allows(changes: &[Change], stores: &Stores, memory: &Memory) -> Result<&'
                 "an event becomes a dead letter"
             }
             Change::Letter { order: Some(_), .. } => name,
+            Change::Joined { order, .. } => line::may_insert(order, stores, memory).map(|()| "users join")?,
+            Change::JoinGone { order } => line::may_delete(order, stores, memory).map(|()| name)?,
             Change::Fence { epoch, lost } => may_fence(epoch, *lost, stores)?,
         };
     }

@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 
 use super::group::Group;
+use super::line;
 use super::memory::{Memory, agreement, units_held_more};
-use super::stores::{Place, Redis, Stores, fields_of_user};
+use super::stores::{Place, Redis, Stores, fields_of_user, units};
 use super::{Effect, EntryId, Event, user_of_field};
 
 /// The name of the step that accepts claims.
@@ -109,11 +110,15 @@ fn ready(group: &Group<'_>, epoch: &str, stores: &Stores, memory: &Memory) -> Re
         return Err("a rebuild ended without Postgres's position".into());
     }
     agreement(stores, memory)?;
+    line::nobody_is_forgotten(stores, memory)?;
     Ok("a rebuild sets the ready marker")
 }
 
 /// Checks a write under a `building` marker.
 fn build(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
+    if group.is_of_line() {
+        return line::rebuild(group, stores, memory);
+    }
     if !group.sent.is_empty() {
         for (_, event) in &group.sent {
             let is_due = event.is_some_and(|event| {
@@ -208,11 +213,17 @@ fn serve(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static
             None => Ok("a consumer is removed"),
         };
     }
+    if !group.placed.is_empty() || !group.promised.is_empty() {
+        return line::join(group, stores, memory);
+    }
     if group.is_definition {
         return publish(group, stores, memory);
     }
     if let Some(coupon) = group.coupons.iter().find(|coupon| !stores.redis.adds_up(coupon)) {
         return Err(format!("coupon {coupon} did not add up, but was written to"));
+    }
+    if group.is_of_line() {
+        return serve_line(group, stores, memory);
     }
     match (group.held.as_slice(), group.freed.as_slice(), group.sent.as_slice()) {
         ([_, ..], [], [_, ..]) => claim(group, stores, memory),
@@ -222,11 +233,35 @@ fn serve(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static
     }
 }
 
+/// Checks a script that gives units to users in line, or takes a user out of it.
+fn serve_line(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
+    if group.coupons.is_empty() {
+        return line::leave(group, stores);
+    }
+    let returned = if group.freed.is_empty() { 0 } else { may_return(group, stores, memory)? };
+    line::serve(group, returned, stores)?;
+    if !group.held.is_empty() {
+        claims(group, stores, memory)?;
+    }
+    Ok(if group.freed.is_empty() { line::SERVE } else { line::HAND_OVER })
+}
+
 fn claim(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
+    if let Some((coupon, user, ..)) = group.held.iter().find(|(coupon, ..)| stores.redis.has_line(coupon)) {
+        return Err(format!("{user} claimed {coupon} while users waited in line"));
+    }
+    claims(group, stores, memory).map(|()| CLAIM)
+}
+
+/// Checks the claims of a group, whoever made them.
+fn claims(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<(), String> {
     let after = group.applied(stores);
+    let is_freed = |coupon: &str, user: &str| group.freed.contains(&(coupon, user));
     let (mut orders, mut keys) = (BTreeSet::new(), BTreeSet::new());
     for (coupon, user, order, key) in &group.held {
-        if let Some(other) = stores.redis.holder(coupon, user) {
+        if let Some(other) = stores.redis.holder(coupon, user)
+            && !is_freed(coupon, user)
+        {
             return Err(format!("{user} holds order {other} of {coupon} and was given {order}"));
         }
         if let Some(key) = key
@@ -235,13 +270,16 @@ fn claim(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static
             return Err(format!("{user} was given two orders of {coupon} with key {key}"));
         }
         if let Some(key) = key
-            && let Some(other) = holder_of_key(coupon, user, key, stores, memory)
+            && let Some(other) = holder_of_key(coupon, user, key, &after, memory)
         {
             return Err(format!(
                 "{user} holds order {other} of {coupon} with key {key} and was given {order}"
             ));
         }
-        if memory.sent.contains_key(*order) || !orders.insert(order) {
+        // A user may be served again after both stores have lost the order.
+        let is_known =
+            memory.sent.contains_key(*order) && !(group.is_of_line() && memory.excused.contains(*order));
+        if is_known || !orders.insert(order) {
             return Err(format!("order {order} was claimed twice"));
         }
         let is_sent = group.sent.iter().any(|(_, event)| {
@@ -265,7 +303,7 @@ fn claim(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static
             return Err(format!("coupon {coupon} does not add up after a claim"));
         }
     }
-    Ok(CLAIM)
+    Ok(())
 }
 
 /// The order that the user holds with this key, in any slot.
@@ -273,15 +311,25 @@ fn holder_of_key<'a>(
     coupon: &str,
     user: &str,
     key: &str,
-    stores: &'a Stores,
+    redis: &'a Redis,
     memory: &Memory,
 ) -> Option<&'a str> {
     let has_key =
         |order: &str| memory.sent.get(order).is_some_and(|sent| sent.event.key.as_deref() == Some(key));
-    fields_of_user(stores.redis.claims.get(coupon)?, user).find(|order| has_key(order))
+    fields_of_user(redis.claims.get(coupon)?, user).find(|order| has_key(order))
 }
 
 fn release(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
+    let units = may_return(group, stores, memory)?;
+    if group.moved != units {
+        let coupon = group.coupons.first().copied().unwrap_or_default();
+        return Err(format!("{units} units of {coupon} went back, but its stock moved by {}", group.moved));
+    }
+    Ok("units are released")
+}
+
+/// The number of units that a group returns.
+fn may_return(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<i64, String> {
     let [coupon] = group.coupons.iter().collect::<Vec<_>>()[..] else {
         return Err("one release returns units of several coupons".into());
     };
@@ -292,11 +340,7 @@ fn release(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'stat
         };
         may_release(coupon, order, stores, memory)?;
     }
-    if usize::try_from(group.moved) != Ok(users.len()) {
-        let units = users.len();
-        return Err(format!("{units} units of {coupon} went back, but its stock moved by {}", group.moved));
-    }
-    Ok("units are released")
+    Ok(units(users.len()))
 }
 
 fn may_release(coupon: &str, order: &str, stores: &Stores, memory: &Memory) -> Result<(), String> {

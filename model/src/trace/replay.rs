@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::memory::{Memory, Sent, agreement};
 use super::stores::Stores;
-use super::{Change, Effect, Line, postgres, redis};
+use super::{Change, Effect, Line, line, postgres, redis};
 
 /// The state of a run after the lines so far.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +22,11 @@ impl Replay {
         match line {
             Line::Redis(effects) => {
                 let name = redis::allows(effects, &self.stores, &self.memory)?;
-                self.apply_redis(effects, name == redis::CLAIM, false);
+                self.apply_redis(
+                    effects,
+                    [redis::CLAIM, line::SERVE, line::HAND_OVER].contains(&name),
+                    false,
+                );
                 Ok(name)
             }
             Line::Postgres { lsn, changes } => {
@@ -73,6 +77,19 @@ impl Replay {
                     sent.epochs.insert(epoch.clone());
                 }
             }
+            // The other places are those of a rebuild: their users need not know them.
+            Effect::Promised { coupon, user, order, .. }
+                if matches!(self.stores.redis.marker, Some((true, _))) =>
+            {
+                memory.placed.insert(order.clone(), (coupon.clone(), user.clone()));
+            }
+            Effect::Unplaced { coupon, user } => {
+                let line = self.stores.redis.lines.get(coupon);
+                let order = line.and_then(|line| line.order_of(user));
+                // A user who is served has an event by now: the script sends it first.
+                let order = order.filter(|order| !memory.sent.contains_key(*order));
+                memory.left.extend(order.map(str::to_owned));
+            }
             Effect::Held { order, .. } if is_claim => drop(memory.accepted.insert(order.clone())),
             Effect::Defined { coupon, version, .. } => {
                 let highest = memory.published.entry(coupon.clone()).or_default();
@@ -114,6 +131,7 @@ impl Replay {
                     }
                 }
                 Change::Letter { entry: Some(entry), .. } => drop(memory.dead.insert(*entry, lsn)),
+                Change::Joined { order, .. } => drop(memory.joined.insert(order.clone(), lsn)),
                 Change::Fence { epoch, .. } => drop(memory.epochs.insert(epoch.clone())),
                 _ => {}
             }
@@ -162,6 +180,7 @@ impl Replay {
             }
         }
         agreement(&self.stores, &self.memory)?;
+        line::nobody_is_forgotten(&self.stores, &self.memory)?;
         let is_forgotten =
             |order: &&String| !postgres.orders.contains_key(*order) && !self.memory.excused.contains(*order);
         match self.memory.accepted.iter().find(is_forgotten) {

@@ -20,7 +20,44 @@ pub struct Redis {
     pub coupons: BTreeMap<String, Coupon>,
     /// By coupon: user → order.
     pub claims: BTreeMap<String, BTreeMap<String, String>>,
+    /// By coupon: its waiting list.
+    pub lines: BTreeMap<String, WaitingList>,
     pub stream: Option<Stream>,
+}
+
+/// A waiting list in Redis.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WaitingList {
+    /// By user.
+    pub places: BTreeMap<String, u64>,
+    /// By user: the order that the user gets, and its key.
+    pub promises: BTreeMap<String, (String, Option<String>)>,
+}
+
+impl WaitingList {
+    /// Users in the order in which they are served.
+    #[must_use]
+    pub fn users(&self) -> Vec<&str> {
+        let mut users: Vec<(u64, &str)> =
+            self.places.iter().map(|(user, place)| (*place, user.as_str())).collect();
+        users.sort_unstable();
+        users.into_iter().map(|(_, user)| user).collect()
+    }
+
+    /// The order that a user in line gets.
+    #[must_use]
+    pub fn order_of(&self, user: &str) -> Option<&str> {
+        let (order, _) = self.places.get(user).and_then(|_| self.promises.get(user))?;
+        Some(order)
+    }
+}
+
+/// A row of a waiting list in Postgres.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Join {
+    pub coupon: String,
+    pub user: String,
+    pub key: Option<String>,
 }
 
 /// A coupon in either store.
@@ -64,6 +101,8 @@ pub struct Postgres {
     /// By coupon: user → live order.
     pub live: BTreeMap<String, BTreeMap<String, String>>,
     pub outbox: BTreeSet<String>,
+    /// By order: the rows of the waiting lists.
+    pub joins: BTreeMap<String, Join>,
     /// Entries with a dead letter.
     pub letters: BTreeSet<EntryId>,
 }
@@ -121,6 +160,12 @@ impl Redis {
         self.holder(&event.coupon, &event.user) == Some(&event.order)
     }
 
+    /// Whether a user waits for a unit of the coupon.
+    #[must_use]
+    pub fn has_line(&self, coupon: &str) -> bool {
+        self.lines.get(coupon).is_some_and(|line| !line.places.is_empty())
+    }
+
     /// Whether `stock + claims = total` for a coupon.
     #[must_use]
     pub fn adds_up(&self, coupon: &str) -> bool {
@@ -161,7 +206,22 @@ impl Redis {
                 Key::Position => self.noted = 0,
                 Key::Coupon(coupon) => drop(self.coupons.remove(coupon)),
                 Key::Claims(coupon) => drop(self.claims.remove(coupon)),
+                Key::Places(coupon) => self.lines.entry(coupon.clone()).or_default().places.clear(),
+                Key::Promises(coupon) => self.lines.entry(coupon.clone()).or_default().promises.clear(),
             },
+            Effect::Placed { coupon, user, place } => {
+                self.lines.entry(coupon.clone()).or_default().places.insert(user.clone(), *place);
+            }
+            Effect::Promised { coupon, user, order, key } => {
+                let promise = (order.clone(), key.clone());
+                self.lines.entry(coupon.clone()).or_default().promises.insert(user.clone(), promise);
+            }
+            Effect::Unplaced { coupon, user } => {
+                self.lines.entry(coupon.clone()).or_default().places.remove(user);
+            }
+            Effect::Unpromised { coupon, user } => {
+                self.lines.entry(coupon.clone()).or_default().promises.remove(user);
+            }
             Effect::GroupMade { .. } | Effect::Sent { .. } => {
                 self.stream.get_or_insert_default().apply(effect);
             }
@@ -291,6 +351,11 @@ impl Postgres {
             Change::Waiting { order } => drop(self.outbox.insert(order.clone())),
             Change::Returned { order } => drop(self.outbox.remove(order)),
             Change::Letter { entry, .. } => self.letters.extend(*entry),
+            Change::Joined { order, coupon, user, key } => {
+                let (coupon, user, key) = (coupon.clone(), user.clone(), key.clone());
+                self.joins.insert(order.clone(), Join { coupon, user, key });
+            }
+            Change::JoinGone { order } => drop(self.joins.remove(order)),
             Change::Fence { epoch, lost } => (self.epoch, self.lost) = (epoch.clone(), *lost),
         }
     }

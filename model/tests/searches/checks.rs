@@ -39,8 +39,7 @@ pub fn breaks_somewhere(rules: &'static [Rule], scope: &Scope, max_states: usize
         Outcome::Breaks(broken, path) => {
             // A replay sees only the steps of the stores. It does not see the answer to a client, or a server that
             // refuses claims without a reason. It cannot follow a change from one server to another.
-            let of_answers = [Broken::DeadOrderAnswered, Broken::WaitForgotten].contains(&broken);
-            let is_hidden = of_answers || rules == [SessionOfTheRow];
+            let is_hidden = broken == Broken::DeadOrderAnswered || rules == [SessionOfTheRow];
             let is_seen = !is_hidden && !scope.faults.iter().any(|fault| fault.replaces_a_server());
             assert!(!is_seen || replay_path(&without, &path).is_some(), "{rules:?}: {path:?}");
             (broken, path)

@@ -9,7 +9,7 @@ pub struct Evidence<'a> {
     pub history: &'a History,
     pub last: &'a LastState,
     pub rows: HashMap<&'a str, &'a OrderRow>,
-    /// Orders that the answer to a claim named.
+    /// Orders that the answer to a claim named, or that to a user who was served in a waiting list.
     pub accepted: BTreeMap<&'a str, Accepted<'a>>,
     /// Orders that an answer called recorded: a loss of data in Redis is no excuse for their loss.
     pub recorded: HashSet<&'a str>,
@@ -36,21 +36,31 @@ pub struct Accepted<'a> {
 
 impl<'a> Evidence<'a> {
     pub fn new(history: &'a History, last: &'a LastState) -> Self {
-        let mut accepted: BTreeMap<&str, Accepted<'_>> = BTreeMap::new();
-        for claim in &history.claims {
-            let Some(order) = claim.order.as_deref() else { continue };
+        let rows: HashMap<&str, &OrderRow> = last.orders.iter().map(|row| (row.id.as_str(), row)).collect();
+        let by_claims = history.claims.iter().filter_map(|claim| {
             let Claim { coupon, user, key, span, .. } = claim;
-            let new = Accepted { coupon, user, key: key.as_deref(), first: *span };
+            Some((claim.order.as_deref()?, Accepted { coupon, user, key: key.as_deref(), first: *span }))
+        });
+        let served = history.waits.iter().filter(|wait| !wait.is_waiting());
+        let by_waits = served.filter_map(|wait| {
+            let order = wait.order.as_deref()?;
+            // The client may have asked without the key, or with another one.
+            let key = rows.get(order).and_then(|row| row.key.as_deref());
+            Some((order, Accepted { coupon: &wait.coupon, user: &wait.user, key, first: wait.span }))
+        });
+        let mut accepted: BTreeMap<&str, Accepted<'_>> = BTreeMap::new();
+        for (order, new) in by_claims.chain(by_waits) {
+            let first = new.first;
             let known = accepted.entry(order).or_insert(new);
-            if span.ended_us < known.first.ended_us {
-                known.first = *span;
+            if first.ended_us < known.first.ended_us {
+                known.first = first;
             }
         }
         let may_be_done = |class: Class| class != Class::Refused;
         Self {
             history,
             last,
-            rows: last.orders.iter().map(|row| (row.id.as_str(), row)).collect(),
+            rows,
             accepted,
             recorded: recorded(history),
             cancelled: history
@@ -108,9 +118,12 @@ fn recorded(history: &History) -> HashSet<&str> {
     let from_claims =
         history.claims.iter().filter_map(|claim| Some((claim.order.as_ref()?, claim.status.as_ref()?)));
     let from_statuses = history.statuses.iter().map(|status| (&status.order, &status.status));
+    let from_waits =
+        history.waits.iter().filter_map(|wait| Some((wait.order.as_ref()?, wait.status.as_ref()?)));
     from_claims
         .chain(from_statuses)
-        .filter(|(_, status)| *status != "accepted")
+        .chain(from_waits)
+        .filter(|(_, status)| !["accepted", "waiting"].contains(&status.as_str()))
         .map(|(order, _)| order.as_str())
         .collect()
 }

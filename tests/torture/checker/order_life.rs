@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::evidence::{Accepted, Evidence};
-use crate::history::{Asked, Claim, Class, Loses, Plan, Transition};
+use crate::history::{Asked, Claim, Class, Loses, Plan, Transition, Wish};
 use crate::stores::OrderRow;
 
 /// Largest difference between the clocks of Postgres and the history, which run on one machine.
@@ -247,7 +247,14 @@ pub fn limits(evidence: &Evidence<'_>) -> Vec<String> {
                     && matches!(other.class, Class::Ok | Class::Dup | Class::Unknown)
                     && other.span.began_us <= claim.span.ended_us
             });
-            let keys: BTreeSet<_> = others.map(|other| &other.key).filter(|key| **key != claim.key).collect();
+            let joins = evidence.history.waits.iter().filter(|other| {
+                (&other.coupon, &other.user) == (&claim.coupon, &claim.user)
+                    && other.wish == Wish::Join
+                    && other.class != Class::Refused
+                    && other.span.began_us <= claim.span.ended_us
+            });
+            let keys = others.map(|other| &other.key).chain(joins.map(|join| &join.key));
+            let keys: BTreeSet<_> = keys.filter(|key| **key != claim.key).collect();
             if i64::try_from(keys.len()).unwrap_or(i64::MAX) < plan.limit {
                 broken.push(format!(
                     "{} was refused at the limit of {} after claims with {} other keys",

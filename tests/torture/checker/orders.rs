@@ -1,10 +1,10 @@
 //! Claims and their rows: no accepted claim is lost, no refused claim has a row, no request took two units, and the
 //! status of an order never goes back.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::evidence::Evidence;
-use crate::history::{Asked, Claim, Class, History, Loses, Span};
+use crate::history::{Asked, Claim, Class, History, Loses, Span, Wait, Wish};
 use crate::stores::OrderRow;
 
 /// Largest difference between the clocks of the program and the history.
@@ -45,8 +45,8 @@ pub fn accepted_claims(evidence: &Evidence<'_>) -> Vec<String> {
     broken
 }
 
-/// Every row has its own request: one that was answered with the row's order, or one without an answer that was sent
-/// before the row's claim.
+/// Every row has its own request: a claim that was answered with the row's order, a place in line that promised it, or a
+/// request without an answer that was sent before the time in the order's id.
 pub fn origins(evidence: &Evidence<'_>) -> Vec<String> {
     let mut rows: BTreeMap<Request<'_>, Vec<&OrderRow>> = BTreeMap::new();
     for row in &evidence.last.orders {
@@ -58,9 +58,21 @@ pub fn origins(evidence: &Evidence<'_>) -> Vec<String> {
     for claim in &evidence.history.claims {
         claims.entry((&claim.coupon, &claim.user, claim.key.as_deref())).or_default().push(claim);
     }
+    let mut joins: HashMap<Request<'_>, Vec<&Wait>> = HashMap::new();
+    for join in evidence.history.waits.iter().filter(|wait| wait.wish == Wish::Join) {
+        joins.entry((&join.coupon, &join.user, join.key.as_deref())).or_default().push(join);
+    }
+    let promised: HashSet<(&str, &str)> = evidence
+        .history
+        .waits
+        .iter()
+        .filter(|wait| wait.is_waiting())
+        .filter_map(|wait| Some((wait.user.as_str(), wait.order.as_deref()?)))
+        .collect();
     let mut broken = Vec::new();
     for ((coupon, user, key), mut rows) in rows {
         let claims = claims.remove(&(coupon, user, key)).unwrap_or_default();
+        let joins = joins.remove(&(coupon, user, key)).unwrap_or_default();
         let live = rows.iter().filter(|row| row.is_live()).count();
         if live > 1 {
             let with_key = key.map(|key| format!(" with key {key}")).unwrap_or_default();
@@ -69,20 +81,23 @@ pub fn origins(evidence: &Evidence<'_>) -> Vec<String> {
         let made = |row: &OrderRow| {
             claims.iter().any(|claim| claim.class == Class::Ok && claim.order.as_ref() == Some(&row.id))
         };
-        rows.retain(|row| !made(row));
+        rows.retain(|row| !made(row) && !promised.contains(&(user, &row.id)));
         rows.sort_by_key(|row| row.claimed_at_ms);
-        let mut open: Vec<&&Claim> = claims.iter().filter(|claim| claim.class == Class::Unknown).collect();
+        let requests = claims.iter().map(|claim| (claim.class, claim.span));
+        let requests = requests.chain(joins.iter().map(|join| (join.class, join.span)));
+        let sent = requests.clone().count();
+        let mut open: Vec<Span> =
+            requests.filter(|(class, _)| *class == Class::Unknown).map(|(_, span)| span).collect();
+        open.sort_by_key(|span| span.ended_us);
         let unanswered = open.len();
         for row in rows {
             let latest = row.claimed_at_ms * 1_000 + CLOCKS_APART_US;
-            match open.iter().position(|claim| claim.span.began_us <= latest) {
+            match open.iter().position(|span| span.began_us <= latest) {
                 Some(place) => drop(open.remove(place)),
                 None => broken.push(format!(
-                    "order {} of {user} ({coupon}), {}, has no request of its own: {} were sent, {unanswered} of them \
-                     without an answer",
-                    row.id,
-                    row.status,
-                    claims.len(),
+                    "order {} of {user} ({coupon}), {}, has no request of its own: {sent} were sent, {unanswered} of \
+                     them without an answer",
+                    row.id, row.status,
                 )),
             }
         }
@@ -151,6 +166,11 @@ pub fn statuses(history: &History) -> Vec<String> {
     for claim in &history.claims {
         if let (Some(order), Some(status)) = (&claim.order, &claim.status) {
             by_order.entry(order).or_default().push((claim.span, status, false));
+        }
+    }
+    for wait in history.waits.iter().filter(|wait| !wait.is_waiting()) {
+        if let (Some(order), Some(status)) = (&wait.order, &wait.status) {
+            by_order.entry(order).or_default().push((wait.span, status, false));
         }
     }
     let mut broken = Vec::new();

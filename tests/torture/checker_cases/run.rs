@@ -24,7 +24,7 @@ impl Run {
     /// Three units: alice and bob have one each, bob after a first claim without an answer. Carol's order was
     /// cancelled, dave was too late, eve's request was lost.
     pub fn good() -> Self {
-        let plan = Plan { total: 3, limit: 1, reserve_seconds: None, is_durable: false };
+        let plan = Plan { total: 3, limit: 1, reserve_seconds: None, is_durable: false, has_waitlist: false };
         let history =
             History { clients: 2, coupons: [(COUPON.to_owned(), plan)].into(), ..History::default() };
         let mut run = Self { history, last: Ok(LastState::default()) };

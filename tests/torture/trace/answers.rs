@@ -19,7 +19,7 @@ pub struct Timeline {
     lines: usize,
     /// Line and time, ms: the time in an entry's id, never less than the one before.
     clock: Vec<(usize, u64)>,
-    /// By coupon: line, and stock after it.
+    /// By coupon: line, and the units after it that a claim may take: none while users wait in line.
     stock: BTreeMap<String, Vec<(usize, i64)>>,
     /// By coupon and field of the claims hash: the key of the unit that is held now.
     fields: BTreeMap<(String, String), Option<String>>,
@@ -28,6 +28,8 @@ pub struct Timeline {
     events: HashMap<EntryId, Event>,
     /// Orders that had an event.
     sent: BTreeSet<String>,
+    /// Orders that users in a waiting list were to get.
+    promised: BTreeSet<String>,
     /// By order: the line that acknowledged its event.
     acknowledged: HashMap<String, usize>,
 }
@@ -57,15 +59,17 @@ impl Timeline {
                     self.fields.insert((coupon.clone(), user.clone()), key.clone());
                     self.add_unit(coupon, user, key.clone(), true);
                 }
+                Effect::Promised { order, .. } => drop(self.promised.insert(order.clone())),
                 Effect::Freed { coupon, user } => self.add_end(coupon, user),
                 Effect::Flushed | Effect::Gone { .. } => self.add_loss(redis),
                 _ => {}
             }
         }
         for (coupon, hash) in &redis.coupons {
+            let left = if redis.has_line(coupon) { hash.stock.min(0) } else { hash.stock };
             let stock = self.stock.entry(coupon.clone()).or_default();
-            if stock.last().is_none_or(|(_, last)| *last != hash.stock) {
-                stock.push((self.lines, hash.stock));
+            if stock.last().is_none_or(|(_, last)| *last != left) {
+                stock.push((self.lines, left));
             }
         }
     }
@@ -104,6 +108,19 @@ impl Timeline {
                 return Err(format!(
                     "{user} was answered {} for {coupon} ({:?}) while there was stock or the user held a unit",
                     claim.answer, claim.span
+                ));
+            }
+        }
+        for wait in &history.waits {
+            let Some(order) = &wait.order else { continue };
+            let (known, what) = match wait.is_waiting() {
+                true => (&self.promised, "no place in line"),
+                false => (&self.sent, "no event"),
+            };
+            if !known.contains(order) {
+                let (user, coupon) = (&wait.user, &wait.coupon);
+                return Err(format!(
+                    "{user} was answered with order {order} in the line of {coupon}, which had {what}"
                 ));
             }
         }

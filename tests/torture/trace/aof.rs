@@ -128,6 +128,7 @@ fn effects_of(command: &Command) -> Result<Vec<Effect>, String> {
     let Some(key) = key_of(&text(command, if name == "XGROUP" { 2 } else { 1 })) else {
         return Ok(Vec::new());
     };
+    let users = || command[2..].iter().map(|user| lossy(user));
     let pairs = || command[2..].chunks_exact(2).map(|pair| (lossy(&pair[0]), lossy(&pair[1])));
     Ok(match (name.as_str(), key) {
         ("SET", Key::Marker) => {
@@ -137,10 +138,29 @@ fn effects_of(command: &Command) -> Result<Vec<Effect>, String> {
         }
         ("SET", Key::Position) => vec![Effect::Noted { lsn: lsn(&text(command, 2)).ok_or_else(unknown)? }],
         ("HSET", Key::Claims(coupon)) => pairs().map(|(user, value)| held(&coupon, user, &value)).collect(),
-        ("HDEL", Key::Claims(coupon)) => command[2..]
-            .iter()
-            .map(|user| Effect::Freed { coupon: coupon.clone(), user: lossy(user) })
-            .collect(),
+        ("HDEL", Key::Claims(coupon)) => {
+            users().map(|user| Effect::Freed { coupon: coupon.clone(), user }).collect()
+        }
+        ("ZADD", Key::Places(coupon)) => {
+            let placed = |(score, user): (String, String)| {
+                let place = score.parse().map_err(|_| unknown())?;
+                Ok(Effect::Placed { coupon: coupon.clone(), user, place })
+            };
+            pairs().map(placed).collect::<Result<_, String>>()?
+        }
+        ("HSET", Key::Promises(coupon)) => {
+            let promised = |(user, value): (String, String)| {
+                let (order, key) = order_and_key(&value);
+                Effect::Promised { coupon: coupon.clone(), user, order, key }
+            };
+            pairs().map(promised).collect()
+        }
+        ("ZREM", Key::Places(coupon)) => {
+            users().map(|user| Effect::Unplaced { coupon: coupon.clone(), user }).collect()
+        }
+        ("HDEL", Key::Promises(coupon)) => {
+            users().map(|user| Effect::Unpromised { coupon: coupon.clone(), user }).collect()
+        }
         ("HINCRBY", Key::Coupon(coupon)) if text(command, 2) == "stock" => {
             vec![Effect::StockMoved { coupon, by: text(command, 3).parse().map_err(|_| unknown())? }]
         }
@@ -194,15 +214,22 @@ fn effects_of(command: &Command) -> Result<Vec<Effect>, String> {
 /// The value is `<order>` or `<order> <key>`. The field stands for its user: the rules hold for each unit that a user may
 /// hold.
 fn held(coupon: &str, user: String, value: &str) -> Effect {
+    let (order, key) = order_and_key(value);
+    Effect::Held { coupon: coupon.to_owned(), user, order, key }
+}
+
+fn order_and_key(value: &str) -> (String, Option<String>) {
     let (order, key) =
         value.split_once(' ').map_or((value, None), |(order, key)| (order, Some(key.to_owned())));
-    Effect::Held { coupon: coupon.to_owned(), user, order: order.to_owned(), key }
+    (order.to_owned(), key)
 }
 
 fn key_of(key: &str) -> Option<Key> {
     match key.strip_prefix(PREFIX)?.split_once(':') {
         Some(("coupon", coupon)) => Some(Key::Coupon(coupon.to_owned())),
         Some(("claims", coupon)) => Some(Key::Claims(coupon.to_owned())),
+        Some(("waitlist", coupon)) => Some(Key::Places(coupon.to_owned())),
+        Some(("waitlist-orders", coupon)) => Some(Key::Promises(coupon.to_owned())),
         Some(_) => None,
         None => match &key[PREFIX.len()..] {
             "epoch" => Some(Key::Marker),

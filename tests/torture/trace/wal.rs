@@ -95,6 +95,13 @@ fn change(row: &str) -> Result<Option<Change>, &'static str> {
             entry: get("entry_id").ok().as_deref().and_then(aof::id),
             order: get("order_id").ok(),
         }),
+        ("waitlist", "INSERT") => Some(Change::Joined {
+            order: get("order_id")?,
+            coupon: get("coupon_id")?,
+            user: get("user_id")?,
+            key: get("idempotency_key").ok(),
+        }),
+        ("waitlist", "DELETE") => Some(Change::JoinGone { order: get("order_id")? }),
         ("fence", "INSERT" | "UPDATE") => {
             Some(Change::Fence { epoch: get("epoch")?, lost: get("postgres_lost")? == "true" })
         }

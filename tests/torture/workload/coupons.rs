@@ -22,6 +22,8 @@ pub struct TestCoupon {
     pub reserve_seconds: Option<u64>,
     /// Whether a claim is answered only after its order is in Postgres.
     pub is_durable: bool,
+    /// Whether it has a waiting list. Such a coupon has no share: it has clients of its own.
+    pub has_waitlist: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,9 +44,19 @@ const PLAIN: TestCoupon = TestCoupon {
     limit: 1,
     reserve_seconds: None,
     is_durable: false,
+    has_waitlist: false,
 };
 
-pub const TEST_COUPONS: [TestCoupon; 8] = [
+pub const TEST_COUPONS: [TestCoupon; 10] = [
+    TestCoupon {
+        id: "bench",
+        total: 8,
+        users: 25,
+        limit: 2,
+        reserve_seconds: Some(2),
+        has_waitlist: true,
+        ..PLAIN
+    },
     TestCoupon { id: "espresso", total: 40, users: 150, users_per_second: 1, share: 8, ..PLAIN },
     TestCoupon { id: "mug", total: 30, users: 45, share: 15, is_returned: true, ..PLAIN },
     TestCoupon {
@@ -66,6 +78,7 @@ pub const TEST_COUPONS: [TestCoupon; 8] = [
         reserve_seconds: Some(2),
         ..PLAIN
     },
+    TestCoupon { id: "stool", total: 6, users: 40, reserve_seconds: Some(1), has_waitlist: true, ..PLAIN },
     TestCoupon {
         id: "tea",
         total: 100,
@@ -96,6 +109,11 @@ pub const TEST_COUPONS: [TestCoupon; 8] = [
         ..PLAIN
     },
 ];
+
+/// The coupons with a waiting list.
+pub fn with_waitlist() -> Vec<&'static TestCoupon> {
+    TEST_COUPONS.iter().filter(|coupon| coupon.has_waitlist).collect()
+}
 
 /// A random coupon, by the shares.
 pub fn choose(rng: &mut StdRng) -> &'static TestCoupon {

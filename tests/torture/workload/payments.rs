@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use serde_json::json;
 
-use super::{Answer, Patience, Workload, pause, remember};
+use super::{Answer, Patience, TEST_COUPONS, Workload, pause, remember};
 use crate::history::{Asked, Class, Line, Transition};
 
 /// Coupon, user and order.
@@ -68,7 +68,9 @@ impl Workload {
             let class = self.transition(self.urls.choose(rng).unwrap(), asked, whose, by_admin).await;
             if class == Class::Ok && asked == Asked::Confirm {
                 let (coupon, user, order) = whose;
-                remember(&self.confirmed, (coupon.into(), user.into(), order.into()));
+                let has_waitlist = TEST_COUPONS.iter().any(|known| known.id == coupon && known.has_waitlist);
+                let confirmed = if has_waitlist { &self.confirmed_after_waiting } else { &self.confirmed };
+                remember(confirmed, (coupon.into(), user.into(), order.into()));
             }
             if class != Class::Unknown || !patience.lasts(self) {
                 return;
@@ -83,6 +85,16 @@ impl Workload {
         let Some((coupon, user, order)) = orders.lock().unwrap().choose(rng).cloned() else { return };
         let asked = if rng.random_bool(0.3) { Asked::Withdraw } else { Asked::Revoke };
         self.ask(rng, asked, (&coupon, &user, &order)).await;
+    }
+
+    /// Revokes a recent confirmed order of a coupon with a waiting list. Its unit returns.
+    pub async fn revoke_one_of(&self, rng: &mut StdRng, coupon: &str) {
+        let is_of_coupon = |order: &&(String, String, String)| order.0 == coupon;
+        let confirmed = self.confirmed_after_waiting.lock().unwrap().clone();
+        let orders: Vec<_> = confirmed.iter().filter(is_of_coupon).collect();
+        if let Some((_, user, order)) = orders.choose(rng) {
+            self.ask(rng, Asked::Revoke, (coupon, user, order)).await;
+        }
     }
 
     /// Confirms an order as its owner.
