@@ -54,8 +54,8 @@ pub async fn bring_units(workload: &Workload, seed: u64) {
     let mut totals: HashMap<&str, i64> = coupons.iter().map(|coupon| (coupon.id, coupon.total)).collect();
     while !workload.is_over() {
         let coupon = coupons.choose(&mut rng).unwrap().id;
-        if rng.random_bool(0.3) {
-            let total = totals[coupon] + rng.random_range(1..3);
+        if rng.random_bool(0.15) {
+            let total = totals[coupon] + 1;
             let class = change_total(workload, &mut rng, coupon, total, false).await;
             if class != Class::Refused {
                 totals.insert(coupon, total);
@@ -63,7 +63,7 @@ pub async fn bring_units(workload: &Workload, seed: u64) {
         } else {
             workload.revoke_one_of(&mut rng, coupon).await;
         }
-        pause(&mut rng, 200..700).await;
+        pause(&mut rng, 200..1_000).await;
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod order_life;
 mod run;
+mod waiting;
 
 use rstest::rstest;
 

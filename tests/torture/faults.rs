@@ -66,6 +66,7 @@ kinds! {
     DieInCancel "kill -9 around the commit of a cancel",
     DieInRevoke "kill -9 around the commit of a revocation",
     DieInExpiry "kill -9 around the commit of an expiry",
+    DieInJoin "kill -9 around the commit of a join of a waiting list",
     DieBetweenChunks "kill -9 between two chunks of a rebuild",
     DeleteMarker "DEL of the marker",
     DeleteClaims "DEL of a claims hash",

@@ -95,6 +95,7 @@ impl FaultInjector {
             Kind::DieInCancel => self.die_in_transition(CANCEL).await,
             Kind::DieInRevoke => self.die_in_transition(REVOKE).await,
             Kind::DieInExpiry => self.die_in_transition(EXPIRE).await,
+            Kind::DieInJoin => self.die_in_join().await,
             Kind::DieBetweenChunks => self.die_between_chunks().await,
             Kind::LockCoupon => self.lock_coupon().await,
             Kind::DeleteMarker => self.rebuilt_after(&["DEL", "seckill:{0}:epoch"]).await,

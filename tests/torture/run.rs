@@ -27,7 +27,7 @@ use crate::workload::{ClaimRequest, HOLDER, TEST_COUPONS, TestCoupon, Workload};
 /// Concurrent buyers of the coupons without a waiting list.
 const BUYERS: usize = 24;
 /// Concurrent clients of the coupons with a waiting list.
-const WAITING_CLIENTS: usize = 6;
+const WAITING_CLIENTS: usize = 10;
 /// Longest wait for the stores to come to rest after the last request.
 const REST_TIMEOUT: Duration = Duration::from_mins(2);
 /// Stores that answer and have not changed for this long do not change any more.

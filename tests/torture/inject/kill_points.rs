@@ -104,6 +104,20 @@ impl FaultInjector {
         Ok(())
     }
 
+    /// Kills the second server before the row of a user in line is inserted, or between the row and the place.
+    pub(super) async fn die_in_join(&mut self) -> Outcome {
+        let node = &self.cluster.nodes[SERVER];
+        let (place, mut trap) =
+            first_taken(vec![(SERVER, node.postgres.hold(&["insert into waitlist"]))]).await?;
+        if self.rng.random_bool(0.7) {
+            let before_place = node.redis.hold(&["EVALSHA", "seckill:{0}:waitlist-orders:"]);
+            trap.release();
+            trap = first_taken(vec![(place, before_place)]).await?.1;
+        }
+        self.kill_at(place, trap).await;
+        Ok(())
+    }
+
     /// Kills a process whose request is held. The request is delivered, or it is dropped.
     async fn kill_at(&mut self, place: usize, trap: Trap) {
         self.cluster.nodes[place].kill_9();

@@ -50,7 +50,7 @@ const PLAIN: TestCoupon = TestCoupon {
 pub const TEST_COUPONS: [TestCoupon; 10] = [
     TestCoupon {
         id: "bench",
-        total: 8,
+        total: 5,
         users: 25,
         limit: 2,
         reserve_seconds: Some(2),
@@ -78,7 +78,7 @@ pub const TEST_COUPONS: [TestCoupon; 10] = [
         reserve_seconds: Some(2),
         ..PLAIN
     },
-    TestCoupon { id: "stool", total: 6, users: 40, reserve_seconds: Some(1), has_waitlist: true, ..PLAIN },
+    TestCoupon { id: "stool", total: 4, users: 40, reserve_seconds: Some(1), has_waitlist: true, ..PLAIN },
     TestCoupon {
         id: "tea",
         total: 100,
