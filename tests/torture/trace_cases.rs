@@ -10,17 +10,21 @@ use serde_json::json;
 use crate::cluster::Cluster;
 use crate::history::{Claim, Class, History, Span, StatusAnswer};
 use crate::trace::{read, replay};
-use support::until;
+use support::{Sale, until};
 
 const COUPON: &str = "coffee";
 /// A user may hold two units of it, and has an hour to pay.
 const RESERVED: &str = "tea";
 
+/// One unit, and a waiting list.
+const WAITED_FOR: &str = "cocoa";
+
 /// Alice, bob and carol claim the three units of coffee; dave is too late. Alice's order is cancelled, dave gets its unit,
 /// the total is raised, and an unreadable entry is added. Erin claims three units of tea with a key each: one order is
-/// confirmed, one is cancelled before the third claim. Then Redis is flushed.
+/// confirmed, one is cancelled before the third claim. Frank has the cocoa; grace, heidi, ivan and judy wait for it, and ivan
+/// leaves. Frank's order is revoked, and the total is raised: judy waits when Redis is flushed.
 async fn small_run() -> Vec<Line> {
-    let coupons = [COUPON, RESERVED].map(str::to_owned).into();
+    let coupons = [COUPON, RESERVED, WAITED_FOR].map(str::to_owned).into();
     let cluster = Cluster::start(coupons, Duration::from_secs(1)).await;
     let sale = &cluster.program;
     sale.create(COUPON, 3).await;
@@ -50,6 +54,7 @@ async fn small_run() -> Vec<Line> {
         }
         sale.until_quiet().await;
     }
+    wait_for_cocoa(sale).await;
     cluster.stores.redis_cli(&["FLUSHALL"]).await.unwrap();
     until("the run is at rest", async || {
         let lines = read(&cluster).await.ok()?;
@@ -58,11 +63,39 @@ async fn small_run() -> Vec<Line> {
     .await
 }
 
+async fn wait_for_cocoa(sale: &Sale) {
+    sale.create_with(WAITED_FOR, json!({"total": 1, "waitlist": true})).await;
+    let franks = sale.claim(WAITED_FOR, "frank").await;
+    assert_eq!(franks.status, 202, "{}", franks.text);
+    sale.until_quiet().await;
+    let path = format!("/v1/coupons/{WAITED_FOR}/waitlist");
+    for (method, user, status) in [
+        (Method::POST, "grace", 201),
+        (Method::POST, "heidi", 201),
+        (Method::POST, "ivan", 201),
+        (Method::POST, "judy", 201),
+        (Method::DELETE, "ivan", 204),
+    ] {
+        let authorization = format!("Bearer {}", sale.token(user));
+        let answer = sale.send(method, &path, &[("authorization", &authorization)], None).await;
+        assert_eq!(answer.status, status, "{user}: {}", answer.text);
+    }
+    let path = format!("/v1/admin/orders/{}/revoke", franks.body["order"].as_str().unwrap());
+    let body = json!({"reason": "test", "return_unit": true});
+    assert_eq!(sale.admin(Method::POST, &path, Some(body)).await.status, 200);
+    let served = |user: &str| format!("select count(*) from orders where user_id = '{user}'");
+    until("grace is served", async || (sale.psql_number(&served("grace")) == 1).then_some(())).await;
+    let path = format!("/v1/admin/coupons/{WAITED_FOR}");
+    assert_eq!(sale.admin(Method::PATCH, &path, Some(json!({"total": 2}))).await.status, 200);
+    until("heidi is served", async || (sale.psql_number(&served("heidi")) == 1).then_some(())).await;
+    sale.until_quiet().await;
+}
+
 /// One edit of a trace; `None` if the trace has no line to edit.
 type Edit = fn(&mut Vec<Line>) -> Option<()>;
 
 /// Each edit with a part of the message that refuses it.
-const EDITS: [(Edit, &str); 25] = [
+const EDITS: [(Edit, &str); 38] = [
     (|lines| drop_line(lines, is_recording), "no commit that was noted has ended its order"),
     (
         |lines| put_before(lines, is_acknowledgement, is_recording),
@@ -102,6 +135,22 @@ const EDITS: [(Edit, &str); 25] = [
             edit(lines, is_claim_of_k3, claim_by_hand_with_k1)
         },
         "with key k1 and was given",
+    ),
+    (|lines| drop_line(lines, is_row_in_line), "no commit that was noted has the row"),
+    (|lines| put_before(lines, is_join, is_row_in_line), "no commit that was noted has the row"),
+    (|lines| without(lines, is_join, is_note), "no commit that was noted has the row"),
+    (|lines| double(lines, is_row_in_line), "joined a line twice"),
+    (|lines| double(lines, is_join), "a second place"),
+    (|lines| without(lines, is_join, is_place), "an order has no place"),
+    (|lines| edit(lines, is_second_join, go_first), "before others in the line of cocoa"),
+    (|lines| drop_line(lines, is_leave), "the row of ivan in the line of cocoa was deleted"),
+    (|lines| edit(lines, is_hand_over, serve_heidi), "heidi was served before Some(\"grace\")"),
+    (|lines| without(lines, is_hand_over, is_of_a_claim), "without a unit"),
+    (|lines| without(lines, is_serve, is_removal), "claimed cocoa while users waited"),
+    (|lines| drop_line(lines, is_line_of_a_rebuild), "judy took a place in the line of cocoa"),
+    (
+        |lines| edit(lines, is_line_of_a_rebuild, invent_a_place),
+        "a rebuild puts judy into the line of cocoa, who",
     ),
 ];
 
@@ -353,6 +402,75 @@ fn is_returned(line: &Line) -> bool {
 
 fn is_chunk(line: &Line) -> bool {
     of_redis(line, |effect| matches!(effect, Effect::Held { .. })) && !is_claim(line)
+}
+
+fn is_row_in_line(line: &Line) -> bool {
+    of_postgres(line, |change| matches!(change, Change::Joined { .. }))
+}
+
+fn is_place(effect: &Effect) -> bool {
+    matches!(effect, Effect::Placed { .. })
+}
+
+fn is_removal(effect: &Effect) -> bool {
+    matches!(effect, Effect::Unplaced { .. } | Effect::Unpromised { .. })
+}
+
+fn is_of_a_claim(effect: &Effect) -> bool {
+    matches!(effect, Effect::Held { .. } | Effect::Sent { .. } | Effect::StockMoved { by: -1, .. })
+}
+
+fn is_join(line: &Line) -> bool {
+    of_redis(line, is_place)
+}
+
+fn is_second_join(line: &Line) -> bool {
+    of_redis(line, |effect| matches!(effect, Effect::Placed { place: 2, .. }))
+}
+
+fn is_leave(line: &Line) -> bool {
+    of_redis(line, is_removal) && !of_redis(line, is_of_a_claim)
+}
+
+fn is_hand_over(line: &Line) -> bool {
+    of_redis(line, is_removal) && is_release(line)
+}
+
+fn is_serve(line: &Line) -> bool {
+    of_redis(line, is_removal) && of_redis(line, is_of_a_claim) && !is_release(line)
+}
+
+fn is_line_of_a_rebuild(line: &Line) -> bool {
+    let is_judys =
+        |effect: &Effect| matches!(effect, Effect::Placed { place: 1, user, .. } if user == "judy");
+    of_redis(line, is_judys)
+}
+
+fn go_first(line: &mut Line) {
+    let Line::Redis(effects) = line else { return };
+    for effect in effects {
+        if let Effect::Placed { place, .. } = effect {
+            *place = 1;
+        }
+    }
+}
+
+fn invent_a_place(line: &mut Line) {
+    let Line::Redis(effects) = line else { return };
+    for effect in effects {
+        if let Effect::Promised { order, .. } = effect {
+            "made up".clone_into(order);
+        }
+    }
+}
+
+fn serve_heidi(line: &mut Line) {
+    let Line::Redis(effects) = line else { return };
+    for effect in effects {
+        if let Effect::Unplaced { user, .. } | Effect::Unpromised { user, .. } = effect {
+            "heidi".clone_into(user);
+        }
+    }
 }
 
 fn is_burial(line: &Line) -> bool {

@@ -15,8 +15,8 @@ pub const HAND_OVER: &str = "returned units go to users in line";
 
 /// Checks the places that a join takes.
 pub fn join(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
-    let others = group.effects.len() - 2 * group.placed.len() - usize::from(group.noted.is_some());
-    if others > 0 {
+    let known = group.placed.len() + group.promised.len() + usize::from(group.noted.is_some());
+    if !group.is_only(known) {
         return Err(format!("no join does {:?}", group.effects));
     }
     check_pairs(group)?;
@@ -52,7 +52,7 @@ pub fn join(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'sta
 
 /// Checks the line that a rebuild writes.
 pub fn rebuild(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
-    if group.effects.len() != group.lines_gone + 2 * group.placed.len() {
+    if !group.is_only(group.lines_gone + group.placed.len() + group.promised.len()) {
         return Err(format!("no rebuild does {:?}", group.effects));
     }
     check_pairs(group)?;

@@ -270,7 +270,8 @@ fn claims(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<(), Str
             return Err(format!("{user} was given two orders of {coupon} with key {key}"));
         }
         if let Some(key) = key
-            && let Some(other) = holder_of_key(coupon, user, key, &after, memory)
+            && let Some(other) =
+                holder_of_key(coupon, user, key, &after, memory).filter(|other| other != order)
         {
             return Err(format!(
                 "{user} holds order {other} of {coupon} with key {key} and was given {order}"

@@ -67,6 +67,10 @@ impl Replay {
             Effect::Sent { entry, event } => {
                 memory.entries.insert(*entry, event.clone());
                 let Some(event) = event else { return };
+                // Both stores had lost the order of a user in line, who is served again.
+                if is_claim && memory.excused.remove(&event.order) {
+                    memory.sent.remove(&event.order);
+                }
                 let sent = memory.sent.entry(event.order.clone()).or_insert_with(|| Sent {
                     event: event.clone(),
                     epochs: BTreeSet::new(),
