@@ -7,6 +7,7 @@
 //! model's steps into lines. Tests check that the replay allows every step of the model, and refuses each path to a
 //! broken promise that the model finds without a rule.
 
+mod entries;
 mod group;
 mod line;
 mod memory;

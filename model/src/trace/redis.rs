@@ -1,8 +1,9 @@
-//! What a script or a command may write to Redis: rules 2 (`stock + claims = total`), 3 (an acknowledgement follows its
-//! commit), 5 (a unit goes back once), 6 (definitions as differences), 7 (a rebuild) and 8 (requeued events).
+//! What a script or a command may write to Redis: rules 2 (`stock + claims = total`), 5 (a unit goes back once),
+//! 6 (definitions as differences), 7 (a rebuild) and 8 (requeued events). `entries` has rule 3, `line` the waiting lists.
 
 use std::collections::BTreeSet;
 
+use super::entries;
 use super::group::Group;
 use super::line;
 use super::memory::{Memory, agreement, units_held_more};
@@ -26,7 +27,7 @@ pub fn allows(effects: &[Effect], stores: &Stores, memory: &Memory) -> Result<&'
         };
     }
     if !group.acknowledged.is_empty() {
-        return acknowledge(&group, stores, memory);
+        return entries::acknowledge(&group, stores, memory);
     }
     if group.is_only(group.delivered.len()) {
         let is_gone = |id: &&EntryId| stores.redis.entry(**id).is_some_and(|entry| entry.is_deleted);
@@ -46,40 +47,6 @@ pub fn allows(effects: &[Effect], stores: &Stores, memory: &Memory) -> Result<&'
 
 pub fn counter(epoch: &str) -> u64 {
     epoch.split('-').next().and_then(|count| count.parse().ok()).unwrap_or(0)
-}
-
-fn acknowledge(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
-    let others = group.effects.len() - group.acknowledged.len() - usize::from(group.noted.is_some());
-    if others > 0 {
-        return Err(format!("no acknowledgement does {:?}", group.effects));
-    }
-    for &id in &group.acknowledged {
-        let (ms, number) = id;
-        let is_allowed = match &stores.redis.marker {
-            Some((true, _)) => {
-                memory.has_ended(id, stores.redis.noted.max(group.noted.unwrap_or(0)))
-                    || is_replaced(id, &stores.redis)
-            }
-            // A rebuild has repaired the deleted entries.
-            Some((false, _)) => stores.redis.entry(id).is_none_or(|entry| entry.is_deleted),
-            None => false,
-        };
-        if !is_allowed {
-            return Err(format!(
-                "entry {ms}-{number} is acknowledged, and no commit that was noted has ended its order"
-            ));
-        }
-    }
-    Ok("entries are acknowledged")
-}
-
-/// Whether another entry replaces a deleted one; an unreadable entry needs no replacement.
-fn is_replaced(id: EntryId, redis: &Redis) -> bool {
-    let Some(deleted) = redis.entry(id).filter(|entry| entry.is_deleted) else { return false };
-    let Some(event) = &deleted.event else { return true };
-    redis.unacknowledged().any(|(other, entry)| {
-        *other != id && !entry.is_deleted && entry.event.as_ref().is_some_and(|e| e.order == event.order)
-    })
 }
 
 fn begin(group: &Group<'_>, epoch: &str, stores: &Stores, memory: &Memory) -> Result<&'static str, String> {
