@@ -24,11 +24,15 @@ impl Place<'_> {
         self.told[0].0
     }
 
-    /// Whether the user waited from the beginning of the span to its end. Lost claims put served users back in line.
+    /// Whether the user waited from the beginning of the span to its end. Lost claims put served users back in line, and a
+    /// rebuild those whose request to leave had no answer.
     fn lasted(&self, span: Span, evidence: &Evidence<'_>) -> bool {
         let before = self.told.iter().any(|(told, _)| told.ended_us < span.began_us);
         let after = self.told.iter().any(|(told, _)| told.began_us > span.ended_us) || self.is_kept(evidence);
-        before && after && !evidence.may_be_lost(self.first(), Loses::Claims)
+        before
+            && after
+            && !evidence.may_be_lost(self.first(), Loses::Claims)
+            && !left_after(evidence, self, span.ended_us)
     }
 
     /// Whether the user is in line at the end.
@@ -143,7 +147,10 @@ pub fn order(evidence: &Evidence<'_>) -> Vec<String> {
     let promised: BTreeSet<&str> = places.iter().map(|place| place.order).collect();
     let served: Vec<&OrderRow> =
         evidence.last.orders.iter().filter(|row| promised.contains(row.id.as_str())).collect();
-    for place in places.iter().filter(|place| !evidence.may_be_lost(place.first(), Loses::Claims)) {
+    let stays = |place: &&Place<'_>| {
+        !evidence.may_be_lost(place.first(), Loses::Claims) && !left_after(evidence, place, u64::MAX)
+    };
+    for place in places.iter().filter(stays) {
         for pair in place.told.windows(2) {
             let [(earlier, before), (later, after)] = pair else { continue };
             if earlier.ended_us < later.began_us && before < after {

@@ -217,6 +217,15 @@ fn a_bad_history_of_a_waiting_list_is_invalid(#[case] because: &str, #[case] spo
     wait(run, 26_000, "bob", Wish::Look, "200").place = Some(2);
     promise(run, "b");
 })]
+#[case::a_claim_after_a_leave_without_an_answer(|run: &mut Run| {
+    wait(run, 46_000, "erin", Wish::Leave, "503 unavailable");
+    frank_claims(run, 50_000);
+})]
+#[case::a_place_that_moved_back_after_a_leave_without_an_answer(|run: &mut Run| {
+    wait(run, 12_000, "bob", Wish::Leave, "503 unavailable");
+    wait(run, 26_000, "bob", Wish::Look, "200").place = Some(2);
+    promise(run, "b");
+})]
 #[case::joins_that_overlap(|run: &mut Run| {
     run.history.waits[0].span = span(11_000, 13_006);
     run.history.waits[1].span = span(13_000, 13_010);
