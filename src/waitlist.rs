@@ -164,7 +164,7 @@ impl Waitlist {
         if let Some(row) = self.row(order).await? {
             return Ok(Some(row));
         }
-        let live = self.orders.live(coupon, user).await?;
+        let live = self.orders.live(coupon, user, true).await?;
         Ok(live.into_iter().find(|found| found.id == order))
     }
 
