@@ -10,7 +10,8 @@
 -- Reply: { code, units given to users in line, code of each unit… }
 --   CODE done         0  of a unit: the script has returned it
 --   CODE fenced       1  the marker is another one; nothing was written
---   CODE inconsistent 2  stream or coupon is absent, or stock + claims is not the total; nothing was written
+--   CODE inconsistent 2  stream or coupon is absent, stock + claims is not the total, or a user in line has no order;
+--                        nothing was written
 --   CODE not_held     6  of a unit: the field is absent or has another order, so there is nothing to return
 --   CODE too_early    9  of a unit: it stays held, because the coupon has a lower version
 -- What can fail comes first: a key of a wrong type, a call above 2,000 units (Lua unpacks at most 8,000 values) and a
@@ -53,6 +54,7 @@ if not may('HINCRBY', KEYS[3], 'stock', '1') then
   return redis.error_reply('NOPERM release: this user may not move a stock (HINCRBY)')
 end
 local coupon
+if hash[4] == '1' and not line_is_whole(KEYS[5], KEYS[6]) then return { INCONSISTENT } end
 if hash[4] == '1' and redis.call('ZCARD', KEYS[5]) > 0 then
   local time = redis.call('TIME')
   if serves_line(hash[5], hash[6], time[1] * 1000 + math.floor(time[2] / 1000)) then
@@ -64,7 +66,6 @@ if hash[4] == '1' and redis.call('ZCARD', KEYS[5]) > 0 then
       orders_key = KEYS[6],
       limit = limit_of(hash[7]),
     }
-    redis.call('HLEN', KEYS[6])
     if not may_serve(coupon) then
       return redis.error_reply('NOPERM release: this user may not serve a waiting list (XADD, HSET, ZREM, HDEL)')
     end

@@ -10,7 +10,8 @@
 -- Reply: { code, users in line, then for each user: outcome, detail }
 --   CODE done         0
 --   CODE fenced       1  the marker is another one; nothing was written
---   CODE inconsistent 2  the stream is absent, or stock + claims is not the total; nothing was written
+--   CODE inconsistent 2  the stream is absent, stock + claims is not the total, or a user in line has no order; nothing
+--                        was written
 --   OUTCOME joined         0  or may join; the detail is the place, from 1
 --   OUTCOME waits          1  the user is in line; the detail is `<place> <order>`
 --   OUTCOME held           2  the user holds a unit, where the limit is above 1 one with this key; the detail is its order
@@ -38,7 +39,7 @@ if not is_absent and not adds_up(stock, held, whole(hash[2])) then return { INCO
 
 local line, orders, position = KEYS[5], KEYS[6], ARGV[2]
 local waiting = redis.call('ZCARD', line)
-redis.call('HLEN', orders)
+if not line_is_whole(line, orders) then return { INCONSISTENT } end
 local recorded = redis.call('GET', KEYS[7])
 local writes = position ~= ''
 if writes and not (may('ZADD', line, '0', 'm') and may('HSET', orders, 'f', 'v') and may('SET', KEYS[7], position)) then

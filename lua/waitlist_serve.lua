@@ -8,7 +8,8 @@
 -- Reply: { code, units given, users left in line who can be served now }
 --   CODE done         0
 --   CODE fenced       1  the marker is another one; nothing was written
---   CODE inconsistent 2  stream or coupon is absent, or stock + claims is not the total; nothing was written
+--   CODE inconsistent 2  stream or coupon is absent, stock + claims is not the total, or a user in line has no order;
+--                        nothing was written
 -- A key of a wrong type and a user who may not run a command of this script raise an error before the first write.
 
 --@include lib/codes
@@ -20,8 +21,8 @@
 --@include lib/line
 
 if is_fenced(ARGV[1]) then return { FENCED } end
-local waiting = redis.call('ZCARD', KEYS[5])
-if waiting == 0 then return { DONE, 0, 0 } end
+if not line_is_whole(KEYS[5], KEYS[6]) then return { INCONSISTENT } end
+if redis.call('ZCARD', KEYS[5]) == 0 then return { DONE, 0, 0 } end
 if not has_stream() then return { INCONSISTENT } end
 local hash = redis.call('HMGET', KEYS[3], 'stock', 'total', 'waitlist', 'paused', 'ends_at_ms', 'per_user_limit')
 local stock = whole(hash[1])
@@ -37,7 +38,6 @@ local coupon = {
   orders_key = KEYS[6],
   limit = limit_of(hash[6]),
 }
-redis.call('HLEN', KEYS[6])
 if not may_serve(coupon) then
   return redis.error_reply('NOPERM waitlist_serve: this user may not serve a waiting list (XADD, HSET, ZREM, HDEL)')
 end

@@ -1,6 +1,11 @@
 -- The waiting list of a coupon: a sorted set of the users in the order of joining, and a hash with the order that each of
 -- them gets, in the form of a value of the claims hash (`<order>` or `<order> <key>`).
 
+-- Whether each user in line has an order, and each order a user: another program may have deleted one of the keys.
+local function line_is_whole(line_key, orders_key)
+  return redis.call('ZCARD', line_key) == redis.call('HLEN', orders_key)
+end
+
 -- The field of the claims hash for one more unit of the user, or nil and the value of a held unit: one with the same
 -- key; without a key and where the limit is 1, any.
 local function free_field(claims_key, user, limit, value)

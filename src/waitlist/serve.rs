@@ -3,6 +3,7 @@
 //! gives them away.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
@@ -18,6 +19,7 @@ use crate::redis::waitlist::{self as line, Served};
 /// Serves every `WAITLIST_SERVE_INTERVAL`, and as soon as `stock_came` is notified.
 pub async fn run(fence: Fence, postgres: Postgres, catalogue: Catalogue, stock_came: Arc<Notify>) {
     let mut states = fence.subscribe();
+    let mut cleaned: Option<Instant> = None;
     loop {
         // An error means that the fence's task has ended with the program.
         let is_up = |state: &FenceState| matches!(state, FenceState::Up(_));
@@ -29,11 +31,23 @@ pub async fn run(fence: Fence, postgres: Postgres, catalogue: Catalogue, stock_c
         {
             tracing::debug!("waiting lists: {error}");
         }
-        if let Err(error) = rows::remove_served(&postgres.pool).await {
-            tracing::debug!("rows of waiting lists: {error}");
+        if cleaned.is_none_or(|at| at.elapsed() >= config::WAITLIST_CLEANUP_INTERVAL) {
+            cleaned = Some(Instant::now());
+            tokio::spawn(remove_served(postgres.clone()));
         }
         // An error means that the pause is over.
         drop(tokio::time::timeout(config::WAITLIST_SERVE_INTERVAL, stock_came.notified()).await);
+    }
+}
+
+/// Not awaited by the task, which serves users also while Postgres hangs.
+async fn remove_served(postgres: Postgres) {
+    loop {
+        match rows::remove_served(&postgres.pool).await {
+            Ok(removed) if removed == u64::try_from(config::WAITLIST_PAGE_ROWS).unwrap_or(0) => {}
+            Ok(_) => return,
+            Err(error) => return tracing::debug!("rows of waiting lists: {error}"),
+        }
     }
 }
 
@@ -49,6 +63,7 @@ async fn serve_all(fence: &Fence, session: &Session, catalogue: &Catalogue) -> R
 
 /// Serves one coupon's line until it has no more units or no more users; returns the users who still wait.
 async fn serve(fence: &Fence, session: &Session, coupon: &CouponId) -> Result<i64, StoreError> {
+    let mut before = None;
     loop {
         let served = line::serve(&session.redis, &session.ready, coupon).await;
         let Served { units, left } = checked(fence, session, coupon, served)?;
@@ -56,8 +71,11 @@ async fn serve(fence: &Fence, session: &Session, coupon: &CouponId) -> Result<i6
             metrics::WAITLIST_SERVED.add(u64::try_from(units).unwrap_or(0));
             tracing::debug!(%coupon, units, "{units} units of coupon {coupon} went to users in line");
         }
-        if left == 0 {
-            return Ok(line::length(&session.redis, coupon).await?);
+        let waiting = line::length(&session.redis, coupon).await?;
+        // Without progress the stream is full: the next interval tries again.
+        if left == 0 || before == Some(waiting) {
+            return Ok(waiting);
         }
+        before = Some(waiting);
     }
 }

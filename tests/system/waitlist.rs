@@ -1,9 +1,20 @@
 //! The waiting list of a sold-out coupon: the units that come back go to the users in line, in the order of joining.
 
+mod crowds;
+mod faults;
+mod leaving;
+mod losses;
+mod orders;
+
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use support::{Answer, Sale, until};
+
+const LINE: &str = "seckill:{0}:waitlist:coffee";
+const LINE_ORDERS: &str = "seckill:{0}:waitlist-orders:coffee";
+/// Users in the order of joining.
+const WAITING: [&str; 3] = ["bob", "carol", "dave"];
 
 /// Makes coffee with a waiting list.
 async fn create(sale: &Sale, total: i64) {
@@ -11,12 +22,63 @@ async fn create(sale: &Sale, total: i64) {
 }
 
 async fn ask(sale: &Sale, method: Method, user: &str) -> Answer {
+    ask_with(sale, method, user, &[]).await
+}
+
+async fn ask_with(sale: &Sale, method: Method, user: &str, headers: &[(&str, &str)]) -> Answer {
     let authorization = format!("Bearer {}", sale.token(user));
-    sale.send(method, "/v1/coupons/coffee/waitlist", &[("authorization", &authorization)], None).await
+    let mut all = vec![("authorization", authorization.as_str())];
+    all.extend(headers);
+    sale.send(method, "/v1/coupons/coffee/waitlist", &all, None).await
 }
 
 async fn join(sale: &Sale, user: &str) -> Answer {
     ask(sale, Method::POST, user).await
+}
+
+/// Joins again until the request is answered.
+async fn join_until_done(sale: &Sale, user: &str) -> Answer {
+    until("the request to join is answered", async || {
+        let answer = join(sale, user).await;
+        (![0, 503].contains(&answer.status)).then_some(answer)
+    })
+    .await
+}
+
+/// Sells one unit, lets the users wait in turn; returns the order of the unit and those that the users get.
+async fn sold_out_with_a_line(sale: &Sale) -> (String, Vec<Value>) {
+    create(sale, 1).await;
+    let order = buy(sale, "alice").await;
+    let mut places = Vec::new();
+    for (user, number) in WAITING.into_iter().zip(1..) {
+        let answer = join(sale, user).await;
+        assert_place(&answer, 201, number, number);
+        places.push(answer.body["order"].clone());
+    }
+    (order, places)
+}
+
+/// Waits until the users have the places of `sold_out_with_a_line` again.
+async fn until_line_is_whole(sale: &Sale, places: &[Value], after: &str) {
+    for ((user, number), order) in WAITING.into_iter().zip(1..).zip(places) {
+        until(&format!("{user} has the place after {after}"), async || {
+            let answer = place(sale, user).await;
+            let seen = (answer.status, &answer.body["place"], &answer.body["order"], &answer.body["waiting"]);
+            (seen == (200, &json!(number), order, &json!(3))).then_some(())
+        })
+        .await;
+    }
+}
+
+/// Rows of users who were not served.
+fn unserved(sale: &Sale) -> String {
+    sale.psql("select user_id, order_id from waitlist where order_id not in (select id from orders) order by order_id")
+}
+
+/// The expected result of `unserved`.
+fn rows_of(users: &[&str], orders: &[Value]) -> String {
+    let rows = users.iter().zip(orders).map(|(user, order)| format!("{user}|{}", order.as_str().unwrap()));
+    rows.collect::<Vec<_>>().join("\n")
 }
 
 async fn place(sale: &Sale, user: &str) -> Answer {
