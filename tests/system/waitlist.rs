@@ -1,5 +1,6 @@
 //! The waiting list of a sold-out coupon: the units that come back go to the users in line, in the order of joining.
 
+mod comparison;
 mod crowds;
 mod faults;
 mod leaving;
