@@ -8,6 +8,8 @@ mod codes;
 mod disturb;
 mod harness;
 mod history;
+mod line_oracle;
+mod line_replay;
 mod memory;
 mod oracle;
 mod reclaim;
