@@ -19,3 +19,4 @@ mod replay;
 mod rights;
 mod state;
 mod trim;
+mod waitlist;
