@@ -18,7 +18,7 @@ mod outcome_code {
     pub const HELD: i64 = 2;
     pub const NO_WAITLIST: i64 = 3;
     pub const KEY_REQUIRED: i64 = 4;
-    pub const LIMIT_REACHED: i64 = 5;
+    pub const SLOTS_TAKEN: i64 = 5;
     pub const ENDED: i64 = 6;
     pub const NOT_SOLD_OUT: i64 = 7;
     pub const FULL: i64 = 8;
@@ -130,7 +130,7 @@ fn decode_standing(outcome: &Value, detail: &Value) -> Result<Standing, RedisErr
         outcome_code::HELD => Standing::Held(order(&detail)?),
         outcome_code::NO_WAITLIST => Standing::Refused(JoinRefusal::NoWaitlist),
         outcome_code::KEY_REQUIRED => Standing::Refused(JoinRefusal::KeyRequired),
-        outcome_code::LIMIT_REACHED => Standing::Refused(JoinRefusal::LimitReached),
+        outcome_code::SLOTS_TAKEN => Standing::Refused(JoinRefusal::LimitReached),
         outcome_code::ENDED => Standing::Refused(JoinRefusal::Ended),
         outcome_code::NOT_SOLD_OUT => Standing::Refused(JoinRefusal::NotSoldOut),
         outcome_code::FULL => Standing::Refused(JoinRefusal::Full),

@@ -63,7 +63,6 @@ async fn serve_all(fence: &Fence, session: &Session, catalogue: &Catalogue) -> R
 
 /// Serves one coupon's line until it has no more units or no more users; returns the users who still wait.
 async fn serve(fence: &Fence, session: &Session, coupon: &CouponId) -> Result<i64, StoreError> {
-    let mut before = None;
     loop {
         let served = line::serve(&session.redis, &session.ready, coupon).await;
         let Served { units, left } = checked(fence, session, coupon, served)?;
@@ -71,11 +70,8 @@ async fn serve(fence: &Fence, session: &Session, coupon: &CouponId) -> Result<i6
             metrics::WAITLIST_SERVED.add(u64::try_from(units).unwrap_or(0));
             tracing::debug!(%coupon, units, "{units} units of coupon {coupon} went to users in line");
         }
-        let waiting = line::length(&session.redis, coupon).await?;
-        // Without progress the stream is full: the next interval tries again.
-        if left == 0 || before == Some(waiting) {
-            return Ok(waiting);
+        if left == 0 {
+            return Ok(line::length(&session.redis, coupon).await?);
         }
-        before = Some(waiting);
     }
 }
