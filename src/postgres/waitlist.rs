@@ -95,7 +95,7 @@ pub async fn newest_order(
     user: &UserId,
 ) -> Result<Option<OrderId>, PostgresError> {
     let newest: Option<Uuid> = sqlx::query_scalar(
-        "select order_id::uuid from waitlist where coupon_id = $1 and user_id = $2 order by order_id desc limit 1",
+        "select order_id::uuid from waitlist where coupon_id = $1 and user_id = $2 order by number desc limit 1",
     )
     .bind(coupon.as_str())
     .bind(user.as_str())
@@ -112,7 +112,7 @@ pub(super) async fn unserved(
     let rows = sqlx::query_as(
         "select w.order_id::uuid, w.user_id::text, w.idempotency_key::text from waitlist w
          where w.coupon_id = $1 and not exists (select 1 from orders o where o.id = w.order_id)
-         order by w.order_id",
+         order by w.number",
     )
     .bind(coupon.as_str());
     Ok(rows.fetch_all(connection).await?)
@@ -138,7 +138,9 @@ pub(super) async fn replace_unserved(
         users.iter().map(|waiting| waiting.key.as_ref().map(IdempotencyKey::as_str)).collect();
     sqlx::query(
         "insert into waitlist (order_id, coupon_id, user_id, idempotency_key)
-         select order_id, $1, user_id, key from unnest($2::uuid[], $3::text[], $4::text[]) as w (order_id, user_id, key)
+         select order_id, $1, user_id, key
+         from unnest($2::uuid[], $3::text[], $4::text[]) with ordinality as w (order_id, user_id, key, n)
+         order by n
          on conflict (order_id) do nothing",
     )
     .bind(coupon.as_str())
