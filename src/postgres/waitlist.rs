@@ -93,7 +93,7 @@ pub async fn newest_orders(
     user: &UserId,
 ) -> Result<Vec<OrderId>, PostgresError> {
     let newest: Vec<Uuid> = sqlx::query_scalar(
-        "select order_id::uuid from waitlist where coupon_id = $1 and user_id = $2 order by order_id desc limit $3",
+        "select order_id::uuid from waitlist where coupon_id = $1 and user_id = $2 order by number desc limit $3",
     )
     .bind(coupon.as_str())
     .bind(user.as_str())
@@ -106,6 +106,8 @@ pub async fn newest_orders(
 /// A row of a user who was not served.
 pub struct UnservedRow {
     pub waiting: WaitingUser,
+    /// The order of joining.
+    pub number: i64,
     /// False if the user has asked again since: the request of this row died, unless Redis has its place.
     pub is_newest: bool,
 }
@@ -146,21 +148,22 @@ async fn unserved_before(
     age: Option<Duration>,
 ) -> Result<Vec<UnservedRow>, PostgresError> {
     let rows = sqlx::query(
-        "select w.order_id::uuid, w.user_id::text, w.idempotency_key::text,
+        "select w.order_id::uuid, w.number::bigint, w.user_id::text, w.idempotency_key::text,
             not exists (
                 select 1 from waitlist n
-                where n.coupon_id = w.coupon_id and n.user_id = w.user_id and n.order_id > w.order_id
+                where n.coupon_id = w.coupon_id and n.user_id = w.user_id and n.number > w.number
             ) as is_newest
          from waitlist w
          where w.coupon_id = $1 and ($2 is null or w.joined_at < clock_timestamp() - make_interval(secs => $2))
             and not exists (select 1 from orders o where o.id = w.order_id)
-         order by w.order_id",
+         order by w.number",
     )
     .bind(coupon.as_str())
     .bind(age.map(|age| age.as_secs_f64()));
     let rows = rows.fetch_all(executor).await?;
     let read = |row: &PgRow| {
-        Ok(UnservedRow { waiting: WaitingUser::from_row(row)?, is_newest: row.try_get("is_newest")? })
+        let (number, is_newest) = (row.try_get("number")?, row.try_get("is_newest")?);
+        Ok(UnservedRow { waiting: WaitingUser::from_row(row)?, number, is_newest })
     };
     rows.iter().map(read).collect()
 }
@@ -185,7 +188,9 @@ pub(super) async fn replace_unserved(
         users.iter().map(|waiting| waiting.key.as_ref().map(IdempotencyKey::as_str)).collect();
     sqlx::query(
         "insert into waitlist (order_id, coupon_id, user_id, idempotency_key)
-         select order_id, $1, user_id, key from unnest($2::uuid[], $3::text[], $4::text[]) as w (order_id, user_id, key)
+         select order_id, $1, user_id, key
+         from unnest($2::uuid[], $3::text[], $4::text[]) with ordinality as w (order_id, user_id, key, n)
+         order by n
          on conflict (order_id) do nothing",
     )
     .bind(coupon.as_str())

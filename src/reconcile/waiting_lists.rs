@@ -70,7 +70,7 @@ impl Comparison<'_> {
         let places: HashSet<OrderId> = orders.into_iter().collect();
         let mut suspects: Vec<UnservedRow> = Vec::new();
         for row in rows.into_iter().filter(|row| !places.contains(&row.waiting.order)) {
-            let UnservedRow { waiting: WaitingUser { user, order, .. }, .. } = &row;
+            let WaitingUser { user, order, .. } = &row.waiting;
             // Served, and not recorded yet.
             if !claims_hash::held_by(redis, id, user).await?.contains(order) {
                 suspects.push(row);
@@ -91,7 +91,7 @@ impl Comparison<'_> {
         found.without_row = without_row;
         let still: HashSet<OrderId> =
             rows::old_unserved(pool, id).await?.iter().map(|row| row.waiting.order).collect();
-        for UnservedRow { waiting, is_newest } in suspects {
+        for UnservedRow { waiting, is_newest, .. } in suspects {
             if still.contains(&waiting.order) && !places.contains(&waiting.order) {
                 if is_newest { &mut found.lost } else { &mut found.outdated }.push(waiting.order);
             }

@@ -35,7 +35,7 @@ impl Coupon {
     /// Whether there is an order for each user in line; a line without that is damaged.
     fn line_is_whole(&self) -> Result<bool, Refused> {
         let users = self.line.get()?.map_or(0, Vec::len);
-        Ok(users == self.line_orders.get()?.map_or(0, |orders| orders.len()))
+        Ok(users == self.line_orders.get()?.map_or(0, std::collections::BTreeMap::len))
     }
 
     /// Whether users who wait would be passed over.

@@ -166,14 +166,14 @@ async fn a_restock_serves_the_line_first_and_a_pause_holds_it() {
         places.push(join(&sale, user).await.body["order"].clone());
     }
     let path = "/v1/admin/coupons/coffee";
-    let patch = |body| sale.admin(Method::PATCH, path, Some(body));
-    assert_eq!(patch(json!({"paused": true, "total": 3})).await.status, 200);
+    let edit = |body| sale.admin(Method::PATCH, path, Some(body));
+    assert_eq!(edit(json!({"paused": true, "total": 3})).await.status, 200);
     assert_place(&place(&sale, "bob").await, 200, 1, 3);
-    assert_eq!(patch(json!({"paused": false})).await.status, 200);
+    assert_eq!(edit(json!({"paused": false})).await.status, 200);
     until_served(&sale, "bob", &places[0]).await;
     until_served(&sale, "carol", &places[1]).await;
     assert_place(&place(&sale, "dave").await, 200, 1, 1);
-    assert_eq!(patch(json!({"total": 5})).await.status, 200);
+    assert_eq!(edit(json!({"total": 5})).await.status, 200);
     until_served(&sale, "dave", &places[2]).await;
     sale.assert_in_agreement("coffee").await;
     assert_eq!(sale.redis_stock("coffee"), 1);

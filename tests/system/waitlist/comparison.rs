@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use support::{Sale, until};
 
 use super::{
-    LINE, LINE_ORDERS, WAITING, revoke, rows_of, sold_out_with_a_line, unserved, until_line_is_whole,
+    LINE, LINE_ORDERS, WAITING, place, revoke, rows_of, sold_out_with_a_line, unserved, until_line_is_whole,
     until_served,
 };
 
@@ -53,8 +53,8 @@ async fn rows_of_requests_that_died_are_removed_and_a_place_without_a_row_gets_o
     let (_, places) = sold_out_with_a_line(&sale).await;
     let epoch = sale.epoch();
     sale.psql(
-        "insert into waitlist (order_id, coupon_id, user_id)
-         values ('01900000-0000-7000-8000-000000000001', 'coffee', 'bob');
+        "insert into waitlist (order_id, number, coupon_id, user_id) overriding system value
+         values ('01900000-0000-7000-8000-000000000001', 0, 'coffee', 'bob');
          delete from waitlist where user_id = 'carol'",
     );
     let_rows_age(&sale);
@@ -65,7 +65,13 @@ async fn rows_of_requests_that_died_are_removed_and_a_place_without_a_row_gets_o
     assert_eq!(sale.epoch(), epoch, "no rebuild");
     sale.redis_cli(&["FLUSHALL"]);
     until("a new epoch is in force", async || (sale.epoch() != epoch).then_some(())).await;
-    until_line_is_whole(&sale, &places, "a flush").await;
+    // The new row has no earlier number.
+    for (user, number) in [("bob", 1), ("dave", 2), ("carol", 3)] {
+        until("the line is there again", async || {
+            (place(&sale, user).await.body["place"] == number).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -52,14 +52,14 @@ async fn thirty_units_that_come_back_while_two_processes_take_joins_go_to_the_fi
     let users: Vec<String> = (0..100).map(|number| format!("user-{number}")).collect();
     // The order of the first forty is known; the others join while units come back.
     let mut told = Vec::new();
-    for (number, user) in users[..40].iter().enumerate() {
-        let answer = join_at(&sale, &urls[number % 2], user).await;
-        assert_place(&answer, 201, number as i64 + 1, number as i64 + 1);
+    for ((user, url), number) in users[..40].iter().zip(urls.iter().cycle()).zip(1..) {
+        let answer = join_at(&sale, url, user).await;
+        assert_place(&answer, 201, number, number);
         told.push(answer.body["order"].as_str().unwrap().to_owned());
     }
     let joins = async {
-        let late = users[40..].iter().enumerate();
-        let late = late.map(|(number, user)| join_at(&sale, &urls[number % 2], user));
+        let late = users[40..].iter().zip(urls.iter().cycle());
+        let late = late.map(|(user, url)| join_at(&sale, url, user));
         for answer in join_all(late).await {
             told.push(answer.body["order"].as_str().unwrap().to_owned());
         }

@@ -2,6 +2,8 @@
 //! be sent again.
 
 use nix::sys::signal::Signal;
+use reqwest::Method;
+use serde_json::json;
 
 use support::proxy::{Proxy, TrapAction};
 use support::{Process, Sale, signal, until};
@@ -186,4 +188,42 @@ async fn while_redis_hangs_every_request_is_refused_in_time_and_the_line_stays()
     until("bob has left", async || (leave(&sale, "bob").await.status == 204).then_some(())).await;
     assert_place(&place(&sale, "carol").await, 200, 1, 2);
     assert_eq!(unserved(&sale), rows_of(&["carol", "dave"], &places[1..]));
+}
+
+#[tokio::test]
+async fn a_user_who_was_served_is_not_in_line_after_a_rebuild_recorded_or_not_held_or_ended() {
+    let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
+    let worker = sale.spawn("worker", &[("SECKILL_WORKERS", "1")]);
+    let (_, places) = sold_out_with_a_line(&sale).await;
+    sale.until_quiet().await;
+    assert!(worker.stop().success());
+    let more = Some(json!({"total": 2}));
+    assert_eq!(sale.admin(Method::PATCH, "/v1/admin/coupons/coffee", more).await.status, 200);
+    until("bob is served", async || (place(&sale, "bob").await.body["status"] == "accepted").then_some(()))
+        .await;
+    // Not recorded yet: only the claims hash shows that bob has his unit.
+    rebuild(&sale, &["DEL", "seckill:{0}:epoch"]).await;
+    let served = place(&sale, "bob").await;
+    assert_eq!((served.status, &served.body["order"]), (200, &places[0]), "{}", served.text);
+    assert_eq!(served.body["status"], "accepted", "{}", served.text);
+    assert_place(&place(&sale, "carol").await, 200, 1, 2);
+
+    let _worker = sale.spawn("worker", &[("SECKILL_WORKERS", "1")]);
+    until_served(&sale, "bob", &places[0]).await;
+    rebuild(&sale, &["FLUSHALL"]).await;
+    assert_place(&place(&sale, "carol").await, 200, 1, 2);
+    // An order that has ended is not served again.
+    revoke(&sale, places[0].as_str().unwrap()).await;
+    until_served(&sale, "carol", &places[1]).await;
+    rebuild(&sale, &["FLUSHALL"]).await;
+    assert_place(&place(&sale, "dave").await, 200, 1, 1);
+    sale.assert_in_agreement("coffee").await;
+}
+
+/// Damages Redis, and waits until claims are accepted in a new epoch.
+async fn rebuild(sale: &Sale, damage: &[&str]) {
+    let epoch = sale.epoch();
+    sale.redis_cli(damage);
+    until("a new epoch is in force", async || (sale.epoch() != epoch).then_some(())).await;
+    until("places are shown", async || (place(sale, "dave").await.status == 200).then_some(())).await;
 }

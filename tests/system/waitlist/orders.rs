@@ -62,7 +62,12 @@ async fn a_unit_of_an_expired_or_cancelled_order_is_reserved_anew_for_the_next_i
     assert_eq!((shown.status, &shown.body["status"]), (200, &json!("cancelled")), "{}", shown.text);
     assert_eq!(leave(&sale, "bob").await.status, 204, "an ended order is not in the way");
     assert_place(&place(&sale, "dave").await, 200, 1, 1);
-    assert_place(&join(&sale, "bob").await, 201, 2, 2);
+    let again = join(&sale, "bob").await;
+    assert_place(&again, 201, 2, 2);
+    assert_ne!(again.body["order"], bob["order"], "another place is another order");
+    assert_eq!(leave(&sale, "dave").await.status, 204);
+    revoke(&sale, carol["order"].as_str().unwrap()).await;
+    assert_eq!(until_reserved(&sale, "bob").await["order"], again.body["order"]);
     sale.assert_in_agreement("coffee").await;
 }
 
