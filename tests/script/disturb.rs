@@ -55,8 +55,9 @@ impl Oracle {
                 }
             }
             D::HolderWaits(c) => {
-                if let Some((user, _)) = self.coupons[c].any_holder() {
-                    self.coupons[c].put_first_in_line(&user);
+                if let Some((field, _)) = self.coupons[c].any_holder() {
+                    let (user, _slot) = field.split_once('\u{1f}').unwrap_or((&field, ""));
+                    self.coupons[c].put_first_in_line(user);
                 }
             }
             D::PositionOfWrongType => self.position = Key::WrongType,

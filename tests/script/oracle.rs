@@ -258,11 +258,12 @@ impl Oracle {
         // All checks come before all writes.
         for &coupon in &coupons {
             match self.coupons[coupon].sum()? {
+                // Without stock there is nothing that users in line could be owed.
+                Sum::Holds { stock, .. } if stock > 0 => drop(self.coupons[coupon].is_awaited()?),
                 Sum::Holds { .. } => {}
                 Sum::Absent if !batch.published[coupon] => {}
                 Sum::Absent | Sum::Broken => return Ok(Expected::InconsistentCoupon(coupon)),
             }
-            self.coupons[coupon].is_awaited()?;
         }
         let mut outcomes =
             vec![ExpectedClaim::Outcome(ClaimOutcome::Refused(Refusal::UnknownCoupon)); batch.claims.len()];

@@ -54,7 +54,7 @@ const SCENES: &[Scene] = &[
         script: "claim",
         before: &[HAS_LINE],
         keys: CLAIM_KEYS,
-        args: &[READY, "32503680000000", "coffee", "1", "2", "carol", CAROL, "dave", "any"],
+        args: &[READY, "32503680000000", "coffee", "1", "2", "carol", "dave", CAROL, "any"],
     },
     Scene {
         script: "claim",
@@ -67,8 +67,8 @@ const SCENES: &[Scene] = &[
             "3",
             "2",
             "carol",
-            CAROL,
             "carol",
+            CAROL,
             "any",
             "key-1",
             "key-2",
