@@ -1,6 +1,6 @@
 //! Compares a coupon's waiting list in Redis with its rows in Postgres. A request to join commits its row first, so only
 //! rows that are older than any running request count. Redis is read before and after Postgres: a user who joins, leaves
-//! or is served meanwhile is no difference.
+//! or is served between the reads is no difference.
 
 use std::collections::HashSet;
 

@@ -22,7 +22,7 @@ async fn assert_bob_is_out(sale: &Sale, order: &str) {
     assert_eq!(unserved(sale), "");
     revoke(sale, order).await;
     sale.assert_in_agreement("coffee").await;
-    assert_eq!(sale.redis_stock("coffee"), 1, "nobody waits for the unit");
+    assert_eq!(sale.redis_stock("coffee"), 1, "no user waits for the unit");
 }
 
 #[tokio::test]

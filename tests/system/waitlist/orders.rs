@@ -80,7 +80,7 @@ async fn a_join_by_the_holder_of_an_overdue_order_ends_it_and_the_unit_goes_to_t
     sale.until_quiet().await;
     assert!(worker.stop().success());
     end_time_to_pay(&sale, "alice");
-    // Nobody waits: the unit is in stock, and alice can claim it.
+    // No user waits: the unit is in stock, and alice can claim it.
     join(&sale, "alice").await.assert_problem(409, "not-sold-out");
     let claim = sale.claim("coffee", "alice").await;
     assert_eq!(claim.status, 202, "{}", claim.text);
@@ -156,7 +156,7 @@ async fn a_coupon_that_has_ended_is_unknown_or_has_no_list_takes_no_user_in_line
     join(&sale, "erin").await.assert_problem(409, "ended");
     revoke(&sale, &order).await;
     sale.assert_in_agreement("coffee").await;
-    assert_eq!(sale.redis_stock("coffee"), 1, "an ended sale serves nobody");
+    assert_eq!(sale.redis_stock("coffee"), 1, "an ended sale serves no user");
     assert_place(&place(&sale, "bob").await, 200, 1, 3);
 }
 
@@ -178,7 +178,7 @@ async fn a_full_line_takes_the_next_user_when_one_leaves() {
 }
 
 #[tokio::test]
-async fn a_coupon_hash_of_an_older_version_without_the_field_is_completed_and_nobody_is_refused() {
+async fn a_coupon_hash_of_an_older_version_without_the_field_is_completed_and_no_claim_is_refused() {
     let sale = Sale::start().await;
     sale.create("coffee", 3).await;
     buy(&sale, "alice").await;
