@@ -59,7 +59,7 @@ pub struct Join {
     pub marker: SentMarker,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Edit {
     pub coupon: usize,
     pub just_inserted: bool,
@@ -196,7 +196,7 @@ fn any_sold_out_coupon(coupon: usize) -> impl Strategy<Value = Vec<Step>> {
         let sale = restock(Edit { total, just_inserted: true, ..edit }, 0);
         let batch = Batch { claims, published: [true; COUPONS], marker, deadline_passed: false };
         let join = Join { coupon, users, position: Some(1), marker };
-        let more = units.map(|units| Step::Publish(restock(sale.clone(), units)));
+        let more = units.map(|units| Step::Publish(restock(sale, units)));
         let steps = [Step::Publish(sale), Step::Claim(batch), Step::Join(join)];
         steps.into_iter().chain(more).collect()
     })

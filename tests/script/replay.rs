@@ -44,7 +44,6 @@ impl Replay<'_> {
                 let (batch, orders) = which.get(&self.batches).clone();
                 self.claim(&batch, &orders)?;
             }
-            Step::ClaimAgain(_) => {}
             Step::Publish(edit) => self.publish(edit)?,
             Step::Release { coupon, units, marker } => self.release(*coupon, units, *marker)?,
             Step::Join(join) => {
@@ -56,7 +55,7 @@ impl Replay<'_> {
                 let (join, orders) = which.get(&self.joins).clone();
                 self.join(&join, &orders)?;
             }
-            Step::JoinAgain(_) => {}
+            Step::ClaimAgain(_) | Step::JoinAgain(_) => {}
             Step::Leave { coupon, user, marker } => self.leave(*coupon, *user, *marker)?,
             Step::Serve { coupon, marker } => self.serve(*coupon, *marker)?,
             Step::During(disturbance, steps) => {

@@ -256,10 +256,8 @@ fn units_of_a_paused_or_ended_coupon_stay_in_stock() {
         assert_eq!(release(&redis, &claims), 0);
         assert_eq!(stock(&mut redis), "1");
         assert_eq!(serve(&redis), (0, 0));
-        let carol = match closed.paused {
-            true => Standing::Joined(2),
-            false => Standing::Refused(JoinRefusal::Ended),
-        };
+        let refused = Standing::Refused(JoinRefusal::Ended);
+        let carol = if closed.paused { Standing::Joined(2) } else { refused };
         assert_eq!(look(&redis, &waiting("carol")), carol);
 
         edit(&redis, &Definition { version: 3, ..awaited(1) });
