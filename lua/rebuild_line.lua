@@ -25,7 +25,7 @@ local before = tonumber(ARGV[2])
 local function is_served(user, order)
   for slot = 1, limit do
     local held = redis.call('HGET', KEYS[4], slot_field(user, slot))
-    if held and string.match(held, '^[^ ]*') == order then return true end
+    if held and order_of(held) == order then return true end
   end
   return false
 end
@@ -33,7 +33,7 @@ end
 local places, values = {}, {}
 for arg = 3, #ARGV, 2 do
   local user, value = ARGV[arg], ARGV[arg + 1]
-  if free_field(KEYS[4], user, limit, value) and not is_served(user, string.match(value, '^[^ ]*')) then
+  if free_field(user, limit, value) and not is_served(user, order_of(value)) then
     places[#places + 1], places[#places + 2] = before + (arg - 1) / 2, user
     values[#values + 1], values[#values + 2] = user, value
   end
@@ -45,7 +45,13 @@ for _, command in ipairs({
     return redis.error_reply('NOPERM rebuild_line: this user may not run ' .. command[1])
   end
 end
-if before == 0 then redis.call('DEL', KEYS[5], KEYS[6]) end
+-- In a later part the types of the keys are checked before the first write.
+if before > 0 then
+  redis.call('ZCARD', KEYS[5])
+  redis.call('HLEN', KEYS[6])
+else
+  redis.call('DEL', KEYS[5], KEYS[6])
+end
 if #places > 0 then
   redis.call('ZADD', KEYS[5], unpack(places))
   redis.call('HSET', KEYS[6], unpack(values))

@@ -141,7 +141,8 @@ pub static WAITLIST_LEFT: Counter =
 pub static WAITLIST_SERVED: Counter =
     Counter { name: "seckill_waitlist_served_total", help: "Units that went to users in waiting lists" };
 
-const DRIFT_KINDS: &[&str] = &["lost_event", "missing_claim", "missed_release", "stock_drift", "definition"];
+const DRIFT_KINDS: &[&str] =
+    &["lost_event", "missing_claim", "missed_release", "stock_drift", "definition", "waitlist"];
 const GAUGES: [&Gauge; 11] = [
     &FENCE_UP,
     &FENCE_EPOCH,

@@ -8,6 +8,7 @@ mod definitions;
 mod error;
 mod report;
 mod throttle;
+mod waiting_lists;
 
 use comparison::{Comparison, RepairLevel};
 pub use error::ReconcileError;

@@ -15,8 +15,8 @@ use crate::metrics;
 use crate::orders::lookup::Orders;
 use crate::orders::waiters::NoAnswer;
 use crate::postgres::{Postgres, waitlist as rows};
-use crate::redis::RedisError;
 use crate::redis::waitlist::{self as line, LineOutcome, Standing, Standings};
+use crate::redis::{RedisError, claims_hash};
 use crate::tasks::Tasks;
 
 /// The waiting lists of all coupons. A cheap handle; clones share one queue.
@@ -142,30 +142,42 @@ impl Waitlist {
     /// If a store does not answer. The user may still be in line.
     pub async fn leave(&self, coupon: &CouponId, user: &UserId) -> Result<Option<Order>, WaitlistError> {
         let session = self.fence.require_session()?;
+        let leave = async || {
+            let left = line::leave(&session.redis, &session.ready, coupon, user).await;
+            checked(&self.fence, &session, coupon, left)
+        };
         // Redis first: its answer tells whether the user was served before.
-        let left = line::leave(&session.redis, &session.ready, coupon, user).await;
-        if let Some(order) = checked(&self.fence, &session, coupon, left)? {
-            metrics::WAITLIST_LEFT.add(1);
+        let had_place = leave().await?.is_some();
+        let served = if had_place { None } else { self.served(coupon, user).await? };
+        // Also rows without a place: a rebuild would bring the user back.
+        let held = claims_hash::held_by(&session.redis, coupon, user).await.map_err(StoreError::from)?;
+        rows::leave(&self.postgres.pool, &session.epoch, coupon, user, &held)
+            .await
+            .map_err(StoreError::from)?;
+        // Fenced if a rebuild has read the rows before they were removed.
+        if let Some(order) = leave().await? {
             rows::remove(&self.postgres.pool, &[order]).await.map_err(StoreError::from)?;
-            return Ok(None);
         }
-        let served = self.served(coupon, user).await?;
-        let held: Vec<OrderId> = served.iter().map(|order| order.id).collect();
-        let removed =
-            rows::remove_without_place(&self.postgres.pool, &session.epoch, coupon, user, &held).await;
-        removed.map_err(StoreError::from)?;
+        metrics::WAITLIST_LEFT.add(had_place.into());
         Ok(served.filter(|order| !order.no_longer_holds()))
     }
 
-    /// The order that the user got by the newest place; `None` without one.
+    /// The order that the user got by the newest place that was served; `None` without one.
     async fn served(&self, coupon: &CouponId, user: &UserId) -> Result<Option<Order>, WaitlistError> {
-        let newest = rows::newest_order(&self.postgres.pool, coupon, user).await.map_err(StoreError::from)?;
-        let Some(order) = newest else { return Ok(None) };
-        if let Some(row) = self.row(order).await? {
-            return Ok(Some(row));
+        let asked = rows::newest_orders(&self.postgres.pool, coupon, user).await.map_err(StoreError::from)?;
+        let mut live = None;
+        for order in asked {
+            if let Some(row) = self.row(order).await? {
+                return Ok(Some(row));
+            }
+            if live.is_none() {
+                live = Some(self.orders.live(coupon, user, true).await?);
+            }
+            if let Some(found) = live.iter().flatten().find(|found| found.id == order) {
+                return Ok(Some(found.clone()));
+            }
         }
-        let live = self.orders.live(coupon, user).await?;
-        Ok(live.into_iter().find(|found| found.id == order))
+        Ok(None)
     }
 
     async fn row(&self, order: OrderId) -> Result<Option<Order>, WaitlistError> {
@@ -187,7 +199,8 @@ fn checked<T>(
             Err(StoreError::Fenced)
         }
         Ok(LineOutcome::Inconsistent) => {
-            fence.invalidate_coupon(&session.epoch, coupon);
+            let what = "its stock, its claims or its waiting list was changed in Redis by another program";
+            fence.invalidate(&session.epoch, &format!("coupon {coupon}: {what}"));
             Err(StoreError::Fenced)
         }
         Err(error) => {

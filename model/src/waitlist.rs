@@ -1,5 +1,13 @@
 //! The waiting list of a sold-out coupon: users join and leave, and units that come back go to the first in line. Each
-//! join mints an order id, its ticket: a place that is served twice is one order. The program has no waiting list yet.
+//! join mints an order id, its ticket: a place that is served twice is one order.
+//!
+//! The program gives a unit that comes back to the first in line in the script that returns it. Here these are two steps
+//! in any order with all others, which allows more.
+//!
+//! A flush loses no place that a user was told of (`WaitForgotten`): its row was committed first. Two things may happen
+//! after it. A user whose request to join failed, or who left while Postgres did not answer, may be in line: such a
+//! request is answered 503, and a repeat settles it. An order that was served and not recorded is lost with its claim,
+//! as any claim that only Redis had; its user is in line again, at the old place.
 
 use crate::broken::Broken;
 use crate::record::may_write;

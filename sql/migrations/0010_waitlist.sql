@@ -7,6 +7,8 @@ alter table coupons add column waitlist boolean not null default false;
 create table waitlist (
     -- the order that the user gets with the unit; a new id for each join, so that a place is served once
     order_id        uuid        primary key,
+    -- the order of joining: the times in order ids come from clocks that may differ
+    number          bigint      generated always as identity,
     coupon_id       text        collate "C" not null,
     user_id         text        collate "C" not null,
     idempotency_key text,
@@ -14,4 +16,4 @@ create table waitlist (
     constraint waitlist_user_length check (octet_length(user_id) between 1 and 128)
 );
 
-create index waitlist_of_user on waitlist (coupon_id, user_id, order_id);
+create index waitlist_of_user on waitlist (coupon_id, user_id, number);

@@ -8,7 +8,8 @@ with fence_up as (
     where partition = $1 and epoch = $2 and postgres_identity = postgres_identity() and not postgres_lost
 ),
 asked as (
-    select a.* from unnest($3::uuid[], $4::text[], $5::text[], $6::text[]) as a (order_id, coupon_id, user_id, key)
+    select a.* from unnest($3::uuid[], $4::text[], $5::text[], $6::text[])
+        with ordinality as a (order_id, coupon_id, user_id, key, n)
     cross join fence_up
 ),
 without_place as (
@@ -19,7 +20,7 @@ without_place as (
 ),
 added as (
     insert into waitlist (order_id, coupon_id, user_id, idempotency_key)
-    select order_id, coupon_id, user_id, key from asked
+    select order_id, coupon_id, user_id, key from asked order by n
     on conflict (order_id) do nothing
 )
 select exists (select 1 from fence_up)

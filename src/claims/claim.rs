@@ -109,6 +109,14 @@ impl Claims {
         Ok(if held.is_some() { Claimed::Held { order, stock } } else { Claimed::Accepted { order, stock } })
     }
 
+    /// The live orders that the user holds of the coupon.
+    ///
+    /// # Errors
+    /// If a store that has to answer does not.
+    pub async fn live(&self, coupon: &CouponId, user: &UserId) -> Result<Vec<Order>, StoreError> {
+        self.orders.live(coupon, user, self.catalogue.orders_end(coupon)).await
+    }
+
     /// Whether the answer to a claim must wait for the order's row. Redis has the coupon: if the catalogue does not
     /// know the coupon, the catalogue is out of date.
     async fn needs_row(&self, coupon: &CouponId, known: Option<ClaimDurability>) -> bool {

@@ -46,6 +46,7 @@ fn comparison_text(found: &Value) -> String {
         row("deleted_entries", "deleted or trimmed before they were acknowledged"),
         row("stock_drift", "coupons whose stock is wrong"),
         row("definition_drift", "coupons whose definition in Redis is not that of Postgres"),
+        row("waitlist_drift", "users in waiting lists whom only one store has"),
         row("fixed", "repaired"),
         row("fenced", "claims were stopped for a rebuild"),
     ]);

@@ -158,6 +158,10 @@ pub const WAITLIST_SERVE_MAX_UNITS: usize = 500;
 pub const WAITLIST_SERVE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the row of a user who was served stays, so that the user can see the order that came of the place.
 pub const WAITLIST_SERVED_KEEP: Duration = Duration::from_hours(24);
+/// Rows of a user that are read to find the order that came of a place.
+pub const WAITLIST_SHOWN_ROWS: i64 = 8;
+/// How often each process removes rows of users who were served long ago.
+pub const WAITLIST_CLEANUP_INTERVAL: Duration = Duration::from_mins(1);
 /// Rows of served users that one statement removes.
 pub const WAITLIST_PAGE_ROWS: i64 = 1_000;
 /// Overdue orders that one transaction expires.

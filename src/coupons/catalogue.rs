@@ -27,6 +27,7 @@ pub struct Catalogue {
 }
 
 #[derive(Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "each one is an independent fact of a coupon")]
 struct Known {
     unlisted: bool,
     /// Whether Redis has had the coupon: if the coupon is then absent from Redis, Redis has lost it.

@@ -184,7 +184,7 @@ pub async fn held(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
     let user = api.auth.user(&request.headers)?;
     let coupon = coupon_id(coupon)?;
     let items: Vec<OrderView> =
-        api.orders.live(&coupon, &user).await?.into_iter().map(OrderView::from).collect();
+        api.claims.live(&coupon, &user).await?.into_iter().map(OrderView::from).collect();
     if items.is_empty() && api.snapshots.get(&coupon).await?.is_none() {
         return Err(Problem::unknown_coupon(&coupon));
     }

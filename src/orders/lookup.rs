@@ -82,19 +82,35 @@ impl Orders {
         tokio::time::timeout(config::ORDER_STATUS_TIMEOUT, lookup).await.unwrap_or(Err(NoAnswer))
     }
 
-    /// The live orders that the user holds of the coupon, by slot.
+    /// The live orders that the user holds of the coupon, by slot. `orders_end` tells whether orders of the coupon can
+    /// have ended; then an order is live only if Postgres says so.
     ///
     /// # Errors
-    /// Where Redis does not answer, or the fence is down.
-    pub async fn live(&self, coupon: &CouponId, user: &UserId) -> Result<Vec<Order>, StoreError> {
+    /// If Redis does not answer, the fence is down, or Postgres does not answer about an order that may have ended.
+    pub async fn live(
+        &self,
+        coupon: &CouponId,
+        user: &UserId,
+        orders_end: bool,
+    ) -> Result<Vec<Order>, StoreError> {
         let session = self.fence.require_session()?;
         let held = claims_hash::held_by(&session.redis, coupon, user).await?;
         // All at the same time, so that one query reads all rows.
         let rows = join_all(held.iter().map(|&order| self.row(order))).await;
         let accepted = |order| Order::accepted(order, coupon.clone(), user.clone());
-        let orders = held.into_iter().zip(rows);
-        let orders = orders.map(|(order, row)| row.ok().flatten().unwrap_or_else(|| accepted(order)));
-        Ok(orders.filter(|order| !order.no_longer_holds()).collect())
+        let mut live = Vec::new();
+        for (order, row) in held.into_iter().zip(rows) {
+            let row = match row {
+                Ok(row) => row,
+                Err(NoAnswer) if orders_end => {
+                    return Err(PostgresError::Transient("it gives no answer".into()).into());
+                }
+                Err(NoAnswer) => None,
+            };
+            live.push(row.unwrap_or_else(|| accepted(order)));
+        }
+        live.retain(|order| !order.no_longer_holds());
+        Ok(live)
     }
 
     /// An order of the coupon, as `viewer` may see it (`None` is the admin, who sees every order). Reads Postgres, then

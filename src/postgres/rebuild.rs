@@ -13,6 +13,7 @@ use super::{Postgres, PostgresError, coupons, fence, orders, waitlist};
 use crate::config;
 use crate::domain::{CouponId, Definition, IdempotencyKey, OrderEvent, OrderId, Origin, WaitingUser};
 pub use coupons::LockedCoupon;
+use waitlist::UnservedRow;
 
 /// The session of the process that rebuilds.
 pub struct RebuildSession {
@@ -218,8 +219,8 @@ impl Decision<'_> {
         Ok(restarted.rows_affected())
     }
 
-    /// The users of a waiting list who were not served, in the order of joining.
-    pub async fn unserved(&mut self, coupon: &CouponId) -> Result<Vec<WaitingUser>, PostgresError> {
+    /// The rows of a waiting list that were not served, in the order of joining.
+    pub async fn unserved(&mut self, coupon: &CouponId) -> Result<Vec<UnservedRow>, PostgresError> {
         waitlist::unserved(&mut self.transaction, coupon).await
     }
 

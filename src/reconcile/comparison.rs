@@ -39,10 +39,10 @@ impl RepairLevel {
 
 /// A comparison in progress.
 pub struct Comparison<'a> {
-    fence: &'a Fence,
-    postgres: &'a Postgres,
-    session: &'a Session,
-    level: RepairLevel,
+    pub(super) fence: &'a Fence,
+    pub(super) postgres: &'a Postgres,
+    pub(super) session: &'a Session,
+    pub(super) level: RepairLevel,
     pub report: ComparisonReport,
     /// Claims that had no order row when they were read.
     unrecorded: HashMap<OrderId, Holder>,
@@ -139,6 +139,9 @@ impl<'a> Comparison<'a> {
             self.find_lost_events().await?;
         }
         self.orders(id).await?;
+        if row.definition.waitlist && !self.report.fenced {
+            self.waiting_list(id).await?;
+        }
         self.stock(id).await
     }
 
@@ -334,13 +337,17 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    fn name(&mut self, kind: &'static str, coupon: &CouponId, order: Option<OrderId>) {
+    pub(super) fn name(&mut self, kind: &'static str, coupon: &CouponId, order: Option<OrderId>) {
         self.report.name(Difference { kind, coupon: coupon.clone(), order, fields: Vec::new() });
     }
 
     /// Writes into the audit log that an operator has ordered this kind of repair. The caller does this before the
     /// first repair: most repairs change only Redis, and no transaction covers both stores.
-    async fn put_on_record(&mut self, kind: &'static str, coupon: &CouponId) -> Result<(), ReconcileError> {
+    pub(super) async fn put_on_record(
+        &mut self,
+        kind: &'static str,
+        coupon: &CouponId,
+    ) -> Result<(), ReconcileError> {
         let RepairLevel::Ordered(origin) = &self.level else { return Ok(()) };
         if self.on_record.insert((kind, coupon.clone())) {
             let (action, new) = (AuditAction::Fix, Some(json!({ "difference": kind })));
@@ -351,7 +358,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// For differences that must not be repaired during live claims. Without repairs the fence stays up.
-    fn take_fence_down(&mut self, coupon: &CouponId, what: &str) {
+    pub(super) fn take_fence_down(&mut self, coupon: &CouponId, what: &str) {
         if self.level.repairs() {
             self.report.fenced = true;
             self.fence.invalidate(&self.session.epoch, &format!("coupon {coupon}: {what}"));

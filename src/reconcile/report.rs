@@ -31,6 +31,8 @@ pub struct ComparisonReport {
     pub stock_drift: usize,
     /// Coupons whose definition in Redis is not Postgres's.
     pub definition_drift: usize,
+    /// Users in waiting lists whom only Redis or only Postgres has.
+    pub waitlist_drift: usize,
     /// Differences that were repaired.
     pub fixed: usize,
     /// Whether a difference that must not be repaired has taken the fence down.
@@ -41,7 +43,7 @@ pub struct ComparisonReport {
 /// One difference.
 #[derive(Clone, Debug, Serialize)]
 pub struct Difference {
-    /// `lost_event`, `missed_release`, `missing_claim`, `stock_drift` or `definition`.
+    /// `lost_event`, `missed_release`, `missing_claim`, `stock_drift`, `definition` or `waitlist`.
     pub kind: &'static str,
     pub coupon: CouponId,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,6 +79,7 @@ impl ComparisonReport {
             ("missed_release", self.missed_releases),
             ("stock_drift", self.stock_drift),
             ("definition", self.definition_drift),
+            ("waitlist", self.waitlist_drift),
         ] {
             metrics::DRIFT.set_count(kind, differences as u64);
             metrics::DRIFT_TOTAL.add(kind, differences as u64);
@@ -91,7 +94,8 @@ impl ComparisonReport {
             + self.missed_releases
             + self.missing_claims
             + self.stock_drift
-            + self.definition_drift;
+            + self.definition_drift
+            + self.waitlist_drift;
         if differences == 0 {
             return tracing::debug!(claims = self.claims, "reconcile: {} claims agree", self.claims);
         }
@@ -101,6 +105,7 @@ impl ComparisonReport {
             missing_claims = self.missing_claims,
             stock_drift = self.stock_drift,
             definition_drift = self.definition_drift,
+            waitlist_drift = self.waitlist_drift,
             fixed = self.fixed,
             "reconcile: {differences} differences, {} repaired: {}",
             self.fixed,

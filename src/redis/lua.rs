@@ -22,7 +22,7 @@ pub mod code {
 }
 
 /// Parts that scripts share. A script takes one in by a line `--@include lib/<name>`.
-const LIBRARY: [(&str, &str); 9] = [
+const LIBRARY: [(&str, &str); 10] = [
     ("lib/codes", include_str!("../../lua/lib/codes.lua")),
     ("lib/entry_id", include_str!("../../lua/lib/entry_id.lua")),
     ("lib/event", include_str!("../../lua/lib/event.lua")),
@@ -30,6 +30,7 @@ const LIBRARY: [(&str, &str); 9] = [
     ("lib/line", include_str!("../../lua/lib/line.lua")),
     ("lib/marker", include_str!("../../lua/lib/marker.lua")),
     ("lib/may", include_str!("../../lua/lib/may.lua")),
+    ("lib/serve", include_str!("../../lua/lib/serve.lua")),
     ("lib/slots", include_str!("../../lua/lib/slots.lua")),
     ("lib/sum", include_str!("../../lua/lib/sum.lua")),
 ];

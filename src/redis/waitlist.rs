@@ -18,7 +18,7 @@ mod outcome_code {
     pub const HELD: i64 = 2;
     pub const NO_WAITLIST: i64 = 3;
     pub const KEY_REQUIRED: i64 = 4;
-    pub const LIMIT_REACHED: i64 = 5;
+    pub const SLOTS_TAKEN: i64 = 5;
     pub const ENDED: i64 = 6;
     pub const NOT_SOLD_OUT: i64 = 7;
     pub const FULL: i64 = 8;
@@ -45,7 +45,7 @@ pub enum LineOutcome<T> {
     Done(T),
     /// The marker is another one.
     Fenced,
-    /// The stream or the coupon is absent, or stock + claims is not the total.
+    /// The stream or the coupon is absent, stock + claims is not the total, or a user in line has no order.
     Inconsistent,
 }
 
@@ -130,7 +130,7 @@ fn decode_standing(outcome: &Value, detail: &Value) -> Result<Standing, RedisErr
         outcome_code::HELD => Standing::Held(order(&detail)?),
         outcome_code::NO_WAITLIST => Standing::Refused(JoinRefusal::NoWaitlist),
         outcome_code::KEY_REQUIRED => Standing::Refused(JoinRefusal::KeyRequired),
-        outcome_code::LIMIT_REACHED => Standing::Refused(JoinRefusal::LimitReached),
+        outcome_code::SLOTS_TAKEN => Standing::Refused(JoinRefusal::LimitReached),
         outcome_code::ENDED => Standing::Refused(JoinRefusal::Ended),
         outcome_code::NOT_SOLD_OUT => Standing::Refused(JoinRefusal::NotSoldOut),
         outcome_code::FULL => Standing::Refused(JoinRefusal::Full),
@@ -219,7 +219,8 @@ pub async fn length(redis: &Redis, coupon: &CouponId) -> Result<i64, RedisError>
 pub struct Line {
     /// In the order of joining.
     pub users: Vec<WaitingUser>,
-    /// A key of another type, or a user without a readable order: the line must be written again.
+    /// A key of another type, a user without a readable order, or an order without a user: the line must be written
+    /// again.
     pub is_damaged: bool,
 }
 
@@ -238,7 +239,13 @@ pub async fn read(redis: &Redis, coupon: &CouponId) -> Result<Line, RedisError> 
             users => array(users?, "ZRANGE")?,
         };
         if users.is_empty() {
-            return Ok(line);
+            return match redis.call("HLEN", vec![orders_key.into()]).await {
+                Err(RedisError::WrongType(_)) => Ok(Line { is_damaged: true, ..line }),
+                orders => {
+                    let has_more = integer(&orders?, "HLEN")? != i64::try_from(line.users.len()).unwrap_or(0);
+                    Ok(Line { is_damaged: line.is_damaged || has_more, ..line })
+                }
+            };
         }
         next += page;
         let mut args: Vec<Value> = vec![orders_key.as_str().into()];

@@ -12,7 +12,7 @@ use crate::config;
 use crate::domain::{CouponId, OrderId, WaitingUser};
 use crate::fence::{Fence, Session, StoreError};
 use crate::metrics;
-use crate::postgres::{Postgres, fence as postgres_fence, waitlist as rows};
+use crate::postgres::{Postgres, fence as postgres_fence, waitlist as rows, with_timeout};
 use crate::redis::waitlist::{self as line, Standing, Standings};
 use crate::tasks::Tasks;
 use crate::tasks::batch_queue::{BatchQueue, batch_queue};
@@ -110,10 +110,12 @@ async fn take_places(batch: Vec<Request>, fence: &Fence, postgres: &Postgres) {
             Err(error) => refuse(requests, &error),
         }
     }
-    if !unused.is_empty()
-        && let Err(error) = rows::remove(&postgres.pool, &unused).await
-    {
-        tracing::debug!("{} rows without a place stay in the waiting list: {error}", unused.len());
+    if !unused.is_empty() {
+        let (pool, count) = (postgres.pool.clone(), unused.len());
+        let removed = async move { rows::remove(&pool, &unused).await };
+        if let Err(error) = with_timeout(config::WAITLIST_JOIN_TIMEOUT, removed).await {
+            tracing::debug!("{count} rows without a place stay in the waiting list: {error}");
+        }
     }
 }
 
@@ -123,14 +125,19 @@ async fn commit_rows(
     session: &Session,
     postgres: &Postgres,
 ) -> Result<String, StoreError> {
-    let users: Vec<(&CouponId, &WaitingUser)> = joining
+    let users: Vec<(CouponId, WaitingUser)> = joining
         .iter()
-        .flat_map(|(coupon, requests)| requests.iter().map(move |request| (coupon, &request.waiting)))
+        .flat_map(|(coupon, requests)| {
+            requests.iter().map(|request| (coupon.clone(), request.waiting.clone()))
+        })
         .collect();
-    if !rows::add(&postgres.pool, &session.epoch, &users).await? {
-        return Err(StoreError::Fenced);
-    }
-    Ok(postgres_fence::durable_lsn(&postgres.pool).await?)
+    let (pool, epoch) = (postgres.pool.clone(), session.epoch.clone());
+    // A Postgres that hangs must not hold up the requests that come after these have been given up.
+    let added = with_timeout(config::WAITLIST_JOIN_TIMEOUT, async move {
+        let is_added = rows::add(&pool, &epoch, &users).await?;
+        Ok(if is_added { Some(postgres_fence::durable_lsn(&pool).await?) } else { None })
+    });
+    added.await?.ok_or(StoreError::Fenced)
 }
 
 /// Answers the users who may not join, and returns the requests of the others.

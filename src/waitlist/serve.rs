@@ -3,6 +3,7 @@
 //! gives them away.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
@@ -18,6 +19,7 @@ use crate::redis::waitlist::{self as line, Served};
 /// Serves every `WAITLIST_SERVE_INTERVAL`, and as soon as `stock_came` is notified.
 pub async fn run(fence: Fence, postgres: Postgres, catalogue: Catalogue, stock_came: Arc<Notify>) {
     let mut states = fence.subscribe();
+    let mut cleaned: Option<Instant> = None;
     loop {
         // An error means that the fence's task has ended with the program.
         let is_up = |state: &FenceState| matches!(state, FenceState::Up(_));
@@ -29,11 +31,23 @@ pub async fn run(fence: Fence, postgres: Postgres, catalogue: Catalogue, stock_c
         {
             tracing::debug!("waiting lists: {error}");
         }
-        if let Err(error) = rows::remove_served(&postgres.pool).await {
-            tracing::debug!("rows of waiting lists: {error}");
+        if cleaned.is_none_or(|at| at.elapsed() >= config::WAITLIST_CLEANUP_INTERVAL) {
+            cleaned = Some(Instant::now());
+            tokio::spawn(remove_served(postgres.clone()));
         }
         // An error means that the pause is over.
         drop(tokio::time::timeout(config::WAITLIST_SERVE_INTERVAL, stock_came.notified()).await);
+    }
+}
+
+/// Not awaited by the task, which serves users also while Postgres hangs.
+async fn remove_served(postgres: Postgres) {
+    loop {
+        match rows::remove_served(&postgres.pool).await {
+            Ok(removed) if removed == u64::try_from(config::WAITLIST_PAGE_ROWS).unwrap_or(0) => {}
+            Ok(_) => return,
+            Err(error) => return tracing::debug!("rows of waiting lists: {error}"),
+        }
     }
 }
 

@@ -40,6 +40,27 @@ impl Oracle {
             }
             D::StreamEnds(room) => self.room = Some(room),
             D::Forbidden(command) => self.forbidden = Some(command),
+            D::LineGone(c) => self.coupons[c].line = Key::Absent,
+            D::LineOfWrongType(c) => self.coupons[c].line = Key::WrongType,
+            D::LineOrdersGone(c) => self.coupons[c].line_orders = Key::Absent,
+            D::LineOrdersOfWrongType(c) => self.coupons[c].line_orders = Key::WrongType,
+            D::WaitingOrderGone(c) => {
+                if let Some(user) = self.coupons[c].first_in_line() {
+                    self.coupons[c].line_orders.fields().remove(&user);
+                }
+            }
+            D::PlaceGone(c) => {
+                if let Key::Is(users) = &mut self.coupons[c].line {
+                    users.remove(0);
+                }
+            }
+            D::HolderWaits(c) => {
+                if let Some((field, _)) = self.coupons[c].any_holder() {
+                    let (user, _slot) = field.split_once('\u{1f}').unwrap_or((&field, ""));
+                    self.coupons[c].put_first_in_line(user);
+                }
+            }
+            D::PositionOfWrongType => self.position = Key::WrongType,
             D::ValueWithKey(c) => {
                 if let Some(mut value) = self.coupons[c].claims.fields().first_entry() {
                     value.get_mut().push_str(" key-1");
@@ -49,6 +70,10 @@ impl Oracle {
         for coupon in &mut self.coupons {
             coupon.hash.settle();
             coupon.claims.settle();
+            coupon.line_orders.settle();
+            if matches!(&coupon.line, Key::Is(users) if users.is_empty()) {
+                coupon.line = Key::Absent;
+            }
         }
     }
 
@@ -62,6 +87,7 @@ impl Oracle {
             D::StreamGone | D::StreamOfWrongType => self.stream = Key::Is(Vec::new()),
             D::StreamEnds(_) => (self.stream, self.room) = (Key::Is(Vec::new()), None),
             D::Forbidden(_) => self.forbidden = None,
+            D::PositionOfWrongType => self.position = before.position.clone(),
             D::CouponGone(c)
             | D::CouponOfWrongType(c)
             | D::ClaimsGone(c)
@@ -71,6 +97,13 @@ impl Oracle {
             | D::StockMoved(c, _)
             | D::HolderGone(c)
             | D::ForeignField(c)
+            | D::LineGone(c)
+            | D::LineOfWrongType(c)
+            | D::LineOrdersGone(c)
+            | D::LineOrdersOfWrongType(c)
+            | D::WaitingOrderGone(c)
+            | D::PlaceGone(c)
+            | D::HolderWaits(c)
             | D::ValueWithKey(c) => self.coupons[c] = before.coupons[c].clone(),
         }
     }

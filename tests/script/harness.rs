@@ -115,6 +115,7 @@ impl TestRedis {
                 let dump = match self.raw.call(&["TYPE", &key]).text().as_str() {
                     "string" => self.raw.call(&["GET", &key]),
                     "hash" => sorted_pairs(self.raw.call(&["HGETALL", &key])),
+                    "zset" => self.raw.call(&["ZRANGE", &key, "0", "-1", "WITHSCORES"]),
                     "stream" => self.raw.call(&["XRANGE", &key, "-", "+"]),
                     other => panic!("{key} is a {other}"),
                 };

@@ -8,6 +8,8 @@ const KEYS: usize = 4;
 /// The limit for each user, by coupon.
 const PER_USER_LIMITS: [i16; COUPONS] = [1, 2, 3];
 
+const FORBIDDEN: [&str; 7] = ["XADD", "HSET", "HINCRBY", "HDEL", "ZADD", "ZREM", "SET"];
+
 /// One step of a history. Numbers of coupons are indices.
 #[derive(Clone, Debug)]
 pub enum Step {
@@ -18,6 +20,18 @@ pub enum Step {
     Release {
         coupon: usize,
         units: Vec<WhichUnit>,
+        marker: SentMarker,
+    },
+    Join(Join),
+    /// An earlier batch of joins with the same order ids, sent again.
+    JoinAgain(prop::sample::Index),
+    Leave {
+        coupon: usize,
+        user: usize,
+        marker: SentMarker,
+    },
+    Serve {
+        coupon: usize,
         marker: SentMarker,
     },
     /// A disturbance during these steps; it is repaired after them.
@@ -34,7 +48,18 @@ pub struct Batch {
     pub deadline_passed: bool,
 }
 
+/// Users who ask for places in one coupon's waiting list.
 #[derive(Clone, Debug)]
+pub struct Join {
+    pub coupon: usize,
+    /// User, Idempotency-Key.
+    pub users: Vec<(usize, Option<usize>)>,
+    /// The WAL position of the rows; `None` to look only.
+    pub position: Option<u8>,
+    pub marker: SentMarker,
+}
+
+#[derive(Clone, Copy, Debug)]
 pub struct Edit {
     pub coupon: usize,
     pub just_inserted: bool,
@@ -45,6 +70,7 @@ pub struct Edit {
     pub starts: Time,
     pub ends: Time,
     pub paused: bool,
+    pub waitlist: bool,
     pub marker: SentMarker,
 }
 
@@ -99,6 +125,17 @@ pub enum Disturbance {
     ForeignField(usize),
     /// `<order> <key>` instead of `<order>`.
     ValueWithKey(usize),
+    LineGone(usize),
+    LineOfWrongType(usize),
+    LineOrdersGone(usize),
+    LineOrdersOfWrongType(usize),
+    /// The first user has a place and no order.
+    WaitingOrderGone(usize),
+    /// The first user has an order and no place.
+    PlaceGone(usize),
+    /// A user who holds a unit is also the first in line.
+    HolderWaits(usize),
+    PositionOfWrongType,
     /// The stream can take at most this many entries.
     StreamEnds(usize),
     /// Redis's user may not run this command.
@@ -136,12 +173,33 @@ impl Spelling {
     }
 }
 
-/// First publications of most coupons, then any steps.
+/// First publications of most coupons, then any steps. In half of the histories the coupons are sold out at the start,
+/// and users wait for their units.
 pub fn any_history() -> impl Strategy<Value = Vec<Step>> {
     let first = (0..COUPONS).map(|coupon| prop::option::weighted(0.9, any_first_publication(coupon)));
     let first: Vec<_> = first.collect();
-    (first, prop::collection::vec(any_step(), 1..12))
-        .prop_map(|(first, steps)| first.into_iter().flatten().map(Step::Publish).chain(steps).collect())
+    let any_first = first.prop_map(|first| first.into_iter().flatten().map(Step::Publish).collect());
+    let sold_out: Vec<_> = (0..COUPONS).map(any_sold_out_coupon).collect();
+    let sold_out = sold_out.prop_map(|coupons| coupons.into_iter().flatten().collect());
+    let start = prop_oneof![any_first, sold_out];
+    (start, prop::collection::vec(any_step(), 1..16))
+        .prop_map(|(start, steps): (Vec<Step>, _)| start.into_iter().chain(steps).collect())
+}
+
+/// A coupon that some users hold and others wait for. It may have new units that were not given to them yet.
+fn any_sold_out_coupon(coupon: usize) -> impl Strategy<Value = Vec<Step>> {
+    let claims = prop::collection::vec((Just(coupon), 0..USERS, (0..KEYS).prop_map(Some)), 3..9);
+    let users = prop::collection::vec((0..USERS, (0..KEYS).prop_map(Some)), 3..8);
+    let units = prop::option::of(1..4_i64);
+    (any_edit(coupon), 0..4_i64, claims, users, units).prop_map(move |(edit, total, claims, users, units)| {
+        let marker = SentMarker::Ours;
+        let sale = restock(Edit { total, just_inserted: true, ..edit }, 0);
+        let batch = Batch { claims, published: [true; COUPONS], marker, deadline_passed: false };
+        let join = Join { coupon, users, position: Some(1), marker };
+        let more = units.map(|units| Step::Publish(restock(sale, units)));
+        let steps = [Step::Publish(sale), Step::Claim(batch), Step::Join(join)];
+        steps.into_iter().chain(more).collect()
+    })
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -149,7 +207,37 @@ fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => any_quiet_step(),
         2 => during.prop_map(|(disturbance, steps)| Step::During(disturbance, steps)),
+        1 => any_disturbed_serving(),
     ]
+}
+
+/// New units for users in line during a disturbance.
+fn any_disturbed_serving() -> impl Strategy<Value = Step> {
+    let edit = (0..COUPONS).prop_flat_map(any_edit);
+    (any_disturbance(), edit, 0..USERS).prop_map(|(disturbance, edit, user)| {
+        let (coupon, marker) = (edit.coupon, SentMarker::Ours);
+        let restock = restock(edit, 4);
+        let steps = vec![
+            Step::Publish(restock),
+            Step::Leave { coupon, user, marker },
+            Step::Serve { coupon, marker },
+        ];
+        Step::During(disturbance, steps)
+    })
+}
+
+/// An edit after which units go to users in line.
+fn restock(edit: Edit, units: i64) -> Edit {
+    Edit {
+        total: edit.total + units,
+        version_step: 1,
+        starts: Time::None,
+        ends: Time::None,
+        paused: false,
+        waitlist: true,
+        marker: SentMarker::Ours,
+        ..edit
+    }
 }
 
 /// A step without a disturbance.
@@ -171,7 +259,19 @@ fn any_quiet_step() -> impl Strategy<Value = Step> {
         2 => any::<prop::sample::Index>().prop_map(Step::ClaimAgain),
         4 => (0..COUPONS).prop_flat_map(any_edit).prop_map(Step::Publish),
         4 => release.prop_map(|(coupon, units, marker)| Step::Release { coupon, units, marker }),
+        6 => any_join().prop_map(Step::Join),
+        1 => any::<prop::sample::Index>().prop_map(Step::JoinAgain),
+        2 => (0..COUPONS, 0..USERS, any_marker())
+            .prop_map(|(coupon, user, marker)| Step::Leave { coupon, user, marker }),
+        4 => (0..COUPONS, any_marker()).prop_map(|(coupon, marker)| Step::Serve { coupon, marker }),
     ]
+}
+
+fn any_join() -> impl Strategy<Value = Join> {
+    let user = (0..USERS, prop::option::weighted(0.9, 0..KEYS));
+    let users = prop::collection::vec(user, 1..6);
+    (0..COUPONS, users, prop::option::weighted(0.8, any::<u8>()), any_marker())
+        .prop_map(|(coupon, users, position, marker)| Join { coupon, users, position, marker })
 }
 
 fn any_batch() -> impl Strategy<Value = Batch> {
@@ -210,18 +310,22 @@ fn any_edit(coupon: usize) -> impl Strategy<Value = Edit> {
         any_time(2, 1),
         any_time(1, 2),
         prop::bool::weighted(0.1),
+        prop::bool::weighted(0.7),
         any_marker(),
     )
-        .prop_map(move |(just_inserted, version_step, total, starts, ends, paused, marker)| Edit {
-            coupon,
-            just_inserted,
-            version_step,
-            total,
-            per_user_limit: PER_USER_LIMITS[coupon],
-            starts,
-            ends,
-            paused,
-            marker,
+        .prop_map(move |(just_inserted, version_step, total, starts, ends, paused, waitlist, marker)| {
+            Edit {
+                coupon,
+                just_inserted,
+                version_step,
+                total,
+                per_user_limit: PER_USER_LIMITS[coupon],
+                starts,
+                ends,
+                paused,
+                waitlist,
+                marker,
+            }
         })
 }
 
@@ -230,7 +334,7 @@ fn any_marker() -> impl Strategy<Value = SentMarker> {
 }
 
 fn any_disturbance() -> impl Strategy<Value = Disturbance> {
-    let field = prop::sample::select(vec!["stock", "total", "version", "per_user_limit"]);
+    let field = prop::sample::select(vec!["stock", "total", "version", "per_user_limit", "waitlist"]);
     let spelling = prop::sample::select(vec![
         Spelling::Decimal,
         Spelling::Minus,
@@ -257,8 +361,16 @@ fn any_disturbance() -> impl Strategy<Value = Disturbance> {
         2 => (coupon.clone(), moved).prop_map(|(c, by)| Disturbance::StockMoved(c, by)),
         1 => coupon.clone().prop_map(Disturbance::HolderGone),
         1 => coupon.clone().prop_map(Disturbance::ForeignField),
-        4 => coupon.prop_map(Disturbance::ValueWithKey),
+        4 => coupon.clone().prop_map(Disturbance::ValueWithKey),
+        1 => coupon.clone().prop_map(Disturbance::LineGone),
+        2 => coupon.clone().prop_map(Disturbance::LineOfWrongType),
+        1 => coupon.clone().prop_map(Disturbance::LineOrdersGone),
+        2 => coupon.clone().prop_map(Disturbance::LineOrdersOfWrongType),
+        2 => coupon.clone().prop_map(Disturbance::WaitingOrderGone),
+        2 => coupon.clone().prop_map(Disturbance::PlaceGone),
+        4 => coupon.prop_map(Disturbance::HolderWaits),
+        1 => Just(Disturbance::PositionOfWrongType),
         4 => (0..4_usize).prop_map(Disturbance::StreamEnds),
-        4 => prop::sample::select(vec!["XADD", "HSET", "HINCRBY", "HDEL"]).prop_map(Disturbance::Forbidden),
+        6 => prop::sample::select(FORBIDDEN.to_vec()).prop_map(Disturbance::Forbidden),
     ]
 }

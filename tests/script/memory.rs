@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use seckill::domain::{ClaimOutcome, CouponId};
+use seckill::domain::{ClaimOutcome, CouponId, Definition, OrderId, WaitingUser};
 use seckill::redis::RedisError;
 use seckill::redis::scripts;
 use seckill::redis::scripts::claim;
 use seckill::redis::scripts::release::Released;
+use seckill::redis::waitlist::{self, LineOutcome, Served};
 use seckill::redis::{deleted_entries, order_stream};
 
 use crate::harness::{NEVER_MS, READY, Reply, TestRedis, claim, open_coupon, unit};
@@ -79,4 +80,41 @@ fn entries_are_acknowledged_and_trimmed_at_full_memory() {
     assert_eq!(redis.entry_ids(), ids[1..]);
     let removed = scripts::remove_consumer(&redis.redis, READY, "worker-1", Duration::ZERO);
     assert!(redis.runtime.block_on(removed).unwrap());
+}
+
+#[test]
+fn at_full_memory_users_in_line_get_units_and_leave_and_no_user_joins() {
+    let mut redis = TestRedis::start();
+    let coffee = coffee();
+    redis.publish_as(&Definition { waitlist: true, ..open_coupon(&coffee, 1) });
+    let alice = claim(&coffee, "alice");
+    redis.claim(std::slice::from_ref(&alice));
+    let users = ["bob", "carol", "dave", "erin"].map(|user| WaitingUser {
+        user: user.parse().unwrap(),
+        order: OrderId::mint(),
+        key: None,
+    });
+    let position = "00000000/00000002";
+    let joined = waitlist::join(&redis.redis, READY, position, &coffee, &users[..3]);
+    assert!(matches!(redis.runtime.block_on(joined).unwrap(), LineOutcome::Done(_)));
+    let restocked = Definition { waitlist: true, version: 2, ..open_coupon(&coffee, 2) };
+    redis.runtime.block_on(scripts::publish(&redis.redis, READY, false, &restocked)).unwrap();
+    redis.raw.call(&["CONFIG", "SET", "maxmemory", "1"]);
+
+    let before = redis.dump();
+    let position = "00000000/00000003";
+    let joined = waitlist::join(&redis.redis, READY, position, &coffee, &users[3..]);
+    assert!(is_oom(redis.runtime.block_on(joined)));
+    assert_eq!(redis.dump(), before);
+
+    let served = redis.runtime.block_on(waitlist::serve(&redis.redis, READY, &coffee)).unwrap();
+    assert_eq!(served, LineOutcome::Done(Served { units: 1, left: 0 }));
+    let [bob, carol, dave, _] = users;
+    let left = waitlist::leave(&redis.redis, READY, &coffee, &carol.user);
+    assert_eq!(redis.runtime.block_on(left).unwrap(), LineOutcome::Done(Some(carol.order)));
+    assert_eq!(redis.release(&coffee, &[unit("alice", alice.order)]), [Released::Released]);
+    let claims = redis.redis.keys.claims(&coffee);
+    for user in [bob, dave] {
+        assert_eq!(redis.field(&claims, user.user.as_str()), user.order.to_string());
+    }
 }

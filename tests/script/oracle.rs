@@ -1,4 +1,5 @@
-//! The oracle: claim, publish and release in plain Rust, on plain values instead of Redis.
+//! The oracle: claim, publish and release in plain Rust, on plain values instead of Redis. `line_oracle.rs` has the
+//! waiting list.
 
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,6 +11,7 @@ use time::OffsetDateTime;
 
 use crate::harness::READY;
 use crate::history::{Batch, COUPONS, Edit, SentMarker, Time};
+use crate::line_oracle::SERVES;
 
 const ANOTHER_EPOCH: &str = "ready:6-c0ffee";
 pub const PAST_SECONDS: i64 = 1_000_000_000;
@@ -37,7 +39,7 @@ pub use Refused::WrongType;
 
 impl<T> Key<T> {
     /// The content for a command of the right type.
-    fn get(&self) -> Result<Option<&T>, Refused> {
+    pub fn get(&self) -> Result<Option<&T>, Refused> {
         match self {
             Self::Absent => Ok(None),
             Self::WrongType => Err(WrongType),
@@ -69,12 +71,17 @@ impl Key<Fields> {
 pub struct Coupon {
     pub hash: Key<Fields>,
     pub claims: Key<Fields>,
+    /// The users who wait, in order.
+    pub line: Key<Vec<String>>,
+    pub line_orders: Key<Fields>,
 }
 
 /// All of Redis: the actual or the expected content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Oracle {
     pub marker: Key<String>,
+    /// The recorded WAL position of Postgres.
+    pub position: Key<String>,
     /// Fields of the order events, oldest first.
     pub stream: Key<Vec<Vec<String>>>,
     pub coupons: [Coupon; COUPONS],
@@ -108,7 +115,7 @@ pub enum ExpectedClaim {
 }
 
 /// Whether stock + claims is the total.
-enum Sum {
+pub enum Sum {
     Holds { stock: i64, total: i64 },
     Broken,
     Absent,
@@ -125,7 +132,7 @@ pub fn count<T>(items: impl Iterator<Item = T>) -> i64 {
 }
 
 impl Coupon {
-    fn sum(&self) -> Result<Sum, Refused> {
+    pub fn sum(&self) -> Result<Sum, Refused> {
         let hash = self.hash.get()?;
         let held = self.claims.get()?.map_or(0, |claims| count(claims.iter()));
         let Some(hash) = hash else {
@@ -146,13 +153,13 @@ impl Coupon {
     }
 
     /// The slots of each user; 1 if a hand edit of the limit left no number.
-    fn limit(&self) -> i64 {
+    pub fn limit(&self) -> i64 {
         let Key::Is(hash) = &self.hash else { return 1 };
         whole(hash.get("per_user_limit")).unwrap_or(1).clamp(1, 16)
     }
 
     /// The user's held order with this key. Without a key: any held order of the user.
-    fn held_with(&self, user: &str, key: Option<&str>) -> Option<OrderId> {
+    pub fn held_with(&self, user: &str, key: Option<&str>) -> Option<OrderId> {
         let Some(key) = key else { return self.held_order(user) };
         let Key::Is(claims) = &self.claims else { return None };
         let mut fields = (1..=self.limit()).map(|slot| field(user, slot));
@@ -161,6 +168,12 @@ impl Coupon {
             value.is_some_and(|(_, of)| of == key)
         });
         self.held_order(&found?)
+    }
+
+    /// The stock. It is not for sale while users wait.
+    fn for_sale(&self) -> i64 {
+        let stock = self.number("stock");
+        if self.is_awaited() == Ok(true) { stock.min(0) } else { stock }
     }
 
     pub fn held_order(&self, user: &str) -> Option<OrderId> {
@@ -190,9 +203,11 @@ impl Coupon {
 
 impl Oracle {
     pub fn new() -> Self {
-        let coupon = Coupon { hash: Key::Absent, claims: Key::Absent };
+        let coupon =
+            Coupon { hash: Key::Absent, claims: Key::Absent, line: Key::Absent, line_orders: Key::Absent };
         Self {
             marker: Key::Is(READY.into()),
+            position: Key::Absent,
             stream: Key::Is(Vec::new()),
             coupons: std::array::from_fn(|_| coupon.clone()),
             strays: 0,
@@ -201,12 +216,12 @@ impl Oracle {
         }
     }
 
-    fn is_fenced(&self, sent: SentMarker) -> Result<bool, Refused> {
+    pub fn is_fenced(&self, sent: SentMarker) -> Result<bool, Refused> {
         Ok(self.marker.get()?.is_none_or(|marker| marker != marker_text(sent)))
     }
 
     /// Runs a script; a script that needs a forbidden command changes nothing.
-    fn unless_forbidden<T>(
+    pub fn unless_forbidden<T>(
         &mut self,
         needed: &[&str],
         script: impl FnOnce(&mut Self) -> Result<T, Refused>,
@@ -243,6 +258,8 @@ impl Oracle {
         // All checks come before all writes.
         for &coupon in &coupons {
             match self.coupons[coupon].sum()? {
+                // Without stock there is nothing that users in line could be owed.
+                Sum::Holds { stock, .. } if stock > 0 => drop(self.coupons[coupon].is_awaited()?),
                 Sum::Holds { .. } => {}
                 Sum::Absent if !batch.published[coupon] => {}
                 Sum::Absent | Sum::Broken => return Ok(Expected::InconsistentCoupon(coupon)),
@@ -262,7 +279,7 @@ impl Oracle {
                 outcomes[index] = outcome;
             }
             // The outcome `Held` has the stock that is left after the whole batch.
-            let left = self.coupons[coupon].number("stock").max(0);
+            let left = self.coupons[coupon].for_sale().max(0);
             for index in members {
                 if let ExpectedClaim::Outcome(ClaimOutcome::Held { stock, .. }) = &mut outcomes[index] {
                     *stock = left;
@@ -299,7 +316,7 @@ impl Oracle {
         let Some(slot) = (1..=limit).find(|&slot| coupon.held_order(&field(user, slot)).is_none()) else {
             return Some(ExpectedClaim::Outcome(ClaimOutcome::Refused(Refusal::LimitReached)));
         };
-        let stock = coupon.number("stock");
+        let stock = coupon.for_sale();
         if stock <= 0 {
             return Some(ExpectedClaim::Outcome(ClaimOutcome::Refused(Refusal::SoldOut)));
         }
@@ -352,7 +369,7 @@ impl Oracle {
             ("per_user_limit", definition.per_user_limit.to_string()),
             ("reserve_seconds", "0".into()),
             ("durability", "redis".into()),
-            ("waitlist", "0".into()),
+            ("waitlist", i64::from(definition.waitlist).to_string()),
             ("unlisted", "0".into()),
         ];
         let hash = coupon.hash.fields();
@@ -366,7 +383,9 @@ impl Oracle {
         units: &[EndedUnit],
         marker: SentMarker,
     ) -> Result<ReleaseOutcome, Refused> {
-        self.unless_forbidden(&["HDEL", "HINCRBY"], |oracle| oracle.release_all(coupon, units, marker))
+        let gives = self.gives_to_line(coupon) == Ok(true);
+        let needed = if gives { &SERVES[..] } else { &["HDEL", "HINCRBY"] };
+        self.unless_forbidden(needed, |oracle| oracle.release_all(coupon, units, marker))
     }
 
     fn release_all(
@@ -381,8 +400,12 @@ impl Oracle {
         if !matches!(self.stream, Key::Is(_)) {
             return Ok(ReleaseOutcome::Inconsistent);
         }
-        let coupon = &mut self.coupons[coupon];
+        let number = coupon;
+        let coupon = &mut self.coupons[number];
         let Sum::Holds { stock, total } = coupon.sum()? else { return Ok(ReleaseOutcome::Inconsistent) };
+        if coupon.has_damaged_line()? {
+            return Ok(ReleaseOutcome::Inconsistent);
+        }
         let version = coupon.number("version");
         let result = |unit: &EndedUnit| match unit.after_version {
             _ if coupon.held_order(&unit.field) != Some(unit.order) => Released::NotHeld,
@@ -390,16 +413,22 @@ impl Oracle {
             _ => Released::Released,
         };
         let released: Vec<Released> = units.iter().map(result).collect();
-        if released.contains(&Released::Released) {
-            for (unit, _) in units.iter().zip(&released).filter(|(_, r)| **r == Released::Released) {
-                coupon.claims.fields().remove(&unit.field);
-            }
-            coupon.claims.settle();
-            let held = coupon.claims.get()?.map_or(0, |claims| count(claims.iter()));
-            assert!(stock < total - held, "a unit is back");
-            coupon.hash.fields().insert("stock".into(), (total - held).to_string());
+        if !released.contains(&Released::Released) {
+            return Ok(ReleaseOutcome::Done { units: released, served: 0 });
         }
-        Ok(ReleaseOutcome::Done { units: released, served: 0 })
+        let gives = self.gives_to_line(number)?;
+        let coupon = &mut self.coupons[number];
+        for (unit, _) in units.iter().zip(&released).filter(|(_, r)| **r == Released::Released) {
+            coupon.claims.fields().remove(&unit.field);
+        }
+        coupon.claims.settle();
+        let held = coupon.claims.get()?.map_or(0, |claims| count(claims.iter()));
+        let now = total - held;
+        assert!(stock < now, "a unit is back");
+        coupon.hash.fields().insert("stock".into(), now.to_string());
+        // Only units that came back now, and none while more units are held than the total allows.
+        let served = if gives { self.serve_line(number, now.min(now - stock)).0 } else { 0 };
+        Ok(ReleaseOutcome::Done { units: released, served })
     }
 }
 
@@ -417,7 +446,7 @@ pub fn key_name(number: usize) -> &'static str {
 }
 
 /// `<user>` for slot 1, `<user>\x1f<slot>` for each higher slot.
-fn field(user: &str, slot: i64) -> String {
+pub fn field(user: &str, slot: i64) -> String {
     if slot == 1 { user.to_owned() } else { format!("{user}\u{1f}{slot}") }
 }
 

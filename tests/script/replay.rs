@@ -12,7 +12,8 @@ use seckill::redis::scripts::release::{self, EndedUnit, ReleaseOutcome, Released
 use seckill::redis::scripts::{self, Published};
 
 use crate::harness::{NEVER_MS, TestRedis, open_coupon, reset};
-use crate::history::{Batch, COUPONS, Edit, SentMarker, Step, WhichOrder, WhichUnit, any_history};
+use crate::history::{Batch, COUPONS, Edit, Join, SentMarker, Step, WhichOrder, WhichUnit, any_history};
+use crate::line_replay;
 use crate::oracle::{
     Expected, ExpectedClaim, Oracle, PAST_SECONDS, Refused, WrongType, coupon_id, key_name, marker_text,
     moment, now_ms, user_name,
@@ -22,12 +23,13 @@ use crate::oracle::{
 const HISTORIES: u32 = 1_000;
 
 /// One history, run through Redis and the oracle.
-struct Replay<'a> {
-    redis: &'a mut TestRedis,
-    oracle: Oracle,
+pub struct Replay<'a> {
+    pub redis: &'a mut TestRedis,
+    pub oracle: Oracle,
     batches: Vec<(Batch, Vec<OrderId>)>,
+    joins: Vec<(Join, Vec<OrderId>)>,
     /// Names of the replies that have occurred.
-    answers: &'a mut BTreeSet<&'static str>,
+    pub answers: &'a mut BTreeSet<&'static str>,
 }
 
 impl Replay<'_> {
@@ -42,9 +44,20 @@ impl Replay<'_> {
                 let (batch, orders) = which.get(&self.batches).clone();
                 self.claim(&batch, &orders)?;
             }
-            Step::ClaimAgain(_) => {}
             Step::Publish(edit) => self.publish(edit)?,
             Step::Release { coupon, units, marker } => self.release(*coupon, units, *marker)?,
+            Step::Join(join) => {
+                let orders: Vec<OrderId> = join.users.iter().map(|_| OrderId::mint()).collect();
+                self.join(join, &orders)?;
+                self.joins.push((join.clone(), orders));
+            }
+            Step::JoinAgain(which) if !self.joins.is_empty() => {
+                let (join, orders) = which.get(&self.joins).clone();
+                self.join(&join, &orders)?;
+            }
+            Step::ClaimAgain(_) | Step::JoinAgain(_) => {}
+            Step::Leave { coupon, user, marker } => self.leave(*coupon, *user, *marker)?,
+            Step::Serve { coupon, marker } => self.serve(*coupon, *marker)?,
             Step::During(disturbance, steps) => {
                 let before = self.oracle.clone();
                 self.oracle.disturb(disturbance);
@@ -127,19 +140,19 @@ impl Replay<'_> {
             ),
         };
         record_claim(&answered, self.answers);
-        self.record_below_zero(batch, &answered);
+        self.record_sold_out(batch, &answered);
         prop_assert_eq!(Ok(answered), expected, "claim (left: the script) of {:?}", batch);
         Ok(())
     }
 
-    fn record_below_zero(&mut self, batch: &Batch, answered: &Expected) {
+    fn record_sold_out(&mut self, batch: &Batch, answered: &Expected) {
         let Expected::Done(outcomes) = answered else { return };
-        let sold_out = outcomes.iter().zip(&batch.claims).filter(|(outcome, (coupon, ..))| {
-            **outcome == ExpectedClaim::Outcome(ClaimOutcome::Refused(Refusal::SoldOut))
-                && self.oracle.coupons[*coupon].number("stock") < 0
-        });
-        if sold_out.count() > 0 {
-            self.answers.insert("claim: sold out below zero");
+        for (outcome, (coupon, ..)) in outcomes.iter().zip(&batch.claims) {
+            if *outcome == ExpectedClaim::Outcome(ClaimOutcome::Refused(Refusal::SoldOut)) {
+                let stock = self.oracle.coupons[*coupon].number("stock");
+                self.answers.extend((stock < 0).then_some("claim: sold out below zero"));
+                self.answers.extend((stock > 0).then_some("claim: sold out while users wait"));
+            }
         }
     }
 
@@ -151,6 +164,7 @@ impl Replay<'_> {
             ends_at: moment(edit.ends),
             paused: edit.paused,
             per_user_limit: edit.per_user_limit,
+            waitlist: edit.waitlist,
             version: version.max(1),
             ..open_coupon(&coupon_id(edit.coupon), edit.total)
         };
@@ -197,7 +211,7 @@ impl Replay<'_> {
             Err(WrongType) => vec!["release: wrong type"],
             Err(Refused::Forbidden) => vec!["release: forbidden"],
         });
-        if let Ok(ReleaseOutcome::Done { units: released, .. }) = &expected {
+        if let Ok(ReleaseOutcome::Done { units: released, served }) = &expected {
             let back: Vec<&str> = units
                 .iter()
                 .zip(released)
@@ -211,6 +225,8 @@ impl Replay<'_> {
             if back.len() > fields.len() {
                 self.answers.insert("release: one unit given twice");
             }
+            let fields = fields.len();
+            self.record_served(*served, fields);
         }
         assert_same("release", &expected, &reply)
     }
@@ -234,7 +250,7 @@ impl Replay<'_> {
     }
 }
 
-fn assert_same<T: PartialEq + std::fmt::Debug>(
+pub fn assert_same<T: PartialEq + std::fmt::Debug>(
     script: &str,
     expected: &Result<T, Refused>,
     reply: &Result<T, RedisError>,
@@ -326,12 +342,18 @@ fn the_scripts_answer_and_write_what_the_oracle_does() {
         let (mut redis, mut answers) = (redis.borrow_mut(), answers.borrow_mut());
         let TestRedis { redis: connection, raw, .. } = &mut *redis;
         reset(raw, connection);
-        let mut replay =
-            Replay { redis: &mut redis, oracle: Oracle::new(), batches: Vec::new(), answers: &mut answers };
+        let mut replay = Replay {
+            redis: &mut redis,
+            oracle: Oracle::new(),
+            batches: Vec::new(),
+            joins: Vec::new(),
+            answers: &mut answers,
+        };
         history.iter().try_for_each(|step| replay.step(step))
     });
     outcome.unwrap_or_else(|failure| panic!("{failure}"));
     let answers = answers.into_inner();
-    let missing: Vec<&&str> = ANSWERS.iter().filter(|answer| !answers.contains(**answer)).collect();
+    let missing: Vec<&&str> =
+        ANSWERS.iter().chain(&line_replay::ANSWERS).filter(|answer| !answers.contains(**answer)).collect();
     assert!(missing.is_empty(), "no history has {missing:?}");
 }

@@ -86,7 +86,7 @@ async fn a_repeat_whose_order_has_ended_is_a_new_claim_and_costs_one_unit() {
 }
 
 #[tokio::test]
-async fn without_postgres_a_repeat_is_answered_only_if_no_order_can_have_ended() {
+async fn without_postgres_a_held_order_is_shown_only_if_no_order_can_have_ended() {
     let sale = Sale::start().await;
     sale.create("coffee", 1).await;
     sale.create_with("tea", json!({"total": 1, "reserve_seconds": 3600})).await;
@@ -107,10 +107,16 @@ async fn without_postgres_a_repeat_is_answered_only_if_no_order_can_have_ended()
     support::signal_all(&pids, Signal::SIGSTOP);
     let coffee = sale.claim("coffee", "alice").await;
     let (tea, mug) = (sale.claim("tea", "alice").await, sale.claim("mug", "alice").await);
+    let token = sale.token("alice");
+    let held = |coupon: &str| format!("/v1/coupons/{coupon}/claims");
+    let coffees = sale.get_as(&token, &held("coffee")).await;
+    let teas = sale.get_as(&token, &held("tea")).await;
     support::signal_all(&pids, Signal::SIGCONT);
     assert_eq!(coffee.status, 200, "{}", coffee.text);
     tea.assert_problem(503, "unavailable");
     mug.assert_problem(503, "unavailable");
+    assert_eq!((coffees.status, &coffees.body["items"][0]["status"]), (200, &json!("accepted")));
+    teas.assert_problem(503, "unavailable");
     assert_eq!(sale.claim("tea", "alice").await.status, 200);
 }
 

@@ -13,6 +13,7 @@ mod api_restock;
 mod bench_alternatives;
 mod claims;
 mod cli;
+mod clocks;
 mod compensation;
 mod costs;
 mod counterexamples;

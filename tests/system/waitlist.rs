@@ -1,9 +1,21 @@
 //! The waiting list of a sold-out coupon: the units that come back go to the users in line, in the order of joining.
 
+mod comparison;
+mod crowds;
+mod faults;
+mod leaving;
+mod losses;
+mod orders;
+
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use support::{Answer, Sale, until};
+
+const LINE: &str = "seckill:{0}:waitlist:coffee";
+const LINE_ORDERS: &str = "seckill:{0}:waitlist-orders:coffee";
+/// Users in the order of joining.
+const WAITING: [&str; 3] = ["bob", "carol", "dave"];
 
 /// Makes coffee with a waiting list.
 async fn create(sale: &Sale, total: i64) {
@@ -11,12 +23,63 @@ async fn create(sale: &Sale, total: i64) {
 }
 
 async fn ask(sale: &Sale, method: Method, user: &str) -> Answer {
+    ask_with(sale, method, user, &[]).await
+}
+
+async fn ask_with(sale: &Sale, method: Method, user: &str, headers: &[(&str, &str)]) -> Answer {
     let authorization = format!("Bearer {}", sale.token(user));
-    sale.send(method, "/v1/coupons/coffee/waitlist", &[("authorization", &authorization)], None).await
+    let mut all = vec![("authorization", authorization.as_str())];
+    all.extend(headers);
+    sale.send(method, "/v1/coupons/coffee/waitlist", &all, None).await
 }
 
 async fn join(sale: &Sale, user: &str) -> Answer {
     ask(sale, Method::POST, user).await
+}
+
+/// Joins again until the request is answered.
+async fn join_until_done(sale: &Sale, user: &str) -> Answer {
+    until("the request to join is answered", async || {
+        let answer = join(sale, user).await;
+        (![0, 503].contains(&answer.status)).then_some(answer)
+    })
+    .await
+}
+
+/// Sells one unit, lets the users wait in turn; returns the order of the unit and those that the users get.
+async fn sold_out_with_a_line(sale: &Sale) -> (String, Vec<Value>) {
+    create(sale, 1).await;
+    let order = buy(sale, "alice").await;
+    let mut places = Vec::new();
+    for (user, number) in WAITING.into_iter().zip(1..) {
+        let answer = join(sale, user).await;
+        assert_place(&answer, 201, number, number);
+        places.push(answer.body["order"].clone());
+    }
+    (order, places)
+}
+
+/// Waits until the users have the places of `sold_out_with_a_line` again.
+async fn until_line_is_whole(sale: &Sale, places: &[Value], after: &str) {
+    for ((user, number), order) in WAITING.into_iter().zip(1..).zip(places) {
+        until(&format!("{user} has the place after {after}"), async || {
+            let answer = place(sale, user).await;
+            let seen = (answer.status, &answer.body["place"], &answer.body["order"], &answer.body["waiting"]);
+            (seen == (200, &json!(number), order, &json!(3))).then_some(())
+        })
+        .await;
+    }
+}
+
+/// Rows of users who were not served.
+fn unserved(sale: &Sale) -> String {
+    sale.psql("select user_id, order_id from waitlist where order_id not in (select id from orders) order by order_id")
+}
+
+/// The expected result of `unserved`.
+fn rows_of(users: &[&str], orders: &[Value]) -> String {
+    let rows = users.iter().zip(orders).map(|(user, order)| format!("{user}|{}", order.as_str().unwrap()));
+    rows.collect::<Vec<_>>().join("\n")
 }
 
 async fn place(sale: &Sale, user: &str) -> Answer {
@@ -88,7 +151,7 @@ async fn a_unit_that_comes_back_goes_to_the_first_in_line_and_to_no_claim() {
     place(&sale, "carol").await.assert_problem(404, "not-waiting");
     revoke(&sale, &orders[1]).await;
     sale.until_quiet().await;
-    assert_eq!(sale.redis_stock("coffee"), 1, "nobody waits");
+    assert_eq!(sale.redis_stock("coffee"), 1, "no user waits");
     assert_eq!(sale.claim("coffee", "dave").await.status, 202);
     sale.assert_in_agreement("coffee").await;
 }
@@ -103,14 +166,14 @@ async fn a_restock_serves_the_line_first_and_a_pause_holds_it() {
         places.push(join(&sale, user).await.body["order"].clone());
     }
     let path = "/v1/admin/coupons/coffee";
-    let patch = |body| sale.admin(Method::PATCH, path, Some(body));
-    assert_eq!(patch(json!({"paused": true, "total": 3})).await.status, 200);
+    let edit = |body| sale.admin(Method::PATCH, path, Some(body));
+    assert_eq!(edit(json!({"paused": true, "total": 3})).await.status, 200);
     assert_place(&place(&sale, "bob").await, 200, 1, 3);
-    assert_eq!(patch(json!({"paused": false})).await.status, 200);
+    assert_eq!(edit(json!({"paused": false})).await.status, 200);
     until_served(&sale, "bob", &places[0]).await;
     until_served(&sale, "carol", &places[1]).await;
     assert_place(&place(&sale, "dave").await, 200, 1, 1);
-    assert_eq!(patch(json!({"total": 5})).await.status, 200);
+    assert_eq!(edit(json!({"total": 5})).await.status, 200);
     until_served(&sale, "dave", &places[2]).await;
     sale.assert_in_agreement("coffee").await;
     assert_eq!(sale.redis_stock("coffee"), 1);

@@ -71,10 +71,8 @@ pub async fn claim_batch(
         let have_keys = members.iter().any(|&member| claims[member].key.is_some());
         args.push((i64::from(is_published(coupon)) + 2 * i64::from(have_keys)).into());
         args.push(i64::try_from(members.len()).unwrap_or(i64::MAX).into());
-        for &member in members {
-            args.push(claims[member].user.as_str().into());
-            args.push(claims[member].order.to_string().into());
-        }
+        args.extend(members.iter().map(|&member| Value::from(claims[member].user.as_str())));
+        args.extend(members.iter().map(|&member| Value::from(claims[member].order.to_string())));
         if have_keys {
             let keys = members.iter().map(|&member| claims[member].key.as_ref());
             args.extend(keys.map(|key| key.map_or("", IdempotencyKey::as_str).into()));
@@ -120,7 +118,7 @@ fn decode_claims(
     let now_ms = integer(next(&mut values)?, "claim time")?;
     let outcome = match code {
         code::DONE => BatchOutcome::Done(decode_outcomes(
-            &mut values,
+            values.as_slice(),
             groups,
             vec![ClaimOutcome::Refused(Refusal::Ended); claims],
             now_ms,
@@ -142,18 +140,20 @@ fn decode_claims(
 
 /// The outcomes in the order of the batch; the reply has them by coupon.
 fn decode_outcomes(
-    values: &mut Iter<'_, Value>,
+    values: &[Value],
     groups: &[(&CouponId, Vec<usize>)],
     mut outcomes: Vec<ClaimOutcome>,
     now_ms: i64,
 ) -> Result<Vec<ClaimOutcome>, RedisError> {
-    let Value::Array(held) = next(values)? else { return Err(broken()) };
-    let mut held = held.iter();
+    let (coupons, held) = values.split_at_checked(3 * groups.len()).ok_or_else(broken)?;
+    let (mut coupons, mut held) = (coupons.iter(), held.iter());
     for (_, members) in groups {
-        let left = integer(next(values)?, "stock left")?.max(0);
-        let starts_at_ms = integer(next(values)?, "start")?;
-        let digits =
-            next(values)?.as_bytes().filter(|digits| digits.len() == members.len()).ok_or_else(broken)?;
+        let left = integer(next(&mut coupons)?, "stock left")?.max(0);
+        let starts_at_ms = integer(next(&mut coupons)?, "start")?;
+        let digits = next(&mut coupons)?
+            .as_bytes()
+            .filter(|digits| digits.len() == members.len())
+            .ok_or_else(broken)?;
         // The script took the units one by one, in the order of the claims, so the stock after each claim is known.
         let mut stock =
             left + digits.iter().map(|&digit| i64::from(digit == outcome_code::ACCEPTED)).sum::<i64>();
