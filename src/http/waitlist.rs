@@ -12,6 +12,7 @@ use super::claims::{self, OrderView, idempotency_key};
 use super::problem::{Answer, Code, Problem};
 use super::request::{Request, coupon_id};
 use crate::domain::{CouponId, JoinRefusal, OrderId, UserId};
+use crate::fence::StoreError;
 use crate::waitlist::{Joined, Place, WaitState};
 
 /// A place in line as the API shows it.
@@ -45,7 +46,7 @@ pub async fn show(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
     let coupon = coupon_id(coupon)?;
     match api.waitlist.get(&coupon, &user).await? {
         Some(state) => Ok(answer(&coupon, &user, state)),
-        None if api.snapshots.get(&coupon).await?.is_none() => Err(Problem::unknown_coupon(&coupon)),
+        None if api.snapshots.get(&coupon).await?.is_none() => Err(absent(&api, &coupon)),
         None => {
             let detail = format!("you are not in the waiting list of coupon {coupon}");
             Err(Problem::new(Code::NotWaiting, detail))
@@ -85,6 +86,14 @@ fn waiting(status: StatusCode, coupon: &CouponId, user: &UserId, place: Place) -
     json(status, &PlaceView { coupon, user, status: "waiting", order, place: number, waiting })
 }
 
+/// Redis has no such coupon: it is unknown, or Redis has just lost it.
+fn absent(api: &Api, coupon: &CouponId) -> Problem {
+    if api.catalogue.is_published(coupon) {
+        return StoreError::Fenced.into();
+    }
+    Problem::unknown_coupon(coupon)
+}
+
 async fn refused(api: &Api, coupon: &CouponId, refusal: JoinRefusal) -> Problem {
     match refusal {
         JoinRefusal::NoWaitlist => match api.snapshots.get(coupon).await {
@@ -92,7 +101,7 @@ async fn refused(api: &Api, coupon: &CouponId, refusal: JoinRefusal) -> Problem 
                 Code::NoWaitlist,
                 format!("coupon {coupon} has no waiting list; try to claim it"),
             ),
-            Ok(None) => Problem::unknown_coupon(coupon),
+            Ok(None) => absent(api, coupon),
             Err(error) => error.into(),
         },
         JoinRefusal::KeyRequired => claims::key_required(coupon),
