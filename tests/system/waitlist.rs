@@ -151,7 +151,7 @@ async fn a_unit_that_comes_back_goes_to_the_first_in_line_and_to_no_claim() {
     place(&sale, "carol").await.assert_problem(404, "not-waiting");
     revoke(&sale, &orders[1]).await;
     sale.until_quiet().await;
-    assert_eq!(sale.redis_stock("coffee"), 1, "nobody waits");
+    assert_eq!(sale.redis_stock("coffee"), 1, "no user waits");
     assert_eq!(sale.claim("coffee", "dave").await.status, 202);
     sale.assert_in_agreement("coffee").await;
 }
