@@ -105,14 +105,22 @@ async fn only_a_complete_signed_and_current_token_is_accepted() {
         let answer = get_orders(&sale, &format!("Bearer {}", token(&claims))).await;
         assert_eq!(answer.status, 200, "{claims}: {}", answer.text);
     }
+}
 
-    // Admin routes refuse a user's token, and users' routes the admin's token. The token is checked before the request.
+#[tokio::test]
+async fn routes_of_the_admin_refuse_a_users_token_and_those_of_users_the_admins_before_they_read_the_request()
+{
+    let sale = Sale::start_with(&[("SECKILL_JWT_SECRET", SECRET)]).await;
+    let good = token(&json!({"sub": "alice", "exp": now() + 600}));
     let admin = sale.admin_token();
     for (method, path) in [
         (Method::GET, ORDERS),
         (Method::GET, "/v1/coupons/coffee/claims"),
         (Method::POST, "/v1/coupons/coffee/claims"),
         (Method::POST, "/v1/coupons/%00/claims"),
+        (Method::GET, "/v1/coupons/coffee/waitlist"),
+        (Method::POST, "/v1/coupons/coffee/waitlist"),
+        (Method::DELETE, "/v1/coupons/coffee/waitlist"),
     ] {
         let headers = [("authorization", &*format!("Bearer {admin}"))];
         sale.send(method, path, &headers, None).await.assert_problem(401, "unauthorized");
@@ -123,6 +131,7 @@ async fn only_a_complete_signed_and_current_token_is_accepted() {
         (Method::GET, "/v1/admin/coupons/coffee"),
         (Method::PATCH, "/v1/admin/coupons/coffee"),
         (Method::POST, "/v1/admin/coupons/coffee/claims"),
+        (Method::GET, "/v1/admin/coupons/coffee/waitlist"),
         (Method::GET, "/v1/admin/orders"),
         (Method::GET, "/v1/admin/stream"),
     ] {
