@@ -126,7 +126,7 @@ async fn transitions_read_only_the_asked_orders_also_by_a_plan_for_no_reserved_o
     let pool = &database.postgres.pool;
     let crowd = database.create("crowd", 10_000).await;
     database.execute("update coupons set reserve_seconds = 900").await.unwrap();
-    let mut session = pool.acquire().await.unwrap();
+    let mut session = database.postgres.dedicated().await.unwrap();
     let record = async |first: usize, count: usize| -> Vec<OrderId> {
         let event = |number| event(&crowd, &format!("user-{number}"));
         let events: Vec<OrderEvent> = (first..first + count).map(event).collect();
@@ -151,7 +151,7 @@ async fn transitions_read_only_the_asked_orders_also_by_a_plan_for_no_reserved_o
         let outcome = expiry::expire(&mut session, EPOCH, "", Overdue::Given(to_expire)).await.unwrap();
         assert_eq!(outcome, ExpireOutcome::Expired(0), "they are in time");
     }
-    drop(session);
+    sqlx::query("select pg_stat_force_next_flush()").execute(&mut session).await.unwrap();
     let read = entries_read(pool).await - before;
     let expected = i64::try_from(7 * 3 * ASKED).unwrap();
     assert!((expected..10 * expected).contains(&read), "{read} rows and entries of indexes were read");
