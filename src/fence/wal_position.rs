@@ -33,6 +33,21 @@ pub async fn record_position(fence: &Fence, session: &Session, lsn: &str) -> Res
     }
 }
 
+/// The position in Redis, empty if none is recorded. To be read before the transaction that compares it: Postgres is
+/// never behind a position that was recorded before, unless it has lost commits.
+///
+/// # Errors
+/// If Redis does not answer.
+pub async fn read_position(fence: &Fence, session: &Session) -> Result<String, StoreError> {
+    match redis_position::read(&session.redis).await {
+        Ok(position) => Ok(position.unwrap_or_default()),
+        Err(error) => {
+            fence.redis_failed(&session.epoch, &error);
+            Err(error.into())
+        }
+    }
+}
+
 /// Opens a connection to Postgres outside the pool, and compares Postgres's WAL position with the one in Redis. If
 /// Postgres is behind that position, the fence goes down: an older copy of Postgres must not be written to.
 ///

@@ -10,11 +10,11 @@ use tokio_util::sync::CancellationToken;
 use super::release::return_units;
 use crate::config;
 use crate::domain::OrderId;
+use crate::fence::wal_position::read_position;
 use crate::fence::{Fence, StoreError};
 use crate::metrics;
 use crate::postgres::expiry::{self, ExpireOutcome, Overdue};
 use crate::postgres::{PgConnection, Postgres, PostgresError, outbox};
-use crate::redis::wal_position;
 use crate::tasks::Tasks;
 use crate::tasks::batch_queue::{BatchQueue, batch_queue};
 
@@ -39,8 +39,7 @@ impl Expiry {
     /// If a store does not answer within `RECORD_TIMEOUT`, or the fence is down or goes down.
     pub async fn expire(&mut self, which: Overdue<'_>) -> Result<usize, StoreError> {
         let session = self.fence.require_session()?;
-        // Read Redis first: Postgres is never behind a position that was recorded before, unless it has lost commits.
-        let position = wal_position::read(&session.redis).await?.unwrap_or_default();
+        let position = read_position(&self.fence, &session).await?;
         let epoch = session.epoch.as_str();
         let expired =
             self.run(async |connection| expiry::expire(connection, epoch, &position, which).await).await?;

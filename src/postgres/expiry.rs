@@ -6,18 +6,19 @@ use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::PostgresError;
-use super::fence::{self, PARTITION};
+use super::fence;
+use super::transitions::end_reserved;
 use crate::domain::OrderId;
 
-const EXPIRE: &str = include_str!("../../sql/queries/expire_orders.sql");
 /// Locks the oldest overdue orders. Skips the orders that another transaction has locked: it may be ending them.
 const LOCK_OLDEST: &str = "select id::uuid from orders
     where status = 'reserved' and reserved_until <= statement_timestamp()
     order by reserved_until limit $1 for no key update skip locked";
 /// Locks the overdue ones of the given orders. Waits for transactions that have locked one of them. All transactions
-/// that wait take locks in the order of ids, so that they cannot deadlock.
+/// that wait take locks in the order of ids, so that they cannot deadlock. `coalesce` keeps the lookup by id: a plan for
+/// few reserved orders would read all of them.
 const LOCK_GIVEN: &str = "select id::uuid from orders
-    where id = any($1) and status = 'reserved' and reserved_until <= statement_timestamp()
+    where id = any($1) and coalesce(status = 'reserved' and reserved_until <= statement_timestamp(), false)
     order by id for no key update";
 const UNTIL_NEXT: &str =
     "select extract(epoch from min(reserved_until) - clock_timestamp())::double precision
@@ -63,19 +64,10 @@ pub async fn expire(
         }
     };
     let ids: Vec<Uuid> = lock.fetch_all(&mut *transaction).await?;
-    let (fenced, expired): (bool, i64) = sqlx::query_as(EXPIRE)
-        .bind(PARTITION)
-        .bind(epoch)
-        .bind(position)
-        .bind(ids)
-        .fetch_one(&mut *transaction)
-        .await?;
+    let users = vec![None; ids.len()];
+    let (fenced, expired) = end_reserved(&mut transaction, epoch, position, ids, users, "expired").await?;
     transaction.commit().await?;
-    Ok(if fenced {
-        ExpireOutcome::Fenced
-    } else {
-        ExpireOutcome::Expired(usize::try_from(expired).unwrap_or(0))
-    })
+    Ok(if fenced { ExpireOutcome::Fenced } else { ExpireOutcome::Expired(expired.len()) })
 }
 
 /// The time until the next reserved order is overdue; zero if an order is overdue, `None` without a reserved order.

@@ -15,7 +15,7 @@ use super::orders;
 use crate::domain::{AuditAction, Order, OrderId, Origin, UserId};
 
 const CONFIRM: &str = include_str!("../../sql/queries/confirm_orders.sql");
-const CANCEL: &str = include_str!("../../sql/queries/cancel_orders.sql");
+const END: &str = include_str!("../../sql/queries/end_orders.sql");
 const REVOKE: &str = include_str!("../../sql/queries/revoke_order.sql");
 
 /// An order that is to be confirmed or cancelled.
@@ -46,22 +46,30 @@ pub enum TransitionOutcome {
         /// The rows of the asked orders, changed or not. An order without a row is missing.
         rows: HashMap<OrderId, Order>,
     },
-    /// The fence row has another epoch or another Postgres; nothing was written.
+    /// The fence row has another epoch or another Postgres, or this Postgres is an older copy: nothing was written.
     Fenced,
     /// The coupon has one unit in all, which cannot be withdrawn; nothing was written.
     LastUnit,
 }
 
-/// Confirms those of the orders that are reserved and in time.
+/// Confirms those of the orders that are reserved and in time. `position` is the WAL position that the caller has read
+/// from Redis before. If Postgres is behind it, nothing is written.
 ///
 /// # Errors
 /// If Postgres cannot serve, or refuses a row or a statement; then nothing is written.
 pub async fn confirm(
     connection: &mut PgConnection,
     epoch: &str,
+    position: &str,
     asked: &[AskedOrder],
 ) -> Result<TransitionOutcome, PostgresError> {
-    change(connection, CONFIRM, epoch, asked).await
+    let mut transaction = connection.begin().await?;
+    let locked = lock(&mut transaction, asked.iter().map(|asked| asked.order)).await?;
+    let (orders, users) = with_rows(asked, &locked);
+    let query = sqlx::query_as(CONFIRM).bind(PARTITION).bind(epoch).bind(position);
+    let changed = query.bind(orders).bind(users).fetch_one(&mut *transaction).await?;
+    let outcome = read(&mut transaction, &locked, changed).await?;
+    end(transaction, outcome).await
 }
 
 /// Cancels those of the orders that are reserved and in time; their units return.
@@ -71,34 +79,38 @@ pub async fn confirm(
 pub async fn cancel(
     connection: &mut PgConnection,
     epoch: &str,
+    position: &str,
     asked: &[AskedOrder],
 ) -> Result<TransitionOutcome, PostgresError> {
-    change(connection, CANCEL, epoch, asked).await
-}
-
-async fn change(
-    connection: &mut PgConnection,
-    statement: &'static str,
-    epoch: &str,
-    asked: &[AskedOrder],
-) -> Result<TransitionOutcome, PostgresError> {
-    let ids: Vec<OrderId> = asked.iter().map(|asked| asked.order).collect();
     let mut transaction = connection.begin().await?;
-    let locked = lock(&mut transaction, &ids).await?;
-    let (orders, users): (Vec<Uuid>, Vec<_>) = asked
-        .iter()
-        .filter(|asked| locked.contains(&asked.order))
-        .map(|asked| (asked.order.0, asked.user.as_ref().map(UserId::as_str)))
-        .unzip();
-    let changed: (bool, Vec<Uuid>) = sqlx::query_as(statement)
-        .bind(PARTITION)
-        .bind(epoch)
-        .bind(orders)
-        .bind(users)
-        .fetch_one(&mut *transaction)
-        .await?;
+    let locked = lock(&mut transaction, asked.iter().map(|asked| asked.order)).await?;
+    let (orders, users) = with_rows(asked, &locked);
+    let changed = end_reserved(&mut transaction, epoch, position, orders, users, "cancelled").await?;
     let outcome = read(&mut transaction, &locked, changed).await?;
     end(transaction, outcome).await
+}
+
+/// Whether the transaction is fenced, and the orders that it changed.
+pub(super) type Changed = (bool, Vec<Uuid>);
+
+/// Ends the orders as `status`, `cancelled` if they are in time or `expired` if they are overdue. The transaction has
+/// locked their rows.
+pub(super) async fn end_reserved(
+    transaction: &mut PgConnection,
+    epoch: &str,
+    position: &str,
+    orders: Vec<Uuid>,
+    users: Vec<Option<&str>>,
+    status: &str,
+) -> Result<Changed, sqlx::Error> {
+    let query = sqlx::query_as(END).bind(PARTITION).bind(epoch).bind(position);
+    query.bind(orders).bind(users).bind(status).fetch_one(transaction).await
+}
+
+/// The asked orders that have a row, and who asks for each.
+fn with_rows<'a>(asked: &'a [AskedOrder], locked: &HashSet<OrderId>) -> (Vec<Uuid>, Vec<Option<&'a str>>) {
+    let asked = asked.iter().filter(|asked| locked.contains(&asked.order));
+    asked.map(|asked| (asked.order.0, asked.user.as_ref().map(UserId::as_str))).unzip()
 }
 
 /// Ends one order if it is confirmed.
@@ -108,15 +120,16 @@ async fn change(
 pub async fn revoke(
     connection: &mut PgConnection,
     epoch: &str,
+    position: &str,
     revocation: &Revocation,
 ) -> Result<TransitionOutcome, PostgresError> {
     let Revocation { order, reason, return_unit, origin } = revocation;
     let mut transaction = connection.begin().await?;
-    let locked = lock(&mut transaction, &[*order]).await?;
+    let locked = lock(&mut transaction, [*order]).await?;
     let withdrawn_units = i32::from(!return_unit);
     let row = locked.iter().next().map(|order| order.0);
-    let query = sqlx::query_as(REVOKE).bind(PARTITION).bind(epoch).bind(row).bind(reason);
-    let changed: (bool, Vec<Uuid>) = match query.bind(withdrawn_units).fetch_one(&mut *transaction).await {
+    let query = sqlx::query_as(REVOKE).bind(PARTITION).bind(epoch).bind(position).bind(row).bind(reason);
+    let changed: Changed = match query.bind(withdrawn_units).fetch_one(&mut *transaction).await {
         Err(sqlx::Error::Database(error)) if error.constraint() == Some("coupons_total_range") => {
             transaction.rollback().await?;
             return Ok(TransitionOutcome::LastUnit);
@@ -142,11 +155,14 @@ pub async fn revoke(
 
 /// Takes the fence's lock and then the rows' locks, in the order of ids: transactions cannot deadlock. Returns the orders
 /// that have a row. One that is recorded later in the transaction is not looked at: it is reserved, and not too late.
-async fn lock(transaction: &mut PgConnection, ids: &[OrderId]) -> Result<HashSet<OrderId>, PostgresError> {
+async fn lock(
+    transaction: &mut PgConnection,
+    ids: impl IntoIterator<Item = OrderId>,
+) -> Result<HashSet<OrderId>, PostgresError> {
     fence::lock_shared(transaction).await?;
     let locked: Vec<Uuid> =
         sqlx::query_scalar("select id::uuid from orders where id = any($1) order by id for update")
-            .bind(ids.iter().map(|id| id.0).collect::<Vec<Uuid>>())
+            .bind(ids.into_iter().map(|id| id.0).collect::<Vec<Uuid>>())
             .fetch_all(transaction)
             .await?;
     Ok(locked.into_iter().map(OrderId).collect())
@@ -155,7 +171,7 @@ async fn lock(transaction: &mut PgConnection, ids: &[OrderId]) -> Result<HashSet
 async fn read(
     transaction: &mut PgConnection,
     locked: &HashSet<OrderId>,
-    (fenced, changed): (bool, Vec<Uuid>),
+    (fenced, changed): Changed,
 ) -> Result<TransitionOutcome, PostgresError> {
     if fenced {
         return Ok(TransitionOutcome::Fenced);

@@ -3,6 +3,7 @@
 use seckill::domain::{OrderEvent, OrderId, OrderStatus, WaitingUser};
 use seckill::postgres::expiry::{self, ExpireOutcome, Overdue};
 use seckill::postgres::orders::{self, OrderFilter};
+use seckill::postgres::transitions::{self, AskedOrder};
 use seckill::postgres::{PgConnection, coupons, health, waitlist};
 use sqlx::{Connection, PgPool};
 
@@ -200,4 +201,42 @@ async fn rows_of_users_who_were_served_long_ago_are_removed_page_by_page() {
         where o.id is null or o.recorded_at > now() - interval '1 day'";
     assert_eq!(database.number(left).await, 800 + 800 + 1);
     assert_eq!(database.number("select count(*) from waitlist").await, 1_601);
+}
+
+#[tokio::test]
+async fn transitions_read_only_the_asked_orders_also_by_a_plan_for_no_reserved_orders() {
+    const ASKED: usize = 20;
+    let database = Database::new("transitions_index").await;
+    let pool = &database.postgres.pool;
+    let crowd = database.create("crowd", 10_000).await;
+    database.execute("update coupons set reserve_seconds = 900").await.unwrap();
+    let mut session = database.postgres.dedicated().await.unwrap();
+    let record = async |first: usize, count: usize| -> Vec<OrderId> {
+        let event = |number| event(&crowd, &format!("user-{number}"));
+        let events: Vec<OrderEvent> = (first..first + count).map(event).collect();
+        database.recorded(&events.iter().collect::<Vec<_>>()).await;
+        events.iter().map(|event| event.order).collect()
+    };
+    let asked = |orders: &[OrderId]| -> Vec<AskedOrder> {
+        orders.iter().map(|order| AskedOrder { order: *order, user: None }).collect()
+    };
+    let confirmed = record(0, 100).await;
+    transitions::confirm(&mut session, EPOCH, "", &asked(&confirmed)).await.unwrap();
+    database.execute("analyze orders").await.unwrap();
+    let reserved = record(100, 5_000).await;
+    let mut parts = reserved.chunks(ASKED);
+    let mut next = || parts.next().unwrap();
+    let before = entries_read(pool, &["orders"]).await;
+    // More often than Postgres makes a new plan for each call.
+    for _ in 0..7 {
+        let (to_confirm, to_cancel, to_expire) = (next(), next(), next());
+        transitions::confirm(&mut session, EPOCH, "", &asked(to_confirm)).await.unwrap();
+        transitions::cancel(&mut session, EPOCH, "", &asked(to_cancel)).await.unwrap();
+        let outcome = expiry::expire(&mut session, EPOCH, "", Overdue::Given(to_expire)).await.unwrap();
+        assert_eq!(outcome, ExpireOutcome::Expired(0), "they are in time");
+    }
+    sqlx::query("select pg_stat_force_next_flush()").execute(&mut session).await.unwrap();
+    let read = entries_read(pool, &["orders"]).await - before;
+    let expected = i64::try_from(7 * 3 * ASKED).unwrap();
+    assert!((expected..10 * expected).contains(&read), "{read} rows and entries of indexes were read");
 }

@@ -11,6 +11,9 @@ use support::definition;
 
 use crate::harness::{Database, EPOCH, event};
 
+/// The lowest WAL position.
+const ANY: &str = "";
+
 /// Reserved orders of one coupon, and a connection with the program's settings.
 struct Scene {
     database: Database,
@@ -40,16 +43,16 @@ impl Scene {
     }
 
     async fn confirm(&mut self, orders: &[(OrderId, Option<&str>)]) -> Changed {
-        Changed::of(transitions::confirm(&mut self.connection, EPOCH, &asked(orders)).await)
+        Changed::of(transitions::confirm(&mut self.connection, EPOCH, ANY, &asked(orders)).await)
     }
 
     async fn cancel(&mut self, orders: &[(OrderId, Option<&str>)]) -> Changed {
-        Changed::of(transitions::cancel(&mut self.connection, EPOCH, &asked(orders)).await)
+        Changed::of(transitions::cancel(&mut self.connection, EPOCH, ANY, &asked(orders)).await)
     }
 
     async fn revoke(&mut self, order: OrderId, return_unit: bool) -> TransitionOutcome {
         let revocation = revocation(order, return_unit);
-        transitions::revoke(&mut self.connection, EPOCH, &revocation).await.unwrap()
+        transitions::revoke(&mut self.connection, EPOCH, ANY, &revocation).await.unwrap()
     }
 
     /// Total, stock and version of the coupon, and the versions that outbox rows wait for, each followed by a comma.
@@ -188,26 +191,28 @@ async fn only_a_confirmed_order_is_revoked_and_the_only_unit_is_not_withdrawn() 
 }
 
 #[tokio::test]
-async fn no_order_is_confirmed_cancelled_or_revoked_in_another_epoch() {
+async fn no_order_is_confirmed_cancelled_or_revoked_in_another_epoch_or_in_an_older_copy() {
     let mut scene = Scene::new("transitions_fenced", Some(900)).await;
     let (reserved, confirmed) = (scene.ordered("alice").await, scene.ordered("bob").await);
     scene.confirm(&[(confirmed, None)]).await;
     let fences = [
-        ("2-beef", "update fence set epoch = '1-c0ffee'"),
-        (EPOCH, "update fence set postgres_identity = 'another'"),
-        (EPOCH, "update fence set postgres_identity = postgres_identity(), postgres_lost = true"),
+        ("2-beef", ANY, "update fence set epoch = '1-c0ffee'"),
+        // Redis has the position of a commit that this Postgres lacks.
+        (EPOCH, "FFFFFFFF/FFFFFFFF", "select"),
+        (EPOCH, ANY, "update fence set postgres_identity = 'another'"),
+        (EPOCH, ANY, "update fence set postgres_identity = postgres_identity(), postgres_lost = true"),
     ];
     let before = scene.coupon().await;
-    for (epoch, fence) in fences {
+    for (epoch, position, fence) in fences {
         scene.database.execute(fence).await.unwrap();
         let (asked, revocation) = (asked(&[(reserved, None)]), revocation(confirmed, false));
         let connection = &mut scene.connection;
         for outcome in [
-            transitions::confirm(connection, epoch, &asked).await,
-            transitions::cancel(connection, epoch, &asked).await,
-            transitions::revoke(connection, epoch, &revocation).await,
+            transitions::confirm(connection, epoch, position, &asked).await,
+            transitions::cancel(connection, epoch, position, &asked).await,
+            transitions::revoke(connection, epoch, position, &revocation).await,
         ] {
-            assert!(matches!(outcome, Ok(TransitionOutcome::Fenced)), "{fence}: {outcome:?}");
+            assert!(matches!(outcome, Ok(TransitionOutcome::Fenced)), "{position} {fence}: {outcome:?}");
         }
     }
     assert_eq!(scene.coupon().await, before);
@@ -230,7 +235,7 @@ async fn a_transition_that_waits_for_a_row_holds_the_fences_lock() {
         let postgres = scene.database.postgres.clone();
         async move {
             let mut connection = postgres.dedicated().await.unwrap();
-            transitions::confirm(&mut connection, EPOCH, &asked(&[(order, None)])).await
+            transitions::confirm(&mut connection, EPOCH, ANY, &asked(&[(order, None)])).await
         }
     });
     let locks = "select count(*) from pg_stat_activity where $1 = any(pg_blocking_pids(pid))";
@@ -271,8 +276,8 @@ async fn confirms_and_cancels_beside_recordings_never_deadlock() {
         let next: Vec<&OrderEvent> = next.iter().collect();
         let (forwards, backwards) = (asked(&forwards), asked(&backwards));
         let (confirmed, cancelled, recorded) = tokio::join!(
-            transitions::confirm(&mut one, EPOCH, &forwards),
-            transitions::cancel(&mut two, EPOCH, &backwards),
+            transitions::confirm(&mut one, EPOCH, ANY, &forwards),
+            transitions::cancel(&mut two, EPOCH, ANY, &backwards),
             seckill::postgres::orders::record(&mut three, EPOCH, &next),
         );
         let changed = Changed::of(confirmed).changed.len() + Changed::of(cancelled).changed.len();

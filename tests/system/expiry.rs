@@ -11,7 +11,8 @@ use support::{Process, Sale, until};
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
 const NO_WORKERS: (&str, &str) = ("SECKILL_WORKERS", "0");
 const ONE_WORKER: (&str, &str) = ("SECKILL_WORKERS", "1");
-const EXPIRE: &str = "Expires reserved orders whose time to pay is over";
+/// The bound parameter of the statement that ends orders, with its length.
+const EXPIRE: &str = "\0\0\0\u{7}expired";
 const ORDER: &str = "<order>";
 const HOUR: u32 = 3_600;
 

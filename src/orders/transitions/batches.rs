@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{NotMade, Parts, TransitionError};
 use crate::config;
 use crate::domain::{Order, OrderId};
-use crate::fence::wal_position::{connect_checked, record_position};
+use crate::fence::wal_position::{read_position, record_position};
 use crate::metrics;
 use crate::postgres::fence;
 use crate::postgres::transitions::{self, AskedOrder, Revocation, TransitionOutcome};
@@ -119,19 +119,19 @@ impl Maker {
     /// Makes one transaction. If a connection has become useless, for example by a restart of Postgres, the transaction
     /// is made again on a new one: a transition that was committed is not made twice.
     async fn transact(&mut self, group: &[Waiting]) -> Result<TransitionOutcome, NotMade> {
-        let session = self.parts.fence.session().map_err(NotMade::FenceDown)?;
+        let Parts { fence, postgres, .. } = self.parts.clone();
+        let session = fence.session().map_err(NotMade::FenceDown)?;
+        let position = read_position(&fence, &session).await?;
         let transaction = async {
             if let Some(connection) = self.connection.take() {
-                match self.transact_on(connection, &session.epoch, group).await {
+                match self.transact_on(connection, &session.epoch, &position, group).await {
                     Err(PostgresError::Transient(why)) => {
                         tracing::debug!("transitions of orders go to a new connection: {why}");
                     }
                     done => return done,
                 }
             }
-            let Parts { fence, postgres, .. } = &self.parts;
-            let connection = connect_checked(fence, postgres, &session.redis, &session.epoch).await?;
-            self.transact_on(connection, &session.epoch, group).await
+            self.transact_on(postgres.dedicated().await?, &session.epoch, &position, group).await
         };
         // Dropped half-way, it closes its connection.
         let made = tokio::time::timeout(config::TRANSITION_TIMEOUT, transaction).await;
@@ -139,7 +139,7 @@ impl Maker {
         // Before the answer, also to a repeat: an older copy of Postgres, in which a paid order may not be confirmed, is
         // then detected.
         if matches!(&outcome, TransitionOutcome::Done { rows, .. } if !rows.is_empty()) {
-            record_position(&self.parts.fence, &session, &lsn).await?;
+            record_position(&fence, &session, &lsn).await?;
         }
         Ok(outcome)
     }
@@ -150,12 +150,17 @@ impl Maker {
         &mut self,
         mut connection: PgConnection,
         epoch: &str,
+        position: &str,
         group: &[Waiting],
     ) -> Result<(TransitionOutcome, String), PostgresError> {
         let outcome = match &group[0].asked {
-            Asked::Confirm(_) => transitions::confirm(&mut connection, epoch, &orders(group)).await?,
-            Asked::Cancel(_) => transitions::cancel(&mut connection, epoch, &orders(group)).await?,
-            Asked::Revoke(revocation) => transitions::revoke(&mut connection, epoch, revocation).await?,
+            Asked::Confirm(_) => {
+                transitions::confirm(&mut connection, epoch, position, &orders(group)).await?
+            }
+            Asked::Cancel(_) => transitions::cancel(&mut connection, epoch, position, &orders(group)).await?,
+            Asked::Revoke(revocation) => {
+                transitions::revoke(&mut connection, epoch, position, revocation).await?
+            }
         };
         let lsn = fence::durable_lsn(&mut connection).await?;
         self.connection = Some(connection);

@@ -14,7 +14,8 @@ use super::{ask, assert_order, create_reserving, order_of};
 const CONFIRM: &str = "Confirms reserved orders in time";
 /// Identifies the script that records a WAL position: no other script gets these two keys in a row.
 const POSITION: [&str; 2] = ["EVALSHA", "seckill:{0}:epoch\r\n$24\r\nseckill:{0}:postgres_lsn"];
-const CANCEL: &str = "Cancels reserved orders in time";
+/// The bound parameter of the statement that ends orders, with its length.
+const CANCEL: &str = "\0\0\0\u{9}cancelled";
 
 /// A sale whose clients use a second server, with a proxy between that server and Postgres.
 async fn sale_behind_a_proxy() -> (Sale, Proxy, Process) {
@@ -165,6 +166,24 @@ async fn a_confirm_and_its_repeat_are_answered_only_after_their_position_is_in_r
     let before = sale.psql("select durable_lsn()");
     assert_order(&ask_until_done(&sale, "alice", &order, "confirm").await, &order, "confirmed");
     assert!(sale.redis_cli(&["GET", "seckill:{0}:postgres_lsn"]) >= before, "the position is in Redis");
+}
+
+#[tokio::test]
+async fn an_order_is_not_confirmed_or_cancelled_in_an_older_copy_on_a_connection_that_was_good() {
+    let (sale, proxy, _replica) = sale_behind_a_proxy().await;
+    let first = order_of(&sale, "alice").await;
+    assert_order(&ask(&sale, "alice", &first, "confirm").await, &first, "confirmed");
+    let order = order_of(&sale, "bob").await;
+    sale.until_quiet().await;
+    // The fence compares the positions by itself, but not before its next probe.
+    let probe = proxy.hold(&["durable_lsn() as lsn"]);
+    probe.until_taken().await;
+    sale.redis_cli(&["SET", "seckill:{0}:postgres_lsn", "FFFFFFFF/FFFFFFFF"]);
+    for transition in ["confirm", "cancel"] {
+        ask(&sale, "bob", &order, transition).await.assert_problem(503, "unavailable");
+    }
+    assert_eq!(sale.psql(&format!("select status from orders where id = '{order}'")), "reserved");
+    drop(probe);
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ const MAX_ORDERS_TRIED: usize = 500;
 /// A transaction that changes orders, and its first effect in Redis.
 #[derive(Clone, Copy)]
 pub struct Transaction {
-    /// A text of the statement.
+    /// A text of the statement, or a bound parameter with its length.
     statement: &'static str,
     /// A text in the command to Redis that follows the commit.
     effect: &'static str,
@@ -30,10 +30,10 @@ pub struct Transaction {
 }
 
 pub const CONFIRM: Transaction = by_server("set status = 'confirmed'");
-pub const CANCEL: Transaction = by_server("set status = 'cancelled', ended_at = f.now\n");
+pub const CANCEL: Transaction = by_server("\0\0\0\u{9}cancelled");
 pub const REVOKE: Transaction = by_server("set status = 'cancelled', ended_at = f.now, reason");
 pub const EXPIRE: Transaction =
-    Transaction { statement: "set status = 'expired'", effect: "seckill:{0}:claims:", places: &WORKERS };
+    Transaction { statement: "\0\0\0\u{7}expired", effect: "seckill:{0}:claims:", places: &WORKERS };
 
 const fn by_server(statement: &'static str) -> Transaction {
     Transaction { statement, effect: "postgres_lsn", places: &[SERVER] }
