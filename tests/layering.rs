@@ -13,15 +13,15 @@ const EXPORTER: &str = "metrics_exporter_prometheus";
 
 /// Modules that may never use each other, although the order of `lib.rs` would allow it.
 const UNRELATED: [(&str, &[&str]); 12] = [
-    ("bench", &["http", "worker", "cli", "claims", "orders", "coupons", "fence", "reconcile"]),
+    ("bench", &["http", "worker", "cli", "claims", "waitlist", "orders", "coupons", "fence", "reconcile"]),
     ("http", &["redis", "worker", "cli", "embedded", "data_dir"]),
-    ("worker", &["http", "claims", "coupons", "reconcile", "cli", "embedded", "data_dir"]),
-    ("cli", &["http", "worker", "claims", "orders", "coupons"]),
-    ("doctor", &["http", "worker", "claims", "orders", "cli", "embedded", "data_dir"]),
-    ("reconcile", &["claims", "http", "worker"]),
-    ("claims", &["postgres"]),
-    ("fence", &["coupons", "orders", "claims"]),
-    ("coupons", &["orders", "claims"]),
+    ("worker", &["http", "claims", "waitlist", "coupons", "reconcile", "cli", "embedded", "data_dir"]),
+    ("cli", &["http", "worker", "claims", "waitlist", "orders", "coupons"]),
+    ("doctor", &["http", "worker", "claims", "waitlist", "orders", "cli", "embedded", "data_dir"]),
+    ("reconcile", &["claims", "waitlist", "http", "worker"]),
+    ("claims", &["postgres", "waitlist"]),
+    ("fence", &["coupons", "orders", "claims", "waitlist"]),
+    ("coupons", &["orders", "claims", "waitlist"]),
     ("domain", &["postgres", "redis", "metrics"]),
     ("redis", &["postgres"]),
     ("postgres", &["redis"]),

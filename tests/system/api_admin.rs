@@ -59,6 +59,7 @@ fn invalid_fields() -> Vec<Value> {
         json!({"ends_at": "0000-01-01T00:00:00+23:59"}),
         json!({"starts_at": "2026-11-11T20:00:00Z", "ends_at": "2026-11-11T20:00:00Z"}),
         json!({"starts_at": "2026-11-11T20:00:01Z", "ends_at": "2026-11-11T20:00:00Z"}),
+        json!({"waitlist": "yes"}),
         json!({"unlisted": "yes"}),
         json!({"paused": true}),
         json!({"stock": 5}),
@@ -73,7 +74,7 @@ async fn a_coupon_is_created_once_and_only_with_valid_fields() {
     let full = json!({
         "id": "coffee", "total": 100, "title": "A free coffee \u{2615}", "starts_at": "2026-11-11T20:00:00+01:00",
         "ends_at": "2999-11-11T21:00:00.123456789Z", "per_user_limit": 1, "reserve_seconds": 900,
-        "durability": "postgres", "unlisted": true
+        "durability": "postgres", "waitlist": true, "unlisted": true
     });
     let created = post(&sale, full.clone()).await;
     assert_eq!((created.status, created.header("etag")), (201, "\"v1\""), "{}", created.text);
@@ -84,7 +85,8 @@ async fn a_coupon_is_created_once_and_only_with_valid_fields() {
     let expected = json!({
         "id": "coffee", "title": "A free coffee \u{2615}", "total": 100, "stock": 100, "state": "open",
         "starts_at": "2026-11-11T19:00:00Z", "ends_at": "2999-11-11T21:00:00.123Z", "per_user_limit": 1,
-        "reserve_seconds": 900, "durability": "postgres", "server_time": null, "paused": false, "unlisted": true, "version": 1
+        "reserve_seconds": 900, "durability": "postgres", "waitlist": true, "waiting": 0,
+        "server_time": null, "paused": false, "unlisted": true, "version": 1
     });
     assert_eq!(shown, expected);
 
@@ -100,6 +102,7 @@ async fn a_coupon_is_created_once_and_only_with_valid_fields() {
         ("reserve_seconds", Value::Null),
         ("per_user_limit", json!(2)),
         ("durability", json!("redis")),
+        ("waitlist", json!(false)),
         ("unlisted", json!(false)),
     ] {
         let mut other = full.clone();
@@ -110,7 +113,7 @@ async fn a_coupon_is_created_once_and_only_with_valid_fields() {
 
     let plain = json!({
         "id": "plain", "total": 1, "title": null, "starts_at": null, "ends_at": null, "per_user_limit": null,
-        "reserve_seconds": null, "durability": null, "unlisted": null
+        "reserve_seconds": null, "durability": null, "waitlist": null, "unlisted": null
     });
     let plain = post(&sale, plain).await;
     assert_eq!((plain.status, &plain.body["title"]), (201, &json!("plain")), "{}", plain.text);
@@ -203,6 +206,7 @@ async fn a_patch_changes_only_the_fields_it_names_and_its_repeat_changes_nothing
         json!({"starts_at": "9999-12-31T23:59:59-01:00"}),
         json!({"reserve_seconds": 5}),
         json!({"durability": "redis"}),
+        json!({"waitlist": true}),
         json!({"per_user_limit": 1}),
         json!({"stock": 5}),
         json!({"id": "tea"}),

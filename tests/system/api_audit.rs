@@ -64,7 +64,7 @@ async fn each_change_of_a_coupon_is_one_row_and_a_repeat_is_none() {
 
     let new = json!({
         "total": 10, "paused": false, "title": "Coffee", "starts_at": null, "ends_at": "2999-01-01T00:00:00.5Z",
-        "per_user_limit": 1, "reserve_seconds": null, "durability": "redis", "unlisted": false
+        "per_user_limit": 1, "reserve_seconds": null, "durability": "redis", "waitlist": false, "unlisted": false
     });
     let expected = [
         json!(["admin", "create", "r1", null, new]),

@@ -11,7 +11,7 @@ const HASH: &str = "seckill:{0}:coupon:coffee";
 const COFFEE: &str = "/v1/admin/coupons/coffee";
 
 /// Each makes one field of the hash differ from Postgres and keeps `stock + claims = total`.
-const EDITS_OF_REDIS: [(&str, &[&str]); 21] = [
+const EDITS_OF_REDIS: [(&str, &[&str]); 23] = [
     ("total", &["HSET", HASH, "total", "110", "stock", "109"]),
     ("total", &["HSET", HASH, "total", "5", "stock", "4"]),
     ("version", &["HSET", HASH, "version", "0"]),
@@ -31,12 +31,14 @@ const EDITS_OF_REDIS: [(&str, &[&str]); 21] = [
     ("reserve_seconds", &["HDEL", HASH, "reserve_seconds"]),
     ("durability", &["HSET", HASH, "durability", "postgres"]),
     ("durability", &["HDEL", HASH, "durability"]),
+    ("waitlist", &["HSET", HASH, "waitlist", "0"]),
+    ("waitlist", &["HDEL", HASH, "waitlist"]),
     ("unlisted", &["HSET", HASH, "unlisted", "0"]),
     ("unlisted", &["HSET", HASH, "unlisted", "yes"]),
 ];
 
 /// The same for Postgres's row, without a new version.
-const EDITS_OF_POSTGRES: [(&str, &str); 11] = [
+const EDITS_OF_POSTGRES: [(&str, &str); 12] = [
     ("total", "total = 12, stock = stock + 2"),
     ("title", "title = 'Milk'"),
     ("starts_at_ms", "starts_at = '2001-01-01T00:00:00.1234Z'"),
@@ -45,6 +47,7 @@ const EDITS_OF_POSTGRES: [(&str, &str); 11] = [
     ("paused", "paused = true"),
     ("reserve_seconds", "reserve_seconds = 77"),
     ("durability", "durability = 'postgres'"),
+    ("waitlist", "waitlist = false"),
     ("unlisted", "unlisted = false"),
     ("published_version", "published_version = version + 3"),
     ("published_version", "published_version = 9223372036854775807"),
@@ -54,7 +57,7 @@ async fn sale() -> Sale {
     let sale = Sale::start().await;
     let coffee = json!({
         "id": "coffee", "total": 10, "title": "Coffee", "starts_at": "2000-01-01T00:00:00Z",
-        "ends_at": "2999-01-01T00:00:00.5Z", "reserve_seconds": 900, "unlisted": true
+        "ends_at": "2999-01-01T00:00:00.5Z", "reserve_seconds": 900, "waitlist": true, "unlisted": true
     });
     let made = sale.admin(Method::POST, "/v1/admin/coupons", Some(coffee)).await;
     assert_eq!(made.status, 201, "{}", made.text);
@@ -84,7 +87,7 @@ fn assert_in_force(sale: &Sale) {
         "select total, version, title, coalesce(trunc(extract(epoch from starts_at) * 1000)::bigint, 0),
             case when ends_at = 'infinity' then 253402300799000
                  else coalesce(trunc(extract(epoch from ends_at) * 1000)::bigint, 0) end,
-            paused::int, per_user_limit, coalesce(reserve_seconds, 0), durability, unlisted::int, stock from coupons",
+            paused::int, per_user_limit, coalesce(reserve_seconds, 0), durability, waitlist::int, unlisted::int, stock from coupons",
     );
     let fields = [
         "total",
@@ -96,6 +99,7 @@ fn assert_in_force(sale: &Sale) {
         "per_user_limit",
         "reserve_seconds",
         "durability",
+        "waitlist",
         "unlisted",
         "stock",
     ];
@@ -174,7 +178,7 @@ async fn an_answer_of_200_means_that_every_field_was_read_back_from_redis() {
     let sale = sale().await;
     let identical = json!({
         "id": "coffee", "total": 10, "title": "Coffee", "starts_at": "2000-01-01T00:00:00Z",
-        "ends_at": "2999-01-01T00:00:00.5Z", "reserve_seconds": 900, "unlisted": true
+        "ends_at": "2999-01-01T00:00:00.5Z", "reserve_seconds": 900, "waitlist": true, "unlisted": true
     });
     for (field, edit) in EDITS_OF_REDIS {
         sale.redis_cli(edit);

@@ -4,6 +4,7 @@ use std::net::{IpAddr, UdpSocket};
 
 use nix::sys::signal::Signal;
 use reqwest::Method;
+use serde_json::json;
 
 use support::{Sale, signal, until};
 
@@ -53,6 +54,10 @@ async fn every_metric_exists_from_the_start_with_its_type_and_help() {
         ("seckill_outbox_oldest_seconds", "gauge"),
         ("seckill_orders_reserved", "gauge"),
         ("seckill_sweeper_lag_seconds", "gauge"),
+        ("seckill_waitlist_waiting", "gauge"),
+        ("seckill_waitlist_joined_total", "counter"),
+        ("seckill_waitlist_left_total", "counter"),
+        ("seckill_waitlist_served_total", "counter"),
         ("seckill_postgres_up", "gauge"),
         ("seckill_redis_appendfsync_always", "gauge"),
         ("seckill_claims_total", "counter"),
@@ -82,6 +87,33 @@ async fn every_metric_exists_from_the_start_with_its_type_and_help() {
     .await;
     until_metric(&sale, "seckill_redis_appendfsync_always", 1.0).await;
     assert_metrics(&sale, &[("seckill_fence_up", 1.0), ("seckill_postgres_up", 1.0)]).await;
+}
+
+#[tokio::test]
+async fn places_in_waiting_lists_are_counted_as_they_are_taken_left_and_served() {
+    let sale = Sale::start().await;
+    sale.create_with("coffee", json!({"total": 1, "waitlist": true})).await;
+    assert_eq!(sale.claim("coffee", "alice").await.status, 202);
+    for (method, user, status) in [
+        (Method::POST, "bob", 201),
+        (Method::POST, "bob", 200),
+        (Method::POST, "carol", 201),
+        (Method::POST, "dave", 201),
+        (Method::DELETE, "carol", 204),
+        (Method::DELETE, "carol", 204),
+    ] {
+        let authorization = format!("Bearer {}", sale.token(user));
+        let headers = [("authorization", authorization.as_str())];
+        let answer = sale.send(method, "/v1/coupons/coffee/waitlist", &headers, None).await;
+        assert_eq!(answer.status, status, "{user}: {}", answer.text);
+    }
+    until_metric(&sale, "seckill_waitlist_waiting", 2.0).await;
+    let restock = sale.admin(Method::PATCH, "/v1/admin/coupons/coffee", Some(json!({"total": 2}))).await;
+    assert_eq!(restock.status, 200, "{}", restock.text);
+    until_metric(&sale, "seckill_waitlist_served_total", 1.0).await;
+    until_metric(&sale, "seckill_waitlist_waiting", 1.0).await;
+    let taken = [("seckill_waitlist_joined_total", 3.0), ("seckill_waitlist_left_total", 1.0)];
+    assert_metrics(&sale, &taken).await;
 }
 
 #[tokio::test]
