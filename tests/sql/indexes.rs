@@ -1,12 +1,12 @@
 //! No statement of the hot paths reads a whole table.
 
-use seckill::domain::{OrderEvent, OrderId, OrderStatus};
+use seckill::domain::{OrderEvent, OrderId, OrderStatus, WaitingUser};
 use seckill::postgres::expiry::{self, ExpireOutcome, Overdue};
 use seckill::postgres::orders::{self, OrderFilter};
-use seckill::postgres::{PgConnection, coupons, health};
+use seckill::postgres::{PgConnection, coupons, health, waitlist};
 use sqlx::{Connection, PgPool};
 
-use crate::harness::{Database, EPOCH, event};
+use crate::harness::{Database, EPOCH, event, rebuild_session};
 
 /// How many sequential scans of the workers' tables have run; building an index counts too.
 async fn whole_reads(session: &mut PgConnection) -> i64 {
@@ -39,8 +39,8 @@ async fn statements_planned_for_empty_tables_still_use_indexes() {
     session.close().await.unwrap();
 }
 
-/// How many rows of `orders` and entries of its indexes were read.
-async fn entries_read(pool: &PgPool) -> i64 {
+/// How many rows of these tables and entries of their indexes were read.
+async fn entries_read(pool: &PgPool, tables: &[&str]) -> i64 {
     // Makes each session flush its counts: otherwise it reports them up to a second later.
     let mut sessions = Vec::new();
     while sessions.len() < pool.size() as usize {
@@ -49,9 +49,10 @@ async fn entries_read(pool: &PgPool) -> i64 {
         sessions.push(session);
     }
     sqlx::query_scalar(
-        "select (seq_tup_read + (select sum(idx_tup_read) from pg_stat_user_indexes i where i.relid = t.relid))::bigint
-         from pg_stat_user_tables t where schemaname = current_schema and relname = 'orders'",
+        "select sum(seq_tup_read + (select sum(idx_tup_read) from pg_stat_user_indexes i where i.relid = t.relid))::bigint
+         from pg_stat_user_tables t where schemaname = current_schema and relname = any($1)",
     )
+    .bind(tables)
     .fetch_one(&mut *sessions[0])
     .await
     .unwrap()
@@ -74,7 +75,7 @@ async fn lists_and_counts_of_orders_use_indexes() {
     let mut newest_first = [ended.order, live[0].order, live[1].order];
     newest_first.sort_by(|one, other| other.cmp(one));
 
-    let before = entries_read(pool).await;
+    let before = entries_read(pool, &["orders"]).await;
     let of_alice = OrderFilter { user: Some("alice".parse().unwrap()), ..OrderFilter::default() };
     let ids = async |filter: &OrderFilter, after, limit| -> Vec<OrderId> {
         let page = orders::list(pool, filter, after, limit).await.unwrap();
@@ -91,7 +92,7 @@ async fn lists_and_counts_of_orders_use_indexes() {
     assert_eq!([&page[..], &rest].map(|page| page[0].user.as_str()), ["bob", "alice"]);
     assert_eq!((page.len(), rest.len()), (1, 1));
     assert!(!coupons::stock_drifts(pool, &coffee).await.unwrap());
-    let read = entries_read(pool).await - before;
+    let read = entries_read(pool, &["orders"]).await - before;
     assert!((1..100).contains(&read), "{read} rows and entries of indexes were read");
 }
 
@@ -105,7 +106,7 @@ async fn the_sweeper_reads_overdue_orders_by_their_index() {
     database.recorded(&events.iter().collect::<Vec<_>>()).await;
     let overdue = "update orders set reserved_until = clock_timestamp() - interval '1 second' where user_id like 'user-100_'";
     database.execute(overdue).await.unwrap();
-    let before = entries_read(pool).await;
+    let before = entries_read(pool, &["orders"]).await;
     assert_eq!(health::overdue(pool).await.unwrap().rows, 10);
     let mut session = pool.acquire().await.unwrap();
     for expected in [7, 3, 0] {
@@ -114,6 +115,51 @@ async fn the_sweeper_reads_overdue_orders_by_their_index() {
         expiry::next_deadline(&mut session).await.unwrap().unwrap();
     }
     drop(session);
-    let read = entries_read(pool).await - before;
+    let read = entries_read(pool, &["orders"]).await - before;
     assert!((1..300).contains(&read), "{read} rows and entries of indexes were read");
+}
+
+#[tokio::test]
+async fn waiting_lists_read_and_change_rows_by_their_indexes() {
+    let database = Database::new("waitlist_index").await;
+    let pool = &database.postgres.pool;
+    let (crowd, tea) = (database.create("crowd", 1).await, database.create("tea", 10).await);
+    let waiting = |name: String| {
+        let event = event(&crowd, &name);
+        WaitingUser { user: event.user, order: event.order, key: None }
+    };
+    let users: Vec<WaitingUser> = (0..2_000).map(|number| waiting(format!("user-{number}"))).collect();
+    for chunk in users.chunks(500) {
+        let rows: Vec<_> = chunk.iter().map(|waiting| (&crowd, waiting)).collect();
+        assert!(waitlist::add(pool, EPOCH, &rows).await.unwrap());
+    }
+    let events: Vec<OrderEvent> = (0..2_000).map(|number| event(&tea, &format!("user-{number}"))).collect();
+    database.execute("update coupons set total = 2000, stock = 2000 where id = 'tea'").await.unwrap();
+    database.recorded(&events.iter().collect::<Vec<_>>()).await;
+
+    let tables = ["orders", "waitlist"];
+    let before = entries_read(pool, &tables).await;
+    let [alice, bob] = ["alice", "bob"].map(|name| waiting(name.to_owned()));
+    for _ in 0..2 {
+        assert!(waitlist::add(pool, EPOCH, &[(&crowd, &alice), (&crowd, &bob)]).await.unwrap());
+    }
+    assert_eq!(waitlist::newest_order(pool, &crowd, &alice.user).await.unwrap(), Some(alice.order));
+    database.execute("update waitlist set joined_at = joined_at - interval '1 h' where user_id = 'bob' and coupon_id = 'crowd'").await.unwrap();
+    waitlist::remove_without_place(pool, EPOCH, &crowd, &bob.user, &[]).await.unwrap();
+    assert_eq!(waitlist::newest_order(pool, &crowd, &bob.user).await.unwrap(), None);
+    waitlist::remove(pool, &[alice.order]).await.unwrap();
+    assert_eq!(waitlist::newest_order(pool, &crowd, &alice.user).await.unwrap(), None);
+    let read = entries_read(pool, &tables).await - before;
+    assert!((1..100).contains(&read), "{read} rows and entries of indexes were read");
+
+    // A rebuild reads one coupon's rows once.
+    let before = entries_read(pool, &tables).await;
+    let mut session = rebuild_session(&database.postgres).await;
+    let mut decision = session.decide().await.unwrap();
+    assert_eq!(decision.unserved(&tea).await.unwrap(), []);
+    assert_eq!(decision.unserved(&crowd).await.unwrap(), users);
+    drop(decision);
+    session.close().await.unwrap();
+    let read = entries_read(pool, &tables).await - before;
+    assert!((2_000..10_000).contains(&read), "{read} rows and entries of indexes were read");
 }
