@@ -4,6 +4,7 @@
 
 mod admin;
 mod admin_coupons;
+mod admin_waitlist;
 mod answer;
 mod audit;
 pub mod auth;

@@ -3,6 +3,7 @@
 //! that comes back ([`crate::orders::release`]). docs/WAITLIST.md has the rules.
 
 mod joins;
+mod list;
 pub mod serve;
 
 use tokio_util::sync::CancellationToken;

@@ -29,7 +29,7 @@ pub async fn open(
     let opens = OffsetDateTime::now_utc() + config::DEMO_OPENS_AFTER;
     offer(&api.coupons, sample("coffee", "A free coffee", 100, None)?).await?;
     offer(&api.coupons, sample("tea", "A pot of tea", 100, Some(opens))?).await?;
-    let gone = sample("gone", "The last biscuit", 1, None)?;
+    let gone = NewCoupon { waitlist: true, ..sample("gone", "The last biscuit", 1, None)? };
     let id = gone.id.clone();
     offer(&api.coupons, gone).await?;
     api.claims.claim(&id, &"demo".parse()?, None, Duration::ZERO).await.context("the demo's own claim")?;

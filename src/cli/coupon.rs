@@ -30,6 +30,8 @@ pub enum CouponCommand {
     Pause(CouponArgs),
     /// Accept claims again
     Resume(CouponArgs),
+    /// Show the users in the waiting list, the next one to get a unit first
+    Waitlist(CouponArgs),
     /// Show the changes that admins have made, newest first; `--json` also shows the request ids
     Log(CouponArgs),
 }
@@ -121,6 +123,7 @@ pub async fn run(command: CouponCommand) -> anyhow::Result<()> {
         CouponCommand::Edit(args) => edit(args).await,
         CouponCommand::Pause(args) => set_paused(&args, true).await,
         CouponCommand::Resume(args) => set_paused(&args, false).await,
+        CouponCommand::Waitlist(args) => waitlist(&args).await,
         CouponCommand::Log(args) => coupon_log::run(&args.coupon, &args.client).await,
     }
 }
@@ -172,6 +175,17 @@ async fn show(args: &CouponArgs) -> anyhow::Result<()> {
     let client = Client::new(&args.client)?;
     let answer = client.get(&path_of(&args.coupon), &[]).await?;
     client.print(&answer, all_fields)
+}
+
+async fn waitlist(args: &CouponArgs) -> anyhow::Result<()> {
+    let client = Client::new(&args.client)?;
+    let places = client.get_all(&format!("{}/waitlist", path_of(&args.coupon))).await?;
+    client.print_all(&places, |places| match places {
+        [] => format!("no user waits for coupon {}", args.coupon),
+        places => table(["PLACE", "USER", "ORDER", "JOINED"], places, |place| {
+            ["place", "user", "order", "joined_at"].map(|name| field(place, name))
+        }),
+    })
 }
 
 async fn edit(args: EditArgs) -> anyhow::Result<()> {

@@ -46,7 +46,7 @@ The demo is running at {base_url}. On sale:
 
   coffee  open, 100 units
   tea     opens in a minute
-  gone    sold out
+  gone    sold out, with a waiting list
 
 Paste these {where_to_paste}. Claim a coffee as {user}:
 

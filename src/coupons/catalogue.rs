@@ -68,6 +68,12 @@ impl Catalogue {
         self.read().get(id).map(|known| known.durability)
     }
 
+    /// Whether users may wait for a unit of the coupon.
+    #[must_use]
+    pub fn has_waitlist(&self, id: &CouponId) -> bool {
+        self.read().get(id).is_some_and(|known| known.has_waitlist)
+    }
+
     /// The coupons with a waiting list that Redis has.
     #[must_use]
     pub fn with_waitlist(&self) -> Vec<CouponId> {

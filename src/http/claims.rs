@@ -108,7 +108,7 @@ pub async fn make_claim(
         Claimed::Accepted { order, stock } => (StatusCode::CREATED, order, stock),
         Claimed::Held { order, stock } => (StatusCode::OK, order, stock),
         Claimed::NotRecorded(order) => return Err(not_recorded(&coupon, order)),
-        Claimed::Refused(refusal) => return Err(refused(&coupon, refusal)),
+        Claimed::Refused(refusal) => return Err(refused(api, &coupon, refusal)),
     };
     if order.status == OrderStatus::Rejected {
         return Err(rejected(order.id));
@@ -125,7 +125,7 @@ fn order_answer(status: StatusCode, order: Order, stock: i64) -> Response<Bytes>
     response
 }
 
-fn refused(coupon: &CouponId, refusal: Refusal) -> Problem {
+fn refused(api: &Api, coupon: &CouponId, refusal: Refusal) -> Problem {
     match refusal {
         Refusal::KeyRequired => key_required(coupon),
         Refusal::UnknownCoupon => Problem::unknown_coupon(coupon),
@@ -138,6 +138,12 @@ fn refused(coupon: &CouponId, refusal: Refusal) -> Problem {
                 .with("server_time", server_time)
         }
         Refusal::LimitReached => limit_reached(coupon),
+        Refusal::SoldOut if api.catalogue.has_waitlist(coupon) => {
+            let detail = format!(
+                "coupon {coupon} is sold out: join its waiting list, POST /v1/coupons/{coupon}/waitlist"
+            );
+            Problem::new(Code::SoldOut, detail)
+        }
         Refusal::SoldOut => Problem::new(Code::SoldOut, format!("coupon {coupon} is sold out")),
     }
 }

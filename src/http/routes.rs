@@ -16,8 +16,8 @@ use super::prefer::preferred_wait;
 use super::problem::{Answer, Code, Problem};
 use super::request::{Arrival, Body, Request};
 use super::{
-    Api, ApiSlot, admin, admin_coupons, audit, claims, coupons, dead_letters, detached, head, health, order,
-    orders, waitlist,
+    Api, ApiSlot, admin, admin_coupons, admin_waitlist, audit, claims, coupons, dead_letters, detached, head,
+    health, order, orders, waitlist,
 };
 use crate::config;
 
@@ -66,6 +66,9 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
             claims::claim_on_behalf(&api, coupon, request).boxed()
         }
         (["v1", "admin", "coupons", _, "claims"], _) => not_allowed("POST"),
+        (["v1", "admin", "coupons", coupon, "waitlist"], "GET") => {
+            admin_waitlist::list(api, coupon, request).boxed()
+        }
         (["v1", "admin", "orders"], "GET") => orders::list_all(api, request).boxed(),
         (["v1", "admin", "orders", order, "revoke"], "POST") => order::revoke(api, order, request).boxed(),
         (["v1", "admin", "orders", _, "revoke"], _) => not_allowed("POST"),
@@ -75,9 +78,12 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
         (["v1", "admin", "reconcile"], _) => not_allowed("POST"),
         (["v1", "admin", "dead"], "GET") => dead_letters::list(api, request).boxed(),
         (["v1", "admin", "dead", letter], "GET") => dead_letters::show(api, letter, request).boxed(),
-        (["v1", "admin", "orders" | "audit" | "stream" | "dead"] | ["v1", "admin", "dead", _], _) => {
-            not_allowed("GET, HEAD")
-        }
+        (
+            ["v1", "admin", "orders" | "audit" | "stream" | "dead"]
+            | ["v1", "admin", "dead", _]
+            | ["v1", "admin", "coupons", _, "waitlist"],
+            _,
+        ) => not_allowed("GET, HEAD"),
         (["v1", "admin", "dead", letter, "replay"], "POST") => {
             dead_letters::replay(api, letter, request).boxed()
         }

@@ -1,6 +1,8 @@
 //! The waiting list of a coupon: the sorted set of the users in line, and the hash with the order that each of them gets.
 //! Reads them and calls the scripts that write them; `scripts/release.rs` gives units that come back to users in line.
 
+pub mod page;
+
 use fred::types::Value;
 
 use super::claims_hash::{decode_value, encode_value};

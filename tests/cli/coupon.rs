@@ -11,7 +11,8 @@ async fn create_sends_the_given_fields_only() {
     assert_eq!((run.status, run.stdout.as_str()), (0, "coffee created: open, 99/100 left\n"), "{run:?}");
     let run = server.run(
         "coupon create coffee --total 100 --title Coffee --starts-at 2026-11-11T20:00:00+01:00 \
-         --ends-at 2026-11-11T22:00:00Z --per-user-limit 2 --reserve-for 1h30m --durability postgres --unlisted",
+         --ends-at 2026-11-11T22:00:00Z --per-user-limit 2 --reserve-for 1h30m --durability postgres --waitlist \
+         --unlisted",
     );
     assert_eq!(run.stdout, "coffee existed already and is the same: open, 99/100 left\n", "{run:?}");
 
@@ -24,7 +25,7 @@ async fn create_sends_the_given_fields_only() {
         json!({
             "id": "coffee", "total": 100, "title": "Coffee", "starts_at": "2026-11-11T20:00:00+01:00",
             "ends_at": "2026-11-11T22:00:00Z", "per_user_limit": 2, "reserve_seconds": 5400,
-            "durability": "postgres", "unlisted": true
+            "durability": "postgres", "waitlist": true, "unlisted": true
         })
     );
 }
@@ -70,6 +71,25 @@ async fn show_prints_every_field_or_the_servers_own_document() {
     );
     assert_eq!(server.run("coupon show coffee --json").stdout, format!("{COFFEE}\n"));
     assert_eq!(server.requests()[0].line, "GET /v1/admin/coupons/coffee");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waitlist_prints_the_line_in_order() {
+    let first = r#"{"items":[{"place":1,"user":"bob","order":"0199","joined_at":"2026-11-11T20:00:00.5Z"}],"next":"1"}"#;
+    let second = r#"{"items":[{"place":2,"user":"carol","order":null,"joined_at":null}],"next":null}"#;
+    let server =
+        FakeServer::start(vec![(200, first), (200, second), (200, r#"{"items":[],"next":null}"#)]).await;
+    let run = server.run("coupon waitlist coffee");
+    let expected = "\
+PLACE  USER   ORDER  JOINED
+1      bob    0199   2026-11-11T20:00:00.5Z
+2      carol  -      -
+";
+    assert_eq!(run.stdout, expected, "{run:?}");
+    assert_eq!(server.run("coupon waitlist coffee").stdout, "no user waits for coupon coffee\n");
+    let lines: Vec<_> = server.requests().into_iter().map(|request| request.line).collect();
+    let path = "GET /v1/admin/coupons/coffee/waitlist?limit=200";
+    assert_eq!(lines, [path.to_owned(), format!("{path}&after=1"), path.to_owned()]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -113,6 +113,9 @@ async fn only_a_complete_signed_and_current_token_is_accepted() {
         (Method::GET, "/v1/coupons/coffee/claims"),
         (Method::POST, "/v1/coupons/coffee/claims"),
         (Method::POST, "/v1/coupons/%00/claims"),
+        (Method::GET, "/v1/coupons/coffee/waitlist"),
+        (Method::POST, "/v1/coupons/coffee/waitlist"),
+        (Method::DELETE, "/v1/coupons/coffee/waitlist"),
     ] {
         let headers = [("authorization", &*format!("Bearer {admin}"))];
         sale.send(method, path, &headers, None).await.assert_problem(401, "unauthorized");
@@ -123,6 +126,7 @@ async fn only_a_complete_signed_and_current_token_is_accepted() {
         (Method::GET, "/v1/admin/coupons/coffee"),
         (Method::PATCH, "/v1/admin/coupons/coffee"),
         (Method::POST, "/v1/admin/coupons/coffee/claims"),
+        (Method::GET, "/v1/admin/coupons/coffee/waitlist"),
         (Method::GET, "/v1/admin/orders"),
         (Method::GET, "/v1/admin/stream"),
     ] {

@@ -10,6 +10,7 @@ mod api_claims;
 mod api_coupons;
 mod api_http;
 mod api_restock;
+mod api_waitlist;
 mod bench_alternatives;
 mod claims;
 mod cli;

@@ -1,0 +1,42 @@
+//! The line of a coupon as the admin sees it.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use super::Api;
+use super::answer::{List, json};
+use super::problem::{Answer, Problem};
+use super::request::{Page, Request, coupon_id};
+use crate::domain::{OrderId, UserId};
+
+#[derive(Serialize)]
+struct PlaceView {
+    place: i64,
+    user: UserId,
+    /// The order that the user gets with a unit.
+    order: Option<OrderId>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    joined_at: Option<OffsetDateTime>,
+}
+
+/// `GET /v1/admin/coupons/{coupon}/waitlist`, the first in line first
+pub async fn list(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
+    api.auth.admin(&request.headers)?;
+    let coupon = coupon_id(coupon)?;
+    let page: Page<i64> = Page::read(&request.query_fields())?;
+    let mut places = api.waitlist.page(&coupon, page.after, page.rows()).await?;
+    if places.is_empty() && api.snapshots.get(&coupon).await?.is_none() {
+        return Err(Problem::unknown_coupon(&coupon));
+    }
+    let next = page.cut(&mut places, |place| place.number);
+    let items = places.into_iter().map(|place| PlaceView {
+        place: place.place,
+        user: place.user,
+        order: place.order,
+        joined_at: place.order.and_then(OrderId::claimed_at),
+    });
+    Ok(json(StatusCode::OK, &List::page(items.collect(), next)))
+}
