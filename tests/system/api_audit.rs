@@ -88,7 +88,7 @@ async fn each_change_of_a_coupon_is_one_row_and_a_repeat_is_none() {
 
     let log = sale.command().args(["coupon", "log", "coffee"]).output().unwrap();
     let log = String::from_utf8(log.stdout).unwrap();
-    assert_eq!(log.lines().count(), 1 + 1 + 1 + 1 + 1 + 3 + 1 + 7, "{log}");
+    assert_eq!(log.lines().count(), 1 + 1 + 1 + 1 + 1 + 3 + 1 + 8, "{log}");
     assert!(log.contains("admin  restock   total: 10 -> 12\n"), "{log}");
 }
 

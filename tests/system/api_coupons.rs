@@ -24,7 +24,8 @@ async fn a_coupon_shows_its_state_and_is_sent_again_only_when_it_has_changed() {
     assert!(body["server_time"].take().as_str().unwrap().ends_with('Z'), "{}", shown.text);
     let expected = json!({
         "id": "coffee", "title": "Coffee", "total": 2, "stock": 2, "state": "open", "starts_at": null, "ends_at": null,
-        "per_user_limit": 1, "reserve_seconds": 60, "durability": "redis", "server_time": null
+        "per_user_limit": 1, "reserve_seconds": 60, "durability": "redis", "waitlist": false,
+        "server_time": null
     });
     assert_eq!((shown.status, body), (200, expected));
     assert_eq!(shown.header("cache-control"), "public, max-age=1");
