@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use support::{Answer, Sale};
+use support::{Answer, Sale, until};
 
 const LINE: &str = "/v1/admin/coupons/coffee/waitlist";
 
@@ -37,6 +37,27 @@ async fn a_claim_of_a_sold_out_coupon_says_how_to_join_its_waiting_list() {
         let refused = sale.claim(coupon, "bob").await;
         refused.assert_problem(409, "sold-out");
         assert_eq!(refused.body["detail"], detail);
+    }
+}
+
+#[tokio::test]
+async fn a_coupon_shows_how_many_users_wait_and_is_sent_again_when_the_number_changes() {
+    let sale = Sale::start().await;
+    sale.create_with("coffee", json!({"total": 1, "waitlist": true})).await;
+    assert_eq!(sale.claim("coffee", "alice").await.status, 202);
+    for (waiting, user) in ["bob", "carol"].into_iter().enumerate() {
+        let before = until("the coupon shows the earlier users", async || {
+            let shown = sale.get("/v1/coupons/coffee").await;
+            (shown.body["state"] == "sold_out" && shown.body["waiting"] == waiting).then_some(shown)
+        })
+        .await;
+        assert_eq!(ask(&sale, Method::POST, user).await.status, 201);
+        let headers = [("if-none-match", before.header("etag"))];
+        until("the number has another tag", async || {
+            let shown = sale.send(Method::GET, "/v1/coupons/coffee", &headers, None).await;
+            (shown.status == 200).then(|| assert_eq!(shown.body["waiting"], waiting + 1, "{}", shown.text))
+        })
+        .await;
     }
 }
 
