@@ -5,6 +5,7 @@ pub mod alternatives;
 mod comparison;
 mod connections;
 mod disk;
+mod durability;
 mod fairness;
 mod fixture;
 mod load;
@@ -89,6 +90,7 @@ scenarios! {
     "end-to-end" => end_to_end,
     "few-connections" => few_connections,
     "window" => window,
+    "durability" => durability,
     "sustained" => sustained,
     "workers" => workers,
     "coupons" => coupons,

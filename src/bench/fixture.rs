@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::StoreAddresses;
 use crate::data_dir::DataDir;
-use crate::domain::Partition;
+use crate::domain::{ClaimDurability, Partition};
 use crate::embedded::Embedded;
 use crate::postgres::Postgres;
 use crate::redis::keys::GROUP;
@@ -191,6 +191,17 @@ impl Server {
     /// Creates a coupon whose orders are reserved for this long.
     pub async fn create_reserving(&self, coupon: &str, total: u64, seconds: u64) -> anyhow::Result<()> {
         self.create_as(coupon, &json!({"id": coupon, "total": total, "reserve_seconds": seconds})).await
+    }
+
+    /// Creates a coupon with this durability.
+    pub async fn create_durable(
+        &self,
+        coupon: &str,
+        total: u64,
+        durability: ClaimDurability,
+    ) -> anyhow::Result<()> {
+        let definition = json!({"id": coupon, "total": total, "durability": durability.as_str()});
+        self.create_as(coupon, &definition).await
     }
 
     async fn create_as(&self, coupon: &str, definition: &Json) -> anyhow::Result<()> {
