@@ -160,9 +160,9 @@ pub const WAITLIST_SERVE_INTERVAL: Duration = Duration::from_secs(1);
 pub const WAITLIST_SERVED_KEEP: Duration = Duration::from_hours(24);
 /// Rows of a user that are read to find the order that came of a place.
 pub const WAITLIST_SHOWN_ROWS: i64 = 8;
-/// How often each process removes rows of users who were served long ago.
-pub const WAITLIST_CLEANUP_INTERVAL: Duration = Duration::from_mins(1);
-/// Rows of served users that one statement removes.
+/// How often each process removes rows of users who were served long ago. It then reads all older rows.
+pub const WAITLIST_CLEANUP_INTERVAL: Duration = Duration::from_hours(1);
+/// Older rows that one statement reads.
 pub const WAITLIST_PAGE_ROWS: i64 = 1_000;
 /// Overdue orders that one transaction expires.
 pub const SWEEP_BATCH_MAX_ORDERS: usize = 1_000;

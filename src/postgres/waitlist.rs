@@ -2,7 +2,7 @@
 //! its place in Redis does. A row whose order has a row in `orders` was served.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgConnection, PgExecutor, Row};
@@ -15,6 +15,7 @@ use crate::domain::{CouponId, IdempotencyKey, OrderId, UserId, WaitingUser};
 
 const ADD: &str = include_str!("../../sql/queries/join_waitlist.sql");
 const LEAVE: &str = include_str!("../../sql/queries/leave_waitlist.sql");
+const REMOVE_SERVED: &str = include_str!("../../sql/queries/remove_served.sql");
 
 impl FromRow<'_, PgRow> for WaitingUser {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
@@ -202,22 +203,19 @@ pub(super) async fn replace_unserved(
     Ok(())
 }
 
-/// Removes at most `WAITLIST_PAGE_ROWS` rows of users who were served long ago, and returns the number of rows.
+/// Reads at most `WAITLIST_PAGE_ROWS` old rows after the order `after`, and removes those of users who were served more
+/// than `WAITLIST_SERVED_KEEP` ago. Returns the last order that was read; `None` after the last old row.
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn remove_served(pool: &Pool) -> Result<u64, PostgresError> {
-    let removed = sqlx::query(
-        "delete from waitlist where order_id in (
-            select w.order_id from waitlist w join orders o on o.id = w.order_id
-            where w.joined_at < clock_timestamp() - make_interval(secs => $1)
-                and o.recorded_at < clock_timestamp() - make_interval(secs => $1)
-            limit $2
-         )",
-    )
-    .bind(config::WAITLIST_SERVED_KEEP.as_secs_f64())
-    .bind(config::WAITLIST_PAGE_ROWS)
-    .execute(pool)
-    .await?;
-    Ok(removed.rows_affected())
+pub async fn remove_served(pool: &Pool, after: Option<OrderId>) -> Result<Option<OrderId>, PostgresError> {
+    let oldest = SystemTime::now() - config::WAITLIST_SERVED_KEEP;
+    let last: Option<Uuid> = sqlx::query_scalar(REMOVE_SERVED)
+        .bind(after.map_or(Uuid::nil(), |order| order.0))
+        .bind(OrderId::first_at(oldest).0)
+        .bind(config::WAITLIST_PAGE_ROWS)
+        .bind(config::WAITLIST_SERVED_KEEP.as_secs_f64())
+        .fetch_optional(pool)
+        .await?;
+    Ok(last.map(OrderId))
 }

@@ -42,10 +42,11 @@ pub async fn run(fence: Fence, postgres: Postgres, catalogue: Catalogue, stock_c
 
 /// Not awaited by the task, which serves users also while Postgres hangs.
 async fn remove_served(postgres: Postgres) {
+    let mut read = None;
     loop {
-        match rows::remove_served(&postgres.pool).await {
-            Ok(removed) if removed == u64::try_from(config::WAITLIST_PAGE_ROWS).unwrap_or(0) => {}
-            Ok(_) => return,
+        match rows::remove_served(&postgres.pool, read).await {
+            Ok(None) => return,
+            Ok(last) => read = last,
             Err(error) => return tracing::debug!("rows of waiting lists: {error}"),
         }
     }

@@ -130,7 +130,7 @@ async fn waiting_lists_read_and_change_rows_by_their_indexes() {
     };
     let users: Vec<WaitingUser> = (0..2_000).map(|number| waiting(format!("user-{number}"))).collect();
     for chunk in users.chunks(500) {
-        let rows: Vec<_> = chunk.iter().map(|waiting| (&crowd, waiting)).collect();
+        let rows: Vec<_> = chunk.iter().map(|waiting| (crowd.clone(), waiting.clone())).collect();
         assert!(waitlist::add(pool, EPOCH, &rows).await.unwrap());
     }
     let events: Vec<OrderEvent> = (0..2_000).map(|number| event(&tea, &format!("user-{number}"))).collect();
@@ -140,15 +140,15 @@ async fn waiting_lists_read_and_change_rows_by_their_indexes() {
     let tables = ["orders", "waitlist"];
     let before = entries_read(pool, &tables).await;
     let [alice, bob] = ["alice", "bob"].map(|name| waiting(name.to_owned()));
+    let both = [(crowd.clone(), alice.clone()), (crowd.clone(), bob.clone())];
     for _ in 0..2 {
-        assert!(waitlist::add(pool, EPOCH, &[(&crowd, &alice), (&crowd, &bob)]).await.unwrap());
+        assert!(waitlist::add(pool, EPOCH, &both).await.unwrap());
     }
-    assert_eq!(waitlist::newest_order(pool, &crowd, &alice.user).await.unwrap(), Some(alice.order));
-    database.execute("update waitlist set joined_at = joined_at - interval '1 h' where user_id = 'bob' and coupon_id = 'crowd'").await.unwrap();
-    waitlist::remove_without_place(pool, EPOCH, &crowd, &bob.user, &[]).await.unwrap();
-    assert_eq!(waitlist::newest_order(pool, &crowd, &bob.user).await.unwrap(), None);
+    assert_eq!(waitlist::newest_orders(pool, &crowd, &alice.user).await.unwrap(), [alice.order]);
+    waitlist::leave(pool, EPOCH, &crowd, &bob.user, &[]).await.unwrap();
+    assert_eq!(waitlist::newest_orders(pool, &crowd, &bob.user).await.unwrap(), []);
     waitlist::remove(pool, &[alice.order]).await.unwrap();
-    assert_eq!(waitlist::newest_order(pool, &crowd, &alice.user).await.unwrap(), None);
+    assert_eq!(waitlist::existing(pool, &[alice.order, users[7].order]).await.unwrap().len(), 1);
     let read = entries_read(pool, &tables).await - before;
     assert!((1..100).contains(&read), "{read} rows and entries of indexes were read");
 
@@ -156,10 +156,48 @@ async fn waiting_lists_read_and_change_rows_by_their_indexes() {
     let before = entries_read(pool, &tables).await;
     let mut session = rebuild_session(&database.postgres).await;
     let mut decision = session.decide().await.unwrap();
-    assert_eq!(decision.unserved(&tea).await.unwrap(), []);
-    assert_eq!(decision.unserved(&crowd).await.unwrap(), users);
+    assert!(decision.unserved(&tea).await.unwrap().is_empty());
+    let unserved = decision.unserved(&crowd).await.unwrap();
+    assert_eq!(unserved.into_iter().map(|row| row.waiting).collect::<Vec<_>>(), users);
     drop(decision);
     session.close().await.unwrap();
     let read = entries_read(pool, &tables).await - before;
     assert!((2_000..10_000).contains(&read), "{read} rows and entries of indexes were read");
+}
+
+#[tokio::test]
+async fn rows_of_users_who_were_served_long_ago_are_removed_page_by_page() {
+    let database = Database::new("waitlist_served").await;
+    let pool = &database.postgres.pool;
+    database.create("tea", 3_000).await;
+    // Rows whose ids are from 1970: the even ones were served two days ago, the odd ones just now, every third not yet.
+    let rows = "insert into waitlist (order_id, coupon_id, user_id)
+            select ('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'tea', 'user-' || n
+            from generate_series(1, 2400) n;
+        insert into orders (id, coupon_id, user_id, status, claimed_at, recorded_at)
+            select order_id, coupon_id, user_id, 'confirmed', now(),
+                now() - case when substr(user_id, 6)::int % 2 = 0 then interval '2 days' else interval '1 h' end
+            from waitlist where substr(user_id, 6)::int % 3 <> 0;
+        update coupons set stock = stock - 1600";
+    database.execute(rows).await.unwrap();
+    let young = event(&"tea".parse().unwrap(), "young");
+    let young = WaitingUser { user: young.user, order: young.order, key: None };
+    waitlist::add(pool, EPOCH, &[("tea".parse().unwrap(), young)]).await.unwrap();
+
+    let (mut after, mut pages) = (None, 0);
+    loop {
+        let before = entries_read(pool, &["orders", "waitlist"]).await;
+        after = waitlist::remove_served(pool, after).await.unwrap();
+        let read = entries_read(pool, &["orders", "waitlist"]).await - before;
+        assert!(read <= 5_000, "{read} rows and entries of indexes were read");
+        if after.is_none() {
+            break;
+        }
+        pages += 1;
+    }
+    assert_eq!(pages, 3, "pages of 1,000 rows");
+    let left = "select count(*) from waitlist w left join orders o on o.id = w.order_id
+        where o.id is null or o.recorded_at > now() - interval '1 day'";
+    assert_eq!(database.number(left).await, 800 + 800 + 1);
+    assert_eq!(database.number("select count(*) from waitlist").await, 1_601);
 }
