@@ -105,8 +105,13 @@ async fn only_a_complete_signed_and_current_token_is_accepted() {
         let answer = get_orders(&sale, &format!("Bearer {}", token(&claims))).await;
         assert_eq!(answer.status, 200, "{claims}: {}", answer.text);
     }
+}
 
-    // Admin routes refuse a user's token, and users' routes the admin's token. The token is checked before the request.
+#[tokio::test]
+async fn routes_of_the_admin_refuse_a_users_token_and_those_of_users_the_admins_before_they_read_the_request()
+{
+    let sale = Sale::start_with(&[("SECKILL_JWT_SECRET", SECRET)]).await;
+    let good = token(&json!({"sub": "alice", "exp": now() + 600}));
     let admin = sale.admin_token();
     for (method, path) in [
         (Method::GET, ORDERS),
