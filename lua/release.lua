@@ -10,7 +10,8 @@
 -- Reply: { code, units given to users in line, code of each unit… }
 --   CODE done         0  of a unit: the script has returned it
 --   CODE fenced       1  the marker is another one; nothing was written
---   CODE inconsistent 2  stream or coupon is absent, or stock + claims is not the total; nothing was written
+--   CODE inconsistent 2  stream or coupon is absent, stock + claims is not the total, or a user in line has no order;
+--                        nothing was written
 --   CODE not_held     6  of a unit: the field is absent or has another order, so there is nothing to return
 --   CODE too_early    9  of a unit: it stays held, because the coupon has a lower version
 -- What can fail comes first: a key of a wrong type, a call above 2,000 units (Lua unpacks at most 8,000 values) and a
@@ -34,6 +35,7 @@ local hash =
   call('HMGET', KEYS[3], 'stock', 'total', 'version', 'waitlist', 'paused', 'ends_at_ms', 'per_user_limit')
 local stock = whole(hash[1])
 if not adds_up(stock, call('HLEN', KEYS[4]), whole(hash[2])) then return { INCONSISTENT } end
+if hash[4] == '1' and not line_is_whole() then return { INCONSISTENT } end
 local version = whole(hash[3]) or 0
 
 local fields = {}
