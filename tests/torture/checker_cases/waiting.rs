@@ -231,6 +231,11 @@ fn a_bad_history_of_a_waiting_list_is_invalid(#[case] because: &str, #[case] spo
     run.history.waits[1].span = span(13_000, 13_010);
     run.row_of("c").recorded_at_us = 20_000_000;
 })]
+#[case::a_join_answered_with_an_order_that_is_just_ending(|run: &mut Run| {
+    run.history.cancels[0].span = span(30_000, 30_900);
+    let join = wait(run, 30_800, "alice", Wish::Join, "200");
+    (join.order, join.status) = (Some("a".into()), Some("confirmed".into()));
+})]
 #[case::a_repeat_that_is_told_its_place(|run: &mut Run| {
     wait(run, 46_000, "erin", Wish::Join, "200").place = Some(1);
     promise(run, "e");
