@@ -1,5 +1,5 @@
 //! Waiting lists: a place that a user was told of leads to its order or is still there, places are served in the order of
-//! joining, and nobody gets a unit by a claim while others wait.
+//! joining, and no user gets a unit by a claim while others wait.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -122,7 +122,7 @@ pub fn denials(evidence: &Evidence<'_>) -> Vec<String> {
     broken
 }
 
-/// Nobody gets a unit by a claim while another user waits.
+/// No user gets a unit by a claim while another user waits.
 pub fn claims(evidence: &Evidence<'_>) -> Vec<String> {
     let places = places(evidence);
     let mut broken = Vec::new();

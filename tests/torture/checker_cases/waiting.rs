@@ -169,7 +169,7 @@ fn a_good_history_of_a_waiting_list_is_valid() {
 #[case::a_place_without_an_order("erin is in the line of coffee without an order", |run: &mut Run| {
     run.last().lines.insert(COUPON.into(), vec![("erin".into(), None)]);
 })]
-#[case::a_unit_that_nobody_in_line_got("1 users wait for coffee at the end", |run: &mut Run| {
+#[case::a_unit_that_no_user_in_line_got("1 users wait for coffee at the end", |run: &mut Run| {
     cancel(run, 50_000, "c");
     run.rest(1, 0);
 })]
@@ -247,7 +247,7 @@ fn an_allowed_history_of_a_waiting_list_is_valid(#[case] vary: fn(&mut Run)) {
 }
 
 #[test]
-fn a_run_in_which_nobody_was_served_is_inconclusive() {
+fn a_run_in_which_no_user_was_served_is_inconclusive() {
     let mut run = good();
     run.history.waits.retain(|wait| wait.wish != Wish::Look || wait.is_waiting());
     match run.judge() {
