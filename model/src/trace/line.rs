@@ -153,8 +153,8 @@ pub fn serve(group: &Group<'_>, returned: i64, stores: &Stores) -> Result<(), St
     let [coupon] = group.coupons.iter().collect::<Vec<_>>()[..] else {
         return Err("one script serves the lines of several coupons".into());
     };
-    let nobody = WaitingList::default();
-    let line = stores.redis.lines.get(*coupon).unwrap_or(&nobody);
+    let none = WaitingList::default();
+    let line = stores.redis.lines.get(*coupon).unwrap_or(&none);
     let mut served = 0;
     for ((of, user), first) in group.unplaced.iter().zip(line.users().into_iter().map(Some).chain([None])) {
         if (of, Some(*user)) != (coupon, first) {
@@ -191,7 +191,7 @@ pub fn serve(group: &Group<'_>, returned: i64, stores: &Stores) -> Result<(), St
 }
 
 /// Checks that every user who took a place and has not left is in line or was served.
-pub fn nobody_is_forgotten(stores: &Stores, memory: &Memory) -> Result<(), String> {
+pub fn no_place_is_lost(stores: &Stores, memory: &Memory) -> Result<(), String> {
     for (order, (coupon, user)) in &memory.placed {
         let is_served = memory.sent.contains_key(order) || stores.postgres.orders.contains_key(order);
         let place = stores.redis.lines.get(coupon).and_then(|line| line.order_of(user));

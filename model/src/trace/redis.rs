@@ -77,7 +77,7 @@ fn ready(group: &Group<'_>, epoch: &str, stores: &Stores, memory: &Memory) -> Re
         return Err("a rebuild ended without Postgres's position".into());
     }
     agreement(stores, memory)?;
-    line::nobody_is_forgotten(stores, memory)?;
+    line::no_place_is_lost(stores, memory)?;
     Ok("a rebuild sets the ready marker")
 }
 
@@ -220,7 +220,7 @@ fn claim(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<&'static
     claims(group, stores, memory).map(|()| CLAIM)
 }
 
-/// Checks the claims of a group, whoever made them.
+/// Checks the claims of a group.
 fn claims(group: &Group<'_>, stores: &Stores, memory: &Memory) -> Result<(), String> {
     let after = group.applied(stores);
     let is_freed = |coupon: &str, user: &str| group.freed.contains(&(coupon, user));

@@ -184,7 +184,7 @@ impl Replay {
             }
         }
         agreement(&self.stores, &self.memory)?;
-        line::nobody_is_forgotten(&self.stores, &self.memory)?;
+        line::no_place_is_lost(&self.stores, &self.memory)?;
         let is_forgotten =
             |order: &&String| !postgres.orders.contains_key(*order) && !self.memory.excused.contains(*order);
         match self.memory.accepted.iter().find(is_forgotten) {

@@ -1,10 +1,10 @@
 //! Waiting lists: a place that a user was told of leads to its order or is still there, places are served in the order of
-//! joining, and nobody gets a unit by a claim while others wait.
+//! joining, and no user gets a unit by a claim while others wait.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::evidence::Evidence;
-use crate::history::{Class, Loses, Span, Wait, Wish};
+use crate::history::{Asked, Class, Loses, Span, Wait, Wish};
 use crate::stores::OrderRow;
 
 /// Largest difference between the clocks of the stores, the program and the history, which run on one machine.
@@ -122,7 +122,7 @@ pub fn denials(evidence: &Evidence<'_>) -> Vec<String> {
     broken
 }
 
-/// Nobody gets a unit by a claim while another user waits.
+/// No user gets a unit by a claim while another user waits.
 pub fn claims(evidence: &Evidence<'_>) -> Vec<String> {
     let places = places(evidence);
     let mut broken = Vec::new();
@@ -196,18 +196,29 @@ pub fn answers(evidence: &Evidence<'_>) -> Vec<String> {
             broken.push(format!("{user} asked the line of {coupon} ({wish:?}) and was answered {answer}"));
         }
         let held = wait.order.as_deref().and_then(|order| evidence.rows.get(order));
-        if let Some(row) = held.filter(|_| *wish == Wish::Join && !wait.is_waiting()) {
-            let until = if row.confirmed_at_us.is_none() { row.reserved_until_us } else { None };
-            let dead = row.ended_at_us.into_iter().chain(until).min();
-            if dead.is_some_and(|dead| wait.span.began_us > dead + CLOCKS_APART_US) {
-                broken.push(format!(
-                    "{user} joined the line of {coupon} and was answered with order {}, which had ended",
-                    row.id
-                ));
-            }
+        if let Some(row) = held.filter(|_| *wish == Wish::Join && !wait.is_waiting())
+            && had_ended(evidence, row, wait.span)
+        {
+            broken.push(format!(
+                "{user} joined the line of {coupon} and was answered with order {}, which had ended",
+                row.id
+            ));
         }
     }
     broken
+}
+
+/// Whether the order's time to pay was over, or its end was answered, before a request was sent. The row's `ended_at` is
+/// earlier than the commit that ends it.
+fn had_ended(evidence: &Evidence<'_>, row: &OrderRow, span: Span) -> bool {
+    let until = row.reserved_until_us.filter(|_| row.confirmed_at_us.is_none());
+    let history = evidence.history;
+    let ends =
+        history.transitions.iter().filter(|asked| asked.order == row.id && asked.asked != Asked::Confirm);
+    let ends = ends.filter(|asked| asked.class == Class::Ok).map(|asked| asked.span.ended_us);
+    let cancels = history.cancels.iter().filter(|cancel| cancel.order == row.id && cancel.class == Class::Ok);
+    until.is_some_and(|until| until + CLOCKS_APART_US < span.began_us)
+        || ends.chain(cancels.map(|cancel| cancel.span.ended_us)).any(|ended| ended < span.began_us)
 }
 
 /// At the end each user in line has an order, and no unit is left for the first of them.

@@ -169,7 +169,7 @@ fn a_good_history_of_a_waiting_list_is_valid() {
 #[case::a_place_without_an_order("erin is in the line of coffee without an order", |run: &mut Run| {
     run.last().lines.insert(COUPON.into(), vec![("erin".into(), None)]);
 })]
-#[case::a_unit_that_nobody_in_line_got("1 users wait for coffee at the end", |run: &mut Run| {
+#[case::a_unit_that_no_user_in_line_got("1 users wait for coffee at the end", |run: &mut Run| {
     cancel(run, 50_000, "c");
     run.rest(1, 0);
 })]
@@ -231,6 +231,11 @@ fn a_bad_history_of_a_waiting_list_is_invalid(#[case] because: &str, #[case] spo
     run.history.waits[1].span = span(13_000, 13_010);
     run.row_of("c").recorded_at_us = 20_000_000;
 })]
+#[case::a_join_answered_with_an_order_that_is_just_ending(|run: &mut Run| {
+    run.history.cancels[0].span = span(30_000, 30_900);
+    let join = wait(run, 30_800, "alice", Wish::Join, "200");
+    (join.order, join.status) = (Some("a".into()), Some("confirmed".into()));
+})]
 #[case::a_repeat_that_is_told_its_place(|run: &mut Run| {
     wait(run, 46_000, "erin", Wish::Join, "200").place = Some(1);
     promise(run, "e");
@@ -242,7 +247,7 @@ fn an_allowed_history_of_a_waiting_list_is_valid(#[case] vary: fn(&mut Run)) {
 }
 
 #[test]
-fn a_run_in_which_nobody_was_served_is_inconclusive() {
+fn a_run_in_which_no_user_was_served_is_inconclusive() {
     let mut run = good();
     run.history.waits.retain(|wait| wait.wish != Wish::Look || wait.is_waiting());
     match run.judge() {
