@@ -33,10 +33,10 @@ pub async fn run(workload: &Workload, stores: &Stores, seed: u64) {
     let mut totals: HashMap<&str, i64> =
         TEST_COUPONS.iter().map(|coupon| (coupon.id, coupon.total)).collect();
     while !workload.is_over() {
-        match rng.random_range(0..10) {
+        match rng.random_range(0..12) {
             0 | 1 => edit(workload, &mut rng, &mut totals).await,
-            2 => poison(workload, stores, &mut rng).await,
-            3..7 => workload.revoke(&mut rng).await,
+            2 | 3 => poison(workload, stores, &mut rng).await,
+            4..8 => workload.revoke(&mut rng).await,
             _ => {
                 if let Some((_, _, order)) = workload.recent_order(&mut rng) {
                     cancel(workload, stores, &order).await;
@@ -108,20 +108,22 @@ pub async fn cancel(workload: &Workload, stores: &Stores, order: &str) -> bool {
     class == Class::Ok
 }
 
-/// Adds an event to the stream that can never be recorded, each time of the next kind.
+/// Adds an event to the stream that can never be recorded: in turn a second order and the next of the other kinds.
 pub async fn poison(workload: &Workload, stores: &Stores, rng: &mut StdRng) {
     let order = Uuid::now_v7().to_string();
     let coupon = TEST_COUPONS.choose(rng).unwrap().id;
     let long = "x".repeat(50_000);
-    let kinds: [(&str, Vec<&str>); 6] = [
+    let second = ("a second order", vec!["order", &order, "coupon", coupon, "user", HOLDER]);
+    let others = [
         ("no order event", vec!["hello", "world"]),
         ("no order id", vec!["order", "nonsense", "coupon", coupon, "user", HOLDER]),
         ("no user", vec!["order", &order, "coupon", coupon]),
         ("a user too long", vec!["order", &order, "coupon", coupon, "user", &long]),
         ("an unknown coupon", vec!["order", &order, "coupon", "nowhere", "user", HOLDER]),
-        ("a second order", vec!["order", &order, "coupon", coupon, "user", HOLDER]),
     ];
-    let (kind, fields) = &kinds[workload.next_poison() % kinds.len()];
+    // Often: when the coupon is sold out, the event is refused for want of stock, and the unique index is not tested.
+    let number = workload.next_poison();
+    let (kind, fields) = if number.is_multiple_of(2) { &second } else { &others[number / 2 % others.len()] };
     let mut args = vec!["XADD", STREAM, "NOMKSTREAM", "*"];
     args.extend(fields);
     let began_us = workload.recorder.now_us();
