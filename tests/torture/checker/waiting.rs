@@ -54,7 +54,9 @@ fn places<'a>(evidence: &Evidence<'a>) -> Vec<Place<'a>> {
         place.told.push((wait.span, wait.place));
     }
     let mut places: Vec<Place<'_>> = places.into_values().collect();
-    places.iter_mut().for_each(|place| place.told.sort_by_key(|(span, _)| span.ended_us));
+    for place in &mut places {
+        place.told.sort_by_key(|(span, _)| span.ended_us);
+    }
     places
 }
 

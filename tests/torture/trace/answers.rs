@@ -113,9 +113,10 @@ impl Timeline {
         }
         for wait in &history.waits {
             let Some(order) = &wait.order else { continue };
-            let (known, what) = match wait.is_waiting() {
-                true => (&self.promised, "no place in line"),
-                false => (&self.sent, "no event"),
+            let (known, what) = if wait.is_waiting() {
+                (&self.promised, "no place in line")
+            } else {
+                (&self.sent, "no event")
             };
             if !known.contains(order) {
                 let (user, coupon) = (&wait.user, &wait.coupon);
