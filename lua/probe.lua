@@ -5,7 +5,7 @@
 --
 -- KEYS  epoch marker, order stream, position, tally, then a coupon hash, a claims hash, a waiting list and its orders,
 --       which need not exist
--- ARGV  consumer group
+-- ARGV  consumer group, `rights` if the rights are to be checked
 --
 -- Reply: an array of the rights that the user lacks, as ACL SETUSER takes them (if there is one, the rest is not read);
 --        then the state of the stream: `usable`, `full` (its last id is the highest possible), `passed` (the group's
@@ -52,7 +52,7 @@ local function may(...)
 end
 
 local lacks, listed = {}, {}
-for _, command in ipairs(needed) do
+for _, command in ipairs(ARGV[2] == 'rights' and needed or {}) do
   if not may(unpack(command)) then
     -- The command is missing, not a key: the user could not run this script without the right to write the keys.
     local lack = '+' .. table.concat(command, '|', 1, has_verb[command[1]] and 2 or 1):lower()

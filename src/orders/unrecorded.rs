@@ -10,6 +10,8 @@ use crate::config;
 use crate::domain::{Order, OrderId, UserId};
 use crate::fence::{Fence, Session, StoreError};
 use crate::redis::order_stream;
+use crate::redis::probe::{StreamProbe, StreamState, probe_tally};
+use crate::redis::tally::Tally;
 
 /// Finds orders that may not be recorded yet. A cheap handle; clones share the limit for each user.
 #[derive(Clone)]
@@ -71,26 +73,36 @@ impl UnrecordedOrders {
     /// Returns when the order has a row or never will have one.
     async fn wait_for_row(&self, order: OrderId, viewer: Option<&UserId>) -> Result<(), NotFound> {
         let session = self.fence.require_session()?;
+        let tally = complete_tally(&session).await?;
         // A claim is answered after its event is appended, so the event's id is at most this one.
         let last = order_stream::last_id(&session.redis).await.map_err(StoreError::from)?.unwrap_or_default();
-        if self.is_recorded_up_to(&session, &last).await? {
+        if self.is_recorded_up_to(&session, &last, tally.as_ref()).await? {
             return Ok(());
         }
         let Some(_place) = self.take_place(viewer) else { return Err(NotFound::NotRecordedYet(order)) };
         // A recording may be announced before this line: the poll of the waiters then finds the row.
         let Some(recorded) = self.waiters.wait(order) else { return Err(NotFound::NotRecordedYet(order)) };
         let waited = tokio::time::timeout(config::UNRECORDED_ORDER_TIMEOUT, recorded).await;
-        if matches!(waited, Ok(Ok(_))) || self.is_recorded_up_to(&session, &last).await? {
+        if matches!(waited, Ok(Ok(_))) || self.is_recorded_up_to(&session, &last, tally.as_ref()).await? {
             return Ok(());
         }
         Err(NotFound::NotRecordedYet(order))
     }
 
     /// Whether every event up to this entry has become an order or a dead letter. `false` if the session has changed,
-    /// because a rebuild may have sent events again at higher ids.
-    async fn is_recorded_up_to(&self, session: &Session, entry: &str) -> Result<bool, StoreError> {
-        let is_acknowledged = order_stream::is_acknowledged_up_to(&session.redis, entry).await?;
-        Ok(is_acknowledged && self.fence.session().is_ok_and(|now| now.id == session.id))
+    /// because a rebuild may have sent events again at higher ids, or if the tally is no longer `tally`: events may be
+    /// missing from the stream, or may have been sent again.
+    async fn is_recorded_up_to(
+        &self,
+        session: &Session,
+        entry: &str,
+        tally: Option<&Tally>,
+    ) -> Result<bool, StoreError> {
+        let is_acknowledged =
+            tally.is_some() && order_stream::is_acknowledged_up_to(&session.redis, entry).await?;
+        Ok(is_acknowledged
+            && complete_tally(session).await?.as_ref() == tally
+            && self.fence.session().is_ok_and(|now| now.id == session.id))
     }
 
     /// Counts one more waiting request of the user; `None` if too many requests of the user wait already.
@@ -105,6 +117,12 @@ impl UnrecordedOrders {
         }
         Some(Place { waiting: &self.waiting, user: viewer.cloned() })
     }
+}
+
+/// The tally; `None` if events are missing from the stream and may not have been sent again yet.
+async fn complete_tally(session: &Session) -> Result<Option<Tally>, StoreError> {
+    let StreamProbe { state, tally, .. } = probe_tally(&session.redis).await?;
+    Ok((state == StreamState::Usable && !tally.misses_entries()).then_some(tally))
 }
 
 /// One waiting request. Dropping it makes room for another request of the user.

@@ -113,12 +113,22 @@ impl StreamProbe {
     }
 }
 
+/// The user's rights, the state of the stream, and the tally.
 pub async fn probe_stream(redis: &Redis) -> Result<StreamProbe, RedisError> {
+    probe_with(redis, "rights").await
+}
+
+/// As [`probe_stream`], without the check of the rights, which takes most of the script's time.
+pub async fn probe_tally(redis: &Redis) -> Result<StreamProbe, RedisError> {
+    probe_with(redis, "").await
+}
+
+async fn probe_with(redis: &Redis, rights: &str) -> Result<StreamProbe, RedisError> {
     let Keys { epoch, orders, postgres_lsn, tally, .. } = &redis.keys;
     let any_coupon = redis.keys.any_coupon();
     let keys = [epoch, orders, postgres_lsn, tally].map(|key| &**key);
     let keys = keys.into_iter().chain(any_coupon.iter().map(String::as_str));
-    let args = script_args(PROBE.source(), keys, [GROUP]);
+    let args = script_args(PROBE.source(), keys, [GROUP, rights]);
     let reply = match redis.call("EVAL", args).await {
         Err(RedisError::Refused(why)) if why.starts_with("NOPERM") => {
             return Ok(StreamProbe::refused(redis, &why));

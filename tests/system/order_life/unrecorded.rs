@@ -101,6 +101,21 @@ async fn an_unknown_id_is_not_found_once_every_event_is_recorded() {
 }
 
 #[tokio::test]
+async fn an_order_whose_event_was_trimmed_is_not_unknown() {
+    let sale = Sale::start_with(&[NO_WORKERS]).await;
+    create_reserving(&sale, 5).await;
+    for round in 0..5 {
+        let order = accepted_order(&sale, &format!("user-{round}")).await;
+        sale.redis_cli_without_program(&["XTRIM", "seckill:{0}:orders", "MAXLEN", "0"]);
+        let confirm = ask_as_admin(&sale, &order, "confirm").await;
+        confirm.assert_problem(503, "not-recorded-yet");
+    }
+    let _worker = sale.spawn("worker", &[("SECKILL_WORKERS", "1")]);
+    sale.until_quiet().await;
+    assert_eq!(sale.psql("select status, count(*) from orders group by status"), "reserved|5");
+}
+
+#[tokio::test]
 async fn an_unknown_id_is_not_found_when_every_event_is_recorded_during_its_wait() {
     let sale = Sale::start().await;
     create_reserving(&sale, 5).await;

@@ -87,7 +87,7 @@ fn told(asked: Asked, answer: &str) -> Option<Told> {
 fn knew_of(evidence: &Evidence<'_>, transition: &Transition) -> bool {
     evidence.accepted.get(transition.order.as_str()).is_some_and(|accepted| {
         accepted.first.ended_us < transition.span.began_us
-            && !evidence.may_be_lost(accepted.first, Loses::Events)
+            && !evidence.may_be_lost(accepted.first, Loses::Claims)
     })
 }
 
