@@ -59,7 +59,7 @@ pub async fn leave(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
     let user = api.auth.user(&request.headers)?;
     let coupon = coupon_id(coupon)?;
     if let Some(order) = api.waitlist.leave(&coupon, &user).await? {
-        let detail = "you have got a unit already: cancel its order if you do not want it";
+        let detail = "you have got a unit already: while its order is reserved, you can cancel it";
         return Err(Problem::new(Code::AlreadyServed, detail).with("order", order.id.to_string()));
     }
     let mut response = Response::new(Bytes::new());

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use seckill::domain::{Claim, ClaimOutcome, CouponId, Definition, OrderId, Refusal};
 use seckill::redis::RedisError;
 use seckill::redis::scripts::claim::{self, BatchOutcome};
@@ -338,7 +338,15 @@ fn the_scripts_answer_and_write_what_the_oracle_does() {
     let answers = RefCell::new(BTreeSet::new());
     let config = Config::default();
     let config = Config { cases: config.cases.max(HISTORIES), failure_persistence: None, ..config };
-    let outcome = TestRunner::new(config).run(&any_history(), |history| {
+    // The same histories in every run: a rare answer is in one of them, or never. More cases are random.
+    let is_usual = config.cases == HISTORIES;
+    let mut runner = if is_usual {
+        let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+        TestRunner::new_with_rng(config, rng)
+    } else {
+        TestRunner::new(config)
+    };
+    let outcome = runner.run(&any_history(), |history| {
         let (mut redis, mut answers) = (redis.borrow_mut(), answers.borrow_mut());
         let TestRedis { redis: connection, raw, .. } = &mut *redis;
         reset(raw, connection);

@@ -8,13 +8,22 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
 use crate::deleted_entries::delete_unnoticed;
+use crate::metrics::metric;
 use crate::recording::consumers;
-use support::Sale;
+use support::{Sale, until};
 
 const CONNECTIONS: usize = 100;
 /// The most scripts for a thousand claims: each connection sends ten claims, so there are about ten batches and a few
 /// more.
 const SCRIPTS_MAX: u64 = 60;
+
+/// Starts a server and waits until its comparison at the start has ended, which also sends commands.
+async fn start(environment: &[(&str, &str)]) -> Sale {
+    let sale = Sale::start_with(environment).await;
+    let compared = async || (metric(&sale, "seckill_reconcile_last_seconds").await > 1.6e9).then_some(());
+    until("the comparison at the start has ended", compared).await;
+    sale
+}
 
 /// Calls of each command since Redis started, also those from scripts.
 fn calls(sale: &Sale) -> HashMap<String, u64> {
@@ -67,7 +76,7 @@ async fn crowd(sale: &Sale, coupon: &str, first: usize, users: usize) -> HashMap
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_claims_at_once_cost_a_few_scripts() {
-    let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
+    let sale = start(&[("SECKILL_WORKERS", "0")]).await;
     sale.create("coffee", 1_000).await;
     let before = calls(&sale);
     // Claims that arrive while Redis is busy are sent as one batch.
@@ -86,7 +95,7 @@ async fn a_thousand_claims_at_once_cost_a_few_scripts() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_for_a_sold_out_coupon_costs_one_read_and_writes_nothing() {
-    let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
+    let sale = start(&[("SECKILL_WORKERS", "0")]).await;
     sale.create("coffee", 1).await;
     assert_eq!(sale.claim("coffee", "winner").await.status, 202);
     let before = calls(&sale);
@@ -109,7 +118,7 @@ async fn a_claim_for_a_sold_out_coupon_costs_one_read_and_writes_nothing() {
 
 #[tokio::test]
 async fn the_claims_of_a_hundred_holders_are_a_hash_table_and_not_a_list() {
-    let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
+    let sale = start(&[("SECKILL_WORKERS", "0")]).await;
     sale.create("coffee", 100).await;
     crowd(&sale, "coffee", 0, 100).await;
     let encoding = |key: &str| sale.redis_cli(&["OBJECT", "ENCODING", key]).trim().to_owned();
@@ -119,7 +128,7 @@ async fn the_claims_of_a_hundred_holders_are_a_hash_table_and_not_a_list() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_events_cost_ten_transactions() {
-    let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
+    let sale = start(&[("SECKILL_WORKERS", "0")]).await;
     sale.create("coffee", 10_000).await;
     for round in 0..10 {
         let taken = crowd(&sale, "coffee", 1_000 * round, 1_000).await;
@@ -146,7 +155,7 @@ fn has_backlog_consumer(sale: &Sale) -> bool {
 
 #[tokio::test]
 async fn fewer_events_than_a_batch_have_one_consumer() {
-    let sale = Sale::start().await;
+    let sale = start(&[]).await;
     sale.create("coffee", 1_000).await;
     assert_eq!(crowd(&sale, "coffee", 0, 900).await, HashMap::from([("202".to_owned(), 900)]));
     sale.until_quiet().await;
@@ -155,7 +164,7 @@ async fn fewer_events_than_a_batch_have_one_consumer() {
 
 #[tokio::test]
 async fn a_comparison_reads_the_stream_once_for_all_coupons() {
-    let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
+    let sale = start(&[("SECKILL_WORKERS", "0")]).await;
     for number in 0..20 {
         let coupon = format!("coupon-{number}");
         sale.create(&coupon, 1).await;
