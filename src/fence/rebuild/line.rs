@@ -1,5 +1,6 @@
 //! Decides the waiting list of one coupon: step 5 of a rebuild. The rows in Postgres that were not served are the line;
-//! Redis knows its order, and a user without a place gets the place of the time of the request. After Postgres has lost commits, the places that only Redis has get their rows back.
+//! Redis knows its order, and a user without a place gets the place of the time of the request. After Postgres has lost
+//! commits, the places that only Redis has get their rows back.
 
 use std::collections::{HashMap, HashSet};
 
