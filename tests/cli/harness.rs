@@ -128,11 +128,12 @@ async fn serve(
     requests: Arc<Mutex<Vec<RecordedRequest>>>,
     answers: Vec<(u16, &'static str)>,
 ) {
+    let answers = Arc::new(answers);
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let service = service_fn(|request: Request<Incoming>| {
-            let requests = requests.clone();
-            let answers = &answers;
+        let (requests, answers) = (requests.clone(), answers.clone());
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (requests, answers) = (requests.clone(), answers.clone());
             async move {
                 let (head, body) = request.into_parts();
                 let body = body.collect().await.unwrap().to_bytes();
@@ -147,7 +148,10 @@ async fn serve(
                 Ok::<_, Infallible>(answer.body(Full::new(Bytes::from_static(text.as_bytes()))).unwrap())
             }
         });
-        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.ok();
+        // In a task: a client may open a second connection while its first one is still open.
+        let connection =
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+        tokio::spawn(async move { connection.await.ok() });
     }
 }
 
