@@ -12,12 +12,15 @@ use crate::compare::is_quiet;
 use crate::promise::broken;
 use crate::state::State;
 use crate::steps::{Step, Steps};
-use crate::{Scope, compare, inject, rebuild, record, serve};
+use crate::{Scope, compare, inject, rebuild, record, serve, transition, waitlist};
 
 /// Every step from a state, and how many steps were dropped because the stream had no room.
 pub fn steps_from(state: &State, scope: &Scope) -> (Vec<Step>, usize) {
     let mut steps = Steps { from: state, next: Vec::with_capacity(16), unfollowed: 0 };
     serve::steps(state, scope, &mut steps);
+    transition::steps(state, scope, &mut steps);
+    transition::pass_time(state, &mut steps);
+    waitlist::steps(state, scope, &mut steps);
     record::steps(state, scope, &mut steps);
     rebuild::steps(state, scope, &mut steps);
     compare::steps(state, scope, &mut steps);

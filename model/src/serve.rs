@@ -7,7 +7,7 @@ use crate::state::{
     user_of,
 };
 use crate::steps::Steps;
-use crate::{Rule, Scope, postgres_loss, transition, waitlist};
+use crate::{Rule, Scope, postgres_loss};
 
 /// The fence's probe: whether Redis and Postgres match the fence row.
 #[must_use]
@@ -81,9 +81,6 @@ pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
         }
         admin_actions(state, scope, steps);
     }
-    transition::steps(state, scope, steps);
-    transition::pass_time(state, steps);
-    waitlist::steps(state, scope, steps);
     publish(state, scope, steps);
     release(state, scope, steps);
 }
