@@ -95,6 +95,14 @@ impl<'a> Evidence<'a> {
         loses_claims(self.history)
     }
 
+    /// Whether a fault removed accepted claims from Redis between the beginning of one span and the end of another.
+    pub fn lost_claims_between(&self, from: Span, until: Span) -> bool {
+        let faults = self.history.faults.iter().filter(|fault| fault.loses == Loses::Claims);
+        faults
+            .into_iter()
+            .any(|fault| fault.span.ended_us >= from.began_us && fault.span.began_us <= until.ended_us)
+    }
+
     /// Whether data that was in Redis since `first` may be lost: a later fault removed at least `loses`, and no sample
     /// in between showed that everything was recorded.
     pub fn may_be_lost(&self, first: Span, loses: Loses) -> bool {

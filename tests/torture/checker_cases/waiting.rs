@@ -155,6 +155,17 @@ fn a_good_history_of_a_waiting_list_is_valid() {
     run.row("f", "frank", "confirmed", 46_005);
     cancel(run, 47_000, "f");
 })]
+#[case::a_place_that_moved_back_before_a_flush("moved from Some(1) to Some(2)", |run: &mut Run| {
+    wait(run, 26_000, "bob", Wish::Look, "200").place = Some(2);
+    promise(run, "b");
+    run.sample(27_000, 1, 1);
+    run.fault("flush", Loses::Claims, 28_000);
+})]
+#[case::a_place_that_moved_back_by_more_than_one_user("moved from Some(1) to Some(3)", |run: &mut Run| {
+    wait(run, 10_500, "frank", Wish::Join, "503 unavailable");
+    wait(run, 26_000, "bob", Wish::Look, "200").place = Some(3);
+    promise(run, "b");
+})]
 #[case::a_place_that_moved_back("moved from Some(1) to Some(2)", |run: &mut Run| {
     wait(run, 26_000, "bob", Wish::Look, "200").place = Some(2);
     promise(run, "b");
@@ -214,6 +225,17 @@ fn a_bad_history_of_a_waiting_list_is_invalid(#[case] because: &str, #[case] spo
 })]
 #[case::a_place_that_moved_back_after_a_flush(|run: &mut Run| {
     run.fault("flush", Loses::Claims, 25_500);
+    wait(run, 26_000, "bob", Wish::Look, "200").place = Some(2);
+    promise(run, "b");
+})]
+#[case::a_place_that_moved_back_because_a_served_order_was_lost_after_a_quiet_moment(|run: &mut Run| {
+    run.sample(24_000, 1, 1);
+    run.fault("flush", Loses::Claims, 25_500);
+    wait(run, 26_000, "carol", Wish::Look, "200").place = Some(3);
+    promise(run, "c");
+})]
+#[case::a_place_behind_a_user_whose_join_had_no_answer(|run: &mut Run| {
+    wait(run, 10_500, "frank", Wish::Join, "503 unavailable");
     wait(run, 26_000, "bob", Wish::Look, "200").place = Some(2);
     promise(run, "b");
 })]
