@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::json;
 
-use support::proxy::{Proxy, TrapAction};
+use support::proxy::{Proxy, Trap, TrapAction};
 use support::{Process, Sale, signal, until};
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
 const COUPON: &str = "seckill:{0}:coupon:coffee";
 const ROWS: &str = "Adds users to the waiting lists of coupons";
 /// The script that takes places; a call that only looks has no WAL position.
-pub const TAKES_PLACES: [&str; 3] = ["EVALSHA", "waitlist-orders:coffee", "$17\r\n00000000/"];
+const TAKES_PLACES: [&str; 3] = ["EVALSHA", "waitlist-orders:coffee", "$17\r\n00000000/"];
 
 /// A sale whose clients use a second server, with proxies between that server and both stores.
 pub async fn sale_behind_proxies() -> (Sale, Proxy, Proxy, Process) {
@@ -27,6 +27,16 @@ pub async fn sale_behind_proxies() -> (Sale, Proxy, Proxy, Process) {
     let server = sale.spawn_by_address("serve", &[&redis, &postgres], &[("SECKILL_WORKERS", "0")]);
     sale.url = server.url_when_up().await;
     (sale, redis, postgres, server)
+}
+
+/// Sends a user's request to join, and holds it after its row is committed and before its place is taken.
+pub async fn hold_before_the_place(sale: &Sale, redis: &Proxy, user: &str) -> Trap {
+    let trap = redis.hold(&TAKES_PLACES);
+    tokio::select! {
+        answer = join(sale, user) => panic!("answered before its place: {}", answer.text),
+        () = trap.until_taken() => {}
+    }
+    trap
 }
 
 #[tokio::test]
@@ -111,11 +121,7 @@ async fn a_join_whose_answer_is_lost_in_any_step_is_found_or_made_by_its_repeat(
 async fn a_join_that_dies_between_its_row_and_its_place_takes_one_place_by_its_repeat() {
     let (mut sale, redis, _postgres, server) = sale_behind_proxies().await;
     let order = buy(&sale, "alice").await;
-    let trap = redis.hold(&TAKES_PLACES);
-    tokio::select! {
-        answer = join(&sale, "bob") => panic!("answered before its place: {}", answer.text),
-        () = trap.until_taken() => {}
-    }
+    let trap = hold_before_the_place(&sale, &redis, "bob").await;
     let lost = unserved(&sale);
     assert!(lost.starts_with("bob|"), "the row comes first: {lost}");
     server.kill_9();

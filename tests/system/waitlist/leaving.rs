@@ -3,7 +3,7 @@
 use support::proxy::TrapAction;
 use support::{Sale, until};
 
-use super::faults::{TAKES_PLACES, sale_behind_proxies};
+use super::faults::{hold_before_the_place, sale_behind_proxies};
 use super::{assert_place, buy, join, join_until_done, leave, place, revoke, unserved};
 
 const REMOVES_ROWS: &str = "Removes the rows of a user who leaves";
@@ -43,11 +43,7 @@ async fn a_request_to_leave_that_lost_its_row_or_its_answer_is_done_by_its_repea
 async fn a_user_whose_join_died_before_its_place_can_leave_at_once() {
     let (mut sale, redis, _postgres, server) = sale_behind_proxies().await;
     let order = buy(&sale, "alice").await;
-    let trap = redis.hold(&TAKES_PLACES);
-    tokio::select! {
-        answer = join(&sale, "bob") => panic!("answered before its place: {}", answer.text),
-        () = trap.until_taken() => {}
-    }
+    let trap = hold_before_the_place(&sale, &redis, "bob").await;
     server.kill_9();
     trap.discard();
     let second = sale.spawn_by_address("serve", &[], &[("SECKILL_WORKERS", "0")]);
