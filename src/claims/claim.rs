@@ -118,10 +118,10 @@ impl Claims {
     }
 
     /// Whether the answer to a claim must wait for the order's row. Redis has the coupon: if the catalogue does not
-    /// know the coupon, the catalogue is out of date.
+    /// know the coupon, its last read is older than the coupon.
     async fn needs_row(&self, coupon: &CouponId, known: Option<ClaimDurability>) -> bool {
         if known.is_none() {
-            self.catalogue.refresh_briefly(config::SNAPSHOT_MAX_AGE).await;
+            self.catalogue.refresh_briefly(Duration::ZERO).await;
         }
         known.or_else(|| self.catalogue.durability(coupon)) != Some(ClaimDurability::Redis)
     }

@@ -94,13 +94,16 @@ impl Catalogue {
             .collect()
     }
 
-    /// Reads the changes from Postgres, unless the last read is less than `max_age` old.
+    /// Reads the changes from Postgres, unless a read began less than `max_age` before this call, or after it: so
+    /// callers that wait for the same read share it, and with `max_age` 0 a caller gets every change made before its
+    /// call.
     ///
     /// # Errors
     /// If Postgres does not answer.
     pub async fn refresh(&self, max_age: Duration) -> Result<(), PostgresError> {
+        let called = Instant::now();
         let mut refreshed = self.refreshed.lock().await;
-        if refreshed.at.is_some_and(|at| at.elapsed() < max_age) {
+        if refreshed.at.is_some_and(|at| at + max_age > called) {
             return Ok(());
         }
         let at = Instant::now();

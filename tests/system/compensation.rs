@@ -3,7 +3,7 @@
 
 use nix::sys::signal::Signal;
 
-use support::proxy::{ACKNOWLEDGEMENT, Proxy, Trap, TrapAction};
+use support::proxy::{ACKNOWLEDGEMENT, EVALSHA, Proxy, Trap, TrapAction};
 use support::{Process, Sale, signal, until};
 
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
@@ -58,9 +58,9 @@ const BEFORE_COMMIT: Death =
 const AFTER_COMMIT: Death =
     Death { store: Store::Postgres, act: TrapAction::CutReply, needles: &["COMMIT", REJECT], leaves: (1, 1) };
 const BEFORE_RELEASE: Death =
-    Death { store: Store::Redis, act: TrapAction::Hold, needles: &["EVALSHA", ORDER], leaves: (1, 1) };
+    Death { store: Store::Redis, act: TrapAction::Hold, needles: &[EVALSHA, ORDER], leaves: (1, 1) };
 const AFTER_RELEASE: Death =
-    Death { store: Store::Redis, act: TrapAction::CutReply, needles: &["EVALSHA", ORDER], leaves: (1, 0) };
+    Death { store: Store::Redis, act: TrapAction::CutReply, needles: &[EVALSHA, ORDER], leaves: (1, 0) };
 const BEFORE_DELETION: Death =
     Death { store: Store::Postgres, act: TrapAction::Hold, needles: &["delete from outbox"], leaves: (1, 0) };
 const AFTER_DELETION: Death = Death {
@@ -98,10 +98,10 @@ impl Scene {
         self.sale.spawn_by_address("worker", proxies, &environment)
     }
 
-    /// Number of rows in the outbox, and of units held.
+    /// Number of rows in the outbox, and of units held. Units first: a unit that is no longer held has had its row.
     fn outbox_and_held(&self) -> (i64, i64) {
-        let rows = self.sale.psql_number("select count(*) from outbox");
-        (rows, self.sale.redis_cli(&["HLEN", CLAIMS]).parse().unwrap())
+        let held = self.sale.redis_cli(&["HLEN", CLAIMS]).parse().unwrap();
+        (self.sale.psql_number("select count(*) from outbox"), held)
     }
 
     /// A worker rejects one claim and dies at the given moment; another worker continues.

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::deleted_entries::delete_unnoticed;
 use support::external_store::{ExternalStore, folder};
-use support::proxy::Proxy;
+use support::proxy::{EVALSHA, Proxy};
 use support::{Process, Sale, until};
 
 use self::older_copy::OlderCopy;
@@ -129,7 +129,7 @@ async fn a_late_release_does_not_take_the_unit_of_the_users_next_order() {
     let worker = sale.spawn_by_address("worker", &[&proxy], &[ONE_WORKER]);
     until_recorded(&sale, 1).await;
     sale.until_quiet().await;
-    let trap = proxy.hold(&["EVALSHA", "claims:coffee", &first]);
+    let trap = proxy.hold(&[EVALSHA, "claims:coffee", &first]);
     sale.cancel_order(&first);
     trap.until_taken().await;
     let second = order_of(&sale, "alice").await;

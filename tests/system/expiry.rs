@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::metrics::count;
-use support::proxy::{Proxy, Trap, TrapAction};
+use support::proxy::{EVALSHA, Proxy, Trap, TrapAction};
 use support::{Process, Sale, until};
 
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
@@ -116,8 +116,8 @@ struct Scene {
 type Death = (bool, TrapAction, &'static [&'static str]);
 const BEFORE_COMMIT: Death = (false, TrapAction::Hold, &["COMMIT", EXPIRE]);
 const AFTER_COMMIT: Death = (false, TrapAction::CutReply, &["COMMIT", EXPIRE]);
-const BEFORE_RELEASE: Death = (true, TrapAction::Hold, &["EVALSHA", ORDER]);
-const AFTER_RELEASE: Death = (true, TrapAction::CutReply, &["EVALSHA", ORDER]);
+const BEFORE_RELEASE: Death = (true, TrapAction::Hold, &[EVALSHA, ORDER]);
+const AFTER_RELEASE: Death = (true, TrapAction::CutReply, &[EVALSHA, ORDER]);
 const BEFORE_DELETION: Death = (false, TrapAction::Hold, &["delete from outbox"]);
 const AFTER_DELETION: Death = (false, TrapAction::CutReply, &["delete from outbox"]);
 

@@ -5,7 +5,7 @@ use std::cell::Cell;
 
 use nix::sys::signal::Signal;
 
-use support::proxy::{ACKNOWLEDGEMENT, Proxy, TrapAction};
+use support::proxy::{ACKNOWLEDGEMENT, EVALSHA, Proxy, TrapAction};
 use support::{Process, Sale, signal, signal_all, until};
 
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
@@ -56,7 +56,7 @@ async fn claim_over_a_new_connection(sale: &Sale, user: &str) -> String {
 #[tokio::test]
 async fn a_claim_whose_answer_is_lost_is_found_by_its_repeat_and_costs_one_unit() {
     let (sale, proxy, _replica) = sale_behind_a_proxy().await;
-    let trap = proxy.cut_reply(&["EVALSHA", "alice"]);
+    let trap = proxy.cut_reply(&[EVALSHA, "alice"]);
     let lost = sale.claim("coffee", "alice").await;
     assert_eq!((lost.status, lost.code()), (503, "unavailable"), "{}", lost.text);
     assert!(lost.header("retry-after").parse::<u64>().is_ok());
@@ -73,7 +73,7 @@ async fn a_claim_whose_answer_is_lost_is_found_by_its_repeat_and_costs_one_unit(
 async fn a_claim_that_never_reached_redis_is_made_by_its_repeat() {
     let (sale, proxy, _replica) = sale_behind_a_proxy().await;
     let epoch = sale.epoch();
-    let _trap = proxy.cut(&["EVALSHA", "alice"]);
+    let _trap = proxy.cut(&[EVALSHA, "alice"]);
     assert_eq!(sale.claim("coffee", "alice").await.status, 503);
     assert_eq!(sale.redis_cli(&["HLEN", CLAIMS]), "0");
     let order = claim_over_a_new_connection(&sale, "alice").await;
@@ -97,7 +97,7 @@ async fn a_connection_that_breaks_while_it_is_idle_is_replaced_at_once() {
 #[tokio::test]
 async fn a_claim_that_reaches_redis_after_its_timeout_is_not_made() {
     let (sale, proxy, _replica) = sale_behind_a_proxy().await;
-    let trap = proxy.hold(&["EVALSHA", "alice"]);
+    let trap = proxy.hold(&[EVALSHA, "alice"]);
     assert_eq!(sale.claim("coffee", "alice").await.status, 503);
     let before = scripts_run(&sale);
     trap.release();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use support::proxy::{Proxy, Trap};
+use support::proxy::{EVALSHA, Proxy, Trap};
 use support::{Process, Sale, until};
 
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
@@ -212,7 +212,7 @@ async fn an_edit_whose_publication_is_lost_is_published_again() {
     for (total, flush) in [(1_500, false), (1_400, true), (900, false), (950, true)] {
         race.claim().await;
         race.sale.until_quiet().await;
-        let trap = race.proxy.hold(&["EVALSHA", "per_user_limit"]);
+        let trap = race.proxy.hold(&[EVALSHA, "per_user_limit"]);
         let edit = race.sale.admin(
             reqwest::Method::PATCH,
             "/v1/admin/coupons/coffee",

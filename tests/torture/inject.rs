@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
+use support::proxy::EVALSHA;
 use tokio::task::JoinHandle;
 
 use crate::cluster::{Cluster, SERVER, TIMEOUT, WORKERS, signal, wait, with_children};
@@ -187,7 +188,7 @@ impl FaultInjector {
         let traps: Vec<_> = if is_commit {
             WORKERS.map(|place| nodes[place].postgres.cut_reply(&["COMMIT"])).into()
         } else {
-            let claims = nodes[SERVER].redis.cut_reply(&["EVALSHA", "user-"]);
+            let claims = nodes[SERVER].redis.cut_reply(&[EVALSHA, "user-"]);
             let reads = WORKERS.map(|place| nodes[place].redis.cut_reply(&["XREADGROUP"]));
             std::iter::once(claims).chain(reads).collect()
         };

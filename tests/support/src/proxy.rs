@@ -20,8 +20,10 @@ use std::time::Duration;
 pub use meter::{Meter, MeterFault};
 pub use trap::{Trap, TrapAction};
 
-/// Texts in a worker's acknowledgement: no other script gets all of these keys and names.
-pub const ACKNOWLEDGEMENT: [&str; 3] = ["EVALSHA", "postgres_lsn", "order-writers"];
+/// The command that runs a stored script. The probe is sent with EVAL and has the word EVALSHA in its source.
+pub const EVALSHA: &str = "\r\nEVALSHA\r\n";
+/// Texts in a worker's acknowledgement: no other stored script gets all of these keys and names.
+pub const ACKNOWLEDGEMENT: [&str; 3] = [EVALSHA, "postgres_lsn", "order-writers"];
 
 /// Listens on loopback until the test process ends.
 pub struct Proxy {

@@ -6,14 +6,14 @@ use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::json;
 
-use support::proxy::{Proxy, TrapAction};
+use support::proxy::{EVALSHA, Proxy, TrapAction};
 use support::{Answer, Process, Sale, signal, until};
 
 use super::{ask, assert_order, create_reserving, order_of};
 
 const CONFIRM: &str = "Confirms reserved orders in time";
 /// Identifies the script that records a WAL position: no other script gets these two keys in a row.
-const POSITION: [&str; 2] = ["EVALSHA", "seckill:{0}:epoch\r\n$24\r\nseckill:{0}:postgres_lsn"];
+const POSITION: [&str; 2] = [EVALSHA, "seckill:{0}:epoch\r\n$24\r\nseckill:{0}:postgres_lsn"];
 /// The bound parameter of the statement that ends orders, with its length.
 const CANCEL: &str = "\0\0\0\u{9}cancelled";
 

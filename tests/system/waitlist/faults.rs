@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::json;
 
-use support::proxy::{Proxy, Trap, TrapAction};
+use support::proxy::{EVALSHA, Proxy, Trap, TrapAction};
 use support::{Process, Sale, signal, until};
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
 const COUPON: &str = "seckill:{0}:coupon:coffee";
 const ROWS: &str = "Adds users to the waiting lists of coupons";
 /// The script that takes places; a call that only looks has no WAL position.
-const TAKES_PLACES: [&str; 3] = ["EVALSHA", "waitlist-orders:coffee", "$17\r\n00000000/"];
+const TAKES_PLACES: [&str; 3] = [EVALSHA, "waitlist-orders:coffee", "$17\r\n00000000/"];
 
 /// A sale whose clients use a second server, with proxies between that server and both stores.
 pub async fn sale_behind_proxies() -> (Sale, Proxy, Proxy, Process) {

@@ -10,7 +10,7 @@ use crate::admin_actions;
 use crate::cluster::{SERVER, WORKERS};
 use crate::faults::Kind;
 use crate::workload::{ClaimRequest, TEST_COUPONS};
-use support::proxy::{ACKNOWLEDGEMENT, Trap};
+use support::proxy::{ACKNOWLEDGEMENT, EVALSHA, Trap};
 use support::script_text;
 
 /// Longest wait for a process to send the request.
@@ -61,7 +61,7 @@ pub async fn first_taken(mut traps: Vec<(usize, Trap)>) -> Result<(usize, Trap),
 impl FaultInjector {
     /// The script has claimed the units; the clients get no answer.
     pub(super) async fn die_after_script(&mut self) -> Outcome {
-        let trap = self.cluster.nodes[SERVER].redis.cut_reply(&["EVALSHA", "user-"]);
+        let trap = self.cluster.nodes[SERVER].redis.cut_reply(&[EVALSHA, "user-"]);
         let outcome = until_cut(&trap).await;
         self.restart_node(SERVER).await?;
         outcome
@@ -96,7 +96,7 @@ impl FaultInjector {
             .collect();
         let (place, mut trap) = first_taken(traps).await?;
         if self.rng.random_bool(0.5) {
-            let before_effect = self.cluster.nodes[place].redis.hold(&["EVALSHA", effect]);
+            let before_effect = self.cluster.nodes[place].redis.hold(&[EVALSHA, effect]);
             trap.release();
             trap = first_taken(vec![(place, before_effect)]).await?.1;
         }
@@ -110,7 +110,7 @@ impl FaultInjector {
         let (place, mut trap) =
             first_taken(vec![(SERVER, node.postgres.hold(&["insert into waitlist"]))]).await?;
         if self.rng.random_bool(0.7) {
-            let before_place = node.redis.hold(&["EVALSHA", "seckill:{0}:waitlist-orders:"]);
+            let before_place = node.redis.hold(&[EVALSHA, "seckill:{0}:waitlist-orders:"]);
             trap.release();
             trap = first_taken(vec![(place, before_place)]).await?.1;
         }
@@ -155,7 +155,7 @@ impl FaultInjector {
         for _ in 0..MAX_ORDERS_TRIED {
             self.sleep(1..50).await;
             let Some((coupon, user, order)) = self.workload.recent_order(&mut self.rng) else { continue };
-            let (redis, release) = (&self.cluster.nodes[place].redis, ["EVALSHA", order.as_str()]);
+            let (redis, release) = (&self.cluster.nodes[place].redis, [EVALSHA, order.as_str()]);
             let is_sent = self.interrupted_releases % 2 == 1;
             let trap = if is_sent { redis.cut_reply(&release) } else { redis.cut(&release) };
             if !admin_actions::cancel(&self.workload, &self.cluster.stores, &order).await {
