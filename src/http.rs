@@ -16,11 +16,13 @@ mod head;
 mod health;
 mod order;
 mod orders;
+mod pages;
 mod prefer;
 pub mod problem;
 mod request;
 mod routes;
 pub mod server;
+pub mod sign_in;
 mod socket;
 mod token;
 mod waitlist;
@@ -43,6 +45,7 @@ use crate::tasks::Tasks;
 use crate::waitlist::Waitlist;
 use auth::Auth;
 use problem::{Code, Problem};
+use sign_in::DemoSignIn;
 
 /// What the handlers call. The server has one.
 pub struct Api {
@@ -59,6 +62,8 @@ pub struct Api {
     /// For lists: a handler of a list makes a plain query.
     pub postgres: Postgres,
     pub auth: Auth,
+    /// Only in a demo.
+    pub demo: OnceLock<DemoSignIn>,
 }
 
 /// The API once it is open, and before that the status that clients get.

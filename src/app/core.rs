@@ -1,7 +1,7 @@
 //! The parts that every process has, with or without HTTP: connections, and the fence with the tasks that depend on it.
 //! Also makes the API from these parts.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -154,6 +154,7 @@ impl Core {
             fence,
             postgres,
             auth: Auth::new(credentials)?,
+            demo: OnceLock::new(),
         })
     }
 

@@ -3,13 +3,12 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::future::try_join_all;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
 use super::Api;
-use super::answer::{List, json};
+use super::answer::{Content, List, client_has, json, not_modified};
 use super::problem::{Answer, Problem};
 use super::request::{Page, Request, coupon_id};
 use crate::config;
@@ -92,17 +91,8 @@ fn etag<'a>(snapshots: impl IntoIterator<Item = &'a CouponSnapshot>, next: Optio
 }
 
 /// An answer that caches may keep for a second, or 304.
-fn public(headers: &HeaderMap, tag: &str, answer: impl FnOnce() -> Response<Bytes>) -> Response<Bytes> {
-    let lines = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|line| line.to_str().ok());
-    let opaque = |tag: &str| tag.strip_prefix("W/").unwrap_or(tag).to_owned();
-    let fresh = lines
-        .flat_map(|line| line.split(','))
-        .map(str::trim)
-        .any(|asked| asked == "*" || opaque(asked) == opaque(tag));
-    let mut response = if fresh { Response::new(Bytes::new()) } else { answer() };
-    if fresh {
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-    }
+fn public(headers: &HeaderMap, tag: &str, answer: impl FnOnce() -> Response<Content>) -> Response<Content> {
+    let mut response = if client_has(headers, tag) { not_modified() } else { answer() };
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=1"));
     if let Ok(tag) = HeaderValue::from_str(tag) {
