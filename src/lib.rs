@@ -45,6 +45,7 @@ pub mod worker;
 
 pub mod data_dir;
 pub mod embedded;
+pub mod handover;
 
 pub mod bench;
 

@@ -43,6 +43,7 @@ mod order_life;
 mod rebuild_races;
 mod recording;
 mod redis_rights;
+mod replace;
 mod schema_changes;
 mod settings;
 mod shutdown;

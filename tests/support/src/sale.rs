@@ -137,6 +137,11 @@ impl Sale {
         self.dir.path().join("data")
     }
 
+    /// The server's process, which then no longer belongs to this sale.
+    pub fn take_server(&mut self) -> Process {
+        self.server.take().expect("the sale has a server")
+    }
+
     pub fn server(&mut self) -> &mut Process {
         self.server.as_mut().expect("the server was started")
     }
