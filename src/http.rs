@@ -12,6 +12,7 @@ mod body;
 mod claims;
 mod coupons;
 mod dead_letters;
+mod gauges;
 mod head;
 mod health;
 mod order;

@@ -39,6 +39,7 @@ mod metrics;
 mod million;
 mod missed_entries;
 mod order_life;
+mod order_log;
 mod rebuild_races;
 mod recording;
 mod redis_rights;
