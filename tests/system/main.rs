@@ -38,6 +38,7 @@ mod lost_commits;
 mod metrics;
 mod million;
 mod missed_entries;
+mod monitoring;
 mod order_life;
 mod order_log;
 mod rebuild_races;
