@@ -3,6 +3,7 @@
 //! those of `redis_exporter`.
 
 mod kinds;
+pub mod readings;
 
 use std::sync::OnceLock;
 
@@ -59,7 +60,7 @@ const SCRIPTS: &[&str] = &[
     "waitlist_serve",
 ];
 const TRANSACTIONS: &[&str] = &["record", "reject", "confirm", "cancel", "revoke", "expire", "join"];
-const DRIFT_KINDS: &[&str] =
+pub const DRIFT_KINDS: &[&str] =
     &["lost_event", "missing_claim", "missed_release", "stock_drift", "definition", "waitlist"];
 const REBUILD_CAUSES: &[&str] =
     &["first", "redis", "marker", "stream", "scripts", "postgres", "loss", "ordered"];

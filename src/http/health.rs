@@ -60,7 +60,7 @@ pub async fn readyz(api: Arc<Api>, request: Request) -> Answer {
 pub async fn metrics(api: Arc<Api>, request: Request) -> Answer {
     admit(&api, &request)?;
     gauges::read(&api).await;
-    let mut response = Response::new(Bytes::from(metrics::render()));
+    let mut response = Response::new(Bytes::from(metrics::render()).into());
     let headers = response.headers_mut();
     headers
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));

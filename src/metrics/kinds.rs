@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use prometheus::core::Collector;
 use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, Result};
 
+use super::readings::Readings;
+
 /// A metric that can be registered once.
 pub trait Metric: Sync {
     /// # Errors
@@ -86,6 +88,12 @@ impl Gauge {
         Self { name, help, cell: OnceLock::new() }
     }
 
+    /// `None` if the value is unknown.
+    #[must_use]
+    pub fn read(&self, readings: &Readings) -> Option<f64> {
+        readings.value(self.name)
+    }
+
     pub fn set(&self, value: f64) {
         if let Some(cell) = self.cell.get() {
             cell.set(value);
@@ -104,6 +112,15 @@ impl Gauge {
 impl GaugeBy {
     pub(super) const fn new(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Self {
         Self { name, help, labels, cells: OnceLock::new() }
+    }
+
+    /// The value for each of these values of its one label.
+    pub fn read(
+        &self,
+        readings: &Readings,
+        values: &'static [&'static str],
+    ) -> impl Iterator<Item = (&'static str, u64)> {
+        values.iter().map(|value| (*value, readings.count(self.name, self.labels[0], value)))
     }
 
     /// Sets the gauge of these values, one for each label.
@@ -135,6 +152,11 @@ impl Counter {
 impl CounterBy {
     pub(super) const fn new(name: &'static str, help: &'static str, by: Label) -> Self {
         Self { name, help, by, cells: OnceLock::new() }
+    }
+
+    /// The value for each value of the label.
+    pub fn read(&self, readings: &Readings) -> impl Iterator<Item = (&'static str, u64)> {
+        self.by.values.iter().map(|value| (*value, readings.count(self.name, self.by.name, value)))
     }
 
     /// `value` is one of the label's values.
