@@ -14,10 +14,10 @@ pub mod environment;
 pub mod printing;
 
 pub mod logs;
+pub mod metrics;
 pub mod tasks;
 
 pub mod domain;
-pub mod metrics;
 pub mod open_files;
 pub mod stop;
 

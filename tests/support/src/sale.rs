@@ -66,7 +66,8 @@ impl Sale {
         self.url = until("the server listens", async || {
             let log = process.log();
             let (line, _) = log.split_once('\n')?;
-            line.strip_prefix("listening on ").map(str::to_owned)
+            // In JSON the text is in a field.
+            Some(line.split_once("listening on ")?.1.split('"').next()?.to_owned())
         })
         .await;
         self.server = Some(process);
