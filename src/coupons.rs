@@ -1,8 +1,9 @@
 //! Coupons: `definitions` creates and edits them, `publish` brings a definition to Redis, `in_force` reads it back,
-//! `catalogue` knows which ids exist, `snapshots` caches coupons for readers.
+//! `catalogue` knows which ids exist, `snapshots` caches coupons for readers, `view` is what they see.
 
 pub mod catalogue;
 pub mod definitions;
 pub mod in_force;
 pub mod publish;
 pub mod snapshots;
+pub mod view;

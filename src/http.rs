@@ -12,6 +12,7 @@ mod body;
 mod claims;
 mod coupons;
 mod dead_letters;
+mod events;
 mod head;
 mod health;
 mod order;
@@ -37,6 +38,7 @@ use crate::coupons::definitions::Coupons;
 use crate::coupons::snapshots::Snapshots;
 use crate::fence::Fence;
 use crate::fence::store_status::Stores;
+use crate::live::{Live, Operations};
 use crate::orders::lookup::Orders;
 use crate::orders::transitions::Transitions;
 use crate::postgres::Postgres;
@@ -59,6 +61,8 @@ pub struct Api {
     pub fence: Fence,
     pub stores: Stores,
     pub reconciler: Reconciler,
+    pub live: Live,
+    pub operations: Operations,
     /// For lists: a handler of a list makes a plain query.
     pub postgres: Postgres,
     pub auth: Auth,

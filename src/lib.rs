@@ -38,6 +38,8 @@ pub mod reconcile;
 
 pub mod doctor;
 
+pub mod live;
+
 pub mod http;
 pub mod worker;
 

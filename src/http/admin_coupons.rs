@@ -8,10 +8,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::Api;
 use super::answer::{Content, List, json};
 use super::body::Rfc3339;
-use super::coupons::CouponView;
+
 use super::problem::Answer;
 use super::request::{Page, Request, coupon_id};
 use crate::coupons::definitions::{AdminCoupon, Created, ExpectedVersion};
+use crate::coupons::view::CouponView;
 use crate::domain::{ClaimDurability, CouponId, CouponPatch, FieldDifference, NewCoupon};
 
 #[derive(Deserialize)]

@@ -16,8 +16,8 @@ use super::prefer::preferred_wait;
 use super::problem::{Answer, Code, Problem};
 use super::request::{Arrival, Body, Request};
 use super::{
-    Api, ApiSlot, admin, admin_coupons, admin_waitlist, audit, claims, coupons, dead_letters, detached, head,
-    health, order, orders, pages, sign_in, waitlist,
+    Api, ApiSlot, admin, admin_coupons, admin_waitlist, audit, claims, coupons, dead_letters, detached,
+    events, head, health, order, orders, pages, sign_in, waitlist,
 };
 use crate::config;
 
@@ -44,6 +44,9 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
         (["v1", "coupons", coupon, "waitlist"], "GET") => waitlist::show(api, coupon, request).boxed(),
         (["v1", "coupons", coupon, "waitlist"], "DELETE") => waitlist::leave(api, coupon, request).boxed(),
         (["v1", "coupons", _, "waitlist"], _) => not_allowed("DELETE, GET, HEAD, POST"),
+        (["v1", "coupons", coupon, "events"], "GET") => events::of_coupon(api, coupon, request).boxed(),
+        (["v1", "events"], "GET") => events::listed(api, request).boxed(),
+        (["v1", "events"] | ["v1", "coupons", _, "events"], _) => not_allowed("GET, HEAD"),
         (["v1", "orders"], "GET") => orders::list(api, request).boxed(),
         (["v1", "orders", order], "GET") => order::show(api, order, request).boxed(),
         (
@@ -73,13 +76,14 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
         (["v1", "admin", "orders", order, "revoke"], "POST") => order::revoke(api, order, request).boxed(),
         (["v1", "admin", "orders", _, "revoke"], _) => not_allowed("POST"),
         (["v1", "admin", "audit"], "GET") => audit::list(api, request).boxed(),
+        (["v1", "admin", "events"], "GET") => ready(events::operations(&api, &request)).boxed(),
         (["v1", "admin", "stream"], "GET") => admin::stream(&api, request).boxed(),
         (["v1", "admin", "reconcile"], "POST") => admin::reconcile(api, request).boxed(),
         (["v1", "admin", "reconcile"], _) => not_allowed("POST"),
         (["v1", "admin", "dead"], "GET") => dead_letters::list(api, request).boxed(),
         (["v1", "admin", "dead", letter], "GET") => dead_letters::show(api, letter, request).boxed(),
         (
-            ["v1", "admin", "orders" | "audit" | "stream" | "dead"]
+            ["v1", "admin", "orders" | "audit" | "events" | "stream" | "dead"]
             | ["v1", "admin", "dead", _]
             | ["v1", "admin", "coupons", _, "waitlist"],
             _,
