@@ -22,7 +22,7 @@ export async function ask(method, path, { token, key, body, headers = {}, patien
     const answer = parsed(text);
     return {
       ok: response.ok, status: response.status, body: answer, code: answer?.code ?? "", detail: answer?.detail ?? "",
-      retryAfter: Number(response.headers.get("retry-after")) || 1, sentAt, gotAt: performance.now(),
+      retryAfter: Number(response.headers.get("retry-after") ?? 1) || 0, sentAt, gotAt: performance.now(),
     };
   } catch {
     return { ok: false, status: 0, code: "no-answer", detail: "", body: null, retryAfter: 1, sentAt, gotAt: performance.now() };

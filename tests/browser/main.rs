@@ -4,4 +4,10 @@
 #![allow(dead_code, reason = "the tests of the pages use these")]
 
 mod browser;
+mod front;
+mod grab;
+mod harness;
+mod live;
+mod look;
+mod orders;
 mod page;

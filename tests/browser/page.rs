@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use support::until;
 use thirtyfour::prelude::ElementQueryable;
-use thirtyfour::{By, WebDriver};
+use thirtyfour::{By, TypingData, WebDriver};
 
 const AXE: &str = include_str!("axe.min.js");
 /// A page may move its contents by this much without an action of the reader (web.dev, Cumulative Layout Shift).
@@ -74,8 +74,8 @@ impl Page {
     }
 
     /// Presses keys, or types a text, where the focus is.
-    pub async fn press(&self, keys: impl AsRef<str>) {
-        self.window.action_chain().send_keys(keys.as_ref()).perform().await.unwrap();
+    pub async fn press(&self, keys: impl Into<TypingData>) {
+        self.window.action_chain().send_keys(keys).perform().await.unwrap();
     }
 
     /// Shows the page at this width in CSS pixels.
@@ -84,9 +84,11 @@ impl Page {
         self.window.cdp().send_raw("Emulation.setDeviceMetricsOverride", asked).await.unwrap();
     }
 
-    /// Shows the page as to a reader who prefers `light` or `dark`.
+    /// Shows the page as to a reader who prefers `light` or `dark`, and no motion: else colours change slowly.
     pub async fn set_scheme(&self, scheme: &str) {
-        let asked = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        let features = [("prefers-color-scheme", scheme), ("prefers-reduced-motion", "reduce")];
+        let asked =
+            json!({ "features": features.map(|(name, value)| json!({ "name": name, "value": value })) });
         self.window.cdp().send_raw("Emulation.setEmulatedMedia", asked).await.unwrap();
     }
 
