@@ -84,8 +84,9 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     let stop = Stop::on_signals(&tasks)?;
     let external = args.stores.external_addresses()?;
     check_settings(&args, external.as_ref())?;
-    let max_connections = open_files::max_connections()?;
     let (listener, address) = bind(args.http.listen, log_format)?;
+    // After the first line of the log: it may warn.
+    let max_connections = open_files::max_connections()?;
 
     // HTTP first: /livez and /readyz then answer while the stores start.
     let api = Arc::new(ApiSlot::new(tasks.clone()));

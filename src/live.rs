@@ -9,6 +9,7 @@ mod poll;
 mod stream;
 mod topics;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
@@ -37,8 +38,9 @@ pub struct Live {
 struct Hub {
     feed: RwLock<Feed>,
     topics: Topics,
-    /// The number of reads that the task has ended.
-    reads: watch::Sender<u64>,
+    /// The number of reads that the task has begun, and the number that it has ended.
+    begun: AtomicU64,
+    ended: watch::Sender<u64>,
     /// Wakes the task when the first stream opens.
     wanted: Notify,
     places: Arc<Semaphore>,
@@ -66,7 +68,8 @@ impl Live {
         let hub = Arc::new(Hub {
             feed: RwLock::new(Feed::new(new_hub())),
             topics: Topics::default(),
-            reads: watch::Sender::new(0),
+            begun: AtomicU64::new(0),
+            ended: watch::Sender::new(0),
             wanted: Notify::new(),
             places: Arc::new(Semaphore::new(max_streams)),
             max_streams,
@@ -123,12 +126,11 @@ impl Hub {
 
     /// Waits for a read that began after this call. Without one in time, the stream says that its numbers are stale.
     async fn wait_for_read(&self) {
-        let mut reads = self.reads.subscribe();
-        let now = *reads.borrow_and_update();
+        let begun = self.begun.load(Ordering::SeqCst);
         self.wanted.notify_one();
-        // A read may have begun before this stream: the one after it has the stream's coupon.
-        let is_later = |read: &u64| *read >= now + 2;
-        drop(tokio::time::timeout(config::LIVE_FIRST_READ_TIMEOUT, reads.wait_for(is_later)).await);
+        let mut ended = self.ended.subscribe();
+        let is_later = |ended: &u64| *ended > begun;
+        drop(tokio::time::timeout(config::LIVE_FIRST_READ_TIMEOUT, ended.wait_for(is_later)).await);
     }
 }
 

@@ -230,9 +230,8 @@ impl Gauge {
 
 impl GaugeBy {
     /// Its value for each value of the label.
-    pub fn read(&self, readings: &Readings) -> impl Iterator<Item = (&'static str, f64)> {
-        let read = |value: &&'static str| readings.labelled(self.name, self.label, value).unwrap_or(0.0);
-        self.values.iter().map(move |value| (*value, read(value)))
+    pub fn read(&self, readings: &Readings) -> impl Iterator<Item = (&'static str, u64)> {
+        self.values.iter().map(|value| (*value, readings.count(self.name, self.label, value)))
     }
 
     /// `value` is one of the label's values.
@@ -250,9 +249,8 @@ impl Counter {
 
 impl CounterBy {
     /// Its value for each value of the label.
-    pub fn read(&self, readings: &Readings) -> impl Iterator<Item = (&'static str, f64)> {
-        let read = |value: &&'static str| readings.labelled(self.name, self.label, value).unwrap_or(0.0);
-        self.values.iter().map(move |value| (*value, read(value)))
+    pub fn read(&self, readings: &Readings) -> impl Iterator<Item = (&'static str, u64)> {
+        self.values.iter().map(|value| (*value, readings.count(self.name, self.label, value)))
     }
 
     /// `value` is one of the label's values.

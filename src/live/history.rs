@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::config;
 use crate::domain::CouponId;
+use crate::metrics::CLAIMS;
 use crate::metrics::readings::Readings;
-use crate::metrics::{CLAIMS, count_as_f64};
 
 /// One second.
 #[derive(Clone, Debug, Serialize)]
@@ -17,7 +17,7 @@ pub struct Point {
     #[serde(flatten)]
     pub claims: Claims,
     /// Orders recorded a second by all processes; `None` if Redis does not say.
-    pub recorded: Option<f64>,
+    pub recorded: Option<u64>,
     /// Order events that are not recorded yet.
     pub backlog: u64,
     /// Units left; empty while no page shows it.
@@ -27,13 +27,13 @@ pub struct Point {
 /// Claims a second in this process, by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Claims {
-    pub accepted: f64,
+    pub accepted: u64,
     /// Repeats of claims that hold a unit.
-    pub repeated: f64,
+    pub repeated: u64,
     /// Refusals by the coupon's state or the user's limit.
-    pub refused: f64,
+    pub refused: u64,
     /// 503: the client may send the claim again.
-    pub unavailable: f64,
+    pub unavailable: u64,
 }
 
 /// Makes rates from counts.
@@ -63,17 +63,17 @@ impl Rates {
         }
         let before = self.claims.replace(now).unwrap_or(now);
         Claims {
-            accepted: now.accepted - before.accepted,
-            repeated: now.repeated - before.repeated,
-            refused: now.refused - before.refused,
-            unavailable: now.unavailable - before.unavailable,
+            accepted: now.accepted.saturating_sub(before.accepted),
+            repeated: now.repeated.saturating_sub(before.repeated),
+            refused: now.refused.saturating_sub(before.refused),
+            unavailable: now.unavailable.saturating_sub(before.unavailable),
         }
     }
 
     /// The acknowledgements since the last call; `None` if a count is unknown, and 0 if a rebuild began a new count.
-    pub fn recorded(&mut self, acknowledged: Option<i64>) -> Option<f64> {
+    pub fn recorded(&mut self, acknowledged: Option<i64>) -> Option<u64> {
         let before = std::mem::replace(&mut self.acknowledged, acknowledged)?;
-        Some(count_as_f64(u64::try_from(acknowledged? - before).unwrap_or(0)))
+        Some(u64::try_from(acknowledged? - before).unwrap_or(0))
     }
 }
 
@@ -105,8 +105,8 @@ mod tests {
     fn rates_are_differences_and_a_new_count_is_not_negative() {
         let mut rates = Rates::default();
         assert_eq!(rates.recorded(Some(10)), None);
-        assert_eq!(rates.recorded(Some(17)), Some(7.0));
-        assert_eq!(rates.recorded(Some(3)), Some(0.0));
+        assert_eq!(rates.recorded(Some(17)), Some(7));
+        assert_eq!(rates.recorded(Some(3)), Some(0));
         assert_eq!(rates.recorded(None), None);
         assert_eq!(rates.recorded(Some(5)), None);
     }

@@ -247,9 +247,9 @@ fn oldest_ms(view: &StreamView) -> Option<i64> {
 
 /// The differences of the last comparison by this process.
 fn drift(readings: &Readings) -> Value {
-    let kinds: BTreeMap<&str, f64> = DRIFT.read(readings).collect();
+    let kinds: BTreeMap<&str, u64> = DRIFT.read(readings).collect();
     let compared = RECONCILE_LAST.read(readings).filter(|&seconds| seconds > 0.0);
     #[expect(clippy::cast_possible_truncation, reason = "a time in this century")]
     let compared_at = compared.map(|seconds| rfc3339((seconds * 1000.0) as i64));
-    json!({"total": kinds.values().sum::<f64>(), "kinds": kinds, "compared_at": compared_at})
+    json!({"total": kinds.values().sum::<u64>(), "kinds": kinds, "compared_at": compared_at})
 }

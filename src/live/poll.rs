@@ -1,6 +1,7 @@
 //! The task that reads coupons for all event streams, while there are any.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::Hub;
 use crate::config;
@@ -13,8 +14,9 @@ pub async fn run(hub: Arc<Hub>, catalogue: Catalogue, snapshots: Snapshots) {
         if hub.open_streams() == 0 {
             hub.wanted.notified().await;
         }
+        let number = hub.begun.fetch_add(1, Ordering::SeqCst) + 1;
         let coupons = read(&hub, &catalogue, &snapshots).await;
-        hub.reads.send_modify(|reads| *reads += 1);
+        hub.ended.send_replace(number);
         let pause = config::LIVE_POLL_MIN.max(config::LIVE_POLL_PER_COUPON * coupons);
         // A stream that has just opened does not wait for the whole pause.
         tokio::time::sleep(config::LIVE_POLL_SOON).await;

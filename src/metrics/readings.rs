@@ -31,6 +31,19 @@ impl Readings {
         self.values.get(name).copied().filter(|value| !value.is_nan())
     }
 
+    /// A counter with one label; 0 if it is unknown.
+    #[must_use]
+    pub fn count(&self, name: &str, label: &str, value: &str) -> u64 {
+        let count = self.labelled(name, label, value).unwrap_or(0.0);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "counts are whole, from 0"
+        )]
+        let count = count as u64;
+        count
+    }
+
     /// A metric with one label.
     #[must_use]
     pub fn labelled(&self, name: &str, label: &str, value: &str) -> Option<f64> {

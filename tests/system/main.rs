@@ -26,6 +26,7 @@ mod definitions;
 mod deleted_entries;
 mod doctor;
 mod durability;
+mod event_streams;
 mod expiry;
 mod full_disk;
 mod full_stream;
