@@ -8,6 +8,8 @@ export const coupons = new Map();
 export const orders = new Map();
 export const session = { user: null, token: null, demo: false, users: [], isKnown: false, isExpired: false, wrong: "" };
 
+const RANK = { accepted: 0, reserved: 1, confirmed: 2 };
+const ENDED = 3;
 const mine = new Map();
 const painters = new Set();
 let isDue = false;
@@ -50,7 +52,7 @@ export function takeOrder(view) {
     isSlow: false, isNews: before?.isNews ?? false,
   };
   // A status never goes back: an answer that was under way for long is older than what is known.
-  if (before && !isLive(before) && isLive(order)) return before;
+  if (before && (RANK[before.status] ?? ENDED) > (RANK[order.status] ?? ENDED)) return before;
   if (before && before.status !== order.status) order.isNews = true;
   orders.set(order.order, order);
   return order;

@@ -12,10 +12,10 @@ export function paintSignIn(language) {
   $("who").hidden = !session.user;
   text($("user"), session.user ?? "");
   const box = $("signin");
-  // The room is kept until it is known what stands there.
-  box.hidden = !!session.user || !session.isKnown && !session.isExpired;
+  box.hidden = !!session.user;
   const key = JSON.stringify([language, session.demo, session.users, session.isExpired, session.wrong]);
-  if (box.hidden || key === shown) return;
+  // The room is kept until it is known what stands there.
+  if (box.hidden || key === shown || !session.isKnown && !session.isExpired) return;
   shown = key;
   box.setAttribute("aria-label", t("signIn"));
   box.replaceChildren(h("p", {}, t(session.isExpired ? "expiredWho" : session.demo ? "demoWho" : "shopWho")), ...(session.demo ? choices() : [h("p", {}, t("shopDev"))]));

@@ -6,7 +6,10 @@ import { sleep } from "./api.js";
 const STALE_AFTER = 5000;
 /** Without a byte for this long the connection is dead although nothing has closed it; ms. */
 const DEAD_AFTER = 10_000;
+/** Longest pause between two attempts; s. */
 const LONGEST_PAUSE = 30;
+/** For a page that is looked at again; ms. */
+const GRACE = 1000;
 
 /**
  * Follows the stream at `url`. `on.event(name, data, gotAt)` gets each event; `on.state({ fresh, connected, problem, retryAt })`
@@ -89,7 +92,12 @@ export function follow(url, on) {
 
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) attempt?.abort();
-    else { failures = 0; wake(); }
+    else {
+      failures = 0;
+      // A moment to connect again before the figures turn grey.
+      lastCurrent = Math.max(lastCurrent, performance.now() - STALE_AFTER + GRACE);
+      wake();
+    }
   });
   setInterval(() => {
     if (!document.hidden && performance.now() - lastCurrent >= STALE_AFTER) tell({ fresh: false });

@@ -105,6 +105,25 @@ async fn a_busy_sale_is_asked_again_with_the_same_key_and_gives_one_unit() {
     .await;
 }
 
+/// A browser opens six connections to a server, and a stream takes one for as long as it is open.
+#[tokio::test]
+async fn a_claim_gets_through_beside_seven_open_tabs() {
+    let sale = Sale::start().await;
+    sale.create("coffee", 5).await;
+    with_browser(async |browser| {
+        let page = browser.open(&sale.url).await;
+        for _ in 0..6 {
+            until_open(&page, "coffee", "Sign in to grab").await;
+            page.go_in_new_tab(&sale.url).await;
+        }
+        page.go_in_new_tab(&format!("{}/#token={}", sale.url, sale.token("alice"))).await;
+        until_open(&page, "coffee", "Grab").await;
+        page.click(&card("coffee", ".grab")).await;
+        until_note(&page, "coffee", "Confirmed").await;
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn every_refusal_is_said_in_plain_words() {
     let sale = Sale::start().await;

@@ -64,6 +64,7 @@ async fn every_state_reads_well_in_both_languages_on_every_screen() {
     with_browser(async |browser| {
         let page = browser.open(&sale.url).await;
         page.until_text("#signin", "This is a demo").await;
+        page.assert_steady().await;
         page.assert_accessible("signed out").await;
         page.click("#signin [data-kind=go]").await;
         for coupon in ["coffee", "mug", "gone"] {
@@ -71,7 +72,7 @@ async fn every_state_reads_well_in_both_languages_on_every_screen() {
         }
         until_note(&page, "coffee", "Confirmed").await;
         until_note(&page, "mug", "Reserved until").await;
-        until_note(&page, "gone", "When your turn comes").await;
+        until_note(&page, "gone", "when your turn comes").await;
         page.assert_accessible("signed in").await;
 
         for (language, words, tag) in

@@ -28,6 +28,13 @@ impl Page {
         self.window.refresh().await.unwrap();
     }
 
+    /// Opens the address in a further tab, which hides the one before it, and goes on there.
+    pub async fn go_in_new_tab(&self, url: &str) {
+        let tab = self.window.new_tab().await.unwrap();
+        self.window.switch_to_window(tab).await.unwrap();
+        self.go(url).await;
+    }
+
     /// The value of an expression in the page, which may be a promise. The content security policy does not apply to it.
     pub async fn value(&self, expression: &str) -> Value {
         let asked = json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
