@@ -116,11 +116,11 @@ async fn pass(mut client: TcpStream, shared: Arc<Shared>) -> Option<()> {
     let head = lines.collect::<Vec<_>>().join("\r\n") + "\r\nconnection: close\r\n\r\n";
     server.write_all(head.as_bytes()).await.ok()?;
     server.write_all(&body).await.ok()?;
-    let mut held = shared.held.subscribe();
+    let mut holding = shared.held.subscribe();
     let mut buffer = vec![0; 65_536];
     loop {
         let length = server.read(&mut buffer).await.ok().filter(|&length| length > 0)?;
-        held.wait_for(|held| !held.is_some_and(|held| path.contains(held))).await.ok()?;
+        holding.wait_for(|held| !held.is_some_and(|held| path.contains(held))).await.ok()?;
         client.write_all(&buffer[..length]).await.ok()?;
     }
 }

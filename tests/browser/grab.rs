@@ -26,7 +26,7 @@ async fn a_click_grabs_one_unit_and_the_page_shows_its_recorded_order() {
         page.click(&card("coffee", ".grab")).await;
         until_note(&page, "coffee", "Confirmed. It is yours.").await;
         let order = page.text(&card("coffee", ".slip code")).await;
-        sale.assert_recorded(&[order.clone()]);
+        sale.assert_recorded(std::slice::from_ref(&order));
         page.until_text("#mine", &order).await;
         page.until_text(&card("coffee", ".figure b"), "4").await;
         page.assert_steady().await;

@@ -1,7 +1,6 @@
 //! Both pages in headless Chromium, as a buyer and an operator use them, against the real program with real stores.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
-#![allow(dead_code, reason = "the tests of the pages use these")]
 
 mod browser;
 mod front;

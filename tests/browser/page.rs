@@ -154,9 +154,4 @@ impl Page {
         let sum: f64 = shifted.as_array().unwrap().iter().filter_map(|shift| shift["value"].as_f64()).sum();
         assert!(sum < GOOD_LAYOUT_SHIFT, "{shifted:#}");
     }
-
-    /// Writes a picture of the whole window, for people to look at.
-    pub async fn picture(&self, file: &std::path::Path) {
-        self.window.screenshot(file).await.unwrap();
-    }
 }
