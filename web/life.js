@@ -48,7 +48,7 @@ async function look(id, tries) {
   if (isPassing(answer)) { await sleep(pause(answer, Math.min(tries, 4))); return true; }
   if (!answer.ok) { orders.delete(id); changed(); return false; }
   const order = takeOrder(answer.body);
-  if (order.status !== before) { changed(); told(order); }
+  if (order.status !== before) { me(order.coupon).notice = ""; changed(); told(order); }
   return true;
 }
 

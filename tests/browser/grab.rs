@@ -30,6 +30,15 @@ async fn a_click_grabs_one_unit_and_the_page_shows_its_recorded_order() {
         page.until_text("#mine", &order).await;
         page.until_text(&card("coffee", ".figure b"), "4").await;
         page.assert_steady().await;
+        // A selection outlives the refreshes of a list.
+        page.value("getSelection().selectAllChildren(document.querySelector('#mine code'))").await;
+        let clock = page.text("#clock").await;
+        page.until(
+            "the clock goes on",
+            &format!("document.querySelector('#clock').textContent !== '{clock}'"),
+        )
+        .await;
+        assert_eq!(page.value("getSelection().toString()").await, order);
 
         page.reload().await;
         page.until("the page has forgotten the token", "document.querySelector('#who').hidden").await;

@@ -43,6 +43,8 @@ async fn two_windows_see_one_stock_and_a_sold_out_button_opens_by_itself() {
         // A new coupon appears under the open page.
         sale.create("tea", 3).await;
         until_open(&bob, "tea", "Grab").await;
+        sale.psql("update coupons set unlisted = true where id = 'tea'");
+        bob.until_text(&card("tea", ".grab"), "Not on sale").await;
         bob.assert_steady().await;
     })
     .await;

@@ -90,6 +90,8 @@ async fn every_state_reads_well_in_both_languages_on_every_screen() {
             .value("document.body.innerText.match(/(Grab|Yours|left|until|Sign|Reserved|coupons)/g)")
             .await;
         assert_eq!(english, json!(null), "English on the Chinese page");
+        page.reload().await;
+        page.until_text("#signin", "这是演示环境").await;
     })
     .await;
 }

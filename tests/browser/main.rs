@@ -10,3 +10,4 @@ mod live;
 mod look;
 mod orders;
 mod page;
+mod states;

@@ -99,6 +99,11 @@ impl Page {
         self.window.cdp().send_raw("Emulation.setEmulatedMedia", asked).await.unwrap();
     }
 
+    pub async fn set_time_zone(&self, zone: &str) {
+        let asked = json!({ "timezoneId": zone });
+        self.window.cdp().send_raw("Emulation.setTimezoneOverride", asked).await.unwrap();
+    }
+
     /// Checks that the page can be read without scrolling sideways.
     pub async fn assert_fits(&self) {
         let page = "document.documentElement";
