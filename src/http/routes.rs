@@ -78,6 +78,7 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
         (["v1", "admin", "audit"], "GET") => audit::list(api, request).boxed(),
         (["v1", "admin", "events"], "GET") => ready(events::operations(&api, &request)).boxed(),
         (["v1", "admin", "stream"], "GET") => admin::stream(&api, request).boxed(),
+        (["v1", "admin", "stream", "entries"], "GET") => admin::entries(api, request).boxed(),
         (["v1", "admin", "reconcile"], "POST") => admin::reconcile(api, request).boxed(),
         (["v1", "admin", "reconcile"], _) => not_allowed("POST"),
         (["v1", "admin", "dead"], "GET") => dead_letters::list(api, request).boxed(),
@@ -85,6 +86,7 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
         (
             ["v1", "admin", "orders" | "audit" | "events" | "stream" | "dead"]
             | ["v1", "admin", "dead", _]
+            | ["v1", "admin", "stream", "entries"]
             | ["v1", "admin", "coupons", _, "waitlist"],
             _,
         ) => not_allowed("GET, HEAD"),

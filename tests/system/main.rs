@@ -49,4 +49,5 @@ mod shutdown;
 mod slots;
 mod slow_clients;
 mod store_trouble;
+mod stream_tail;
 mod waitlist;
