@@ -136,7 +136,7 @@ async fn a_claim_gets_through_beside_seven_open_tabs() {
 #[tokio::test]
 async fn every_refusal_is_said_in_plain_words() {
     let sale = Sale::start().await;
-    for coupon in ["paused", "ended", "early", "gone"] {
+    for coupon in ["paused", "ended", "early", "gone", "fresh"] {
         sale.create(coupon, 5).await;
     }
     sale.create("last", 1).await;
@@ -144,7 +144,7 @@ async fn every_refusal_is_said_in_plain_words() {
     let front = Front::before(&sale.url).await;
     with_browser(async |browser| {
         let page = storefront_of(&browser, &front.url, &sale, "alice").await;
-        page.until("all coupons are shown", "document.querySelectorAll('[data-coupon]').length === 6").await;
+        page.until("all coupons are shown", "document.querySelectorAll('[data-coupon]').length === 7").await;
         front.hold("/events");
         let edit = async |coupon: &str, change| {
             let answer =
@@ -174,6 +174,10 @@ async fn every_refusal_is_said_in_plain_words() {
         }
         page.until_text(&card("two", ".facts"), "you hold 2 of 2").await;
         front.release();
+        front.answer_next("/fresh/claims", "401 Unauthorized", "unauthorized", "");
+        page.click(&card("fresh", ".grab")).await;
+        page.until_text("#signin", "Your sign-in has run out.").await;
+        until_open(&page, "fresh", "Sign in to grab").await;
     })
     .await;
 }

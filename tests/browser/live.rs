@@ -69,6 +69,7 @@ async fn a_page_says_that_its_server_is_gone_and_goes_on_with_the_next_one() {
         sale.kill_9();
         page.until("nothing looks current", NO_GREEN).await;
         page.until_text("#banner", "Numbers are from").await;
+        page.until_text("#say", "Numbers are from").await;
         page.assert_accessible("a page without its server").await;
         // The button stays: the claim gets through as soon as a server is there.
         page.click(&card("coffee", ".grab")).await;
