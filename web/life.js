@@ -69,7 +69,6 @@ export async function settle(id, act) {
   else if (answer.status === 409) await look(id, 1);
   else mine.notice = "nSettleFailed";
   changed();
-  told(orders.get(id) ?? order);
 }
 
 /** Finds the orders of one coupon that are accepted and not in the list of recorded ones. */
