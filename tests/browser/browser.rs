@@ -84,7 +84,7 @@ impl Browser {
             let is_expected = |entry: &thirtyfour::BrowserLogEntry| {
                 let is_request = entry.source.as_deref() == Some("network");
                 !["SEVERE", "WARNING"].contains(&entry.level.as_str())
-                    || is_request && entry.message.contains("/v1/")
+                    || is_request && ["/v1/", "net::ERR_"].iter().any(|part| entry.message.contains(part))
             };
             let mut entries = window.browser_log().await.unwrap();
             entries.retain(|entry| !is_expected(entry));
