@@ -52,7 +52,7 @@ async fn a_click_grabs_one_unit_and_the_page_shows_its_recorded_order() {
 #[tokio::test]
 async fn a_countdown_opens_under_the_focus_and_enter_makes_one_order() {
     let sale = Sale::start().await;
-    let fields = json!({"total": 9, "per_user_limit": 3, "starts_at": soon(5)});
+    let fields = json!({"total": 9, "per_user_limit": 3, "starts_at": soon(600)});
     sale.create_with("tea", fields).await;
     let front = Front::before(&sale.url).await;
     with_browser(async |browser| {
@@ -61,6 +61,8 @@ async fn a_countdown_opens_under_the_focus_and_enter_makes_one_order() {
         page.focus(&button).await;
         assert!(page.text(&button).await.starts_with("Opens at "));
         page.press(Key::Enter).await;
+        let change = Some(json!({"starts_at": soon(3)}));
+        assert_eq!(sale.admin(Method::PATCH, "/v1/admin/coupons/tea", change).await.status, 200);
         until_open(&page, "tea", "Grab").await;
         assert!(page.has_focus(&button).await);
         page.until_text("#say", "tea is open.").await;
