@@ -15,7 +15,7 @@ const MOST_LOOKS = 8;
 const TONE = { accepted: "go", reserved: "wait", confirmed: "ok", cancelled: "", expired: "warn", rejected: "bad" };
 /** Titles of coupons that are not on this page. */
 const titles = new Map();
-const list = { next: null, hasFailed: false };
+const list = { next: null, hasFailed: false, readFor: null };
 
 /** Reads what the user has, after the sign-in and when the page is looked at again. */
 export async function readMine() {
@@ -48,6 +48,7 @@ async function readMore() {
 function take({ items, next }, token) {
   if (token !== session.token) return;
   list.next = next;
+  list.readFor = session.user;
   for (const view of items) {
     const order = takeOrder(view);
     if (isLive(order)) accompany(order.order);
@@ -77,7 +78,7 @@ export function paintMine(isFresh) {
   text(toMine, `${t("mine")} (${shown.filter((order) => isLive(order) && !isOverdue(order, at)).length})`);
   const none = document.getElementById("mine-none");
   none.hidden = shown.length > 0 && !list.hasFailed;
-  text(none, t(!session.user ? "mineSignin" : list.hasFailed ? "mineFailed" : "mineNone"));
+  text(none, t(!session.user ? "mineSignin" : list.hasFailed ? "mineFailed" : list.readFor === session.user ? "mineNone" : "mineLoading"));
   const more = document.getElementById("mine-more");
   more.hidden = !session.user || !list.next;
   text(more, t("mineMore"));
