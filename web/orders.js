@@ -17,8 +17,8 @@ const TONE = { accepted: "go", reserved: "wait", confirmed: "ok", cancelled: "",
 const titles = new Map();
 const list = { next: null, hasFailed: false, readFor: null };
 
-/** Reads what the user has, after the sign-in and when the page is looked at again. */
-export async function readMine() {
+/** Reads what the user has: all after the sign-in, only the recorded orders when the page is looked at again. */
+export async function readMine(isAgain = false) {
   const { token } = session;
   if (!token) return;
   for (let tries = 1; token === session.token; tries += 1) {
@@ -30,6 +30,7 @@ export async function readMine() {
     if (!isPassing(answer)) return;
     await sleep(pause(answer, Math.min(tries, 4)));
   }
+  if (isAgain) return;
   // One after the other: nothing here is in a hurry, and a claim may be.
   const open = [...coupons.values()].filter((coupon) => coupon.state !== "scheduled" && coupon.state !== "ended");
   for (const coupon of open.slice(0, MOST_LOOKS)) {
