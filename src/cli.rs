@@ -111,6 +111,10 @@ pub struct ServeArgs {
     pub workers: WorkerSettings,
     #[command(flatten)]
     pub http: HttpSettings,
+
+    /// Take over the socket and the stores of the server that runs on this address: its clients notice nothing
+    #[arg(long)]
+    pub replace: bool,
 }
 
 /// Settings of `worker`.

@@ -13,6 +13,7 @@ mod claims;
 mod coupons;
 mod dead_letters;
 mod events;
+mod gauges;
 mod head;
 mod health;
 mod order;

@@ -18,6 +18,7 @@ const EXAMPLES: &[(&[&str], &[&str])] = &[
         &["serve"],
         &[
             "seckill serve                                   # stores in ./data",
+            "seckill serve --replace                         # a new version takes over the running server",
             "seckill serve --listen 0.0.0.0:8080 --data-dir /var/lib/seckill",
             "seckill serve --redis-url redis://10.0.0.5 --database-url postgres://seckill@10.0.0.6/shop",
         ],

@@ -55,6 +55,10 @@ pub enum Code {
 }
 
 impl Code {
+    pub const fn status(self) -> StatusCode {
+        self.parts().0
+    }
+
     const fn parts(self) -> (StatusCode, &'static str, &'static str) {
         match self {
             Self::BadRequest => (StatusCode::BAD_REQUEST, "bad-request", "Bad request"),

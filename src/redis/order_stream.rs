@@ -5,6 +5,7 @@ use bytes::Bytes;
 use fred::types::Value;
 use serde::Serialize;
 use std::collections::HashSet;
+use std::time::Duration;
 
 use super::keys::GROUP;
 use super::{Redis, RedisError, array, integer, text};
@@ -291,9 +292,24 @@ pub async fn is_acknowledged_up_to(redis: &Redis, id: &str) -> Result<bool, Redi
         return Ok(true);
     }
     // The group delivers in order: every entry below its first pending one is acknowledged.
+    Ok(first_pending_id(redis).await?.is_some_and(|first| parse_id(&first) > up_to))
+}
+
+/// The lowest id that was delivered and is not acknowledged.
+pub async fn first_pending_id(redis: &Redis) -> Result<Option<String>, RedisError> {
     let summary = redis.call("XPENDING", vec![(&*redis.keys.orders).into(), GROUP.into()]).await?;
-    let first_pending = array(summary, "XPENDING")?.get(1).and_then(text);
-    Ok(first_pending.is_some_and(|first| parse_id(&first) > up_to))
+    Ok(array(summary, "XPENDING")?.get(1).and_then(text))
+}
+
+/// The first id after this one.
+pub async fn first_id_after(redis: &Redis, id: &str) -> Result<Option<String>, RedisError> {
+    end(redis, "XRANGE", [&format!("({id}"), "+"]).await
+}
+
+/// When an entry was appended, by Redis's clock, since 1970; zero if the id cannot be read.
+#[must_use]
+pub fn appended_at(id: &str) -> Duration {
+    Duration::from_millis(parse_id(id).0)
 }
 
 /// The two numbers of an entry's id; 0 for each number that cannot be read.
@@ -305,7 +321,7 @@ fn parse_id(id: &str) -> (u64, u64) {
 async fn end(
     redis: &Redis,
     command: &'static str,
-    [from, to]: [&'static str; 2],
+    [from, to]: [&str; 2],
 ) -> Result<Option<String>, RedisError> {
     let args = vec![(&*redis.keys.orders).into(), from.into(), to.into(), "COUNT".into(), 1.into()];
     let mut read = decode_entries(array(redis.call(command, args).await?, command)?)?;
