@@ -374,3 +374,5 @@ pub const BENCH_TOKEN_LIFETIME: Duration = Duration::from_hours(24);
 pub const DEMO_TOKEN_LIFETIME: Duration = Duration::from_hours(24);
 /// How long after the demo's start its second coupon opens.
 pub const DEMO_OPENS_AFTER: Duration = Duration::from_mins(1);
+/// The time to pay for an order of its third coupon.
+pub const DEMO_RESERVE_SECONDS: i64 = 300;
