@@ -18,6 +18,7 @@ mod order;
 mod orders;
 mod prefer;
 pub mod problem;
+mod receipt;
 mod request;
 mod routes;
 pub mod server;
@@ -38,6 +39,7 @@ use crate::fence::store_status::Stores;
 use crate::orders::lookup::Orders;
 use crate::orders::transitions::Transitions;
 use crate::postgres::Postgres;
+use crate::receipt::Receipts;
 use crate::reconcile::Reconciler;
 use crate::tasks::Tasks;
 use crate::waitlist::Waitlist;
@@ -56,6 +58,7 @@ pub struct Api {
     pub fence: Fence,
     pub stores: Stores,
     pub reconciler: Reconciler,
+    pub receipts: Receipts,
     /// For lists: a handler of a list makes a plain query.
     pub postgres: Postgres,
     pub auth: Auth,

@@ -36,6 +36,8 @@ pub mod claims;
 
 pub mod reconcile;
 
+pub mod receipt;
+
 pub mod doctor;
 
 pub mod http;

@@ -15,6 +15,7 @@ pub mod orders;
 pub mod outbox;
 mod pool;
 pub mod rebuild;
+pub mod receipt;
 pub mod transitions;
 pub mod waitlist;
 

@@ -26,6 +26,7 @@ use crate::orders::transitions::{self, Transitions};
 use crate::orders::unrecorded::UnrecordedOrders;
 use crate::orders::waiters::OrderWaiters;
 use crate::postgres::{Postgres, PostgresError};
+use crate::receipt::Receipts;
 use crate::reconcile::Reconciler;
 use crate::redis::RedisServer;
 use crate::stop::Stop;
@@ -135,6 +136,7 @@ impl Core {
             unit_waits: self.unit_waits.clone(),
         };
         let snapshots = Snapshots::new(fence.clone());
+        let reconciler = Reconciler { fence: fence.clone(), postgres: postgres.clone() };
         Ok(Api {
             claims: Claims::new(batcher, orders.clone(), catalogue.clone()),
             waitlist: Waitlist::start(&fence, &postgres, orders.clone(), &self.tasks, &self.stop),
@@ -150,7 +152,12 @@ impl Core {
             catalogue,
             snapshots,
             stores: Stores::new(fence.clone(), self.server.clone(), postgres.clone()),
-            reconciler: Reconciler { fence: fence.clone(), postgres: postgres.clone() },
+            receipts: Receipts {
+                fence: fence.clone(),
+                postgres: postgres.clone(),
+                reconciler: reconciler.clone(),
+            },
+            reconciler,
             fence,
             postgres,
             auth: Auth::new(credentials)?,

@@ -92,6 +92,12 @@ impl CouponHash {
         Self { held: i64::try_from(held).ok(), ..self }
     }
 
+    /// Units that the claims hash held at the same moment; `None` if they were not read.
+    #[must_use]
+    pub const fn held(&self) -> Option<i64> {
+        self.held
+    }
+
     /// Whether the hash has none of the fields.
     #[must_use]
     pub fn is_absent(&self) -> bool {

@@ -40,6 +40,7 @@ mod million;
 mod missed_entries;
 mod order_life;
 mod rebuild_races;
+mod receipt;
 mod recording;
 mod redis_rights;
 mod schema_changes;

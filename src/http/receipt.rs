@@ -1,0 +1,83 @@
+//! The admin's receipt of a coupon: where each of its units is.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use serde::Serialize;
+
+use super::Api;
+use super::answer::json;
+use super::problem::{Answer, Code, Problem};
+use super::request::{Request, coupon_id};
+use crate::domain::{CouponId, OrderId, UserId, rfc3339};
+use crate::receipt::{Exception, Receipt};
+
+#[derive(Serialize)]
+struct ReceiptView {
+    coupon: CouponId,
+    title: String,
+    total: i64,
+    stock: i64,
+    /// Part of `stock`: units that are on their way back.
+    returning: i64,
+    accepted: i64,
+    reserved: i64,
+    confirmed: i64,
+    returned: i64,
+    rejected: i64,
+    adds_up: bool,
+    off_by: i64,
+    server_time: String,
+    exceptions: Vec<ExceptionView>,
+    /// Also those that are not named.
+    exceptions_found: usize,
+}
+
+#[derive(Serialize)]
+struct ExceptionView {
+    kind: &'static str,
+    user: Option<UserId>,
+    order: Option<OrderId>,
+    why: String,
+}
+
+impl From<Exception> for ExceptionView {
+    fn from(exception: Exception) -> Self {
+        let Exception { kind, user, order, why } = exception;
+        Self { kind, user, order, why }
+    }
+}
+
+impl From<Receipt> for ReceiptView {
+    fn from(receipt: Receipt) -> Self {
+        let (adds_up, counts) = (receipt.adds_up(), receipt.counts);
+        Self {
+            coupon: receipt.coupon,
+            title: receipt.title,
+            total: counts.total,
+            stock: counts.stock,
+            returning: counts.returning,
+            accepted: counts.accepted,
+            reserved: counts.reserved,
+            confirmed: counts.confirmed,
+            returned: counts.returned,
+            rejected: counts.rejected,
+            adds_up,
+            off_by: receipt.off_by,
+            server_time: rfc3339(counts.now_ms),
+            exceptions: receipt.exceptions.into_iter().map(ExceptionView::from).collect(),
+            exceptions_found: receipt.exceptions_found,
+        }
+    }
+}
+
+/// `GET /v1/admin/coupons/{coupon}/receipt`. Takes seconds for a coupon with a million orders.
+pub async fn show(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
+    api.auth.admin(&request.headers)?;
+    let id = coupon_id(coupon)?;
+    let receipts = api.receipts.clone();
+    // To its end even if the client goes away.
+    let reading = tokio::spawn(async move { receipts.read(&id).await });
+    let receipt = reading.await.map_err(|error| Problem::new(Code::Internal, error.to_string()))??;
+    Ok(json(StatusCode::OK, &ReceiptView::from(receipt)))
+}

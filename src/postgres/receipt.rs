@@ -1,0 +1,117 @@
+//! What Postgres knows of one coupon's units, in one snapshot, and counts for lists of coupons.
+
+use std::collections::HashMap;
+
+use sqlx::{FromRow, PgTransaction, Row};
+
+use super::coupons::{self, CouponRow};
+use super::{Pool, PostgresError};
+use crate::config;
+use crate::domain::CouponId;
+
+/// A transaction that sees one snapshot of all tables.
+pub struct Snapshot {
+    transaction: PgTransaction<'static>,
+}
+
+/// The unit of an ended order that waits in the outbox.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+pub struct WaitingUnit {
+    pub order_id: uuid::Uuid,
+    pub user_id: String,
+    pub slot: i16,
+}
+
+/// How many orders of a coupon have each status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromRow)]
+pub struct OrderCounts {
+    pub reserved: i64,
+    pub confirmed: i64,
+    pub rejected: i64,
+}
+
+impl Snapshot {
+    /// Begins a transaction; its first read takes the snapshot.
+    ///
+    /// # Errors
+    /// If Postgres cannot serve.
+    pub async fn begin(pool: &Pool) -> Result<Self, PostgresError> {
+        let transaction = pool.begin_with("begin isolation level repeatable read read only").await?;
+        Ok(Self { transaction })
+    }
+
+    /// The coupon's row; `None` if there is none.
+    ///
+    /// # Errors
+    /// If Postgres cannot serve.
+    pub async fn coupon(&mut self, id: &CouponId) -> Result<Option<CouponRow>, PostgresError> {
+        coupons::get(&mut *self.transaction, id).await
+    }
+
+    /// Units of the coupon in the outbox, at most `OUTBOX_PAGE_ROWS`, and how many there are.
+    ///
+    /// # Errors
+    /// If Postgres cannot serve.
+    pub async fn outbox(&mut self, id: &CouponId) -> Result<(Vec<WaitingUnit>, i64), PostgresError> {
+        let units = "select order_id::uuid, user_id::text, slot::smallint, count(*) over () as units
+            from outbox where coupon_id = $1 order by order_id limit $2";
+        let most = i64::try_from(config::OUTBOX_PAGE_ROWS).unwrap_or(i64::MAX);
+        let rows = sqlx::query(units).bind(id.as_str()).bind(most).fetch_all(&mut *self.transaction).await?;
+        let units = rows.first().map_or(Ok(0), |row| row.try_get("units"))?;
+        let rows = rows.iter().map(WaitingUnit::from_row).collect::<Result<_, _>>()?;
+        Ok((rows, units))
+    }
+
+    /// Counts all orders of the coupon.
+    ///
+    /// # Errors
+    /// If Postgres cannot serve.
+    pub async fn count(&mut self, id: &CouponId) -> Result<OrderCounts, PostgresError> {
+        let count = "select count(*) filter (where status = 'reserved') as reserved,
+                count(*) filter (where status = 'confirmed') as confirmed,
+                count(*) filter (where status = 'rejected') as rejected
+            from orders where coupon_id = $1";
+        Ok(sqlx::query_as(count).bind(id.as_str()).fetch_one(&mut *self.transaction).await?)
+    }
+
+    /// Ends the transaction.
+    ///
+    /// # Errors
+    /// If Postgres does not answer.
+    pub async fn end(self) -> Result<(), PostgresError> {
+        Ok(self.transaction.rollback().await?)
+    }
+}
+
+/// The numbers of a coupon that are not in its row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ListedUnits {
+    pub reserved: i64,
+    /// Units of ended orders that wait in the outbox.
+    pub in_outbox: i64,
+}
+
+/// Counts the reserved orders of coupons by their index, and their units in the outbox. Coupons without either are left
+/// out.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn listed_units(
+    pool: &Pool,
+    ids: &[&CouponId],
+) -> Result<HashMap<String, ListedUnits>, PostgresError> {
+    let count =
+        "select coupon_id::text, sum(reserved)::bigint as reserved, sum(waiting)::bigint as waiting from (
+            select coupon_id, count(*) as reserved, 0 as waiting from orders
+                where status = 'reserved' and coupon_id = any($1) group by coupon_id
+            union all
+            select coupon_id, 0, count(*) from outbox where coupon_id = any($1) group by coupon_id
+        ) counted group by coupon_id";
+    let ids: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
+    let rows = sqlx::query(count).bind(ids).fetch_all(pool).await?;
+    let units = |row: &sqlx::postgres::PgRow| {
+        let units = ListedUnits { reserved: row.try_get("reserved")?, in_outbox: row.try_get("waiting")? };
+        Ok((row.try_get("coupon_id")?, units))
+    };
+    rows.iter().map(units).collect()
+}
