@@ -5,14 +5,17 @@
 //! joined by these rules: an order counts as its row in the snapshot says; a unit that is held without a row is
 //! accepted; a unit that is held by an ended order is on its way back and counts as stock.
 
+mod counts;
 mod snapshot;
 
+use crate::coupons::in_force::describe;
 use crate::domain::{CouponId, OrderId, UserId};
 use crate::fence::{Fence, StoreError};
 use crate::postgres::{Postgres, PostgresError};
-use crate::reconcile::{ReconcileError, Reconciler};
+use crate::reconcile::{ComparisonReport, Difference, ReconcileError, Reconciler};
 use crate::redis::RedisError;
-pub use snapshot::UnitCounts;
+pub use counts::UnitCounts;
+use counts::WrongUnits;
 
 /// Reads receipts. A cheap handle.
 #[derive(Clone)]
@@ -30,7 +33,7 @@ pub struct Receipt {
     pub counts: UnitCounts,
     /// Units that `total` has more than all counts together; with no such difference, the error of a sum of one store.
     pub off_by: i64,
-    /// Each order or sum that is wrong; at most `REPORT_MAX_NAMES` of each kind.
+    /// Each order or sum that is wrong; at most `RECEIPT_MAX_NAMES` orders.
     pub exceptions: Vec<Exception>,
     /// How many there are, also those that are not named.
     pub exceptions_found: usize,
@@ -70,48 +73,68 @@ impl From<RedisError> for ReceiptError {
 impl Receipt {
     /// Whether every unit of the total is where both stores say.
     #[must_use]
-    pub fn adds_up(&self) -> bool {
+    pub const fn adds_up(&self) -> bool {
         self.off_by == 0 && self.exceptions_found == 0
     }
 }
 
 impl Receipts {
-    /// Reads the receipt of a coupon now.
+    /// Reads the receipt of a coupon now, then compares its orders.
     ///
     /// # Errors
-    /// If there is no such coupon, the fence is down, or a store does not answer.
+    /// If there is no such coupon, the fence is down or comes down, or a store does not answer.
     pub async fn read(&self, id: &CouponId) -> Result<Receipt, ReceiptError> {
         let session = self.fence.require_session()?;
-        let (row, counts) = snapshot::read(&session, &self.postgres, id).await?;
-        let mut exceptions = Vec::new();
-        if counts.redis_off_by != 0 {
-            exceptions.push(Exception {
-                kind: "redis_stock",
-                user: None,
-                order: None,
-                why: format!("in Redis, stock + held units differ from the total by {}", counts.redis_off_by),
-            });
-        }
-        if counts.postgres_off_by != 0 {
-            exceptions.push(Exception {
-                kind: "postgres_stock",
-                user: None,
-                order: None,
-                why: format!(
-                    "in Postgres, stock + live orders differ from the total by {}",
-                    counts.postgres_off_by
-                ),
-            });
-        }
-        let off_by = [counts.off_by(), counts.redis_off_by, counts.postgres_off_by];
-        let off_by = off_by.into_iter().find(|units| *units != 0).unwrap_or(0);
+        let moment = snapshot::read(&session, &self.postgres, id).await?;
+        let report = self.reconciler.compare_for_receipt(&session, &moment.row).await?;
+        let counts = UnitCounts::of(&moment, wrong_units(&report));
+        let sums = wrong_sums(&counts);
         Ok(Receipt {
             coupon: id.clone(),
-            title: row.definition.title,
+            title: moment.row.definition.title,
+            off_by: counts.off_by(),
             counts,
-            off_by,
-            exceptions_found: exceptions.len(),
-            exceptions,
+            exceptions_found: sums.len() + report.differences(),
+            exceptions: sums.into_iter().chain(report.named.into_iter().map(Exception::from)).collect(),
         })
+    }
+}
+
+fn wrong_units(report: &ComparisonReport) -> WrongUnits {
+    let units = |orders: usize| i64::try_from(orders).unwrap_or(i64::MAX);
+    WrongUnits {
+        held_by_no_order: units(report.lost_events + report.missed_releases + report.foreign_fields),
+        not_held: units(report.missing_claims),
+    }
+}
+
+fn wrong_sums(counts: &UnitCounts) -> Vec<Exception> {
+    let sums = [
+        ("redis_stock", counts.redis_off_by, "in Redis, stock and held units"),
+        ("postgres_stock", counts.postgres_off_by, "in Postgres, stock and live orders"),
+    ];
+    let wrong = sums.into_iter().filter(|(_, off_by, _)| *off_by != 0);
+    let exception = |(kind, off_by, what): (&'static str, i64, &str)| {
+        let more_or_less = if off_by > 0 { "less" } else { "more" };
+        let why = format!("{what} are {} {more_or_less} than the total", off_by.abs());
+        Exception { kind, user: None, order: None, why }
+    };
+    wrong.map(exception).collect()
+}
+
+impl From<Difference> for Exception {
+    fn from(difference: Difference) -> Self {
+        let Difference { kind, user, order, fields, .. } = difference;
+        let why = match kind {
+            "lost_event" => {
+                "the user holds a unit, but Postgres has no order and the stream no event".to_owned()
+            }
+            "missed_release" => "the order has ended, but the user still holds its unit".to_owned(),
+            "missing_claim" => "the order is live in Postgres, but Redis does not hold its unit".to_owned(),
+            "foreign_field" => "a field of the claims hash holds no order".to_owned(),
+            "waitlist" => "only one store has the place in the waiting list".to_owned(),
+            _ => format!("Redis has another definition: {}", describe(&fields)),
+        };
+        Self { kind, user, order, why }
     }
 }

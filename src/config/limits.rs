@@ -201,8 +201,7 @@ pub const DEFINITIONS_MAX_COUPONS: usize = 100;
 pub const DELETED_PAGE_ENTRIES: usize = 200;
 /// Claims without a row that a comparison collects before it scans the stream for their entries.
 pub const RECONCILE_MAX_UNRECORDED_CLAIMS: usize = 250_000;
-/// Throttles the reconciler: it sleeps this many ms for each ms of work, within the two bounds below, so that claims
-/// stay fast.
+/// Throttles the reconciler: it sleeps this many ms for each ms of work, within the two bounds below.
 pub const RECONCILE_SLEEP_PER_WORK: u32 = 4;
 pub const RECONCILE_SLEEP_MIN: Duration = Duration::from_millis(2);
 pub const RECONCILE_SLEEP_MAX: Duration = Duration::from_millis(100);
@@ -215,6 +214,8 @@ pub const CHECK_INTERVAL: Duration = Duration::from_mins(1);
 pub const RECONCILE_INTERVAL: Duration = Duration::from_hours(1);
 /// How many differences of each kind a report names.
 pub const REPORT_MAX_NAMES: usize = 100;
+/// How many differences a receipt names.
+pub const RECEIPT_MAX_NAMES: usize = 10_000;
 /// How many names one log line has.
 pub const LOG_MAX_NAMES: usize = 10;
 

@@ -9,7 +9,7 @@ use super::error::ReconcileError;
 use super::report::{ComparisonReport, Difference};
 use super::throttle::Throttle;
 use crate::config;
-use crate::domain::{AuditAction, CouponId, OrderEvent, OrderId, Origin};
+use crate::domain::{AuditAction, CouponId, OrderEvent, OrderId, Origin, UserId};
 use crate::fence::{Fence, Session, wal_position};
 use crate::orders::release::release;
 use crate::postgres::audit::{self, AuditEntry};
@@ -47,6 +47,8 @@ pub struct Comparison<'a> {
     /// Claims that had no order row when they were read.
     unrecorded: HashMap<OrderId, Holder>,
     throttle: Throttle,
+    /// Names the differences of one coupon for a receipt: does not end at the first one.
+    pub(super) is_for_receipt: bool,
     /// The repairs that this comparison has already written into the audit log.
     on_record: HashSet<(&'static str, CouponId)>,
 }
@@ -61,7 +63,8 @@ impl<'a> Comparison<'a> {
     pub fn new(fence: &'a Fence, postgres: &'a Postgres, session: &'a Session, level: RepairLevel) -> Self {
         let (report, throttle) = (ComparisonReport::default(), Throttle::default());
         let (unrecorded, on_record) = (HashMap::new(), HashSet::new());
-        Self { fence, postgres, session, level, report, unrecorded, throttle, on_record }
+        let is_for_receipt = false;
+        Self { fence, postgres, session, level, report, unrecorded, throttle, is_for_receipt, on_record }
     }
 
     /// Compares all published coupons, until a difference takes the fence down: then a rebuild repairs the others. Call
@@ -123,7 +126,7 @@ impl<'a> Comparison<'a> {
         };
         if !kept.as_ref().is_some_and(CouponHash::adds_up) {
             self.report.stock_drift += 1;
-            self.name("stock_drift", id, None);
+            self.name("stock_drift", id, None, None);
             self.take_fence_down(id, "stock + claims is not its total in Redis");
             return Ok(());
         }
@@ -146,13 +149,17 @@ impl<'a> Comparison<'a> {
     }
 
     /// Compares a row with the definition that Redis had after the row was read.
-    async fn definition(&mut self, row: &CouponRow, kept: Option<CouponHash>) -> Result<(), ReconcileError> {
+    pub(super) async fn definition(
+        &mut self,
+        row: &CouponRow,
+        kept: Option<CouponHash>,
+    ) -> Result<(), ReconcileError> {
         let id = &row.definition.id;
         let Some(fields) = definitions::difference(self.session, self.postgres, row, kept).await? else {
             return Ok(());
         };
         self.report.definition_drift += 1;
-        self.report.name(Difference { kind: "definition", coupon: id.clone(), order: None, fields });
+        self.push(Difference { kind: "definition", coupon: id.clone(), user: None, order: None, fields });
         if !self.level.repairs() {
             return Ok(());
         }
@@ -172,7 +179,7 @@ impl<'a> Comparison<'a> {
             return Ok(());
         }
         self.report.stock_drift += 1;
-        self.name("stock_drift", id, None);
+        self.name("stock_drift", id, None, None);
         if let RepairLevel::Ordered(origin) = &self.level
             && coupons::recount_stock(pool, id, origin).await?
         {
@@ -189,7 +196,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// Reads the claims hash: returns the units of ended orders, and keeps the claims without a row in `unrecorded`.
-    async fn claims(&mut self, id: &CouponId) -> Result<(), ReconcileError> {
+    pub(super) async fn claims(&mut self, id: &CouponId) -> Result<(), ReconcileError> {
         let mut cursor = "0".to_owned();
         loop {
             let (page, next) = claims_hash::scan(&self.session.redis, id, &cursor).await?;
@@ -199,7 +206,12 @@ impl<'a> Comparison<'a> {
                     Some(claim) => {
                         claims.insert(claim.order, Holder { coupon: id.clone(), claim });
                     }
-                    None => self.take_fence_down(id, "its claims hash has a field that is not a claim"),
+                    None => {
+                        self.report.foreign_fields += 1;
+                        let user = ClaimField::decode(&field).map(|field| field.user());
+                        self.name("foreign_field", id, user, None);
+                        self.take_fence_down(id, "its claims hash has a field that is not a claim");
+                    }
                 }
             }
             if self.report.fenced {
@@ -245,7 +257,7 @@ impl<'a> Comparison<'a> {
                 continue;
             }
             self.report.missed_releases += 1;
-            self.name("missed_release", &coupon, Some(order));
+            self.name("missed_release", &coupon, Some(field.user()), Some(order));
             if self.level.repairs() {
                 self.put_on_record("missed_release", &coupon).await?;
                 let unit = EndedUnit { field: field.as_str().to_owned(), order, after_version: None };
@@ -279,7 +291,7 @@ impl<'a> Comparison<'a> {
         self.report.lost_events += claims.len();
         let mut lost: HashMap<CouponId, Vec<StoredClaim>> = HashMap::new();
         for (order, Holder { coupon, claim }) in claims {
-            self.name("lost_event", &coupon, Some(order));
+            self.name("lost_event", &coupon, Some(claim.field.user()), Some(order));
             lost.entry(coupon).or_default().push(claim);
         }
         if self.level.repairs() {
@@ -304,7 +316,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// Finds live orders that the claims hash does not hold in their slot and with their key.
-    async fn orders(&mut self, id: &CouponId) -> Result<(), ReconcileError> {
+    pub(super) async fn orders(&mut self, id: &CouponId) -> Result<(), ReconcileError> {
         let pool = &self.postgres.pool;
         let page_rows = i64::try_from(config::SCAN_PAGE_ENTRIES).unwrap_or(i64::MAX);
         let mut after = None;
@@ -316,9 +328,10 @@ impl<'a> Comparison<'a> {
             let held = claims_hash::held_in(&self.session.redis, id, &fields).await?;
             let unheld = page.into_iter().zip(held);
             let unheld = unheld.filter(|(unit, held)| *held != Some((unit.order, unit.key.clone())));
-            let unheld: Vec<OrderId> = unheld.map(|(unit, _)| unit.order).collect();
+            let unheld: HashMap<OrderId, UserId> = unheld.map(|(unit, _)| (unit.order, unit.user)).collect();
             // Read again: an order may have ended and its unit may have returned since the page was read.
-            let still_live: HashSet<OrderId> = orders::statuses(pool, &unheld)
+            let asked: Vec<OrderId> = unheld.keys().copied().collect();
+            let still_live: HashSet<OrderId> = orders::statuses(pool, &asked)
                 .await?
                 .into_iter()
                 .filter(|(_, status)| !status.has_ended())
@@ -326,9 +339,9 @@ impl<'a> Comparison<'a> {
                 .collect();
             self.report.missing_claims += still_live.len();
             for order in &still_live {
-                self.name("missing_claim", id, Some(*order));
+                self.name("missing_claim", id, unheld.get(order).cloned(), Some(*order));
             }
-            if !still_live.is_empty() {
+            if !still_live.is_empty() && !self.is_for_receipt {
                 self.take_fence_down(id, "live orders are missing from its claims");
                 return Ok(());
             }
@@ -337,8 +350,19 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    pub(super) fn name(&mut self, kind: &'static str, coupon: &CouponId, order: Option<OrderId>) {
-        self.report.name(Difference { kind, coupon: coupon.clone(), order, fields: Vec::new() });
+    pub(super) fn name(
+        &mut self,
+        kind: &'static str,
+        coupon: &CouponId,
+        user: Option<UserId>,
+        order: Option<OrderId>,
+    ) {
+        self.push(Difference { kind, coupon: coupon.clone(), user, order, fields: Vec::new() });
+    }
+
+    fn push(&mut self, difference: Difference) {
+        let most = if self.is_for_receipt { config::RECEIPT_MAX_NAMES } else { config::REPORT_MAX_NAMES };
+        self.report.name(difference, most);
     }
 
     /// Writes into the audit log that an operator has ordered this kind of repair. The caller does this before the
