@@ -1,15 +1,18 @@
-//! The admin's receipt of a coupon: where each of its units is.
+//! The admin's receipt of a coupon: where each of its units is, and the list of its winners.
 
 use std::sync::Arc;
 
 use http::StatusCode;
 use serde::Serialize;
+use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::Api;
-use super::answer::json;
+use super::answer::{List, json};
 use super::problem::{Answer, Code, Problem};
-use super::request::{Request, coupon_id};
+use super::request::{Page, Request, coupon_id};
 use crate::domain::{CouponId, OrderId, UserId, rfc3339};
+use crate::postgres::receipt::{self, Winner};
 use crate::receipt::{Exception, Receipt};
 
 #[derive(Serialize)]
@@ -80,4 +83,38 @@ pub async fn show(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
     let reading = tokio::spawn(async move { receipts.read(&id).await });
     let receipt = reading.await.map_err(|error| Problem::new(Code::Internal, error.to_string()))??;
     Ok(json(StatusCode::OK, &ReceiptView::from(receipt)))
+}
+
+#[derive(Serialize)]
+struct WinnerView {
+    order: Uuid,
+    user: String,
+    slot: i16,
+    status: String,
+    #[serde(with = "time::serde::rfc3339")]
+    claimed_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    recorded_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339::option")]
+    reserved_until: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    confirmed_at: Option<OffsetDateTime>,
+}
+
+impl From<Winner> for WinnerView {
+    fn from(winner: Winner) -> Self {
+        let Winner { id, user_id, slot, status, claimed_at, recorded_at, reserved_until, confirmed_at } =
+            winner;
+        Self { order: id, user: user_id, slot, status, claimed_at, recorded_at, reserved_until, confirmed_at }
+    }
+}
+
+/// `GET /v1/admin/coupons/{coupon}/winners`: the recorded orders that hold a unit, oldest first
+pub async fn winners(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
+    api.auth.admin(&request.headers)?;
+    let id = coupon_id(coupon)?;
+    let page: Page<OrderId> = Page::read(&request.query_fields())?;
+    let mut winners = receipt::winners(&api.postgres.pool, &id, page.after, page.rows()).await?;
+    let next = page.cut(&mut winners, |winner| winner.id);
+    Ok(json(StatusCode::OK, &List::page(winners.into_iter().map(WinnerView::from).collect(), next)))
 }

@@ -70,6 +70,9 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
             admin_waitlist::list(api, coupon, request).boxed()
         }
         (["v1", "admin", "coupons", coupon, "receipt"], "GET") => receipt::show(api, coupon, request).boxed(),
+        (["v1", "admin", "coupons", coupon, "winners"], "GET") => {
+            receipt::winners(api, coupon, request).boxed()
+        }
         (["v1", "admin", "orders"], "GET") => orders::list_all(api, request).boxed(),
         (["v1", "admin", "orders", order, "revoke"], "POST") => order::revoke(api, order, request).boxed(),
         (["v1", "admin", "orders", _, "revoke"], _) => not_allowed("POST"),
@@ -82,7 +85,7 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
         (
             ["v1", "admin", "orders" | "audit" | "stream" | "dead"]
             | ["v1", "admin", "dead", _]
-            | ["v1", "admin", "coupons", _, "receipt" | "waitlist"],
+            | ["v1", "admin", "coupons", _, "receipt" | "waitlist" | "winners"],
             _,
         ) => not_allowed("GET, HEAD"),
         (["v1", "admin", "dead", letter, "replay"], "POST") => {

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 
 use sqlx::{FromRow, PgTransaction, Row};
+use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::coupons::{self, CouponRow};
 use super::{Pool, PostgresError};
 use crate::config;
-use crate::domain::CouponId;
+use crate::domain::{CouponId, OrderId};
 
 /// A transaction that sees one snapshot of all tables.
 pub struct Snapshot {
@@ -17,7 +19,7 @@ pub struct Snapshot {
 /// The unit of an ended order that waits in the outbox.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct WaitingUnit {
-    pub order_id: uuid::Uuid,
+    pub order_id: Uuid,
     pub user_id: String,
     pub slot: i16,
 }
@@ -81,6 +83,39 @@ impl Snapshot {
     pub async fn end(self) -> Result<(), PostgresError> {
         Ok(self.transaction.rollback().await?)
     }
+}
+
+/// A recorded order that holds a unit.
+#[derive(Clone, Debug, FromRow)]
+pub struct Winner {
+    pub id: Uuid,
+    pub user_id: String,
+    pub slot: i16,
+    /// `reserved` or `confirmed`.
+    pub status: String,
+    pub claimed_at: OffsetDateTime,
+    pub recorded_at: OffsetDateTime,
+    pub reserved_until: Option<OffsetDateTime>,
+    pub confirmed_at: Option<OffsetDateTime>,
+}
+
+/// One page of a coupon's live orders after `after`, oldest first.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn winners(
+    pool: &Pool,
+    coupon: &CouponId,
+    after: Option<OrderId>,
+    limit: i64,
+) -> Result<Vec<Winner>, PostgresError> {
+    let page = "select id::uuid, user_id::text, slot::smallint, status::text, claimed_at::timestamptz,
+            recorded_at::timestamptz, case when reserved_until is not null
+                then least(reserved_until::timestamptz, '9999-12-31 23:59:59+00') end as reserved_until,
+            confirmed_at::timestamptz
+        from orders where coupon_id = $1 and id > $2 and status in ('reserved', 'confirmed') order by id limit $3";
+    let page = sqlx::query_as(page).bind(coupon.as_str()).bind(after.map_or(Uuid::nil(), |order| order.0));
+    Ok(page.bind(limit).fetch_all(pool).await?)
 }
 
 /// The numbers of a coupon that are not in its row.

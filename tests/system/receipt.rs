@@ -60,6 +60,16 @@ async fn the_counts_are_those_of_the_orders_in_each_state() {
     let listed = sale.admin(Method::GET, "/v1/admin/coupons", None).await;
     assert_eq!(members(&listed.body["items"][0], &LISTED), [0, 1, 1, 2], "{}", listed.text);
 
+    let winners = sale.admin(Method::GET, "/v1/admin/coupons/coffee/winners?limit=1", None).await;
+    assert_eq!(winners.body["items"][0]["user"], "dave", "{}", winners.text);
+    let after = winners.body["next"].as_str().unwrap();
+    let path = format!("/v1/admin/coupons/coffee/winners?after={after}");
+    let winners = sale.admin(Method::GET, &path, None).await;
+    assert_eq!((&winners.body["items"][0]["user"], &winners.body["next"]), (&json!("erin"), &Value::Null));
+    let csv = sale.command().args(["audit", "coffee", "--csv"]).output().unwrap();
+    let csv = String::from_utf8(csv.stdout).unwrap();
+    assert_eq!((csv.lines().count(), csv.matches(",dave,1,confirmed,").count()), (3, 1), "{csv}");
+
     // A claim that cannot be recorded yet is accepted.
     let lock = sale.lock_coupon("coffee").await;
     assert_eq!(sale.claim("coffee", "frank").await.status, 202);
