@@ -13,6 +13,7 @@ use crate::config::{CredentialSettings, HttpSettings, LogSettings, StoreSettings
 use crate::printing::{self, OutputError, stderr};
 
 mod audit;
+mod audit_aof;
 mod bench;
 pub mod claim;
 mod client;

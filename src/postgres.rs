@@ -11,6 +11,7 @@ pub mod dead_letters;
 pub mod expiry;
 pub mod fence;
 pub mod health;
+pub mod known;
 pub mod orders;
 pub mod outbox;
 mod pool;

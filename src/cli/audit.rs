@@ -1,12 +1,15 @@
 //! `seckill audit`: prints the receipt of a coupon, or its winners as CSV, through the API; with `--aof` audits the log
 //! that Redis wrote.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, bail};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser as NonEmpty;
 use reqwest::Method;
 use serde_json::Value;
 
+use super::audit_aof;
 use super::client::{Client, ClientArgs};
 use super::output::{columns, field, table};
 use crate::config::{self, ServerSettings, StoreSettings};
@@ -20,8 +23,13 @@ const WINNER: [&str; 8] =
 #[derive(Args)]
 pub struct AuditArgs {
     /// Coupon whose units are counted
-    #[arg(required = true)]
+    #[arg(required_unless_present = "aof")]
     coupon: Option<CouponId>,
+
+    /// Replay the log that Redis wrote in this directory (the data directory, Redis's own or `appendonlydir`), and
+    /// compare the holders at its end with Postgres
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["coupon", "csv"])]
+    aof: Option<PathBuf>,
 
     /// Print the orders that hold a unit as CSV (RFC 4180)
     #[arg(long, conflicts_with = "json")]
@@ -46,6 +54,9 @@ pub struct AuditArgs {
 /// # Errors
 /// When a store or the server does not answer, or something does not add up.
 pub async fn run(args: AuditArgs) -> anyhow::Result<()> {
+    if let Some(dir) = &args.aof {
+        return audit_aof::run(dir, args.stores, args.json).await;
+    }
     let coupon = args.coupon.context("a coupon is given")?;
     let server =
         ServerSettings { url: args.url, admin_token: args.admin_token, data_dir: args.stores.data_dir };

@@ -10,12 +10,10 @@ pub const COUPON_ID_MAX_BYTES: usize = 63;
 pub const USER_ID_MAX_BYTES: usize = 128;
 pub const TITLE_MAX_CHARS: usize = 200;
 pub const TOTAL_MAX_UNITS: i64 = 1_000_000_000;
-/// 30 days.
-pub const RESERVE_MAX_SECONDS: i64 = 2_592_000;
+pub const RESERVE_MAX_SECONDS: i64 = 30 * 24 * 3_600;
 /// Units that one user may hold of one coupon.
 pub const PER_USER_LIMIT_MAX: i64 = 16;
 pub const IDEMPOTENCY_KEY_MAX_BYTES: usize = 64;
-/// The longest reason of a revocation.
 pub const REASON_MAX_CHARS: usize = 500;
 pub const PAGE_DEFAULT_ROWS: i64 = 50;
 pub const PAGE_MAX_ROWS: i64 = 200;
@@ -216,6 +214,8 @@ pub const RECONCILE_INTERVAL: Duration = Duration::from_hours(1);
 pub const REPORT_MAX_NAMES: usize = 100;
 /// How many differences a receipt names.
 pub const RECEIPT_MAX_NAMES: usize = 10_000;
+/// How often an audit opens the files of a log again because Redis has rewritten them.
+pub const AOF_OPEN_TRIES: usize = 20;
 /// How many names one log line has.
 pub const LOG_MAX_NAMES: usize = 10;
 

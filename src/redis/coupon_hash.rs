@@ -3,6 +3,8 @@
 
 mod read;
 
+use std::collections::BTreeMap;
+
 use time::OffsetDateTime;
 
 use fred::types::Value;
@@ -54,6 +56,16 @@ fn encode(definition: &Definition) -> [(&'static str, String); FIELDS.len() - 1]
 /// Arguments of the scripts that set a definition: name and value of every field but `stock`, `total` and `version`.
 pub(super) fn other_fields(definition: &Definition) -> impl Iterator<Item = Value> {
     encode(definition).into_iter().skip(2).flat_map(|(name, value)| [name.into(), value.into()])
+}
+
+/// The definition in fields as a publication writes them; `None` if a field is missing, unknown, or has a value that the
+/// program does not write.
+#[must_use]
+pub fn definition_of(id: &CouponId, fields: &BTreeMap<String, String>) -> Option<Definition> {
+    let hash = CouponHash { values: FIELDS.map(|field| fields.get(field).cloned()), held: None };
+    let definition = hash.definition(id)?;
+    let is_whole = fields.len() == FIELDS.len() && hash.number("stock").is_some();
+    (is_whole && hash.differences(&definition).is_empty()).then_some(definition)
 }
 
 /// A whole number as the program writes it; the scripts read no other spelling.
