@@ -169,7 +169,7 @@ fn fits(name: &[u8], words: usize) -> bool {
         b"HINCRBY" => words == 4,
         b"XTRIM" => words == 5,
         b"XCLAIM" => words == 14,
-        b"HSET" | b"ZADD" => words >= 4 && words % 2 == 0,
+        b"HSET" | b"ZADD" => words >= 4 && words.is_multiple_of(2),
         _ => true,
     }
 }

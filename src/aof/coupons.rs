@@ -93,6 +93,9 @@ impl Coupon {
     ) -> Result<(), Misfit> {
         let before = self.hash.clone();
         let version_before = self.number("version");
+        if fields.len() != 2 * coupon_hash::FIELDS.len() {
+            return Err("a definition without all of its fields".into());
+        }
         let versions = self.versions;
         self.set(fields, place)?;
         let definition = coupon_hash::definition_of(id, &self.hash)

@@ -31,6 +31,8 @@ impl State {
     ) -> Result<(), Misfit> {
         let words = match words {
             [option, rest @ ..] if option == "NOMKSTREAM" => rest,
+            // The base file makes an empty stream.
+            [option, ..] if self.is_loading && option == "MAXLEN" => return Ok(()),
             _ if is_strict => return Err("an XADD that the program does not send".into()),
             words => words,
         };
@@ -64,9 +66,6 @@ impl State {
         let (id, deliveries) = (entry_id(id)?, number(deliveries)?);
         if let Some(group) = &mut self.stream.group {
             group.pending.insert(id, deliveries);
-            if !self.is_loading && id > group.last_delivered {
-                group.read = group.read.map(|read| read + 1);
-            }
             group.last_delivered = group.last_delivered.max(id);
         }
         Ok(())
@@ -114,7 +113,7 @@ impl State {
                     return Err("the group starts with another count than the stream".into());
                 }
                 let last_delivered = start(words)?;
-                self.stream.group = Some(Group { last_delivered, read: Some(read), ..Group::default() });
+                self.stream.group = Some(Group { last_delivered, ..Group::default() });
                 Ok(())
             }
             b"SETID" => {
@@ -124,10 +123,6 @@ impl State {
                     return Err("the position of the group is moved".into());
                 }
                 group.last_delivered = last_delivered;
-                group.read = match words {
-                    [_, count, read] if count == "ENTRIESREAD" => Some(number(read)?),
-                    _ => None,
-                };
                 Ok(())
             }
             b"DESTROY" if !is_strict => {

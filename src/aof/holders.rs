@@ -7,7 +7,13 @@ use super::replay::State;
 use super::stream::{Misfit, number};
 use super::transaction::{Changes, Claimed};
 use crate::domain::CouponId;
-use crate::redis::claims_hash::{ClaimField, StoredClaim};
+use crate::redis::claims_hash::{ClaimField, StoredClaim, encode_value};
+
+/// A claim in the one form that the program writes.
+fn claim_of(field: &[u8], value: &[u8]) -> Option<StoredClaim> {
+    let claim = StoredClaim::decode(field, value)?;
+    (encode_value(claim.order, claim.key.as_ref()).as_bytes() == value).then_some(claim)
+}
 
 impl State {
     pub(super) fn move_stock(
@@ -39,7 +45,7 @@ impl State {
         changes.coupons.insert(id.clone());
         for pair in words.chunks(2) {
             let claim = match pair {
-                [field, value] => StoredClaim::decode(field, value),
+                [field, value] => claim_of(field, value),
                 _ => None,
             };
             let StoredClaim { field, order, key } =
@@ -142,7 +148,7 @@ impl State {
         let coupon = self.coupons.entry(id.clone()).or_default();
         for pair in words.chunks(2) {
             let [user, value] = pair else { return Err("HSET has another form".into()) };
-            if StoredClaim::decode(user, value).is_none() {
+            if claim_of(user, value).is_none() {
                 return Err("a place in a waiting list has no order".into());
             }
             coupon.promises.insert(user.clone(), (value.clone(), changes.place));

@@ -31,8 +31,6 @@ pub struct Group {
     pub last_delivered: EntryId,
     /// Deliveries of each pending entry.
     pub pending: HashMap<EntryId, u64>,
-    /// Entries that it has read, as Redis counts them; `None` if Redis has stopped counting.
-    pub read: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -144,7 +142,6 @@ impl Stream {
             _ => return Err("the group reads an entry that is not the next one".into()),
         }
         group.last_delivered = id;
-        group.read = group.read.map(|read| read + 1);
         group.pending.insert(id, 1);
         Ok(())
     }

@@ -8,7 +8,7 @@ use super::{Place, State};
 use crate::config;
 use crate::domain::{CouponId, OrderId, UserId};
 use crate::postgres::known::LiveOrder;
-use crate::postgres::{Pool, PostgresError, orders, outbox};
+use crate::postgres::{Pool, PostgresError, coupons, orders, outbox};
 use crate::redis::claims_hash::ClaimField;
 
 /// An order or coupon on which the log and Postgres do not agree.
@@ -30,6 +30,7 @@ pub async fn compare(state: &State, live: &[LiveOrder], pool: &Pool) -> Result<V
     let mut found = unheld(state, live, pool).await?;
     found.extend(without_order(state, live, pool).await?);
     found.extend(definitions(state));
+    found.extend(later_versions(state, pool).await?);
     found.sort_by_key(|mismatch| (mismatch.place.is_none(), mismatch.place));
     Ok(found)
 }
@@ -117,4 +118,24 @@ fn definitions(state: &State) -> Vec<Mismatch> {
         mismatch(id, kept.defined_at(), "the log has a coupon that Postgres does not know")
     });
     missing.chain(unknown).collect()
+}
+
+/// Coupons of which the log has a version that Postgres does not have now.
+async fn later_versions(state: &State, pool: &Pool) -> Result<Vec<Mismatch>, PostgresError> {
+    let Some(known) = &state.rules.known else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for (id, kept) in &state.coupons {
+        let version = kept.number("version").unwrap_or(0);
+        let before = known.get(id).map_or(i64::MAX, |known| known.row.definition.version);
+        if version <= before {
+            continue;
+        }
+        let now = coupons::get(pool, id).await?;
+        if now.is_none_or(|row| row.definition.version < version) {
+            let why = "the log has a version of the coupon that Postgres does not have";
+            let (place, coupon) = (kept.defined_at(), id.clone());
+            found.push(Mismatch { place, coupon, user: None, order: None, why });
+        }
+    }
+    Ok(found)
 }

@@ -136,6 +136,6 @@ fn csv_text<const N: usize>(rows: &[[String; N]]) -> anyhow::Result<String> {
     for row in rows {
         writer.write_record(row)?;
     }
-    let bytes = writer.into_inner().map_err(|error| error.into_error())?;
+    let bytes = writer.into_inner().map_err(csv::IntoInnerError::into_error)?;
     Ok(String::from_utf8(bytes)?)
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::catalogue::Catalogue;
+use super::held_units::{Counted, Counts, HeldUnits};
 use super::in_force::{self, Outcome};
 use super::publish::publish;
 use super::snapshots::Snapshots;
@@ -17,7 +18,6 @@ use crate::domain::{
 };
 use crate::fence::{Fence, StoreError};
 use crate::postgres::coupons::{self, CouponRow, Edited};
-use crate::postgres::receipt::{self, ListedUnits};
 use crate::postgres::{Postgres, PostgresError};
 use crate::redis::coupon_hash::{self, CouponHash};
 use crate::redis::health::{self, Durability};
@@ -30,6 +30,7 @@ pub struct Coupons {
     postgres: Postgres,
     catalogue: Catalogue,
     snapshots: Snapshots,
+    counts: Counts,
     /// Wakes the task that gives units in stock to users in line.
     stock_came: Arc<Notify>,
 }
@@ -49,31 +50,6 @@ pub struct AdminCoupon {
     pub units: HeldUnits,
     /// Fields that differ between Redis and Postgres: an edit that is not published yet, or an edit by hand.
     pub not_in_force: Vec<FieldDifference>,
-}
-
-/// Where the units are that are not in stock. Both stores are read, one after the other: while claims arrive, the
-/// numbers may be some ms apart. The receipt has the numbers of one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HeldUnits {
-    /// Of claims that are not recorded yet.
-    pub accepted: i64,
-    pub reserved: i64,
-    pub confirmed: i64,
-    /// Units that came back to stock since the coupon was created.
-    pub returned: i64,
-}
-
-impl HeldUnits {
-    /// `held` was read in Redis after the row.
-    fn of(row: &CouponRow, listed: ListedUnits, held: i64) -> Self {
-        let live = row.definition.total - row.stock;
-        Self {
-            accepted: (held - live - listed.in_outbox).max(0),
-            reserved: listed.reserved,
-            confirmed: (live - listed.reserved).max(0),
-            returned: row.returned,
-        }
-    }
 }
 
 /// The result of a request to create a coupon.
@@ -125,14 +101,15 @@ impl From<RedisError> for CouponError {
 
 impl Coupons {
     #[must_use]
-    pub const fn new(
+    pub fn new(
         fence: Fence,
         postgres: Postgres,
         catalogue: Catalogue,
         snapshots: Snapshots,
         stock_came: Arc<Notify>,
     ) -> Self {
-        Self { fence, postgres, catalogue, snapshots, stock_came }
+        let counts = Counts::new(postgres.clone());
+        Self { fence, postgres, catalogue, snapshots, counts, stock_came }
     }
 
     /// Creates a coupon and returns when it is in force.
@@ -239,11 +216,10 @@ impl Coupons {
         let session = self.fence.require_session()?;
         let ids: Vec<CouponId> = rows.iter().map(|row| row.definition.id.clone()).collect();
         let kept = coupon_hash::read(&session.redis, &ids).await?;
-        let units = receipt::listed_units(&self.postgres.pool, &ids.iter().collect::<Vec<_>>()).await?;
+        let counted = self.counts.read().await?;
         let mut page = Vec::with_capacity(rows.len());
         for ((id, row), kept) in ids.into_iter().zip(rows).zip(kept) {
-            let units = units.get(id.as_str()).copied().unwrap_or_default();
-            page.push((id, self.view(row, units, kept).await?));
+            page.push((id, self.view(row, &counted, kept).await?));
         }
         Ok(page)
     }
@@ -277,21 +253,20 @@ impl Coupons {
     async fn view_row(&self, row: CouponRow) -> Result<AdminCoupon, CouponError> {
         let id = row.definition.id.clone();
         let session = self.fence.require_session()?;
-        let units = receipt::listed_units(&self.postgres.pool, &[&id]).await?;
-        let units = units.get(id.as_str()).copied().unwrap_or_default();
+        let counted = self.counts.read().await?;
         let kept = coupon_hash::read_one(&session.redis, &id).await?;
-        self.view(row, units, kept).await?.ok_or(CouponError::NotInRedis(id))
+        self.view(row, &counted, kept).await?.ok_or(CouponError::NotInRedis(id))
     }
 
-    /// `kept` was read after `row` and `listed`.
+    /// `kept` was read after `row`.
     async fn view(
         &self,
         row: CouponRow,
-        listed: ListedUnits,
+        counted: &Counted,
         kept: Option<CouponHash>,
     ) -> Result<Option<AdminCoupon>, CouponError> {
         let session = self.fence.require_session()?;
-        let units = HeldUnits::of(&row, listed, kept.as_ref().and_then(CouponHash::held).unwrap_or(0));
+        let units = counted.of(&row, kept.as_ref().and_then(CouponHash::held).unwrap_or(0));
         let (row, standing) = in_force::stands(&session.redis, &self.postgres, row, kept).await?;
         let snapshot = self.snapshots.read(&row.definition.id).await?;
         Ok(snapshot.map(|snapshot| AdminCoupon {

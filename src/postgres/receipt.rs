@@ -118,35 +118,28 @@ pub async fn winners(
     Ok(page.bind(limit).fetch_all(pool).await?)
 }
 
-/// The numbers of a coupon that are not in its row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ListedUnits {
-    pub reserved: i64,
-    /// Units of ended orders that wait in the outbox.
-    pub in_outbox: i64,
-}
-
-/// Counts the reserved orders of coupons by their index, and their units in the outbox. Coupons without either are left
-/// out.
+/// The number of reserved orders of each coupon that has any. Reads one entry of an index for each of these orders: a
+/// million take half a second.
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn listed_units(
-    pool: &Pool,
-    ids: &[&CouponId],
-) -> Result<HashMap<String, ListedUnits>, PostgresError> {
-    let count =
-        "select coupon_id::text, sum(reserved)::bigint as reserved, sum(waiting)::bigint as waiting from (
-            select coupon_id, count(*) as reserved, 0 as waiting from orders
-                where status = 'reserved' and coupon_id = any($1) group by coupon_id
-            union all
-            select coupon_id, 0, count(*) from outbox where coupon_id = any($1) group by coupon_id
-        ) counted group by coupon_id";
-    let ids: Vec<&str> = ids.iter().map(|id| id.as_str()).collect();
-    let rows = sqlx::query(count).bind(ids).fetch_all(pool).await?;
-    let units = |row: &sqlx::postgres::PgRow| {
-        let units = ListedUnits { reserved: row.try_get("reserved")?, in_outbox: row.try_get("waiting")? };
-        Ok((row.try_get("coupon_id")?, units))
-    };
-    rows.iter().map(units).collect()
+pub async fn reserved_orders(pool: &Pool) -> Result<HashMap<String, i64>, PostgresError> {
+    let mut transaction = pool.begin().await?;
+    // The index has the orders in another order: sorting them would cost more than the count.
+    sqlx::query("set local enable_sort = off").execute(&mut *transaction).await?;
+    let count = "select coupon_id::text, count(*) from orders where status = 'reserved' group by coupon_id";
+    let rows: Vec<(String, i64)> =
+        sqlx::query_as(count).persistent(false).fetch_all(&mut *transaction).await?;
+    transaction.rollback().await?;
+    Ok(rows.into_iter().collect())
+}
+
+/// The number of units in the outbox of each coupon that has any.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn units_in_outbox(pool: &Pool) -> Result<HashMap<String, i64>, PostgresError> {
+    let count = "select coupon_id::text, count(*) from outbox group by coupon_id";
+    let rows: Vec<(String, i64)> = sqlx::query_as(count).fetch_all(pool).await?;
+    Ok(rows.into_iter().collect())
 }

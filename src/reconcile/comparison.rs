@@ -46,7 +46,7 @@ pub struct Comparison<'a> {
     pub report: ComparisonReport,
     /// Claims that had no order row when they were read.
     unrecorded: HashMap<OrderId, Holder>,
-    throttle: Throttle,
+    pub(super) throttle: Throttle,
     /// Names the differences of one coupon for a receipt: does not end at the first one.
     pub(super) is_for_receipt: bool,
     /// The repairs that this comparison has already written into the audit log.
@@ -61,7 +61,8 @@ struct Holder {
 
 impl<'a> Comparison<'a> {
     pub fn new(fence: &'a Fence, postgres: &'a Postgres, session: &'a Session, level: RepairLevel) -> Self {
-        let (report, throttle) = (ComparisonReport::default(), Throttle::default());
+        let (report, throttle) =
+            (ComparisonReport::default(), Throttle::new(config::RECONCILE_SLEEP_PER_WORK));
         let (unrecorded, on_record) = (HashMap::new(), HashSet::new());
         let is_for_receipt = false;
         Self { fence, postgres, session, level, report, unrecorded, throttle, is_for_receipt, on_record }
@@ -202,17 +203,14 @@ impl<'a> Comparison<'a> {
             let (page, next) = claims_hash::scan(&self.session.redis, id, &cursor).await?;
             let mut claims: HashMap<OrderId, Holder> = HashMap::with_capacity(page.len());
             for (field, value) in page {
-                match StoredClaim::decode(&field, &value) {
-                    Some(claim) => {
-                        claims.insert(claim.order, Holder { coupon: id.clone(), claim });
-                    }
-                    None => {
-                        self.report.foreign_fields += 1;
-                        let user = ClaimField::decode(&field).map(|field| field.user());
-                        self.name("foreign_field", id, user, None);
-                        self.take_fence_down(id, "its claims hash has a field that is not a claim");
-                    }
+                if let Some(claim) = StoredClaim::decode(&field, &value) {
+                    claims.insert(claim.order, Holder { coupon: id.clone(), claim });
+                    continue;
                 }
+                self.report.foreign_fields += 1;
+                let user = ClaimField::decode(&field).map(|field| field.user());
+                self.name("foreign_field", id, user, None);
+                self.take_fence_down(id, "its claims hash has a field that is not a claim");
             }
             if self.report.fenced {
                 return Ok(());

@@ -2,6 +2,8 @@
 
 use super::comparison::{Comparison, RepairLevel};
 use super::error::ReconcileError;
+use super::throttle::Throttle;
+use crate::config;
 use crate::postgres::coupons::CouponRow;
 use crate::redis::coupon_hash;
 
@@ -12,6 +14,7 @@ impl Comparison<'_> {
     /// If a store cannot serve, or the epoch changes.
     pub async fn compare_for_receipt(&mut self, row: &CouponRow) -> Result<(), ReconcileError> {
         (self.level, self.is_for_receipt) = (RepairLevel::None, true);
+        self.throttle = Throttle::new(config::RECEIPT_SLEEP_PER_WORK);
         let id = &row.definition.id;
         let kept = coupon_hash::read_one(&self.session.redis, id).await?;
         self.definition(row, kept).await?;

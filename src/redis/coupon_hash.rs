@@ -16,7 +16,7 @@ use crate::domain::{ClaimDurability, CouponId, CouponSnapshot, Definition, Field
 pub use read::{first_inconsistent, read, read_hash, read_one, scan, snapshot, versions};
 
 /// The fields, in the order in which they are read.
-const FIELDS: [&str; 12] = [
+pub const FIELDS: [&str; 12] = [
     "stock",
     "total",
     "version",

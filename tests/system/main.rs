@@ -41,6 +41,7 @@ mod missed_entries;
 mod order_life;
 mod rebuild_races;
 mod receipt;
+mod receipt_log;
 mod recording;
 mod redis_rights;
 mod schema_changes;
