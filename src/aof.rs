@@ -9,6 +9,7 @@ mod group;
 mod holders;
 mod markers;
 mod replay;
+mod state;
 mod stream;
 mod transaction;
 pub mod winners;
@@ -17,7 +18,7 @@ use std::path::Path;
 
 pub use commands::Tail;
 pub use files::Log;
-pub use replay::{Rules, State};
+pub use state::{Rules, State};
 
 /// A position in one of the log's files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -2,16 +2,10 @@
 
 use bytes::Bytes;
 
-use super::replay::State;
+use super::state::{State, is_foreign};
 use super::stream::{EntryId, Group, Misfit, entry_id, number};
 use super::transaction::Changes;
 use crate::domain::OrderEvent;
-use crate::redis::keys::GROUP;
-
-/// Whether a consumer group belongs to another program, which only reads.
-pub fn is_foreign(name: &[u8]) -> bool {
-    name != GROUP.as_bytes()
-}
 
 impl State {
     /// Refuses a group of another program that was never created.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::coupons::Held;
-use super::replay::State;
+use super::state::State;
 use super::stream::{Misfit, number};
 use super::transaction::{Changes, Claimed};
 use crate::domain::CouponId;

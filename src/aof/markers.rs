@@ -3,16 +3,8 @@
 use bytes::Bytes;
 
 use super::Place;
-use super::replay::State;
+use super::state::State;
 use super::stream::Misfit;
-
-/// The positions before the present one.
-#[derive(Debug, Default)]
-pub struct PositionHistory {
-    pub before: Option<String>,
-    /// A position that is lower than the one before it: that one, its place, and the place of the lower one.
-    pub fall: Option<(String, Place, Place)>,
-}
 
 impl State {
     /// A rebuild begins with a higher epoch, and ends with the same one.

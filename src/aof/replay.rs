@@ -1,88 +1,21 @@
 //! The state of the sale's keys during a replay, and the effect of each command. While the marker is `building:`, a
 //! rebuild writes: its commands are applied without the rules, and all sums are checked when it ends.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-
 use bytes::Bytes;
 
 use super::commands::{Command, Transaction};
-use super::coupons::Coupon;
-use super::group::is_foreign;
-use super::markers::PositionHistory;
+use super::state::{State, is_foreign};
 use super::stream::{Misfit, Stream, entry_id, number};
 use super::transaction::Changes;
 use super::{Log, Place, Violation};
-use crate::domain::{CouponId, OrderId};
-use crate::postgres::known::KnownCoupon;
-use crate::redis::claims_hash::ClaimField;
-use crate::redis::keys::{Keys, Kind};
-
-/// What the replay expects of the log.
-#[derive(Clone, Debug)]
-pub struct Rules {
-    pub keys: Keys,
-    /// Whether Redis belongs to the program, so that no other program's keys are in the log.
-    pub is_own: bool,
-    /// The database of the keys.
-    pub database: u64,
-    /// The present epoch in Postgres, which decides between two that differ in the log.
-    pub epoch: Option<String>,
-    /// What Postgres knew before the log was read; `None` without Postgres.
-    pub known: Option<BTreeMap<CouponId, KnownCoupon>>,
-}
-
-#[derive(Debug)]
-pub struct State {
-    pub(super) rules: Rules,
-    pub(super) marker: Option<(String, Place)>,
-    pub(super) position: Option<(String, Place)>,
-    /// The positions before `position`, and the first that is below the one before it.
-    pub(super) positions: PositionHistory,
-    pub coupons: BTreeMap<CouponId, Coupon>,
-    pub stream: Stream,
-    pub(super) tally: HashMap<Bytes, u64>,
-    /// The field that holds each order.
-    pub(super) holders: HashMap<OrderId, (CouponId, ClaimField)>,
-    /// The transaction that returned the unit of each order that is no longer held.
-    pub released: HashMap<OrderId, Place>,
-    is_selected: bool,
-    /// While the base file is read.
-    pub(super) is_loading: bool,
-    /// Groups of other programs, which only read.
-    pub(super) foreign_groups: HashSet<Bytes>,
-}
+use crate::domain::CouponId;
+use crate::redis::keys::Kind;
 
 fn at(place: Place, misfit: Misfit) -> Violation {
     Violation::new(misfit.earlier.unwrap_or(place), misfit.why)
 }
 
 impl State {
-    pub(super) fn new(rules: Rules) -> Self {
-        Self {
-            rules,
-            marker: None,
-            position: None,
-            positions: PositionHistory::default(),
-            coupons: BTreeMap::new(),
-            stream: Stream::default(),
-            tally: HashMap::new(),
-            holders: HashMap::new(),
-            released: HashMap::new(),
-            is_selected: true,
-            is_loading: false,
-            foreign_groups: HashSet::new(),
-        }
-    }
-
-    pub(super) fn tally_before(&self, name: &str) -> u64 {
-        self.tally.get(name.as_bytes()).copied().unwrap_or(0)
-    }
-
-    /// Whether claims are accepted, so that the rules hold.
-    fn is_ready(&self) -> bool {
-        self.marker.as_ref().is_some_and(|(marker, _)| marker.starts_with("ready:"))
-    }
-
     /// Applies commands of the base file, which are no transactions.
     pub(super) fn load(&mut self, transaction: &Transaction) -> Result<(), Violation> {
         let mut changes = Changes::new(transaction.place);
@@ -114,7 +47,7 @@ impl State {
         let mut changes = Changes::new(place);
         for command in &transaction.commands {
             let run = self.run(command, &mut changes, was_ready);
-            run.map_err(|misfit| self.blame(place, misfit.decided(log, place)))?;
+            run.map_err(|misfit| self.blame(place, misfit.decided(log, place, &self.stream)))?;
         }
         if was_ready && self.is_ready() {
             changes.check(self).map_err(|misfit| self.blame(place, misfit))?;

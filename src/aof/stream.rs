@@ -53,19 +53,23 @@ pub struct Misfit {
 
 impl Misfit {
     /// Decides by the rest of the log which of the two transactions is wrong.
-    pub fn decided(self, log: &Log, place: Place) -> Self {
+    pub fn decided(self, log: &Log, place: Place, stream: &Stream) -> Self {
         let Some(id) = self.if_delivered else { return self };
-        let id = format!("{}-{}", id.0, id.1);
         let rest = log.files[place.file].bytes.slice(place.offset..);
         let mut reader = Reader::new(place.file, rest, true);
-        while let Ok(Some(transaction)) = reader.next_transaction() {
-            let is_delivery =
-                |command: &Command| command[0] == "XCLAIM" && command.get(5).is_some_and(|word| word == &id);
-            if transaction.commands.iter().any(is_delivery) {
-                return self;
-            }
-        }
-        Self { earlier: None, ..self }
+        let mut delivered = std::iter::from_fn(|| reader.next_transaction().ok().flatten())
+            .flat_map(|transaction| transaction.commands)
+            .filter(|command| command[0] == "XCLAIM")
+            .filter_map(|command| entry_id(command.get(5)?).ok());
+        let earlier_is_wrong = if stream.entries.contains_key(&id) {
+            // Two entries have one id. The group reads them in order: the one that it reads under this id is right.
+            let is_read = stream.group.as_ref().is_some_and(|group| group.last_delivered >= id);
+            let first = delivered.find(|read| *read == id || !stream.entries.contains_key(read));
+            !is_read && first != Some(id)
+        } else {
+            delivered.any(|read| read == id)
+        };
+        if earlier_is_wrong { self } else { Self { earlier: None, ..self } }
     }
 }
 

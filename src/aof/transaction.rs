@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use bytes::Bytes;
 
 use super::Place;
-use super::replay::State;
+use super::state::State;
 use super::stream::Misfit;
 use crate::domain::{CouponId, IdempotencyKey, OrderEvent, OrderId};
 use crate::redis::claims_hash::{ClaimField, encode_value};

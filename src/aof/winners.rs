@@ -4,12 +4,14 @@
 
 use std::collections::HashSet;
 
+use bytes::Bytes;
+
 use super::{Place, State};
 use crate::config;
 use crate::domain::{CouponId, OrderId, UserId};
 use crate::postgres::known::LiveOrder;
-use crate::postgres::{Pool, PostgresError, coupons, orders, outbox};
-use crate::redis::claims_hash::ClaimField;
+use crate::postgres::{Pool, PostgresError, coupons, orders, outbox, waitlist};
+use crate::redis::claims_hash::{ClaimField, StoredClaim};
 
 /// An order or coupon on which the log and Postgres do not agree.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +31,7 @@ pub struct Mismatch {
 pub async fn compare(state: &State, live: &[LiveOrder], pool: &Pool) -> Result<Vec<Mismatch>, PostgresError> {
     let mut found = unheld(state, live, pool).await?;
     found.extend(without_order(state, live, pool).await?);
+    found.extend(places_without_row(state, pool).await?);
     found.extend(definitions(state));
     found.extend(later_versions(state, pool).await?);
     found.sort_by_key(|mismatch| (mismatch.place.is_none(), mismatch.place));
@@ -95,6 +98,29 @@ async fn without_order(
         explained.extend(outbox::waiting(pool, chunk).await?);
     }
     found.retain(|mismatch| mismatch.order.is_some_and(|order| !explained.contains(&order)));
+    Ok(found)
+}
+
+/// Places in waiting lists that have no row: a request to join commits its row first.
+async fn places_without_row(state: &State, pool: &Pool) -> Result<Vec<Mismatch>, PostgresError> {
+    let mut found = Vec::new();
+    for (id, coupon) in &state.coupons {
+        let place = |(user, (value, place)): (&Bytes, &(Bytes, Place))| {
+            let claim = StoredClaim::decode(user, value)?;
+            let why = "the log has this place in the waiting list, but Postgres has no row";
+            let (user, order) = (Some(claim.field.user()), Some(claim.order));
+            Some(Mismatch { place: Some(*place), coupon: id.clone(), user, order, why })
+        };
+        let places: Vec<Mismatch> = coupon.promises.iter().filter_map(place).collect();
+        let orders: Vec<OrderId> = places.iter().filter_map(|place| place.order).collect();
+        let mut with_row = HashSet::new();
+        for chunk in orders.chunks(config::SCAN_PAGE_ENTRIES) {
+            with_row.extend(waitlist::existing(pool, chunk).await?);
+        }
+        found.extend(
+            places.into_iter().filter(|place| !place.order.is_some_and(|order| with_row.contains(&order))),
+        );
+    }
     Ok(found)
 }
 
