@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::core::Core;
+use self::core::{ApiSettings, Core};
 use crate::cli::{ServeArgs, WorkerArgs, WrongUsage};
 use crate::config::{self, CredentialSettings, LogFormat, StoreAddresses};
 use crate::data_dir::DataDir;
@@ -84,8 +84,9 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     let stop = Stop::on_signals(&tasks)?;
     let external = args.stores.external_addresses()?;
     check_settings(&args, external.as_ref())?;
-    let max_connections = open_files::max_connections()?;
     let (listener, address) = bind(args.http.listen, log_format)?;
+    // After the first line of the log: it may warn.
+    let max_connections = open_files::max_connections()?;
 
     // HTTP first: /livez and /readyz then answer while the stores start.
     let api = Arc::new(ApiSlot::new(tasks.clone()));
@@ -93,7 +94,7 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     let http_stop = CancellationToken::new();
     let serving = server::serve(listener, api.clone(), max_connections, http_stop.clone());
     let http = tokio::spawn(tasks.require("HTTP", &http_stop, serving));
-    let http = Http { address, api, task: http, stop: http_stop };
+    let http = Http { address, max_connections, api, task: http, stop: http_stop };
 
     let (credentials, stores) = if external.is_some() {
         (required_credentials(&args.credentials)?, None)
@@ -129,6 +130,7 @@ fn print_beside_the_sale(text: String) -> anyhow::Result<()> {
 /// The HTTP server's task and its API slot.
 struct Http {
     address: SocketAddr,
+    max_connections: usize,
     api: Arc<ApiSlot>,
     task: JoinHandle<Option<()>>,
     stop: CancellationToken,
@@ -148,7 +150,13 @@ async fn sell(
     let Some(core) = Core::start(&args.stores, addresses, tasks, stop, set_status).await? else {
         return Ok(());
     };
-    let api = Arc::new(core.api(args.http.max_backlog, credentials)?);
+    let settings = ApiSettings {
+        max_backlog: args.http.max_backlog,
+        max_connections: http.max_connections,
+        reclaim_after: args.workers.reclaim_after,
+        credentials,
+    };
+    let api = Arc::new(core.api(&settings, &http.stop)?);
     http.api.open(api.clone())?;
     let worker_stop = CancellationToken::new();
     let workers = core.run_workers(args.workers.clone(), &worker_stop);

@@ -20,6 +20,7 @@ mod report;
 mod requests;
 mod scale;
 mod scenarios;
+mod streams;
 mod tcc;
 
 use std::path::PathBuf;
@@ -95,6 +96,7 @@ scenarios! {
     "workers" => workers,
     "coupons" => coupons,
     "connections" => connections,
+    "streams" => streams,
     "memory" => memory,
     "tcc" => tcc,
     "loaded" => loaded,

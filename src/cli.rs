@@ -22,6 +22,8 @@ mod coupon_log;
 mod dead;
 pub mod demo;
 mod doctor;
+mod examples;
+mod generate;
 mod healthcheck;
 mod order;
 mod output;
@@ -30,6 +32,7 @@ mod reconcile;
 mod redis_cli;
 mod store_tools;
 mod stream;
+mod stream_tail;
 pub mod token;
 mod value_parsers;
 
@@ -92,6 +95,10 @@ pub enum OneShot {
     /// Run psql against the Postgres in use
     #[command(disable_help_flag = true)]
     Psql(store_tools::ToolArgs),
+    /// Print a script that completes commands in your shell
+    Completions(generate::CompletionsArgs),
+    /// Print the manual page, or write the pages of all commands
+    Man(generate::ManArgs),
     /// Ask the server on this machine whether it accepts claims
     #[command(hide = true)]
     Healthcheck(HttpSettings),
@@ -172,6 +179,8 @@ pub async fn run(command: OneShot) -> anyhow::Result<()> {
         OneShot::BenchNoop => crate::bench::noop_server::run().await,
         OneShot::RedisCli(args) => redis_cli::run(args).await,
         OneShot::Psql(args) => psql::run(args).await,
+        OneShot::Completions(args) => generate::completions(&args),
+        OneShot::Man(args) => generate::man(&args),
         OneShot::Healthcheck(http) => healthcheck::run(&http).await,
     }
 }
@@ -217,9 +226,10 @@ fn name_the_variable(mut error: clap::Error, command: &clap::Command) -> clap::E
 
 /// The parser. Its `--help` lists the settings of all commands.
 fn command() -> clap::Command {
-    let command = Cli::command();
+    let command = examples::add(Cli::command());
+    let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
     let settings = settings_help(&command);
-    command.after_long_help(settings)
+    command.after_long_help(format!("{settings}\n\n{examples}"))
 }
 
 fn settings_help(command: &clap::Command) -> String {

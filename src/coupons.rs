@@ -1,5 +1,5 @@
 //! Coupons: `definitions` creates and edits them, `publish` brings a definition to Redis, `in_force` reads it back,
-//! `catalogue` knows which ids exist, `snapshots` caches coupons for readers.
+//! `catalogue` knows which ids exist, `snapshots` caches coupons for readers, `view` is what they see.
 
 pub mod catalogue;
 pub mod definitions;
@@ -7,3 +7,4 @@ pub mod held_units;
 pub mod in_force;
 pub mod publish;
 pub mod snapshots;
+pub mod view;

@@ -12,16 +12,19 @@ mod body;
 mod claims;
 mod coupons;
 mod dead_letters;
+mod events;
 mod head;
 mod health;
 mod order;
 mod orders;
+mod pages;
 mod prefer;
 pub mod problem;
 mod receipt;
 mod request;
 mod routes;
 pub mod server;
+pub mod sign_in;
 mod socket;
 mod token;
 mod waitlist;
@@ -36,6 +39,7 @@ use crate::coupons::definitions::Coupons;
 use crate::coupons::snapshots::Snapshots;
 use crate::fence::Fence;
 use crate::fence::store_status::Stores;
+use crate::live::{Live, Operations};
 use crate::orders::lookup::Orders;
 use crate::orders::transitions::Transitions;
 use crate::postgres::Postgres;
@@ -45,6 +49,7 @@ use crate::tasks::Tasks;
 use crate::waitlist::Waitlist;
 use auth::Auth;
 use problem::{Code, Problem};
+use sign_in::DemoSignIn;
 
 /// What the handlers call. The server has one.
 pub struct Api {
@@ -59,9 +64,13 @@ pub struct Api {
     pub stores: Stores,
     pub reconciler: Reconciler,
     pub receipts: Receipts,
+    pub live: Live,
+    pub operations: Operations,
     /// For lists: a handler of a list makes a plain query.
     pub postgres: Postgres,
     pub auth: Auth,
+    /// Only in a demo.
+    pub demo: OnceLock<DemoSignIn>,
 }
 
 /// The API once it is open, and before that the status that clients get.

@@ -42,6 +42,8 @@ pub mod aof;
 
 pub mod doctor;
 
+pub mod live;
+
 pub mod http;
 pub mod worker;
 

@@ -1,11 +1,15 @@
 //! Every metric with its name, unit and help text. Counters belong to this process and start at 0. The callers count;
 //! `http` serves the text.
 
+pub mod readings;
+
 use std::sync::OnceLock;
 
 use ::metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use anyhow::anyhow;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+use readings::Readings;
 
 pub static FENCE_UP: Gauge = Gauge {
     name: "seckill_fence_up",
@@ -204,6 +208,12 @@ pub struct CounterBy {
 }
 
 impl Gauge {
+    /// `None` if the value is unknown.
+    #[must_use]
+    pub fn read(&self, readings: &Readings) -> Option<f64> {
+        readings.value(self.name)
+    }
+
     /// NaN says that the value is unknown.
     pub fn set(&self, value: f64) {
         gauge!(self.name).set(value);
@@ -219,6 +229,11 @@ impl Gauge {
 }
 
 impl GaugeBy {
+    /// Its value for each value of the label.
+    pub fn read(&self, readings: &Readings) -> impl Iterator<Item = (&'static str, u64)> {
+        self.values.iter().map(|value| (*value, readings.count(self.name, self.label, value)))
+    }
+
     /// `value` is one of the label's values.
     pub fn set_count(&self, value: &'static str, count: u64) {
         debug_assert!(self.values.contains(&value), "{}: {value}", self.name);
@@ -233,6 +248,11 @@ impl Counter {
 }
 
 impl CounterBy {
+    /// Its value for each value of the label.
+    pub fn read(&self, readings: &Readings) -> impl Iterator<Item = (&'static str, u64)> {
+        self.values.iter().map(|value| (*value, readings.count(self.name, self.label, value)))
+    }
+
     /// `value` is one of the label's values.
     pub fn add(&self, value: &'static str, count: u64) {
         debug_assert!(self.values.contains(&value), "{}: {value}", self.name);

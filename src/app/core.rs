@@ -1,7 +1,8 @@
 //! The parts that every process has, with or without HTTP: connections, and the fence with the tasks that depend on it.
 //! Also makes the API from these parts.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -19,6 +20,7 @@ use crate::fence::Fence;
 use crate::fence::store_status::Stores;
 use crate::http::Api;
 use crate::http::auth::Auth;
+use crate::live::{Live, Operations, OperationsParts};
 use crate::metrics;
 use crate::orders::expiry::EndingOrders;
 use crate::orders::lookup::Orders;
@@ -53,6 +55,15 @@ pub struct Core {
     /// Wakes the task `serving`.
     stock_came: Arc<Notify>,
     reconciling: JoinHandle<Option<()>>,
+}
+
+/// What the API needs to know.
+pub struct ApiSettings<'a> {
+    pub max_backlog: u64,
+    /// Connections that the server accepts.
+    pub max_connections: usize,
+    pub reclaim_after: Duration,
+    pub credentials: &'a CredentialSettings,
 }
 
 impl Core {
@@ -117,8 +128,10 @@ impl Core {
         }))
     }
 
-    /// Makes the functions that the handlers call, and starts the tasks that only requests need.
-    pub fn api(&self, max_backlog: u64, credentials: &CredentialSettings) -> anyhow::Result<Api> {
+    /// Makes the functions that the handlers call, and starts the tasks that only requests need. `http_stop` ends the
+    /// event streams.
+    pub fn api(&self, settings: &ApiSettings, http_stop: &CancellationToken) -> anyhow::Result<Api> {
+        let &ApiSettings { max_backlog, max_connections, reclaim_after, credentials } = settings;
         let (fence, postgres, catalogue) =
             (self.fence.clone(), self.postgres.clone(), self.catalogue.clone());
         let batcher = Batcher::new(fence.clone(), catalogue.clone(), max_backlog);
@@ -137,7 +150,19 @@ impl Core {
         };
         let snapshots = Snapshots::new(fence.clone());
         let reconciler = Reconciler { fence: fence.clone(), postgres: postgres.clone() };
+        let stores = Stores::new(fence.clone(), self.server.clone(), postgres.clone());
+        let watched = OperationsParts {
+            fence: fence.clone(),
+            stores: stores.clone(),
+            postgres: postgres.clone(),
+            catalogue: catalogue.clone(),
+            snapshots: snapshots.clone(),
+            max_backlog,
+            reclaim_after,
+        };
         Ok(Api {
+            live: Live::start(&catalogue, &snapshots, max_connections, &self.tasks, http_stop),
+            operations: Operations::start(watched, &self.tasks, http_stop),
             claims: Claims::new(batcher, orders.clone(), catalogue.clone()),
             waitlist: Waitlist::start(&fence, &postgres, orders.clone(), &self.tasks, &self.stop),
             orders,
@@ -151,7 +176,7 @@ impl Core {
             ),
             catalogue,
             snapshots,
-            stores: Stores::new(fence.clone(), self.server.clone(), postgres.clone()),
+            stores,
             receipts: Receipts {
                 fence: fence.clone(),
                 postgres: postgres.clone(),
@@ -161,6 +186,7 @@ impl Core {
             fence,
             postgres,
             auth: Auth::new(credentials)?,
+            demo: OnceLock::new(),
         })
     }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use time::OffsetDateTime;
 
 use crate::cli::ServeArgs;
@@ -15,8 +15,9 @@ use crate::data_dir::DataDir;
 use crate::domain::{CouponPatch, NewCoupon, Origin, UserId};
 use crate::fence::FenceState;
 use crate::http::Api;
+use crate::http::sign_in::DemoSignIn;
 
-const USER: &str = "alice";
+const USERS: [&str; 3] = ["alice", "bob", "carol"];
 
 /// Waits until claims are accepted, makes the coupons, and returns the text.
 pub async fn open(
@@ -34,12 +35,17 @@ pub async fn open(
     offer(&api.coupons, gone).await?;
     api.claims.claim(&id, &"demo".parse()?, None, Duration::ZERO).await.context("the demo's own claim")?;
 
-    let user: UserId = USER.parse()?;
-    let secret = credentials.jwt_secret.as_deref().unwrap_or_default();
-    let token = mint_token(secret.as_bytes(), &user, config::DEMO_TOKEN_LIFETIME, credentials)?;
+    let credentials = credentials.clone();
+    let mint = move |user: &UserId| {
+        let secret = credentials.jwt_secret.as_deref().unwrap_or_default();
+        mint_token(secret.as_bytes(), user, config::DEMO_TOKEN_LIFETIME, &credentials)
+    };
+    let token = mint(&USERS[0].parse()?)?;
+    let sign_in = DemoSignIn { users: &USERS, mint: Box::new(mint) };
+    api.demo.set(sign_in).map_err(|_| anyhow!("the demo is opened once"))?;
     Ok(demo_text(&DemoText {
         base_url: &format!("http://{address}"),
-        user: USER,
+        user: USERS[0],
         user_token: &token,
         stores: &args.stores,
         data_dir: &DataDir::locate(args.stores.data_dir.as_deref()),

@@ -40,6 +40,8 @@ pub struct Parameters {
     pub loaded_claims: usize,
     /// Number of keep-alive connections that are open at the same time.
     pub connections: usize,
+    /// Number of event streams that are open while claims are made.
+    pub streams: usize,
     /// Number of recorded claims whose memory in Redis is measured.
     pub recorded_claims: usize,
 }
@@ -64,6 +66,7 @@ impl Parameters {
             coupons: 10_000,
             loaded_claims: 5_000_000,
             connections: 10_000,
+            streams: 5_000,
             recorded_claims: 100_000,
         }
     }
@@ -87,6 +90,7 @@ impl Parameters {
             coupons: 1_000,
             loaded_claims: 200_000,
             connections: 2_000,
+            streams: 1_000,
             recorded_claims: 20_000,
         }
     }

@@ -2,7 +2,11 @@
 //! for a `Duration`. The sizes of `bench` are in `bench/parameters.rs`; SQL and Lua files have their own page sizes.
 //! `tests/layering.rs` fails for limits in other files.
 
+mod machine;
+
 use std::time::Duration;
+
+pub use machine::*;
 
 // ---- identifiers and fields of the HTTP API ----
 
@@ -86,8 +90,43 @@ pub const FIRST_PUBLICATION_GRACE: Duration = Duration::from_secs(2);
 pub const SNAPSHOT_MAX_AGE: Duration = Duration::from_millis(80);
 /// Coupons whose snapshots are cached.
 pub const SNAPSHOT_CACHE_MAX_COUPONS: u64 = 10_000;
+/// Reads of coupons in flight at once for one list.
+pub const SNAPSHOT_READS_IN_FLIGHT: usize = 32;
 /// How long a list waits for Postgres before it shows the last rows that were read.
 pub const CATALOGUE_TIMEOUT: Duration = Duration::from_millis(250);
+
+// ---- event streams ----
+
+/// How often coupons are read for the open event streams, at most; and the pause for each coupon, so that many coupons
+/// are read less often.
+pub const LIVE_POLL_MIN: Duration = Duration::from_millis(200);
+pub const LIVE_POLL_PER_COUPON: Duration = Duration::from_millis(2);
+/// The shortest pause between two reads, which a new stream waits for.
+pub const LIVE_POLL_SOON: Duration = Duration::from_millis(20);
+/// Listed coupons that the stream of all coupons has: the first ones of the list.
+pub const LIVE_MAX_COUPONS: usize = 500;
+/// How often one event stream is written to, at most. With many streams less often: together they are woken at most
+/// `LIVE_MAX_WAKES` times a second, so that claims stay fast.
+pub const LIVE_WRITE_INTERVAL: Duration = Duration::from_millis(200);
+pub const LIVE_MAX_WAKES: u32 = 4_000;
+/// How often a stream says that its numbers are current, or that they are not.
+pub const LIVE_HEARTBEAT: Duration = Duration::from_secs(2);
+/// How long a new stream waits for the first read that was made for it.
+pub const LIVE_FIRST_READ_TIMEOUT: Duration = Duration::from_secs(2);
+/// Events in one write.
+pub const LIVE_WRITE_MAX_EVENTS: usize = 64;
+/// Coupons that left the list and that a resumed stream is told of.
+pub const LIVE_GONE_MAX_COUPONS: usize = 1_000;
+/// Connections of the server that event streams may take, in percent. The others are left for claims.
+pub const LIVE_MAX_CONNECTIONS_PERCENT: usize = 50;
+/// Event streams of the admin.
+pub const LIVE_ADMIN_STREAMS_MAX: usize = 64;
+/// How often the state for the admin is read, and how many of the last readings a new stream gets.
+pub const LIVE_ADMIN_INTERVAL: Duration = Duration::from_secs(1);
+pub const LIVE_HISTORY_POINTS: usize = 300;
+/// Coupons in the state for the admin, and in its history.
+pub const LIVE_ADMIN_MAX_COUPONS: usize = 200;
+pub const LIVE_HISTORY_MAX_COUPONS: usize = 20;
 
 // ---- Redis ----
 
@@ -320,6 +359,13 @@ pub const STOP_FORCED_EXIT_AFTER: Duration = Duration::from_millis(6_800);
 /// From the first byte sent to the last byte of the answer.
 pub const CLI_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 pub const CLI_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often `stream tail` reads.
+pub const CLI_TAIL_INTERVAL: Duration = Duration::from_millis(300);
+/// Entries that are not acknowledged and that `stream tail` follows; it says nothing more about older ones.
+pub const CLI_TAIL_MAX_OPEN: usize = 1_000;
+/// A command that waits longer for its server shows on a terminal that it waits.
+pub const CLI_SPINNER_AFTER: Duration = Duration::from_secs(2);
+pub const CLI_SPINNER_TICK: Duration = Duration::from_millis(100);
 /// A reconcile of millions of claims takes minutes.
 pub const CLI_RECONCILE_TIMEOUT: Duration = Duration::from_mins(10);
 /// Ten years; a longer lifetime is most likely a mistaken unit.
@@ -329,72 +375,3 @@ pub const BENCH_TOKEN_LIFETIME: Duration = Duration::from_hours(24);
 pub const DEMO_TOKEN_LIFETIME: Duration = Duration::from_hours(24);
 /// How long after the demo's start its second coupon opens.
 pub const DEMO_OPENS_AFTER: Duration = Duration::from_mins(1);
-
-// ---- data directory and embedded stores ----
-
-/// Random bytes of a generated secret; the file holds them as hex.
-pub const GENERATED_SECRET_BYTES: usize = 32;
-/// How long a start waits for the lock of a data directory while another program is ending.
-pub const DATA_DIR_LOCK_TIMEOUT: Duration = Duration::from_millis(500);
-/// `sun_path` of `sockaddr_un` is 108 bytes on Linux, with its final NUL.
-pub const SOCKET_PATH_MAX_BYTES: usize = 107;
-/// How often a store that starts or stops is checked.
-pub const STORE_POLL: Duration = Duration::from_millis(10);
-/// Time limit of one readiness check, so that a suspended store does not block the check.
-pub const STORE_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often the log says that a store is still starting.
-pub const STORE_STARTING_NOTICE_INTERVAL: Duration = Duration::from_secs(10);
-/// At a start: time for a clean stop of processes that an earlier program left behind, and then for each stronger
-/// signal.
-pub const STORE_STOP_TIMEOUT: Duration = Duration::from_secs(10);
-pub const STORE_KILL_TIMEOUT: Duration = Duration::from_secs(3);
-/// At a stop: time for each of the two stronger signals before the deadline.
-pub const STORE_LAST_SIGNAL_TIMEOUT: Duration = Duration::from_millis(500);
-/// Time for a whole stop without a deadline.
-pub const STORES_STOP_TIMEOUT: Duration = Duration::from_secs(6);
-/// How long the program waits until the child processes of a killed store end by themselves.
-pub const STORE_ORPHANS_TIMEOUT: Duration = Duration::from_millis(200);
-/// First and longest pause before a store is restarted.
-pub const STORE_RESTART_MIN: Duration = Duration::from_millis(100);
-pub const STORE_RESTART_MAX: Duration = Duration::from_secs(2);
-/// After a run of this length the pauses start again at the shortest one.
-pub const STORE_RESTART_RESET_AFTER: Duration = Duration::from_secs(10);
-/// A disk with less free space counts as full: Postgres allocates 16 MB at once, and frees them when they do not fit.
-pub const DISK_FULL_BELOW_BYTES: u64 = 32_000_000;
-/// Redis exits at the first write that finds no space. It is restarted only with at least this much free space.
-pub const REDIS_START_MIN_FREE_BYTES: u64 = 1_000_000;
-/// How often the free space is checked before that restart.
-pub const DISK_POLL: Duration = Duration::from_millis(500);
-/// How often a failure that continues is logged again.
-pub const STORE_FAILING_NOTICE_INTERVAL: Duration = Duration::from_secs(30);
-/// A larger log of a store is renamed when the store starts, and truncated while it runs.
-pub const STORE_LOG_MAX_BYTES: u64 = 16 * 1024 * 1024;
-pub const STORE_LOG_CHECK_INTERVAL: Duration = Duration::from_mins(1);
-/// How many of the last lines of a store's log are quoted when the store fails.
-pub const STORE_LOG_TAIL_LINES: usize = 6;
-pub const STORE_LOG_TAIL_BYTES: u64 = 4_096;
-/// How long `worker`, `psql` and `redis-cli` wait for stores that are starting.
-pub const STORE_JOIN_TIMEOUT: Duration = Duration::from_secs(30);
-pub const STORE_JOIN_POLL: Duration = Duration::from_millis(100);
-
-// ---- log and tasks ----
-
-/// Log lines in the queue of a slow reader; further lines are counted and dropped.
-pub const LOG_QUEUE_MAX_BYTES: usize = 4 * 1024 * 1024;
-/// How long the program's end waits until the queue is written.
-pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_millis(400);
-/// Lines of one source location that are shown in one window; further lines are counted and summarised.
-pub const LOG_REPEATS_MAX_LINES: u64 = 10;
-pub const LOG_REPEATS_WINDOW: Duration = Duration::from_secs(10);
-/// How often the log thread checks whether a summary is due.
-pub const LOG_REPEATS_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// First and longest pause before a task that ended unexpectedly is restarted.
-pub const TASK_RESTART_MIN: Duration = Duration::from_millis(100);
-pub const TASK_RESTART_MAX: Duration = Duration::from_secs(10);
-/// After a run of this length the pauses start again at the shortest one.
-pub const TASK_RESTART_RESET_AFTER: Duration = Duration::from_mins(1);
-/// A task is stuck if one poll takes longer.
-pub const TASK_MAX_STEP: Duration = Duration::from_secs(10);
-/// The fence's task and the supervisors of the stores count as stuck if they are not polled for this time. Longer than
-/// a rebuild may take.
-pub const TASK_MAX_IDLE: Duration = Duration::from_mins(3);

@@ -21,14 +21,14 @@ pub struct Stores {
 /// `ok` for each store, or why not.
 #[derive(Clone, Debug, Serialize)]
 pub struct StoreStatus {
-    redis: String,
-    postgres: String,
+    pub redis: String,
+    pub postgres: String,
     fence: String,
     /// Unrecorded order events.
     backlog: u64,
     /// RFC 3339, by this machine's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
-    postgres_away_since: Option<String>,
+    pub postgres_away_since: Option<String>,
     /// The disk of an embedded store has little space left.
     #[serde(skip_serializing_if = "Option::is_none")]
     disk: Option<String>,

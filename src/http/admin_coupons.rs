@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Api;
-use super::answer::{List, json};
+use super::answer::{Content, List, json};
 use super::body::Rfc3339;
-use super::coupons::CouponView;
+
 use super::problem::Answer;
 use super::request::{Page, Request, coupon_id};
 use crate::coupons::definitions::{AdminCoupon, Created, ExpectedVersion};
+use crate::coupons::view::CouponView;
 use crate::domain::{ClaimDurability, CouponId, CouponPatch, FieldDifference, NewCoupon};
 
 #[derive(Deserialize)]
@@ -153,7 +153,7 @@ pub async fn edit(api: Arc<Api>, coupon: &str, mut request: Request) -> Answer {
     Ok(answer(StatusCode::OK, coupon))
 }
 
-fn answer(status: StatusCode, coupon: AdminCoupon) -> Response<Bytes> {
+fn answer(status: StatusCode, coupon: AdminCoupon) -> Response<Content> {
     let view = AdminCouponView::from(coupon);
     let mut response = json(status, &view);
     if let Ok(etag) = HeaderValue::from_str(&version_tag(view.version)) {

@@ -106,7 +106,7 @@ mod tests {
     fn refusal(body: &str) -> String {
         let problem = parse::<Sample>(body.as_bytes()).unwrap_err();
         let answer = problem.render("id");
-        let body: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
+        let body: serde_json::Value = serde_json::from_slice(answer.body().bytes()).unwrap();
         body["detail"].as_str().unwrap().to_owned()
     }
 

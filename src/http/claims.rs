@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::Api;
-use super::answer::{List, json};
+use super::answer::{Content, List, json};
 use super::prefer::preferred_wait;
 use super::problem::{Answer, Code, Problem};
 use super::request::{Request, coupon_id, order_id};
@@ -99,7 +99,7 @@ pub async fn make_claim(
     user: UserId,
     key: Option<IdempotencyKey>,
     headers: &HeaderMap,
-) -> Result<(OrderId, Response<Bytes>), Problem> {
+) -> Result<(OrderId, Response<Content>), Problem> {
     let claimed = api.claims.claim(&coupon, &user, key, preferred_wait(headers)).await?;
     let (status, order, stock) = match claimed {
         Claimed::Accepted { order, stock } if order.status == OrderStatus::Accepted => {
@@ -116,7 +116,7 @@ pub async fn make_claim(
     Ok((order.id, order_answer(status, order, stock)))
 }
 
-fn order_answer(status: StatusCode, order: Order, stock: i64) -> Response<Bytes> {
+fn order_answer(status: StatusCode, order: Order, stock: i64) -> Response<Content> {
     let location = location(&order.coupon, order.id);
     let mut response = json(status, &OrderView { stock: Some(stock), ..order.into() });
     if let Ok(location) = location {

@@ -73,7 +73,7 @@ pub async fn metrics(api: Arc<Api>, request: Request) -> Answer {
     set(&metrics::OUTBOX_OLDEST, queues.as_ref().map(|queues| queues.outbox.oldest_seconds));
     set(&metrics::SWEEPER_LAG, queues.as_ref().map(|queues| queues.overdue.oldest_seconds));
     set(&metrics::ORDERS_RESERVED, queues.as_ref().map(|queues| queues.reserved));
-    let mut response = Response::new(Bytes::from(metrics::render()));
+    let mut response = Response::new(Bytes::from(metrics::render()).into());
     let headers = response.headers_mut();
     headers
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));

@@ -1,11 +1,10 @@
 //! Every error answer: one enum with one exhaustive match, rendered as RFC 9457 problem+json.
 
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::answer::json;
+use super::answer::{Content, json};
 use crate::claims::claim::ClaimError;
 use crate::config;
 use crate::coupons::definitions::CouponError;
@@ -18,7 +17,7 @@ use crate::receipt::ReceiptError;
 use crate::waitlist::WaitlistError;
 
 /// The result of a handler.
-pub type Answer = Result<Response<Bytes>, Problem>;
+pub type Answer = Result<Response<Content>, Problem>;
 
 /// Stable words that programs may rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,7 +170,7 @@ impl Problem {
         Self { header: Some(Box::new((name, value))), ..self }
     }
 
-    pub fn render(self, request_id: &str) -> Response<Bytes> {
+    pub fn render(self, request_id: &str) -> Response<Content> {
         let (status, word, title) = self.code.parts();
         let mut response = json(
             status,

@@ -6,18 +6,18 @@ use std::convert::Infallible;
 use std::future::ready;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use warp::Filter;
 
+use super::answer::into_warp;
 use super::prefer::preferred_wait;
 use super::problem::{Answer, Code, Problem};
 use super::request::{Arrival, Body, Request};
 use super::{
-    Api, ApiSlot, admin, admin_coupons, admin_waitlist, audit, claims, coupons, dead_letters, detached, head,
-    health, order, orders, receipt, waitlist,
+    Api, ApiSlot, admin, admin_coupons, admin_waitlist, audit, claims, coupons, dead_letters, detached,
+    events, head, health, order, orders, pages, receipt, sign_in, waitlist,
 };
 use crate::config;
 
@@ -44,6 +44,9 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
         (["v1", "coupons", coupon, "waitlist"], "GET") => waitlist::show(api, coupon, request).boxed(),
         (["v1", "coupons", coupon, "waitlist"], "DELETE") => waitlist::leave(api, coupon, request).boxed(),
         (["v1", "coupons", _, "waitlist"], _) => not_allowed("DELETE, GET, HEAD, POST"),
+        (["v1", "coupons", coupon, "events"], "GET") => events::of_coupon(api, coupon, request).boxed(),
+        (["v1", "events"], "GET") => events::listed(api, request).boxed(),
+        (["v1", "events"] | ["v1", "coupons", _, "events"], _) => not_allowed("GET, HEAD"),
         (["v1", "orders"], "GET") => orders::list(api, request).boxed(),
         (["v1", "orders", order], "GET") => order::show(api, order, request).boxed(),
         (
@@ -77,14 +80,17 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
         (["v1", "admin", "orders", order, "revoke"], "POST") => order::revoke(api, order, request).boxed(),
         (["v1", "admin", "orders", _, "revoke"], _) => not_allowed("POST"),
         (["v1", "admin", "audit"], "GET") => audit::list(api, request).boxed(),
+        (["v1", "admin", "events"], "GET") => ready(events::operations(&api, &request)).boxed(),
         (["v1", "admin", "stream"], "GET") => admin::stream(&api, request).boxed(),
+        (["v1", "admin", "stream", "entries"], "GET") => admin::entries(api, request).boxed(),
         (["v1", "admin", "reconcile"], "POST") => admin::reconcile(api, request).boxed(),
         (["v1", "admin", "reconcile"], _) => not_allowed("POST"),
         (["v1", "admin", "dead"], "GET") => dead_letters::list(api, request).boxed(),
         (["v1", "admin", "dead", letter], "GET") => dead_letters::show(api, letter, request).boxed(),
         (
-            ["v1", "admin", "orders" | "audit" | "stream" | "dead"]
+            ["v1", "admin", "orders" | "audit" | "events" | "stream" | "dead"]
             | ["v1", "admin", "dead", _]
+            | ["v1", "admin", "stream", "entries"]
             | ["v1", "admin", "coupons", _, "receipt" | "waitlist" | "winners"],
             _,
         ) => not_allowed("GET, HEAD"),
@@ -95,6 +101,10 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
             dead_letters::discard(api, letter, request).boxed()
         }
         (["v1", "admin", "dead", _, "replay" | "discard"], _) => not_allowed("POST"),
+
+        (["v1", "sign-in"], "GET") => ready(sign_in::show(&api)).boxed(),
+        (["v1", "sign-in"], "POST") => sign_in::sign_in(api, request).boxed(),
+        (["v1", "sign-in"], _) => not_allowed("GET, HEAD, POST"),
 
         (["readyz"], "GET") => health::readyz(api, request).boxed(),
         (["metrics"], "GET") => health::metrics(api, request).boxed(),
@@ -115,7 +125,8 @@ fn not_allowed(allow: &'static str) -> BoxFuture<'static, Answer> {
 /// The API as one filter. Until the slot holds an API, the stores are starting.
 fn filter(
     slot: Arc<ApiSlot>,
-) -> impl Filter<Extract = (Response<Bytes>,), Error = warp::Rejection> + Clone + Send + Sync + 'static {
+) -> impl Filter<Extract = (warp::reply::Response,), Error = warp::Rejection> + Clone + Send + Sync + 'static
+{
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     warp::method()
         .and(warp::path::full())
@@ -143,12 +154,13 @@ fn filter(
         )
 }
 
-async fn answer(slot: Arc<ApiSlot>, request: Request) -> Response<Bytes> {
+async fn answer(slot: Arc<ApiSlot>, request: Request) -> warp::reply::Response {
     let id = request.id.clone();
     // A claim and a rebuild use no pooled connection to Postgres; all other work must outlive its client.
     let is_claim = request.method == Method::POST && request.path.starts_with("/v1/coupons/");
     let answer = match head::check(&request).and_then(|()| slot.api()) {
         Err(problem) if problem.code == Code::BadRequest => Err(problem),
+        _ if let Some(page) = pages::answer(&request) => page,
         // Answers also before there is an API.
         _ if request.path == "/livez" => health::livez(&slot.tasks, &request.method),
         Err(problem) => Err(problem),
@@ -164,7 +176,7 @@ async fn answer(slot: Arc<ApiSlot>, request: Request) -> Response<Bytes> {
     };
     let mut response = answer.unwrap_or_else(|problem| problem.render(id.to_str().unwrap_or_default()));
     response.headers_mut().insert(REQUEST_ID, id);
-    response
+    into_warp(response)
 }
 
 /// The client's id if it may be echoed, else a new one.
@@ -185,10 +197,10 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 /// The filter as a service that never fails.
 pub fn service(
     slot: Arc<ApiSlot>,
-) -> impl Filter<Extract = (Response<Bytes>,), Error = Infallible> + Clone + Send + Sync + 'static {
+) -> impl Filter<Extract = (warp::reply::Response,), Error = Infallible> + Clone + Send + Sync + 'static {
     filter(slot).or_else(|rejection: warp::Rejection| async move {
         tracing::error!("a request was rejected before it was routed: {rejection:?}");
-        Ok((Problem::new(Code::Internal, "the request could not be read").render(""),))
+        Ok((into_warp(Problem::new(Code::Internal, "the request could not be read").render("")),))
     })
 }
 

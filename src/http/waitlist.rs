@@ -7,7 +7,7 @@ use http::{Response, StatusCode, header};
 use serde::Serialize;
 
 use super::Api;
-use super::answer::json;
+use super::answer::{Content, json};
 use super::claims::{self, OrderView, idempotency_key};
 use super::problem::{Answer, Code, Problem};
 use super::request::{Request, coupon_id};
@@ -62,12 +62,12 @@ pub async fn leave(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
         let detail = "you have got a unit already: while its order is reserved, you can cancel it";
         return Err(Problem::new(Code::AlreadyServed, detail).with("order", order.id.to_string()));
     }
-    let mut response = Response::new(Bytes::new());
+    let mut response = Response::new(Bytes::new().into());
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)
 }
 
-fn answer(coupon: &CouponId, user: &UserId, state: WaitState) -> Response<Bytes> {
+fn answer(coupon: &CouponId, user: &UserId, state: WaitState) -> Response<Content> {
     match state {
         WaitState::Waiting(place) => waiting(StatusCode::OK, coupon, user, place),
         WaitState::Served(order) => {
@@ -81,7 +81,7 @@ fn answer(coupon: &CouponId, user: &UserId, state: WaitState) -> Response<Bytes>
     }
 }
 
-fn waiting(status: StatusCode, coupon: &CouponId, user: &UserId, place: Place) -> Response<Bytes> {
+fn waiting(status: StatusCode, coupon: &CouponId, user: &UserId, place: Place) -> Response<Content> {
     let Place { number, waiting, order } = place;
     json(status, &PlaceView { coupon, user, status: "waiting", order, place: number, waiting })
 }

@@ -27,22 +27,22 @@ pub enum FenceView {
 #[derive(Clone, Debug, Serialize)]
 pub struct StreamView {
     /// The stream's key in Redis.
-    stream: String,
-    length: i64,
-    first_entry_id: Option<String>,
-    last_entry_id: Option<String>,
-    group: &'static str,
+    pub stream: String,
+    pub length: i64,
+    pub first_entry_id: Option<String>,
+    pub last_entry_id: Option<String>,
+    pub group: &'static str,
     /// Order events that are not acknowledged: `pending` and `lag` together.
-    backlog: i64,
+    pub backlog: i64,
     /// Delivered to a consumer and not acknowledged.
-    pending: i64,
+    pub pending: i64,
     /// Not delivered yet.
-    lag: i64,
-    oldest_pending_ms: Option<i64>,
-    consumers: Vec<ConsumerInfo>,
+    pub lag: i64,
+    pub oldest_pending_ms: Option<i64>,
+    pub consumers: Vec<ConsumerInfo>,
     /// Every group of the stream, including those of other programs.
-    groups: Vec<GroupInfo>,
-    fence: FenceView,
+    pub groups: Vec<GroupInfo>,
+    pub fence: FenceView,
 }
 
 /// Reads the stream's state.
@@ -77,4 +77,16 @@ pub async fn read(fence: &Fence) -> Result<StreamStatus, StoreError> {
         groups,
         fence: FenceView::Up { epoch: session.epoch.clone() },
     })))
+}
+
+/// The number of order events that workers of all processes have acknowledged since the group was made; `None` if Redis
+/// has stopped counting.
+///
+/// # Errors
+/// If the fence is down or Redis does not answer.
+pub async fn acknowledged(fence: &Fence) -> Result<Option<i64>, StoreError> {
+    let session = fence.require_session()?;
+    let groups = stream::groups(&session.redis).await?;
+    let ours = groups.iter().find(|group| group.name == GROUP);
+    Ok(ours.and_then(|group| Some(group.entries_read? - group.pending)))
 }

@@ -159,6 +159,15 @@ pub async fn unseen_letters(connection: &mut PgConnection) -> Result<i64, Postgr
     Ok(sqlx::query_scalar(count).fetch_one(connection).await?)
 }
 
+/// The number of dead letters that were neither replayed nor marked as seen.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn open_letters(executor: impl PgExecutor<'_>) -> Result<i64, PostgresError> {
+    let count = "select count(*) from dead_letters where seen_at is null and replaced_by is null";
+    Ok(sqlx::query_scalar(count).fetch_one(executor).await?)
+}
+
 /// The number of coupons, and the first id whose stock is not its total minus its live orders.
 ///
 /// # Errors

@@ -82,6 +82,46 @@ pub async fn range(redis: &Redis, from: &str, to: &str) -> Result<Vec<Entry>, Re
     Ok(decode_entries(array(redis.call("XRANGE", args).await?, "XRANGE")?)?.entries)
 }
 
+/// The newest entries, oldest first.
+pub async fn newest(redis: &Redis, count: usize) -> Result<Vec<Entry>, RedisError> {
+    let args = vec![(&*redis.keys.orders).into(), "+".into(), "-".into(), "COUNT".into(), page(count)];
+    let newest_first = decode_entries(array(redis.call("XREVRANGE", args).await?, "XREVRANGE")?)?.entries;
+    Ok(newest_first.into_iter().rev().collect())
+}
+
+/// A delivery that is not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingEntry {
+    pub id: String,
+    pub consumer: String,
+    pub idle_ms: i64,
+    pub deliveries: i64,
+}
+
+/// The group's pending entries from one id to another, at most one page.
+pub async fn pending_between(redis: &Redis, from: &str, to: &str) -> Result<Vec<PendingEntry>, RedisError> {
+    let args = vec![
+        (&*redis.keys.orders).into(),
+        GROUP.into(),
+        from.into(),
+        to.into(),
+        page(config::SCAN_PAGE_ENTRIES),
+    ];
+    let rows = array(redis.call("XPENDING", args).await?, "XPENDING")?;
+    let read = |row: Value| {
+        let row = array(row, "XPENDING row")?;
+        let [id, consumer, idle_ms, deliveries] = <[Value; 4]>::try_from(row)
+            .map_err(|row| RedisError::Reply(format!("XPENDING: a row of {} values", row.len())))?;
+        Ok(PendingEntry {
+            id: text(&id).unwrap_or_default(),
+            consumer: text(&consumer).unwrap_or_default(),
+            idle_ms: integer(&idle_ms, "idle time")?,
+            deliveries: integer(&deliveries, "delivery count")?,
+        })
+    };
+    rows.into_iter().map(read).collect()
+}
+
 /// One page of the group's pending ids, from `from` on.
 pub async fn pending_ids(redis: &Redis, from: &str) -> Result<Vec<String>, RedisError> {
     let args = vec![

@@ -47,9 +47,13 @@ async fn flood(stream: &mut TcpStream, requests: usize) {
     }
 }
 
-/// Whether the server still has its end of a connection open: a closed socket has no inode.
 fn is_held(sale: &Sale, stream: &TcpStream) -> bool {
-    let (ours, theirs) = (stream.local_addr().unwrap().port(), address(sale).port());
+    is_port_held(sale, stream.local_addr().unwrap().port())
+}
+
+/// Whether the server still has its end of a client's connection open: a closed socket has no inode.
+pub fn is_port_held(sale: &Sale, ours: u16) -> bool {
+    let theirs = address(sale).port();
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let port = |address: &str| u16::from_str_radix(address.rsplit(':').next().unwrap(), 16).unwrap();
     table.lines().skip(1).any(|line| {

@@ -1,0 +1,255 @@
+//! The admin's event stream: the state of the sale once a second, and the charts' history at the start.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::history::{History, Point, Rates};
+use super::{TooManyStreams, event, new_hub};
+use crate::config;
+use crate::coupons::catalogue::Catalogue;
+use crate::coupons::snapshots::Snapshots;
+use crate::coupons::view::CouponView;
+use crate::domain::{CouponId, CouponSnapshot, rfc3339};
+use crate::fence::store_status::Stores;
+use crate::fence::{Fence, StoreError};
+use crate::metrics::readings::Readings;
+use crate::metrics::{self, DRIFT, RECONCILE_LAST};
+use crate::orders::stream_status::{self, StreamStatus, StreamView};
+use crate::postgres::{self, Postgres, health};
+use crate::tasks::Tasks;
+
+/// What the state is read from.
+#[derive(Clone)]
+pub struct OperationsParts {
+    pub fence: Fence,
+    pub stores: Stores,
+    pub postgres: Postgres,
+    pub catalogue: Catalogue,
+    pub snapshots: Snapshots,
+    pub max_backlog: u64,
+    pub reclaim_after: Duration,
+}
+
+/// Opens the admin's event streams. A cheap handle.
+#[derive(Clone)]
+pub struct Operations {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    parts: OperationsParts,
+    hub: String,
+    history: Mutex<History>,
+    /// The newest `status` event.
+    status: watch::Sender<Bytes>,
+    places: Arc<Semaphore>,
+    /// When a stream was last open.
+    watched: Mutex<Option<Instant>>,
+    stop: CancellationToken,
+}
+
+impl Operations {
+    /// Starts the task that reads the state once a second, until `stop`, which also ends the streams.
+    pub fn start(parts: OperationsParts, tasks: &Tasks, stop: &CancellationToken) -> Self {
+        let shared = Arc::new(Shared {
+            parts,
+            hub: new_hub(),
+            history: Mutex::default(),
+            status: watch::Sender::new(Bytes::new()),
+            places: Arc::new(Semaphore::new(config::LIVE_ADMIN_STREAMS_MAX)),
+            watched: Mutex::default(),
+            stop: stop.clone(),
+        });
+        let of_task = (shared.clone(), stop.clone());
+        let task = tasks.supervise("operations stream", None, stop, move || {
+            let (shared, stop) = of_task.clone();
+            async move {
+                stop.run_until_cancelled(shared.run()).await;
+            }
+        });
+        drop(tokio::spawn(task));
+        Self { shared }
+    }
+
+    /// Opens a stream. `last_event_id` is the id of the last event that the client has got.
+    ///
+    /// # Errors
+    /// If too many streams are open.
+    pub fn open(
+        &self,
+        last_event_id: Option<&str>,
+    ) -> Result<impl Stream<Item = Bytes> + Send + 'static, TooManyStreams> {
+        let shared = self.shared.clone();
+        let place = shared.places.clone().try_acquire_owned().map_err(|_| TooManyStreams)?;
+        let after =
+            last_event_id.and_then(|id| id.strip_prefix(&shared.hub)?.strip_prefix('-')?.parse().ok());
+        let status = shared.status.subscribe();
+        let first = shared.history_event(after.unwrap_or(0));
+        let later = stream::unfold((shared, status, place), next_status);
+        Ok(stream::iter([first]).chain(later))
+    }
+}
+
+type Reader = (Arc<Shared>, watch::Receiver<Bytes>, OwnedSemaphorePermit);
+
+async fn next_status((shared, mut status, place): Reader) -> Option<(Bytes, Reader)> {
+    tokio::select! {
+        () = shared.stop.cancelled() => return None,
+        changed = status.changed() => changed.ok()?,
+    }
+    let event = status.borrow_and_update().clone();
+    Some((event, (shared, status, place)))
+}
+
+/// Since when the fence is up or down.
+struct FenceSince {
+    epoch: Option<String>,
+    since: OffsetDateTime,
+}
+
+impl Shared {
+    async fn run(&self) {
+        let mut ticks = tokio::time::interval(config::LIVE_ADMIN_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut rates = Rates::default();
+        let mut fence = FenceSince { epoch: None, since: OffsetDateTime::now_utc() };
+        loop {
+            ticks.tick().await;
+            let readings = Readings::now();
+            let session = self.parts.fence.session();
+            let epoch = session.as_ref().ok().map(|session| session.epoch.clone());
+            if fence.epoch != epoch {
+                fence = FenceSince { epoch, since: OffsetDateTime::now_utc() };
+            }
+            let coupons = if self.is_watched() { self.coupons().await.ok() } else { None };
+            let acknowledged = stream_status::acknowledged(&self.parts.fence).await.ok().flatten();
+            let stock = coupons.iter().flatten().take(config::LIVE_HISTORY_MAX_COUPONS);
+            let point = Point {
+                t: OffsetDateTime::now_utc().unix_timestamp(),
+                claims: rates.claims(&readings),
+                recorded: rates.recorded(acknowledged),
+                backlog: self.parts.fence.backlog(),
+                stock: stock
+                    .map(|coupon| (coupon.id.clone(), coupon.stock))
+                    .collect::<BTreeMap<CouponId, i64>>(),
+            };
+            self.lock_history().push(point.clone());
+            if self.status.receiver_count() > 0 {
+                let status = self.status(&point, &readings, &fence, coupons.as_deref()).await;
+                self.status.send_replace(event(&self.id(point.t), "status", &status));
+            }
+        }
+    }
+
+    fn id(&self, t: i64) -> String {
+        format!("{}-{t}", self.hub)
+    }
+
+    fn history_event(&self, after: i64) -> Bytes {
+        let history = self.lock_history();
+        let points = history.after(after);
+        let last = points.last().map_or(after, |point| point.t);
+        event(&self.id(last), "history", &json!({"points": points}))
+    }
+
+    /// Whether a stream is open, or was during the time that the history covers.
+    fn is_watched(&self) -> bool {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.status.receiver_count() > 0 {
+            *watched = Some(Instant::now());
+        }
+        let points = u32::try_from(config::LIVE_HISTORY_POINTS).unwrap_or(u32::MAX);
+        watched.is_some_and(|last| last.elapsed() < config::LIVE_ADMIN_INTERVAL * points)
+    }
+
+    /// The first coupons, with those that are not listed.
+    async fn coupons(&self) -> Result<Vec<Arc<CouponSnapshot>>, StoreError> {
+        let ids = self.parts.catalogue.page(None, config::LIVE_ADMIN_MAX_COUPONS, true);
+        self.parts.snapshots.get_many(ids).await
+    }
+
+    async fn status(
+        &self,
+        point: &Point,
+        readings: &Readings,
+        fence: &FenceSince,
+        coupons: Option<&[Arc<CouponSnapshot>]>,
+    ) -> Value {
+        let parts = &self.parts;
+        let (stores, stream, letters) =
+            tokio::join!(parts.stores.status(), stream_status::read(&parts.fence), self.open_letters());
+        let stream = match stream {
+            Ok(StreamStatus::Up(view)) => Some(view),
+            Ok(StreamStatus::Down { .. }) | Err(_) => None,
+        };
+        let stream = stream.as_deref();
+        let known = parts.catalogue.page(None, usize::MAX, true).len();
+        let views = coupons.map(|coupons| coupons.iter().map(|coupon| CouponView::from(&**coupon)).collect());
+        let views: Option<Vec<CouponView>> = views;
+        json!({
+            "server_time": coupons.and_then(|coupons| coupons.iter().map(|coupon| coupon.now_ms).max()).map(rfc3339),
+            "point": point,
+            "fence": self.fence(fence),
+            "redis": {
+                "state": stores.redis,
+                "appendfsync_always": metrics::APPENDFSYNC_ALWAYS.read(readings).map(|value| value > 0.0),
+            },
+            "postgres": {"state": stores.postgres, "away_since": stores.postgres_away_since},
+            "backlog": {
+                "events": stream.map_or_else(|| i64::try_from(point.backlog).ok(), |view| Some(view.backlog)),
+                "allowed": parts.max_backlog,
+                "pending": stream.map(|view| view.pending),
+                "lag": stream.map(|view| view.lag),
+                "oldest_ms": stream.and_then(oldest_ms),
+            },
+            "reclaim_after_ms": parts.reclaim_after.as_millis(),
+            "consumers": stream.map(|view| &view.consumers),
+            "drift": drift(readings),
+            "dead_letters": {"open": letters},
+            "coupons": views,
+            "coupons_left_out": coupons.map(|coupons| known.saturating_sub(coupons.len())),
+        })
+    }
+
+    fn fence(&self, since: &FenceSince) -> Value {
+        let at = since.since.format(&Rfc3339).unwrap_or_default();
+        match self.parts.fence.taking_claims() {
+            Ok(session) => json!({"state": "up", "epoch": session.epoch, "since": at, "reason": null}),
+            Err(reason) => json!({"state": "down", "epoch": null, "since": at, "reason": &*reason}),
+        }
+    }
+
+    async fn open_letters(&self) -> Option<i64> {
+        let pool = self.parts.postgres.pool.clone();
+        let read = async move { health::open_letters(&pool).await };
+        postgres::with_timeout(config::PROBE_INTERVAL, read).await.ok()
+    }
+
+    fn lock_history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The age of the oldest event that is not recorded; 0 without one, `None` if it waits for its first delivery.
+fn oldest_ms(view: &StreamView) -> Option<i64> {
+    if view.backlog == 0 { Some(0) } else { view.oldest_pending_ms }
+}
+
+/// The differences of the last comparison by this process.
+fn drift(readings: &Readings) -> Value {
+    let kinds: BTreeMap<&str, u64> = DRIFT.read(readings).collect();
+    let compared = RECONCILE_LAST.read(readings).filter(|&seconds| seconds > 0.0);
+    #[expect(clippy::cast_possible_truncation, reason = "a time in this century")]
+    let compared_at = compared.map(|seconds| rfc3339((seconds * 1000.0) as i64));
+    json!({"total": kinds.values().sum::<u64>(), "kinds": kinds, "compared_at": compared_at})
+}
