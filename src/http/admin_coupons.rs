@@ -86,6 +86,12 @@ struct AdminCouponView {
     paused: bool,
     unlisted: bool,
     version: i64,
+    /// Units of claims that are not recorded yet.
+    accepted: i64,
+    reserved: i64,
+    confirmed: i64,
+    /// Units that came back to stock.
+    returned: i64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     not_in_force: Vec<FieldDifference>,
 }
@@ -97,6 +103,10 @@ impl From<AdminCoupon> for AdminCouponView {
             paused: coupon.definition.paused,
             unlisted: coupon.definition.unlisted,
             version: coupon.definition.version,
+            accepted: coupon.units.accepted,
+            reserved: coupon.units.reserved,
+            confirmed: coupon.units.confirmed,
+            returned: coupon.units.returned,
             not_in_force: coupon.not_in_force,
         }
     }

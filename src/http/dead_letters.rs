@@ -23,6 +23,9 @@ struct LetterView {
     id: i64,
     entry: Option<String>,
     order: Option<Uuid>,
+    /// `None` with `user` if the letter's fields do not name both.
+    coupon: Option<CouponId>,
+    user: Option<UserId>,
     error: String,
     deliveries: Option<i64>,
     #[serde(with = "time::serde::rfc3339")]
@@ -130,11 +133,14 @@ fn claimant(letter: &DeadLetter) -> Option<Claimant> {
 }
 
 fn view(letter: DeadLetter, with_fields: bool) -> LetterView {
+    let (coupon, user) = claimant(&letter).map(|claimant| (claimant.coupon, claimant.user)).unzip();
     let fields = decode_fields(&letter.fields).filter(|_| with_fields);
     LetterView {
         id: letter.id,
         entry: letter.entry_id,
         order: letter.order_id,
+        coupon,
+        user,
         error: letter.error,
         deliveries: letter.deliveries,
         died_at: letter.died_at,
