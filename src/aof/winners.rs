@@ -29,13 +29,19 @@ pub struct Mismatch {
 /// # Errors
 /// If Postgres cannot serve.
 pub async fn compare(state: &State, live: &[LiveOrder], pool: &Pool) -> Result<Vec<Mismatch>, PostgresError> {
-    let mut found = unheld(state, live, pool).await?;
-    found.extend(without_order(state, live, pool).await?);
-    found.extend(places_without_row(state, pool).await?);
+    // A release of the wrong unit makes two mismatches: the transaction of the first is wrong.
+    let mut found = sorted(unheld(state, live, pool).await?);
+    found.extend(sorted(without_order(state, live, pool).await?));
+    found.extend(sorted(places_without_row(state, pool).await?));
     found.extend(definitions(state));
     found.extend(later_versions(state, pool).await?);
-    found.sort_by_key(|mismatch| (mismatch.place.is_none(), mismatch.place));
     Ok(found)
+}
+
+/// In the order of the log.
+fn sorted(mut found: Vec<Mismatch>) -> Vec<Mismatch> {
+    found.sort_by_key(|mismatch| (mismatch.place.is_none(), mismatch.place));
+    found
 }
 
 /// Live orders that the log does not hold, and that are still live now.
