@@ -22,7 +22,6 @@ addTexts({
   tokenWrong: ["The server does not know this token.", "服务器不接受此令牌。"],
   tokenNoAnswer: ["The server gives no answer. Try again.", "服务器无应答，请重试。"],
   tokenGone: ["You were signed out: the server no longer accepts the token.", "已退出：服务器不再接受此令牌。"],
-  signIn: ["Sign in", "登录"],
   signingIn: ["Signing in…", "正在登录…"],
   disconnected: ["The connection to the server is lost. Trying again in {n} s.", "与服务器的连接已断开，{n} 秒后重试。"],
   disconnectedNow: ["The connection to the server is lost. Trying again now.", "与服务器的连接已断开，正在重试。"],
