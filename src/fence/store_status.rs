@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
+use utoipa::ToSchema;
 
 use super::Fence;
 use crate::postgres::fence::FenceRow;
@@ -19,7 +20,8 @@ pub struct Stores {
 }
 
 /// `ok` for each store, or why not.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Stores)]
 pub struct StoreStatus {
     pub redis: String,
     pub postgres: String,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::Api;
 use super::answer::json;
@@ -17,11 +18,13 @@ pub async fn stream(api: &Api, request: Request) -> Answer {
     Ok(json(StatusCode::OK, &stream_status::read(&api.fence).await?))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Reconcile {
+pub struct Reconcile {
+    /// Takes the fence down and rebuilds Redis from Postgres.
     #[serde(default)]
     rebuild: bool,
+    /// Repairs the differences that may be repaired while claims continue.
     #[serde(default)]
     fix: bool,
 }

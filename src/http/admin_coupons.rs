@@ -4,29 +4,40 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
 
 use super::Api;
 use super::answer::{Content, List, json};
 use super::body::Rfc3339;
-
 use super::problem::Answer;
 use super::request::{Page, Request, coupon_id};
+use super::shapes;
 use crate::coupons::definitions::{AdminCoupon, Created, ExpectedVersion};
 use crate::coupons::view::CouponView;
 use crate::domain::{ClaimDurability, CouponId, CouponPatch, FieldDifference, NewCoupon};
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct NewCouponBody {
+#[schema(as = NewCoupon)]
+pub struct NewCouponBody {
     id: CouponId,
+    #[schema(schema_with = shapes::total)]
     total: i64,
+    #[schema(schema_with = shapes::title)]
     title: Option<String>,
+    #[schema(schema_with = shapes::starts_at)]
     starts_at: Option<Rfc3339>,
+    #[schema(schema_with = shapes::ends_at)]
     ends_at: Option<Rfc3339>,
+    #[schema(schema_with = shapes::per_user_limit)]
     per_user_limit: Option<i64>,
+    #[schema(schema_with = shapes::reserve_seconds)]
     reserve_seconds: Option<i64>,
+    /// Default: `redis` if Redis makes an answered claim durable, else `postgres`.
     durability: Option<ClaimDurability>,
+    /// Whether users may wait for units that come back. It cannot be changed later.
     waitlist: Option<bool>,
+    /// Whether `GET /v1/coupons` leaves the coupon out.
     unlisted: Option<bool>,
 }
 
@@ -48,18 +59,24 @@ impl From<NewCouponBody> for NewCoupon {
 }
 
 #[expect(clippy::option_option, reason = "a merge patch distinguishes absent from null")]
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct CouponPatchBody {
+#[schema(as = CouponPatch)]
+pub struct CouponPatchBody {
     #[serde(default, deserialize_with = "present")]
+    #[schema(schema_with = shapes::title, required = false)]
     title: Option<Option<String>>,
     #[serde(default, deserialize_with = "present")]
+    #[schema(schema_with = shapes::total, required = false)]
     total: Option<Option<i64>>,
     #[serde(default, deserialize_with = "present")]
+    #[schema(schema_with = shapes::starts_at, required = false)]
     starts_at: Option<Option<Rfc3339>>,
     #[serde(default, deserialize_with = "present")]
+    #[schema(schema_with = shapes::ends_at, required = false)]
     ends_at: Option<Option<Rfc3339>>,
     #[serde(default, deserialize_with = "present")]
+    #[schema(schema_with = shapes::paused, required = false)]
     paused: Option<Option<bool>>,
 }
 
@@ -79,13 +96,17 @@ impl From<CouponPatchBody> for CouponPatch {
     }
 }
 
-#[derive(Serialize)]
-struct AdminCouponView {
+#[derive(Serialize, ToSchema)]
+#[schema(as = AdminCoupon)]
+pub struct AdminCouponView {
     #[serde(flatten)]
     coupon: CouponView,
     paused: bool,
+    /// Whether `GET /v1/coupons` leaves the coupon out.
     unlisted: bool,
+    /// Grows by one with each edit; also in the `ETag`.
     version: i64,
+    /// Fields of which Redis has another value than Postgres; absent if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     not_in_force: Vec<FieldDifference>,
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde::Serialize;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use super::Api;
 use super::answer::{List, json};
@@ -12,8 +13,9 @@ use super::problem::{Answer, Problem};
 use super::request::{Page, Request, coupon_id};
 use crate::domain::{OrderId, UserId};
 
-#[derive(Serialize)]
-struct PlaceView {
+#[derive(Serialize, ToSchema)]
+#[schema(as = WaitingUser)]
+pub struct PlaceView {
     place: i64,
     user: UserId,
     /// The order that the user gets with a unit.

@@ -6,25 +6,32 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Api;
 use super::answer::{List, json};
 use super::problem::Answer;
 use super::request::{Page, Request, query_field};
+use super::shapes;
 use crate::postgres::audit::{self, AuditFilter, AuditRow};
 
-#[derive(Serialize)]
-struct ChangeView {
+#[derive(Serialize, ToSchema)]
+#[schema(as = AuditedChange)]
+pub struct ChangeView {
     id: i64,
     #[serde(with = "time::serde::rfc3339")]
     at: OffsetDateTime,
+    /// `admin`, or `system` for the program itself.
     actor: String,
+    /// `create`, `edit`, `pause`, `resume`, `restock`, `withdraw`, `revoke`, `replay`, `discard`, `rebuild`, `adopt` or `fix`.
     action: String,
     coupon: Option<String>,
     order: Option<Uuid>,
     request_id: Option<String>,
+    #[schema(schema_with = shapes::fields)]
     old: Option<Value>,
+    #[schema(schema_with = shapes::fields)]
     new: Option<Value>,
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde::Serialize;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Api;
@@ -17,24 +18,31 @@ use crate::config;
 use crate::domain::{CouponId, IdempotencyKey, Order, OrderId, UserId};
 use crate::postgres::dead_letters::{self, DeadLetter, decode_fields};
 
-#[derive(Serialize)]
-struct LetterView {
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeadLetter)]
+pub struct LetterView {
     id: i64,
+    /// The id of the stream's entry.
     entry: Option<String>,
     order: Option<Uuid>,
+    /// Why the event could not be recorded.
     error: String,
+    /// How often the entry was delivered to a worker.
     deliveries: Option<i64>,
     #[serde(with = "time::serde::rfc3339")]
     died_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339::option")]
     seen_at: Option<OffsetDateTime>,
+    /// The order of the new claim, after a replay.
     replaced_by: Option<Uuid>,
+    /// The event's fields; only in the answers about one letter.
     #[serde(skip_serializing_if = "Option::is_none")]
     fields: Option<Vec<FieldView>>,
 }
 
-#[derive(Serialize)]
-struct FieldView {
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeadLetterField)]
+pub struct FieldView {
     name: String,
     value: String,
 }

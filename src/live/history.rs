@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::config;
 use crate::domain::CouponId;
@@ -10,7 +11,8 @@ use crate::metrics::CLAIMS;
 use crate::metrics::readings::Readings;
 
 /// One second.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = HistoryPoint)]
 pub struct Point {
     /// Seconds since 1970, by this machine's clock.
     pub t: i64,
@@ -25,7 +27,8 @@ pub struct Point {
 }
 
 /// Claims a second in this process, by outcome.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, ToSchema)]
+#[schema(as = ClaimRates)]
 pub struct Claims {
     pub accepted: u64,
     /// Repeats of claims that hold a unit.

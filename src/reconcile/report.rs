@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::SystemTime;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::config;
 use crate::coupons::in_force::describe;
@@ -11,7 +12,8 @@ use crate::domain::{CouponId, FieldDifference, OrderId};
 use crate::metrics;
 
 /// The findings of a comparison. The counts are complete; `named` has at most `REPORT_MAX_NAMES` differences.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
+#[schema(as = Comparison)]
 pub struct ComparisonReport {
     /// Published coupons that were compared.
     pub coupons: usize,
@@ -41,7 +43,7 @@ pub struct ComparisonReport {
 }
 
 /// One difference.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Difference {
     /// `lost_event`, `missed_release`, `missing_claim`, `stock_drift`, `definition` or `waitlist`.
     pub kind: &'static str,
