@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::answer::{Content, List, json};
-use super::body::Rfc3339;
+use super::body::{Rfc3339, Whole};
 use super::problem::Answer;
 use super::request::{Page, Request, coupon_id};
 use super::shapes;
@@ -22,7 +22,7 @@ use crate::domain::{ClaimDurability, CouponId, CouponPatch, FieldDifference, New
 pub struct NewCouponBody {
     id: CouponId,
     #[schema(schema_with = shapes::total)]
-    total: i64,
+    total: Whole,
     #[schema(schema_with = shapes::title)]
     title: Option<String>,
     #[schema(schema_with = shapes::starts_at)]
@@ -30,9 +30,9 @@ pub struct NewCouponBody {
     #[schema(schema_with = shapes::ends_at)]
     ends_at: Option<Rfc3339>,
     #[schema(schema_with = shapes::per_user_limit)]
-    per_user_limit: Option<i64>,
+    per_user_limit: Option<Whole>,
     #[schema(schema_with = shapes::reserve_seconds)]
-    reserve_seconds: Option<i64>,
+    reserve_seconds: Option<Whole>,
     /// Default: `redis` if Redis makes an answered claim durable, else `postgres`.
     durability: Option<ClaimDurability>,
     /// Whether users may wait for units that come back. It cannot be changed later.
@@ -45,12 +45,12 @@ impl From<NewCouponBody> for NewCoupon {
     fn from(body: NewCouponBody) -> Self {
         Self {
             id: body.id,
-            total: body.total,
+            total: body.total.0,
             title: body.title,
             starts_at: body.starts_at.map(|time| time.0),
             ends_at: body.ends_at.map(|time| time.0),
-            per_user_limit: body.per_user_limit,
-            reserve_seconds: body.reserve_seconds,
+            per_user_limit: body.per_user_limit.map(|limit| limit.0),
+            reserve_seconds: body.reserve_seconds.map(|seconds| seconds.0),
             durability: body.durability,
             waitlist: body.waitlist.unwrap_or(false),
             unlisted: body.unlisted.unwrap_or(false),
@@ -68,7 +68,7 @@ pub struct CouponPatchBody {
     title: Option<Option<String>>,
     #[serde(default, deserialize_with = "present")]
     #[schema(schema_with = shapes::total, required = false)]
-    total: Option<Option<i64>>,
+    total: Option<Option<Whole>>,
     #[serde(default, deserialize_with = "present")]
     #[schema(schema_with = shapes::starts_at, required = false)]
     starts_at: Option<Option<Rfc3339>>,
@@ -88,7 +88,7 @@ impl From<CouponPatchBody> for CouponPatch {
     fn from(body: CouponPatchBody) -> Self {
         Self {
             title: body.title,
-            total: body.total,
+            total: body.total.map(|total| total.map(|total| total.0)),
             starts_at: body.starts_at.map(|time| time.map(|time| time.0)),
             ends_at: body.ends_at.map(|time| time.map(|time| time.0)),
             paused: body.paused,

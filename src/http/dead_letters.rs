@@ -13,7 +13,7 @@ use super::Api;
 use super::answer::{List, json};
 use super::claims::{OrderView, make_claim};
 use super::problem::{Answer, Code, Problem};
-use super::request::{Page, Request, segment};
+use super::request::{Page, Request, RowNumber, segment};
 use crate::config;
 use crate::domain::{CouponId, IdempotencyKey, Order, OrderId, UserId};
 use crate::postgres::dead_letters::{self, DeadLetter, decode_fields};
@@ -50,8 +50,9 @@ pub struct FieldView {
 /// `GET /v1/admin/dead`
 pub async fn list(api: Arc<Api>, request: Request) -> Answer {
     api.auth.admin(&request.headers)?;
-    let page: Page<LetterId> = Page::read(&request.query_fields())?;
-    let mut letters = dead_letters::list(&api.postgres.pool, page.after.map(|id| id.0), page.rows()).await?;
+    let page: Page<RowNumber> = Page::read(&request.query_fields())?;
+    let mut letters =
+        dead_letters::list(&api.postgres.pool, page.after.map(|row| row.0), page.rows()).await?;
     let next = page.cut(&mut letters, |letter| letter.id);
     let items = letters.into_iter().map(|letter| view(letter, false)).collect();
     Ok(json(StatusCode::OK, &List::page(items, next)))

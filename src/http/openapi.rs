@@ -1,4 +1,4 @@
-//! The API's description at `/openapi.json` (OpenAPI 3.1) and the page that shows it, `/docs`. `operation` has the words in
+//! The API's description at `/openapi.json` (`OpenAPI` 3.1) and the page that shows it, `/docs`. `operation` has the words in
 //! which the files of the resources describe their addresses; schemas are those of the types that are sent and read.
 //! Tests compare the description with the router, the handlers and the answers (tests/README.md).
 

@@ -66,20 +66,21 @@ pub fn reserve_seconds() -> RefOr<Schema> {
 }
 
 /// A time, in a year that each offset leaves between 1971 and 9998.
-fn time(meaning: &str) -> RefOr<Schema> {
+fn time(meaning: &str, example: &str) -> RefOr<Schema> {
     let format = SchemaFormat::KnownFormat(KnownFormat::DateTime);
-    let schema = or_null(text().format(Some(format)), Type::String);
+    let years = "^(197[1-9]|19[89][0-9]|[2-8][0-9]{3}|9[0-8][0-9]{2}|99[0-8][0-9]|999[0-8])-";
+    let schema = or_null(text().format(Some(format)).pattern(Some(years)), Type::String);
     let meaning =
         format!("{meaning} RFC 3339, with its offset from UTC; not before 1970. Cut to milliseconds.");
-    schema.description(Some(meaning)).examples(["2026-12-24T10:00:00Z"]).into()
+    schema.description(Some(meaning)).examples([example]).into()
 }
 
 pub fn starts_at() -> RefOr<Schema> {
-    time("When the sale starts, by Redis's clock. Before `ends_at`. Null: at once.")
+    time("When the sale starts, by Redis's clock. Before `ends_at`. Null: at once.", "2026-12-24T10:00:00Z")
 }
 
 pub fn ends_at() -> RefOr<Schema> {
-    time("When the sale ends, by Redis's clock. Null: never.")
+    time("When the sale ends, by Redis's clock. Null: never.", "2026-12-26T10:00:00Z")
 }
 
 pub fn paused() -> RefOr<Schema> {

@@ -1,6 +1,8 @@
 //! Coupons as every client may see them, and their event streams.
 
 use serde_json::{Value, json};
+use utoipa::openapi::schema::{KnownFormat, SchemaFormat, SchemaType};
+use utoipa::openapi::{ObjectBuilder, Type};
 
 use super::super::problem::Code;
 use super::operation::{Operation, Success, of, text};
@@ -51,14 +53,10 @@ pub fn operations() -> Vec<Operation> {
 pub fn event_streams() -> Vec<Operation> {
     let most = config::LIVE_MAX_COUPONS;
     vec![
-        stream("/v1/events", "follow_coupons")
-            .text(
-                "Stock and states of all listed coupons",
-                &format!(
-                    "The first {most} coupons of the list. A page should open this one stream. {MEANINGS}"
-                ),
-            )
-            .known::<CouponView>(),
+        stream("/v1/events", "follow_coupons").text(
+            "Stock and states of all listed coupons",
+            &format!("The first {most} coupons of the list. A page should open this one stream. {MEANINGS}"),
+        ),
         stream("/v1/coupons/{coupon}/events", "follow_coupon")
             .text("Stock and state of one coupon", &format!("Listed or not. {MEANINGS}"))
             .coupon()
@@ -67,8 +65,24 @@ pub fn event_streams() -> Vec<Operation> {
 }
 
 fn stream(path: &'static str, id: &str) -> Operation {
-    let events = Success::text("text/event-stream", "Events, until one side closes the connection.", EXAMPLE);
+    let time = || text().format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)));
+    let object = || ObjectBuilder::new().schema_type(Type::Object);
+    let count = ObjectBuilder::new().schema_type(Type::Integer);
+    let current = object().property("server_time", or_null(time())).property("coupons", count);
+    let stale = object().property("since", or_null(time())).property("why", text());
+    let events = [
+        ("reset", object().into()),
+        ("coupon", of::<CouponView>()),
+        ("gone", object().property("id", of::<CouponId>()).required("id").into()),
+        ("current", current.required("server_time").required("coupons").into()),
+        ("stale", stale.required("since").required("why").into()),
+    ];
+    let events = Success::events(events, EXAMPLE).known::<CouponView>().known::<CouponId>();
     Operation::get(path, id, EVENTS).of_api().header("Last-Event-ID", text(), RESUME).answers(events)
+}
+
+fn or_null(text: ObjectBuilder) -> ObjectBuilder {
+    text.schema_type(SchemaType::from_iter([Type::String, Type::Null]))
 }
 
 /// What `Last-Event-ID` does.

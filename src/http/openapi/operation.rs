@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa::openapi::header::{Header, HeaderBuilder};
 use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
-use utoipa::openapi::schema::{AdditionalProperties, Schema};
+use utoipa::openapi::schema::{AdditionalProperties, OneOfBuilder, Schema};
 use utoipa::openapi::security::SecurityRequirement;
 use utoipa::openapi::{
     Content, ContentBuilder, ObjectBuilder, Ref, RefOr, Required, ResponseBuilder, Type, path,
@@ -175,8 +175,7 @@ impl Operation {
     /// A body that may be absent; if there is one, it is an object that is not read further.
     pub fn optional_body(self) -> Self {
         let any = ObjectBuilder::new().additional_properties(Some(AdditionalProperties::FreeForm(true)));
-        let content =
-            Content::builder().schema(Some(any.build())).example(Some(Value::Object(Default::default())));
+        let content = Content::builder().schema(Some(any.build())).example(Some(json!({})));
         let body = RequestBodyBuilder::new()
             .description(Some(
                 "Not needed. If there is a body, it is a JSON object, whose fields are ignored.",
@@ -256,6 +255,23 @@ impl Success {
     pub fn text(mime: &'static str, description: &'static str, example: &str) -> Self {
         let content = ContentBuilder::new().schema(Some(text())).example(Some(example.into())).build();
         Self { content: Some((mime, content)), ..Self::empty(200, description) }
+    }
+
+    /// Server-sent events: the name of each, and the schema of its data.
+    pub fn events<const N: usize>(events: [(&str, RefOr<Schema>); N], example: &str) -> Self {
+        let event = |(name, data): (&str, RefOr<Schema>)| {
+            ObjectBuilder::new()
+                .property("id", text().description(Some("For `Last-Event-ID`.")))
+                .property("event", text().enum_values(Some([name])))
+                .property("data", text().content_media_type(JSON).content_schema(Some(data)))
+                .required("id")
+                .required("event")
+                .required("data")
+        };
+        let one_of = events.into_iter().map(event).fold(OneOfBuilder::new(), OneOfBuilder::item);
+        let content = ContentBuilder::new().item_schema(Some(one_of)).example(Some(example.into())).build();
+        let description = "Events, until one side closes the connection.";
+        Self { content: Some(("text/event-stream", content)), ..Self::empty(200, description) }
     }
 
     pub fn with_header(mut self, name: &'static str, description: &'static str) -> Self {

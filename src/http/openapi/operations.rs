@@ -1,8 +1,8 @@
 //! The state of the sale for the admin, its repair, and the audit log.
 
 use serde_json::json;
-use utoipa::openapi::ObjectBuilder;
 use utoipa::openapi::schema::{AnyOfBuilder, OneOfBuilder};
+use utoipa::openapi::{Array, ObjectBuilder};
 
 use super::super::admin::Reconcile;
 use super::super::audit::ChangeView;
@@ -39,6 +39,8 @@ pub fn operations() -> Vec<Operation> {
     // A body with everything is also one with a fence.
     let status = AnyOfBuilder::new().item(of::<StreamView>()).item(down);
     let report = OneOfBuilder::new().item(of::<ComparisonReport>()).item(of::<Report>());
+    let history = ObjectBuilder::new().property("points", Array::new(of::<Point>())).required("points");
+    let status_event = ObjectBuilder::new().property("point", of::<Point>()).required("point");
     vec![
         Operation::get("/v1/admin/stream", "show_stream", TAG)
             .text("How far recording is", "The order stream and its readers. While the fence is down, only its reason.")
@@ -71,8 +73,7 @@ pub fn operations() -> Vec<Operation> {
             .text("The state of the sale, once a second", EVENTS)
             .by_admin()
             .header("Last-Event-ID", text(), RESUME)
-            .known::<Point>()
-            .answers(Success::text("text/event-stream", "Events, until one side closes the connection.", EXAMPLE)),
+            .answers(Success::events([("history", history.into()), ("status", status_event.into())], EXAMPLE).known::<Point>()),
     ]
 }
 
