@@ -9,6 +9,7 @@ mod coupons;
 mod operation;
 mod operations;
 mod orders;
+mod parts;
 mod problems;
 mod service;
 mod waitlist;

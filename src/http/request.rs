@@ -165,7 +165,7 @@ impl std::str::FromStr for RowNumber {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let number = text.parse().ok().filter(|number| *number >= 0);
-        number.map(Self).ok_or("the number of a row is a whole number from 0 on")
+        number.map(Self).ok_or("a row's number is a whole number from 0 on")
     }
 }
 

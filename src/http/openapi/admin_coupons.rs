@@ -6,7 +6,8 @@ use super::super::admin_coupons::{AdminCouponView, CouponPatchBody, NewCouponBod
 use super::super::admin_waitlist::PlaceView;
 use super::super::problem::Code;
 use super::super::shapes;
-use super::operation::{Operation, Success, of, text};
+use super::operation::{Operation, Success};
+use super::parts::{of, text};
 use super::{claims, coupons};
 use crate::domain::CouponId;
 

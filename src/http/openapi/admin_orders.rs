@@ -9,7 +9,8 @@ use super::super::order::RevocationBody;
 use super::super::problem::Code;
 use super::super::shapes;
 use super::claims::{self, answers_of_a_claim, recorded};
-use super::operation::{Operation, Success, of};
+use super::operation::{Operation, Success};
+use super::parts::of;
 use crate::domain::{CouponId, OrderId, OrderStatus};
 
 pub const TAG: &str = "Admin: orders";

@@ -5,7 +5,8 @@ use utoipa::openapi::schema::{KnownFormat, SchemaFormat, SchemaType};
 use utoipa::openapi::{ObjectBuilder, Type};
 
 use super::super::problem::Code;
-use super::operation::{Operation, Success, of, text};
+use super::operation::{Operation, Success};
+use super::parts::{of, text};
 use crate::config;
 use crate::coupons::view::CouponView;
 use crate::domain::CouponId;

@@ -5,17 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 use utoipa::ToSchema;
-use utoipa::openapi::header::{Header, HeaderBuilder};
 use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::schema::{AdditionalProperties, OneOfBuilder, Schema};
 use utoipa::openapi::security::SecurityRequirement;
-use utoipa::openapi::{
-    Content, ContentBuilder, ObjectBuilder, Ref, RefOr, Required, ResponseBuilder, Type, path,
-};
+use utoipa::openapi::{Content, ContentBuilder, ObjectBuilder, RefOr, Required, ResponseBuilder, path};
 
 use super::super::problem::Code;
 use super::super::shapes;
+use super::parts::{header, of, schemas_of, text};
 use super::problems;
 use crate::config;
 use crate::domain::{CouponId, OrderId};
@@ -294,25 +292,6 @@ impl Success {
         }
         response
     }
-}
-
-/// A reference to the schema of a type.
-pub fn of<T: ToSchema>() -> RefOr<Schema> {
-    RefOr::Ref(Ref::from_schema_name(T::name()))
-}
-
-pub fn schemas_of<T: ToSchema>() -> Vec<(String, RefOr<Schema>)> {
-    let mut schemas = vec![(T::name().into_owned(), T::schema())];
-    T::schemas(&mut schemas);
-    schemas
-}
-
-pub fn text() -> ObjectBuilder {
-    ObjectBuilder::new().schema_type(Type::String)
-}
-
-pub fn header(description: &str) -> Header {
-    HeaderBuilder::new().schema(Some(text().build())).description(Some(description)).build()
 }
 
 fn header_parameter(name: &str, schema: impl Into<RefOr<Schema>>, description: &str) -> ParameterBuilder {

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::super::claims::OrderView;
 use super::super::problem::Code;
 use super::claims::{recorded, reserved};
-use super::operation::{Operation, Success, of};
+use super::operation::{Operation, Success};
+use super::parts::of;
 use crate::domain::OrderId;
 
 pub const TAG: &str = "Orders";

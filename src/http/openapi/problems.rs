@@ -8,7 +8,7 @@ use utoipa::openapi::schema::{AllOfBuilder, Schema};
 use utoipa::openapi::{ContentBuilder, ObjectBuilder, RefOr, ResponseBuilder, Type};
 
 use super::super::problem::{Body, Code, Problem};
-use super::operation::{header, of, schemas_of};
+use super::parts::{header, of, schemas_of};
 
 /// A header of every answer.
 pub const REQUEST_ID: (&str, &str) =

@@ -5,7 +5,8 @@ use utoipa::openapi::ObjectBuilder;
 
 use super::super::problem::Code;
 use super::super::sign_in::{SignIn, SignInView, SignedIn};
-use super::operation::{Operation, Success, of, text};
+use super::operation::{Operation, Success};
+use super::parts::{of, text};
 use crate::fence::store_status::StoreStatus;
 
 pub const TAG: &str = "Service";

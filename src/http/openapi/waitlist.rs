@@ -6,7 +6,8 @@ use utoipa::openapi::schema::OneOfBuilder;
 use super::super::claims::OrderView;
 use super::super::problem::Code;
 use super::super::waitlist::PlaceView;
-use super::operation::{Operation, Success, of};
+use super::operation::{Operation, Success};
+use super::parts::of;
 
 pub const TAG: &str = "Waiting list";
 const PATH: &str = "/v1/coupons/{coupon}/waitlist";
