@@ -3,9 +3,11 @@
 mod core;
 mod credentials;
 mod demo;
+mod replace;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::os::fd::AsFd;
+use std::sync::{Arc, PoisonError};
 
 use anyhow::{Context, bail};
 use tokio::net::TcpListener;
@@ -18,13 +20,16 @@ use crate::cli::{ServeArgs, WorkerArgs, WrongUsage};
 use crate::config::{self, CredentialSettings, LogFormat, StoreAddresses};
 use crate::data_dir::DataDir;
 use crate::embedded::Embedded;
-use crate::http::{ApiSlot, server};
+use crate::handover::Predecessor;
+use crate::http::ApiSlot;
+use crate::http::server::{self, ServeStop};
 use crate::logs;
 use crate::open_files;
 use crate::printing::{self, stderr};
 use crate::stop::Stop;
 use crate::tasks::Tasks;
 use credentials::{check_settings, generated_credentials, required_credentials};
+use replace::{Offer, SuccessorSlot, Takeover};
 
 /// Runs HTTP and workers in one process, until SIGTERM, SIGINT or SIGHUP.
 ///
@@ -84,36 +89,90 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     let stop = Stop::on_signals(&tasks)?;
     let external = args.stores.external_addresses()?;
     check_settings(&args, external.as_ref())?;
-    let (listener, address) = bind(args.http.listen, log_format)?;
-    // After the first line of the log: it may warn.
     let max_connections = open_files::max_connections()?;
+    let predecessor = find_predecessor(&args).await?;
+    let (listener, address) = match &predecessor {
+        Some(predecessor) => replace::listener_of(predecessor)?,
+        None => bind(args.http.listen)?,
+    };
+    announce(address, log_format);
+    match &predecessor {
+        Some(old) => tracing::info!("replacing process {} (version {})", old.about.pid, old.about.version),
+        None if args.replace => tracing::info!("no server listens on {address}: starting as usual"),
+        None => {}
+    }
+    open_files::warn_if_few(max_connections);
 
-    // HTTP first: /livez and /readyz then answer while the stores start.
+    // HTTP first: /livez and /readyz then answer while the stores start. A new process accepts only when the old one
+    // ends.
     let api = Arc::new(ApiSlot::new(tasks.clone()));
     api.set_startup_status("the stores are starting");
-    let http_stop = CancellationToken::new();
-    let serving = server::serve(listener, api.clone(), max_connections, http_stop.clone());
-    let http = tokio::spawn(tasks.require("HTTP", &http_stop, serving));
+    let (http_stop, accepts) = (ServeStop::default(), CancellationToken::new());
+    let shared_listener = listener.as_fd().try_clone_to_owned()?;
+    let serving = {
+        let (api, stop, accepts) = (api.clone(), http_stop.clone(), accepts.clone());
+        async move {
+            if stop.token.run_until_cancelled(accepts.cancelled()).await.is_some() {
+                server::serve(listener, api, max_connections, stop).await;
+            }
+        }
+    };
+    let http = tokio::spawn(tasks.require("HTTP", &http_stop.token, serving));
     let http = Http { address, max_connections, api, task: http, stop: http_stop };
 
-    let (credentials, stores) = if external.is_some() {
-        (required_credentials(&args.credentials)?, None)
-    } else {
-        let dir = DataDir::open(args.stores.data_dir.as_deref())?;
-        let credentials = generated_credentials(&args.credentials, &dir)?;
-        let starting = Box::pin(Embedded::start_unless_stopped(&dir, stop.token(), &tasks));
-        let Some(stores) = starting.await? else { return Ok(tasks.check()?) };
-        (credentials, Some(stores))
+    let dir = if external.is_some() { None } else { Some(DataDir::open(args.stores.data_dir.as_deref())?) };
+    let credentials = match &dir {
+        Some(dir) => generated_credentials(&args.credentials, dir)?,
+        None => required_credentials(&args.credentials)?,
     };
-    let addresses = external.or_else(|| stores.as_ref().map(Embedded::addresses));
-    let addresses = addresses.context("there are stores, embedded or external")?;
-    let outcome = Box::pin(sell(&args, is_demo, http, &addresses, &credentials, &tasks, &stop)).await;
+    let predecessor_lock = predecessor.as_ref().and_then(|old| old.lock.as_ref()?.try_clone().ok());
+    let takeover = predecessor.map(|old| Takeover::new(old, dir.clone(), accepts.clone())).transpose()?;
+    let mut stores = None;
+    if takeover.is_none() {
+        accepts.cancel();
+        if let Some(dir) = &dir {
+            let starting = Box::pin(Embedded::start_unless_stopped(dir, stop.token(), &tasks));
+            let Some(started) = starting.await? else { return Ok(tasks.check()?) };
+            stores = Some(started);
+        }
+    }
+    let addresses = match (external, &stores, &dir) {
+        (Some(external), ..) => external,
+        (None, Some(stores), _) => stores.addresses(),
+        (None, None, Some(dir)) => Embedded::locate(dir.path())?,
+        (None, None, None) => bail!("there are stores, embedded or external"),
+    };
+    let lock = stores.as_ref().map(Embedded::lock_descriptor).transpose()?.or(predecessor_lock);
+    let data_dir = dir.as_ref().map(|dir| dir.path().to_owned()).zip(lock);
+    let offer = Offer { address, listener: shared_listener, data_dir };
+    let adoption = takeover.as_ref().map(Takeover::adoption).unwrap_or_default();
+    let successor = SuccessorSlot::default();
+    let sale =
+        Sale { args: &args, is_demo, http, addresses: &addresses, credentials: &credentials, tasks: &tasks };
+    let outcome = Box::pin(sale.run(takeover, (&successor, offer), &stop)).await;
+    let adopting = adoption.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(adopting) = adopting {
+        stores = Some(adopting.await.context("the task that takes over the stores panicked")??);
+    }
     // The stores stop last, also after a failure: all other parts need them.
-    if let Some(stores) = stores {
-        stores.stop_by(stop.deadline(config::STOP_STORES_BY)).await?;
+    match (successor.take(), stores) {
+        (Some(successor), stores) => replace::leave(stores, successor).await?,
+        (None, Some(stores)) => stores.stop_by(stop.deadline(config::STOP_STORES_BY)).await?,
+        (None, None) => {}
     }
     outcome?;
     Ok(tasks.check()?)
+}
+
+/// The server to replace; without one, this process starts as usual.
+async fn find_predecessor(args: &ServeArgs) -> anyhow::Result<Option<Predecessor>> {
+    if !args.replace {
+        return Ok(None);
+    }
+    if args.http.listen.port() == 0 {
+        bail!(WrongUsage("--replace needs the address of the running server: set SECKILL_LISTEN".into()));
+    }
+    Predecessor::find(args.http.listen).await
 }
 
 /// Prints on a separate thread: a reader of stdout that is slow or gone must not delay the sale.
@@ -133,57 +192,76 @@ struct Http {
     max_connections: usize,
     api: Arc<ApiSlot>,
     task: JoinHandle<Option<()>>,
-    stop: CancellationToken,
+    stop: ServeStop,
 }
 
-/// Runs the API and the workers on stores that have started, until the stop.
-async fn sell(
-    args: &ServeArgs,
+/// The API and the workers, on stores that run.
+struct Sale<'a> {
+    args: &'a ServeArgs,
     is_demo: bool,
     http: Http,
-    addresses: &StoreAddresses,
-    credentials: &CredentialSettings,
-    tasks: &Tasks,
-    stop: &Stop,
-) -> anyhow::Result<()> {
-    let set_status = |status: &str| http.api.set_startup_status(status);
-    let Some(core) = Core::start(&args.stores, addresses, tasks, stop, set_status).await? else {
-        return Ok(());
-    };
-    let settings = ApiSettings {
-        max_backlog: args.http.max_backlog,
-        max_connections: http.max_connections,
-        reclaim_after: args.workers.reclaim_after,
-        credentials,
-    };
-    let api = Arc::new(core.api(&settings, &http.stop)?);
-    http.api.open(api.clone())?;
-    let worker_stop = CancellationToken::new();
-    let workers = core.run_workers(args.workers.clone(), &worker_stop);
-    if is_demo {
-        let opening = Box::pin(demo::open(&api, args, http.address, credentials));
-        if let Some(text) = stop.unless_stopped(opening).await {
-            print_beside_the_sale(text?)?;
-        }
-    }
-    drop(api);
-    stop.token().cancelled().await;
+    addresses: &'a StoreAddresses,
+    credentials: &'a CredentialSettings,
+    tasks: &'a Tasks,
+}
 
-    // HTTP first, so that no new claims arrive while the workers stop; the stream keeps the accepted claims.
-    http.stop.cancel();
-    let close_waits = async {
-        tokio::time::sleep_until(stop.deadline(config::STOP_WAITING_CLAIMS_BY)).await;
-        core.waiters.close();
-        std::future::pending::<()>().await;
-    };
-    tokio::select! {
-        answered = end_by(stop.deadline(config::STOP_REQUESTS_BY), http.task, "requests") => answered?,
-        () = close_waits => {}
+impl Sale<'_> {
+    /// Runs until the stop.
+    async fn run(
+        self,
+        takeover: Option<Takeover>,
+        (successor, offer): (&SuccessorSlot, Offer),
+        stop: &Stop,
+    ) -> anyhow::Result<()> {
+        let Self { args, is_demo, http, addresses, credentials, tasks } = self;
+        let set_status = |status: &str| http.api.set_startup_status(status);
+        let Some(core) = Core::start(&args.stores, addresses, tasks, stop, set_status).await? else {
+            return Ok(());
+        };
+        let settings = ApiSettings {
+            max_backlog: args.http.max_backlog,
+            max_connections: http.max_connections,
+            reclaim_after: args.workers.reclaim_after,
+            credentials,
+        };
+        let api = Arc::new(core.api(&settings, &http.stop.token)?);
+        http.api.open(api.clone())?;
+        let worker_stop = CancellationToken::new();
+        let workers = core.run_workers(args.workers.clone(), &worker_stop);
+        if let Some(takeover) = takeover {
+            let completing = Box::pin(takeover.complete(&api.fence, tasks));
+            if let Some(Err(error)) = stop.unless_stopped(completing).await {
+                stop.request("the old server continues");
+                core.stop(stop).await;
+                return Err(error);
+            }
+        }
+        successor.wait(offer, http.stop.clone(), stop);
+        if is_demo {
+            let opening = Box::pin(demo::open(&api, args, http.address, credentials));
+            if let Some(text) = stop.unless_stopped(opening).await {
+                print_beside_the_sale(text?)?;
+            }
+        }
+        drop(api);
+        stop.token().cancelled().await;
+
+        // HTTP first, so that no new claims arrive while the workers stop; the stream keeps the accepted claims.
+        http.stop.token.cancel();
+        let close_waits = async {
+            tokio::time::sleep_until(stop.deadline(config::STOP_WAITING_CLAIMS_BY)).await;
+            core.waiters.close();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            answered = end_by(stop.deadline(config::STOP_REQUESTS_BY), http.task, "requests") => answered?,
+            () = close_waits => {}
+        }
+        worker_stop.cancel();
+        end_by(stop.deadline(config::STOP_WORKERS_BY), workers, "workers").await?;
+        core.stop(stop).await;
+        Ok(())
     }
-    worker_stop.cancel();
-    end_by(stop.deadline(config::STOP_WORKERS_BY), workers, "workers").await?;
-    core.stop(stop).await;
-    Ok(())
 }
 
 /// Waits for a task that is already asked to stop; aborts the task after the deadline.
@@ -196,11 +274,16 @@ async fn end_by(deadline: Instant, mut task: JoinHandle<Option<()>>, what: &str)
     Ok(())
 }
 
-fn bind(address: SocketAddr, log_format: LogFormat) -> anyhow::Result<(TcpListener, SocketAddr)> {
-    let listener = server::listen(address)
-        .with_context(|| format!("cannot listen on {address}: choose another with SECKILL_LISTEN"))?;
+fn bind(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = server::listen(address).with_context(|| {
+        format!("cannot listen on {address}: choose another with SECKILL_LISTEN, or take over with --replace")
+    })?;
     let address = listener.local_addr()?;
-    // The first line, with every log filter: scripts wait for this line.
+    Ok((listener, address))
+}
+
+/// The first line, with every log filter: scripts wait for this line.
+fn announce(address: SocketAddr, log_format: LogFormat) {
     stderr::line(&match log_format {
         LogFormat::Text => format!("listening on http://{address}"),
         LogFormat::Json => {
@@ -209,5 +292,4 @@ fn bind(address: SocketAddr, log_format: LogFormat) -> anyhow::Result<(TcpListen
             logs::json_line("INFO", module_path!(), &fields)
         }
     });
-    Ok((listener, address))
 }

@@ -20,6 +20,8 @@ mod coupon_log;
 mod dead;
 pub mod demo;
 mod doctor;
+mod examples;
+mod generate;
 mod healthcheck;
 mod order;
 mod output;
@@ -28,6 +30,7 @@ mod reconcile;
 mod redis_cli;
 mod store_tools;
 mod stream;
+mod stream_tail;
 pub mod token;
 mod value_parsers;
 
@@ -88,6 +91,10 @@ pub enum OneShot {
     /// Run psql against the Postgres in use
     #[command(disable_help_flag = true)]
     Psql(store_tools::ToolArgs),
+    /// Print a script that completes commands in your shell
+    Completions(generate::CompletionsArgs),
+    /// Print the manual page, or write the pages of all commands
+    Man(generate::ManArgs),
     /// Ask the server on this machine whether it accepts claims
     #[command(hide = true)]
     Healthcheck(HttpSettings),
@@ -104,6 +111,10 @@ pub struct ServeArgs {
     pub workers: WorkerSettings,
     #[command(flatten)]
     pub http: HttpSettings,
+
+    /// Take over the socket and the stores of the server that runs on this address: its clients notice nothing
+    #[arg(long)]
+    pub replace: bool,
 }
 
 /// Settings of `worker`.
@@ -167,6 +178,8 @@ pub async fn run(command: OneShot) -> anyhow::Result<()> {
         OneShot::BenchNoop => crate::bench::noop_server::run().await,
         OneShot::RedisCli(args) => redis_cli::run(args).await,
         OneShot::Psql(args) => psql::run(args).await,
+        OneShot::Completions(args) => generate::completions(&args),
+        OneShot::Man(args) => generate::man(&args),
         OneShot::Healthcheck(http) => healthcheck::run(&http).await,
     }
 }
@@ -212,9 +225,10 @@ fn name_the_variable(mut error: clap::Error, command: &clap::Command) -> clap::E
 
 /// The parser. Its `--help` lists the settings of all commands.
 fn command() -> clap::Command {
-    let command = Cli::command();
+    let command = examples::add(Cli::command());
+    let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
     let settings = settings_help(&command);
-    command.after_long_help(settings)
+    command.after_long_help(format!("{settings}\n\n{examples}"))
 }
 
 fn settings_help(command: &clap::Command) -> String {

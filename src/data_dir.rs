@@ -3,7 +3,8 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
-use std::io::{ErrorKind, Read, Write as _};
+use std::io::{ErrorKind, Read, Seek, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -33,7 +34,7 @@ pub struct DataDir {
 /// Held by the process that runs the stores in the directory.
 #[derive(Debug)]
 pub struct DataDirLock {
-    _file: File,
+    file: File,
 }
 
 impl DataDir {
@@ -122,11 +123,32 @@ impl DataDir {
         file.set_len(0)
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(DataDirLock { _file: file })
+        Ok(DataDirLock { file })
     }
 }
 
 impl DataDirLock {
+    /// A copy of the descriptor, for another process: the lock ends with its last copy.
+    ///
+    /// # Errors
+    /// When no more files may be open.
+    pub fn descriptor(&self) -> std::io::Result<OwnedFd> {
+        self.file.as_fd().try_clone_to_owned()
+    }
+
+    /// The lock of another process, which this process has got. Names this process as its holder.
+    ///
+    /// # Errors
+    /// When the lock file cannot be written.
+    pub fn adopt(descriptor: OwnedFd) -> Result<Self> {
+        let mut file = File::from(descriptor);
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .context("cannot write the lock file of the data directory")?;
+        Ok(Self { file })
+    }
+
     /// Whether a process runs the stores in this directory.
     ///
     /// # Errors

@@ -16,9 +16,12 @@ mod store;
 mod supervise;
 mod user;
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +38,13 @@ use sockets::Sockets;
 use supervise::Supervisor;
 use user::{StoreFolder, StoreUser};
 
+/// The processes of stores that a program leaves running for another; `None` for one that does not run now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftRunning {
+    pub redis: Option<i32>,
+    pub postgres: Option<i32>,
+}
+
 /// Both running stores. Dropping this value requests their stop, without waiting for it.
 pub struct Embedded {
     addresses: StoreAddresses,
@@ -42,7 +52,7 @@ pub struct Embedded {
     postgres: Supervisor,
     sockets: Sockets,
     // The last field, so that it is dropped last.
-    _lock: DataDirLock,
+    lock: DataDirLock,
 }
 
 impl Embedded {
@@ -67,15 +77,7 @@ impl Embedded {
     ) -> Result<Option<Self>> {
         let Some(lock) = stop.run_until_cancelled(wait_for_lock(dir)).await else { return Ok(None) };
         let lock = lock?;
-        let programs = Programs::find(postgres::cluster_version(dir.path())?)?;
-        let redis_folder = StoreFolder::prepare(dir.path().join(REDIS_FOLDER), StoreUser::for_redis()?)?;
-        let postgres_folder =
-            StoreFolder::prepare(dir.path().join(POSTGRES_FOLDER), StoreUser::for_postgres()?)?;
-        let sockets = Sockets::choose(dir.path(), &redis_folder, &postgres_folder)?;
-
-        let redis = Redis::new(programs.redis_server.clone(), redis_folder, sockets.redis.clone());
-        let name = format!("seckill-{:016x}", sockets::path_hash(dir.path()));
-        let postgres = Postgres::new(&programs, postgres_folder, sockets.postgres_dir.clone(), name);
+        let (redis, postgres, sockets) = prepare(dir, false)?;
         // A store that fails stops the start of the other.
         let both = stop.child_token();
         let (redis, postgres) = tokio::join!(
@@ -92,7 +94,7 @@ impl Embedded {
         );
         match (redis, postgres) {
             (Ok(Some(redis)), Ok(Some(postgres))) => {
-                Ok(Some(Self { addresses: sockets.addresses(), redis, postgres, sockets, _lock: lock }))
+                Ok(Some(Self { addresses: sockets.addresses(), redis, postgres, sockets, lock }))
             }
             (redis, postgres) => {
                 let by = Instant::now() + config::STORES_STOP_TIMEOUT;
@@ -101,6 +103,34 @@ impl Embedded {
                 join_errors(stopped).map(|()| None)
             }
         }
+    }
+
+    /// Supervises the stores that another program has left running; starts those that do not run.
+    ///
+    /// # Errors
+    /// When a program is not installed, or a folder cannot be used.
+    pub fn adopt(dir: &DataDir, lock: DataDirLock, left: LeftRunning, tasks: &Tasks) -> Result<Self> {
+        let (redis, postgres, sockets) = prepare(dir, true)?;
+        let redis = Supervisor::adopt(redis, left.redis, tasks);
+        let postgres = Supervisor::adopt(postgres, left.postgres, tasks);
+        Ok(Self { addresses: sockets.addresses(), redis, postgres, sockets, lock })
+    }
+
+    /// Leaves both stores running for another program, which has a copy of the lock.
+    ///
+    /// # Errors
+    /// When a store's task has failed; then that store stops.
+    pub async fn leave(self) -> Result<LeftRunning> {
+        let (redis, postgres) = tokio::join!(self.redis.leave(), self.postgres.leave());
+        Ok(LeftRunning { redis: redis?.map(Pid::as_raw), postgres: postgres?.map(Pid::as_raw) })
+    }
+
+    /// A copy of the lock's descriptor, for another program.
+    ///
+    /// # Errors
+    /// When no more files may be open.
+    pub fn lock_descriptor(&self) -> std::io::Result<OwnedFd> {
+        self.lock.descriptor()
     }
 
     /// The addresses of these stores.
@@ -155,11 +185,27 @@ impl Embedded {
     /// # Errors
     /// As for [`stop`](Self::stop).
     pub async fn stop_by(self, deadline: Instant) -> Result<()> {
-        let Self { redis, postgres, sockets, _lock, .. } = self;
+        let Self { redis, postgres, sockets, lock: _lock, .. } = self;
         let stopped = tokio::join!(redis.stop_by(deadline), postgres.stop_by(deadline));
         sockets.remove();
         join_errors(stopped)
     }
+}
+
+/// The folders and programs of both stores; starts nothing.
+fn prepare(dir: &DataDir, are_running: bool) -> Result<(Redis, Postgres, Sockets)> {
+    let programs = Programs::find(postgres::cluster_version(dir.path())?)?;
+    let redis_folder = StoreFolder::prepare(dir.path().join(REDIS_FOLDER), StoreUser::for_redis()?)?;
+    let postgres_folder = StoreFolder::prepare(dir.path().join(POSTGRES_FOLDER), StoreUser::for_postgres()?)?;
+    let sockets = if are_running {
+        Sockets::locate(dir.path())
+    } else {
+        Sockets::choose(dir.path(), &redis_folder, &postgres_folder)
+    }?;
+    let redis = Redis::new(programs.redis_server.clone(), redis_folder, sockets.redis.clone());
+    let name = format!("seckill-{:016x}", sockets::path_hash(dir.path()));
+    let postgres = Postgres::new(&programs, postgres_folder, sockets.postgres_dir.clone(), name);
+    Ok((redis, postgres, sockets))
 }
 
 /// Stops the store if it was started; otherwise returns the error of its start.

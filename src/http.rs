@@ -14,6 +14,7 @@ mod code;
 mod coupons;
 mod dead_letters;
 mod events;
+mod gauges;
 mod head;
 mod health;
 pub mod openapi;

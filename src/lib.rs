@@ -14,10 +14,10 @@ pub mod environment;
 pub mod printing;
 
 pub mod logs;
+pub mod metrics;
 pub mod tasks;
 
 pub mod domain;
-pub mod metrics;
 pub mod open_files;
 pub mod stop;
 
@@ -45,6 +45,7 @@ pub mod worker;
 
 pub mod data_dir;
 pub mod embedded;
+pub mod handover;
 
 pub mod bench;
 

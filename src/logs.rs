@@ -24,6 +24,21 @@ macro_rules! info_or_warn {
 }
 pub(crate) use info_or_warn;
 
+/// Logs one step in the life of an order, with the order's id in the field `order`. At `debug` and with a target of its
+/// own, because a sale has thousands of them a second: `SECKILL_LOG=info,seckill::order=debug` shows them.
+macro_rules! order_step {
+    ($order:expr, $($line:tt)+) => {
+        tracing::debug!(target: "seckill::order", order = %$order, $($line)+)
+    };
+}
+pub(crate) use order_step;
+
+/// Whether the log shows the steps of orders: a batch then takes the time to go through its orders.
+#[must_use]
+pub fn shows_order_steps() -> bool {
+    tracing::enabled!(target: "seckill::order", tracing::Level::DEBUG)
+}
+
 /// The running logging. Dropping this value writes the last lines, also during a panic.
 #[must_use]
 pub struct Logs {

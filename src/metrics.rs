@@ -1,300 +1,317 @@
-//! Every metric with its name, unit and help text. Counters belong to this process and start at 0. The callers count;
-//! `http` serves the text.
+//! Every metric with its name and help text. Counters belong to this process and start at 0. The callers count; `http`
+//! serves the text. `docs/OPERATING.md` has the same list with what each is for. The names of the stream's metrics are
+//! those of `redis_exporter`.
 
+mod kinds;
 pub mod readings;
 
 use std::sync::OnceLock;
 
-use ::metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use anyhow::anyhow;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{Registry, TextEncoder};
 
-use readings::Readings;
+pub use self::kinds::{Counter, CounterBy, Gauge, GaugeBy, Histogram, HistogramBy, count_as_f64};
+use self::kinds::{Label, Metric};
 
-pub static FENCE_UP: Gauge = Gauge {
-    name: "seckill_fence_up",
-    unit: Unit::Count,
-    help: "1 while claims are accepted, 0 while Redis and Postgres may disagree",
-};
-pub static FENCE_EPOCH: Gauge = Gauge {
-    name: "seckill_fence_epoch",
-    unit: Unit::Count,
-    help: "Number of the agreement between Redis and Postgres; each rebuild increases it by one",
-};
-pub static BACKLOG_EVENTS: Gauge = Gauge {
-    name: "seckill_backlog_events",
-    unit: Unit::Count,
-    help: "Order events that are not recorded yet",
-};
-pub static OUTBOX_ROWS: Gauge = Gauge {
-    name: "seckill_outbox_rows",
-    unit: Unit::Count,
-    help: "Units that wait for their release to stock; NaN while Postgres does not answer",
-};
-pub static OUTBOX_OLDEST: Gauge = Gauge {
-    name: "seckill_outbox_oldest_seconds",
-    unit: Unit::Seconds,
-    help: "How long the oldest unit has waited for its release to stock, 0 for none; NaN while Postgres does not answer",
-};
-pub static ORDERS_RESERVED: Gauge = Gauge {
-    name: "seckill_orders_reserved",
-    unit: Unit::Count,
-    help: "Orders that wait for their confirm; NaN while Postgres does not answer",
-};
-pub static SWEEPER_LAG: Gauge = Gauge {
-    name: "seckill_sweeper_lag_seconds",
-    unit: Unit::Seconds,
-    help: "How long the oldest order past its time to pay has waited for the sweeper, 0 for none; \
-           NaN while Postgres does not answer",
-};
-pub static WAITLIST_WAITING: Gauge = Gauge {
-    name: "seckill_waitlist_waiting",
-    unit: Unit::Count,
-    help: "Users in the waiting lists of all coupons, at most a second old",
-};
-pub static POSTGRES_UP: Gauge = Gauge {
-    name: "seckill_postgres_up",
-    unit: Unit::Count,
-    help: "1 while Postgres answers; without it claims are accepted until the backlog is full",
-};
-pub static APPENDFSYNC_ALWAYS: Gauge = Gauge {
-    name: "seckill_redis_appendfsync_always",
-    unit: Unit::Count,
-    help: "1 if Redis makes a claim durable before it is answered (appendonly yes, appendfsync always), \
-           0 if not or if the settings cannot be read",
-};
-pub static RECONCILE_LAST: Gauge = Gauge {
-    name: "seckill_reconcile_last_seconds",
-    unit: Unit::Seconds,
-    help: "Time of the last full comparison in seconds since 1970; 0 for never",
-};
+macro_rules! metrics {
+    ($($constant:ident: $kind:ident = ($name:literal, $help:literal $(, $more:expr)* $(,)?);)+) => {
+        $(pub static $constant: $kind = $kind::new($name, $help $(, $more)*);)+
+        static ALL: &[&dyn Metric] = &[$(&$constant),+];
+    };
+}
 
-pub static CLAIMS: CounterBy = CounterBy {
-    name: "seckill_claims_total",
-    help: "Claims by outcome; no-answer means that it is unknown whether the claim was made",
-    label: "outcome",
-    values: &[
-        "accepted",
-        "held",
-        "sold-out",
-        "limit-reached",
-        "idempotency-key-required",
-        "unknown-coupon",
-        "not-started",
-        "ended",
-        "paused",
-        "fence-down",
-        "queue-full",
-        "backlog-full",
-        "late",
-        "refused",
-        "no-answer",
-    ],
-};
-pub static TRANSITION_FAILURES: CounterBy = CounterBy {
-    name: "seckill_transition_failures_total",
-    help: "Confirms, cancels and revocations that were answered 503 or 500, by reason",
-    label: "reason",
-    values: &["fence-down", "fenced", "queue-full", "late", "no-answer", "redis", "postgres"],
-};
-pub static REBUILDS: CounterBy = CounterBy {
-    name: "seckill_fence_rebuilds_total",
-    help: "Rebuilds of Redis from Postgres by cause",
-    label: "cause",
-    values: &["first", "redis", "marker", "stream", "scripts", "postgres", "loss", "ordered"],
-};
-pub static DRIFT: GaugeBy = GaugeBy {
-    name: "seckill_reconcile_drift",
-    help: "Differences between Redis and Postgres in the last full comparison",
-    label: "kind",
-    values: DRIFT_KINDS,
-};
-pub static DRIFT_TOTAL: CounterBy = CounterBy {
-    name: "seckill_reconcile_drift_total",
-    help: "Differences between Redis and Postgres in all comparisons",
-    label: "kind",
-    values: DRIFT_KINDS,
-};
-pub static DELETED_ENTRIES: Counter = Counter {
-    name: "seckill_deleted_entries_total",
-    help: "Pending entries that were deleted or trimmed from the stream before they were acknowledged",
-};
-pub static DEAD_LETTERS: Counter =
-    Counter { name: "seckill_dead_letters_total", help: "Order events that can never be recorded" };
-pub static ORDERS_RECORDED: Counter =
-    Counter { name: "seckill_orders_recorded_total", help: "Orders written to Postgres" };
-pub static ORDERS_CONFIRMED: Counter =
-    Counter { name: "seckill_orders_confirmed_total", help: "Reserved orders that were confirmed" };
-pub static ORDERS_CANCELLED: Counter =
-    Counter { name: "seckill_orders_cancelled_total", help: "Reserved orders that were cancelled" };
-pub static ORDERS_REVOKED: Counter =
-    Counter { name: "seckill_orders_revoked_total", help: "Confirmed orders that the admin ended" };
-pub static REFUNDS_DUE: Counter = Counter {
-    name: "seckill_refunds_due_total",
-    help: "Confirms that came after the time to pay; a repeat counts again",
-};
-pub static ORDERS_EXPIRED: Counter =
-    Counter { name: "seckill_orders_expired_total", help: "Reserved orders that were not confirmed in time" };
-pub static UNITS_RETURNED: Counter =
-    Counter { name: "seckill_units_returned_total", help: "Units that were released to stock in Redis" };
+/// Upper bounds of the buckets, in seconds.
+const LATENCY: &[f64] =
+    &[0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// A row may be a long time late, for example after an outage of Postgres.
+const WINDOW: &[f64] =
+    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0];
 
-pub static WAITLIST_JOINED: Counter =
-    Counter { name: "seckill_waitlist_joined_total", help: "Places taken in waiting lists" };
-pub static WAITLIST_LEFT: Counter =
-    Counter { name: "seckill_waitlist_left_total", help: "Places that users gave up" };
-pub static WAITLIST_SERVED: Counter =
-    Counter { name: "seckill_waitlist_served_total", help: "Units that went to users in waiting lists" };
-
-const DRIFT_KINDS: &[&str] =
+const CLAIM_OUTCOMES: &[&str] = &[
+    "accepted",
+    "held",
+    "sold-out",
+    "limit-reached",
+    "idempotency-key-required",
+    "unknown-coupon",
+    "not-started",
+    "ended",
+    "paused",
+    "fence-down",
+    "queue-full",
+    "backlog-full",
+    "late",
+    "refused",
+    "no-answer",
+];
+const CLAIM_ANSWERS: &[&str] = &["accepted", "recorded", "held", "refused", "unavailable"];
+const SCRIPTS: &[&str] = &[
+    "acknowledge",
+    "claim",
+    "publish",
+    "record_wal_position",
+    "release",
+    "remove_consumer",
+    "requeue",
+    "trim",
+    "waitlist_join",
+    "waitlist_leave",
+    "waitlist_serve",
+];
+const TRANSACTIONS: &[&str] = &["record", "reject", "confirm", "cancel", "revoke", "expire", "join"];
+pub const DRIFT_KINDS: &[&str] =
     &["lost_event", "missing_claim", "missed_release", "stock_drift", "definition", "waitlist"];
-const GAUGES: [&Gauge; 11] = [
-    &FENCE_UP,
-    &FENCE_EPOCH,
-    &BACKLOG_EVENTS,
-    &OUTBOX_ROWS,
-    &OUTBOX_OLDEST,
-    &ORDERS_RESERVED,
-    &SWEEPER_LAG,
-    &WAITLIST_WAITING,
-    &POSTGRES_UP,
-    &APPENDFSYNC_ALWAYS,
-    &RECONCILE_LAST,
+const REBUILD_CAUSES: &[&str] =
+    &["first", "redis", "marker", "stream", "scripts", "postgres", "loss", "ordered"];
+const TRANSITION_REASONS: &[&str] =
+    &["fence-down", "fenced", "queue-full", "late", "no-answer", "redis", "postgres"];
+const STATUS_CODES: &[&str] = &[
+    "200", "201", "202", "204", "304", "400", "401", "404", "405", "408", "409", "412", "413", "415", "500",
+    "503", "other",
 ];
-const COUNTERS: [&Counter; 12] = [
-    &DELETED_ENTRIES,
-    &DEAD_LETTERS,
-    &ORDERS_RECORDED,
-    &ORDERS_CONFIRMED,
-    &ORDERS_CANCELLED,
-    &ORDERS_EXPIRED,
-    &ORDERS_REVOKED,
-    &REFUNDS_DUE,
-    &UNITS_RETURNED,
-    &WAITLIST_JOINED,
-    &WAITLIST_LEFT,
-    &WAITLIST_SERVED,
-];
-const COUNTERS_BY: [&CounterBy; 4] = [&CLAIMS, &TRANSITION_FAILURES, &REBUILDS, &DRIFT_TOTAL];
 
-static EXPORTER: OnceLock<PrometheusHandle> = OnceLock::new();
+metrics! {
+    // ---- whether the sale is healthy ----
+    READY: Gauge = (
+        "seckill_ready",
+        "1 while claims are accepted, as /readyz says: the fence is up, Redis accepts writes, the backlog is not full",
+    );
+    FENCE_UP: Gauge = (
+        "seckill_fence_up",
+        "1 while Redis and Postgres are known to agree; claims are refused while it is 0",
+    );
+    FENCE_EPOCH: Gauge = (
+        "seckill_fence_epoch",
+        "Number of the agreement between Redis and Postgres; each rebuild increases it by one",
+    );
+    REBUILDS: CounterBy = (
+        "seckill_fence_rebuilds_total",
+        "Rebuilds of Redis from Postgres by cause",
+        Label::new("cause", REBUILD_CAUSES),
+    );
+    POSTGRES_UP: Gauge = (
+        "seckill_postgres_up",
+        "1 while Postgres answers; without it claims are accepted until the backlog is full",
+    );
+    APPENDFSYNC_ALWAYS: Gauge = (
+        "seckill_redis_appendfsync_always",
+        "1 if Redis makes a claim durable before it is answered (appendonly yes, appendfsync always), \
+         0 if not or if the settings cannot be read",
+    );
+    DRIFT: GaugeBy = (
+        "seckill_reconcile_drift",
+        "Differences between Redis and Postgres in the last full comparison, by kind",
+        &["kind"],
+    );
+    DRIFT_TOTAL: CounterBy = (
+        "seckill_reconcile_drift_total",
+        "Differences between Redis and Postgres in all comparisons, by kind",
+        Label::new("kind", DRIFT_KINDS),
+    );
+    RECONCILE_LAST: Gauge = (
+        "seckill_reconcile_last_timestamp_seconds",
+        "Time of the last full comparison in seconds since 1970; 0 for never",
+    );
+    TASK_RESTARTS: Counter = (
+        "seckill_task_restarts_total",
+        "Tasks of the program that ended early and were started again; the log names them",
+    );
+    DISK_FREE: GaugeBy = (
+        "seckill_disk_free_bytes",
+        "Free space on the disk of an embedded store; absent for other stores",
+        &["store"],
+    );
 
-/// A number that goes up and down.
-pub struct Gauge {
-    name: &'static str,
-    unit: Unit,
-    help: &'static str,
+    // ---- claims and requests ----
+    CLAIMS: CounterBy = (
+        "seckill_claims_total",
+        "Claims by outcome; no-answer means that it is unknown whether the claim was made",
+        Label::new("outcome", CLAIM_OUTCOMES),
+    );
+    CLAIM_DURATION: HistogramBy = (
+        "seckill_claim_duration_seconds",
+        "Time from the read claim to its answer, by answer: accepted (202), recorded (201, after the row), held (200), \
+         refused (4xx), unavailable (5xx)",
+        Label::new("answer", CLAIM_ANSWERS),
+        LATENCY,
+    );
+    HTTP_REQUESTS: CounterBy = (
+        "seckill_http_requests_total",
+        "Answered requests of the API (/v1/) by status code",
+        Label::new("code", STATUS_CODES),
+    );
+    EVALSHA_DURATION: HistogramBy = (
+        "seckill_evalsha_duration_seconds",
+        "Time from sending a script call to its reply from Redis, by script",
+        Label::new("script", SCRIPTS),
+        LATENCY,
+    );
+
+    // ---- from the claim to the row ----
+    BACKLOG_EVENTS: Gauge = ("seckill_backlog_events", "Order events that are not acknowledged yet");
+    BACKLOG_MAX: Gauge = (
+        "seckill_backlog_max_events",
+        "The backlog above which claims are refused (SECKILL_MAX_BACKLOG)",
+    );
+    BACKLOG_OLDEST: Gauge = (
+        "seckill_backlog_oldest_seconds",
+        "Age of the oldest order event that is not acknowledged, 0 for none; NaN while Redis does not answer",
+    );
+    STREAM_LENGTH: GaugeBy = (
+        "seckill_stream_length",
+        "Entries of the order stream, acknowledged ones included; NaN while Redis does not answer",
+        &["stream"],
+    );
+    STREAM_GROUPS: GaugeBy = (
+        "seckill_stream_groups",
+        "Consumer groups of the order stream, those of other programs included; NaN while Redis does not answer",
+        &["stream"],
+    );
+    GROUP_LAG: GaugeBy = (
+        "seckill_stream_group_lag",
+        "Entries that wait to be delivered to a worker; NaN while Redis does not answer",
+        &["stream", "group"],
+    );
+    GROUP_PENDING: GaugeBy = (
+        "seckill_stream_group_messages_pending",
+        "Entries that were delivered to a worker and are not acknowledged; NaN while Redis does not answer",
+        &["stream", "group"],
+    );
+    GROUP_CONSUMERS: GaugeBy = (
+        "seckill_stream_group_consumers",
+        "Consumers in the group, those of ended processes included; NaN while Redis does not answer",
+        &["stream", "group"],
+    );
+    WORKER_CONNECTIONS: Gauge = (
+        "seckill_worker_connections",
+        "Connections to Redis of all workers that read the stream; NaN while Redis does not answer or does not tell",
+    );
+    ORDERS_RECORDED: Counter = ("seckill_orders_recorded_total", "Orders written to Postgres");
+    WINDOW_SECONDS: Histogram = (
+        "seckill_window_seconds",
+        "Time from an order event's entry in the stream (by Redis's clock) to the commit of its order (by this machine's)",
+        WINDOW,
+    );
+    TRANSACTION_DURATION: HistogramBy = (
+        "seckill_transaction_duration_seconds",
+        "Time from the begin to the commit of a transaction in Postgres, failures included, by kind",
+        Label::new("kind", TRANSACTIONS),
+        LATENCY,
+    );
+    POOL_CONNECTIONS: GaugeBy = (
+        "seckill_postgres_pool_connections",
+        "Connections of the pool for requests and probes, by state: busy or idle",
+        &["state"],
+    );
+    POOL_MAX: Gauge = (
+        "seckill_postgres_pool_max_connections",
+        "The most connections that the pool for requests and probes opens",
+    );
+    DELETED_ENTRIES: Counter = (
+        "seckill_deleted_entries_total",
+        "Pending entries that were deleted or trimmed from the stream before they were acknowledged",
+    );
+    DEAD_LETTERS: Counter = ("seckill_dead_letters_total", "Order events that can never be recorded");
+    DEAD_LETTERS_OPEN: Gauge = (
+        "seckill_dead_letters_open",
+        "Dead letters that are neither replayed nor discarded; NaN while Postgres does not answer",
+    );
+
+    // ---- the life of an order ----
+    ORDERS_RESERVED: Gauge = (
+        "seckill_orders_reserved",
+        "Orders that wait for their confirm; NaN while Postgres does not answer",
+    );
+    ORDERS_CONFIRMED: Counter = ("seckill_orders_confirmed_total", "Reserved orders that were confirmed");
+    ORDERS_CANCELLED: Counter = ("seckill_orders_cancelled_total", "Reserved orders that were cancelled");
+    ORDERS_REVOKED: Counter = ("seckill_orders_revoked_total", "Confirmed orders that the admin ended");
+    ORDERS_EXPIRED: Counter = ("seckill_orders_expired_total", "Reserved orders that were not confirmed in time");
+    REFUNDS_DUE: Counter = (
+        "seckill_refunds_due_total",
+        "Confirms that came after the time to pay; a repeat counts again",
+    );
+    TRANSITION_FAILURES: CounterBy = (
+        "seckill_transition_failures_total",
+        "Confirms, cancels and revocations that were answered 503 or 500, by reason",
+        Label::new("reason", TRANSITION_REASONS),
+    );
+    SWEEPER_LAG: Gauge = (
+        "seckill_sweeper_lag_seconds",
+        "How long the oldest order past its time to pay has waited for the sweeper, 0 for none; \
+         NaN while Postgres does not answer",
+    );
+    OUTBOX_ROWS: Gauge = (
+        "seckill_outbox_rows",
+        "Units that wait for their release to stock; NaN while Postgres does not answer",
+    );
+    OUTBOX_OLDEST: Gauge = (
+        "seckill_outbox_oldest_seconds",
+        "How long the oldest unit has waited for its release to stock, 0 for none; NaN while Postgres does not answer",
+    );
+    UNITS_RETURNED: Counter = ("seckill_units_returned_total", "Units that were released to stock in Redis");
+    WAITLIST_WAITING: Gauge = (
+        "seckill_waitlist_waiting",
+        "Users in the waiting lists of all coupons, at most a second old",
+    );
+    WAITLIST_JOINED: Counter = ("seckill_waitlist_joined_total", "Places taken in waiting lists");
+    WAITLIST_LEFT: Counter = ("seckill_waitlist_left_total", "Places that users gave up");
+    WAITLIST_SERVED: Counter = ("seckill_waitlist_served_total", "Units that went to users in waiting lists");
+
+    // ---- the program ----
+    BUILD_INFO: GaugeBy = (
+        "seckill_build_info",
+        "1, with the version of the program as a label",
+        &["version"],
+    );
 }
 
-/// Gauges that differ in the value of a label.
-pub struct GaugeBy {
-    name: &'static str,
-    help: &'static str,
-    label: &'static str,
-    values: &'static [&'static str],
-}
+static REGISTRY: OnceLock<Registry> = OnceLock::new();
 
-/// A number that only grows.
-pub struct Counter {
-    name: &'static str,
-    help: &'static str,
-}
-
-/// Counters that differ in the value of a label.
-pub struct CounterBy {
-    name: &'static str,
-    help: &'static str,
-    label: &'static str,
-    values: &'static [&'static str],
-}
-
-impl Gauge {
-    /// `None` if the value is unknown.
-    #[must_use]
-    pub fn read(&self, readings: &Readings) -> Option<f64> {
-        readings.value(self.name)
-    }
-
-    /// NaN says that the value is unknown.
-    pub fn set(&self, value: f64) {
-        gauge!(self.name).set(value);
-    }
-
-    pub fn set_bool(&self, value: bool) {
-        self.set(f64::from(u8::from(value)));
-    }
-
-    pub fn set_count(&self, count: u64) {
-        self.set(count_as_f64(count));
-    }
-}
-
-impl GaugeBy {
-    /// Its value for each value of the label.
-    pub fn read(&self, readings: &Readings) -> impl Iterator<Item = (&'static str, u64)> {
-        self.values.iter().map(|value| (*value, readings.count(self.name, self.label, value)))
-    }
-
-    /// `value` is one of the label's values.
-    pub fn set_count(&self, value: &'static str, count: u64) {
-        debug_assert!(self.values.contains(&value), "{}: {value}", self.name);
-        gauge!(self.name, self.label => value).set(count_as_f64(count));
-    }
-}
-
-impl Counter {
-    pub fn add(&self, count: u64) {
-        counter!(self.name).increment(count);
-    }
-}
-
-impl CounterBy {
-    /// Its value for each value of the label.
-    pub fn read(&self, readings: &Readings) -> impl Iterator<Item = (&'static str, u64)> {
-        self.values.iter().map(|value| (*value, readings.count(self.name, self.label, value)))
-    }
-
-    /// `value` is one of the label's values.
-    pub fn add(&self, value: &'static str, count: u64) {
-        debug_assert!(self.values.contains(&value), "{}: {value}", self.name);
-        counter!(self.name, self.label => value).increment(count);
-    }
-}
-
-/// Installs the recorder of this process, with every metric at 0. Counts before this call are lost.
+/// Registers every metric of this process, at 0. Counts before this call are lost.
 ///
 /// # Errors
-/// When a recorder is installed already.
+/// When the metrics are installed already.
 pub fn install() -> anyhow::Result<()> {
-    let recorder = PrometheusBuilder::new().build_recorder();
-    EXPORTER.set(recorder.handle()).map_err(|_| anyhow!("metrics are installed once"))?;
-    ::metrics::set_global_recorder(recorder).map_err(|error| anyhow!("metrics: {error}"))?;
-    for gauge in GAUGES {
-        describe_gauge!(gauge.name, gauge.unit, gauge.help);
-        gauge.set(0.0);
+    let registry = Registry::new();
+    ALL.iter().try_for_each(|metric| metric.register(&registry))?;
+    // Processor time, memory, open files and the time of the start, as every exporter names them.
+    registry.register(Box::new(ProcessCollector::for_self()))?;
+    BUILD_INFO.set(&[env!("CARGO_PKG_VERSION")], 1.0);
+    for kind in DRIFT_KINDS {
+        DRIFT.set_count(&[kind], 0);
     }
-    for counter in COUNTERS {
-        describe_counter!(counter.name, Unit::Count, counter.help);
-        counter.add(0);
-    }
-    for by in COUNTERS_BY {
-        describe_counter!(by.name, Unit::Count, by.help);
-        by.values.iter().for_each(|value| by.add(value, 0));
-    }
-    describe_gauge!(DRIFT.name, Unit::Count, DRIFT.help);
-    DRIFT.values.iter().for_each(|value| DRIFT.set_count(value, 0));
-    Ok(())
+    REGISTRY.set(registry).map_err(|_| anyhow!("metrics are installed once"))
 }
 
 /// All metrics in the Prometheus text format; empty without [`install`].
 #[must_use]
 pub fn render() -> String {
-    EXPORTER.get().map(PrometheusHandle::render).unwrap_or_default()
+    let families = REGISTRY.get().map(Registry::gather).unwrap_or_default();
+    // Fails only for a metric without a name or a value.
+    TextEncoder::new().encode_to_string(&families).unwrap_or_default()
 }
 
-/// A count as the value of a gauge.
-#[must_use]
-pub fn count_as_f64(count: u64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
-    let number = count as f64;
-    number
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_can_be_registered_and_shows_what_it_counted() {
+        CLAIMS.add("accepted", 1);
+        install().unwrap();
+        CLAIMS.add("accepted", 2);
+        WINDOW_SECONDS.observe_all([3, 40].into_iter().map(std::time::Duration::from_millis));
+        let text = render();
+        for line in [
+            "seckill_claims_total{outcome=\"accepted\"} 2",
+            "seckill_claims_total{outcome=\"held\"} 0",
+            "seckill_window_seconds_bucket{le=\"0.005\"} 1",
+            "seckill_window_seconds_bucket{le=\"0.05\"} 2",
+            "seckill_window_seconds_count 2",
+        ] {
+            assert!(text.lines().any(|found| found == line), "no {line} in:\n{text}");
+        }
+        assert!(install().is_err(), "installed twice");
+    }
 }

@@ -31,11 +31,18 @@ pub fn max_connections() -> anyhow::Result<usize> {
         "a limit of {files} open files leaves too few client connections: allow at least {least}, \
          better {wanted} (`ulimit -n {wanted}`, in systemd LimitNOFILE={wanted}, in Docker --ulimit nofile={wanted})"
     );
-    let connections = (files - reserved).min(config::HTTP_MAX_CONNECTIONS);
+    Ok((files - reserved).min(config::HTTP_MAX_CONNECTIONS))
+}
+
+/// Logs a warning if this is few connections for a sale.
+pub fn warn_if_few(connections: usize) {
     if connections < config::HTTP_CONNECTIONS_WARN_BELOW {
+        let (files, wanted) = (
+            connections + config::RESERVED_OPEN_FILES,
+            config::HTTP_MAX_CONNECTIONS + config::RESERVED_OPEN_FILES,
+        );
         tracing::warn!(
             "{files} open files leave room for {connections} connections: raise the hard limit (`ulimit -n {wanted}`)"
         );
     }
-    Ok(connections)
 }

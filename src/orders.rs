@@ -5,6 +5,7 @@
 pub mod expiry;
 pub mod lookup;
 pub mod release;
+pub mod stream_entries;
 pub mod stream_status;
 pub mod transitions;
 pub mod unrecorded;

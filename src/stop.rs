@@ -45,7 +45,8 @@ impl Stop {
         Ok(stop)
     }
 
-    fn request(&self, cause: &str) {
+    /// Requests the stop, as a signal does.
+    pub fn request(&self, cause: &str) {
         if self.requested_at.set(Instant::now()).is_ok() {
             std::thread::spawn(exit_after_last_deadline);
             self.requested.cancel();

@@ -17,6 +17,7 @@ use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
+use crate::metrics;
 use activity::Activity;
 
 /// A cheap handle; clones share one list.
@@ -96,6 +97,7 @@ impl Tasks {
                     "the task `{name}` has ended unexpectedly: {why}. It is started again"
                 );
                 entry.task.set_ended(Some(why));
+                metrics::TASK_RESTARTS.add(1);
                 if started.elapsed() >= config::TASK_RESTART_RESET_AFTER {
                     delays = restart_delays();
                 }

@@ -14,12 +14,18 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 const ROOTS: [&str; 7] = ["", "src", "lua", "sql", "sql/queries", "tests", "docs"];
 
 /// Documents that describe where each part of the project is.
-const MAPS: [&str; 4] = ["CONTRIBUTING.md", "docs/ARCHITECTURE.md", "docs/GLOSSARY.md", "docs/GUARANTEES.md"];
+const MAPS: [&str; 5] = [
+    "CONTRIBUTING.md",
+    "docs/ARCHITECTURE.md",
+    "docs/GLOSSARY.md",
+    "docs/GUARANTEES.md",
+    "docs/OPERATING.md",
+];
 
 /// Whether a text between backticks names one file or, with a slash at its end, one folder.
 fn is_path(text: &str) -> bool {
     let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
-    let ends = [".rs", ".lua", ".sql", ".md", ".json", ".toml", "/"];
+    let ends = [".rs", ".lua", ".sql", ".md", ".json", ".toml", ".yml", "/"];
     plain && ends.iter().any(|end| text.len() > end.len() && text.ends_with(end))
 }
 
@@ -94,7 +100,8 @@ const NAMES: [(&str, &str); 3] = [
 #[test]
 fn every_text_is_in_plain_words() {
     let mut found = Vec::new();
-    let mut folders = ["src", "lua", "sql", "docs", "tests", "model", "scripts"].map(PathBuf::from).to_vec();
+    let mut folders =
+        ["src", "lua", "sql", "docs", "tests", "model", "scripts", "deploy"].map(PathBuf::from).to_vec();
     let mut files = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Dockerfile", "Makefile"]
         .map(PathBuf::from)
         .to_vec();

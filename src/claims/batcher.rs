@@ -12,6 +12,7 @@ use crate::config;
 use crate::coupons::catalogue::Catalogue;
 use crate::domain::{Claim, ClaimOutcome, Refusal};
 use crate::fence::{Fence, MARKER_CHANGED, Session};
+use crate::logs::{order_step, shows_order_steps};
 use crate::metrics;
 use crate::redis::RedisError;
 use crate::redis::probe::STREAM_IS_FULL;
@@ -89,6 +90,12 @@ impl Batcher {
         } else {
             Ok(session)
         }
+    }
+
+    /// The backlog above which claims are refused.
+    #[must_use]
+    pub fn max_backlog(&self) -> u64 {
+        self.shared.max_backlog
     }
 
     /// Makes one claim and waits for its outcome, at most `CLAIM_DEADLINE` and the timeout of one command.
@@ -211,6 +218,9 @@ async fn send(mut batch: Vec<Waiting>, shared: Arc<Shared>) -> AnsweredBatch {
 
     let (claims, answers): (Vec<Claim>, Vec<_>) = batch.into_iter().map(|w| (w.claim, w.answer)).unzip();
     let outcomes = claim_batch(&shared, &session, deadline, &claims).await;
+    if shows_order_steps() {
+        log_orders(&claims, &outcomes);
+    }
     AnsweredBatch { answers, outcomes }
 }
 
@@ -268,6 +278,26 @@ fn count(outcomes: &[ClaimOutcome]) {
     }
     for (word, count) in counts {
         metrics::CLAIMS.add(word, count);
+    }
+}
+
+fn log_orders(claims: &[Claim], outcomes: &Result<Vec<ClaimOutcome>, Unavailable>) {
+    match outcomes {
+        Ok(outcomes) => {
+            for (Claim { coupon, order, .. }, outcome) in claims.iter().zip(outcomes) {
+                match outcome {
+                    ClaimOutcome::Accepted { .. } => order_step!(order, %coupon, "accepted"),
+                    ClaimOutcome::Held { order, .. } => order_step!(order, %coupon, "claimed again"),
+                    ClaimOutcome::Refused(_) => {}
+                }
+            }
+        }
+        Err(Unavailable::NoAnswer(why)) => {
+            for Claim { coupon, order, .. } in claims {
+                order_step!(order, %coupon, "may be accepted: {why}");
+            }
+        }
+        Err(_) => {}
     }
 }
 

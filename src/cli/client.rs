@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use url::{Host, Url};
 
 use super::WrongUsage;
-use super::output::{print_line, single_line};
+use super::output::{print_line, single_line, with_spinner};
 use crate::config::{self, PAGE_MAX_ROWS, ServerSettings, is_loopback};
 use crate::data_dir::{ADMIN_TOKEN, DataDir, read_secret};
 
@@ -35,6 +35,11 @@ pub struct Client {
     token: Result<HeaderValue, String>,
     json: bool,
 }
+
+/// The server is away, or cannot serve now: the same request may be answered later.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Transient(String);
 
 /// A 2xx answer.
 pub struct Answer {
@@ -114,7 +119,8 @@ impl Client {
     /// # Errors
     /// When the server does not answer, or the answer is not 2xx with a JSON object.
     pub async fn send(&self, request: RequestBuilder) -> anyhow::Result<Answer> {
-        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let sent = with_spinner("the server is working", request.send());
+        let response = sent.await.map_err(|error| self.unreachable(&error))?;
         let status = response.status();
         let text = response.text().await.map_err(|error| self.unreachable(&error))?;
         let body: Option<Value> = serde_json::from_str(&text).ok().filter(Value::is_object);
@@ -149,30 +155,32 @@ impl Client {
                 "{}: check SECKILL_ADMIN_TOKEN, or that SECKILL_DATA_DIR is the server's data directory",
                 describe(status, problem)
             )),
+            _ if status == StatusCode::SERVICE_UNAVAILABLE => Ok(Transient(describe(status, problem)).into()),
             _ => Ok(anyhow!(describe(status, problem))),
         }
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> anyhow::Error {
         let base = &self.base;
-        if is_connection_refused(error) {
-            return anyhow!("no server answers at {base}: start one with `seckill serve` or set SECKILL_URL");
-        }
-        if error.is_connect() {
-            return anyhow!("cannot reach {base}: {}: check SECKILL_URL", root_cause(error));
-        }
-        if error.is_timeout() {
-            return anyhow!(
-                "{base} did not answer in time: it is not known whether the command took effect; you can run it again"
-            );
-        }
         if error.is_builder() {
             return anyhow!("cannot send a request to {base}: {}", root_cause(error));
         }
-        anyhow!(
-            "the connection to {base} broke ({}): it is not known whether the command took effect; you can run it again",
-            root_cause(error)
-        )
+        let why = if is_connection_refused(error) {
+            format!("no server answers at {base}: start one with `seckill serve` or set SECKILL_URL")
+        } else if error.is_connect() {
+            format!("cannot reach {base}: {}: check SECKILL_URL", root_cause(error))
+        } else if error.is_timeout() {
+            format!(
+                "{base} did not answer in time: it is not known whether the command took effect; you can run it again"
+            )
+        } else {
+            format!(
+                "the connection to {base} broke ({}): it is not known whether the command took effect; you can run it \
+                 again",
+                root_cause(error)
+            )
+        };
+        Transient(why).into()
     }
 }
 

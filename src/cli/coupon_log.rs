@@ -1,10 +1,9 @@
 //! `seckill coupon log`: reads a coupon's changes from the audit log and prints a table that fits the terminal.
 
-use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::{Map, Value};
 
 use super::client::{Client, ClientArgs};
-use super::output::{field, single_line};
+use super::output::{Layout, field, single_line};
 use crate::domain::CouponId;
 use crate::printing;
 
@@ -19,18 +18,13 @@ pub async fn run(coupon: &CouponId, client: &ClientArgs) -> anyhow::Result<()> {
 
 /// The newest change is first. Without a width each change is on one line.
 fn log_table(rows: &[Value], width_columns: Option<u16>) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(["AT", "WHO", "ACTION", "CHANGES"]);
-    if let Some(columns) = width_columns {
-        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(columns);
-    }
-    for row in rows {
+    let row = |row: &Value| {
         let [at, who, action] = ["at", "actor", "action"].map(|name| field(row, name));
-        table.add_row([to_seconds(&at), who, action, changes(row).join("\n")]);
-    }
-    // The table style adds blanks at both edges.
-    let lines = table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned());
-    lines.collect::<Vec<_>>().join("\n")
+        vec![to_seconds(&at), who, action, changes(row).join("\n")]
+    };
+    let layout = Layout { width_columns, wraps: &[false, false, false, true] };
+    let rows: Vec<Vec<String>> = rows.iter().map(row).collect();
+    layout.render(Some(&["AT", "WHO", "ACTION", "CHANGES"]), &rows, printing::stdout_takes_colours())
 }
 
 /// An RFC 3339 time in UTC without its fraction of a second.

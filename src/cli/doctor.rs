@@ -3,7 +3,7 @@
 use anyhow::bail;
 use clap::Args;
 
-use super::output::{columns, print_line, single_line};
+use super::output::{Colour, columns, print_line, single_line};
 use super::store_tools;
 use crate::config::{DoctorSettings, StoreSettings};
 use crate::doctor::{self, Finding, Level, Limits};
@@ -53,11 +53,11 @@ fn table(findings: &[Finding], in_colour: bool) -> String {
 
 fn row(finding: &Finding, in_colour: bool) -> Vec<String> {
     let (word, colour) = match finding.level {
-        Level::Green => ("green", 32),
-        Level::Yellow => ("yellow", 33),
-        Level::Red => ("red", 31),
+        Level::Green => ("green", Colour::Green),
+        Level::Yellow => ("yellow", Colour::Yellow),
+        Level::Red => ("red", Colour::Red),
     };
-    let level = if in_colour { format!("\x1b[{colour}m{word}\x1b[0m") } else { word.to_owned() };
+    let level = colour.paint(word, in_colour);
     let what = single_line(&finding.what);
     let text = match &finding.what_to_do {
         Some(what_to_do) => format!("{what} → {}", single_line(what_to_do)),

@@ -1,8 +1,49 @@
-//! Text on stdout: lines, columns, and text of the server without control characters. The commands write the texts.
+//! Text on stdout: lines, columns that fit the terminal, colours, and text of the server without control characters. The
+//! commands write the texts.
 
+use std::future::Future;
+
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
+use indicatif::ProgressBar;
 use serde_json::Value;
 
+use crate::config;
 use crate::printing;
+
+/// A colour or a weight of a terminal (ECMA-48, SGR).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Colour {
+    Bold = 1,
+    Dim = 2,
+    Red = 31,
+    Green = 32,
+    Yellow = 33,
+}
+
+impl Colour {
+    pub fn paint(self, text: &str, in_colour: bool) -> String {
+        if in_colour { format!("\x1b[{}m{text}\x1b[0m", self as u8) } else { text.to_owned() }
+    }
+}
+
+/// Waits for work; on a terminal it shows after two seconds that it waits, and for how long.
+pub async fn with_spinner<T>(what: &'static str, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    if let Ok(done) = tokio::time::timeout(config::CLI_SPINNER_AFTER, &mut work).await {
+        return done;
+    }
+    let spinner = ProgressBar::new_spinner().with_message(what).with_elapsed(config::CLI_SPINNER_AFTER);
+    spinner.set_style(spinner_style());
+    spinner.enable_steady_tick(config::CLI_SPINNER_TICK);
+    let done = work.await;
+    spinner.finish_and_clear();
+    done
+}
+
+fn spinner_style() -> indicatif::ProgressStyle {
+    let style = indicatif::ProgressStyle::with_template("{spinner} {msg}, {elapsed}");
+    style.unwrap_or_else(|_| indicatif::ProgressStyle::default_spinner())
+}
 
 /// Prints one line.
 pub fn print_line(line: &str) -> anyhow::Result<()> {
@@ -40,26 +81,62 @@ pub fn named_row(name: &str, value: String) -> Vec<String> {
     vec![name.to_owned(), value]
 }
 
-/// Columns below a heading, one row for each item.
+/// Columns below a heading, one row for each item. On a terminal long texts are wrapped, and ids stay whole.
 pub fn table<const N: usize>(
     heading: [&str; N],
     items: &[Value],
     row: impl Fn(&Value) -> [String; N],
 ) -> String {
-    let rows = items.iter().map(|item| row(item).to_vec());
-    columns(&std::iter::once(heading.map(str::to_owned).to_vec()).chain(rows).collect::<Vec<_>>())
+    let rows: Vec<Vec<String>> = items.iter().map(|item| row(item).to_vec()).collect();
+    let wraps = heading.map(|name| WRAPPED.contains(&name));
+    let layout = Layout { width_columns: printing::stdout_width_columns(), wraps: &wraps };
+    layout.render(Some(&heading), &rows, printing::stdout_takes_colours())
 }
 
-/// Left-aligned columns, without blanks at the end of a line.
+/// Headings of the columns that may be wrapped.
+const WRAPPED: [&str; 5] = ["TITLE", "ERROR", "CHANGES", "USER", "WHY"];
+
+/// Left-aligned columns, without blanks at the end of a line. On a terminal the last column is wrapped.
 pub fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..count).map(width).collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+    let mut wraps = vec![false; count];
+    if let Some(last) = wraps.last_mut() {
+        *last = true;
+    }
+    Layout { width_columns: printing::stdout_width_columns(), wraps: &wraps }.render(None, rows, false)
+}
+
+/// How columns are laid out.
+pub struct Layout<'a> {
+    /// The terminal's width; `None` for a pipe, whose lines are never wrapped.
+    pub width_columns: Option<u16>,
+    /// For each column, whether its texts may be wrapped. If none may, all may.
+    pub wraps: &'a [bool],
+}
+
+impl Layout<'_> {
+    pub fn render(&self, heading: Option<&[&str]>, rows: &[Vec<String>], in_colour: bool) -> String {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        if let Some(heading) = heading {
+            table.set_header(heading.iter().copied());
+        }
+        table.add_rows(rows.iter().cloned());
+        if let Some(columns) = self.width_columns {
+            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(columns);
+            let any = self.wraps.contains(&true);
+            for (column, &wraps) in table.column_iter_mut().zip(self.wraps) {
+                if any && !wraps {
+                    column.set_constraint(ColumnConstraint::ContentWidth);
+                }
+            }
+        }
+        // The table style adds blanks at both edges.
+        let lines = table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned());
+        let lines = lines.enumerate().map(|(number, line)| match heading {
+            Some(_) if number == 0 => Colour::Bold.paint(&line, in_colour),
+            _ => line,
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
 }

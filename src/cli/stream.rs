@@ -8,11 +8,14 @@ use serde_json::Value;
 
 use super::client::{Client, ClientArgs};
 use super::output::{columns, field, named_row, table};
+use super::stream_tail::{self, TailArgs};
 
 #[derive(Subcommand)]
 pub enum StreamCommand {
     /// Show the backlog, pending entries, consumers, and whether claims are accepted
     Status(ClientArgs),
+    /// Follow the order events: what each one means, and what becomes of it
+    Tail(TailArgs),
 }
 
 pub async fn run(command: StreamCommand) -> anyhow::Result<()> {
@@ -22,6 +25,7 @@ pub async fn run(command: StreamCommand) -> anyhow::Result<()> {
             let answer = client.get("/v1/admin/stream", &[]).await?;
             client.print(&answer, status)
         }
+        StreamCommand::Tail(args) => stream_tail::run(args).await,
     }
 }
 

@@ -360,6 +360,13 @@ pub const STOP_FORCED_EXIT_AFTER: Duration = Duration::from_millis(6_800);
 /// From the first byte sent to the last byte of the answer.
 pub const CLI_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 pub const CLI_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often `stream tail` reads.
+pub const CLI_TAIL_INTERVAL: Duration = Duration::from_millis(300);
+/// Entries that are not acknowledged and that `stream tail` follows; it says nothing more about older ones.
+pub const CLI_TAIL_MAX_OPEN: usize = 1_000;
+/// A command that waits longer for its server shows on a terminal that it waits.
+pub const CLI_SPINNER_AFTER: Duration = Duration::from_secs(2);
+pub const CLI_SPINNER_TICK: Duration = Duration::from_millis(100);
 /// A reconcile of millions of claims takes minutes.
 pub const CLI_RECONCILE_TIMEOUT: Duration = Duration::from_mins(10);
 /// Ten years; a longer lifetime is most likely a mistaken unit.

@@ -77,7 +77,8 @@ async fn check(
     if has_tables {
         findings.push(check_query("outbox", health::outbox(&mut *connection), outbox).await?);
         findings.push(check_query("sweeper", health::overdue(&mut *connection), sweeper).await?);
-        findings.push(check_query("dead-letters", health::unseen_letters(connection), dead_letters).await?);
+        let unseen = health::unseen_letters(&mut *connection);
+        findings.push(check_query("dead-letters", unseen, dead_letters).await?);
         findings.push(check_query("publications", health::unpublished(connection), publications).await?);
         findings.push(check_query("postgres-stock", health::stock_drift(connection), stock).await?);
     }

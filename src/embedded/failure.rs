@@ -32,7 +32,8 @@ pub fn without_log_lines(reason: &str) -> &str {
     reason.split(LAST_LINES).next().unwrap_or_default()
 }
 
-/// An exit status in words.
-pub fn describe(status: std::io::Result<ExitStatus>) -> String {
-    status.map_or_else(|e| e.to_string(), |status| status.to_string())
+/// An exit status in words; it is unknown of a server that an earlier program has started.
+pub fn describe(status: std::io::Result<Option<ExitStatus>>) -> String {
+    let known = |status: ExitStatus| status.to_string();
+    status.map_or_else(|e| e.to_string(), |status| status.map_or_else(|| "it was adopted".into(), known))
 }

@@ -1,29 +1,81 @@
 //! One start of a store: stops processes that an earlier run left, starts the server and waits until it is ready.
 //! `supervise.rs` decides when a store is started again.
 
-use std::process::Stdio;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{ExitStatus, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rustix::process::PidfdFlags;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
+use super::process::{Process, Role};
 use super::store::Store;
 use super::{failure, stopping};
 use crate::config;
 
 /// A running server. A drop requests its stop, without waiting for it.
 pub struct Running {
-    pub child: Child,
+    server: Server,
     stop_signal: Signal,
 }
 
+enum Server {
+    Child(Child),
+    /// An earlier program started it. The descriptor is readable once it has ended (`pidfd_open(2)`).
+    Adopted {
+        /// `None` once it has ended: the id may then belong to another process.
+        pid: Option<Pid>,
+        descriptor: OwnedFd,
+    },
+}
+
 impl Running {
+    /// A server that an earlier program has left running for this one.
+    ///
+    /// # Errors
+    /// When no process of the store has this id.
+    pub fn adopt<S: Store>(store: &S, pid: Pid) -> Result<Self> {
+        let id = rustix::process::Pid::from_raw(pid.as_raw()).context("it is no process id")?;
+        // First: the id then stays that of the process that is looked at.
+        let descriptor = rustix::process::pidfd_open(id, PidfdFlags::empty())?;
+        ensure!(store.role_of(&Process::read(pid)) == Some(Role::Main), "it is no server of this folder");
+        Ok(Self { server: Server::Adopted { pid: Some(pid), descriptor }, stop_signal: store.stop_signal() })
+    }
+
     /// `None` once it has ended.
     pub fn pid(&self) -> Option<Pid> {
-        self.child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw)
+        match &self.server {
+            Server::Child(child) => child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw),
+            Server::Adopted { pid, .. } => *pid,
+        }
+    }
+
+    /// Waits until it has ended; `None` for the status of a server that another process started.
+    pub async fn wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        match &mut self.server {
+            Server::Child(child) => child.wait().await.map(Some),
+            Server::Adopted { pid, descriptor } => {
+                while !is_readable(descriptor)? {
+                    sleep(config::STORE_ADOPTED_POLL).await;
+                }
+                *pid = None;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Leaves the server running for another program; returns its id.
+    pub fn leave(self) -> Option<Pid> {
+        let pid = self.pid();
+        // Without the drop, which would stop it.
+        std::mem::forget(self);
+        pid
     }
 }
 
@@ -35,6 +87,11 @@ impl Drop for Running {
             warn!(error = %e, process.pid = pid.as_raw(), "could not signal process {pid}");
         }
     }
+}
+
+fn is_readable(descriptor: &OwnedFd) -> io::Result<bool> {
+    let mut polled = [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)];
+    Ok(poll(&mut polled, PollTimeout::ZERO)? > 0)
 }
 
 /// Starts the server once and returns when it is ready.
@@ -54,10 +111,10 @@ pub async fn start_once<S: Store>(store: &S) -> Result<Running> {
     let child = command
         .spawn()
         .with_context(|| format!("cannot run {}", command.as_std().get_program().display()))?;
-    let mut running = Running { child, stop_signal: store.stop_signal() };
+    let mut running = Running { server: Server::Child(child), stop_signal: store.stop_signal() };
     let ready = tokio::select! {
         ready = wait_until_ready(store) => ready,
-        status = running.child.wait() => {
+        status = running.wait() => {
             let (status, reason) = (failure::describe(status), failure::reason(store));
             bail!("{} ended while starting ({status}): {reason}", store.name());
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use backon::{BackoffBuilder, ExponentialBuilder};
+use nix::unistd::Pid;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -23,8 +24,17 @@ use crate::{config, disk};
 pub struct Supervisor {
     stop: CancellationToken,
     /// Set before `stop` is cancelled.
-    deadline: Arc<OnceLock<Instant>>,
-    task: JoinHandle<Option<Result<()>>>,
+    end: Arc<OnceLock<End>>,
+    task: JoinHandle<Option<Result<Option<Pid>>>>,
+}
+
+/// How the supervision of a store ends.
+#[derive(Clone, Copy)]
+enum End {
+    /// The store stops until then.
+    StopBy(Instant),
+    /// The store stays for another program.
+    Leave,
 }
 
 impl Supervisor {
@@ -43,23 +53,57 @@ impl Supervisor {
                 _ => stopped.map(|_| None),
             };
         };
-        let (stop, deadline) = (CancellationToken::new(), Arc::new(OnceLock::new()));
+        Ok(Some(Self::supervise(store, Some(running), tasks)))
+    }
+
+    /// Supervises a server that an earlier program has left running. Without one, or if the id is not that of a server
+    /// of the store, starts a new server, after it has stopped what is left in the folder.
+    pub fn adopt<S: Store>(store: S, pid: Option<i32>, tasks: &Tasks) -> Self {
+        let running = pid.and_then(|pid| {
+            let adopted = Running::adopt(&store, Pid::from_raw(pid));
+            let name = store.name();
+            adopted
+                .inspect_err(|error| {
+                    warn!(
+                        store.name = name,
+                        "process {pid} cannot be adopted, {name} starts again: {error:#}"
+                    );
+                })
+                .ok()
+        });
+        Self::supervise(store, running, tasks)
+    }
+
+    fn supervise<S: Store>(store: S, mut running: Option<Running>, tasks: &Tasks) -> Self {
+        let (stop, end) = (CancellationToken::new(), Arc::new(OnceLock::new()));
         let name = format!("supervisor of {}", store.name());
-        let (store, mut running) = (Arc::new(store), Some(running));
-        let (stopped, by) = (stop.clone(), deadline.clone());
+        let store = Arc::new(store);
+        let (stopped, how) = (stop.clone(), end.clone());
         // After a panic, the next run of this task has no server: the drop of `Running` has stopped the old one. It
         // starts a new one.
-        let make = move || keep_running(store.clone(), running.take(), stopped.clone(), by.clone());
+        let make = move || keep_running(store.clone(), running.take(), stopped.clone(), how.clone());
         let task = tokio::spawn(tasks.supervise(&name, Some(config::TASK_MAX_IDLE), &stop, make));
-        Ok(Some(Self { stop, deadline, task }))
+        Self { stop, end, task }
     }
 
     /// Stops the store and waits until all its processes have ended.
     ///
     /// # Errors
     /// When the server did not stop cleanly, or a process is still there at the deadline.
-    pub async fn stop_by(mut self, deadline: Instant) -> Result<()> {
-        self.deadline.get_or_init(|| deadline);
+    pub async fn stop_by(self, deadline: Instant) -> Result<()> {
+        self.end_with(End::StopBy(deadline)).await.map(drop)
+    }
+
+    /// Leaves the store running for another program; returns the id of its process, if it runs now.
+    ///
+    /// # Errors
+    /// When the task has failed; then the store stops.
+    pub async fn leave(self) -> Result<Option<Pid>> {
+        self.end_with(End::Leave).await
+    }
+
+    async fn end_with(mut self, end: End) -> Result<Option<Pid>> {
+        self.end.get_or_init(|| end);
         self.stop.cancel();
         let outcome = (&mut self.task).await.context("the task that supervises a store failed")?;
         outcome.context("the task that supervises a store panicked")?
@@ -77,29 +121,30 @@ async fn keep_running<S: Store>(
     store: Arc<S>,
     mut running: Option<Running>,
     stop: CancellationToken,
-    deadline: Arc<OnceLock<Instant>>,
-) -> Result<()> {
+    end: Arc<OnceLock<End>>,
+) -> Result<Option<Pid>> {
     let store = &*store;
-    let timeouts = || {
-        let default = Instant::now() + config::STORES_STOP_TIMEOUT;
-        StopTimeouts::until(deadline.get().copied().unwrap_or(default))
-    };
+    let end =
+        || end.get().copied().unwrap_or_else(|| End::StopBy(Instant::now() + config::STORES_STOP_TIMEOUT));
     let mut delays = restart_delays();
     loop {
         let mut server = match running.take() {
             Some(server) => server,
             None => match stop.run_until_cancelled(restart(store, &mut delays)).await {
                 Some(server) => server,
-                None => return stopping::stop_all(store, None, timeouts()).await.map(drop),
+                None => return end_without_server(store, end()).await,
             },
         };
         let started = Instant::now();
         let Some(status) = stop.run_until_cancelled(wait_for_end(store, &mut server)).await else {
-            return stop_server(store, server, timeouts()).await;
+            return match end() {
+                End::Leave => Ok(server.leave()),
+                End::StopBy(deadline) => stop_server(store, server, StopTimeouts::until(deadline)).await,
+            };
         };
         drop(server);
         let name = store.name();
-        if matches!(&status, Ok(status) if status.success()) {
+        if matches!(&status, Ok(Some(status)) if status.success()) {
             info!(store.name = name, "{name} was told to stop and is started again");
         } else {
             let (status, reason) = (failure::describe(status), failure::reason(store));
@@ -112,11 +157,11 @@ async fn keep_running<S: Store>(
 }
 
 /// Waits until the server ends; keeps the size of its log bounded.
-async fn wait_for_end<S: Store>(store: &S, server: &mut Running) -> std::io::Result<ExitStatus> {
+async fn wait_for_end<S: Store>(store: &S, server: &mut Running) -> std::io::Result<Option<ExitStatus>> {
     let mut checks = interval(config::STORE_LOG_CHECK_INTERVAL);
     loop {
         tokio::select! {
-            status = server.child.wait() => return status,
+            status = server.wait() => return status,
             _ = checks.tick() => {
                 if let Err(e) = store.log().truncate_if_large() {
                     warn!(error = %e, store.name = store.name(), "could not truncate {}", store.log().path().display());
@@ -173,11 +218,22 @@ fn restart_delays() -> impl Iterator<Item = Duration> + Send {
         .build()
 }
 
-async fn stop_server<S: Store>(store: &S, mut server: Running, timeouts: StopTimeouts) -> Result<()> {
+async fn end_without_server<S: Store>(store: &S, end: End) -> Result<Option<Pid>> {
+    if let End::StopBy(deadline) = end {
+        stopping::stop_all(store, None, StopTimeouts::until(deadline)).await?;
+    }
+    Ok(None)
+}
+
+async fn stop_server<S: Store>(
+    store: &S,
+    mut server: Running,
+    timeouts: StopTimeouts,
+) -> Result<Option<Pid>> {
     stopping::stop_all(store, server.pid(), timeouts).await?;
-    let status = server.child.wait().await.with_context(|| format!("cannot wait for {}", store.name()))?;
-    if !status.success() {
+    let status = server.wait().await.with_context(|| format!("cannot wait for {}", store.name()))?;
+    if let Some(status) = status.filter(|status| !status.success()) {
         bail!("{} did not stop cleanly ({status}): {}", store.name(), failure::reason(store));
     }
-    Ok(())
+    Ok(None)
 }

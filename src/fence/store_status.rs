@@ -1,5 +1,7 @@
 //! The state of each store and of the fence that compares them, for `/readyz?verbose`.
 
+use std::path::Path;
+
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
 use utoipa::ToSchema;
@@ -44,6 +46,8 @@ pub struct Queues {
     pub overdue: Waiting,
     /// The number of reserved orders, which wait for their confirm.
     pub reserved: i64,
+    /// Dead letters that no operator has replayed or discarded.
+    pub dead_letters: i64,
 }
 
 impl Stores {
@@ -79,9 +83,24 @@ impl Stores {
         let read = async move {
             let outbox = health::outbox(&pool).await?;
             let overdue = health::overdue(&pool).await?;
-            Ok(Queues { outbox, overdue, reserved: health::reserved(&pool).await? })
+            let reserved = health::reserved(&pool).await?;
+            Ok(Queues { outbox, overdue, reserved, dead_letters: health::unseen_letters(&pool).await? })
         };
         postgres::with_timeout(config::PROBE_INTERVAL, read).await
+    }
+
+    /// The key of the order stream in Redis.
+    #[must_use]
+    pub fn stream_key(&self) -> &str {
+        &self.redis.keys.orders
+    }
+
+    /// The embedded stores, each with the free bytes of its disk; nothing for servers of the operator.
+    #[must_use]
+    pub fn free_bytes(&self) -> Vec<(&'static str, u64)> {
+        let folders = [("redis", self.redis.store_folder()), ("postgres", self.postgres.store_folder())];
+        let space = |(store, folder): (_, Option<&Path>)| Some((store, disk::space(folder?)?.free_bytes));
+        folders.into_iter().filter_map(space).collect()
     }
 
     async fn redis(&self) -> Result<(), String> {

@@ -1,4 +1,4 @@
-//! The admin's addresses for the program as a whole: the state of the order stream, and reconciling.
+//! The admin's addresses for the program as a whole: the order stream, and reconciling.
 
 use std::sync::Arc;
 
@@ -7,15 +7,35 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::Api;
-use super::answer::json;
+use super::answer::{List, json};
 use super::problem::{Answer, Code, Problem};
-use super::request::Request;
+use super::request::{Page, Request, query_field};
+use crate::orders::stream_entries::{self, EntryId, Selection};
 use crate::orders::stream_status;
 
 /// `GET /v1/admin/stream`
 pub async fn stream(api: &Api, request: Request) -> Answer {
     api.auth.admin(&request.headers)?;
     Ok(json(StatusCode::OK, &stream_status::read(&api.fence).await?))
+}
+
+/// `GET /v1/admin/stream/entries`: entries of the order stream, oldest first; with `newest=true` the newest ones.
+pub async fn entries(api: Arc<Api>, request: Request) -> Answer {
+    api.auth.admin(&request.headers)?;
+    let fields = request.query_fields();
+    let page: Page<EntryId> = Page::read(&fields)?;
+    let newest: Option<bool> = query_field(&fields, "newest")?;
+    let (selection, rows) = match (page.after.clone(), newest.unwrap_or_default()) {
+        (Some(_), true) => return Err(Problem::bad_request("send `after` or `newest`, not both")),
+        // Nothing is newer: there is no next page.
+        (None, true) => (Selection::Newest, page.limit),
+        (Some(after), false) => (Selection::After(after), page.rows()),
+        (None, false) => (Selection::FromStart, page.rows()),
+    };
+    let rows = usize::try_from(rows).unwrap_or(usize::MAX);
+    let mut items = stream_entries::read(&api.fence, &api.postgres, selection, rows).await?;
+    let next = page.cut(&mut items, |item| item.id().to_owned());
+    Ok(json(StatusCode::OK, &List::page(items, next)))
 }
 
 #[derive(Deserialize, ToSchema)]

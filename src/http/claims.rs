@@ -1,6 +1,7 @@
 //! Makes claims, and shows their orders.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::InvalidHeaderValue;
@@ -19,6 +20,7 @@ use crate::claims::claim::Claimed;
 use crate::domain::{
     CouponId, IdempotencyKey, InvalidId, Order, OrderId, OrderStatus, Refusal, UserId, rfc3339,
 };
+use crate::metrics;
 use crate::orders::lookup::FoundOrder;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -102,8 +104,29 @@ pub async fn claim_on_behalf(api: &Api, coupon: &str, mut request: Request) -> A
     make_claim(api, coupon, user, key, &request.headers).await.map(|(_, response)| response)
 }
 
-/// Makes the claim; returns its order with the response.
+/// Makes the claim; returns its order with the response. The time that it takes is measured.
 pub async fn make_claim(
+    api: &Api,
+    coupon: CouponId,
+    user: UserId,
+    key: Option<IdempotencyKey>,
+    headers: &HeaderMap,
+) -> Result<(OrderId, Response<Content>), Problem> {
+    let begun = Instant::now();
+    let made = answer_claim(api, coupon, user, key, headers).await;
+    let status = made.as_ref().map_or_else(|problem| problem.code.status(), |(_, answer)| answer.status());
+    let answer = match status {
+        StatusCode::ACCEPTED => "accepted",
+        StatusCode::CREATED => "recorded",
+        StatusCode::OK => "held",
+        status if status.is_server_error() => "unavailable",
+        _ => "refused",
+    };
+    metrics::CLAIM_DURATION.observe_since(answer, begun);
+    made
+}
+
+async fn answer_claim(
     api: &Api,
     coupon: CouponId,
     user: UserId,

@@ -16,6 +16,7 @@ use super::problem::{Answer, Code, Problem};
 use super::request::{Page, Request, RowNumber, segment};
 use crate::config;
 use crate::domain::{CouponId, IdempotencyKey, Order, OrderId, UserId};
+use crate::logs::order_step;
 use crate::postgres::dead_letters::{self, DeadLetter, decode_fields};
 
 #[derive(Serialize, ToSchema)]
@@ -86,6 +87,9 @@ pub async fn replay(api: Arc<Api>, id: &str, mut request: Request) -> Answer {
     let key = key.or_else(|| format!("replay-{}", letter.id).parse().ok());
     let (order, response) = make_claim(&api, coupon.clone(), user, key, &request.headers).await?;
     dead_letters::mark_replaced(&api.postgres.pool, letter.id, &coupon, order, &origin).await?;
+    if let Some(rejected) = letter.order_id.map(OrderId) {
+        order_step!(rejected, replaced_by = %order, "replayed");
+    }
     Ok(response)
 }
 

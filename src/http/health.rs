@@ -6,11 +6,11 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use serde_json::{Value, json as value};
 
-use super::Api;
 use super::answer::json;
 use super::problem::{Answer, Problem};
 use super::request::Request;
-use crate::metrics::{self, Gauge};
+use super::{Api, gauges};
+use crate::metrics;
 use crate::tasks::Tasks;
 
 /// `GET /livez`: 200 if every task that lives as long as the program works. The answer does not depend on the stores.
@@ -59,20 +59,7 @@ pub async fn readyz(api: Arc<Api>, request: Request) -> Answer {
 /// `GET /metrics`: Prometheus text. Except over loopback, it requires the admin token.
 pub async fn metrics(api: Arc<Api>, request: Request) -> Answer {
     admit(&api, &request)?;
-    let session = api.fence.session();
-    metrics::FENCE_UP.set_bool(session.is_ok());
-    if let Ok(session) = session {
-        metrics::FENCE_EPOCH.set_count(session.number());
-    }
-    metrics::BACKLOG_EVENTS.set_count(api.fence.backlog());
-    let queues = api.stores.queues().await.ok();
-    let set = |gauge: &Gauge, number: Option<i64>| {
-        gauge.set(number.map_or(f64::NAN, |number| metrics::count_as_f64(number.unsigned_abs())));
-    };
-    set(&metrics::OUTBOX_ROWS, queues.as_ref().map(|queues| queues.outbox.rows));
-    set(&metrics::OUTBOX_OLDEST, queues.as_ref().map(|queues| queues.outbox.oldest_seconds));
-    set(&metrics::SWEEPER_LAG, queues.as_ref().map(|queues| queues.overdue.oldest_seconds));
-    set(&metrics::ORDERS_RESERVED, queues.as_ref().map(|queues| queues.reserved));
+    gauges::read(&api).await;
     let mut response = Response::new(Bytes::from(metrics::render()).into());
     let headers = response.headers_mut();
     headers

@@ -19,7 +19,7 @@ use super::{
     Api, ApiSlot, admin, admin_coupons, admin_waitlist, audit, claims, coupons, dead_letters, detached,
     events, head, health, order, orders, pages, sign_in, waitlist,
 };
-use crate::config;
+use crate::{config, metrics};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -78,6 +78,7 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
         (["v1", "admin", "audit"], "GET") => audit::list(api, request).boxed(),
         (["v1", "admin", "events"], "GET") => ready(events::operations(&api, &request)).boxed(),
         (["v1", "admin", "stream"], "GET") => admin::stream(&api, request).boxed(),
+        (["v1", "admin", "stream", "entries"], "GET") => admin::entries(api, request).boxed(),
         (["v1", "admin", "reconcile"], "POST") => admin::reconcile(api, request).boxed(),
         (["v1", "admin", "reconcile"], _) => not_allowed("POST"),
         (["v1", "admin", "dead"], "GET") => dead_letters::list(api, request).boxed(),
@@ -85,6 +86,7 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
         (
             ["v1", "admin", "orders" | "audit" | "events" | "stream" | "dead"]
             | ["v1", "admin", "dead", _]
+            | ["v1", "admin", "stream", "entries"]
             | ["v1", "admin", "coupons", _, "waitlist"],
             _,
         ) => not_allowed("GET, HEAD"),
@@ -150,6 +152,7 @@ fn filter(
 
 async fn answer(slot: Arc<ApiSlot>, request: Request) -> warp::reply::Response {
     let id = request.id.clone();
+    let is_counted = request.path.starts_with("/v1/");
     // A claim and a rebuild use no pooled connection to Postgres; all other work must outlive its client.
     let is_claim = request.method == Method::POST && request.path.starts_with("/v1/coupons/");
     let answer = match head::check(&request).and_then(|()| slot.api()) {
@@ -167,6 +170,9 @@ async fn answer(slot: Arc<ApiSlot>, request: Request) -> warp::reply::Response {
     };
     let mut response = answer.unwrap_or_else(|problem| problem.render(id.to_str().unwrap_or_default()));
     response.headers_mut().insert(REQUEST_ID, id);
+    if is_counted {
+        metrics::HTTP_REQUESTS.add_or_other(response.status().as_str(), 1);
+    }
     into_warp(response)
 }
 

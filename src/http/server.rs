@@ -5,9 +5,10 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
-use http::header;
+use http::{HeaderValue, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,6 +23,8 @@ use super::socket::{Pace, PacedStream};
 use super::{ApiSlot, routes};
 use crate::config;
 
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+
 /// Listens with a queue that is long enough for the second in which a sale opens: the kernel drops further connections,
 /// and clients retry after a second.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -31,23 +34,35 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(config::HTTP_LISTEN_QUEUE_CONNECTIONS)
 }
 
+/// The request to stop serving.
+#[derive(Clone, Default)]
+pub struct ServeStop {
+    pub token: CancellationToken,
+    /// Another process accepts on the same socket: no client may notice the end. Set before the token is cancelled.
+    is_handed_over: Arc<AtomicBool>,
+}
+
+impl ServeStop {
+    /// Requests a stop in which every client has time to change to the other process.
+    pub fn hand_over(&self) {
+        self.is_handed_over.store(true, Ordering::SeqCst);
+        self.token.cancel();
+    }
+}
+
 /// Serves until `stop`, then finishes the requests in progress, for at most `SHUTDOWN_GRACE`.
-pub async fn serve(
-    listener: TcpListener,
-    api: Arc<ApiSlot>,
-    max_connections: usize,
-    stop: CancellationToken,
-) {
+pub async fn serve(listener: TcpListener, api: Arc<ApiSlot>, max_connections: usize, stop: ServeStop) {
     let service = warp::service(routes::service(api));
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(max_connections));
+    let phases = Phases { leaving: stop.token.clone(), closing: CancellationToken::new() };
     {
         let mut accepting = std::pin::pin!(async {
             loop {
                 match accept(&listener, &slots).await {
                     Ok((stream, permit)) => {
                         let watcher = graceful.watcher();
-                        tokio::spawn(connection(stream, service.clone(), watcher, permit, stop.clone()));
+                        tokio::spawn(connection(stream, service.clone(), watcher, permit, phases.clone()));
                     }
                     Err(error) => {
                         tracing::warn!("cannot accept a connection: {error:#}");
@@ -58,15 +73,41 @@ pub async fn serve(
         });
         tokio::select! {
             () = &mut accepting => {}
-            () = stop.cancelled() => {}
+            () = stop.token.cancelled() => {}
         }
-        // Serves connections that the kernel accepted before the stop, instead of resetting them.
-        tokio::time::timeout(config::SHUTDOWN_ACCEPT_GRACE, accepting).await.unwrap_or_default();
+        if stop.is_handed_over.load(Ordering::SeqCst) {
+            drain(&slots, max_connections).await;
+            phases.closing.cancel();
+        } else {
+            phases.closing.cancel();
+            // Serves connections that the kernel accepted before the stop, instead of resetting them.
+            tokio::time::timeout(config::SHUTDOWN_ACCEPT_GRACE, accepting).await.unwrap_or_default();
+        }
     }
     drop(listener);
     if tokio::time::timeout(config::SHUTDOWN_GRACE, graceful.shutdown()).await.is_err() {
         tracing::warn!("some requests had not ended after {:?}", config::SHUTDOWN_GRACE);
     }
+}
+
+/// How far the stop is, for the connections.
+#[derive(Clone)]
+struct Phases {
+    /// Each answer asks its client to connect anew.
+    leaving: CancellationToken,
+    /// Connections without a request are closed.
+    closing: CancellationToken,
+}
+
+/// Waits until the clients have closed their connections, for at most `HANDOVER_DRAIN`.
+async fn drain(slots: &Semaphore, max_connections: usize) {
+    let closed = async {
+        // One slot may belong to the accept loop, which waits for a connection.
+        while slots.available_permits() + 1 < max_connections {
+            tokio::time::sleep(config::HANDOVER_DRAIN_POLL).await;
+        }
+    };
+    tokio::time::timeout(config::HANDOVER_DRAIN, closed).await.unwrap_or_default();
 }
 
 async fn accept(
@@ -84,7 +125,7 @@ async fn connection<S>(
     service: S,
     watcher: Watcher,
     _permit: OwnedSemaphorePermit,
-    stop: CancellationToken,
+    phases: Phases,
 ) where
     S: Service<http::Request<Incoming>, Response = warp::reply::Response, Error = Infallible, Future: Send>
         + Clone
@@ -105,7 +146,7 @@ async fn connection<S>(
                 return;
             }
         }
-        () = stop.cancelled() => {
+        () = phases.closing.cancelled() => {
             // A request may have arrived before the stop.
             if !matches!(tokio::time::timeout(config::SHUTDOWN_ACCEPT_GRACE, stream.peek(&mut byte)).await, Ok(Ok(1))) {
                 return;
@@ -116,6 +157,7 @@ async fn connection<S>(
     Box::pin(async move {
         let pace = Arc::new(Pace::default());
         let of_requests = pace.clone();
+        let Phases { leaving, closing } = phases;
         let with_arrival = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
             let arrival = Arrival { peer, version: request.version() };
             request.extensions_mut().insert(arrival);
@@ -127,9 +169,14 @@ async fn connection<S>(
                 || request.headers().get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
             let (pace, mut service) = (of_requests.clone(), service.clone());
             // Boxed: hyper reserves room for this future on each connection, also between requests.
+            let leaving = leaving.clone();
             Box::pin(async move {
                 let _answering = pace.begin(has_body).await;
-                service.call(request).await
+                let mut response = service.call(request).await;
+                if let (Ok(response), true) = (&mut response, leaving.is_cancelled()) {
+                    response.headers_mut().insert(header::CONNECTION, CLOSE);
+                }
+                response
             })
         });
         let connection = http1::Builder::new()
@@ -139,7 +186,7 @@ async fn connection<S>(
             // Without this, hyper reads while a claim waits, and allocates 8 KiB for each read.
             .half_close(true)
             .writev(false)
-            .serve_connection(TokioIo::new(PacedStream::new(stream, pace, stop)), with_arrival);
+            .serve_connection(TokioIo::new(PacedStream::new(stream, pace, closing)), with_arrival);
         if let Err(error) = watcher.watch(connection).await {
             tracing::debug!("connection of {peer}: {error}");
         }

@@ -99,6 +99,12 @@ pub fn idempotency_key() -> RefOr<Schema> {
     text().pattern(Some(pattern)).examples(["cart-7"]).into()
 }
 
+/// The id of an entry of the order stream.
+pub fn entry_id() -> RefOr<Schema> {
+    let number = "[0-9]{1,19}";
+    text().pattern(Some(format!("^{number}-{number}$"))).examples(["1795528800318-0"]).into()
+}
+
 /// A list of an object's fields before or after a change.
 pub fn fields() -> RefOr<Schema> {
     let any = AdditionalProperties::FreeForm(true);

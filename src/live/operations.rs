@@ -23,7 +23,7 @@ use crate::domain::{CouponId, CouponSnapshot, rfc3339};
 use crate::fence::store_status::Stores;
 use crate::fence::{Fence, StoreError};
 use crate::metrics::readings::Readings;
-use crate::metrics::{self, DRIFT, RECONCILE_LAST};
+use crate::metrics::{self, DRIFT, DRIFT_KINDS, RECONCILE_LAST};
 use crate::orders::stream_status::{self, StreamStatus, StreamView};
 use crate::postgres::{self, Postgres, health};
 use crate::tasks::Tasks;
@@ -247,7 +247,7 @@ fn oldest_ms(view: &StreamView) -> Option<i64> {
 
 /// The differences of the last comparison by this process.
 fn drift(readings: &Readings) -> Value {
-    let kinds: BTreeMap<&str, u64> = DRIFT.read(readings).collect();
+    let kinds: BTreeMap<&str, u64> = DRIFT.read(readings, DRIFT_KINDS).collect();
     let compared = RECONCILE_LAST.read(readings).filter(|&seconds| seconds > 0.0);
     #[expect(clippy::cast_possible_truncation, reason = "a time in this century")]
     let compared_at = compared.map(|seconds| rfc3339((seconds * 1000.0) as i64));

@@ -1,4 +1,4 @@
-//! Reads this process's own metrics back from the exporter's text: the recorder has no other way to ask for a value.
+//! Reads this process's own metrics back from their text, all of one moment.
 
 use std::collections::HashMap;
 

@@ -12,6 +12,7 @@ use crate::config;
 use crate::domain::OrderId;
 use crate::fence::wal_position::read_position;
 use crate::fence::{Fence, StoreError};
+use crate::logs::{order_step, shows_order_steps};
 use crate::metrics;
 use crate::postgres::expiry::{self, ExpireOutcome, Overdue};
 use crate::postgres::{PgConnection, Postgres, PostgresError, outbox};
@@ -41,12 +42,21 @@ impl Expiry {
         let session = self.fence.require_session()?;
         let position = read_position(&self.fence, &session).await?;
         let epoch = session.epoch.as_str();
-        let expired =
-            self.run(async |connection| expiry::expire(connection, epoch, &position, which).await).await?;
+        let expired = self
+            .run(async |connection| {
+                let work = expiry::expire(connection, epoch, &position, which);
+                metrics::TRANSACTION_DURATION.time("expire", work).await
+            })
+            .await?;
         match expired {
             ExpireOutcome::Expired(orders) => {
-                metrics::ORDERS_EXPIRED.add(orders as u64);
-                Ok(orders)
+                metrics::ORDERS_EXPIRED.add(orders.len() as u64);
+                if shows_order_steps() {
+                    for order in &orders {
+                        order_step!(order, "expired");
+                    }
+                }
+                Ok(orders.len())
             }
             ExpireOutcome::Fenced => Err(StoreError::Fenced),
         }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use crate::config;
 use crate::domain::CouponId;
 use crate::fence::{Fence, Session, StoreError, wal_position};
+use crate::logs::{order_step, shows_order_steps};
 use crate::metrics;
 use crate::postgres::Postgres;
 use crate::postgres::outbox::{self, OutboxRow};
@@ -66,13 +67,16 @@ pub async fn release(
     fence: &Fence,
     session: &Session,
     coupon: &CouponId,
-    units: &[EndedUnit],
+    asked: &[EndedUnit],
 ) -> Result<Vec<Released>, StoreError> {
-    match script::release(&session.redis, &session.ready, coupon, units).await {
+    match script::release(&session.redis, &session.ready, coupon, asked).await {
         Ok(ReleaseOutcome::Done { units, served }) => {
             let returned = units.iter().filter(|released| **released == Released::Released);
             metrics::UNITS_RETURNED.add(returned.count() as u64);
             metrics::WAITLIST_SERVED.add(u64::try_from(served).unwrap_or(0));
+            if shows_order_steps() {
+                log_returned(coupon, asked, &units);
+            }
             Ok(units)
         }
         Ok(ReleaseOutcome::Fenced) => {
@@ -86,6 +90,16 @@ pub async fn release(
         Err(error) => {
             fence.redis_failed(&session.epoch, &error);
             Err(error.into())
+        }
+    }
+}
+
+fn log_returned(coupon: &CouponId, asked: &[EndedUnit], units: &[Released]) {
+    for (EndedUnit { order, .. }, released) in asked.iter().zip(units) {
+        match released {
+            Released::Released => order_step!(order, %coupon, "unit returned"),
+            Released::NotHeld => order_step!(order, %coupon, "unit was returned before"),
+            Released::TooEarly => order_step!(order, %coupon, "unit waits for the lower total"),
         }
     }
 }

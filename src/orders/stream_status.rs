@@ -3,10 +3,12 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use std::time::{Duration, Instant};
+
 use crate::fence::{Fence, StoreError};
-use crate::redis::keys::GROUP;
+pub use crate::redis::keys::GROUP;
 use crate::redis::order_stream::{self as stream, ConsumerInfo, GroupInfo};
-use crate::redis::server_info;
+use crate::redis::{health, server_info};
 
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
@@ -46,6 +48,43 @@ pub struct StreamView {
     /// Every group of the stream, including those of other programs.
     pub groups: Vec<GroupInfo>,
     pub fence: FenceView,
+}
+
+/// The numbers of the stream for the metrics. Cheap to read, however long the stream is.
+pub struct StreamNumbers {
+    pub length: i64,
+    /// Groups of the stream, those of other programs included.
+    pub groups: i64,
+    pub lag: i64,
+    pub pending: i64,
+    pub consumers: i64,
+    /// Connections of workers; `None` if Redis does not tell.
+    pub workers: Option<u64>,
+    /// Age of the oldest event that is not acknowledged; zero without one.
+    pub oldest: Duration,
+}
+
+/// Reads the stream's numbers.
+///
+/// # Errors
+/// If the fence is down or Redis does not answer.
+pub async fn numbers(fence: &Fence) -> Result<StreamNumbers, StoreError> {
+    let session = fence.require_session()?;
+    let redis = &session.redis;
+    let groups = stream::groups(redis).await?;
+    let ours = groups.iter().find(|group| group.name == GROUP).cloned().unwrap_or_default();
+    let oldest = health::oldest_unacknowledged(redis, &ours).await?;
+    let now = Duration::from_millis(session.clock.at_ms(Instant::now()).unsigned_abs());
+    let oldest = oldest.map_or(Duration::ZERO, |id| now.saturating_sub(stream::appended_at(&id)));
+    Ok(StreamNumbers {
+        length: stream::length(redis).await?,
+        groups: i64::try_from(groups.len()).unwrap_or(i64::MAX),
+        lag: stream::unread(redis, &ours).await?,
+        pending: ours.pending,
+        consumers: ours.consumers,
+        workers: health::workers(redis).await?,
+        oldest,
+    })
 }
 
 /// Reads the stream's state.

@@ -34,10 +34,10 @@ pub enum Overdue<'a> {
 }
 
 /// The result of one transaction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExpireOutcome {
-    /// The number of orders that were expired.
-    Expired(usize),
+    /// The orders that were expired.
+    Expired(Vec<OrderId>),
     /// The fence row has another epoch or another Postgres, or this Postgres is an older copy: nothing was written.
     Fenced,
 }
@@ -67,7 +67,8 @@ pub async fn expire(
     let users = vec![None; ids.len()];
     let (fenced, expired) = end_reserved(&mut transaction, epoch, position, ids, users, "expired").await?;
     transaction.commit().await?;
-    Ok(if fenced { ExpireOutcome::Fenced } else { ExpireOutcome::Expired(expired.len()) })
+    let expired = expired.into_iter().map(OrderId).collect();
+    Ok(if fenced { ExpireOutcome::Fenced } else { ExpireOutcome::Expired(expired) })
 }
 
 /// The time until the next reserved order is overdue; zero if an order is overdue, `None` without a reserved order.

@@ -154,9 +154,9 @@ pub async fn unpublished(connection: &mut PgConnection) -> Result<Waiting, Postg
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn unseen_letters(connection: &mut PgConnection) -> Result<i64, PostgresError> {
+pub async fn unseen_letters(executor: impl PgExecutor<'_>) -> Result<i64, PostgresError> {
     let count = "select count(*) from dead_letters where seen_at is null";
-    Ok(sqlx::query_scalar(count).fetch_one(connection).await?)
+    Ok(sqlx::query_scalar(count).fetch_one(executor).await?)
 }
 
 /// The number of dead letters that were neither replayed nor marked as seen.

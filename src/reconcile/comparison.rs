@@ -11,6 +11,7 @@ use super::throttle::Throttle;
 use crate::config;
 use crate::domain::{AuditAction, CouponId, OrderEvent, OrderId, Origin};
 use crate::fence::{Fence, Session, wal_position};
+use crate::logs::order_step;
 use crate::orders::release::release;
 use crate::postgres::audit::{self, AuditEntry};
 use crate::postgres::coupons::{self, CouponRow};
@@ -299,6 +300,9 @@ impl<'a> Comparison<'a> {
                 return Err(ReconcileError::marker_changed(self.fence, self.session));
             };
             self.report.fixed += usize::try_from(added).unwrap_or(0);
+            for StoredClaim { order, .. } in lost {
+                order_step!(order, %coupon, "its lost event is sent again");
+            }
         }
         Ok(())
     }

@@ -83,7 +83,7 @@ impl ComparisonReport {
             ("definition", self.definition_drift),
             ("waitlist", self.waitlist_drift),
         ] {
-            metrics::DRIFT.set_count(kind, differences as u64);
+            metrics::DRIFT.set_count(&[kind], differences as u64);
             metrics::DRIFT_TOTAL.add(kind, differences as u64);
         }
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -105,10 +105,9 @@ pub async fn oldest_unacknowledged(
     group: &order_stream::GroupInfo,
 ) -> Result<Option<String>, RedisError> {
     if group.pending > 0
-        && let Some(id) = order_stream::pending_ids(redis, "-").await?.into_iter().next()
+        && let Some(id) = order_stream::first_pending_id(redis).await?
     {
         return Ok(Some(id));
     }
-    let from = format!("({}", group.last_delivered_id);
-    Ok(order_stream::range(redis, &from, "+").await?.into_iter().next().map(|entry| entry.id))
+    order_stream::first_id_after(redis, &group.last_delivered_id).await
 }

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use fred::types::Value;
 
 use super::{Redis, RedisError, array, integer, text};
+use crate::metrics;
 
 /// The codes of the scripts' replies. `lua/lib/codes.lua` has the same; a test compares the two.
 pub mod code {
@@ -65,6 +66,11 @@ impl Script {
     /// The script's digest, which EVALSHA takes as its name.
     pub(super) fn sha1(&'static self) -> &'static str {
         &self.sha1
+    }
+
+    /// Sends the EVALSHA of a script that a rebuild has loaded; `args` begin with the digest.
+    pub(super) async fn run(&self, redis: &Redis, args: Vec<Value>) -> Result<Value, RedisError> {
+        metrics::EVALSHA_DURATION.time(self.name, redis.call("EVALSHA", args)).await
     }
 }
 
@@ -180,6 +186,12 @@ mod tests {
             assert!(source.starts_with("#!lua"), "{}: the engine is not in the first line", script.name);
             assert!(!source.contains(INCLUDE), "{}: a part is missing", script.name);
         }
+    }
+
+    #[test]
+    fn the_time_of_every_loaded_script_is_measured() {
+        let unknown = LOADED.iter().find(|script| !metrics::EVALSHA_DURATION.knows(script.name));
+        assert_eq!(unknown.map(|script| script.name), None);
     }
 
     #[test]

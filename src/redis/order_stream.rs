@@ -5,6 +5,7 @@ use bytes::Bytes;
 use fred::types::Value;
 use serde::Serialize;
 use std::collections::HashSet;
+use std::time::Duration;
 use utoipa::ToSchema;
 
 use super::keys::GROUP;
@@ -81,6 +82,46 @@ pub async fn range(redis: &Redis, from: &str, to: &str) -> Result<Vec<Entry>, Re
         page(config::SCAN_PAGE_ENTRIES),
     ];
     Ok(decode_entries(array(redis.call("XRANGE", args).await?, "XRANGE")?)?.entries)
+}
+
+/// The newest entries, oldest first.
+pub async fn newest(redis: &Redis, count: usize) -> Result<Vec<Entry>, RedisError> {
+    let args = vec![(&*redis.keys.orders).into(), "+".into(), "-".into(), "COUNT".into(), page(count)];
+    let newest_first = decode_entries(array(redis.call("XREVRANGE", args).await?, "XREVRANGE")?)?.entries;
+    Ok(newest_first.into_iter().rev().collect())
+}
+
+/// A delivery that is not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingEntry {
+    pub id: String,
+    pub consumer: String,
+    pub idle_ms: i64,
+    pub deliveries: i64,
+}
+
+/// The group's pending entries from one id to another, at most one page.
+pub async fn pending_between(redis: &Redis, from: &str, to: &str) -> Result<Vec<PendingEntry>, RedisError> {
+    let args = vec![
+        (&*redis.keys.orders).into(),
+        GROUP.into(),
+        from.into(),
+        to.into(),
+        page(config::SCAN_PAGE_ENTRIES),
+    ];
+    let rows = array(redis.call("XPENDING", args).await?, "XPENDING")?;
+    let read = |row: Value| {
+        let row = array(row, "XPENDING row")?;
+        let [id, consumer, idle_ms, deliveries] = <[Value; 4]>::try_from(row)
+            .map_err(|row| RedisError::Reply(format!("XPENDING: a row of {} values", row.len())))?;
+        Ok(PendingEntry {
+            id: text(&id).unwrap_or_default(),
+            consumer: text(&consumer).unwrap_or_default(),
+            idle_ms: integer(&idle_ms, "idle time")?,
+            deliveries: integer(&deliveries, "delivery count")?,
+        })
+    };
+    rows.into_iter().map(read).collect()
 }
 
 /// One page of the group's pending ids, from `from` on.
@@ -254,9 +295,24 @@ pub async fn is_acknowledged_up_to(redis: &Redis, id: &str) -> Result<bool, Redi
         return Ok(true);
     }
     // The group delivers in order: every entry below its first pending one is acknowledged.
+    Ok(first_pending_id(redis).await?.is_some_and(|first| parse_id(&first) > up_to))
+}
+
+/// The lowest id that was delivered and is not acknowledged.
+pub async fn first_pending_id(redis: &Redis) -> Result<Option<String>, RedisError> {
     let summary = redis.call("XPENDING", vec![(&*redis.keys.orders).into(), GROUP.into()]).await?;
-    let first_pending = array(summary, "XPENDING")?.get(1).and_then(text);
-    Ok(first_pending.is_some_and(|first| parse_id(&first) > up_to))
+    Ok(array(summary, "XPENDING")?.get(1).and_then(text))
+}
+
+/// The first id after this one.
+pub async fn first_id_after(redis: &Redis, id: &str) -> Result<Option<String>, RedisError> {
+    end(redis, "XRANGE", [&format!("({id}"), "+"]).await
+}
+
+/// When an entry was appended, by Redis's clock, since 1970; zero if the id cannot be read.
+#[must_use]
+pub fn appended_at(id: &str) -> Duration {
+    Duration::from_millis(parse_id(id).0)
 }
 
 /// The two numbers of an entry's id; 0 for each number that cannot be read.
@@ -268,7 +324,7 @@ fn parse_id(id: &str) -> (u64, u64) {
 async fn end(
     redis: &Redis,
     command: &'static str,
-    [from, to]: [&'static str; 2],
+    [from, to]: [&str; 2],
 ) -> Result<Option<String>, RedisError> {
     let args = vec![(&*redis.keys.orders).into(), from.into(), to.into(), "COUNT".into(), 1.into()];
     let mut read = decode_entries(array(redis.call(command, args).await?, command)?)?;

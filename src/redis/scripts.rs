@@ -43,7 +43,7 @@ pub async fn publish(
     ];
     let mut args = script_args(PUBLISH.sha1(), redis.coupon_keys(&definition.id), more);
     args.extend(coupon_hash::other_fields(definition));
-    match integer(&redis.call("EVALSHA", args).await?, "publish")? {
+    match integer(&PUBLISH.run(redis, args).await?, "publish")? {
         code::DONE => Ok(Published::Applied),
         code::CURRENT => Ok(Published::Current),
         code::FENCED => Ok(Published::Fenced),
@@ -61,7 +61,7 @@ pub async fn trim(redis: &Redis, ready: &str, tail: u64, keep_from: &str) -> Res
         [&*redis.keys.epoch, &*redis.keys.orders, &*redis.keys.tally],
         [ready.into(), Value::from(tail), GROUP.into(), keep_from.into()],
     );
-    decode_count(redis.call("EVALSHA", args).await?, &TRIM)
+    decode_count(TRIM.run(redis, args).await?, &TRIM)
 }
 
 /// Removes a consumer that has no pending entry and was idle for `gone_after`; `false` if the consumer stays.
@@ -75,7 +75,7 @@ pub async fn remove_consumer(
     let more = [ready.into(), GROUP.into(), consumer.into(), Value::from(gone_after_ms)];
     let keys = [&*redis.keys.epoch, &*redis.keys.orders];
     let args = script_args(REMOVE_CONSUMER.sha1(), keys, more);
-    match integer(&redis.call("EVALSHA", args).await?, "remove_consumer")? {
+    match integer(&REMOVE_CONSUMER.run(redis, args).await?, "remove_consumer")? {
         code::DONE => Ok(true),
         code::KEPT | code::FENCED => Ok(false),
         other => Err(unknown_code(&REMOVE_CONSUMER, other)),
@@ -94,7 +94,7 @@ pub async fn acknowledge(
     let keys = [epoch, orders, postgres_lsn, tally].map(|key| &**key);
     let mut args = script_args(ACKNOWLEDGE.sha1(), keys, [ready, lsn, GROUP]);
     args.extend(ids.map(Value::from));
-    decode_count(redis.call("EVALSHA", args).await?, &ACKNOWLEDGE)
+    decode_count(ACKNOWLEDGE.run(redis, args).await?, &ACKNOWLEDGE)
 }
 
 /// Sends lost order events again: those of claims that have neither an entry nor a row. Returns how many; `None` if it
@@ -110,5 +110,5 @@ pub async fn requeue(
     for StoredClaim { field, order, key } in claims {
         args.extend([field.as_str().into(), encode_value(*order, key.as_ref()).into()]);
     }
-    decode_count(redis.call("EVALSHA", args).await?, &REQUEUE)
+    decode_count(REQUEUE.run(redis, args).await?, &REQUEUE)
 }

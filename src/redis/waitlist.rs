@@ -102,7 +102,7 @@ async fn call_join(
         let key = key.as_ref().map_or("", IdempotencyKey::as_str);
         args.extend([user.as_str().into(), order.to_string().into(), key.into()]);
     }
-    let reply = array(redis.call("EVALSHA", args).await?, WAITLIST_JOIN.name)?;
+    let reply = array(WAITLIST_JOIN.run(redis, args).await?, WAITLIST_JOIN.name)?;
     let values = match decode_line(&reply, WAITLIST_JOIN.name)? {
         LineOutcome::Done(values) => values,
         LineOutcome::Fenced => return Ok(LineOutcome::Fenced),
@@ -168,7 +168,7 @@ pub async fn leave(
     let keys =
         [redis.keys.epoch.to_string(), redis.keys.waitlist(coupon), redis.keys.waitlist_orders(coupon)];
     let args = script_args(WAITLIST_LEAVE.sha1(), keys, [ready, user.as_str()]);
-    let reply = array(redis.call("EVALSHA", args).await?, WAITLIST_LEAVE.name)?;
+    let reply = array(WAITLIST_LEAVE.run(redis, args).await?, WAITLIST_LEAVE.name)?;
     match integer(reply.first().unwrap_or(&Value::Null), WAITLIST_LEAVE.name)? {
         code::DONE => {
             let order = reply.get(1).and_then(text).and_then(|order| order.parse().ok());
@@ -196,7 +196,7 @@ pub async fn serve(redis: &Redis, ready: &str, coupon: &CouponId) -> Result<Line
     let most = i64::try_from(config::WAITLIST_SERVE_MAX_UNITS).unwrap_or(i64::MAX);
     let more = [ready.into(), coupon.as_str().into(), Value::from(most)];
     let args = script_args(WAITLIST_SERVE.sha1(), redis.line_keys(coupon), more);
-    let reply = array(redis.call("EVALSHA", args).await?, WAITLIST_SERVE.name)?;
+    let reply = array(WAITLIST_SERVE.run(redis, args).await?, WAITLIST_SERVE.name)?;
     Ok(match decode_line(&reply, WAITLIST_SERVE.name)? {
         LineOutcome::Done([units, left]) => LineOutcome::Done(Served {
             units: integer(units, WAITLIST_SERVE.name)?,

@@ -16,5 +16,5 @@ pub async fn read(redis: &Redis) -> Result<Option<String>, RedisError> {
 pub async fn record(redis: &Redis, ready: &str, lsn: &str) -> Result<bool, RedisError> {
     let keys = [&*redis.keys.epoch, &*redis.keys.postgres_lsn];
     let args = script_args(RECORD_WAL_POSITION.sha1(), keys, [ready, lsn]);
-    decode_done(&redis.call("EVALSHA", args).await?, &RECORD_WAL_POSITION)
+    decode_done(&RECORD_WAL_POSITION.run(redis, args).await?, &RECORD_WAL_POSITION)
 }

@@ -11,6 +11,7 @@ use super::{WaitlistError, checked};
 use crate::config;
 use crate::domain::{CouponId, OrderId, WaitingUser};
 use crate::fence::{Fence, Session, StoreError};
+use crate::logs::order_step;
 use crate::metrics;
 use crate::postgres::{Postgres, fence as postgres_fence, waitlist as rows, with_timeout};
 use crate::redis::waitlist::{self as line, Standing, Standings};
@@ -137,7 +138,7 @@ async fn commit_rows(
         let is_added = rows::add(&pool, &epoch, &users).await?;
         Ok(if is_added { Some(postgres_fence::durable_lsn(&pool).await?) } else { None })
     });
-    added.await?.ok_or(StoreError::Fenced)
+    metrics::TRANSACTION_DURATION.time("join", added).await?.ok_or(StoreError::Fenced)
 }
 
 /// Answers the users who may not join, and returns the requests of the others.
@@ -164,6 +165,7 @@ fn deliver(requests: Vec<Request>, standings: &Standings) -> Vec<OrderId> {
         };
         if matches!(standing, Standing::Joined(_)) {
             metrics::WAITLIST_JOINED.add(1);
+            order_step!(order, "has a place in the waiting list");
         } else {
             unused.push(order);
         }

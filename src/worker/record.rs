@@ -2,10 +2,14 @@
 //! all are acknowledged. If Postgres refuses a batch because of one event, the batch is split until that event is
 //! alone.
 
+use std::collections::HashSet;
+use std::time::{Instant, SystemTime};
+
 use super::connections::Connections;
 use super::context::Context;
 use crate::config;
 use crate::domain::{OrderEvent, OrderId, UnreadableEvent};
+use crate::logs::{order_step, shows_order_steps};
 use crate::metrics;
 use crate::postgres::dead_letters::{self, Letter, LetterOutcome, encode_fields};
 use crate::postgres::orders::{self, RecordOutcome};
@@ -134,7 +138,14 @@ pub async fn acknowledge(
     let entries = readable.iter().map(|readable| &readable.entry);
     let ids = entries.chain(unreadable.iter().map(|(entry, _)| entry)).map(|entry| entry.id.as_str());
     match scripts::acknowledge(redis, &ready_marker(epoch), &recorded.lsn, ids).await {
-        Ok(acknowledged) => Ok(acknowledged.is_some()),
+        Ok(acknowledged) => {
+            if acknowledged.is_some() && shows_order_steps() {
+                for ReadableEntry { entry, event } in readable {
+                    order_step!(event.order, entry = entry.id, "acknowledged");
+                }
+            }
+            Ok(acknowledged.is_some())
+        }
         Err(error @ (RedisError::WrongType(_) | RedisError::NoScript)) => {
             context.fence.redis_failed(epoch, &error);
             Ok(false)
@@ -177,13 +188,16 @@ impl BatchRecorder<'_> {
     /// the part is recorded.
     async fn record_part(&mut self, part: &[ReadableEntry]) -> Result<Option<String>, RecordError> {
         let events: Vec<&OrderEvent> = part.iter().map(|readable| &readable.event).collect();
+        let begun = Instant::now();
         let outcome = if self.batch.are_new {
             orders::record_new(self.postgres, &self.batch.epoch, &events).await
         } else {
             orders::record(self.postgres, &self.batch.epoch, &events).await
         };
+        metrics::TRANSACTION_DURATION.observe_since("record", begun);
         match outcome {
             Ok(RecordOutcome::Done { inserted, conflicting }) => {
+                report_recorded(part, &inserted);
                 self.announce(&inserted).await;
                 self.reject_conflicting(part, &conflicting).await?;
                 Ok(None)
@@ -208,7 +222,6 @@ impl BatchRecorder<'_> {
 
     /// Sends orders that were just inserted to the requests that wait for them.
     async fn announce(&mut self, inserted: &[OrderId]) {
-        metrics::ORDERS_RECORDED.add(inserted.len() as u64);
         let waiters = &self.context.waiters;
         let waited_for = waiters.waited_for(inserted);
         if waited_for.is_empty() {
@@ -232,6 +245,7 @@ impl BatchRecorder<'_> {
             let again = orders::record(self.postgres, &self.batch.epoch, &[&readable.event]).await;
             match again.map_err(postgres_failed)? {
                 RecordOutcome::Done { inserted, conflicting } if conflicting.is_empty() => {
+                    report_recorded(std::slice::from_ref(readable), &inserted);
                     self.announce(&inserted).await;
                 }
                 RecordOutcome::Fenced => return Err(RecordError::Fenced),
@@ -246,9 +260,11 @@ impl BatchRecorder<'_> {
     async fn reject(&mut self, readable: &ReadableEntry, why: &str) -> Result<(), RecordError> {
         let event = &readable.event;
         let letter = self.letter(&readable.entry, why).await?;
-        match dead_letters::reject(self.postgres, &self.batch.epoch, event, &letter).await {
+        let work = dead_letters::reject(self.postgres, &self.batch.epoch, event, &letter);
+        match metrics::TRANSACTION_DURATION.time("reject", work).await {
             Ok(LetterOutcome::Written) => {
                 metrics::DEAD_LETTERS.add(1);
+                order_step!(event.order, coupon = %event.coupon, entry = readable.entry.id, "rejected: {why}");
                 self.context.unit_waits.notify_one();
                 tracing::warn!(order = %event.order, coupon = %event.coupon, "order {} rejected: {why}", event.order);
             }
@@ -294,6 +310,23 @@ impl BatchRecorder<'_> {
             error: why,
             deliveries: Some(deliveries),
         })
+    }
+}
+
+/// Counts recorded orders, measures the time since their entries were appended, and logs each of them.
+fn report_recorded(part: &[ReadableEntry], inserted: &[OrderId]) {
+    metrics::ORDERS_RECORDED.add(inserted.len() as u64);
+    let is_whole = inserted.len() == part.len();
+    let orders: HashSet<OrderId> = if is_whole { HashSet::new() } else { inserted.iter().copied().collect() };
+    let recorded = || part.iter().filter(|readable| is_whole || orders.contains(&readable.event.order));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    metrics::WINDOW_SECONDS.observe_all(
+        recorded().map(|readable| now.saturating_sub(order_stream::appended_at(&readable.entry.id))),
+    );
+    if shows_order_steps() {
+        for ReadableEntry { entry, event } in recorded() {
+            order_step!(event.order, coupon = %event.coupon, entry = entry.id, "recorded");
+        }
     }
 }
 

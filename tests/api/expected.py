@@ -22,6 +22,7 @@ def filter_failure(context, failure, case, response):
         by_state = code in ("precondition-failed", "idempotency-key-required")
         by_two_fields = code == "bad-request" and detail in (
             "starts_at must be before ends_at",
+            "send `after` or `newest`, not both",
             "send `fix` or `rebuild`, not both: a rebuild repairs everything",
         )
         return not (by_state or by_two_fields)

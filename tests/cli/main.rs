@@ -6,6 +6,7 @@ mod claim;
 mod client;
 mod coupon;
 mod harness;
+mod manners;
 mod order;
 mod printing;
 mod stream;

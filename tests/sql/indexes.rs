@@ -112,7 +112,10 @@ async fn the_sweeper_reads_overdue_orders_by_their_index() {
     let mut session = pool.acquire().await.unwrap();
     for expected in [7, 3, 0] {
         let outcome = expiry::expire(&mut session, EPOCH, "", Overdue::Oldest(7)).await.unwrap();
-        assert_eq!(outcome, ExpireOutcome::Expired(expected));
+        assert!(
+            matches!(&outcome, ExpireOutcome::Expired(orders) if orders.len() == expected),
+            "{outcome:?}"
+        );
         expiry::next_deadline(&mut session).await.unwrap().unwrap();
     }
     drop(session);
@@ -233,7 +236,7 @@ async fn transitions_read_only_the_asked_orders_also_by_a_plan_for_no_reserved_o
         transitions::confirm(&mut session, EPOCH, "", &asked(to_confirm)).await.unwrap();
         transitions::cancel(&mut session, EPOCH, "", &asked(to_cancel)).await.unwrap();
         let outcome = expiry::expire(&mut session, EPOCH, "", Overdue::Given(to_expire)).await.unwrap();
-        assert_eq!(outcome, ExpireOutcome::Expired(0), "they are in time");
+        assert_eq!(outcome, ExpireOutcome::Expired(Vec::new()), "they are in time");
     }
     sqlx::query("select pg_stat_force_next_flush()").execute(&mut session).await.unwrap();
     let read = entries_read(pool, &["orders"]).await - before;

@@ -15,7 +15,8 @@ async fn sale_with_deleted_entries() -> Sale {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0"), ("SECKILL_RECLAIM_AFTER", "200ms")]).await;
     // Waits for the comparison at the start: it could otherwise requeue the events of the entries that are deleted
     // below.
-    let compared = async || (metric(&sale, "seckill_reconcile_last_seconds").await > 1.6e9).then_some(());
+    let compared =
+        async || (metric(&sale, "seckill_reconcile_last_timestamp_seconds").await > 1.6e9).then_some(());
     until("the comparison at the start has ended", compared).await;
     sale.create("coffee", 100).await;
     for n in 0..6 {

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use seckill::http::{ApiSlot, server};
+use seckill::http::ApiSlot;
+use seckill::http::server::{self, ServeStop};
 use seckill::tasks::Tasks;
 use tokio_util::sync::CancellationToken;
 
@@ -118,7 +119,9 @@ async fn livez_reports_the_tasks_and_names_the_one_that_has_ended() {
     let (tasks, stop) = new();
     let listener = server::listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let url = format!("http://{}/livez", listener.local_addr().unwrap());
-    let serving = server::serve(listener, Arc::new(ApiSlot::new(tasks.clone())), 100, stop.clone());
+    let mut serve_stop = ServeStop::default();
+    serve_stop.token = stop.clone();
+    let serving = server::serve(listener, Arc::new(ApiSlot::new(tasks.clone())), 100, serve_stop);
     drop(tokio::spawn(tasks.require("HTTP", &stop, serving)));
     let client = client();
     let livez = async || {

@@ -73,16 +73,24 @@ async fn every_metric_exists_from_the_start_with_its_type_and_help() {
         ("seckill_deleted_entries_total", "counter"),
         ("seckill_reconcile_drift", "gauge"),
         ("seckill_reconcile_drift_total", "counter"),
-        ("seckill_reconcile_last_seconds", "gauge"),
+        ("seckill_reconcile_last_timestamp_seconds", "gauge"),
+        ("seckill_claim_duration_seconds", "histogram"),
+        ("seckill_evalsha_duration_seconds", "histogram"),
+        ("seckill_transaction_duration_seconds", "histogram"),
+        ("seckill_window_seconds", "histogram"),
+        ("seckill_task_restarts_total", "counter"),
+        ("seckill_build_info", "gauge"),
+        ("process_start_time_seconds", "gauge"),
+        ("process_open_fds", "gauge"),
     ] {
         assert!(answer.text.contains(&format!("# TYPE {name} {kind}\n")), "{name}: {}", answer.text);
         assert!(answer.text.contains(&format!("# HELP {name} ")), "{name}: {}", answer.text);
     }
-    let is_unknown =
-        |line: &&str| !line.is_empty() && !line.starts_with('#') && !line.starts_with("seckill_");
+    let known = ["seckill_", "process_", "# "];
+    let is_unknown = |line: &&str| !known.iter().any(|start| line.starts_with(start));
     assert_eq!(answer.text.lines().find(is_unknown), None);
     until("everything was compared at the start", async || {
-        (metric(&sale, "seckill_reconcile_last_seconds").await > 1.6e9).then_some(())
+        (metric(&sale, "seckill_reconcile_last_timestamp_seconds").await > 1.6e9).then_some(())
     })
     .await;
     until_metric(&sale, "seckill_redis_appendfsync_always", 1.0).await;

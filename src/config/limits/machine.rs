@@ -12,6 +12,8 @@ pub const DATA_DIR_LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 pub const SOCKET_PATH_MAX_BYTES: usize = 107;
 /// How often a store that starts or stops is checked.
 pub const STORE_POLL: Duration = Duration::from_millis(10);
+/// How often a store that another process has started is checked: its end sends no signal to this process.
+pub const STORE_ADOPTED_POLL: Duration = Duration::from_millis(50);
 /// Time limit of one readiness check, so that a suspended store does not block the check.
 pub const STORE_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the log says that a store is still starting.
@@ -48,6 +50,21 @@ pub const STORE_LOG_TAIL_BYTES: u64 = 4_096;
 /// How long `worker`, `psql` and `redis-cli` wait for stores that are starting.
 pub const STORE_JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 pub const STORE_JOIN_POLL: Duration = Duration::from_millis(100);
+
+// ---- handing a server over to a new process ----
+
+/// How long a new process waits for the answer of the running one.
+pub const HANDOVER_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it waits until claims are accepted before it gives up; the running one serves all that time.
+pub const HANDOVER_READY_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long it waits until the old one has ended; longer than `STOP_FORCED_EXIT_AFTER`.
+pub const HANDOVER_END_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the old one waits for its clients to close: each answer tells its client to.
+pub const HANDOVER_DRAIN: Duration = Duration::from_millis(1_500);
+pub const HANDOVER_DRAIN_POLL: Duration = Duration::from_millis(10);
+/// The listening socket, and the lock of the data directory.
+pub const HANDOVER_MAX_DESCRIPTORS: usize = 2;
+pub const HANDOVER_MESSAGE_MAX_BYTES: usize = 8_192;
 
 // ---- log and tasks ----
 

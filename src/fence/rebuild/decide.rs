@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::NEWER;
 use super::kept::Kept;
 use crate::domain::{CouponId, IdempotencyKey, OrderEvent, OrderId, UserId, WaitingUser};
+use crate::logs::order_step;
 use crate::postgres::dead_letters::{Letter, LetterOutcome, encode_fields};
 use crate::postgres::rebuild::Decision;
 use crate::redis::claims_hash::{ClaimField, ClaimsHash, KeysByOrder};
@@ -292,6 +293,7 @@ async fn reject_losers(
         if decision.reject(epoch, &event, &letter).await? == LetterOutcome::Fenced {
             bail!(NEWER);
         }
+        order_step!(event.order, %coupon, "rejected by a rebuild: {error}");
     }
     Ok(seen.len())
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use utoipa::openapi::schema::{AnyOfBuilder, OneOfBuilder};
-use utoipa::openapi::{Array, ObjectBuilder};
+use utoipa::openapi::{Array, ObjectBuilder, Type};
 
 use super::super::admin::Reconcile;
 use super::super::audit::ChangeView;
@@ -13,6 +13,7 @@ use super::parts::{of, text};
 use crate::domain::{CouponId, OrderId};
 use crate::fence::rebuild::Report;
 use crate::live::Point;
+use crate::orders::stream_entries::EntryView;
 use crate::orders::stream_status::{FenceView, StreamView};
 use crate::reconcile::ComparisonReport;
 
@@ -26,6 +27,12 @@ pub fn operations() -> Vec<Operation> {
         "groups": [{"name": "order-writers", "consumers": 1, "pending": 0, "lag": 0,
             "last_delivered_id": "1795528800318-0", "entries_read": 1}],
         "fence": {"state": "up", "epoch": "1-5d1c1a7e"}
+    });
+    let entry = json!({
+        "entry": "1795528800318-0", "at": "2026-11-24T14:00:00.318Z", "state": "acknowledged",
+        "order": "01a20ddb-383c-73ca-9e44-c5cfc51aaa8d", "coupon": "coffee", "user": "alice", "slot": 1, "error": null,
+        "status": "confirmed", "recorded_at": "2026-11-24T14:00:00.329115Z", "consumer": null, "deliveries": null,
+        "idle_ms": null
     });
     let compared = json!({
         "coupons": 3, "claims": 61, "in_flight": 0, "lost_events": 0, "missed_releases": 0, "missing_claims": 0,
@@ -47,6 +54,19 @@ pub fn operations() -> Vec<Operation> {
             .text("How far recording is", "The order stream and its readers. While the fence is down, only its reason.")
             .by_admin()
             .answers(Success::of_schema(200, "The state of the stream.", status.into(), stream).known::<StreamView>()),
+        Operation::get("/v1/admin/stream/entries", "list_entries", TAG)
+            .text(
+                "The order events, each with what has become of it",
+                "Oldest first. With `newest` the newest ones, without a next page; then `after` must be absent.",
+            )
+            .by_admin()
+            .in_query("newest", ObjectBuilder::new().schema_type(Type::Boolean), "Whether to show the newest ones.")
+            .in_pages(shapes::entry_id())
+            .answers(Success::list::<EntryView>(
+                "A page of entries.",
+                true,
+                json!({"items": [entry], "next": null}),
+            )),
         Operation::post("/v1/admin/reconcile", "reconcile", TAG)
             .text(
                 "Compare both stores, repair, rebuild",

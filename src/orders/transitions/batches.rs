@@ -2,6 +2,7 @@
 //! next one, confirms and cancels each in their own, and each revocation alone. A few tasks make them at the same time,
 //! each on its own connection: the row locks decide between two transitions of one order.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
@@ -11,6 +12,7 @@ use super::{NotMade, Parts, TransitionError};
 use crate::config;
 use crate::domain::{Order, OrderId};
 use crate::fence::wal_position::{read_position, record_position};
+use crate::logs::{order_step, shows_order_steps};
 use crate::metrics;
 use crate::postgres::fence;
 use crate::postgres::transitions::{self, AskedOrder, Revocation, TransitionOutcome};
@@ -155,11 +157,18 @@ impl Maker {
     ) -> Result<(TransitionOutcome, String), PostgresError> {
         let outcome = match &group[0].asked {
             Asked::Confirm(_) => {
-                transitions::confirm(&mut connection, epoch, position, &orders(group)).await?
+                let orders = orders(group);
+                let work = transitions::confirm(&mut connection, epoch, position, &orders);
+                metrics::TRANSACTION_DURATION.time("confirm", work).await?
             }
-            Asked::Cancel(_) => transitions::cancel(&mut connection, epoch, position, &orders(group)).await?,
+            Asked::Cancel(_) => {
+                let orders = orders(group);
+                let work = transitions::cancel(&mut connection, epoch, position, &orders);
+                metrics::TRANSACTION_DURATION.time("cancel", work).await?
+            }
             Asked::Revoke(revocation) => {
-                transitions::revoke(&mut connection, epoch, position, revocation).await?
+                let work = transitions::revoke(&mut connection, epoch, position, revocation);
+                metrics::TRANSACTION_DURATION.time("revoke", work).await?
             }
         };
         let lsn = fence::durable_lsn(&mut connection).await?;
@@ -170,7 +179,7 @@ impl Maker {
     fn deliver(&self, group: Vec<Waiting>, outcome: Result<TransitionOutcome, NotMade>) {
         let rows = match outcome {
             Ok(TransitionOutcome::Done { changed, rows }) => {
-                self.count(&group[0].asked, changed.len());
+                self.report(&group[0].asked, &changed);
                 Ok(rows)
             }
             Ok(TransitionOutcome::Fenced) => Err(NotMade::Fenced.into()),
@@ -184,14 +193,19 @@ impl Maker {
         }
     }
 
-    fn count(&self, asked: &Asked, changed: usize) {
-        let (counter, is_unit_due) = match asked {
-            Asked::Confirm(_) => (&metrics::ORDERS_CONFIRMED, false),
-            Asked::Cancel(_) => (&metrics::ORDERS_CANCELLED, true),
+    fn report(&self, asked: &Asked, changed: &HashSet<OrderId>) {
+        let (counter, step, is_unit_due) = match asked {
+            Asked::Confirm(_) => (&metrics::ORDERS_CONFIRMED, "confirmed", false),
+            Asked::Cancel(_) => (&metrics::ORDERS_CANCELLED, "cancelled", true),
             // A withdrawn unit is released after the publication of the lower total.
-            Asked::Revoke(revocation) => (&metrics::ORDERS_REVOKED, revocation.return_unit),
+            Asked::Revoke(revocation) => (&metrics::ORDERS_REVOKED, "revoked", revocation.return_unit),
         };
-        counter.add(changed as u64);
+        counter.add(changed.len() as u64);
+        if shows_order_steps() {
+            for order in changed {
+                order_step!(order, "{step}");
+            }
+        }
         // Also if nothing was changed: the transaction may be the repeat of one whose answer was lost.
         if is_unit_due {
             self.parts.unit_waits.notify_one();

@@ -78,7 +78,7 @@ pub async fn claim_batch(
             args.extend(keys.map(|key| key.map_or("", IdempotencyKey::as_str).into()));
         }
     }
-    let reply = array(redis.call("EVALSHA", args).await?, "claim")?;
+    let reply = array(CLAIM.run(redis, args).await?, "claim")?;
     decode_claims(&reply, &groups, claims.len())
 }
 

@@ -61,7 +61,7 @@ pub async fn release(
             Value::from(unit.after_version.unwrap_or(0)),
         ]);
     }
-    decode(&array(redis.call("EVALSHA", args).await?, RELEASE.name)?, units.len())
+    decode(&array(RELEASE.run(redis, args).await?, RELEASE.name)?, units.len())
 }
 
 fn decode(reply: &[Value], units: usize) -> Result<ReleaseOutcome, RedisError> {

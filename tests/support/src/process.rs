@@ -18,7 +18,7 @@ pub struct Process {
 }
 
 impl Process {
-    pub(crate) fn new(child: Child, stderr: PathBuf) -> Self {
+    pub fn new(child: Child, stderr: PathBuf) -> Self {
         Self { child, stderr }
     }
 

@@ -66,7 +66,8 @@ impl Sale {
         self.url = until("the server listens", async || {
             let log = process.log();
             let (line, _) = log.split_once('\n')?;
-            line.strip_prefix("listening on ").map(str::to_owned)
+            // In JSON the text is in a field.
+            Some(line.split_once("listening on ")?.1.split('"').next()?.to_owned())
         })
         .await;
         self.server = Some(process);
@@ -135,6 +136,11 @@ impl Sale {
 
     pub fn data_dir(&self) -> PathBuf {
         self.dir.path().join("data")
+    }
+
+    /// The server's process, which then no longer belongs to this sale.
+    pub fn take_server(&mut self) -> Process {
+        self.server.take().expect("the sale has a server")
     }
 
     pub fn server(&mut self) -> &mut Process {
