@@ -3,8 +3,6 @@
 //! those of `redis_exporter`.
 
 mod kinds;
-pub mod readings;
-
 use std::sync::OnceLock;
 
 use anyhow::anyhow;

@@ -7,8 +7,7 @@ use utoipa::ToSchema;
 
 use crate::config;
 use crate::domain::CouponId;
-use crate::metrics::CLAIMS;
-use crate::metrics::readings::Readings;
+use crate::metrics::{CLAIMS, WINDOW_SECONDS, count_as_f64};
 
 /// One second.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -22,6 +21,9 @@ pub struct Point {
     pub recorded: Option<u64>,
     /// Order events that are not recorded yet.
     pub backlog: u64,
+    /// 99 of 100 orders that this process recorded in this second were committed within this time of their claim;
+    /// `None` without an order.
+    pub window_p99_ms: Option<f64>,
     /// Units left; empty while no page shows it.
     pub stock: BTreeMap<CouponId, i64>,
 }
@@ -44,13 +46,14 @@ pub struct Claims {
 pub struct Rates {
     claims: Option<Claims>,
     acknowledged: Option<i64>,
+    window: Vec<(f64, u64)>,
 }
 
 impl Rates {
     /// The claims since the last call, which was a second ago.
-    pub fn claims(&mut self, readings: &Readings) -> Claims {
+    pub fn claims(&mut self) -> Claims {
         let mut now = Claims::default();
-        for (outcome, count) in CLAIMS.read(readings) {
+        for (outcome, count) in CLAIMS.read() {
             *match outcome {
                 "accepted" => &mut now.accepted,
                 "held" => &mut now.repeated,
@@ -73,11 +76,40 @@ impl Rates {
         }
     }
 
+    /// The 99th percentile of the windows since the last call, in ms.
+    pub fn window_p99_ms(&mut self) -> Option<f64> {
+        let now = WINDOW_SECONDS.buckets();
+        let before = std::mem::replace(&mut self.window, now);
+        let counted = |number: usize| before.get(number).map_or(0, |(_, count)| *count);
+        let since = self.window.iter().enumerate();
+        let since: Vec<(f64, u64)> =
+            since.map(|(number, (upper, count))| (*upper, count.saturating_sub(counted(number)))).collect();
+        quantile(0.99, &since).map(|seconds| seconds * 1_000.0)
+    }
+
     /// The acknowledgements since the last call; `None` if a count is unknown, and 0 if a rebuild began a new count.
     pub fn recorded(&mut self, acknowledged: Option<i64>) -> Option<u64> {
         let before = std::mem::replace(&mut self.acknowledged, acknowledged)?;
         Some(u64::try_from(acknowledged? - before).unwrap_or(0))
     }
+}
+
+/// A quantile in seconds from cumulative counts by upper bound, as Prometheus's `histogram_quantile` estimates it: evenly
+/// spread within a bucket. `None` without a count. A value above the last bound counts as that bound.
+fn quantile(share: f64, buckets: &[(f64, u64)]) -> Option<f64> {
+    let total = buckets.last().map(|(_, count)| *count).filter(|&count| count > 0)?;
+    let rank = share * count_as_f64(total);
+    let (mut lower, mut below) = (0.0, 0.0);
+    for &(upper, count) in buckets {
+        let count = count_as_f64(count);
+        if count >= rank && upper.is_finite() {
+            return Some(lower + (upper - lower) * (rank - below) / (count - below).max(1.0));
+        }
+        if upper.is_finite() {
+            (lower, below) = (upper, count);
+        }
+    }
+    Some(lower)
 }
 
 /// The last `LIVE_HISTORY_POINTS` points.
@@ -103,6 +135,16 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_quantile_is_spread_evenly_within_its_bucket() {
+        let buckets = [(0.01, 50), (0.02, 100), (0.04, 100), (f64::INFINITY, 100)];
+        assert_eq!(quantile(0.5, &buckets), Some(0.01));
+        assert!((quantile(0.75, &buckets).unwrap() - 0.015).abs() < 1e-9);
+        assert_eq!(quantile(0.99, &[(0.01, 0), (f64::INFINITY, 7)]), Some(0.01));
+        assert_eq!(quantile(0.99, &[(0.01, 0)]), None);
+        assert_eq!(quantile(0.99, &[]), None);
+    }
 
     #[test]
     fn rates_are_differences_and_a_new_count_is_not_negative() {

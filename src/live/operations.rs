@@ -22,7 +22,6 @@ use crate::coupons::view::CouponView;
 use crate::domain::{CouponId, CouponSnapshot, rfc3339};
 use crate::fence::store_status::Stores;
 use crate::fence::{Fence, StoreError};
-use crate::metrics::readings::Readings;
 use crate::metrics::{self, DRIFT, DRIFT_KINDS, RECONCILE_LAST};
 use crate::orders::stream_status::{self, StreamStatus, StreamView};
 use crate::postgres::{self, Postgres, health};
@@ -125,7 +124,6 @@ impl Shared {
         let mut fence = FenceSince { epoch: None, since: OffsetDateTime::now_utc() };
         loop {
             ticks.tick().await;
-            let readings = Readings::now();
             let session = self.parts.fence.session();
             let epoch = session.as_ref().ok().map(|session| session.epoch.clone());
             if fence.epoch != epoch {
@@ -136,16 +134,17 @@ impl Shared {
             let stock = coupons.iter().flatten().take(config::LIVE_HISTORY_MAX_COUPONS);
             let point = Point {
                 t: OffsetDateTime::now_utc().unix_timestamp(),
-                claims: rates.claims(&readings),
+                claims: rates.claims(),
                 recorded: rates.recorded(acknowledged),
                 backlog: self.parts.fence.backlog(),
+                window_p99_ms: rates.window_p99_ms(),
                 stock: stock
                     .map(|coupon| (coupon.id.clone(), coupon.stock))
                     .collect::<BTreeMap<CouponId, i64>>(),
             };
             self.lock_history().push(point.clone());
             if self.status.receiver_count() > 0 {
-                let status = self.status(&point, &readings, &fence, coupons.as_deref()).await;
+                let status = self.status(&point, &fence, coupons.as_deref()).await;
                 self.status.send_replace(event(&self.id(point.t), "status", &status));
             }
         }
@@ -181,7 +180,6 @@ impl Shared {
     async fn status(
         &self,
         point: &Point,
-        readings: &Readings,
         fence: &FenceSince,
         coupons: Option<&[Arc<CouponSnapshot>]>,
     ) -> Value {
@@ -202,7 +200,7 @@ impl Shared {
             "fence": self.fence(fence),
             "redis": {
                 "state": stores.redis,
-                "appendfsync_always": metrics::APPENDFSYNC_ALWAYS.read(readings).map(|value| value > 0.0),
+                "appendfsync_always": metrics::APPENDFSYNC_ALWAYS.read().map(|value| value > 0.0),
             },
             "postgres": {"state": stores.postgres, "away_since": stores.postgres_away_since},
             "backlog": {
@@ -214,7 +212,7 @@ impl Shared {
             },
             "reclaim_after_ms": parts.reclaim_after.as_millis(),
             "consumers": stream.map(|view| &view.consumers),
-            "drift": drift(readings),
+            "drift": drift(),
             "dead_letters": {"open": letters},
             "coupons": views,
             "coupons_left_out": coupons.map(|coupons| known.saturating_sub(coupons.len())),
@@ -246,10 +244,11 @@ fn oldest_ms(view: &StreamView) -> Option<i64> {
 }
 
 /// The differences of the last comparison by this process.
-fn drift(readings: &Readings) -> Value {
-    let kinds: BTreeMap<&str, u64> = DRIFT.read(readings, DRIFT_KINDS).collect();
-    let compared = RECONCILE_LAST.read(readings).filter(|&seconds| seconds > 0.0);
+fn drift() -> Value {
+    let kinds: BTreeMap<&str, f64> =
+        DRIFT_KINDS.iter().map(|&kind| (kind, DRIFT.read(&[kind]).unwrap_or(0.0))).collect();
+    let compared = RECONCILE_LAST.read().filter(|&seconds| seconds > 0.0);
     #[expect(clippy::cast_possible_truncation, reason = "a time in this century")]
     let compared_at = compared.map(|seconds| rfc3339((seconds * 1000.0) as i64));
-    json!({"total": kinds.values().sum::<u64>(), "kinds": kinds, "compared_at": compared_at})
+    json!({"total": kinds.values().sum::<f64>(), "kinds": kinds, "compared_at": compared_at})
 }

@@ -5,10 +5,8 @@ use std::future::Future;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use prometheus::core::Collector;
+use prometheus::core::{Collector, Metric as _};
 use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, Result};
-
-use super::readings::Readings;
 
 /// A metric that can be registered once.
 pub trait Metric: Sync {
@@ -90,8 +88,8 @@ impl Gauge {
 
     /// `None` if the value is unknown.
     #[must_use]
-    pub fn read(&self, readings: &Readings) -> Option<f64> {
-        readings.value(self.name)
+    pub fn read(&self) -> Option<f64> {
+        self.cell.get().map(prometheus::Gauge::get).filter(|value| !value.is_nan())
     }
 
     pub fn set(&self, value: f64) {
@@ -114,13 +112,11 @@ impl GaugeBy {
         Self { name, help, labels, cells: OnceLock::new() }
     }
 
-    /// The value for each of these values of its one label.
-    pub fn read(
-        &self,
-        readings: &Readings,
-        values: &'static [&'static str],
-    ) -> impl Iterator<Item = (&'static str, u64)> {
-        values.iter().map(|value| (*value, readings.count(self.name, self.labels[0], value)))
+    /// `None` if the value is unknown.
+    #[must_use]
+    pub fn read(&self, values: &[&str]) -> Option<f64> {
+        let gauge = self.cells.get()?.get_metric_with_label_values(values).ok()?;
+        Some(gauge.get()).filter(|value| !value.is_nan())
     }
 
     /// Sets the gauge of these values, one for each label.
@@ -155,8 +151,9 @@ impl CounterBy {
     }
 
     /// The value for each value of the label.
-    pub fn read(&self, readings: &Readings) -> impl Iterator<Item = (&'static str, u64)> {
-        self.by.values.iter().map(|value| (*value, readings.count(self.name, self.by.name, value)))
+    pub fn read(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let cells = self.cells.get().into_iter().flatten();
+        self.by.values.iter().copied().zip(cells.map(IntCounter::get))
     }
 
     /// `value` is one of the label's values.
@@ -175,6 +172,15 @@ impl CounterBy {
 impl Histogram {
     pub(super) const fn new(name: &'static str, help: &'static str, buckets: &'static [f64]) -> Self {
         Self { name, help, buckets, cell: OnceLock::new() }
+    }
+
+    /// For each bucket its upper bound in seconds, and the number of durations up to it.
+    #[must_use]
+    pub fn buckets(&self) -> Vec<(f64, u64)> {
+        let Some(cell) = self.cell.get() else { return Vec::new() };
+        let metric = cell.metric();
+        let buckets = metric.get_histogram().get_bucket();
+        buckets.iter().map(|bucket| (bucket.upper_bound(), bucket.cumulative_count())).collect()
     }
 
     /// Adds many durations at once: the cells that other threads use are changed once for all of them.

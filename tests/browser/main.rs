@@ -1,0 +1,13 @@
+//! Both pages in headless Chromium, as a buyer and an operator use them, against the real program with real stores.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
+
+mod browser;
+mod front;
+mod grab;
+mod harness;
+mod live;
+mod look;
+mod orders;
+mod page;
+mod states;
