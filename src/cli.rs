@@ -12,6 +12,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::config::{CredentialSettings, HttpSettings, LogSettings, StoreSettings, WorkerSettings};
 use crate::printing::{self, OutputError, stderr};
 
+mod audit;
+mod audit_aof;
 mod bench;
 pub mod claim;
 mod client;
@@ -78,6 +80,8 @@ pub enum OneShot {
     Dead(dead::DeadCommand),
     /// Compare Redis with Postgres; repair differences with `--fix` or `--rebuild`
     Reconcile(reconcile::ReconcileArgs),
+    /// Print where each unit of a coupon is, by both stores; exit status 1 if it does not add up
+    Audit(audit::AuditArgs),
     /// Check both stores for wrong settings and problems; exit status 1 if a check is red
     Doctor(doctor::DoctorArgs),
     /// Measure this program and alternative designs on this machine, with temporary stores
@@ -173,6 +177,7 @@ pub async fn run(command: OneShot) -> anyhow::Result<()> {
         OneShot::Stream(command) => stream::run(command).await,
         OneShot::Dead(command) => dead::run(command).await,
         OneShot::Reconcile(args) => reconcile::run(args).await,
+        OneShot::Audit(args) => Box::pin(audit::run(args)).await,
         OneShot::Doctor(args) => Box::pin(doctor::run(args)).await,
         OneShot::Bench(args) => Box::pin(bench::run(args)).await,
         OneShot::BenchNoop => crate::bench::noop_server::run().await,

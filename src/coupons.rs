@@ -3,6 +3,7 @@
 
 pub mod catalogue;
 pub mod definitions;
+pub mod held_units;
 pub mod in_force;
 pub mod publish;
 pub mod snapshots;

@@ -23,6 +23,7 @@ mod orders;
 mod pages;
 mod prefer;
 pub mod problem;
+mod receipt;
 mod request;
 mod routes;
 pub mod server;
@@ -46,6 +47,7 @@ use crate::live::{Live, Operations};
 use crate::orders::lookup::Orders;
 use crate::orders::transitions::Transitions;
 use crate::postgres::Postgres;
+use crate::receipt::Receipts;
 use crate::reconcile::Reconciler;
 use crate::tasks::Tasks;
 use crate::waitlist::Waitlist;
@@ -65,6 +67,7 @@ pub struct Api {
     pub fence: Fence,
     pub stores: Stores,
     pub reconciler: Reconciler,
+    pub receipts: Receipts,
     pub live: Live,
     pub operations: Operations,
     /// For lists: a handler of a list makes a plain query.

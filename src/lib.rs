@@ -36,6 +36,10 @@ pub mod claims;
 
 pub mod reconcile;
 
+pub mod receipt;
+
+pub mod aof;
+
 pub mod doctor;
 
 pub mod live;

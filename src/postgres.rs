@@ -11,10 +11,12 @@ pub mod dead_letters;
 pub mod expiry;
 pub mod fence;
 pub mod health;
+pub mod known;
 pub mod orders;
 pub mod outbox;
 mod pool;
 pub mod rebuild;
+pub mod receipt;
 pub mod transitions;
 pub mod waitlist;
 

@@ -6,6 +6,7 @@
 mod comparison;
 mod definitions;
 mod error;
+mod one_coupon;
 mod report;
 mod throttle;
 mod waiting_lists;
@@ -19,6 +20,7 @@ use crate::domain::Origin;
 use crate::fence::{Fence, FenceState, Session, wal_position};
 use crate::metrics;
 use crate::postgres::Postgres;
+use crate::postgres::coupons::CouponRow;
 use crate::redis::tally::Tally;
 use crate::redis::{coupon_hash, deleted_entries, marker, probe, tally};
 
@@ -48,6 +50,23 @@ impl Reconciler {
     /// If a store cannot serve, the fence is down, or the epoch changes during the comparison.
     pub async fn compare(&self, fix: Option<Origin>) -> Result<ComparisonReport, ReconcileError> {
         self.compare_all(fix.map_or(RepairLevel::None, RepairLevel::Ordered)).await
+    }
+
+    /// Compares the orders of one coupon for its receipt, while claims continue. Repairs nothing.
+    ///
+    /// # Errors
+    /// As [`compare`](Self::compare).
+    pub async fn compare_for_receipt(
+        &self,
+        session: &Session,
+        row: &CouponRow,
+    ) -> Result<ComparisonReport, ReconcileError> {
+        let mut comparison = Comparison::new(&self.fence, &self.postgres, session, RepairLevel::None);
+        comparison.compare_for_receipt(row).await?;
+        if marker::read(&session.redis).await?.as_deref() != Some(&*session.ready) {
+            return Err(ReconcileError::marker_changed(&self.fence, session));
+        }
+        Ok(comparison.report)
     }
 
     async fn compare_all(&self, level: RepairLevel) -> Result<ComparisonReport, ReconcileError> {

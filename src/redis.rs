@@ -16,6 +16,7 @@ pub mod scripts;
 mod server;
 pub mod server_info;
 pub mod tally;
+pub mod units;
 pub mod waitlist;
 pub mod wal_position;
 

@@ -107,7 +107,7 @@ export function follow(url, on) {
 }
 
 /** Cuts the text of a stream into events: { name, data, id }. */
-function parser(take) {
+export function parser(take) {
   let rest = "";
   return (text) => {
     const blocks = (rest + text).split(/\r?\n\r?\n/);

@@ -33,7 +33,7 @@ locked as (
     for no key update of c
 ),
 stock as (
-    update coupons c set stock = c.stock + l.units
+    update coupons c set stock = c.stock + l.units, returned = c.returned + l.units
     from locked l
     where c.id = l.id
 ),

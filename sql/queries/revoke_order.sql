@@ -19,6 +19,7 @@ coupon as (
     update coupons c set
         total = c.total - $6,
         stock = c.stock + 1 - $6,
+        returned = c.returned + 1 - $6,
         version = c.version + $6,
         has_ended_orders = true,
         changed_at = clock_timestamp()

@@ -9,5 +9,5 @@ select id::text, title::text, total::bigint,
        end as ends_at,
        paused::boolean, per_user_limit::smallint, reserve_seconds::integer, durability::text,
        waitlist::boolean, unlisted::boolean, version::bigint, published_version::bigint, stock::bigint, changed_at::timestamptz,
-       has_ended_orders::boolean
+       has_ended_orders::boolean, returned::bigint
 from coupons

@@ -28,6 +28,7 @@ use crate::orders::transitions::{self, Transitions};
 use crate::orders::unrecorded::UnrecordedOrders;
 use crate::orders::waiters::OrderWaiters;
 use crate::postgres::{Postgres, PostgresError};
+use crate::receipt::Receipts;
 use crate::reconcile::Reconciler;
 use crate::redis::RedisServer;
 use crate::stop::Stop;
@@ -148,6 +149,7 @@ impl Core {
             unit_waits: self.unit_waits.clone(),
         };
         let snapshots = Snapshots::new(fence.clone());
+        let reconciler = Reconciler { fence: fence.clone(), postgres: postgres.clone() };
         let stores = Stores::new(fence.clone(), self.server.clone(), postgres.clone());
         let watched = OperationsParts {
             fence: fence.clone(),
@@ -175,7 +177,12 @@ impl Core {
             catalogue,
             snapshots,
             stores,
-            reconciler: Reconciler { fence: fence.clone(), postgres: postgres.clone() },
+            receipts: Receipts {
+                fence: fence.clone(),
+                postgres: postgres.clone(),
+                reconciler: reconciler.clone(),
+            },
+            reconciler,
             fence,
             postgres,
             auth: Auth::new(credentials)?,

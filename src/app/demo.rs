@@ -30,6 +30,11 @@ pub async fn open(
     let opens = OffsetDateTime::now_utc() + config::DEMO_OPENS_AFTER;
     offer(&api.coupons, sample("coffee", "A free coffee", 100, None)?).await?;
     offer(&api.coupons, sample("tea", "A pot of tea", 100, Some(opens))?).await?;
+    let ticket = NewCoupon {
+        reserve_seconds: Some(config::DEMO_RESERVE_SECONDS),
+        ..sample("ticket", "A concert ticket", 50, None)?
+    };
+    offer(&api.coupons, ticket).await?;
     let gone = NewCoupon { waitlist: true, ..sample("gone", "The last biscuit", 1, None)? };
     let id = gone.id.clone();
     offer(&api.coupons, gone).await?;

@@ -67,26 +67,35 @@ impl Client {
 
     /// All rows of a list, read page by page.
     pub async fn get_all(&self, path: &str) -> anyhow::Result<Vec<Value>> {
-        let limit = PAGE_MAX_ROWS.to_string();
         let mut rows = Vec::new();
         let mut after: Option<String> = None;
         loop {
-            let mut query = vec![("limit", limit.as_str())];
-            query.extend(after.as_deref().map(|after| ("after", after)));
-            let Answer { mut body, .. } = self.get(path, &query).await?;
-            if let Value::Array(page) = body["items"].take() {
-                rows.extend(page);
-            }
-            let next = body["next"].as_str().map(str::to_owned);
+            let (page, next) = self.get_page(path, after.as_deref()).await?;
+            rows.extend(page);
             if next.is_none() {
                 return Ok(rows);
             }
-            anyhow::ensure!(
-                next != after,
-                "the server's list does not end: it repeats the page after {after:?}"
-            );
             after = next;
         }
+    }
+
+    /// One page of a list, and the `after` of the next page.
+    pub async fn get_page(
+        &self,
+        path: &str,
+        after: Option<&str>,
+    ) -> anyhow::Result<(Vec<Value>, Option<String>)> {
+        let limit = PAGE_MAX_ROWS.to_string();
+        let mut query = vec![("limit", limit.as_str())];
+        query.extend(after.map(|after| ("after", after)));
+        let Answer { mut body, .. } = self.get(path, &query).await?;
+        let next = body["next"].as_str().map(str::to_owned);
+        anyhow::ensure!(
+            next.is_none() || next.as_deref() != after,
+            "the server's list does not end: it repeats the page after {after:?}"
+        );
+        let Value::Array(page) = body["items"].take() else { return Ok((Vec::new(), next)) };
+        Ok((page, next))
     }
 
     /// Prints rows of `get_all`: as one JSON document, or as the given text.

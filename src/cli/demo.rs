@@ -28,9 +28,9 @@ fn render(demo: &DemoText<'_>, program: &str) -> String {
     let DemoText { base_url, user, user_token, stores, data_dir, .. } = demo;
     let data_dir = data_dir.display();
     let admin_token = if demo.admin_token_generated {
-        format!("the admin token is in {data_dir}/admin-token")
+        format!("its token is in {data_dir}/admin-token")
     } else {
-        "the admin token is your SECKILL_ADMIN_TOKEN".to_owned()
+        "its token is your SECKILL_ADMIN_TOKEN".to_owned()
     };
     let redis_cli = format!("{}{program} redis-cli", store_variables(stores, None));
     let psql = format!("{}{program} psql", store_variables(stores, Some(&stores.db_schema)));
@@ -42,10 +42,14 @@ fn render(demo: &DemoText<'_>, program: &str) -> String {
     };
     format!(
         "\
-The demo is running at {base_url}. On sale:
+The demo is running. Open it in a browser: {base_url}
+The operations page is {base_url}/admin, and {admin_token}.
+
+On sale:
 
   coffee  open, 100 units
   tea     opens in a minute
+  ticket  five minutes to pay
   gone    sold out, with a waiting list
 
 Paste these {where_to_paste}. Claim a coffee as {user}:
@@ -60,7 +64,7 @@ See its order in Postgres:
 
   {psql} -c 'select id, coupon_id, user_id, status, claimed_at, recorded_at from orders order by claimed_at desc limit 1'
 
-For the admin API, {admin_token}. Ctrl-C stops the demo."
+Ctrl-C stops the demo."
     )
 }
 

@@ -87,6 +87,14 @@ const EXAMPLES: &[(&[&str], &[&str])] = &[
             "seckill reconcile --rebuild                     # after Postgres was restored from an older copy",
         ],
     ),
+    (
+        &["audit"],
+        &[
+            "seckill audit coffee                            # where each unit is, by both stores",
+            "seckill audit coffee --csv                      # who has a unit",
+            "seckill audit --aof ./data                      # replays the log of Redis, and names the first wrong byte",
+        ],
+    ),
     (&["doctor"], &["seckill doctor", "seckill doctor --json"]),
     (&["bench"], &["seckill bench --quick", "seckill bench claim end-to-end --json figures.json"]),
     (

@@ -43,6 +43,7 @@ fn comparison_text(found: &Value) -> String {
         row("lost_events", "claims without an entry or an order"),
         row("missed_releases", "claims whose order has ended"),
         row("missing_claims", "live orders that Redis does not hold"),
+        row("foreign_fields", "fields of claims hashes that are not claims"),
         row("deleted_entries", "deleted or trimmed before they were acknowledged"),
         row("stock_drift", "coupons whose stock is wrong"),
         row("definition_drift", "coupons whose definition in Redis is not that of Postgres"),

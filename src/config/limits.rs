@@ -14,14 +14,12 @@ pub const COUPON_ID_MAX_BYTES: usize = 63;
 pub const USER_ID_MAX_BYTES: usize = 128;
 pub const TITLE_MAX_CHARS: usize = 200;
 pub const TOTAL_MAX_UNITS: i64 = 1_000_000_000;
-/// 30 days.
-pub const RESERVE_MAX_SECONDS: i64 = 2_592_000;
+pub const RESERVE_MAX_SECONDS: i64 = 30 * 24 * 3_600;
 /// Units that one user may hold of one coupon.
 pub const PER_USER_LIMIT_MAX: i64 = 16;
 pub const IDEMPOTENCY_KEY_MAX_BYTES: usize = 64;
 /// A number with a fraction of zero is read as a whole number below this: 2^53, up to which a float is exact.
 pub const EXACT_FLOAT_MAX: f64 = 9_007_199_254_740_992.0;
-/// The longest reason of a revocation.
 pub const REASON_MAX_CHARS: usize = 500;
 pub const PAGE_DEFAULT_ROWS: i64 = 50;
 pub const PAGE_MAX_ROWS: i64 = 200;
@@ -35,7 +33,6 @@ pub const VERIFIED_TOKEN_MAX_BYTES: usize = 1_024;
 
 // ---- settings ----
 
-/// `SECKILL_WORKERS`.
 pub const WORKERS_MAX: u16 = 64;
 pub const REDIS_PREFIX_MAX_BYTES: usize = 64;
 /// Postgres cuts longer names off (`NAMEDATALEN` - 1).
@@ -58,10 +55,8 @@ pub const CLAIM_SECOND_BATCH_MIN_CLAIMS: usize = 8;
 pub const CLAIM_QUEUE_MAX_CLAIMS: usize = 16_384;
 /// Time from a claim's arrival to its deadline; the script refuses a later claim, by Redis's clock.
 pub const CLAIM_DEADLINE: Duration = Duration::from_secs(2);
-/// Largest `Prefer: wait=N`.
 pub const PREFER_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How long the answer to a claim of a coupon with durability `postgres` waits for the commit; `Prefer: wait` may ask for
-/// more.
+/// How long a claim of a coupon with durability `postgres` waits for the commit; `Prefer: wait` may ask for more.
 pub const COMMIT_WAIT: Duration = Duration::from_secs(2);
 /// Orders that clients wait for at once; one more is answered without waiting.
 pub const WAITING_ORDERS_MAX: usize = 20_000;
@@ -242,9 +237,9 @@ pub const DEFINITIONS_MAX_COUPONS: usize = 100;
 pub const DELETED_PAGE_ENTRIES: usize = 200;
 /// Claims without a row that a comparison collects before it scans the stream for their entries.
 pub const RECONCILE_MAX_UNRECORDED_CLAIMS: usize = 250_000;
-/// Throttles the reconciler: it sleeps this many ms for each ms of work, within the two bounds below, so that claims
-/// stay fast.
+/// Throttles the reconciler: it sleeps this many ms for each ms of work, within the bounds below; a receipt sleeps less.
 pub const RECONCILE_SLEEP_PER_WORK: u32 = 4;
+pub const RECEIPT_SLEEP_PER_WORK: u32 = 1;
 pub const RECONCILE_SLEEP_MIN: Duration = Duration::from_millis(2);
 pub const RECONCILE_SLEEP_MAX: Duration = Duration::from_millis(100);
 /// How often definitions are compared: a manual edit in Redis lasts at most this long.
@@ -256,6 +251,12 @@ pub const CHECK_INTERVAL: Duration = Duration::from_mins(1);
 pub const RECONCILE_INTERVAL: Duration = Duration::from_hours(1);
 /// How many differences of each kind a report names.
 pub const REPORT_MAX_NAMES: usize = 100;
+/// How many differences a receipt names.
+pub const RECEIPT_MAX_NAMES: usize = 10_000;
+/// How often an audit opens the files of a log again because Redis has rewritten them.
+pub const AOF_OPEN_TRIES: usize = 20;
+/// How long the admin's lists use a count of reserved orders, as a multiple of the time that it took.
+pub const COUNT_KEPT_PER_WORK: u32 = 20;
 /// How many names one log line has.
 pub const LOG_MAX_NAMES: usize = 10;
 
@@ -376,3 +377,5 @@ pub const BENCH_TOKEN_LIFETIME: Duration = Duration::from_hours(24);
 pub const DEMO_TOKEN_LIFETIME: Duration = Duration::from_hours(24);
 /// How long after the demo's start its second coupon opens.
 pub const DEMO_OPENS_AFTER: Duration = Duration::from_mins(1);
+/// The time to pay for an order of its third coupon.
+pub const DEMO_RESERVE_SECONDS: i64 = 300;

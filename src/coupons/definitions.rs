@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::catalogue::Catalogue;
+use super::held_units::{Counted, Counts, HeldUnits};
 use super::in_force::{self, Outcome};
 use super::publish::publish;
 use super::snapshots::Snapshots;
@@ -29,6 +30,7 @@ pub struct Coupons {
     postgres: Postgres,
     catalogue: Catalogue,
     snapshots: Snapshots,
+    counts: Counts,
     /// Wakes the task that gives units in stock to users in line.
     stock_came: Arc<Notify>,
 }
@@ -45,6 +47,7 @@ pub enum ExpectedVersion {
 pub struct AdminCoupon {
     pub snapshot: CouponSnapshot,
     pub definition: Definition,
+    pub units: HeldUnits,
     /// Fields that differ between Redis and Postgres: an edit that is not published yet, or an edit by hand.
     pub not_in_force: Vec<FieldDifference>,
 }
@@ -98,14 +101,15 @@ impl From<RedisError> for CouponError {
 
 impl Coupons {
     #[must_use]
-    pub const fn new(
+    pub fn new(
         fence: Fence,
         postgres: Postgres,
         catalogue: Catalogue,
         snapshots: Snapshots,
         stock_came: Arc<Notify>,
     ) -> Self {
-        Self { fence, postgres, catalogue, snapshots, stock_came }
+        let counts = Counts::new(postgres.clone());
+        Self { fence, postgres, catalogue, snapshots, counts, stock_came }
     }
 
     /// Creates a coupon and returns when it is in force.
@@ -212,9 +216,10 @@ impl Coupons {
         let session = self.fence.require_session()?;
         let ids: Vec<CouponId> = rows.iter().map(|row| row.definition.id.clone()).collect();
         let kept = coupon_hash::read(&session.redis, &ids).await?;
+        let counted = self.counts.read().await?;
         let mut page = Vec::with_capacity(rows.len());
         for ((id, row), kept) in ids.into_iter().zip(rows).zip(kept) {
-            page.push((id, self.view(row, kept).await?));
+            page.push((id, self.view(row, &counted, kept).await?));
         }
         Ok(page)
     }
@@ -248,22 +253,26 @@ impl Coupons {
     async fn view_row(&self, row: CouponRow) -> Result<AdminCoupon, CouponError> {
         let id = row.definition.id.clone();
         let session = self.fence.require_session()?;
+        let counted = self.counts.read().await?;
         let kept = coupon_hash::read_one(&session.redis, &id).await?;
-        self.view(row, kept).await?.ok_or(CouponError::NotInRedis(id))
+        self.view(row, &counted, kept).await?.ok_or(CouponError::NotInRedis(id))
     }
 
     /// `kept` was read after `row`.
     async fn view(
         &self,
         row: CouponRow,
+        counted: &Counted,
         kept: Option<CouponHash>,
     ) -> Result<Option<AdminCoupon>, CouponError> {
         let session = self.fence.require_session()?;
+        let units = counted.of(&row, kept.as_ref().and_then(CouponHash::held).unwrap_or(0));
         let (row, standing) = in_force::stands(&session.redis, &self.postgres, row, kept).await?;
         let snapshot = self.snapshots.read(&row.definition.id).await?;
         Ok(snapshot.map(|snapshot| AdminCoupon {
             snapshot: (*snapshot).clone(),
             definition: row.definition,
+            units,
             not_in_force: standing.differences(),
         }))
     }

@@ -44,6 +44,8 @@ pub struct Order {
     /// The order was reserved, and its time to pay was over by Postgres's clock, when the row was read. It can no
     /// longer be confirmed; the sweeper will expire it.
     pub is_overdue: bool,
+    /// When a reserved order was confirmed; `None` for an order that was recorded as confirmed.
+    pub confirmed_at: Option<OffsetDateTime>,
     pub ended_at: Option<OffsetDateTime>,
     /// Why the order was rejected or revoked.
     pub reason: Option<String>,
@@ -55,7 +57,8 @@ impl Order {
     pub fn accepted(id: OrderId, coupon: CouponId, user: UserId) -> Self {
         let claimed_at = id.claimed_at().unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let status = OrderStatus::Accepted;
-        let (recorded_at, reserved_until, ended_at, reason) = (None, None, None, None);
+        let (recorded_at, reserved_until, confirmed_at) = (None, None, None);
+        let (ended_at, reason) = (None, None);
         let is_overdue = false;
         Self {
             id,
@@ -67,6 +70,7 @@ impl Order {
             recorded_at,
             reserved_until,
             is_overdue,
+            confirmed_at,
             ended_at,
             reason,
         }

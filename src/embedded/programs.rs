@@ -25,8 +25,7 @@ impl Programs {
     /// # Errors
     /// When a program is not installed; the text names the package.
     pub fn find(cluster_version: Option<u32>) -> Result<Self> {
-        let redis_server =
-            search_path().into_iter().map(|dir| dir.join("redis-server")).find(|p| is_program(p));
+        let redis_server = redis_server().ok();
         let installed = postgres_versions();
         let (Some(redis_server), false) = (&redis_server, installed.is_empty()) else {
             bail!(missing(redis_server.is_none(), installed.is_empty()));
@@ -49,6 +48,17 @@ impl Programs {
             (None, None) => bail!(missing(false, true)),
         }
     }
+}
+
+/// The installed `redis-server`.
+///
+/// # Errors
+/// When there is none; the text names the package.
+pub fn redis_server() -> Result<PathBuf> {
+    let mut on_path = search_path().into_iter().map(|dir| dir.join("redis-server"));
+    on_path.find(|p| is_program(p)).context(
+        "`redis-server` is not on PATH. Install it with `apt-get install --no-install-recommends redis-server`",
+    )
 }
 
 /// The newest installed `pgbench`, Postgres's benchmark program, which Debian installs beside the server.

@@ -106,6 +106,12 @@ pub struct AdminCouponView {
     unlisted: bool,
     /// Grows by one with each edit; also in the `ETag`.
     version: i64,
+    /// Units of claims that are not recorded yet.
+    accepted: i64,
+    reserved: i64,
+    confirmed: i64,
+    /// Units that came back to stock.
+    returned: i64,
     /// Fields of which Redis has another value than Postgres; absent if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     not_in_force: Vec<FieldDifference>,
@@ -118,6 +124,10 @@ impl From<AdminCoupon> for AdminCouponView {
             paused: coupon.definition.paused,
             unlisted: coupon.definition.unlisted,
             version: coupon.definition.version,
+            accepted: coupon.units.accepted,
+            reserved: coupon.units.reserved,
+            confirmed: coupon.units.confirmed,
+            returned: coupon.units.returned,
             not_in_force: coupon.not_in_force,
         }
     }

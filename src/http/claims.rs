@@ -42,6 +42,9 @@ pub struct OrderView {
     /// Until when the order can be confirmed, by Postgres's clock.
     #[serde(with = "time::serde::rfc3339::option")]
     reserved_until: Option<OffsetDateTime>,
+    /// When a reserved order was paid.
+    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    confirmed_at: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339::option")]
     ended_at: Option<OffsetDateTime>,
     /// Why the order was rejected or revoked.
@@ -64,6 +67,7 @@ impl From<Order> for OrderView {
             claimed_at: order.claimed_at,
             recorded_at: order.recorded_at,
             reserved_until: order.reserved_until,
+            confirmed_at: order.confirmed_at,
             ended_at: order.ended_at,
             reason: order.reason,
             stock: None,

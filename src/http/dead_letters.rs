@@ -26,6 +26,9 @@ pub struct LetterView {
     /// The id of the stream's entry.
     entry: Option<String>,
     order: Option<Uuid>,
+    /// `None` with `user` if the letter's fields do not name both.
+    coupon: Option<CouponId>,
+    user: Option<UserId>,
     /// Why the event could not be recorded.
     error: String,
     /// How often the entry was delivered to a worker.
@@ -139,11 +142,14 @@ fn claimant(letter: &DeadLetter) -> Option<Claimant> {
 }
 
 fn view(letter: DeadLetter, with_fields: bool) -> LetterView {
+    let (coupon, user) = claimant(&letter).map(|claimant| (claimant.coupon, claimant.user)).unzip();
     let fields = decode_fields(&letter.fields).filter(|_| with_fields);
     LetterView {
         id: letter.id,
         entry: letter.entry_id,
         order: letter.order_id,
+        coupon,
+        user,
         error: letter.error,
         deliveries: letter.deliveries,
         died_at: letter.died_at,

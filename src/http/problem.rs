@@ -15,6 +15,7 @@ use crate::fence::StoreError;
 use crate::orders::transitions::{NotMade, TransitionError};
 use crate::orders::unrecorded::NotFound;
 use crate::postgres::PostgresError;
+use crate::receipt::ReceiptError;
 use crate::waitlist::WaitlistError;
 
 /// The result of a handler.
@@ -212,6 +213,16 @@ impl From<CouponError> for Problem {
             | CouponError::NotPublished(_)
             | CouponError::NotInRedis(_) => Self::unavailable(detail),
             CouponError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<ReceiptError> for Problem {
+    fn from(error: ReceiptError) -> Self {
+        match error {
+            ReceiptError::Unknown(coupon) => Self::unknown_coupon(&coupon),
+            ReceiptError::Store(error) => error.into(),
+            ReceiptError::Compare(error) => Self::unavailable(error.to_string()),
         }
     }
 }

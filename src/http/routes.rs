@@ -17,7 +17,7 @@ use super::problem::{Answer, Code, Problem};
 use super::request::{Arrival, Body, Request};
 use super::{
     Api, ApiSlot, admin, admin_coupons, admin_waitlist, audit, claims, coupons, dead_letters, detached,
-    events, head, health, order, orders, pages, sign_in, waitlist,
+    events, head, health, order, orders, pages, receipt, sign_in, waitlist,
 };
 use crate::{config, metrics};
 
@@ -72,6 +72,10 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
         (["v1", "admin", "coupons", coupon, "waitlist"], "GET") => {
             admin_waitlist::list(api, coupon, request).boxed()
         }
+        (["v1", "admin", "coupons", coupon, "receipt"], "GET") => receipt::show(api, coupon, request).boxed(),
+        (["v1", "admin", "coupons", coupon, "winners"], "GET") => {
+            receipt::winners(api, coupon, request).boxed()
+        }
         (["v1", "admin", "orders"], "GET") => orders::list_all(api, request).boxed(),
         (["v1", "admin", "orders", order, "revoke"], "POST") => order::revoke(api, order, request).boxed(),
         (["v1", "admin", "orders", _, "revoke"], _) => not_allowed("POST"),
@@ -87,7 +91,7 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
             ["v1", "admin", "orders" | "audit" | "events" | "stream" | "dead"]
             | ["v1", "admin", "dead", _]
             | ["v1", "admin", "stream", "entries"]
-            | ["v1", "admin", "coupons", _, "waitlist"],
+            | ["v1", "admin", "coupons", _, "receipt" | "waitlist" | "winners"],
             _,
         ) => not_allowed("GET, HEAD"),
         (["v1", "admin", "dead", letter, "replay"], "POST") => {
@@ -162,7 +166,10 @@ async fn answer(slot: Arc<ApiSlot>, request: Request) -> warp::reply::Response {
         _ if request.path == "/livez" => health::livez(&slot.tasks, &request.method),
         Err(problem) => Err(problem),
         Ok(api) if is_claim => route(api, request).await,
-        Ok(api) if request.path == "/v1/admin/reconcile" => Box::pin(route(api, request)).await,
+        // Their work takes longer than other requests, and is detached by their handlers.
+        Ok(api) if request.path == "/v1/admin/reconcile" || request.path.ends_with("/receipt") => {
+            Box::pin(route(api, request)).await
+        }
         Ok(api) => {
             let timeout = config::HTTP_POSTGRES_TIMEOUT + preferred_wait(&request.headers);
             Box::pin(detached(timeout, route(api, request))).await

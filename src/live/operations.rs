@@ -184,8 +184,12 @@ impl Shared {
         coupons: Option<&[Arc<CouponSnapshot>]>,
     ) -> Value {
         let parts = &self.parts;
-        let (stores, stream, letters) =
-            tokio::join!(parts.stores.status(), stream_status::read(&parts.fence), self.open_letters());
+        let (stores, stream, workers, letters) = tokio::join!(
+            parts.stores.status(),
+            stream_status::read(&parts.fence),
+            stream_status::workers(&parts.fence),
+            self.open_letters(),
+        );
         let stream = match stream {
             Ok(StreamStatus::Up(view)) => Some(view),
             Ok(StreamStatus::Down { .. }) | Err(_) => None,
@@ -211,6 +215,7 @@ impl Shared {
                 "oldest_ms": stream.and_then(oldest_ms),
             },
             "reclaim_after_ms": parts.reclaim_after.as_millis(),
+            "workers": workers.ok().flatten(),
             "consumers": stream.map(|view| &view.consumers),
             "drift": drift(),
             "dead_letters": {"open": letters},
@@ -238,9 +243,9 @@ impl Shared {
     }
 }
 
-/// The age of the oldest event that is not recorded; 0 without one, `None` if it waits for its first delivery.
+/// The age of the oldest event that is not recorded; 0 without one.
 fn oldest_ms(view: &StreamView) -> Option<i64> {
-    if view.backlog == 0 { Some(0) } else { view.oldest_pending_ms }
+    if view.backlog == 0 { Some(0) } else { view.oldest_pending_ms.max(view.oldest_unread_ms) }
 }
 
 /// The differences of the last comparison by this process.

@@ -44,6 +44,8 @@ pub struct StreamView {
     /// Not delivered yet.
     pub lag: i64,
     pub oldest_pending_ms: Option<i64>,
+    /// The age of the oldest event that is not delivered.
+    pub oldest_unread_ms: Option<i64>,
     pub consumers: Vec<ConsumerInfo>,
     /// Every group of the stream, including those of other programs.
     pub groups: Vec<GroupInfo>,
@@ -103,8 +105,12 @@ pub async fn read(fence: &Fence) -> Result<StreamStatus, StoreError> {
     let ours = groups.iter().find(|group| group.name == GROUP).cloned().unwrap_or_default();
     let lag = stream::unread(redis, &ours).await?;
     let oldest = stream::pending_ids(redis, "-").await?.into_iter().next();
+    let unread = if lag > 0 { stream::first_unread_id(redis, &ours).await? } else { None };
     let now_ms = server_info::now_ms(redis).await?;
-    let entry_ms = |id: String| id.split('-').next().and_then(|ms| ms.parse::<i64>().ok());
+    let age_ms = |id: String| {
+        let added_ms = id.split('-').next().and_then(|ms| ms.parse::<i64>().ok())?;
+        Some((now_ms - added_ms).max(0))
+    };
     Ok(StreamStatus::Up(Box::new(StreamView {
         stream: redis.keys.orders.to_string(),
         length: stream::length(redis).await?,
@@ -114,7 +120,8 @@ pub async fn read(fence: &Fence) -> Result<StreamStatus, StoreError> {
         backlog: ours.pending + lag,
         pending: ours.pending,
         lag,
-        oldest_pending_ms: oldest.and_then(entry_ms).map(|ms| (now_ms - ms).max(0)),
+        oldest_pending_ms: oldest.and_then(age_ms),
+        oldest_unread_ms: unread.and_then(age_ms),
         consumers: stream::consumers(redis).await?,
         groups,
         fence: FenceView::Up { epoch: session.epoch.clone() },
@@ -131,4 +138,13 @@ pub async fn acknowledged(fence: &Fence) -> Result<Option<i64>, StoreError> {
     let groups = stream::groups(&session.redis).await?;
     let ours = groups.iter().find(|group| group.name == GROUP);
     Ok(ours.and_then(|group| Some(group.entries_read? - group.pending)))
+}
+
+/// Connections on which workers of all processes read order events; `None` if Redis does not allow to list them. A
+/// consumer group does not show them: Redis 7.0 lists a consumer only after it has got an entry.
+///
+/// # Errors
+/// If the fence is down or Redis does not answer.
+pub async fn workers(fence: &Fence) -> Result<Option<u64>, StoreError> {
+    Ok(health::workers(&fence.require_session()?.redis).await?)
 }

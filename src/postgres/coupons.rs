@@ -36,6 +36,8 @@ pub struct CouponRow {
     pub changed_at: OffsetDateTime,
     /// Whether an order was ever revoked, or cancelled after lost commits.
     pub has_ended_orders: bool,
+    /// Units that came back to stock, of cancelled, expired and revoked orders.
+    pub returned: i64,
 }
 
 impl FromRow<'_, PgRow> for CouponRow {
@@ -46,6 +48,7 @@ impl FromRow<'_, PgRow> for CouponRow {
             stock: row.try_get("stock")?,
             changed_at: row.try_get("changed_at")?,
             has_ended_orders: row.try_get("has_ended_orders")?,
+            returned: row.try_get("returned")?,
         })
     }
 }

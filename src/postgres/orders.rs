@@ -27,7 +27,7 @@ macro_rules! select_orders {
                 case when reserved_until is not null
                     then least(reserved_until::timestamptz, '9999-12-31 23:59:59+00')
                 end as reserved_until,
-                ended_at::timestamptz, reason::text,
+                confirmed_at::timestamptz, ended_at::timestamptz, reason::text,
                 (status = 'reserved' and reserved_until <= clock_timestamp())::boolean as is_overdue
              from orders ",
             $rest
@@ -322,6 +322,7 @@ impl FromRow<'_, PgRow> for OrderRow {
             recorded_at: Some(row.try_get("recorded_at")?),
             reserved_until: row.try_get("reserved_until")?,
             is_overdue: row.try_get("is_overdue")?,
+            confirmed_at: row.try_get("confirmed_at")?,
             ended_at: row.try_get("ended_at")?,
             reason: row.try_get("reason")?,
         }))

@@ -199,7 +199,7 @@ impl Decision<'_> {
         .execute(&mut *self.transaction)
         .await?;
         let units = i64::try_from(cancelled.rows_affected()).unwrap_or(i64::MAX);
-        sqlx::query("update coupons set stock = stock + $2, has_ended_orders = true, changed_at = clock_timestamp() where id = $1")
+        sqlx::query("update coupons set stock = stock + $2, returned = returned + $2, has_ended_orders = true, changed_at = clock_timestamp() where id = $1")
             .bind(coupon.as_str())
             .bind(units)
             .execute(&mut *self.transaction)

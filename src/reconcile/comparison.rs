@@ -9,7 +9,7 @@ use super::error::ReconcileError;
 use super::report::{ComparisonReport, Difference};
 use super::throttle::Throttle;
 use crate::config;
-use crate::domain::{AuditAction, CouponId, OrderEvent, OrderId, Origin};
+use crate::domain::{AuditAction, CouponId, OrderEvent, OrderId, Origin, UserId};
 use crate::fence::{Fence, Session, wal_position};
 use crate::logs::order_step;
 use crate::orders::release::release;
@@ -47,7 +47,9 @@ pub struct Comparison<'a> {
     pub report: ComparisonReport,
     /// Claims that had no order row when they were read.
     unrecorded: HashMap<OrderId, Holder>,
-    throttle: Throttle,
+    pub(super) throttle: Throttle,
+    /// Names the differences of one coupon for a receipt: does not end at the first one.
+    pub(super) is_for_receipt: bool,
     /// The repairs that this comparison has already written into the audit log.
     on_record: HashSet<(&'static str, CouponId)>,
 }
@@ -60,9 +62,11 @@ struct Holder {
 
 impl<'a> Comparison<'a> {
     pub fn new(fence: &'a Fence, postgres: &'a Postgres, session: &'a Session, level: RepairLevel) -> Self {
-        let (report, throttle) = (ComparisonReport::default(), Throttle::default());
+        let (report, throttle) =
+            (ComparisonReport::default(), Throttle::new(config::RECONCILE_SLEEP_PER_WORK));
         let (unrecorded, on_record) = (HashMap::new(), HashSet::new());
-        Self { fence, postgres, session, level, report, unrecorded, throttle, on_record }
+        let is_for_receipt = false;
+        Self { fence, postgres, session, level, report, unrecorded, throttle, is_for_receipt, on_record }
     }
 
     /// Compares all published coupons, until a difference takes the fence down: then a rebuild repairs the others. Call
@@ -124,7 +128,7 @@ impl<'a> Comparison<'a> {
         };
         if !kept.as_ref().is_some_and(CouponHash::adds_up) {
             self.report.stock_drift += 1;
-            self.name("stock_drift", id, None);
+            self.name("stock_drift", id, None, None);
             self.take_fence_down(id, "stock + claims is not its total in Redis");
             return Ok(());
         }
@@ -147,13 +151,17 @@ impl<'a> Comparison<'a> {
     }
 
     /// Compares a row with the definition that Redis had after the row was read.
-    async fn definition(&mut self, row: &CouponRow, kept: Option<CouponHash>) -> Result<(), ReconcileError> {
+    pub(super) async fn definition(
+        &mut self,
+        row: &CouponRow,
+        kept: Option<CouponHash>,
+    ) -> Result<(), ReconcileError> {
         let id = &row.definition.id;
         let Some(fields) = definitions::difference(self.session, self.postgres, row, kept).await? else {
             return Ok(());
         };
         self.report.definition_drift += 1;
-        self.report.name(Difference { kind: "definition", coupon: id.clone(), order: None, fields });
+        self.push(Difference { kind: "definition", coupon: id.clone(), user: None, order: None, fields });
         if !self.level.repairs() {
             return Ok(());
         }
@@ -173,7 +181,7 @@ impl<'a> Comparison<'a> {
             return Ok(());
         }
         self.report.stock_drift += 1;
-        self.name("stock_drift", id, None);
+        self.name("stock_drift", id, None, None);
         if let RepairLevel::Ordered(origin) = &self.level
             && coupons::recount_stock(pool, id, origin).await?
         {
@@ -190,18 +198,20 @@ impl<'a> Comparison<'a> {
     }
 
     /// Reads the claims hash: returns the units of ended orders, and keeps the claims without a row in `unrecorded`.
-    async fn claims(&mut self, id: &CouponId) -> Result<(), ReconcileError> {
+    pub(super) async fn claims(&mut self, id: &CouponId) -> Result<(), ReconcileError> {
         let mut cursor = "0".to_owned();
         loop {
             let (page, next) = claims_hash::scan(&self.session.redis, id, &cursor).await?;
             let mut claims: HashMap<OrderId, Holder> = HashMap::with_capacity(page.len());
             for (field, value) in page {
-                match StoredClaim::decode(&field, &value) {
-                    Some(claim) => {
-                        claims.insert(claim.order, Holder { coupon: id.clone(), claim });
-                    }
-                    None => self.take_fence_down(id, "its claims hash has a field that is not a claim"),
+                if let Some(claim) = StoredClaim::decode(&field, &value) {
+                    claims.insert(claim.order, Holder { coupon: id.clone(), claim });
+                    continue;
                 }
+                self.report.foreign_fields += 1;
+                let user = ClaimField::decode(&field).map(|field| field.user());
+                self.name("foreign_field", id, user, None);
+                self.take_fence_down(id, "its claims hash has a field that is not a claim");
             }
             if self.report.fenced {
                 return Ok(());
@@ -246,7 +256,7 @@ impl<'a> Comparison<'a> {
                 continue;
             }
             self.report.missed_releases += 1;
-            self.name("missed_release", &coupon, Some(order));
+            self.name("missed_release", &coupon, Some(field.user()), Some(order));
             if self.level.repairs() {
                 self.put_on_record("missed_release", &coupon).await?;
                 let unit = EndedUnit { field: field.as_str().to_owned(), order, after_version: None };
@@ -280,7 +290,7 @@ impl<'a> Comparison<'a> {
         self.report.lost_events += claims.len();
         let mut lost: HashMap<CouponId, Vec<StoredClaim>> = HashMap::new();
         for (order, Holder { coupon, claim }) in claims {
-            self.name("lost_event", &coupon, Some(order));
+            self.name("lost_event", &coupon, Some(claim.field.user()), Some(order));
             lost.entry(coupon).or_default().push(claim);
         }
         if self.level.repairs() {
@@ -308,7 +318,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// Finds live orders that the claims hash does not hold in their slot and with their key.
-    async fn orders(&mut self, id: &CouponId) -> Result<(), ReconcileError> {
+    pub(super) async fn orders(&mut self, id: &CouponId) -> Result<(), ReconcileError> {
         let pool = &self.postgres.pool;
         let page_rows = i64::try_from(config::SCAN_PAGE_ENTRIES).unwrap_or(i64::MAX);
         let mut after = None;
@@ -320,9 +330,10 @@ impl<'a> Comparison<'a> {
             let held = claims_hash::held_in(&self.session.redis, id, &fields).await?;
             let unheld = page.into_iter().zip(held);
             let unheld = unheld.filter(|(unit, held)| *held != Some((unit.order, unit.key.clone())));
-            let unheld: Vec<OrderId> = unheld.map(|(unit, _)| unit.order).collect();
+            let unheld: HashMap<OrderId, UserId> = unheld.map(|(unit, _)| (unit.order, unit.user)).collect();
             // Read again: an order may have ended and its unit may have returned since the page was read.
-            let still_live: HashSet<OrderId> = orders::statuses(pool, &unheld)
+            let asked: Vec<OrderId> = unheld.keys().copied().collect();
+            let still_live: HashSet<OrderId> = orders::statuses(pool, &asked)
                 .await?
                 .into_iter()
                 .filter(|(_, status)| !status.has_ended())
@@ -330,9 +341,9 @@ impl<'a> Comparison<'a> {
                 .collect();
             self.report.missing_claims += still_live.len();
             for order in &still_live {
-                self.name("missing_claim", id, Some(*order));
+                self.name("missing_claim", id, unheld.get(order).cloned(), Some(*order));
             }
-            if !still_live.is_empty() {
+            if !still_live.is_empty() && !self.is_for_receipt {
                 self.take_fence_down(id, "live orders are missing from its claims");
                 return Ok(());
             }
@@ -341,8 +352,19 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    pub(super) fn name(&mut self, kind: &'static str, coupon: &CouponId, order: Option<OrderId>) {
-        self.report.name(Difference { kind, coupon: coupon.clone(), order, fields: Vec::new() });
+    pub(super) fn name(
+        &mut self,
+        kind: &'static str,
+        coupon: &CouponId,
+        user: Option<UserId>,
+        order: Option<OrderId>,
+    ) {
+        self.push(Difference { kind, coupon: coupon.clone(), user, order, fields: Vec::new() });
+    }
+
+    fn push(&mut self, difference: Difference) {
+        let most = if self.is_for_receipt { config::RECEIPT_MAX_NAMES } else { config::REPORT_MAX_NAMES };
+        self.report.name(difference, most);
     }
 
     /// Writes into the audit log that an operator has ordered this kind of repair. The caller does this before the

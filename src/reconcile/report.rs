@@ -6,12 +6,12 @@ use std::time::SystemTime;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::config;
 use crate::coupons::in_force::describe;
-use crate::domain::{CouponId, FieldDifference, OrderId};
+use crate::domain::{CouponId, FieldDifference, OrderId, UserId};
 use crate::metrics;
 
-/// The findings of a comparison. The counts are complete; `named` has at most `REPORT_MAX_NAMES` differences.
+/// The findings of a comparison. The counts are complete; `named` has at most `REPORT_MAX_NAMES` differences, for a receipt
+/// at most `RECEIPT_MAX_NAMES`.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
 #[schema(as = Comparison)]
 pub struct ComparisonReport {
@@ -27,6 +27,8 @@ pub struct ComparisonReport {
     pub missed_releases: usize,
     /// Live orders that the claims hash does not hold.
     pub missing_claims: usize,
+    /// Fields of claims hashes that are not claims.
+    pub foreign_fields: usize,
     /// Pending entries that another program deleted or trimmed. Those without an order row are also lost events.
     pub deleted_entries: usize,
     /// Coupons whose stock is wrong, in Redis or in Postgres.
@@ -45,9 +47,11 @@ pub struct ComparisonReport {
 /// One difference.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Difference {
-    /// `lost_event`, `missed_release`, `missing_claim`, `stock_drift`, `definition` or `waitlist`.
+    /// `lost_event`, `missed_release`, `missing_claim`, `foreign_field`, `stock_drift`, `definition` or `waitlist`.
     pub kind: &'static str,
     pub coupon: CouponId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub order: Option<OrderId>,
     /// The fields of a definition that differ.
@@ -57,7 +61,7 @@ pub struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, coupon, order, fields } = self;
+        let Self { kind, coupon, order, fields, .. } = self;
         match order {
             Some(order) => write!(f, "{kind} of order {order} of coupon {coupon}"),
             None if fields.is_empty() => write!(f, "{kind} of coupon {coupon}"),
@@ -68,10 +72,22 @@ impl fmt::Display for Difference {
 
 impl ComparisonReport {
     /// Adds a difference to `named`, if there is room.
-    pub(super) fn name(&mut self, difference: Difference) {
-        if self.named.len() < config::REPORT_MAX_NAMES {
+    pub(super) fn name(&mut self, difference: Difference, most: usize) {
+        if self.named.len() < most {
             self.named.push(difference);
         }
+    }
+
+    /// How many differences were found.
+    #[must_use]
+    pub const fn differences(&self) -> usize {
+        self.lost_events
+            + self.missed_releases
+            + self.missing_claims
+            + self.foreign_fields
+            + self.stock_drift
+            + self.definition_drift
+            + self.waitlist_drift
     }
 
     pub(super) fn record_metrics(&self) {
@@ -92,12 +108,7 @@ impl ComparisonReport {
 
     /// Logs the differences as a warning; without any, at debug.
     pub(super) fn log(&self) {
-        let differences = self.lost_events
-            + self.missed_releases
-            + self.missing_claims
-            + self.stock_drift
-            + self.definition_drift
-            + self.waitlist_drift;
+        let differences = self.differences();
         if differences == 0 {
             return tracing::debug!(claims = self.claims, "reconcile: {} claims agree", self.claims);
         }

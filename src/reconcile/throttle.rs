@@ -1,5 +1,5 @@
-//! Throttles the reconciler: sleeps `RECONCILE_SLEEP_PER_WORK` ms for each ms of work, so that live claims do not slow
-//! down.
+//! Throttles the reconciler: sleeps `RECONCILE_SLEEP_PER_WORK` ms for each ms of work, and `RECEIPT_SLEEP_PER_WORK` ms
+//! for a receipt, so that live claims do not slow down.
 
 use std::time::Duration;
 
@@ -7,25 +7,27 @@ use tokio::time::Instant;
 
 use crate::config;
 
-/// The time of the last sleep's end.
-pub struct Throttle(Instant);
-
-impl Default for Throttle {
-    fn default() -> Self {
-        Self(Instant::now())
-    }
+pub struct Throttle {
+    per_work: u32,
+    /// The end of the last sleep.
+    woken: Instant,
 }
 
 impl Throttle {
+    /// Sleeps `per_work` ms for each ms of work.
+    pub fn new(per_work: u32) -> Self {
+        Self { per_work, woken: Instant::now() }
+    }
+
     /// Sleeps in proportion to the work since the last call.
     pub async fn wait(&mut self) {
-        tokio::time::sleep(sleep_after(self.0.elapsed())).await;
-        self.0 = Instant::now();
+        tokio::time::sleep(sleep_after(self.woken.elapsed(), self.per_work)).await;
+        self.woken = Instant::now();
     }
 }
 
-fn sleep_after(work: Duration) -> Duration {
-    (work * config::RECONCILE_SLEEP_PER_WORK).clamp(config::RECONCILE_SLEEP_MIN, config::RECONCILE_SLEEP_MAX)
+fn sleep_after(work: Duration, per_work: u32) -> Duration {
+    (work * per_work).clamp(config::RECONCILE_SLEEP_MIN, config::RECONCILE_SLEEP_MAX)
 }
 
 #[cfg(test)]
@@ -38,8 +40,8 @@ mod tests {
     #[test]
     fn a_sleep_is_a_multiple_of_the_work_within_bounds() {
         let work = Duration::from_millis(5);
-        assert_eq!(sleep_after(work), config::RECONCILE_SLEEP_PER_WORK * work);
-        assert_eq!(sleep_after(Duration::ZERO), config::RECONCILE_SLEEP_MIN);
-        assert_eq!(sleep_after(Duration::from_mins(1)), config::RECONCILE_SLEEP_MAX);
+        assert_eq!(sleep_after(work, 3), 3 * work);
+        assert_eq!(sleep_after(Duration::ZERO, 3), config::RECONCILE_SLEEP_MIN);
+        assert_eq!(sleep_after(Duration::from_mins(1), 3), config::RECONCILE_SLEEP_MAX);
     }
 }

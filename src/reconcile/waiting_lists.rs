@@ -32,7 +32,7 @@ impl Comparison<'_> {
         let line = line::read(&self.session.redis, id).await?;
         if line.is_damaged {
             self.report.waitlist_drift += 1;
-            self.name(KIND, id, None);
+            self.name(KIND, id, None, None);
             self.take_fence_down(id, "its waiting list is damaged in Redis");
             return Ok(());
         }
@@ -41,7 +41,7 @@ impl Comparison<'_> {
         let all: Vec<OrderId> = all.copied().chain(found.without_row.iter().map(|w| w.order)).collect();
         self.report.waitlist_drift += all.len();
         for order in &all {
-            self.name(KIND, id, Some(*order));
+            self.name(KIND, id, None, Some(*order));
         }
         if all.is_empty() || !self.level.repairs() {
             return Ok(());

@@ -3,6 +3,8 @@
 
 mod read;
 
+use std::collections::BTreeMap;
+
 use time::OffsetDateTime;
 
 use fred::types::Value;
@@ -14,7 +16,7 @@ use crate::domain::{ClaimDurability, CouponId, CouponSnapshot, Definition, Field
 pub use read::{first_inconsistent, read, read_hash, read_one, scan, snapshot, versions};
 
 /// The fields, in the order in which they are read.
-const FIELDS: [&str; 12] = [
+pub const FIELDS: [&str; 12] = [
     "stock",
     "total",
     "version",
@@ -56,6 +58,16 @@ pub(super) fn other_fields(definition: &Definition) -> impl Iterator<Item = Valu
     encode(definition).into_iter().skip(2).flat_map(|(name, value)| [name.into(), value.into()])
 }
 
+/// The definition in fields as a publication writes them; `None` if a field is missing, unknown, or has a value that the
+/// program does not write.
+#[must_use]
+pub fn definition_of(id: &CouponId, fields: &BTreeMap<String, String>) -> Option<Definition> {
+    let hash = CouponHash { values: FIELDS.map(|field| fields.get(field).cloned()), held: None };
+    let definition = hash.definition(id)?;
+    let is_whole = fields.len() == FIELDS.len() && hash.number("stock").is_some();
+    (is_whole && hash.differences(&definition).is_empty()).then_some(definition)
+}
+
 /// A whole number as the program writes it; the scripts read no other spelling.
 fn whole(text: &str) -> Option<i64> {
     text.parse().ok().filter(|number: &i64| number.to_string() == text)
@@ -90,6 +102,12 @@ impl CouponHash {
     #[must_use]
     pub fn with_held(self, held: usize) -> Self {
         Self { held: i64::try_from(held).ok(), ..self }
+    }
+
+    /// Units that the claims hash held at the same moment; `None` if they were not read.
+    #[must_use]
+    pub const fn held(&self) -> Option<i64> {
+        self.held
     }
 
     /// Whether the hash has none of the fields.

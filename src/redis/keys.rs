@@ -7,6 +7,19 @@ use crate::domain::{CouponId, Partition};
 /// Consumer group of the workers.
 pub const GROUP: &str = "order-writers";
 
+/// What one of our keys holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Epoch,
+    Orders,
+    PostgresLsn,
+    Tally,
+    Coupon(CouponId),
+    Claims(CouponId),
+    Waitlist(CouponId),
+    WaitlistOrders(CouponId),
+}
+
 /// Names of one partition's keys. `{<partition>}` is a Redis Cluster hash tag: all of its keys are in one slot.
 #[derive(Clone, Debug)]
 pub struct Keys {
@@ -66,6 +79,31 @@ impl Keys {
     #[must_use]
     pub fn any_coupon(&self) -> [String; 4] {
         ["coupon", "claims", "waitlist", "waitlist-orders"].map(|kind| format!("{}{kind}:any", self.base))
+    }
+
+    /// What this key holds; `None` for a key that the program does not have.
+    #[must_use]
+    pub fn kind(&self, key: &[u8]) -> Option<Kind> {
+        let name = std::str::from_utf8(key).ok()?.strip_prefix(&*self.base)?;
+        match name.split_once(':') {
+            None => match name {
+                "epoch" => Some(Kind::Epoch),
+                "orders" => Some(Kind::Orders),
+                "postgres_lsn" => Some(Kind::PostgresLsn),
+                "tally" => Some(Kind::Tally),
+                _ => None,
+            },
+            Some((kind, id)) => {
+                let id = id.parse().ok()?;
+                match kind {
+                    "coupon" => Some(Kind::Coupon(id)),
+                    "claims" => Some(Kind::Claims(id)),
+                    "waitlist" => Some(Kind::Waitlist(id)),
+                    "waitlist-orders" => Some(Kind::WaitlistOrders(id)),
+                    _ => None,
+                }
+            }
+        }
     }
 
     /// The id in a coupon hash's key; `None` for any other key.

@@ -112,6 +112,7 @@ scripts! {
     SETTLE_TALLY = "settle_tally",
     SUMS = "sums",
     TRIM = "trim",
+    UNITS = "units",
     WAITLIST_JOIN = "waitlist_join",
     WAITLIST_LEAVE = "waitlist_leave",
     WAITLIST_SERVE = "waitlist_serve",

@@ -259,11 +259,16 @@ pub async fn consumers(redis: &Redis) -> Result<Vec<ConsumerInfo>, RedisError> {
         .collect()
 }
 
-/// Entries that the group has not read. An upper bound: Redis's `lag` may be missing, or may include entries that were
-/// trimmed before they were read.
+/// Entries that the group has not read: exact up to a page. Above, it is Redis's `lag`, an upper bound: it may be missing,
+/// may include entries that were trimmed before they were read, and in Redis 7.0 counts entries as unread that were read
+/// before a restart.
 pub async fn unread(redis: &Redis, group: &GroupInfo) -> Result<i64, RedisError> {
     if last_id(redis).await?.is_none_or(|last| last == group.last_delivered_id) {
         return Ok(0);
+    }
+    let page = range(redis, &format!("({}", group.last_delivered_id), "+").await?.len();
+    if page < config::SCAN_PAGE_ENTRIES {
+        return Ok(i64::try_from(page).unwrap_or(i64::MAX));
     }
     let length = length(redis).await?;
     Ok(group.lag.map_or(length, |lag| lag.min(length)))
@@ -279,6 +284,12 @@ pub async fn first_id(redis: &Redis) -> Result<Option<String>, RedisError> {
 
 pub async fn last_id(redis: &Redis) -> Result<Option<String>, RedisError> {
     end(redis, "XREVRANGE", ["+", "-"]).await
+}
+
+/// The first entry that the group has not read.
+pub async fn first_unread_id(redis: &Redis, group: &GroupInfo) -> Result<Option<String>, RedisError> {
+    let after = format!("({}", group.last_delivered_id);
+    end(redis, "XRANGE", [&after, "+"]).await
 }
 
 /// Whether the group has acknowledged every entry up to this id. An entry that is delivered again after a repair counts

@@ -15,6 +15,7 @@ use thirtyfour::{DesiredCapabilities, LoggingPrefsLogLevel, WebDriver};
 
 use crate::page::Page;
 
+const STARTS_MAX: usize = 5;
 const DRIVER_READY: &str = "was started successfully on port ";
 
 /// Runs a test with a browser, then checks that no page has logged an error.
@@ -40,22 +41,8 @@ impl Browser {
     fn start() -> Self {
         // Installs the TLS provider without which no HTTP client can be made.
         drop(client());
-        let profiles = temp_dir("seckill-browser-");
-        let mut process = Command::new("chromedriver")
-            .arg("--port=0")
-            .env("TMPDIR", profiles.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("chromedriver is installed: scripts/install-packages");
-        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let port = lines.map_while(Result::ok).find_map(|line| {
-            let (_, port) = line.split_once(DRIVER_READY)?;
-            port.trim_end_matches('.').parse().ok()
-        });
-        let port = port.expect("chromedriver listens");
-        Self(std::sync::Arc::new(Driver { process, port, _profiles: profiles, windows: Mutex::default() }))
+        let started = (0..STARTS_MAX).find_map(|_| Driver::start());
+        Self(std::sync::Arc::new(started.expect("chromedriver listens")))
     }
 
     /// Opens an address in a new window with its own profile, as on another machine.
@@ -90,6 +77,31 @@ impl Browser {
             entries.retain(|entry| !is_expected(entry));
             assert!(entries.is_empty(), "the browser's console: {entries:#?}");
         }
+    }
+}
+
+impl Driver {
+    /// `None` if the driver has ended. It chooses a port that is free for IPv4, which another process may use for IPv6.
+    fn start() -> Option<Self> {
+        let profiles = temp_dir("seckill-browser-");
+        let mut process = Command::new("chromedriver")
+            .arg("--port=0")
+            .env("TMPDIR", profiles.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("chromedriver is installed: scripts/install-packages");
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let port = lines.map_while(Result::ok).find_map(|line| {
+            let (_, port) = line.split_once(DRIVER_READY)?;
+            port.trim_end_matches('.').parse().ok()
+        });
+        let Some(port) = port else {
+            drop(process.wait());
+            return None;
+        };
+        Some(Self { process, port, _profiles: profiles, windows: Mutex::default() })
     }
 }
 

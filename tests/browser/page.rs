@@ -99,9 +99,16 @@ impl Page {
         self.window.cdp().send_raw("Emulation.setEmulatedMedia", asked).await.unwrap();
     }
 
+    /// Shows the page as in this time zone.
     pub async fn set_time_zone(&self, zone: &str) {
         let asked = json!({ "timezoneId": zone });
         self.window.cdp().send_raw("Emulation.setTimezoneOverride", asked).await.unwrap();
+    }
+
+    /// Lets the page read the clipboard, so that a test can see what a button has copied.
+    pub async fn allow_clipboard(&self) {
+        let asked = json!({ "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"] });
+        self.window.cdp().send_raw("Browser.grantPermissions", asked).await.unwrap();
     }
 
     /// Checks that the page can be read without scrolling sideways.
@@ -131,7 +138,11 @@ impl Page {
             self.set_width(width).await;
             let found = self
                 .value(
-                    "axe.run(document, { resultTypes: ['violations'] }).then(({ violations }) => violations
+                    // A colour that still changes is of neither scheme.
+                    "Promise.all(document.getAnimations().filter((running) => running instanceof CSSTransition)
+                       .map((running) => running.finished.catch(() => {})))
+                       .then(() => axe.run(document, { resultTypes: ['violations'] }))
+                       .then(({ violations }) => violations
                        .filter(({ impact }) => ['serious', 'critical'].includes(impact))
                        .map(({ id, help, nodes }) => ({ id, help, nodes: nodes.map(({ html, failureSummary }) =>
                          [html.slice(0, 200), failureSummary]) })))",

@@ -2,6 +2,7 @@
 //! psql programs. `tests/system/cli.rs` runs commands against a real server.
 #![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
+mod audit;
 mod claim;
 mod client;
 mod coupon;

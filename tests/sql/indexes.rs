@@ -41,7 +41,7 @@ async fn statements_planned_for_empty_tables_still_use_indexes() {
 }
 
 /// How many rows of these tables and entries of their indexes were read.
-async fn entries_read(pool: &PgPool, tables: &[&str]) -> i64 {
+pub async fn entries_read(pool: &PgPool, tables: &[&str]) -> i64 {
     // Makes each session flush its counts: otherwise it reports them up to a second later.
     let mut sessions = Vec::new();
     while sessions.len() < pool.size() as usize {

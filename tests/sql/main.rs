@@ -9,6 +9,7 @@ mod fence;
 mod harness;
 mod indexes;
 mod migrations;
+mod receipt;
 mod recording;
 mod rejection;
 mod statements;

@@ -132,3 +132,22 @@ async fn many_admins_at_once_create_and_edit_coupons_without_a_rebuild() {
     }
     assert_eq!(sale.epoch(), epoch, "the program has seen no loss");
 }
+
+#[tokio::test]
+async fn the_backlog_is_exact_after_a_restart_of_redis() {
+    let mut sale = Sale::start().await;
+    sale.create("coffee", 10).await;
+    for user in ["alice", "bob", "carol"] {
+        assert_eq!(sale.claim("coffee", user).await.status, 202);
+    }
+    sale.until_quiet().await;
+    sale.stop();
+    // Redis 7.0 forgets how many entries the group has read.
+    let server = sale.spawn("serve", &[("SECKILL_WORKERS", "0")]);
+    sale.use_as_server(server).await;
+    sale.until_ready().await;
+    assert_eq!(sale.claim("coffee", "dave").await.status, 202);
+    let stream = sale.admin(Method::GET, "/v1/admin/stream", None).await.body;
+    assert_eq!((&stream["backlog"], &stream["lag"]), (&json!(1), &json!(1)), "{stream}");
+    assert!(stream["oldest_unread_ms"].is_i64() && stream["oldest_pending_ms"].is_null(), "{stream}");
+}

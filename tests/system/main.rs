@@ -44,6 +44,8 @@ mod monitoring;
 mod order_life;
 mod order_log;
 mod rebuild_races;
+mod receipt;
+mod receipt_log;
 mod recording;
 mod redis_rights;
 mod replace;
