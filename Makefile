@@ -1,7 +1,7 @@
 # Each command installs missing packages (as root) or says how to install them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full test-container torture mutants fmt lint
+.PHONY: help run test test-full test-api test-container torture mutants fmt lint
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 24
@@ -14,10 +14,11 @@ test: ## Run every quick test
 	@scripts/install-packages
 	@scripts/run-tests
 
-test-full: ## Run every test, also the long ones, the mutants and the container
+test-full: ## Run every test, also the long ones, the mutants, the API and the container
 	@scripts/install-packages
 	@scripts/run-tests --long
 	@scripts/run-mutants
+	@scripts/test-api
 	@scripts/test-container
 
 torture: ## Kill, pause, cut and flush under load: MINUTES=10 SEED= (random)
@@ -28,6 +29,9 @@ torture: ## Kill, pause, cut and flush under load: MINUTES=10 SEED= (random)
 mutants: ## Break the program on purpose, one patch at a time: a test must detect it
 	@scripts/install-packages
 	@scripts/run-mutants
+
+test-api: ## Send generated requests to the API and compare the answers with its description: SEED= SECONDS_MAX=300
+	@SEED=$(SEED) SECONDS_MAX=$(SECONDS_MAX) scripts/test-api
 
 test-container: ## Build the image and try it: sale, stop, kill, start again
 	@scripts/test-container

@@ -8,6 +8,7 @@ mod durability;
 mod ids;
 mod order;
 mod partition;
+mod schema;
 mod time;
 mod transition;
 mod waitlist;

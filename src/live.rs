@@ -24,6 +24,7 @@ use crate::coupons::snapshots::Snapshots;
 use crate::tasks::Tasks;
 use feed::Feed;
 pub use feed::Topic;
+pub use history::Point;
 pub use operations::{Operations, OperationsParts};
 use stream::Subscriber;
 use topics::Topics;

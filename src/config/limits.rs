@@ -18,6 +18,8 @@ pub const RESERVE_MAX_SECONDS: i64 = 30 * 24 * 3_600;
 /// Units that one user may hold of one coupon.
 pub const PER_USER_LIMIT_MAX: i64 = 16;
 pub const IDEMPOTENCY_KEY_MAX_BYTES: usize = 64;
+/// A number with a fraction of zero is read as a whole number below this: 2^53, up to which a float is exact.
+pub const EXACT_FLOAT_MAX: f64 = 9_007_199_254_740_992.0;
 pub const REASON_MAX_CHARS: usize = 500;
 pub const PAGE_DEFAULT_ROWS: i64 = 50;
 pub const PAGE_MAX_ROWS: i64 = 200;

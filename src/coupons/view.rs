@@ -1,25 +1,37 @@
 //! A coupon as every client may see it, in answers and in event streams.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::domain::{ClaimDurability, CouponId, CouponSnapshot, CouponState, rfc3339};
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Coupon)]
 pub struct CouponView {
     id: CouponId,
     title: String,
+    /// Units for sale, with those that are held.
     total: i64,
+    /// Units left.
+    #[schema(minimum = 0)]
     stock: i64,
     state: CouponState,
+    #[schema(format = DateTime)]
     starts_at: Option<String>,
+    #[schema(format = DateTime)]
     ends_at: Option<String>,
+    /// Units that one user may hold. Above 1, each claim needs an `Idempotency-Key`.
     per_user_limit: i64,
+    /// The time to pay; null if orders are confirmed at once.
     reserve_seconds: Option<i64>,
     durability: ClaimDurability,
+    /// Whether users may wait for units that come back.
     waitlist: bool,
-    /// Only of a coupon with a waiting list.
+    /// Users in line. Only of a coupon with a waiting list.
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting: Option<i64>,
+    /// Redis's clock, which decides when the sale starts and ends.
+    #[schema(format = DateTime)]
     server_time: String,
 }
 

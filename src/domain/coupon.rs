@@ -2,11 +2,12 @@
 
 use serde::Serialize;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use super::{ClaimDurability, CouponId, Definition};
 
 /// A coupon's state: the first of these that applies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CouponState {
     Ended,
@@ -77,7 +78,7 @@ impl CouponSnapshot {
 }
 
 /// A field of a definition on which the two stores do not agree.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FieldDifference {
     pub field: &'static str,
     pub postgres: String,

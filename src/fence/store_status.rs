@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
+use utoipa::ToSchema;
 
 use super::Fence;
 use crate::postgres::fence::FenceRow;
@@ -21,7 +22,8 @@ pub struct Stores {
 }
 
 /// `ok` for each store, or why not.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Stores)]
 pub struct StoreStatus {
     pub redis: String,
     pub postgres: String,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::Api;
 use super::answer::{List, json};
@@ -37,11 +38,13 @@ pub async fn entries(api: Arc<Api>, request: Request) -> Answer {
     Ok(json(StatusCode::OK, &List::page(items, next)))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Reconcile {
+pub struct Reconcile {
+    /// Takes the fence down and rebuilds Redis from Postgres.
     #[serde(default)]
     rebuild: bool,
+    /// Repairs the differences that may be repaired while claims continue.
     #[serde(default)]
     fix: bool,
 }

@@ -4,29 +4,40 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
 
 use super::Api;
 use super::answer::{Content, List, json};
-use super::body::Rfc3339;
-
+use super::body::{Rfc3339, Whole};
 use super::problem::Answer;
 use super::request::{Page, Request, coupon_id};
+use super::shapes;
 use crate::coupons::definitions::{AdminCoupon, Created, ExpectedVersion};
 use crate::coupons::view::CouponView;
 use crate::domain::{ClaimDurability, CouponId, CouponPatch, FieldDifference, NewCoupon};
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct NewCouponBody {
+#[schema(as = NewCoupon)]
+pub struct NewCouponBody {
     id: CouponId,
-    total: i64,
+    #[schema(schema_with = shapes::total)]
+    total: Whole,
+    #[schema(schema_with = shapes::title)]
     title: Option<String>,
+    #[schema(schema_with = shapes::starts_at)]
     starts_at: Option<Rfc3339>,
+    #[schema(schema_with = shapes::ends_at)]
     ends_at: Option<Rfc3339>,
-    per_user_limit: Option<i64>,
-    reserve_seconds: Option<i64>,
+    #[schema(schema_with = shapes::per_user_limit)]
+    per_user_limit: Option<Whole>,
+    #[schema(schema_with = shapes::reserve_seconds)]
+    reserve_seconds: Option<Whole>,
+    /// Default: `redis` if Redis makes an answered claim durable, else `postgres`.
     durability: Option<ClaimDurability>,
+    /// Whether users may wait for units that come back. It cannot be changed later.
     waitlist: Option<bool>,
+    /// Whether `GET /v1/coupons` leaves the coupon out.
     unlisted: Option<bool>,
 }
 
@@ -34,12 +45,12 @@ impl From<NewCouponBody> for NewCoupon {
     fn from(body: NewCouponBody) -> Self {
         Self {
             id: body.id,
-            total: body.total,
+            total: body.total.0,
             title: body.title,
             starts_at: body.starts_at.map(|time| time.0),
             ends_at: body.ends_at.map(|time| time.0),
-            per_user_limit: body.per_user_limit,
-            reserve_seconds: body.reserve_seconds,
+            per_user_limit: body.per_user_limit.map(|limit| limit.0),
+            reserve_seconds: body.reserve_seconds.map(|seconds| seconds.0),
             durability: body.durability,
             waitlist: body.waitlist.unwrap_or(false),
             unlisted: body.unlisted.unwrap_or(false),
@@ -48,18 +59,24 @@ impl From<NewCouponBody> for NewCoupon {
 }
 
 #[expect(clippy::option_option, reason = "a merge patch distinguishes absent from null")]
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct CouponPatchBody {
+#[schema(as = CouponPatch)]
+pub struct CouponPatchBody {
     #[serde(default, deserialize_with = "present")]
+    #[schema(schema_with = shapes::title, required = false)]
     title: Option<Option<String>>,
     #[serde(default, deserialize_with = "present")]
-    total: Option<Option<i64>>,
+    #[schema(schema_with = shapes::total, required = false)]
+    total: Option<Option<Whole>>,
     #[serde(default, deserialize_with = "present")]
+    #[schema(schema_with = shapes::starts_at, required = false)]
     starts_at: Option<Option<Rfc3339>>,
     #[serde(default, deserialize_with = "present")]
+    #[schema(schema_with = shapes::ends_at, required = false)]
     ends_at: Option<Option<Rfc3339>>,
     #[serde(default, deserialize_with = "present")]
+    #[schema(schema_with = shapes::paused, required = false)]
     paused: Option<Option<bool>>,
 }
 
@@ -71,7 +88,7 @@ impl From<CouponPatchBody> for CouponPatch {
     fn from(body: CouponPatchBody) -> Self {
         Self {
             title: body.title,
-            total: body.total,
+            total: body.total.map(|total| total.map(|total| total.0)),
             starts_at: body.starts_at.map(|time| time.map(|time| time.0)),
             ends_at: body.ends_at.map(|time| time.map(|time| time.0)),
             paused: body.paused,
@@ -79,12 +96,15 @@ impl From<CouponPatchBody> for CouponPatch {
     }
 }
 
-#[derive(Serialize)]
-struct AdminCouponView {
+#[derive(Serialize, ToSchema)]
+#[schema(as = AdminCoupon)]
+pub struct AdminCouponView {
     #[serde(flatten)]
     coupon: CouponView,
     paused: bool,
+    /// Whether `GET /v1/coupons` leaves the coupon out.
     unlisted: bool,
+    /// Grows by one with each edit; also in the `ETag`.
     version: i64,
     /// Units of claims that are not recorded yet.
     accepted: i64,
@@ -92,6 +112,7 @@ struct AdminCouponView {
     confirmed: i64,
     /// Units that came back to stock.
     returned: i64,
+    /// Fields of which Redis has another value than Postgres; absent if there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     not_in_force: Vec<FieldDifference>,
 }

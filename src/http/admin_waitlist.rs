@@ -5,15 +5,17 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde::Serialize;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use super::Api;
 use super::answer::{List, json};
 use super::problem::{Answer, Problem};
-use super::request::{Page, Request, coupon_id};
+use super::request::{Page, Request, RowNumber, coupon_id};
 use crate::domain::{OrderId, UserId};
 
-#[derive(Serialize)]
-struct PlaceView {
+#[derive(Serialize, ToSchema)]
+#[schema(as = WaitingUser)]
+pub struct PlaceView {
     place: i64,
     user: UserId,
     /// The order that the user gets with a unit.
@@ -26,8 +28,8 @@ struct PlaceView {
 pub async fn list(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
     api.auth.admin(&request.headers)?;
     let coupon = coupon_id(coupon)?;
-    let page: Page<i64> = Page::read(&request.query_fields())?;
-    let mut places = api.waitlist.page(&coupon, page.after, page.rows()).await?;
+    let page: Page<RowNumber> = Page::read(&request.query_fields())?;
+    let mut places = api.waitlist.page(&coupon, page.after.map(|row| row.0), page.rows()).await?;
     if places.is_empty() && api.snapshots.get(&coupon).await?.is_none() {
         return Err(Problem::unknown_coupon(&coupon));
     }

@@ -1,11 +1,13 @@
 //! Parses JSON bodies. An error names the field and says what it must be. `request` reads the bytes.
 
-use serde::de::{Error as _, IgnoredAny};
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use std::fmt;
+
+use serde::de::{self, DeserializeOwned, Error as _, IgnoredAny, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer};
 use time::OffsetDateTime;
 
 use super::problem::Problem;
-use crate::domain;
+use crate::{config, domain};
 
 /// A point in time in a body.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +17,44 @@ impl<'de> Deserialize<'de> for Rfc3339 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         domain::parse_time(&text).map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// A whole number in a body. JSON does not distinguish `100` from `100.0`, and some clients write the latter.
+#[derive(Clone, Copy, Debug)]
+pub struct Whole(pub i64);
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_i64(WholeVisitor)
+    }
+}
+
+struct WholeVisitor;
+
+impl Visitor<'_> for WholeVisitor {
+    type Value = Whole;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a whole number")
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Whole, E> {
+        Ok(Whole(number))
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<Whole, E> {
+        let whole = i64::try_from(number).map(Whole);
+        whole.map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<Whole, E> {
+        // Larger ones may have been rounded.
+        if number.fract() != 0.0 || number.abs() >= config::EXACT_FLOAT_MAX {
+            return Err(E::invalid_type(Unexpected::Float(number), &self));
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "it is whole, and an i64 holds it")]
+        Ok(Whole(number as i64))
     }
 }
 
@@ -96,7 +136,7 @@ mod tests {
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Sample {
-        total: i64,
+        total: Whole,
         title: Option<String>,
         paused: Option<bool>,
         starts_at: Option<Rfc3339>,
@@ -111,10 +151,21 @@ mod tests {
     }
 
     #[rstest::rstest]
+    #[case("100", 100)]
+    #[case("100.0", 100)]
+    #[case("-1e2", -100)]
+    #[case("9223372036854775807", i64::MAX)]
+    fn a_whole_number_may_be_written_with_a_fraction_of_zero(#[case] text: &str, #[case] number: i64) {
+        let sample = parse::<Sample>(format!(r#"{{"total": {text}}}"#).as_bytes()).unwrap();
+        assert_eq!(sample.total.0, number);
+    }
+
+    #[rstest::rstest]
     #[case("{}", "total is missing")]
     #[case(r#"{"total": null}"#, "total must be a whole number, not null")]
     #[case(r#"{"total": "ten"}"#, r#"total must be a whole number, not string "ten""#)]
     #[case(r#"{"total": 1.5}"#, "total must be a whole number, not floating point `1.5`")]
+    #[case(r#"{"total": 9007199254740993.0}"#, "total must be a whole number, not floating point")]
     #[case(r#"{"total": 1e30}"#, "total must be a whole number, not floating point")]
     #[case(r#"{"total": 99999999999999999999}"#, "total must be a whole number, not floating point")]
     #[case(r#"{"total": 18446744073709551615}"#, "total must be a whole number, not integer")]

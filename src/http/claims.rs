@@ -8,12 +8,14 @@ use http::header::InvalidHeaderValue;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use super::Api;
 use super::answer::{Content, List, json};
 use super::prefer::preferred_wait;
 use super::problem::{Answer, Code, Problem};
 use super::request::{Request, coupon_id, order_id};
+use super::shapes;
 use crate::claims::claim::Claimed;
 use crate::domain::{
     CouponId, IdempotencyKey, InvalidId, Order, OrderId, OrderStatus, Refusal, UserId, rfc3339,
@@ -24,16 +26,20 @@ use crate::orders::lookup::FoundOrder;
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// An order as the API shows it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Order)]
 pub struct OrderView {
     order: OrderId,
     coupon: CouponId,
     user: UserId,
     status: OrderStatus,
+    /// For an order that came of a waiting list: when its user joined.
     #[serde(with = "time::serde::rfc3339")]
     claimed_at: OffsetDateTime,
+    /// When the order was written to Postgres.
     #[serde(with = "time::serde::rfc3339::option")]
     recorded_at: Option<OffsetDateTime>,
+    /// Until when the order can be confirmed, by Postgres's clock.
     #[serde(with = "time::serde::rfc3339::option")]
     reserved_until: Option<OffsetDateTime>,
     /// When a reserved order was paid.
@@ -41,7 +47,9 @@ pub struct OrderView {
     confirmed_at: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339::option")]
     ended_at: Option<OffsetDateTime>,
+    /// Why the order was rejected or revoked.
     reason: Option<String>,
+    /// In answers to claims: units left after the claim.
     #[serde(skip_serializing_if = "Option::is_none")]
     stock: Option<i64>,
     /// For a rejected order that was replayed: the order of the new claim.
@@ -83,9 +91,11 @@ pub async fn claim(api: &Api, coupon: &str, mut request: Request) -> Answer {
     make_claim(api, coupon, user, key, &request.headers).await.map(|(_, response)| response)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct OnBehalf {
+#[schema(as = ClaimForUser)]
+pub struct OnBehalf {
+    #[schema(schema_with = shapes::user)]
     user: UserId,
 }
 

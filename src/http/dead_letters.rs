@@ -6,39 +6,47 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde::Serialize;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Api;
 use super::answer::{List, json};
 use super::claims::{OrderView, make_claim};
 use super::problem::{Answer, Code, Problem};
-use super::request::{Page, Request, segment};
+use super::request::{Page, Request, RowNumber, segment};
 use crate::config;
 use crate::domain::{CouponId, IdempotencyKey, Order, OrderId, UserId};
 use crate::logs::order_step;
 use crate::postgres::dead_letters::{self, DeadLetter, decode_fields};
 
-#[derive(Serialize)]
-struct LetterView {
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeadLetter)]
+pub struct LetterView {
     id: i64,
+    /// The id of the stream's entry.
     entry: Option<String>,
     order: Option<Uuid>,
     /// `None` with `user` if the letter's fields do not name both.
     coupon: Option<CouponId>,
     user: Option<UserId>,
+    /// Why the event could not be recorded.
     error: String,
+    /// How often the entry was delivered to a worker.
     deliveries: Option<i64>,
     #[serde(with = "time::serde::rfc3339")]
     died_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339::option")]
     seen_at: Option<OffsetDateTime>,
+    /// The order of the new claim, after a replay.
     replaced_by: Option<Uuid>,
+    /// The event's fields; only in the answers about one letter.
     #[serde(skip_serializing_if = "Option::is_none")]
     fields: Option<Vec<FieldView>>,
 }
 
-#[derive(Serialize)]
-struct FieldView {
+#[derive(Serialize, ToSchema)]
+#[schema(as = DeadLetterField)]
+pub struct FieldView {
     name: String,
     value: String,
 }
@@ -46,8 +54,9 @@ struct FieldView {
 /// `GET /v1/admin/dead`
 pub async fn list(api: Arc<Api>, request: Request) -> Answer {
     api.auth.admin(&request.headers)?;
-    let page: Page<LetterId> = Page::read(&request.query_fields())?;
-    let mut letters = dead_letters::list(&api.postgres.pool, page.after.map(|id| id.0), page.rows()).await?;
+    let page: Page<RowNumber> = Page::read(&request.query_fields())?;
+    let mut letters =
+        dead_letters::list(&api.postgres.pool, page.after.map(|row| row.0), page.rows()).await?;
     let next = page.cut(&mut letters, |letter| letter.id);
     let items = letters.into_iter().map(|letter| view(letter, false)).collect();
     Ok(json(StatusCode::OK, &List::page(items, next)))

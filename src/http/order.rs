@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::Api;
 use super::answer::json;
 use super::claims::OrderView;
 use super::problem::{Answer, Problem};
 use super::request::{Request, order_id};
+use super::shapes;
 use crate::config;
 use crate::domain::is_reason;
 use crate::postgres::transitions::Revocation;
@@ -40,10 +42,13 @@ pub async fn cancel(api: Arc<Api>, order: &str, mut request: Request) -> Answer 
     Ok(json(StatusCode::OK, &OrderView::from(order)))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct RevocationBody {
+#[schema(as = Revocation)]
+pub struct RevocationBody {
+    #[schema(schema_with = shapes::reason)]
     reason: String,
+    /// True: the unit goes back to stock. False: the total falls by one.
     return_unit: bool,
 }
 

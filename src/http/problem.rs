@@ -1,10 +1,12 @@
 //! Every error answer: one enum with one exhaustive match, rendered as RFC 9457 problem+json.
 
-use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, header};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::answer::{Content, json};
+pub use super::code::Code;
 use crate::claims::claim::ClaimError;
 use crate::config;
 use crate::coupons::definitions::CouponError;
@@ -19,94 +21,6 @@ use crate::waitlist::WaitlistError;
 /// The result of a handler.
 pub type Answer = Result<Response<Content>, Problem>;
 
-/// Stable words that programs may rely on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Code {
-    BadRequest,
-    IdempotencyKeyRequired,
-    Unauthorized,
-    NotFound,
-    UnknownCoupon,
-    MethodNotAllowed,
-    RequestTimeout,
-    SoldOut,
-    LimitReached,
-    NotStarted,
-    Ended,
-    Paused,
-    NotSoldOut,
-    NoWaitlist,
-    WaitlistFull,
-    NotWaiting,
-    AlreadyServed,
-    Rejected,
-    OrderCancelled,
-    OrderExpired,
-    OrderConfirmed,
-    OrderReserved,
-    CouponExists,
-    TotalTooLow,
-    NotReplayable,
-    PreconditionFailed,
-    PayloadTooLarge,
-    UnsupportedMediaType,
-    Unavailable,
-    NotRecordedYet,
-    Internal,
-}
-
-impl Code {
-    pub const fn status(self) -> StatusCode {
-        self.parts().0
-    }
-
-    const fn parts(self) -> (StatusCode, &'static str, &'static str) {
-        match self {
-            Self::BadRequest => (StatusCode::BAD_REQUEST, "bad-request", "Bad request"),
-            Self::IdempotencyKeyRequired => {
-                (StatusCode::BAD_REQUEST, "idempotency-key-required", "Idempotency-Key required")
-            }
-            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized", "Unauthorized"),
-            Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "Not found"),
-            Self::UnknownCoupon => (StatusCode::NOT_FOUND, "unknown-coupon", "Unknown coupon"),
-            Self::MethodNotAllowed => {
-                (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed")
-            }
-            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request-timeout", "Request timeout"),
-            Self::SoldOut => (StatusCode::CONFLICT, "sold-out", "Sold out"),
-            Self::LimitReached => (StatusCode::CONFLICT, "limit-reached", "Limit reached"),
-            Self::NotStarted => (StatusCode::CONFLICT, "not-started", "Not started"),
-            Self::Ended => (StatusCode::CONFLICT, "ended", "Ended"),
-            Self::Paused => (StatusCode::CONFLICT, "paused", "Paused"),
-            Self::NotSoldOut => (StatusCode::CONFLICT, "not-sold-out", "Not sold out"),
-            Self::NoWaitlist => (StatusCode::CONFLICT, "no-waitlist", "No waiting list"),
-            Self::WaitlistFull => (StatusCode::CONFLICT, "waitlist-full", "Waiting list full"),
-            Self::NotWaiting => (StatusCode::NOT_FOUND, "not-waiting", "Not waiting"),
-            Self::AlreadyServed => (StatusCode::CONFLICT, "already-served", "Already served"),
-            Self::Rejected => (StatusCode::CONFLICT, "rejected", "Rejected"),
-            Self::OrderCancelled => (StatusCode::CONFLICT, "order-cancelled", "Order cancelled"),
-            Self::OrderExpired => (StatusCode::CONFLICT, "order-expired", "Order expired"),
-            Self::OrderConfirmed => (StatusCode::CONFLICT, "order-confirmed", "Order confirmed"),
-            Self::OrderReserved => (StatusCode::CONFLICT, "order-reserved", "Order reserved"),
-            Self::CouponExists => (StatusCode::CONFLICT, "coupon-exists", "Coupon exists"),
-            Self::TotalTooLow => (StatusCode::CONFLICT, "total-too-low", "Total too low"),
-            Self::NotReplayable => (StatusCode::CONFLICT, "not-replayable", "Not replayable"),
-            Self::PreconditionFailed => {
-                (StatusCode::PRECONDITION_FAILED, "precondition-failed", "Precondition failed")
-            }
-            Self::PayloadTooLarge => {
-                (StatusCode::PAYLOAD_TOO_LARGE, "payload-too-large", "Payload too large")
-            }
-            Self::UnsupportedMediaType => {
-                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported media type")
-            }
-            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Unavailable"),
-            Self::NotRecordedYet => (StatusCode::SERVICE_UNAVAILABLE, "not-recorded-yet", "Not recorded yet"),
-            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error"),
-        }
-    }
-}
-
 /// An error answer.
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -117,16 +31,25 @@ pub struct Problem {
     header: Option<Box<(HeaderName, HeaderValue)>>,
 }
 
-/// The JSON that is sent.
-#[derive(Serialize)]
-struct Body<'a> {
+/// The JSON of every error answer (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct Body<'a> {
+    /// `urn:seckill:problem:` and the code.
     r#type: String,
     title: &'static str,
+    /// The status of the answer.
+    #[schema(minimum = 400, maximum = 599)]
     status: u16,
+    /// A sentence for a person. Its words may change.
     detail: &'a str,
-    code: &'static str,
+    /// A stable word for programs.
+    code: Code,
+    /// The answer's `x-request-id`, which is also in the server's log. Empty if the request could not be read.
     request_id: &'a str,
+    /// Members that only some codes have; the description of each code names them.
     #[serde(flatten)]
+    #[schema(value_type = Object)]
     members: &'a Map<String, Value>,
 }
 
@@ -174,20 +97,26 @@ impl Problem {
         Self { header: Some(Box::new((name, value))), ..self }
     }
 
+    fn as_body<'a>(&'a self, request_id: &'a str) -> Body<'a> {
+        let Self { code, detail, members, .. } = self;
+        Body {
+            r#type: format!("urn:seckill:problem:{}", code.word()),
+            title: code.title(),
+            status: code.status().as_u16(),
+            detail,
+            code: *code,
+            request_id,
+            members,
+        }
+    }
+
+    /// The JSON of the answer, for the API's description.
+    pub fn body(&self, request_id: &str) -> Value {
+        serde_json::to_value(self.as_body(request_id)).unwrap_or_default()
+    }
+
     pub fn render(self, request_id: &str) -> Response<Content> {
-        let (status, word, title) = self.code.parts();
-        let mut response = json(
-            status,
-            &Body {
-                r#type: format!("urn:seckill:problem:{word}"),
-                title,
-                status: status.as_u16(),
-                detail: &self.detail,
-                code: word,
-                request_id,
-                members: &self.members,
-            },
-        );
+        let mut response = json(self.code.status(), &self.as_body(request_id));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         match self.code {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde::Serialize;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Api;
@@ -15,8 +16,9 @@ use crate::domain::{CouponId, OrderId, UserId, rfc3339};
 use crate::postgres::receipt::{self, Winner};
 use crate::receipt::{Exception, Receipt};
 
-#[derive(Serialize)]
-struct ReceiptView {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Receipt)]
+pub struct ReceiptView {
     coupon: CouponId,
     title: String,
     total: i64,
@@ -28,8 +30,11 @@ struct ReceiptView {
     confirmed: i64,
     returned: i64,
     rejected: i64,
+    /// Whether `total` is `stock`, `accepted`, `reserved` and `confirmed` together.
     adds_up: bool,
+    /// By how many units it is not.
     off_by: i64,
+    #[schema(format = DateTime)]
     server_time: String,
     exceptions: Vec<ExceptionView>,
     /// Also those that are not named.
@@ -38,8 +43,9 @@ struct ReceiptView {
     compared: bool,
 }
 
-#[derive(Serialize)]
-struct ExceptionView {
+#[derive(Serialize, ToSchema)]
+#[schema(as = ReceiptException)]
+pub struct ExceptionView {
     kind: &'static str,
     user: Option<UserId>,
     order: Option<OrderId>,
@@ -90,8 +96,9 @@ pub async fn show(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
     Ok(json(StatusCode::OK, &ReceiptView::from(receipt)))
 }
 
-#[derive(Serialize)]
-struct WinnerView {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Winner)]
+pub struct WinnerView {
     order: Uuid,
     user: String,
     slot: i16,

@@ -156,6 +156,19 @@ pub fn query_field<T: std::str::FromStr<Err: std::fmt::Display>>(
     parsed.map_err(|error| Problem::bad_request(format!("{name}: {error}")))
 }
 
+/// A row's number in `after`, from 0 on.
+#[derive(Clone, Copy)]
+pub struct RowNumber(pub i64);
+
+impl std::str::FromStr for RowNumber {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let number = text.parse().ok().filter(|number| *number >= 0);
+        number.map(Self).ok_or("a row's number is a whole number from 0 on")
+    }
+}
+
 /// `limit` and `after` of a list.
 pub struct Page<T> {
     pub limit: i64,

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Api;
 use super::answer::json;
 use super::problem::{Answer, Code, Problem};
 use super::request::Request;
+use super::shapes;
 use crate::domain::UserId;
 
 type Mint = Box<dyn Fn(&UserId) -> anyhow::Result<String> + Send + Sync>;
@@ -22,21 +24,27 @@ pub struct DemoSignIn {
     pub mint: Mint,
 }
 
-#[derive(Serialize)]
-struct SignInView {
+#[derive(Serialize, ToSchema)]
+#[schema(as = SignIn)]
+pub struct SignInView {
+    /// Whether `POST /v1/sign-in` gives tokens.
     demo: bool,
+    /// Users that the storefront offers.
     users: &'static [&'static str],
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct SignIn {
+#[schema(as = SignInRequest)]
+pub struct SignIn {
+    #[schema(schema_with = shapes::user)]
     user: UserId,
 }
 
-#[derive(Serialize)]
-struct SignedIn {
+#[derive(Serialize, ToSchema)]
+pub struct SignedIn {
     user: UserId,
+    /// The bearer token.
     token: String,
 }
 

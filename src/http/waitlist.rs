@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Response, StatusCode, header};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Api;
 use super::answer::{Content, json};
@@ -16,14 +17,18 @@ use crate::fence::StoreError;
 use crate::waitlist::{Joined, Place, WaitState};
 
 /// A place in line as the API shows it.
-#[derive(Serialize)]
-struct PlaceView<'a> {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Place)]
+pub struct PlaceView<'a> {
     coupon: &'a CouponId,
     user: &'a UserId,
+    /// `waiting`.
     status: &'static str,
     /// The order that the user gets with a unit.
     order: OrderId,
+    /// From 1, the next user to get a unit.
     place: i64,
+    /// Users in line.
     waiting: i64,
 }
 

@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::config;
 use crate::domain::CouponId;
 use crate::metrics::{CLAIMS, WINDOW_SECONDS, count_as_f64};
 
 /// One second.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = HistoryPoint)]
 pub struct Point {
     /// Seconds since 1970, by this machine's clock.
     pub t: i64,
@@ -27,7 +29,8 @@ pub struct Point {
 }
 
 /// Claims a second in this process, by outcome.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, ToSchema)]
+#[schema(as = ClaimRates)]
 pub struct Claims {
     pub accepted: u64,
     /// Repeats of claims that hold a unit.

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 use crate::domain::{CouponId, Order, OrderEvent, OrderId, OrderStatus, UserId};
 use crate::fence::{Fence, StoreError};
@@ -21,7 +22,7 @@ pub struct EntryId {
 }
 
 /// What has become of an entry in the workers' group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EntryState {
     /// No worker has read it.
@@ -33,8 +34,10 @@ pub enum EntryState {
 }
 
 /// An entry of the order stream.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = StreamEntry)]
 pub struct EntryView {
+    /// The id of the entry.
     entry: String,
     /// When it was appended, by Redis's clock.
     #[serde(with = "time::serde::rfc3339")]

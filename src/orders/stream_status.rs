@@ -1,6 +1,7 @@
 //! The order stream's state for the operator: how far the workers are, and which other groups read the stream.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use std::time::{Duration, Instant};
 
@@ -19,14 +20,16 @@ pub enum StreamStatus {
     Up(Box<StreamView>),
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(tag = "state", rename_all = "lowercase")]
+#[schema(as = Fence)]
 pub enum FenceView {
     Up { epoch: String },
     Down { reason: String },
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = Stream)]
 pub struct StreamView {
     /// The stream's key in Redis.
     pub stream: String,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::SystemTime;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::coupons::in_force::describe;
 use crate::domain::{CouponId, FieldDifference, OrderId, UserId};
@@ -11,7 +12,8 @@ use crate::metrics;
 
 /// The findings of a comparison. The counts are complete; `named` has at most `REPORT_MAX_NAMES` differences, for a receipt
 /// at most `RECEIPT_MAX_NAMES`.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
+#[schema(as = Comparison)]
 pub struct ComparisonReport {
     /// Published coupons that were compared.
     pub coupons: usize,
@@ -43,7 +45,7 @@ pub struct ComparisonReport {
 }
 
 /// One difference.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Difference {
     /// `lost_event`, `missed_release`, `missing_claim`, `foreign_field`, `stock_drift`, `definition` or `waitlist`.
     pub kind: &'static str,

@@ -6,6 +6,7 @@ use fred::types::Value;
 use serde::Serialize;
 use std::collections::HashSet;
 use std::time::Duration;
+use utoipa::ToSchema;
 
 use super::keys::GROUP;
 use super::{Redis, RedisError, array, integer, text};
@@ -199,7 +200,8 @@ impl<'a> UnacknowledgedScan<'a> {
 }
 
 /// One consumer group of the stream.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = ConsumerGroup)]
 pub struct GroupInfo {
     pub name: String,
     pub consumers: i64,
@@ -211,7 +213,8 @@ pub struct GroupInfo {
     pub entries_read: Option<i64>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = Consumer)]
 pub struct ConsumerInfo {
     pub name: String,
     pub pending: i64,

@@ -173,7 +173,7 @@ async fn the_list_pages_and_is_for_the_admin_alone() {
         after = format!("&after={next}");
     }
     assert_eq!(totals, [5, 4, 3, 2, 1]);
-    for wrong in ["?coupon=-", "?order=1", "?after=x", "?limit=0"] {
+    for wrong in ["?coupon=-", "?order=1", "?after=x", "?after=-1", "?limit=0"] {
         sale.admin(Method::GET, &format!("{AUDIT}{wrong}"), None).await.assert_problem(400, "bad-request");
     }
     sale.get(AUDIT).await.assert_problem(401, "unauthorized");

@@ -24,6 +24,7 @@ mod damaged_log;
 mod data_loss;
 mod definitions;
 mod deleted_entries;
+mod description;
 mod doctor;
 mod durability;
 mod event_streams;

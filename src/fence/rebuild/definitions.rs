@@ -5,6 +5,7 @@
 use anyhow::bail;
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::domain::{AuditAction, CouponId, Definition, FieldChange, Origin};
 use crate::postgres::audit::AuditEntry;
@@ -15,7 +16,8 @@ const UNREADABLE: &str = "its definition in Redis cannot be read";
 const WRONG_SUM: &str = "stock + claims is not its total in Redis";
 
 /// A change of a coupon's definition by a rebuild.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = RebuildEdit)]
 pub struct Edit {
     pub coupon: CouponId,
     pub outcome: Outcome,
@@ -31,8 +33,9 @@ pub struct Edit {
     pub why: Option<&'static str>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = RebuildOutcome)]
 pub enum Outcome {
     /// Postgres had lost the definition; Redis's is in force.
     Adopted,
@@ -40,7 +43,8 @@ pub enum Outcome {
     Paused,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = RebuildChange)]
 pub struct Change {
     pub field: &'static str,
     pub from: String,

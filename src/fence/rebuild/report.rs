@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::decide::Plan;
 use super::definitions::Edit;
@@ -10,7 +11,8 @@ use crate::domain::{CouponId, OrderId};
 use crate::logs::info_or_warn;
 
 /// The findings and changes of a rebuild.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
+#[schema(as = Rebuild)]
 pub struct Report {
     pub epoch: String,
     pub coupons: usize,

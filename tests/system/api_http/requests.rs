@@ -149,7 +149,8 @@ async fn a_refusal_of_an_unreadable_query_or_body_names_the_field() {
         ("/v1/admin/orders?status=x", "status is accepted, reserved, confirmed"),
         ("/v1/admin/orders?coupon=-", "coupon: a coupon id is 1 to 63"),
         ("/v1/admin/orders?user=", "user: a user id is 1 to 128 bytes"),
-        ("/v1/admin/dead?after=x", "after: a dead letter's id is a number"),
+        ("/v1/admin/dead?after=x", "after: a row's number is a whole number from 0 on"),
+        ("/v1/admin/dead?after=-1", "after: a row's number is a whole number from 0 on"),
         ("/v1/admin/dead/x", "a dead letter's id is a number"),
         ("/v1/admin/dead/99999999999999999999", "a dead letter's id is a number"),
     ] {

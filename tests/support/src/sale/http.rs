@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 
 use super::Sale;
 use crate::answer::Answer;
+use crate::description::assert_describes;
 use crate::wait::DEADLINE;
 
 impl Sale {
@@ -43,7 +44,7 @@ impl Sale {
         self.send_bytes(method, path, &headers, json).await
     }
 
-    /// Sends a request with a body of any bytes.
+    /// Sends a request with a body of any bytes. Fails for an answer that the API's description does not have.
     pub async fn send_bytes(
         &self,
         method: Method,
@@ -51,7 +52,7 @@ impl Sale {
         headers: &[(&str, &str)],
         body: Option<impl Into<reqwest::Body>>,
     ) -> Answer {
-        let mut request = self.client.request(method, format!("{}{path}", self.url));
+        let mut request = self.client.request(method.clone(), format!("{}{path}", self.url));
         for (name, value) in headers {
             let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
             request = request.header(HeaderName::from_bytes(name.as_bytes()).unwrap(), value);
@@ -64,7 +65,9 @@ impl Sale {
                 let (status, headers) = (response.status().as_u16(), response.headers().clone());
                 let text = response.text().await.unwrap_or_default();
                 let body = serde_json::from_str(&text).unwrap_or(Value::Null);
-                Answer { status, headers, text, body }
+                let answer = Answer { status, headers, text, body };
+                assert_describes(&method, path, &answer);
+                answer
             }
             Err(error) => {
                 Answer { status: 0, headers: HeaderMap::new(), text: error.to_string(), body: Value::Null }

@@ -1,0 +1,70 @@
+//! The waiting list of a sold-out coupon.
+
+use serde_json::{Value, json};
+use utoipa::openapi::schema::OneOfBuilder;
+
+use super::super::claims::OrderView;
+use super::super::problem::Code;
+use super::super::waitlist::PlaceView;
+use super::operation::{Operation, Success};
+use super::parts::of;
+
+pub const TAG: &str = "Waiting list";
+const PATH: &str = "/v1/coupons/{coupon}/waitlist";
+
+fn place() -> Value {
+    json!({
+        "coupon": "coffee", "user": "bob", "status": "waiting", "order": "01a22cd4-f870-74c1-bb6f-c9acd7f33a74",
+        "place": 1, "waiting": 3
+    })
+}
+
+pub fn operations() -> Vec<Operation> {
+    vec![
+        Operation::post(PATH, "join_waitlist", TAG)
+            .text(
+                "Join the line",
+                "Takes the last place, if the coupon is sold out. `order` is the order that the user gets with a unit.",
+            )
+            .by_user()
+            .coupon()
+            .idempotency_key()
+            .optional_body()
+            .answers(state())
+            .answers(Success::json::<PlaceView<'_>>(201, "The user has joined.", place()))
+            .codes(&[
+                Code::IdempotencyKeyRequired,
+                Code::UnknownCoupon,
+                Code::NotSoldOut,
+                Code::NoWaitlist,
+                Code::WaitlistFull,
+                Code::LimitReached,
+                Code::Ended,
+            ]),
+        Operation::get(PATH, "show_place", TAG)
+            .text(
+                "The caller's place, or the order that came of it",
+                "When `status` is no longer `waiting`, the user has got a unit with this order.",
+            )
+            .by_user()
+            .coupon()
+            .answers(state())
+            .codes(&[Code::UnknownCoupon, Code::NotWaiting]),
+        Operation::delete(PATH, "leave_waitlist", TAG)
+            .text("Leave the line", "Can be repeated.")
+            .by_user()
+            .coupon()
+            .answers(Success::empty(204, "The user does not wait."))
+            .codes(&[Code::AlreadyServed]),
+    ]
+}
+
+/// A place, or the order of a user who has a unit already.
+fn state() -> Success {
+    let schema = OneOfBuilder::new().item(of::<PlaceView<'_>>()).item(of::<OrderView>());
+    let description = "The place of a user who waits, or the order of a user who has got a unit.";
+    Success::of_schema(200, description, schema.into(), place())
+        .known::<PlaceView<'_>>()
+        .known::<OrderView>()
+        .with_header("Location", "With an order: its address.")
+}
