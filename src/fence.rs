@@ -164,7 +164,13 @@ impl Fence {
             self.take_down(&session.epoch, "a rebuild was ordered");
         }
         self.shared.wanted.notify_one();
-        answered.await.unwrap_or_else(|_| Err("another rebuild was ordered after this one".into()))
+        let report =
+            answered.await.unwrap_or_else(|_| Err("another rebuild was ordered after this one".into()))?;
+        // The operator's next request expects that claims are accepted again; if they are not, it says why.
+        let mut states = self.subscribe();
+        let up = states.wait_for(|state| matches!(state, FenceState::Up(_)));
+        drop(tokio::time::timeout(config::FENCE_RETRY_MAX, up).await);
+        Ok(report)
     }
 
     /// The fence's task: comes up, probes once a second, comes down, and starts over, until `stop`.

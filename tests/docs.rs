@@ -100,8 +100,9 @@ const NAMES: [(&str, &str); 3] = [
 #[test]
 fn every_text_is_in_plain_words() {
     let mut found = Vec::new();
-    let mut folders =
-        ["src", "lua", "sql", "docs", "tests", "model", "scripts", "deploy", "web"].map(PathBuf::from).to_vec();
+    let mut folders = ["src", "lua", "sql", "docs", "tests", "model", "scripts", "deploy", "web"]
+        .map(PathBuf::from)
+        .to_vec();
     let mut files = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Dockerfile", "Makefile"]
         .map(PathBuf::from)
         .to_vec();

@@ -19,7 +19,8 @@ fn sources() -> BTreeMap<String, String> {
 /// The scripts that a page loads, with those that they import.
 fn scripts_of(page: &str, sources: &BTreeMap<String, String>) -> BTreeSet<String> {
     let loaded = sources[page].split("src=\"/assets/").skip(1).filter_map(|rest| rest.split('"').next());
-    let mut waiting: Vec<String> = loaded.filter(|name| sources.contains_key(*name)).map(str::to_owned).collect();
+    let mut waiting: Vec<String> =
+        loaded.filter(|name| sources.contains_key(*name)).map(str::to_owned).collect();
     let mut scripts = BTreeSet::new();
     while let Some(script) = waiting.pop() {
         let imports = sources[&script].split("\"./").skip(1).filter_map(|rest| rest.split('"').next());

@@ -2,7 +2,7 @@
 would call them wrong; every other failure counts."""
 
 import schemathesis
-from schemathesis.core.failures import AcceptedNegativeData, ServerError
+from schemathesis.core.failures import AcceptedNegativeData
 from schemathesis.openapi.checks import RejectedPositiveData
 
 
@@ -29,8 +29,4 @@ def filter_failure(context, failure, case, response):
     if isinstance(failure, AcceptedNegativeData):
         # Refused, for the version that `If-Match` names.
         return code != "precondition-failed"
-    if isinstance(failure, ServerError):
-        # The run orders rebuilds. The fence may be down for a moment after the answer; then clients send again.
-        is_retryable = code == "unavailable" and "retry-after" in response.headers
-        return not (is_retryable and "a rebuild was ordered" in detail)
     return True
