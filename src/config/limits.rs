@@ -107,10 +107,12 @@ pub const LIVE_POLL_PER_COUPON: Duration = Duration::from_millis(2);
 pub const LIVE_POLL_SOON: Duration = Duration::from_millis(20);
 /// Listed coupons that the stream of all coupons has: the first ones of the list.
 pub const LIVE_MAX_COUPONS: usize = 500;
-/// How often one event stream is written to, at most. With many streams less often: together they are woken at most
-/// `LIVE_MAX_WAKES` times a second, so that claims stay fast.
+/// How often one event stream is written to, at most. With many streams less often: together they are woken about
+/// `LIVE_MAX_WAKES` times a second, so that claims stay fast, but each at least every `LIVE_WRITE_INTERVAL_MAX`: a page
+/// that gets nothing for five seconds takes its connection for lost.
 pub const LIVE_WRITE_INTERVAL: Duration = Duration::from_millis(200);
-pub const LIVE_MAX_WAKES: u32 = 4_000;
+pub const LIVE_WRITE_INTERVAL_MAX: Duration = Duration::from_secs(3);
+pub const LIVE_MAX_WAKES: u32 = 2_500;
 /// How often a stream says that its numbers are current, or that they are not.
 pub const LIVE_HEARTBEAT: Duration = Duration::from_secs(2);
 /// How long a new stream waits for the first read that was made for it.

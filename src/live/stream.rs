@@ -94,5 +94,18 @@ impl Writer {
 /// The time between two wakes of one stream while this many are open.
 fn interval(streams: usize) -> Duration {
     let streams = u32::try_from(streams).unwrap_or(u32::MAX);
-    config::LIVE_WRITE_INTERVAL.max(Duration::from_secs(1) * streams / config::LIVE_MAX_WAKES)
+    let shared = Duration::from_secs(1) * streams / config::LIVE_MAX_WAKES;
+    shared.clamp(config::LIVE_WRITE_INTERVAL, config::LIVE_WRITE_INTERVAL_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_streams_are_woken_less_often_but_before_a_page_takes_its_connection_for_lost() {
+        assert_eq!(interval(1), config::LIVE_WRITE_INTERVAL);
+        assert_eq!(interval(5_000), Duration::from_secs(2));
+        assert_eq!(interval(1_000_000), config::LIVE_WRITE_INTERVAL_MAX);
+    }
 }
