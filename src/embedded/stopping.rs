@@ -28,10 +28,11 @@ pub struct StopTimeouts {
 }
 
 impl StopTimeouts {
-    /// Gives the clean stop all the time that the stronger signals do not need.
+    /// Gives the clean stop all the time that the stronger signals do not need. With little time left, each signal gets
+    /// a third of it: the last one must be sent before the program has to exit.
     pub fn until(deadline: Instant) -> Self {
         let left = deadline.saturating_duration_since(Instant::now());
-        let forced = config::STORE_LAST_SIGNAL_TIMEOUT;
+        let forced = config::STORE_LAST_SIGNAL_TIMEOUT.min(left / 3);
         Self { clean: left.saturating_sub(2 * forced), forced }
     }
 }
