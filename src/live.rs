@@ -14,7 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use futures_util::Stream;
-use serde_json::Value;
+use serde::Serialize;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -143,6 +143,7 @@ fn new_hub() -> String {
 }
 
 /// An event as it is sent (WHATWG HTML, section 9.2.5).
-fn event(id: &str, name: &str, data: &Value) -> Bytes {
+fn event(id: &str, name: &str, data: &impl Serialize) -> Bytes {
+    let data = serde_json::to_string(data).unwrap_or_else(|_| "null".into());
     Bytes::from(format!("id: {id}\nevent: {name}\ndata: {data}\n\n"))
 }

@@ -82,6 +82,12 @@ impl Catalogue {
         with.map(|(id, _)| id.clone()).collect()
     }
 
+    /// The number of coupons that Redis has had, listed or not.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.read().values().filter(|known| known.published).count()
+    }
+
     /// One page of ids, in their order, after `after`.
     #[must_use]
     pub fn page(&self, after: Option<&CouponId>, limit: usize, with_unlisted: bool) -> Vec<CouponId> {

@@ -1,5 +1,7 @@
 //! A coupon: its definition, and its state at one moment.
 
+use std::hash::{Hash, Hasher};
+
 use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -61,6 +63,12 @@ impl From<CouponSnapshot> for Definition {
 }
 
 impl CouponSnapshot {
+    /// Hashes what clients see of the coupon, without the time: another hash means that there is something to show.
+    pub fn hash_shown(&self, hasher: &mut impl Hasher) {
+        let Self { id, version, stock, waiting, .. } = self;
+        (id.as_str(), version, stock, waiting, self.state() as u8).hash(hasher);
+    }
+
     #[must_use]
     pub fn state(&self) -> CouponState {
         if self.ends_at_ms.is_some_and(|end| self.now_ms >= end) {

@@ -43,8 +43,7 @@ fn etag<'a>(snapshots: impl IntoIterator<Item = &'a CouponSnapshot>, next: Optio
     let mut hasher = DefaultHasher::new();
     next.hash(&mut hasher);
     for snapshot in snapshots {
-        let CouponSnapshot { id, version, stock, waiting, .. } = snapshot;
-        (id.as_str(), version, stock, waiting, snapshot.state() as u8).hash(&mut hasher);
+        snapshot.hash_shown(&mut hasher);
     }
     format!("W/\"{:016x}\"", hasher.finish())
 }

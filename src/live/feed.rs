@@ -2,7 +2,7 @@
 //! remembers only the number that it has sent; a slow client skips changes and never makes a queue.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{DefaultHasher, Hasher};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -97,8 +97,7 @@ impl Feed {
 
     fn record_coupon(&mut self, snapshot: &CouponSnapshot, listed: bool) {
         let mut hasher = DefaultHasher::new();
-        let CouponSnapshot { version, stock, waiting, .. } = snapshot;
-        (version, stock, waiting, snapshot.state() as u8).hash(&mut hasher);
+        snapshot.hash_shown(&mut hasher);
         let fingerprint = hasher.finish();
         if let Some(known) = self.coupons.get(&snapshot.id) {
             if known.fingerprint == fingerprint && known.listed == listed {
@@ -107,8 +106,7 @@ impl Feed {
             self.changes.remove(&known.number);
         }
         let number = self.next_number();
-        let view = serde_json::to_value(CouponView::from(snapshot)).unwrap_or_default();
-        let event = event(&self.id(number), "coupon", &view);
+        let event = event(&self.id(number), "coupon", &CouponView::from(snapshot));
         self.coupons.insert(snapshot.id.clone(), Known { number, fingerprint, listed });
         self.changes.insert(number, Change { coupon: snapshot.id.clone(), listed, event });
     }

@@ -195,7 +195,7 @@ impl Shared {
             Ok(StreamStatus::Down { .. }) | Err(_) => None,
         };
         let stream = stream.as_deref();
-        let known = parts.catalogue.page(None, usize::MAX, true).len();
+        let known = parts.catalogue.count();
         let views = coupons.map(|coupons| coupons.iter().map(|coupon| CouponView::from(&**coupon)).collect());
         let views: Option<Vec<CouponView>> = views;
         json!({
@@ -234,7 +234,7 @@ impl Shared {
 
     async fn open_letters(&self) -> Option<i64> {
         let pool = self.parts.postgres.pool.clone();
-        let read = async move { health::open_letters(&pool).await };
+        let read = async move { health::unseen_letters(&pool).await };
         postgres::with_timeout(config::PROBE_INTERVAL, read).await.ok()
     }
 

@@ -150,21 +150,12 @@ pub async fn unpublished(connection: &mut PgConnection) -> Result<Waiting, Postg
     Ok(sqlx::query_as(waiting).fetch_one(connection).await?)
 }
 
-/// The number of dead letters that no operator has marked as seen.
+/// The number of dead letters that no operator has marked as seen; a replay marks its letter too.
 ///
 /// # Errors
 /// If Postgres cannot serve.
 pub async fn unseen_letters(executor: impl PgExecutor<'_>) -> Result<i64, PostgresError> {
     let count = "select count(*) from dead_letters where seen_at is null";
-    Ok(sqlx::query_scalar(count).fetch_one(executor).await?)
-}
-
-/// The number of dead letters that were neither replayed nor marked as seen.
-///
-/// # Errors
-/// If Postgres cannot serve.
-pub async fn open_letters(executor: impl PgExecutor<'_>) -> Result<i64, PostgresError> {
-    let count = "select count(*) from dead_letters where seen_at is null and replaced_by is null";
     Ok(sqlx::query_scalar(count).fetch_one(executor).await?)
 }
 

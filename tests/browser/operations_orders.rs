@@ -1,22 +1,10 @@
 //! Orders, dead letters, the audit log and reconciling on the operations page.
 
 use serde_json::json;
-use support::Sale;
+use support::{REFUSE_SOME, Sale};
 
 use crate::browser::with_browser;
 use crate::operations::{ENTER, action, fill, go, open};
-
-/// Postgres permanently refuses the first order of some users: their events become dead letters.
-const REFUSE_SOME: &str = "
-    create function refuse_some() returns trigger language plpgsql as $$
-    begin
-        if new.user_id like 'doomed-%' and new.status <> 'rejected'
-            and not exists (select from orders where user_id = new.user_id and status = 'rejected') then
-            raise exception 'doomed' using errcode = '23514';
-        end if;
-        return new;
-    end $$;
-    create trigger refuse_some before insert on orders for each row execute function refuse_some()";
 
 #[tokio::test]
 async fn a_dead_letter_appears_and_is_replayed_and_another_one_is_discarded() {

@@ -4,22 +4,11 @@
 use nix::sys::signal::Signal;
 
 use support::proxy::{ACKNOWLEDGEMENT, EVALSHA, Proxy, Trap, TrapAction};
-use support::{Process, Sale, signal, until};
+use support::{Process, REFUSE_SOME, Sale, signal, until};
 
 const CLAIMS: &str = "seckill:{0}:claims:coffee";
 const REJECT: &str = "Ends an order event as a rejected order";
 const ORDER: &str = "<order>";
-/// Postgres permanently refuses the first order of some users: their events become dead letters.
-const REFUSE_SOME: &str = "
-    create function refuse_some() returns trigger language plpgsql as $$
-    begin
-        if new.user_id like 'doomed-%' and new.status <> 'rejected'
-            and not exists (select from orders where user_id = new.user_id and status = 'rejected') then
-            raise exception 'doomed' using errcode = '23514';
-        end if;
-        return new;
-    end $$;
-    create trigger refuse_some before insert on orders for each row execute function refuse_some()";
 
 /// The moment at which a worker dies while it ends an order and returns the unit.
 struct Death {

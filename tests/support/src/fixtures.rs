@@ -53,3 +53,15 @@ pub fn script_text(script: &str) -> String {
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
     text.lines().find_map(|line| line.strip_prefix("-- ")).unwrap().to_owned()
 }
+
+/// SQL with which Postgres permanently refuses the first order of users whose name begins with `doomed-`: their events become dead letters.
+pub const REFUSE_SOME: &str = "
+    create function refuse_some() returns trigger language plpgsql as $$
+    begin
+        if new.user_id like 'doomed-%' and new.status <> 'rejected'
+            and not exists (select from orders where user_id = new.user_id and status = 'rejected') then
+            raise exception 'doomed' using errcode = '23514';
+        end if;
+        return new;
+    end $$;
+    create trigger refuse_some before insert on orders for each row execute function refuse_some()";

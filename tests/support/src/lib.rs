@@ -16,7 +16,7 @@ mod sale;
 mod wait;
 
 pub use answer::Answer;
-pub use fixtures::{definition, mint_token, program, script_text, temp_dir};
+pub use fixtures::{REFUSE_SOME, definition, mint_token, program, script_text, temp_dir};
 pub use process::{Process, PsqlSession, output_of, signal, signal_all};
 pub use sale::{Sale, client};
 pub use wait::until;
