@@ -7,7 +7,7 @@ mod replace;
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use tokio::net::TcpListener;
@@ -126,7 +126,9 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
         None => required_credentials(&args.credentials)?,
     };
     let predecessor_lock = predecessor.as_ref().and_then(|old| old.lock.as_ref()?.try_clone().ok());
-    let takeover = predecessor.map(|old| Takeover::new(old, dir.clone(), accepts.clone())).transpose()?;
+    let takeover =
+        predecessor.map(|old| Takeover::begin(old, dir.clone(), accepts.clone(), &tasks)).transpose()?;
+    let (takeover, adopting) = takeover.unzip();
     let mut stores = None;
     if takeover.is_none() {
         accepts.cancel();
@@ -145,19 +147,20 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     let lock = stores.as_ref().map(Embedded::lock_descriptor).transpose()?.or(predecessor_lock);
     let data_dir = dir.as_ref().map(|dir| dir.path().to_owned()).zip(lock);
     let offer = Offer { address, listener: shared_listener, data_dir };
-    let adoption = takeover.as_ref().map(Takeover::adoption).unwrap_or_default();
     let successor = SuccessorSlot::default();
     let sale =
         Sale { args: &args, is_demo, http, addresses: &addresses, credentials: &credentials, tasks: &tasks };
     let outcome = Box::pin(sale.run(takeover, (&successor, offer), &stop)).await;
-    let adopting = adoption.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(adopting) = adopting {
-        stores = Some(adopting.await.context("the task that takes over the stores panicked")??);
+        stores = adopting.await.context("the task that takes over the stores panicked")??;
     }
     // The stores stop last, also after a failure: all other parts need them.
+    let stores_by = stop.deadline(config::STOP_STORES_BY);
     match (successor.take(), stores) {
-        (Some(successor), stores) => replace::leave(stores, successor).await?,
-        (None, Some(stores)) => stores.stop_by(stop.deadline(config::STOP_STORES_BY)).await?,
+        (Some(successor), stores) => {
+            replace::leave(stores.zip(dir.as_ref()), successor, &tasks, stores_by).await?;
+        }
+        (None, Some(stores)) => stores.stop_by(stores_by).await?,
         (None, None) => {}
     }
     outcome?;
@@ -229,7 +232,7 @@ impl Sale<'_> {
         let worker_stop = CancellationToken::new();
         let workers = core.run_workers(args.workers.clone(), &worker_stop);
         if let Some(takeover) = takeover {
-            let completing = Box::pin(takeover.complete(&api.fence, tasks));
+            let completing = Box::pin(takeover.complete(&api.fence));
             if let Some(Err(error)) = stop.unless_stopped(completing).await {
                 stop.request("the old server continues");
                 core.stop(stop).await;
