@@ -2,9 +2,10 @@
 //! commands write the texts.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use crate::config;
@@ -40,9 +41,35 @@ pub async fn with_spinner<T>(what: &'static str, work: impl Future<Output = T>) 
     done
 }
 
-fn spinner_style() -> indicatif::ProgressStyle {
-    let style = indicatif::ProgressStyle::with_template("{spinner} {msg}, {elapsed}");
-    style.unwrap_or_else(|_| indicatif::ProgressStyle::default_spinner())
+/// Waits for work of `total` bytes, of which `done` are done; on a terminal it shows after two seconds how far it is.
+pub async fn with_bar<T>(
+    what: &'static str,
+    total: u64,
+    done: &AtomicU64,
+    work: impl Future<Output = T>,
+) -> T {
+    let mut work = std::pin::pin!(work);
+    if let Ok(done) = tokio::time::timeout(config::CLI_SPINNER_AFTER, &mut work).await {
+        return done;
+    }
+    let bar = ProgressBar::new(total).with_message(what).with_elapsed(config::CLI_SPINNER_AFTER);
+    let style = ProgressStyle::with_template("{wide_bar} {percent}% {msg}, {bytes}/{total_bytes}, {elapsed}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let mut ticks = tokio::time::interval(config::CLI_SPINNER_TICK);
+    loop {
+        tokio::select! {
+            done = &mut work => {
+                bar.finish_and_clear();
+                return done;
+            }
+            _ = ticks.tick() => bar.set_position(done.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+fn spinner_style() -> ProgressStyle {
+    let style = ProgressStyle::with_template("{spinner} {msg}, {elapsed}");
+    style.unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
 /// Prints one line.

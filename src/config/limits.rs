@@ -255,6 +255,8 @@ pub const RECONCILE_INTERVAL: Duration = Duration::from_hours(1);
 pub const REPORT_MAX_NAMES: usize = 100;
 /// How many differences a receipt names.
 pub const RECEIPT_MAX_NAMES: usize = 10_000;
+/// Units in the outbox of which a receipt asks Redis whether they are still held.
+pub const RECEIPT_MAX_ASKED_UNITS: usize = 10_000;
 /// How often an audit opens the files of a log again because Redis has rewritten them.
 pub const AOF_OPEN_TRIES: usize = 20;
 /// How long the admin's lists use a count of reserved orders, as a multiple of the time that it took.

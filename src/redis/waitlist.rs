@@ -7,7 +7,7 @@ use fred::types::Value;
 
 use super::claims_hash::{decode_value, encode_value};
 use super::lua::{
-    REBUILD_LINE, WAITLIST_JOIN, WAITLIST_LEAVE, WAITLIST_SERVE, code, decode_done, unknown_code,
+    LINE_PAGE, REBUILD_LINE, WAITLIST_JOIN, WAITLIST_LEAVE, WAITLIST_SERVE, code, decode_done, unknown_code,
 };
 use super::{Redis, RedisError, array, integer, script_args, text};
 use crate::config;
@@ -226,43 +226,36 @@ pub struct Line {
     pub is_damaged: bool,
 }
 
-/// Reads the whole line.
+/// Reads the whole line, page by page. A user who stays in line is read once, also while others join, leave or are served.
 ///
 /// # Errors
 /// If Redis does not answer.
 pub async fn read(redis: &Redis, coupon: &CouponId) -> Result<Line, RedisError> {
     let mut line = Line::default();
-    let (key, orders_key) = (redis.keys.waitlist(coupon), redis.keys.waitlist_orders(coupon));
-    let (mut next, page) = (0, i64::try_from(config::REBUILD_CHUNK_FIELDS).unwrap_or(i64::MAX));
+    let most = Value::from(i64::try_from(config::REBUILD_CHUNK_FIELDS).unwrap_or(i64::MAX));
+    let mut after = "-inf".to_owned();
     loop {
-        let args = vec![key.as_str().into(), next.into(), (next + page - 1).into()];
-        let users = match redis.call("ZRANGE", args).await {
+        let keys = [redis.keys.waitlist(coupon), redis.keys.waitlist_orders(coupon)];
+        let args = script_args(LINE_PAGE.source(), keys, [after.into(), most.clone()]);
+        let reply = match redis.call("EVAL", args).await {
             Err(RedisError::WrongType(_)) => return Ok(Line { is_damaged: true, ..line }),
-            users => array(users?, "ZRANGE")?,
+            reply => array(reply?, LINE_PAGE.name)?,
         };
-        if users.is_empty() {
-            return match redis.call("HLEN", vec![orders_key.into()]).await {
-                Err(RedisError::WrongType(_)) => Ok(Line { is_damaged: true, ..line }),
-                orders => {
-                    let has_more = integer(&orders?, "HLEN")? != i64::try_from(line.users.len()).unwrap_or(0);
-                    Ok(Line { is_damaged: line.is_damaged || has_more, ..line })
-                }
-            };
-        }
-        next += page;
-        let mut args: Vec<Value> = vec![orders_key.as_str().into()];
-        args.extend(users.iter().cloned());
-        let values = match redis.call("HMGET", args).await {
-            Err(RedisError::WrongType(_)) => return Ok(Line { is_damaged: true, ..line }),
-            values => array(values?, "HMGET")?,
+        let [users, orders, page @ ..] = &reply[..] else {
+            return Err(RedisError::Reply(format!("{}: {} values", LINE_PAGE.name, reply.len())));
         };
-        for (user, value) in users.iter().zip(&values) {
-            let user = text(user).and_then(|user| user.parse().ok());
-            match user.zip(value.as_bytes().and_then(decode_value)) {
+        line.is_damaged |= integer(users, LINE_PAGE.name)? != integer(orders, LINE_PAGE.name)?;
+        for place in page.chunks_exact(3) {
+            let user = text(&place[0]).and_then(|user| user.parse().ok());
+            match user.zip(place[2].as_bytes().and_then(decode_value)) {
                 Some((user, (order, key))) => line.users.push(WaitingUser { user, order, key }),
                 None => line.is_damaged = true,
             }
         }
+        let Some(last) = page.chunks_exact(3).next_back().and_then(|place| text(&place[1])) else {
+            return Ok(line);
+        };
+        after = format!("({last}");
     }
 }
 
