@@ -110,10 +110,17 @@ async fn next_status((shared, mut status, place): Reader) -> Option<(Bytes, Read
     Some((event, (shared, status, place)))
 }
 
-/// Since when the fence is up or down.
+/// Whether claims are taken, since when, and why not.
 struct FenceSince {
     epoch: Option<String>,
+    reason: Option<Arc<str>>,
     since: OffsetDateTime,
+}
+
+impl FenceSince {
+    const fn new(epoch: Option<String>, since: OffsetDateTime) -> Self {
+        Self { epoch, reason: None, since }
+    }
 }
 
 impl Shared {
@@ -121,14 +128,15 @@ impl Shared {
         let mut ticks = tokio::time::interval(config::LIVE_ADMIN_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut rates = Rates::default();
-        let mut fence = FenceSince { epoch: None, since: OffsetDateTime::now_utc() };
+        let mut fence = FenceSince::new(None, OffsetDateTime::now_utc());
         loop {
             ticks.tick().await;
-            let session = self.parts.fence.session();
-            let epoch = session.as_ref().ok().map(|session| session.epoch.clone());
+            let taking_claims = self.parts.fence.taking_claims();
+            let epoch = taking_claims.as_ref().ok().map(|session| session.epoch.clone());
             if fence.epoch != epoch {
-                fence = FenceSince { epoch, since: OffsetDateTime::now_utc() };
+                fence = FenceSince::new(epoch, OffsetDateTime::now_utc());
             }
+            fence.reason = taking_claims.err();
             let coupons = if self.is_watched() { self.coupons().await.ok() } else { None };
             let acknowledged = stream_status::acknowledged(&self.parts.fence).await.ok().flatten();
             let stock = coupons.iter().flatten().take(config::LIVE_HISTORY_MAX_COUPONS);
@@ -201,7 +209,12 @@ impl Shared {
         json!({
             "server_time": coupons.and_then(|coupons| coupons.iter().map(|coupon| coupon.now_ms).max()).map(rfc3339),
             "point": point,
-            "fence": self.fence(fence),
+            "fence": {
+                "state": if fence.epoch.is_some() { "up" } else { "down" },
+                "epoch": fence.epoch,
+                "since": fence.since.format(&Rfc3339).unwrap_or_default(),
+                "reason": fence.reason.as_deref(),
+            },
             "redis": {
                 "state": stores.redis,
                 "appendfsync_always": metrics::APPENDFSYNC_ALWAYS.read().map(|value| value > 0.0),
@@ -222,14 +235,6 @@ impl Shared {
             "coupons": views,
             "coupons_left_out": coupons.map(|coupons| known.saturating_sub(coupons.len())),
         })
-    }
-
-    fn fence(&self, since: &FenceSince) -> Value {
-        let at = since.since.format(&Rfc3339).unwrap_or_default();
-        match self.parts.fence.taking_claims() {
-            Ok(session) => json!({"state": "up", "epoch": session.epoch, "since": at, "reason": null}),
-            Err(reason) => json!({"state": "down", "epoch": null, "since": at, "reason": &*reason}),
-        }
     }
 
     async fn open_letters(&self) -> Option<i64> {
