@@ -9,7 +9,9 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config::{CredentialSettings, HttpSettings, LogSettings, StoreSettings, WorkerSettings};
+use crate::config::{
+    CredentialSettings, HttpSettings, LogSettings, MonitoringSettings, StoreSettings, WorkerSettings,
+};
 use crate::printing::{self, OutputError, stderr};
 
 mod audit;
@@ -128,6 +130,8 @@ pub struct WorkerArgs {
     pub stores: StoreSettings,
     #[command(flatten)]
     pub workers: WorkerSettings,
+    #[command(flatten)]
+    pub monitoring: MonitoringSettings,
 }
 
 /// A usage error: the process ends with status 2, as for clap's own errors.
@@ -245,7 +249,10 @@ fn settings_help(command: &clap::Command) -> String {
 /// All arguments that have an environment variable, without duplicates.
 fn settings(command: &clap::Command) -> Vec<&clap::Arg> {
     let settings_of = |name| command.find_subcommand(name).into_iter().flat_map(clap::Command::get_arguments);
-    let all = settings_of("serve").chain(settings_of("claim")).chain(command.get_arguments());
+    let all = settings_of("serve")
+        .chain(settings_of("worker"))
+        .chain(settings_of("claim"))
+        .chain(command.get_arguments());
     let mut listed = HashSet::new();
     all.filter(|setting| setting.get_env().is_some_and(|variable| listed.insert(variable))).collect()
 }

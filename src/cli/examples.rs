@@ -25,7 +25,10 @@ const EXAMPLES: &[(&[&str], &[&str])] = &[
     ),
     (
         &["worker"],
-        &["seckill worker --workers 2                      # on the stores of the server in ./data"],
+        &[
+            "seckill worker --workers 2                      # on the stores of the server in ./data",
+            "seckill worker --metrics-listen 127.0.0.1:9101  # with /metrics, /livez and /readyz",
+        ],
     ),
     (&["demo"], &["seckill demo", "seckill demo --listen 127.0.0.1:0               # on a free port"]),
     (

@@ -303,6 +303,8 @@ pub const POSTGRES_CACHE_STATEMENTS: usize = 256;
 // ---- HTTP ----
 
 pub const HTTP_MAX_CONNECTIONS: usize = 20_000;
+/// Connections to the metrics of a worker.
+pub const MONITORING_MAX_CONNECTIONS: usize = 64;
 /// Connections that the kernel queues until they are accepted.
 pub const HTTP_LISTEN_QUEUE_CONNECTIONS: u32 = 4_096;
 /// Pause after a failed accept, such as without a free file descriptor.
