@@ -19,8 +19,10 @@ pub struct PlaceView {
     place: i64,
     user: UserId,
     /// The order that the user gets with a unit.
+    #[schema(required)]
     order: Option<OrderId>,
     #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(required)]
     joined_at: Option<OffsetDateTime>,
 }
 
