@@ -37,6 +37,7 @@ mod stream;
 mod stream_tail;
 pub mod token;
 mod value_parsers;
+mod waitlist;
 
 /// Flash-sale coupon grabbing on Redis Streams and Postgres.
 #[derive(Parser)]
@@ -69,9 +70,12 @@ pub enum OneShot {
     Coupon(coupon::CouponCommand),
     /// Claim a unit for a user
     Claim(claim::ClaimArgs),
-    /// Show, confirm, cancel and revoke orders
+    /// List, show, confirm, cancel and revoke orders
     #[command(subcommand)]
     Order(order::OrderCommand),
+    /// Join and leave the waiting list of a sold-out coupon for a user, show a place, list the users in line
+    #[command(subcommand)]
+    Waitlist(waitlist::WaitlistCommand),
     /// Print a bearer token for a user
     Token(token::TokenArgs),
     /// Show the stream of order events
@@ -177,6 +181,7 @@ pub async fn run(command: OneShot) -> anyhow::Result<()> {
         OneShot::Coupon(command) => coupon::run(command).await,
         OneShot::Claim(args) => claim::run(args).await,
         OneShot::Order(command) => order::run(command).await,
+        OneShot::Waitlist(command) => waitlist::run(command).await,
         OneShot::Token(args) => token::run(&args),
         OneShot::Stream(command) => stream::run(command).await,
         OneShot::Dead(command) => dead::run(command).await,

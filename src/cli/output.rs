@@ -94,7 +94,7 @@ pub fn table<const N: usize>(
 }
 
 /// Headings of the columns that may be wrapped.
-const WRAPPED: [&str; 5] = ["TITLE", "ERROR", "CHANGES", "USER", "WHY"];
+const WRAPPED: [&str; 6] = ["TITLE", "ERROR", "CHANGES", "USER", "WHY", "WINDOW"];
 
 /// Left-aligned columns, without blanks at the end of a line. On a terminal the last column is wrapped.
 pub fn columns(rows: &[Vec<String>]) -> String {

@@ -100,7 +100,7 @@ pub async fn claim(api: &Api, coupon: &str, mut request: Request) -> Answer {
 #[schema(as = ClaimForUser)]
 pub struct OnBehalf {
     #[schema(schema_with = shapes::user)]
-    user: UserId,
+    pub user: UserId,
 }
 
 /// `POST /v1/admin/coupons/{coupon}/claims`

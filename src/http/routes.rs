@@ -72,6 +72,17 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
         (["v1", "admin", "coupons", coupon, "waitlist"], "GET") => {
             admin_waitlist::list(api, coupon, request).boxed()
         }
+        (["v1", "admin", "coupons", coupon, "waitlist"], "POST") => {
+            admin_waitlist::join(api, coupon, request).boxed()
+        }
+        (["v1", "admin", "coupons", _, "waitlist"], _) => not_allowed("GET, HEAD, POST"),
+        (["v1", "admin", "coupons", coupon, "waitlist", user], "GET") => {
+            admin_waitlist::show(api, coupon, user, request).boxed()
+        }
+        (["v1", "admin", "coupons", coupon, "waitlist", user], "DELETE") => {
+            admin_waitlist::leave(api, coupon, user, request).boxed()
+        }
+        (["v1", "admin", "coupons", _, "waitlist", _], _) => not_allowed("DELETE, GET, HEAD"),
         (["v1", "admin", "coupons", coupon, "receipt"], "GET") => receipt::show(api, coupon, request).boxed(),
         (["v1", "admin", "coupons", coupon, "winners"], "GET") => {
             receipt::winners(api, coupon, request).boxed()
@@ -91,7 +102,7 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
             ["v1", "admin", "orders" | "audit" | "events" | "stream" | "dead"]
             | ["v1", "admin", "dead", _]
             | ["v1", "admin", "stream", "entries"]
-            | ["v1", "admin", "coupons", _, "receipt" | "waitlist" | "winners"],
+            | ["v1", "admin", "coupons", _, "receipt" | "winners"],
             _,
         ) => not_allowed("GET, HEAD"),
         (["v1", "admin", "dead", letter, "replay"], "POST") => {
