@@ -1,5 +1,7 @@
 //! `seckill worker`: workers alone, and the address at which their metrics and health are shown.
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -60,13 +62,11 @@ pub async fn worker(args: WorkerArgs, log_format: LogFormat) -> anyhow::Result<(
     let Some(core) = Core::start(&args.stores, &addresses, &tasks, &stop, set_status).await? else {
         return Ok(tasks.check()?);
     };
-    let token = match &args.monitoring.admin_token {
-        Some(token) => Some(token.clone()),
-        // The server has written its file before it started its stores.
-        None => is_embedded.then(|| read_secret(&data_dir, ADMIN_TOKEN)).transpose()?,
-    };
-    let admin_token = token.map(|token| AdminToken::new(Some(&token))).transpose()?;
-    slot.open(Arc::new(core.monitoring(admin_token)))?;
+    if let Some(address) = args.monitoring.metrics_listen {
+        let data_dir = is_embedded.then_some(&*data_dir);
+        let admin_token = admin_token(&args.monitoring, address, data_dir)?;
+        slot.open(Arc::new(core.monitoring(admin_token)))?;
+    }
     tracing::info!("{} workers are at work", args.workers.workers);
     let workers = core.run_workers(args.workers, stop.token());
     workers.await.context("the workers' task panicked")?;
@@ -88,5 +88,24 @@ fn check_token(settings: &MonitoringSettings, is_external: bool) -> anyhow::Resu
             )))
         }
         _ => Ok(()),
+    }
+}
+
+/// The token of the settings, else that of the data directory.
+fn admin_token(
+    settings: &MonitoringSettings,
+    address: SocketAddr,
+    data_dir: Option<&Path>,
+) -> anyhow::Result<Option<AdminToken>> {
+    let found = match (&settings.admin_token, data_dir) {
+        (Some(token), _) => Ok(token.clone()),
+        (None, Some(data_dir)) => read_secret(data_dir, ADMIN_TOKEN),
+        (None, None) => return Ok(None),
+    };
+    match found {
+        Ok(token) => AdminToken::new(Some(&token)).map(Some),
+        // The server has no file if its token is a setting. Over loopback none is needed.
+        Err(_) if config::is_loopback(address.ip()) => Ok(None),
+        Err(error) => Err(error),
     }
 }
