@@ -146,6 +146,13 @@ pub struct WrongUsage(pub String);
 /// The status that a shell reports for a process that SIGPIPE (13) ended: the output had no reader.
 const STATUS_READER_GONE: u8 = 128 + 13;
 
+/// Part of the help.
+const EXIT_STATUS: &str = "Exit status:
+  0    done
+  1    refused or failed; stderr has one line that says why
+  2    wrong usage: an argument or a setting
+  141  the output had no reader any more, as after SIGPIPE";
+
 /// Parses the process's arguments and environment.
 ///
 /// # Errors
@@ -242,7 +249,7 @@ fn command() -> clap::Command {
     let command = examples::add(Cli::command());
     let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
     let settings = settings_help(&command);
-    command.after_long_help(format!("{settings}\n\n{examples}"))
+    command.after_long_help(format!("{settings}\n\n{EXIT_STATUS}\n\n{examples}"))
 }
 
 fn settings_help(command: &clap::Command) -> String {
