@@ -13,6 +13,7 @@ use super::value_parsers::{
 use super::{WrongUsage, coupon_log, waitlist};
 use crate::config::{PER_USER_LIMIT_MAX, TOTAL_MAX_UNITS, parse_whole};
 use crate::domain::{ClaimDurability, CouponId};
+use crate::printing;
 
 const COUPONS: &str = "/v1/admin/coupons";
 
@@ -226,7 +227,11 @@ fn window(coupon: &Value) -> String {
         (true, true) => "always".to_owned(),
         (false, true) => format!("from {}", field(coupon, "starts_at")),
         (true, false) => format!("until {}", field(coupon, "ends_at")),
-        (false, false) => format!("{} to {}", field(coupon, "starts_at"), field(coupon, "ends_at")),
+        // On two lines of a terminal; a program reads a line for each coupon.
+        (false, false) => {
+            let blank = if printing::stdout_width_columns().is_some() { '\n' } else { ' ' };
+            format!("{} to{blank}{}", field(coupon, "starts_at"), field(coupon, "ends_at"))
+        }
     }
 }
 

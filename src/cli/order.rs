@@ -117,8 +117,8 @@ fn order_table(orders: &[Value], has_more: bool) -> String {
     if orders.is_empty() {
         return "no such orders are recorded".to_owned();
     }
-    let table = table(["ORDER", "COUPON", "STATUS", "CLAIMED", "USER"], orders, |order| {
-        ["order", "coupon", "status", "claimed_at", "user"].map(|name| field(order, name))
+    let table = table(["ORDER", "STATUS", "COUPON", "USER"], orders, |order| {
+        ["order", "status", "coupon", "user"].map(|name| field(order, name))
     });
     if has_more { format!("{table}\nthere are more: raise --limit") } else { table }
 }

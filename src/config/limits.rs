@@ -365,6 +365,8 @@ pub const STOP_FORCED_EXIT_AFTER: Duration = Duration::from_millis(6_800);
 /// Orders that `seckill order list` prints without `--limit`, and the most that `--limit` allows.
 pub const CLI_ORDERS_DEFAULT_ROWS: u32 = 100;
 pub const CLI_ORDERS_MAX_ROWS: u32 = 1_000_000;
+/// The narrowest column of a table in which texts are wrapped, in characters.
+pub const CLI_WRAPPED_MIN_COLUMNS: usize = 10;
 /// From the first byte sent to the last byte of the answer.
 pub const CLI_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 pub const CLI_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
