@@ -4,6 +4,7 @@ mod core;
 mod credentials;
 mod demo;
 mod replace;
+mod worker;
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::core::{ApiSettings, Core};
-use crate::cli::{ServeArgs, WorkerArgs, WrongUsage};
+use crate::cli::{ServeArgs, WrongUsage};
 use crate::config::{self, CredentialSettings, LogFormat, StoreAddresses};
 use crate::data_dir::DataDir;
 use crate::embedded::Embedded;
@@ -24,12 +25,14 @@ use crate::handover::Predecessor;
 use crate::http::ApiSlot;
 use crate::http::server::{self, ServeStop};
 use crate::logs;
+use crate::metrics::{self, Process};
 use crate::open_files;
 use crate::printing::{self, stderr};
 use crate::stop::Stop;
 use crate::tasks::Tasks;
 use credentials::{check_settings, generated_credentials, required_credentials};
 use replace::{Offer, SuccessorSlot, Takeover};
+pub use worker::worker;
 
 /// Runs HTTP and workers in one process, until SIGTERM, SIGINT or SIGHUP.
 ///
@@ -52,35 +55,6 @@ pub async fn demo(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> 
         )));
     }
     run_server(args, log_format, true).await
-}
-
-/// Runs workers alone, on external stores or those of a running `serve`.
-///
-/// # Errors
-/// As `serve`.
-pub async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
-    if args.workers.workers == 0 {
-        bail!(WrongUsage(
-            "SECKILL_WORKERS=0 leaves a worker process nothing to do: set it to 1 or more".into()
-        ));
-    }
-    let tasks = Tasks::default();
-    let stop = Stop::on_signals(&tasks)?;
-    let addresses = if let Some(addresses) = args.stores.external_addresses()? {
-        addresses
-    } else {
-        let data_dir = DataDir::locate(args.stores.data_dir.as_deref());
-        let Some(joined) = stop.unless_stopped(Embedded::join(&data_dir)).await else { return Ok(()) };
-        joined?
-    };
-    let Some(core) = Core::start(&args.stores, &addresses, &tasks, &stop, |_| {}).await? else {
-        return Ok(tasks.check()?);
-    };
-    tracing::info!("{} workers are at work", args.workers.workers);
-    let workers = core.run_workers(args.workers, stop.token());
-    workers.await.context("the workers' task panicked")?;
-    core.stop(&stop).await;
-    Ok(tasks.check()?)
 }
 
 async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> anyhow::Result<()> {
@@ -217,6 +191,7 @@ impl Sale<'_> {
         stop: &Stop,
     ) -> anyhow::Result<()> {
         let Self { args, is_demo, http, addresses, credentials, tasks } = self;
+        metrics::install(Process::Server)?;
         let set_status = |status: &str| http.api.set_startup_status(status);
         let Some(core) = Core::start(&args.stores, addresses, tasks, stop, set_status).await? else {
             return Ok(());
@@ -278,9 +253,13 @@ async fn end_by(deadline: Instant, mut task: JoinHandle<Option<()>>, what: &str)
 }
 
 fn bind(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
-    let listener = server::listen(address).with_context(|| {
-        format!("cannot listen on {address}: choose another with SECKILL_LISTEN, or take over with --replace")
-    })?;
+    bind_or_advise(address, "choose another with SECKILL_LISTEN, or take over with --replace")
+}
+
+/// Listens; the error says what the operator can do.
+fn bind_or_advise(address: SocketAddr, advice: &str) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener =
+        server::listen(address).with_context(|| format!("cannot listen on {address}: {advice}"))?;
     let address = listener.local_addr()?;
     Ok((listener, address))
 }

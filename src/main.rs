@@ -51,7 +51,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         .map_err(|_| anyhow!("another TLS provider is installed"))?;
     match cli.command {
         Command::Serve(args) => Box::pin(app::serve(args, cli.logs.log_format)).await,
-        Command::Worker(args) => app::worker(args).await,
+        Command::Worker(args) => Box::pin(app::worker(args, cli.logs.log_format)).await,
         Command::Demo(args) => Box::pin(app::demo(args, cli.logs.log_format)).await,
         Command::OneShot(command) => cli::run(command).await,
     }

@@ -19,9 +19,9 @@ use crate::domain::Partition;
 use crate::fence::Fence;
 use crate::fence::store_status::Stores;
 use crate::http::Api;
-use crate::http::auth::Auth;
+use crate::http::auth::{AdminToken, Auth};
+use crate::http::monitoring::Monitoring;
 use crate::live::{Live, Operations, OperationsParts};
-use crate::metrics;
 use crate::orders::expiry::EndingOrders;
 use crate::orders::lookup::Orders;
 use crate::orders::transitions::{self, Transitions};
@@ -76,7 +76,6 @@ impl Core {
         stop: &Stop,
         set_status: impl Fn(&str),
     ) -> anyhow::Result<Option<Self>> {
-        metrics::install()?;
         let server = RedisServer::new(addresses, &stores.redis_prefix, Partition::DEFAULT)?;
         let postgres = Postgres::new(&addresses.database_url, &stores.db_schema)?;
         if !wait_for_postgres(&postgres, stop, set_status).await? {
@@ -188,6 +187,13 @@ impl Core {
             auth: Auth::new(credentials)?,
             demo: OnceLock::new(),
         })
+    }
+
+    /// What a process without the API shows.
+    pub fn monitoring(&self, admin_token: Option<AdminToken>) -> Monitoring {
+        let (fence, postgres) = (self.fence.clone(), self.postgres.clone());
+        let stores = Stores::new(fence.clone(), self.server.clone(), postgres.clone());
+        Monitoring { fence, stores, postgres, admin_token }
     }
 
     pub fn run_workers(&self, settings: WorkerSettings, stop: &CancellationToken) -> JoinHandle<Option<()>> {

@@ -142,6 +142,21 @@ pub struct Layout<'a> {
 }
 
 impl Layout<'_> {
+    /// Whether enough of the terminal is left for texts that are wrapped. Otherwise the terminal wraps whole lines, which
+    /// is easier to read than a column of letters.
+    fn fits(&self, width_columns: u16, heading: Option<&[&str]>, rows: &[Vec<String>]) -> bool {
+        let width_of = |column: usize| {
+            let cells = rows.iter().filter_map(|row| row.get(column)).flat_map(|cell| cell.lines());
+            let heading = heading.and_then(|heading| heading.get(column)).copied();
+            cells.chain(heading).map(|line| line.chars().count()).max().unwrap_or(0)
+        };
+        let needed = self.wraps.iter().enumerate().map(|(column, &wraps)| {
+            let width = width_of(column);
+            2 + if wraps { width.min(config::CLI_WRAPPED_MIN_COLUMNS) } else { width }
+        });
+        !self.wraps.contains(&true) || needed.sum::<usize>() <= usize::from(width_columns) + 2
+    }
+
     pub fn render(&self, heading: Option<&[&str]>, rows: &[Vec<String>], in_colour: bool) -> String {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
@@ -149,7 +164,7 @@ impl Layout<'_> {
             table.set_header(heading.iter().copied());
         }
         table.add_rows(rows.iter().cloned());
-        if let Some(columns) = self.width_columns {
+        if let Some(columns) = self.width_columns.filter(|columns| self.fits(*columns, heading, rows)) {
             table.set_content_arrangement(ContentArrangement::Dynamic).set_width(columns);
             let any = self.wraps.contains(&true);
             for (column, &wraps) in table.column_iter_mut().zip(self.wraps) {

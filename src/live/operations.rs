@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use serde_json::{Value, json};
+use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -14,6 +14,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::history::{History, Point, Rates};
+use super::status::{Backlog, Drift, FenceState, OpenLetters, PostgresState, RedisState, Status, UpOrDown};
 use super::{TooManyStreams, event, new_hub};
 use crate::config;
 use crate::coupons::catalogue::Catalogue;
@@ -121,6 +122,15 @@ impl FenceSince {
     const fn new(epoch: Option<String>, since: OffsetDateTime) -> Self {
         Self { epoch, reason: None, since }
     }
+
+    fn shown(&self) -> FenceState {
+        FenceState {
+            state: if self.epoch.is_some() { UpOrDown::Up } else { UpOrDown::Down },
+            epoch: self.epoch.clone(),
+            since: self.since.format(&Rfc3339).unwrap_or_default(),
+            reason: self.reason.as_deref().map(str::to_owned),
+        }
+    }
 }
 
 impl Shared {
@@ -190,7 +200,7 @@ impl Shared {
         point: &Point,
         fence: &FenceSince,
         coupons: Option<&[Arc<CouponSnapshot>]>,
-    ) -> Value {
+    ) -> Status {
         let parts = &self.parts;
         let (stores, stream, workers, letters) = tokio::join!(
             parts.stores.status(),
@@ -206,35 +216,32 @@ impl Shared {
         let known = parts.catalogue.count();
         let views = coupons.map(|coupons| coupons.iter().map(|coupon| CouponView::from(&**coupon)).collect());
         let views: Option<Vec<CouponView>> = views;
-        json!({
-            "server_time": coupons.and_then(|coupons| coupons.iter().map(|coupon| coupon.now_ms).max()).map(rfc3339),
-            "point": point,
-            "fence": {
-                "state": if fence.epoch.is_some() { "up" } else { "down" },
-                "epoch": fence.epoch,
-                "since": fence.since.format(&Rfc3339).unwrap_or_default(),
-                "reason": fence.reason.as_deref(),
+        Status {
+            server_time: coupons
+                .and_then(|coupons| coupons.iter().map(|coupon| coupon.now_ms).max())
+                .map(rfc3339),
+            point: point.clone(),
+            fence: fence.shown(),
+            redis: RedisState {
+                state: stores.redis,
+                appendfsync_always: metrics::APPENDFSYNC_ALWAYS.read().map(|value| value > 0.0),
             },
-            "redis": {
-                "state": stores.redis,
-                "appendfsync_always": metrics::APPENDFSYNC_ALWAYS.read().map(|value| value > 0.0),
+            postgres: PostgresState { state: stores.postgres, away_since: stores.postgres_away_since },
+            backlog: Backlog {
+                events: stream.map_or_else(|| i64::try_from(point.backlog).ok(), |view| Some(view.backlog)),
+                allowed: parts.max_backlog,
+                pending: stream.map(|view| view.pending),
+                lag: stream.map(|view| view.lag),
+                oldest_ms: stream.and_then(oldest_ms),
             },
-            "postgres": {"state": stores.postgres, "away_since": stores.postgres_away_since},
-            "backlog": {
-                "events": stream.map_or_else(|| i64::try_from(point.backlog).ok(), |view| Some(view.backlog)),
-                "allowed": parts.max_backlog,
-                "pending": stream.map(|view| view.pending),
-                "lag": stream.map(|view| view.lag),
-                "oldest_ms": stream.and_then(oldest_ms),
-            },
-            "reclaim_after_ms": parts.reclaim_after.as_millis(),
-            "workers": workers.ok().flatten(),
-            "consumers": stream.map(|view| &view.consumers),
-            "drift": drift(),
-            "dead_letters": {"open": letters},
-            "coupons": views,
-            "coupons_left_out": coupons.map(|coupons| known.saturating_sub(coupons.len())),
-        })
+            reclaim_after_ms: u64::try_from(parts.reclaim_after.as_millis()).unwrap_or(u64::MAX),
+            workers: workers.ok().flatten(),
+            consumers: stream.map(|view| view.consumers.clone()),
+            drift: drift(),
+            dead_letters: OpenLetters { open: letters },
+            coupons: views,
+            coupons_left_out: coupons.map(|coupons| known.saturating_sub(coupons.len()) as u64),
+        }
     }
 
     async fn open_letters(&self) -> Option<i64> {
@@ -254,11 +261,11 @@ fn oldest_ms(view: &StreamView) -> Option<i64> {
 }
 
 /// The differences of the last comparison by this process.
-fn drift() -> Value {
-    let kinds: BTreeMap<&str, f64> =
-        DRIFT_KINDS.iter().map(|&kind| (kind, DRIFT.read(&[kind]).unwrap_or(0.0))).collect();
+fn drift() -> Drift {
+    let kinds: BTreeMap<String, f64> =
+        DRIFT_KINDS.iter().map(|&kind| (kind.to_owned(), DRIFT.read(&[kind]).unwrap_or(0.0))).collect();
     let compared = RECONCILE_LAST.read().filter(|&seconds| seconds > 0.0);
     #[expect(clippy::cast_possible_truncation, reason = "a time in this century")]
     let compared_at = compared.map(|seconds| rfc3339((seconds * 1000.0) as i64));
-    json!({"total": kinds.values().sum::<f64>(), "kinds": kinds, "compared_at": compared_at})
+    Drift { total: kinds.values().sum(), kinds, compared_at }
 }

@@ -180,28 +180,45 @@ pub async fn leave(
     }
 }
 
-/// The units that a call of [`serve`] has given away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The units that a script has given to users in line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Served {
     pub units: i64,
-    /// Users who can be served at once by a further call.
-    pub left: i64,
+    /// The orders that got them, without those that cannot be read because another program wrote the line.
+    pub orders: Vec<OrderId>,
 }
 
-/// Gives units in stock to the first users in line, at most `WAITLIST_SERVE_MAX_UNITS`. Safe to repeat.
+impl Served {
+    /// Decodes the number of units and their orders.
+    pub fn decode(units: &Value, orders: &[Value], script: &str) -> Result<Self, RedisError> {
+        let units = integer(units, script)?;
+        if usize::try_from(units) != Ok(orders.len()) {
+            return Err(RedisError::Reply(format!("{script}: {} orders for {units} units", orders.len())));
+        }
+        let orders = orders.iter().filter_map(|order| text(order)?.parse().ok()).collect();
+        Ok(Self { units, orders })
+    }
+}
+
+/// Gives units in stock to the first users in line, at most `WAITLIST_SERVE_MAX_UNITS`. Also returns the number of users
+/// who can be served at once by a further call. Safe to repeat.
 ///
 /// # Errors
 /// If Redis does not answer or refuses the script.
-pub async fn serve(redis: &Redis, ready: &str, coupon: &CouponId) -> Result<LineOutcome<Served>, RedisError> {
+pub async fn serve(
+    redis: &Redis,
+    ready: &str,
+    coupon: &CouponId,
+) -> Result<LineOutcome<(Served, i64)>, RedisError> {
     let most = i64::try_from(config::WAITLIST_SERVE_MAX_UNITS).unwrap_or(i64::MAX);
     let more = [ready.into(), coupon.as_str().into(), Value::from(most)];
     let args = script_args(WAITLIST_SERVE.sha1(), redis.line_keys(coupon), more);
     let reply = array(WAITLIST_SERVE.run(redis, args).await?, WAITLIST_SERVE.name)?;
     Ok(match decode_line(&reply, WAITLIST_SERVE.name)? {
-        LineOutcome::Done([units, left]) => LineOutcome::Done(Served {
-            units: integer(units, WAITLIST_SERVE.name)?,
-            left: integer(left, WAITLIST_SERVE.name)?,
-        }),
+        LineOutcome::Done([units, left, orders @ ..]) => {
+            let served = Served::decode(units, orders, WAITLIST_SERVE.name)?;
+            LineOutcome::Done((served, integer(left, WAITLIST_SERVE.name)?))
+        }
         LineOutcome::Done(_) => return Err(RedisError::Reply("waitlist_serve: not two numbers".into())),
         LineOutcome::Fenced => LineOutcome::Fenced,
         LineOutcome::Inconsistent => LineOutcome::Inconsistent,
