@@ -3,6 +3,7 @@
 mod core;
 mod credentials;
 mod demo;
+mod partition;
 mod replace;
 
 use std::net::SocketAddr;
@@ -222,14 +223,14 @@ impl Sale<'_> {
             max_backlog: args.http.max_backlog,
             max_connections: http.max_connections,
             reclaim_after: args.workers.reclaim_after,
-            credentials,
+            credentials: credentials.clone(),
         };
         let api = Arc::new(core.api(&settings, &http.stop.token)?);
         http.api.open(api.clone())?;
         let worker_stop = CancellationToken::new();
         let workers = core.run_workers(args.workers.clone(), &worker_stop);
         if let Some(takeover) = takeover {
-            let completing = Box::pin(takeover.complete(&api.fence, tasks));
+            let completing = Box::pin(takeover.complete(&api.partitions, tasks));
             if let Some(Err(error)) = stop.unless_stopped(completing).await {
                 stop.request("the old server continues");
                 core.stop(stop).await;
@@ -250,7 +251,7 @@ impl Sale<'_> {
         http.stop.token.cancel();
         let close_waits = async {
             tokio::time::sleep_until(stop.deadline(config::STOP_WAITING_CLAIMS_BY)).await;
-            core.waiters.close();
+            core.shared.waiters.close();
             std::future::pending::<()>().await;
         };
         tokio::select! {

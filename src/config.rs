@@ -51,6 +51,10 @@ pub struct StoreSettings {
     /// Postgres schema of all tables; created if absent
     #[arg(long, env = "SECKILL_DB_SCHEMA", default_value = "seckill", value_name = "WORD", value_parser = parse_db_schema)]
     pub db_schema: String,
+
+    /// Partitions of the sale: each has a stream and a fence of its own. New ones take new coupons; none is removed
+    #[arg(long, env = "SECKILL_PARTITIONS", default_value_t = 1, value_name = "N", value_parser = |text: &str| parse_whole(text, 1..=PARTITIONS_MAX))]
+    pub partitions: usize,
 }
 
 /// Who runs Redis and Postgres: this program or the operator.

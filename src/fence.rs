@@ -27,7 +27,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::domain::Origin;
+use crate::domain::{Origin, Partition};
 use crate::logs::info_or_warn;
 use crate::postgres::fence::FenceRow;
 use crate::postgres::{self, Postgres};
@@ -52,6 +52,7 @@ pub struct Fence {
 }
 
 struct Shared {
+    partition: Partition,
     state: watch::Sender<FenceState>,
     /// Wakes the task for a probe before the next second.
     doubted: Notify,
@@ -89,10 +90,11 @@ pub enum FenceState {
 
 impl Fence {
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(partition: Partition) -> Self {
         let state = FenceState::Down { reason: "starting".into() };
         Self {
             shared: Arc::new(Shared {
+                partition,
                 state: watch::Sender::new(state),
                 doubted: Notify::new(),
                 evidence: Mutex::default(),
@@ -106,6 +108,11 @@ impl Fence {
                 misses_entries: Notify::new(),
             }),
         }
+    }
+
+    #[must_use]
+    pub fn partition(&self) -> Partition {
+        self.shared.partition
     }
 
     /// The session, or why there is none.
@@ -250,7 +257,8 @@ impl Fence {
         // Postgres has lost commits.
         let seen = crate::redis::probe::probe(redis).await?;
         let pool = postgres.pool.clone();
-        let read = async move { postgres::fence::read(&pool).await };
+        let partition = self.shared.partition;
+        let read = async move { postgres::fence::read(&pool, partition).await };
         let row = postgres::with_timeout(config::PROBE_INTERVAL, read).await;
         self.shared.outage.record(row.as_ref().err());
         match row {
@@ -289,17 +297,6 @@ impl Drop for TakeDownOnDrop<'_> {
     }
 }
 
-impl Default for Fence {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// The number in an epoch: each new epoch has a higher one.
-fn counter(epoch: &str) -> u64 {
-    epoch.split('-').next().and_then(|number| number.parse().ok()).unwrap_or(0)
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -310,7 +307,7 @@ mod tests {
 
     #[test]
     fn claims_are_not_accepted_after_the_probing_task_has_ended() {
-        let fence = Fence::new();
+        let fence = Fence::new(Partition::DEFAULT);
         let task = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let _down = TakeDownOnDrop(&fence);
             panic!("the task panics");

@@ -77,11 +77,17 @@ metrics! {
     );
     FENCE_UP: Gauge = (
         "seckill_fence_up",
-        "1 while Redis and Postgres are known to agree; claims are refused while it is 0",
+        "1 while Redis and Postgres are known to agree in every partition; 0 while claims of one are refused",
     );
-    FENCE_EPOCH: Gauge = (
+    PARTITION_UP: GaugeBy = (
+        "seckill_partition_up",
+        "1 while Redis and Postgres are known to agree in the partition; its claims are refused while it is 0",
+        &["partition"],
+    );
+    FENCE_EPOCH: GaugeBy = (
         "seckill_fence_epoch",
-        "Number of the agreement between Redis and Postgres; each rebuild increases it by one",
+        "Number of the agreement between Redis and Postgres in the partition; each rebuild increases it by one",
+        &["partition"],
     );
     REBUILDS: CounterBy = (
         "seckill_fence_rebuilds_total",

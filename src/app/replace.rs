@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use crate::config;
 use crate::data_dir::{DataDir, DataDirLock};
 use crate::embedded::{Embedded, LeftRunning};
-use crate::fence::{Fence, FenceState};
 use crate::handover::{About, Control, Predecessor, Successor};
 use crate::http::server::ServeStop;
+use crate::partitions::Partitions;
 use crate::stop::Stop;
 use crate::tasks::Tasks;
 
@@ -122,11 +122,9 @@ impl Takeover {
     ///
     /// # Errors
     /// When claims are not accepted in time, or the old server has gone: then this process gives up.
-    pub async fn complete(mut self, fence: &Fence, tasks: &Tasks) -> Result<()> {
-        let mut states = fence.subscribe();
-        let up = states.wait_for(|state| matches!(state, FenceState::Up(_)));
-        let up = tokio::time::timeout(config::HANDOVER_READY_TIMEOUT, up).await;
-        up.context("claims were not accepted in time: the old server continues")??;
+    pub async fn complete(mut self, partitions: &Partitions, tasks: &Tasks) -> Result<()> {
+        let up = tokio::time::timeout(config::HANDOVER_READY_TIMEOUT, partitions.wait_until_up()).await;
+        up.context("claims were not accepted in time: the old server continues")?;
         self.predecessor
             .tell_ready()
             .await

@@ -308,13 +308,13 @@ fn refuse(batch: Vec<Waiting>, why: Unavailable) -> AnsweredBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::OrderId;
+    use crate::domain::{OrderId, Partition};
     use crate::postgres::Postgres;
 
     #[tokio::test]
     async fn claims_whose_sender_panics_are_sent_by_another() {
         let postgres = Postgres::new("postgres://127.0.0.1:1/nowhere", "seckill").unwrap();
-        let batcher = Batcher::new(Fence::new(), Catalogue::new(postgres), u64::MAX);
+        let batcher = Batcher::new(Fence::new(Partition::DEFAULT), Catalogue::new(postgres), u64::MAX);
         let (answer, answered) = oneshot::channel();
         let (coupon, user) = ("coffee".parse().unwrap(), "alice".parse().unwrap());
         let claim = Claim { coupon, user, order: OrderId::mint(), key: None };

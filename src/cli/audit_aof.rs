@@ -75,7 +75,7 @@ impl Reader {
     /// Reads Postgres, then the log: the claim of each order that Postgres has is then in the log.
     async fn pass(&self) -> anyhow::Result<Pass> {
         let pool = &self.postgres.pool;
-        let (epoch, known) = known::coupons(pool).await?;
+        let (epoch, known) = known::coupons(pool, Partition::DEFAULT).await?;
         let live = known::live_orders(pool).await?;
         let mut log = Log::read(&self.folder)?;
         for file in log.files.iter_mut().filter(|file| file.is_rdb) {
@@ -88,7 +88,7 @@ impl Reader {
             keys: self.keys.clone(),
             is_own: self.is_own,
             database: self.database,
-            epoch: Some(epoch),
+            epoch: Some(epoch.to_string()),
             known: Some(known),
         };
         let replayed = log.clone();

@@ -105,6 +105,7 @@ mod tests {
             stores: None,
             redis_prefix: "seckill".to_owned(),
             db_schema: "seckill".to_owned(),
+            partitions: 1,
         }
     }
 

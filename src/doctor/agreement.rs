@@ -47,7 +47,10 @@ async fn fence(redis: &Redis, postgres: &mut PgConnection) -> Finding {
         Err(error) => return Finding::unreadable("fence", &error.to_string()),
     };
     let (row, in_postgres) = match with_timeout(async {
-        Ok((fence::read_in(postgres).await?, coupons::versions(&mut *postgres).await?))
+        Ok((
+            fence::read_in(postgres, redis.keys.partition).await?,
+            coupons::versions(&mut *postgres, redis.keys.partition).await?,
+        ))
     })
     .await
     {

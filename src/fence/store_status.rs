@@ -13,6 +13,8 @@ use crate::postgres::{self, Postgres, PostgresError};
 use crate::redis::{RedisError, RedisServer, server_info};
 use crate::{config, disk};
 
+const OK: &str = "ok";
+
 /// Reads the state of both stores, with a session or without one. A cheap handle.
 #[derive(Clone)]
 pub struct Stores {
@@ -36,6 +38,28 @@ pub struct StoreStatus {
     /// The disk of an embedded store has little space left.
     #[serde(skip_serializing_if = "Option::is_none")]
     disk: Option<String>,
+}
+
+impl StoreStatus {
+    /// The worst of each part, for the partitions of one installation.
+    #[must_use]
+    pub fn merge(parts: Vec<Self>) -> Self {
+        let mut parts = parts.into_iter();
+        let Some(first) = parts.next() else {
+            let starting = || "starting".to_owned();
+            let (redis, postgres, fence) = (starting(), starting(), starting());
+            return Self { redis, postgres, fence, backlog: 0, postgres_away_since: None, disk: None };
+        };
+        let worse = |one: String, other: String| if one == OK { other } else { one };
+        parts.fold(first, |one, other| Self {
+            redis: worse(one.redis, other.redis),
+            postgres: worse(one.postgres, other.postgres),
+            fence: worse(one.fence, other.fence),
+            backlog: one.backlog + other.backlog,
+            postgres_away_since: one.postgres_away_since.or(other.postgres_away_since),
+            disk: one.disk.or(other.disk),
+        })
+    }
 }
 
 /// What waits in Postgres.
@@ -62,7 +86,7 @@ impl Stores {
         let outage = postgres.as_ref().err().and(self.fence.postgres_outage());
         let since = outage.and_then(|outage| outage.since.format(&Rfc3339).ok());
         let postgres = postgres.map_err(|error| error.to_string()).and_then(|row| compare_identity(&row));
-        let word = |result: Result<(), String>| result.err().unwrap_or_else(|| "ok".into());
+        let word = |result: Result<(), String>| result.err().unwrap_or_else(|| OK.into());
         StoreStatus {
             redis: word(self.redis().await),
             postgres: word(postgres),
@@ -118,9 +142,9 @@ impl Stores {
 
     async fn postgres(&self) -> Result<FenceRow, PostgresError> {
         let pool = self.postgres.pool.clone();
-        let row =
-            postgres::with_timeout(config::PROBE_INTERVAL, async move { postgres::fence::read(&pool).await })
-                .await;
+        let partition = self.fence.partition();
+        let read = async move { postgres::fence::read(&pool, partition).await };
+        let row = postgres::with_timeout(config::PROBE_INTERVAL, read).await;
         if row.is_err() {
             // The pool does not say why it gets no connection; a new connection does.
             let server = self.postgres.clone();

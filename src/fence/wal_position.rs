@@ -3,6 +3,7 @@
 //! unit, the answer to a confirm); else the loss of the commit would go unnoticed.
 
 use super::{Fence, Session, StoreError};
+use crate::domain::Epoch;
 use crate::postgres::{self, PgConnection, Postgres, PostgresError};
 use crate::redis::{Redis, wal_position as redis_position};
 
@@ -57,7 +58,7 @@ pub async fn connect_checked(
     fence: &Fence,
     postgres: &Postgres,
     redis: &Redis,
-    epoch: &str,
+    epoch: &Epoch,
 ) -> Result<PgConnection, PostgresError> {
     // Read Redis first: Postgres is never behind a position that was recorded before, unless it has lost commits.
     let noted = redis_position::read(redis).await;

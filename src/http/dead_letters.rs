@@ -27,6 +27,8 @@ pub struct LetterView {
     entry: Option<String>,
     order: Option<Uuid>,
     /// `None` with `user` if the letter's fields do not name both.
+    /// The partition whose stream has the entry.
+    partition: i16,
     coupon: Option<CouponId>,
     user: Option<UserId>,
     /// Why the event could not be recorded.
@@ -83,7 +85,8 @@ pub async fn replay(api: Arc<Api>, id: &str, mut request: Request) -> Answer {
         )
     })?;
     if let Some(order) = letter.replaced_by {
-        let row = api.orders.row(OrderId(order)).await.ok().flatten();
+        let partition = api.partitions.of(&coupon).await?;
+        let row = partition.orders.row(OrderId(order)).await.ok().flatten();
         let row = row.unwrap_or_else(|| Order::accepted(OrderId(order), coupon, user));
         return Ok(json(StatusCode::OK, &OrderView::from(row)));
     }
@@ -146,6 +149,7 @@ fn view(letter: DeadLetter, with_fields: bool) -> LetterView {
     let fields = decode_fields(&letter.fields).filter(|_| with_fields);
     LetterView {
         id: letter.id,
+        partition: letter.partition,
         entry: letter.entry_id,
         order: letter.order_id,
         coupon,

@@ -1,27 +1,36 @@
 //! Reads the numbers that nothing counts as it happens: the state of the stores at the moment when the metrics are asked
 //! for.
 
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+
 use super::Api;
 use crate::config;
 use crate::metrics::{self, Gauge, count_as_f64};
-use crate::orders::stream_status::{self, GROUP};
+use crate::orders::stream_status::{self, GROUP, StreamNumbers};
+use crate::partitions::PartitionFunctions;
 
 /// Sets the gauges. A store that does not answer within `PROBE_INTERVAL` leaves NaN.
 pub async fn read(api: &Api) {
-    let batcher = api.claims.batcher();
-    metrics::READY.set_bool(batcher.taking_claims().is_ok());
-    let session = api.fence.session();
-    metrics::FENCE_UP.set_bool(session.is_ok());
-    if let Ok(session) = session {
-        metrics::FENCE_EPOCH.set_count(session.number());
+    let partitions = api.partitions.all();
+    metrics::READY.set_bool(api.partitions.taking_claims().is_ok());
+    metrics::FENCE_UP.set_bool(partitions.iter().all(|partition| partition.fence.session().is_ok()));
+    for partition in &partitions {
+        let number = partition.fence.partition().to_string();
+        let session = partition.fence.session();
+        metrics::PARTITION_UP.set_bool(&[&number], session.is_ok());
+        if let Ok(session) = session {
+            metrics::FENCE_EPOCH.set_count(&[&number], session.number());
+        }
     }
-    metrics::BACKLOG_EVENTS.set_count(api.fence.backlog());
-    metrics::BACKLOG_MAX.set_count(batcher.max_backlog());
-    for (store, free_bytes) in api.stores.free_bytes() {
+    metrics::BACKLOG_EVENTS.set_count(partitions.iter().map(|partition| partition.fence.backlog()).sum());
+    metrics::BACKLOG_MAX.set_count(api.max_backlog);
+    for (store, free_bytes) in partitions.iter().flat_map(|partition| partition.stores.free_bytes()) {
         metrics::DISK_FREE.set_count(&[store], free_bytes);
     }
     read_pool(api);
-    tokio::join!(read_stream(api), read_queues(api));
+    tokio::join!(read_streams(&partitions), read_queues(&partitions));
 }
 
 fn read_pool(api: &Api) {
@@ -32,11 +41,23 @@ fn read_pool(api: &Api) {
     metrics::POOL_MAX.set_count(config::POSTGRES_POOL_CONNECTIONS.into());
 }
 
-async fn read_stream(api: &Api) {
-    let read = tokio::time::timeout(config::PROBE_INTERVAL, stream_status::numbers(&api.fence)).await;
-    let stream = read.ok().and_then(Result::ok);
-    let stream = stream.as_ref();
-    let key = api.stores.stream_key();
+async fn read_streams(partitions: &[Arc<PartitionFunctions>]) {
+    let streams = join_all(partitions.iter().map(|partition| read_stream(partition))).await;
+    // One stream that cannot be read makes the sum unknown.
+    let streams: Option<Vec<StreamNumbers>> = streams.into_iter().collect();
+    let oldest =
+        streams.as_ref().map(|streams| streams.iter().map(|stream| stream.oldest).max().unwrap_or_default());
+    metrics::BACKLOG_OLDEST.set(oldest.map_or(f64::NAN, |oldest| oldest.as_secs_f64()));
+    let workers =
+        streams.and_then(|streams| streams.iter().map(|stream| stream.workers).sum::<Option<u64>>());
+    metrics::WORKER_CONNECTIONS.set(workers.map_or(f64::NAN, count_as_f64));
+}
+
+async fn read_stream(partition: &PartitionFunctions) -> Option<StreamNumbers> {
+    let read = tokio::time::timeout(config::PROBE_INTERVAL, stream_status::numbers(&partition.fence)).await;
+    let read = read.ok().and_then(Result::ok);
+    let stream = read.as_ref();
+    let key = partition.stores.stream_key();
     for (gauge, number) in [
         (&metrics::STREAM_LENGTH, stream.map(|stream| stream.length)),
         (&metrics::STREAM_GROUPS, stream.map(|stream| stream.groups)),
@@ -50,12 +71,13 @@ async fn read_stream(api: &Api) {
     ] {
         gauge.set(&[key, GROUP], or_nan(number));
     }
-    metrics::BACKLOG_OLDEST.set(stream.map_or(f64::NAN, |stream| stream.oldest.as_secs_f64()));
-    metrics::WORKER_CONNECTIONS.set(stream.and_then(|stream| stream.workers).map_or(f64::NAN, count_as_f64));
+    read
 }
 
-async fn read_queues(api: &Api) {
-    let queues = api.stores.queues().await.ok();
+async fn read_queues(partitions: &[Arc<PartitionFunctions>]) {
+    // They are in Postgres, which all partitions share.
+    let Some(partition) = partitions.first() else { return };
+    let queues = partition.stores.queues().await.ok();
     let queues = queues.as_ref();
     let set = |gauge: &Gauge, number: Option<i64>| gauge.set(or_nan(number));
     set(&metrics::OUTBOX_ROWS, queues.map(|queues| queues.outbox.rows));

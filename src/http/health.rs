@@ -32,16 +32,16 @@ pub async fn readyz(api: Arc<Api>, request: Request) -> Answer {
         admit(&api, &request)?;
     }
     let stores = if verbose {
-        let status = api.stores.status().await;
+        let status = api.partitions.store_status().await;
         Some(serde_json::to_value(status).unwrap_or(Value::Null))
     } else {
         None
     };
-    match api.claims.batcher().taking_claims() {
+    match api.partitions.taking_claims() {
         Ok(session) => {
             let mut body = value!({"status": "ready"});
             if let Some(stores) = stores {
-                body["epoch"] = session.epoch.clone().into();
+                body["epoch"] = session.epoch.as_str().into();
                 body["stores"] = stores;
             }
             Ok(json(StatusCode::OK, &body))

@@ -12,6 +12,7 @@ use super::answer::{Content, json};
 use super::claims::{self, OrderView, idempotency_key};
 use super::problem::{Answer, Code, Problem};
 use super::request::{Request, coupon_id};
+use crate::coupons::snapshots::Snapshots;
 use crate::domain::{CouponId, JoinRefusal, OrderId, UserId};
 use crate::fence::StoreError;
 use crate::waitlist::{Joined, Place, WaitState};
@@ -38,10 +39,11 @@ pub async fn join(api: &Api, coupon: &str, mut request: Request) -> Answer {
     let coupon = coupon_id(coupon)?;
     request.optional_object().await?;
     let key = idempotency_key(&request.headers)?;
-    match api.waitlist.join(&coupon, &user, key).await? {
+    let partition = api.partitions.of(&coupon).await?;
+    match partition.waitlist.join(&coupon, &user, key).await? {
         Joined::New(place) => Ok(waiting(StatusCode::CREATED, &coupon, &user, place)),
         Joined::Already(state) => Ok(answer(&coupon, &user, state)),
-        Joined::Refused(refusal) => Err(refused(api, &coupon, refusal).await),
+        Joined::Refused(refusal) => Err(refused(api, &partition.snapshots, &coupon, refusal).await),
     }
 }
 
@@ -49,9 +51,10 @@ pub async fn join(api: &Api, coupon: &str, mut request: Request) -> Answer {
 pub async fn show(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
     let user = api.auth.user(&request.headers)?;
     let coupon = coupon_id(coupon)?;
-    match api.waitlist.get(&coupon, &user).await? {
+    let partition = api.partitions.of(&coupon).await?;
+    match partition.waitlist.get(&coupon, &user).await? {
         Some(state) => Ok(answer(&coupon, &user, state)),
-        None if api.snapshots.get(&coupon).await?.is_none() => Err(absent(&api, &coupon)),
+        None if partition.snapshots.get(&coupon).await?.is_none() => Err(absent(&api, &coupon)),
         None => {
             let detail = format!("you are not in the waiting list of coupon {coupon}");
             Err(Problem::new(Code::NotWaiting, detail))
@@ -63,7 +66,8 @@ pub async fn show(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
 pub async fn leave(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
     let user = api.auth.user(&request.headers)?;
     let coupon = coupon_id(coupon)?;
-    if let Some(order) = api.waitlist.leave(&coupon, &user).await? {
+    let partition = api.partitions.of(&coupon).await?;
+    if let Some(order) = partition.waitlist.leave(&coupon, &user).await? {
         let detail = "you have got a unit already: while its order is reserved, you can cancel it";
         return Err(Problem::new(Code::AlreadyServed, detail).with("order", order.id.to_string()));
     }
@@ -99,9 +103,9 @@ fn absent(api: &Api, coupon: &CouponId) -> Problem {
     Problem::unknown_coupon(coupon)
 }
 
-async fn refused(api: &Api, coupon: &CouponId, refusal: JoinRefusal) -> Problem {
+async fn refused(api: &Api, snapshots: &Snapshots, coupon: &CouponId, refusal: JoinRefusal) -> Problem {
     match refusal {
-        JoinRefusal::NoWaitlist => match api.snapshots.get(coupon).await {
+        JoinRefusal::NoWaitlist => match snapshots.get(coupon).await {
             Ok(Some(_)) => Problem::new(
                 Code::NoWaitlist,
                 format!("coupon {coupon} has no waiting list; try to claim it"),

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use futures_util::{Stream, StreamExt, stream};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -17,24 +18,21 @@ use super::history::{History, Point, Rates};
 use super::{TooManyStreams, event, new_hub};
 use crate::config;
 use crate::coupons::catalogue::Catalogue;
-use crate::coupons::snapshots::Snapshots;
 use crate::coupons::view::CouponView;
-use crate::domain::{CouponId, CouponSnapshot, rfc3339};
-use crate::fence::store_status::Stores;
-use crate::fence::{Fence, StoreError};
+use crate::domain::{CouponId, CouponSnapshot, Epoch, rfc3339};
+use crate::fence::StoreError;
 use crate::metrics::{self, DRIFT, DRIFT_KINDS, RECONCILE_LAST};
-use crate::orders::stream_status::{self, StreamStatus, StreamView};
+use crate::orders::stream_status::{self, ConsumerInfo, StreamStatus, StreamView};
+use crate::partitions::{PartitionFunctions, Partitions};
 use crate::postgres::{self, Postgres, health};
 use crate::tasks::Tasks;
 
 /// What the state is read from.
 #[derive(Clone)]
 pub struct OperationsParts {
-    pub fence: Fence,
-    pub stores: Stores,
+    pub partitions: Partitions,
     pub postgres: Postgres,
     pub catalogue: Catalogue,
-    pub snapshots: Snapshots,
     pub max_backlog: u64,
     pub reclaim_after: Duration,
 }
@@ -110,9 +108,10 @@ async fn next_status((shared, mut status, place): Reader) -> Option<(Bytes, Read
     Some((event, (shared, status, place)))
 }
 
-/// Since when the fence is up or down.
+/// Since when the fences are as they are.
 struct FenceSince {
-    epoch: Option<String>,
+    /// Of each partition; `None` while its fence is down.
+    epochs: Vec<Option<Epoch>>,
     since: OffsetDateTime,
 }
 
@@ -121,22 +120,24 @@ impl Shared {
         let mut ticks = tokio::time::interval(config::LIVE_ADMIN_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut rates = Rates::default();
-        let mut fence = FenceSince { epoch: None, since: OffsetDateTime::now_utc() };
+        let mut fence = FenceSince { epochs: Vec::new(), since: OffsetDateTime::now_utc() };
         loop {
             ticks.tick().await;
-            let session = self.parts.fence.session();
-            let epoch = session.as_ref().ok().map(|session| session.epoch.clone());
-            if fence.epoch != epoch {
-                fence = FenceSince { epoch, since: OffsetDateTime::now_utc() };
+            let partitions = self.parts.partitions.all();
+            let sessions = partitions.iter().map(|partition| partition.fence.session().ok());
+            let epochs = sessions.map(|session| session.map(|session| session.epoch.clone())).collect();
+            if fence.epochs != epochs {
+                fence = FenceSince { epochs, since: OffsetDateTime::now_utc() };
             }
             let coupons = if self.is_watched() { self.coupons().await.ok() } else { None };
-            let acknowledged = stream_status::acknowledged(&self.parts.fence).await.ok().flatten();
+            let acknowledged = join_all(partitions.iter().map(|partition| acknowledged(partition))).await;
+            let acknowledged = acknowledged.into_iter().sum::<Option<i64>>();
             let stock = coupons.iter().flatten().take(config::LIVE_HISTORY_MAX_COUPONS);
             let point = Point {
                 t: OffsetDateTime::now_utc().unix_timestamp(),
                 claims: rates.claims(),
                 recorded: rates.recorded(acknowledged),
-                backlog: self.parts.fence.backlog(),
+                backlog: partitions.iter().map(|partition| partition.fence.backlog()).sum(),
                 window_p99_ms: rates.window_p99_ms(),
                 stock: stock
                     .map(|coupon| (coupon.id.clone(), coupon.stock))
@@ -174,7 +175,7 @@ impl Shared {
     /// The first coupons, with those that are not listed.
     async fn coupons(&self) -> Result<Vec<Arc<CouponSnapshot>>, StoreError> {
         let ids = self.parts.catalogue.page(None, config::LIVE_ADMIN_MAX_COUPONS, true);
-        self.parts.snapshots.get_many(ids).await
+        self.parts.partitions.snapshots(ids).await
     }
 
     async fn status(
@@ -184,17 +185,14 @@ impl Shared {
         coupons: Option<&[Arc<CouponSnapshot>]>,
     ) -> Value {
         let parts = &self.parts;
+        let partitions = parts.partitions.all();
         let (stores, stream, workers, letters) = tokio::join!(
-            parts.stores.status(),
-            stream_status::read(&parts.fence),
-            stream_status::workers(&parts.fence),
+            parts.partitions.store_status(),
+            read_streams(&partitions),
+            count_workers(&partitions),
             self.open_letters(),
         );
-        let stream = match stream {
-            Ok(StreamStatus::Up(view)) => Some(view),
-            Ok(StreamStatus::Down { .. }) | Err(_) => None,
-        };
-        let stream = stream.as_deref();
+        let stream = stream.as_ref();
         let known = parts.catalogue.count();
         let views = coupons.map(|coupons| coupons.iter().map(|coupon| CouponView::from(&**coupon)).collect());
         let views: Option<Vec<CouponView>> = views;
@@ -208,15 +206,15 @@ impl Shared {
             },
             "postgres": {"state": stores.postgres, "away_since": stores.postgres_away_since},
             "backlog": {
-                "events": stream.map_or_else(|| i64::try_from(point.backlog).ok(), |view| Some(view.backlog)),
+                "events": stream.map_or_else(|| i64::try_from(point.backlog).ok(), |streams| Some(streams.backlog())),
                 "allowed": parts.max_backlog,
-                "pending": stream.map(|view| view.pending),
-                "lag": stream.map(|view| view.lag),
-                "oldest_ms": stream.and_then(oldest_ms),
+                "pending": stream.map(|streams| streams.sum(|view| view.pending)),
+                "lag": stream.map(|streams| streams.sum(|view| view.lag)),
+                "oldest_ms": stream.and_then(Streams::oldest_ms),
             },
             "reclaim_after_ms": parts.reclaim_after.as_millis(),
-            "workers": workers.ok().flatten(),
-            "consumers": stream.map(|view| &view.consumers),
+            "workers": workers,
+            "consumers": stream.map(Streams::consumers),
             "drift": drift(),
             "dead_letters": {"open": letters},
             "coupons": views,
@@ -226,10 +224,21 @@ impl Shared {
 
     fn fence(&self, since: &FenceSince) -> Value {
         let at = since.since.format(&Rfc3339).unwrap_or_default();
-        match self.parts.fence.taking_claims() {
-            Ok(session) => json!({"state": "up", "epoch": session.epoch, "since": at, "reason": null}),
-            Err(reason) => json!({"state": "down", "epoch": null, "since": at, "reason": &*reason}),
+        let partitions = self.parts.partitions.all();
+        let mut epochs = Vec::with_capacity(partitions.len());
+        for partition in &partitions {
+            match partition.fence.taking_claims() {
+                Ok(session) => epochs.push(session.epoch.to_string()),
+                Err(reason) => {
+                    let reason = match partitions.len() {
+                        1 => reason.to_string(),
+                        _ => format!("partition {}: {reason}", partition.fence.partition()),
+                    };
+                    return json!({"state": "down", "epoch": null, "since": at, "reason": reason});
+                }
+            }
         }
+        json!({"state": "up", "epoch": epochs.join(", "), "since": at, "reason": null})
     }
 
     async fn open_letters(&self) -> Option<i64> {
@@ -243,9 +252,48 @@ impl Shared {
     }
 }
 
-/// The age of the oldest event that is not recorded; 0 without one.
-fn oldest_ms(view: &StreamView) -> Option<i64> {
-    if view.backlog == 0 { Some(0) } else { view.oldest_pending_ms.max(view.oldest_unread_ms) }
+/// The streams of all partitions.
+struct Streams(Vec<StreamView>);
+
+impl Streams {
+    fn sum(&self, number: impl Fn(&StreamView) -> i64) -> i64 {
+        self.0.iter().map(number).sum()
+    }
+
+    fn backlog(&self) -> i64 {
+        self.sum(|view| view.backlog)
+    }
+
+    /// The age of the oldest event that is not recorded; 0 without one.
+    fn oldest_ms(&self) -> Option<i64> {
+        if self.backlog() == 0 {
+            return Some(0);
+        }
+        self.0.iter().map(|view| view.oldest_pending_ms.max(view.oldest_unread_ms)).max().flatten()
+    }
+
+    fn consumers(&self) -> Vec<&ConsumerInfo> {
+        self.0.iter().flat_map(|view| &view.consumers).collect()
+    }
+}
+
+/// `None` if one of them cannot be read.
+async fn read_streams(partitions: &[Arc<PartitionFunctions>]) -> Option<Streams> {
+    let read = join_all(partitions.iter().map(|partition| stream_status::read(&partition.fence))).await;
+    let view = |read| match read {
+        Ok(StreamStatus::Up(view)) => Some(*view),
+        Ok(StreamStatus::Down { .. }) | Err(_) => None,
+    };
+    read.into_iter().map(view).collect::<Option<_>>().map(Streams)
+}
+
+async fn count_workers(partitions: &[Arc<PartitionFunctions>]) -> Option<u64> {
+    let read = join_all(partitions.iter().map(|partition| stream_status::workers(&partition.fence))).await;
+    read.into_iter().map(|workers| workers.ok().flatten()).sum()
+}
+
+async fn acknowledged(partition: &PartitionFunctions) -> Option<i64> {
+    stream_status::acknowledged(&partition.fence).await.ok().flatten()
 }
 
 /// The differences of the last comparison by this process.

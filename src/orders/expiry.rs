@@ -41,7 +41,7 @@ impl Expiry {
     pub async fn expire(&mut self, which: Overdue<'_>) -> Result<usize, StoreError> {
         let session = self.fence.require_session()?;
         let position = read_position(&self.fence, &session).await?;
-        let epoch = session.epoch.as_str();
+        let epoch = &session.epoch;
         let expired = self
             .run(async |connection| {
                 let work = expiry::expire(connection, epoch, &position, which);
@@ -67,7 +67,8 @@ impl Expiry {
     /// # Errors
     /// Where Postgres does not answer within `RECORD_TIMEOUT`.
     pub async fn next_deadline(&mut self) -> Result<Option<Duration>, PostgresError> {
-        self.run(async |connection| expiry::next_deadline(connection).await).await
+        let partition = self.fence.partition();
+        self.run(async |connection| expiry::next_deadline(connection, partition).await).await
     }
 
     async fn run<T>(

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::fence::{Fence, StoreError};
 pub use crate::redis::keys::GROUP;
-use crate::redis::order_stream::{self as stream, ConsumerInfo, GroupInfo};
+pub use crate::redis::order_stream::ConsumerInfo;
+use crate::redis::order_stream::{self as stream, GroupInfo};
 use crate::redis::{health, server_info};
 
 #[derive(Clone, Debug, Serialize)]
@@ -124,7 +125,7 @@ pub async fn read(fence: &Fence) -> Result<StreamStatus, StoreError> {
         oldest_unread_ms: unread.and_then(age_ms),
         consumers: stream::consumers(redis).await?,
         groups,
-        fence: FenceView::Up { epoch: session.epoch.clone() },
+        fence: FenceView::Up { epoch: session.epoch.to_string() },
     })))
 }
 

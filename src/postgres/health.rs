@@ -135,7 +135,8 @@ pub async fn reserved(executor: impl PgExecutor<'_>) -> Result<i64, PostgresErro
 pub async fn overdue(executor: impl PgExecutor<'_>) -> Result<Waiting, PostgresError> {
     let waiting = "select count(*) as rows,
         coalesce(extract(epoch from clock_timestamp() - min(reserved_until)), 0)::bigint as oldest_seconds
-        from orders where status = 'reserved' and reserved_until <= statement_timestamp()";
+        from fence f join orders o on o.partition = f.partition
+        where o.status = 'reserved' and o.reserved_until <= statement_timestamp()";
     Ok(sqlx::query_as(waiting).fetch_one(executor).await?)
 }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::coupons::{self, CouponRow};
 use super::{Pool, PostgresError, fence, orders};
 use crate::config;
-use crate::domain::{CouponId, IdempotencyKey, OrderId, UserId};
+use crate::domain::{CouponId, Epoch, IdempotencyKey, OrderId, Partition, UserId};
 
 /// A coupon, and the values of its fields that the audit log has.
 #[derive(Clone, Debug)]
@@ -31,16 +31,19 @@ impl KnownCoupon {
     }
 }
 
-/// The epoch and every coupon.
+/// The epoch of the partition and its coupons.
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn coupons(pool: &Pool) -> Result<(String, BTreeMap<CouponId, KnownCoupon>), PostgresError> {
-    let epoch = fence::read(pool).await?.epoch;
+pub async fn coupons(
+    pool: &Pool,
+    partition: Partition,
+) -> Result<(Epoch, BTreeMap<CouponId, KnownCoupon>), PostgresError> {
+    let epoch = fence::read(pool, partition).await?.epoch;
     let mut known: BTreeMap<CouponId, KnownCoupon> = BTreeMap::new();
     loop {
         let after = known.last_key_value().map(|(id, _)| id);
-        let page = coupons::page(pool, after, config::PAGE_MAX_ROWS).await?;
+        let page = coupons::page(pool, Some(partition), after, config::PAGE_MAX_ROWS).await?;
         if page.is_empty() {
             break;
         }

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::config;
 use crate::coupons::in_force::describe;
 use crate::domain::{CouponId, FieldDifference, OrderId, UserId};
 use crate::metrics;
@@ -71,6 +72,25 @@ impl fmt::Display for Difference {
 }
 
 impl ComparisonReport {
+    /// Adds the report of another partition.
+    pub fn add(&mut self, other: Self) {
+        self.coupons += other.coupons;
+        self.claims += other.claims;
+        self.in_flight += other.in_flight;
+        self.lost_events += other.lost_events;
+        self.missed_releases += other.missed_releases;
+        self.missing_claims += other.missing_claims;
+        self.foreign_fields += other.foreign_fields;
+        self.deleted_entries += other.deleted_entries;
+        self.stock_drift += other.stock_drift;
+        self.definition_drift += other.definition_drift;
+        self.waitlist_drift += other.waitlist_drift;
+        self.fixed += other.fixed;
+        self.fenced |= other.fenced;
+        self.named.extend(other.named);
+        self.named.truncate(config::REPORT_MAX_NAMES);
+    }
+
     /// Adds a difference to `named`, if there is room.
     pub(super) fn name(&mut self, difference: Difference, most: usize) {
         if self.named.len() < most {

@@ -62,6 +62,12 @@ impl RedisServer {
         Ok(Self { config, folder, keys: Keys::new(prefix, partition) })
     }
 
+    /// The same server, with the keys of this partition.
+    #[must_use]
+    pub fn of(&self, partition: Partition) -> Self {
+        Self { keys: self.keys.of(partition), ..self.clone() }
+    }
+
     /// The folder of an embedded Redis: its disk and log may show why it does not answer. `None` for other servers.
     #[must_use]
     pub fn store_folder(&self) -> Option<&Path> {

@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 use super::context::Context;
 use super::pause::pause;
 use crate::config;
+use crate::domain::Epoch;
 use crate::fence::wal_position::connect_checked;
 use crate::postgres::{PgConnection, PostgresError};
 use crate::redis::{Redis, RedisError, marker};
@@ -27,7 +28,7 @@ impl<'a> Connections<'a> {
     ///
     /// # Errors
     /// If Redis cannot be reached or does not answer.
-    pub async fn redis(&mut self, stop: &CancellationToken) -> Result<Option<(Redis, String)>, RedisError> {
+    pub async fn redis(&mut self, stop: &CancellationToken) -> Result<Option<(Redis, Epoch)>, RedisError> {
         self.context.wait_until_up(stop).await;
         let redis = match &self.redis {
             Some(redis) => redis.clone(),
@@ -45,7 +46,11 @@ impl<'a> Connections<'a> {
     ///
     /// # Errors
     /// If Postgres cannot be reached or is an older copy of itself.
-    pub async fn postgres(&mut self, redis: &Redis, epoch: &str) -> Result<&mut PgConnection, PostgresError> {
+    pub async fn postgres(
+        &mut self,
+        redis: &Redis,
+        epoch: &Epoch,
+    ) -> Result<&mut PgConnection, PostgresError> {
         if self.postgres.is_none() {
             let Context { fence, postgres, .. } = self.context;
             self.postgres = Some(connect_checked(fence, postgres, redis, epoch).await?);

@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 use super::connections::Connections;
 use super::context::Context;
 use crate::config;
-use crate::domain::{OrderEvent, OrderId, UnreadableEvent};
+use crate::domain::{Epoch, OrderEvent, OrderId, UnreadableEvent};
 use crate::logs::{order_step, shows_order_steps};
 use crate::metrics;
 use crate::postgres::dead_letters::{self, Letter, LetterOutcome, encode_fields};
@@ -24,7 +24,7 @@ const CONFLICT: &str = "the user has another live order of this coupon in this s
 /// The entries of one read, and the epoch of the marker that was read before them: they may be recorded only in it.
 #[derive(Debug)]
 pub struct EventBatch {
-    epoch: String,
+    epoch: Epoch,
     /// Whether the entries were delivered for the first time: then no order row of them is expected.
     are_new: bool,
     readable: Vec<ReadableEntry>,
@@ -32,7 +32,7 @@ pub struct EventBatch {
 }
 
 impl EventBatch {
-    pub fn new(epoch: String, entries: Vec<Entry>, are_new: bool) -> Self {
+    pub fn new(epoch: Epoch, entries: Vec<Entry>, are_new: bool) -> Self {
         let mut readable = Vec::with_capacity(entries.len());
         let mut unreadable = Vec::new();
         for entry in entries {

@@ -155,12 +155,12 @@ async fn each_changed_byte_is_found_in_its_transaction() {
     let socket = sale.postgres_socket();
     let url = format!("postgres://seckill@localhost/seckill?host={}", socket.parent().unwrap().display());
     let postgres = Postgres::new(&url, "seckill").unwrap();
-    let (epoch, known) = known::coupons(&postgres.pool).await.unwrap();
+    let (epoch, known) = known::coupons(&postgres.pool, Partition::DEFAULT).await.unwrap();
     let live = known::live_orders(&postgres.pool).await.unwrap();
     let mut log = Log::read(&copied(&sale)).unwrap();
     // The base file of a log that was never rewritten has no keys.
     log.files.retain(|file| !file.is_base);
-    let (keys, epoch) = (Keys::new("seckill", Partition::DEFAULT), Some(epoch));
+    let (keys, epoch) = (Keys::new("seckill", Partition::DEFAULT), Some(epoch.to_string()));
     let rules = Rules { keys, is_own: true, database: 0, epoch, known: Some(known) };
     let original = log.files[0].bytes.to_vec();
     let starts = aof::starts(&log.files[0].bytes);

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{NotMade, Parts, TransitionError};
 use crate::config;
-use crate::domain::{Order, OrderId};
+use crate::domain::{Epoch, Order, OrderId};
 use crate::fence::wal_position::{read_position, record_position};
 use crate::logs::{order_step, shows_order_steps};
 use crate::metrics;
@@ -151,7 +151,7 @@ impl Maker {
     async fn transact_on(
         &mut self,
         mut connection: PgConnection,
-        epoch: &str,
+        epoch: &Epoch,
         position: &str,
         group: &[Waiting],
     ) -> Result<(TransitionOutcome, String), PostgresError> {
