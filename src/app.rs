@@ -5,6 +5,7 @@ mod credentials;
 mod demo;
 mod partition;
 mod replace;
+mod shared;
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -16,7 +17,6 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::core::{ApiSettings, Core};
 use crate::cli::{ServeArgs, WorkerArgs, WrongUsage};
 use crate::config::{self, CredentialSettings, LogFormat, StoreAddresses};
 use crate::data_dir::DataDir;
@@ -29,8 +29,10 @@ use crate::open_files;
 use crate::printing::{self, stderr};
 use crate::stop::Stop;
 use crate::tasks::Tasks;
+use core::Core;
 use credentials::{check_settings, generated_credentials, required_credentials};
 use replace::{Offer, SuccessorSlot, Takeover};
+use shared::ApiSettings;
 
 /// Runs HTTP and workers in one process, until SIGTERM, SIGINT or SIGHUP.
 ///

@@ -10,7 +10,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::partition::PartitionTasks;
-use crate::config::{self, CredentialSettings, StoreAddresses, StoreSettings, WorkerSettings};
+use super::shared::{ApiSettings, SharedParts};
+use crate::config::{self, StoreAddresses, StoreSettings, WorkerSettings};
 use crate::coupons::catalogue::Catalogue;
 use crate::domain::Partition;
 use crate::http::Api;
@@ -32,18 +33,6 @@ pub struct Core {
     growing: JoinHandle<Option<()>>,
 }
 
-/// The parts that all partitions share.
-#[derive(Clone)]
-pub struct SharedParts {
-    pub server: RedisServer,
-    pub postgres: Postgres,
-    pub catalogue: Catalogue,
-    pub waiters: OrderWaiters,
-    pub tasks: Tasks,
-    /// Stops the tasks of all partitions, and the tasks of `waiters`.
-    pub stop: CancellationToken,
-}
-
 #[derive(Default)]
 struct Running {
     partitions: BTreeMap<Partition, PartitionTasks>,
@@ -52,16 +41,6 @@ struct Running {
 }
 
 type OnStart = Box<dyn FnMut(&PartitionTasks) + Send>;
-
-/// What the API needs to know.
-#[derive(Clone)]
-pub struct ApiSettings {
-    pub max_backlog: u64,
-    /// Connections that the server accepts.
-    pub max_connections: usize,
-    pub reclaim_after: Duration,
-    pub credentials: CredentialSettings,
-}
 
 impl Core {
     /// Waits for Postgres (and reports through `set_status` why it waits), migrates the schema, adds the partitions of the

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::core::{ApiSettings, SharedParts};
+use super::shared::{ApiSettings, SharedParts};
 use crate::claims::batcher::Batcher;
 use crate::claims::claim::Claims;
 use crate::config;

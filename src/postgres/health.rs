@@ -133,10 +133,13 @@ pub async fn reserved(executor: impl PgExecutor<'_>) -> Result<i64, PostgresErro
 /// # Errors
 /// If Postgres cannot serve.
 pub async fn overdue(executor: impl PgExecutor<'_>) -> Result<Waiting, PostgresError> {
-    let waiting = "select count(*) as rows,
-        coalesce(extract(epoch from clock_timestamp() - min(reserved_until)), 0)::bigint as oldest_seconds
-        from fence f join orders o on o.partition = f.partition
-        where o.status = 'reserved' and o.reserved_until <= statement_timestamp()";
+    let waiting = "select coalesce(sum(o.rows), 0)::bigint as rows,
+        coalesce(extract(epoch from clock_timestamp() - min(o.oldest)), 0)::bigint as oldest_seconds
+        from fence f cross join lateral (
+            select count(*) as rows, min(reserved_until) as oldest from orders
+            where status = 'reserved' and partition = f.partition::smallint
+                and reserved_until <= statement_timestamp()
+        ) o";
     Ok(sqlx::query_as(waiting).fetch_one(executor).await?)
 }
 
