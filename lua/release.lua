@@ -7,7 +7,7 @@
 -- ARGV  `ready:<epoch>`, coupon id, then for each unit: field of the claims hash (the user; `<user>\x1f<slot>` from
 --       slot 2), order, the version that the coupon must have before the unit returns (0 for any)
 --
--- Reply: { code, units given to users in line, code of each unit… }
+-- Reply: { code, units given to users in line, code of each unit…, order that got each given unit… }
 --   CODE done         0  of a unit: the script has returned it
 --   CODE fenced       1  the marker is another one; nothing was written
 --   CODE inconsistent 2  stream or coupon is absent, stock + claims is not the total, or a user in line has no order;
@@ -66,5 +66,9 @@ end
 -- Not #ended: the caller may give a field twice, but the field holds only one unit.
 local freed = call('HDEL', KEYS[4], unpack(ended))
 call('HINCRBY', KEYS[3], 'stock', freed)
-if first then reply[2] = serve_line(ARGV[2], limit_of(hash[7]), first, math.min(freed, stock + freed)) end
+if first then
+  local orders = serve_line(ARGV[2], limit_of(hash[7]), first, math.min(freed, stock + freed))
+  reply[2] = #orders
+  for _, order in ipairs(orders) do reply[#reply + 1] = order end
+end
 return reply

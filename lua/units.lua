@@ -11,12 +11,13 @@
 --@include lib/fields
 
 local time = redis.call('TIME')
-local fields, orders = {}, {}
-for arg = 1, #ARGV, 2 do
-  fields[#fields + 1], orders[#orders + 1] = ARGV[arg], ARGV[arg + 1]
-end
 local still_held = 0
-if #fields > 0 then
+-- In parts, because Lua passes at most some thousand values to one command.
+for first = 1, #ARGV, 2000 do
+  local fields, orders = {}, {}
+  for arg = first, math.min(first + 1999, #ARGV), 2 do
+    fields[#fields + 1], orders[#orders + 1] = ARGV[arg], ARGV[arg + 1]
+  end
   for unit, value in ipairs(redis.call('HMGET', KEYS[4], unpack(fields))) do
     if value and string.match(value, '^[^ ]*') == orders[unit] then still_held = still_held + 1 end
   end

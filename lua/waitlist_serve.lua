@@ -5,7 +5,7 @@
 -- KEYS  epoch marker, order stream, coupon hash, claims hash, waiting list, orders of the waiting list
 -- ARGV  `ready:<epoch>`, coupon id, the most units to give
 --
--- Reply: { code, units given, users left in line whom a further call can serve }
+-- Reply: { code, units given, users left in line whom a further call can serve, order that got each unit… }
 --   CODE done         0
 --   CODE fenced       1  the marker is another one; nothing was written
 --   CODE inconsistent 2  stream or coupon is absent, stock + claims is not the total, or a user in line has no order;
@@ -33,5 +33,6 @@ if stock <= 0 or hash[3] ~= '1' or not serves_line(hash[4], hash[5]) then return
 local units = math.min(stock, tonumber(ARGV[3]))
 local first, refusal = first_in_line(units)
 if refusal then return refusal end
-local served, is_full = serve_line(ARGV[2], limit_of(hash[6]), first, units)
-return { DONE, served, is_full and 0 or math.min(stock - served, redis.call('ZCARD', KEYS[5])) }
+local orders, is_full = serve_line(ARGV[2], limit_of(hash[6]), first, units)
+local left = is_full and 0 or math.min(stock - #orders, redis.call('ZCARD', KEYS[5]))
+return { DONE, #orders, left, unpack(orders) }

@@ -55,6 +55,8 @@ prepare_podman() {
   export CONTAINERS_CONF=$engine_cache/containers.conf
   # The health check is started by the test: systemd, which podman would use as a timer, may be missing.
   export DISABLE_HC_SYSTEMD=true
+  # What a killed run left would count as part of the store.
+  release_engine
   drop_an_oversized_store
   drop_leftovers
 }
@@ -77,7 +79,6 @@ drop_an_oversized_store() {
   local used_mib
   used_mib=$(du --summarize --block-size=1M "$engine_cache" | cut -f1)
   ((used_mib > engine_store_limit_mib)) || return 0
-  release_engine
   rm -rf "$engine_cache/store" "$engine_run"
 }
 
@@ -142,11 +143,11 @@ ENV CARGO_HOME=/usr/local/cargo CARGO_HTTP_CAINFO=$ca_bundle_in_build PATH=$tool
 DOCKERFILE
 }
 
-# podman leaves its store bind-mounted on itself.
+# podman leaves its store bind-mounted on itself, and a killed build its layers inside. The last mount comes first.
 release_engine() {
   [[ ${engine_kind-} == podman ]] || return 0
   local mounted
-  for mounted in "$engine_cache/store/overlay" "$engine_run/root/overlay"; do
-    ! mountpoint --quiet "$mounted" || umount "$mounted"
-  done
+  while read -r mounted; do
+    umount "$mounted"
+  done < <(findmnt --raw --noheadings --output TARGET | grep -E "^($engine_cache/store|$engine_run)/" | tac)
 }

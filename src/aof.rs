@@ -15,6 +15,7 @@ mod transaction;
 pub mod winners;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use commands::Tail;
 pub use files::Log;
@@ -52,13 +53,14 @@ pub struct Replayed {
     pub tail: Option<Tail>,
 }
 
-/// Replays all files of a log.
+/// Replays all files of a log. `read_bytes` follows the position in it.
 ///
 /// # Errors
 /// The first transaction that breaks a rule or cannot be read.
-pub fn replay(log: &Log, rules: &Rules) -> Result<Replayed, Violation> {
+pub fn replay(log: &Log, rules: &Rules, read_bytes: &AtomicU64) -> Result<Replayed, Violation> {
     let mut state = State::new(rules.clone());
     let (mut transactions, mut tail) = (0, None);
+    let mut earlier_bytes = 0;
     let last = log.files.len().saturating_sub(1);
     for (number, file) in log.files.iter().enumerate() {
         let mut reader = commands::Reader::new(number, file.bytes.clone(), number == last);
@@ -69,7 +71,9 @@ pub fn replay(log: &Log, rules: &Rules) -> Result<Replayed, Violation> {
                 state.apply(&transaction, log)?;
             }
             transactions += 1;
+            read_bytes.store((earlier_bytes + transaction.place.offset) as u64, Ordering::Relaxed);
         }
+        earlier_bytes += file.bytes.len();
         if file.is_base {
             state.loaded(Place { file: number, offset: 0 })?;
         }

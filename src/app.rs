@@ -6,10 +6,11 @@ mod demo;
 mod partition;
 mod replace;
 mod shared;
+mod worker;
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use tokio::net::TcpListener;
@@ -17,7 +18,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{ServeArgs, WorkerArgs, WrongUsage};
+use self::core::Core;
+use crate::cli::{ServeArgs, WrongUsage};
 use crate::config::{self, CredentialSettings, LogFormat, StoreAddresses};
 use crate::data_dir::DataDir;
 use crate::embedded::Embedded;
@@ -25,14 +27,15 @@ use crate::handover::Predecessor;
 use crate::http::ApiSlot;
 use crate::http::server::{self, ServeStop};
 use crate::logs;
+use crate::metrics::{self, Process};
 use crate::open_files;
 use crate::printing::{self, stderr};
 use crate::stop::Stop;
 use crate::tasks::Tasks;
-use core::Core;
 use credentials::{check_settings, generated_credentials, required_credentials};
 use replace::{Offer, SuccessorSlot, Takeover};
 use shared::ApiSettings;
+pub use worker::worker;
 
 /// Runs HTTP and workers in one process, until SIGTERM, SIGINT or SIGHUP.
 ///
@@ -55,35 +58,6 @@ pub async fn demo(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> 
         )));
     }
     run_server(args, log_format, true).await
-}
-
-/// Runs workers alone, on external stores or those of a running `serve`.
-///
-/// # Errors
-/// As `serve`.
-pub async fn worker(args: WorkerArgs) -> anyhow::Result<()> {
-    if args.workers.workers == 0 {
-        bail!(WrongUsage(
-            "SECKILL_WORKERS=0 leaves a worker process nothing to do: set it to 1 or more".into()
-        ));
-    }
-    let tasks = Tasks::default();
-    let stop = Stop::on_signals(&tasks)?;
-    let addresses = if let Some(addresses) = args.stores.external_addresses()? {
-        addresses
-    } else {
-        let data_dir = DataDir::locate(args.stores.data_dir.as_deref());
-        let Some(joined) = stop.unless_stopped(Embedded::join(&data_dir)).await else { return Ok(()) };
-        joined?
-    };
-    let Some(core) = Core::start(&args.stores, &addresses, &tasks, &stop, |_| {}).await? else {
-        return Ok(tasks.check()?);
-    };
-    tracing::info!("{} workers are at work", args.workers.workers);
-    let workers = core.run_workers(args.workers, stop.token());
-    workers.await.context("the workers' task panicked")?;
-    core.stop(&stop).await;
-    Ok(tasks.check()?)
 }
 
 async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> anyhow::Result<()> {
@@ -129,7 +103,9 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
         None => required_credentials(&args.credentials)?,
     };
     let predecessor_lock = predecessor.as_ref().and_then(|old| old.lock.as_ref()?.try_clone().ok());
-    let takeover = predecessor.map(|old| Takeover::new(old, dir.clone(), accepts.clone())).transpose()?;
+    let takeover =
+        predecessor.map(|old| Takeover::begin(old, dir.clone(), accepts.clone(), &tasks)).transpose()?;
+    let (takeover, adopting) = takeover.unzip();
     let mut stores = None;
     if takeover.is_none() {
         accepts.cancel();
@@ -148,19 +124,20 @@ async fn run_server(args: ServeArgs, log_format: LogFormat, is_demo: bool) -> an
     let lock = stores.as_ref().map(Embedded::lock_descriptor).transpose()?.or(predecessor_lock);
     let data_dir = dir.as_ref().map(|dir| dir.path().to_owned()).zip(lock);
     let offer = Offer { address, listener: shared_listener, data_dir };
-    let adoption = takeover.as_ref().map(Takeover::adoption).unwrap_or_default();
     let successor = SuccessorSlot::default();
     let sale =
         Sale { args: &args, is_demo, http, addresses: &addresses, credentials: &credentials, tasks: &tasks };
     let outcome = Box::pin(sale.run(takeover, (&successor, offer), &stop)).await;
-    let adopting = adoption.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(adopting) = adopting {
-        stores = Some(adopting.await.context("the task that takes over the stores panicked")??);
+        stores = adopting.await.context("the task that takes over the stores panicked")??;
     }
     // The stores stop last, also after a failure: all other parts need them.
+    let stores_by = stop.deadline(config::STOP_STORES_BY);
     match (successor.take(), stores) {
-        (Some(successor), stores) => replace::leave(stores, successor).await?,
-        (None, Some(stores)) => stores.stop_by(stop.deadline(config::STOP_STORES_BY)).await?,
+        (Some(successor), stores) => {
+            replace::leave(stores.zip(dir.as_ref()), successor, &tasks, stores_by).await?;
+        }
+        (None, Some(stores)) => stores.stop_by(stores_by).await?,
         (None, None) => {}
     }
     outcome?;
@@ -217,6 +194,7 @@ impl Sale<'_> {
         stop: &Stop,
     ) -> anyhow::Result<()> {
         let Self { args, is_demo, http, addresses, credentials, tasks } = self;
+        metrics::install(Process::Server)?;
         let set_status = |status: &str| http.api.set_startup_status(status);
         let Some(core) = Core::start(&args.stores, addresses, tasks, stop, set_status).await? else {
             return Ok(());
@@ -232,7 +210,7 @@ impl Sale<'_> {
         let worker_stop = CancellationToken::new();
         let workers = core.run_workers(args.workers.clone(), &worker_stop);
         if let Some(takeover) = takeover {
-            let completing = Box::pin(takeover.complete(&api.partitions, tasks));
+            let completing = Box::pin(takeover.complete(&api.partitions));
             if let Some(Err(error)) = stop.unless_stopped(completing).await {
                 stop.request("the old server continues");
                 core.stop(stop).await;
@@ -278,9 +256,13 @@ async fn end_by(deadline: Instant, mut task: JoinHandle<Option<()>>, what: &str)
 }
 
 fn bind(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
-    let listener = server::listen(address).with_context(|| {
-        format!("cannot listen on {address}: choose another with SECKILL_LISTEN, or take over with --replace")
-    })?;
+    bind_or_advise(address, "choose another with SECKILL_LISTEN, or take over with --replace")
+}
+
+/// Listens; the error says what the operator can do.
+fn bind_or_advise(address: SocketAddr, advice: &str) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener =
+        server::listen(address).with_context(|| format!("cannot listen on {address}: {advice}"))?;
     let address = listener.local_addr()?;
     Ok((listener, address))
 }

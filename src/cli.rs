@@ -9,7 +9,9 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config::{CredentialSettings, HttpSettings, LogSettings, StoreSettings, WorkerSettings};
+use crate::config::{
+    CredentialSettings, HttpSettings, LogSettings, MonitoringSettings, StoreSettings, WorkerSettings,
+};
 use crate::printing::{self, OutputError, stderr};
 
 mod audit;
@@ -35,6 +37,7 @@ mod stream;
 mod stream_tail;
 pub mod token;
 mod value_parsers;
+mod waitlist;
 
 /// Flash-sale coupon grabbing on Redis Streams and Postgres.
 #[derive(Parser)]
@@ -67,9 +70,12 @@ pub enum OneShot {
     Coupon(coupon::CouponCommand),
     /// Claim a unit for a user
     Claim(claim::ClaimArgs),
-    /// Show, confirm, cancel and revoke orders
+    /// List, show, confirm, cancel and revoke orders
     #[command(subcommand)]
     Order(order::OrderCommand),
+    /// Join and leave the waiting list of a sold-out coupon for a user, show a place, list the users in line
+    #[command(subcommand)]
+    Waitlist(waitlist::WaitlistCommand),
     /// Print a bearer token for a user
     Token(token::TokenArgs),
     /// Show the stream of order events
@@ -128,6 +134,8 @@ pub struct WorkerArgs {
     pub stores: StoreSettings,
     #[command(flatten)]
     pub workers: WorkerSettings,
+    #[command(flatten)]
+    pub monitoring: MonitoringSettings,
 }
 
 /// A usage error: the process ends with status 2, as for clap's own errors.
@@ -137,6 +145,13 @@ pub struct WrongUsage(pub String);
 
 /// The status that a shell reports for a process that SIGPIPE (13) ended: the output had no reader.
 const STATUS_READER_GONE: u8 = 128 + 13;
+
+/// Part of the help.
+const EXIT_STATUS: &str = "Exit status:
+  0    done
+  1    refused or failed; stderr has one line that says why
+  2    wrong usage: an argument or a setting
+  141  the output had no reader any more, as after SIGPIPE";
 
 /// Parses the process's arguments and environment.
 ///
@@ -173,6 +188,7 @@ pub async fn run(command: OneShot) -> anyhow::Result<()> {
         OneShot::Coupon(command) => coupon::run(command).await,
         OneShot::Claim(args) => claim::run(args).await,
         OneShot::Order(command) => order::run(command).await,
+        OneShot::Waitlist(command) => waitlist::run(command).await,
         OneShot::Token(args) => token::run(&args),
         OneShot::Stream(command) => stream::run(command).await,
         OneShot::Dead(command) => dead::run(command).await,
@@ -233,7 +249,7 @@ fn command() -> clap::Command {
     let command = examples::add(Cli::command());
     let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
     let settings = settings_help(&command);
-    command.after_long_help(format!("{settings}\n\n{examples}"))
+    command.after_long_help(format!("{settings}\n\n{EXIT_STATUS}\n\n{examples}"))
 }
 
 fn settings_help(command: &clap::Command) -> String {
@@ -245,7 +261,10 @@ fn settings_help(command: &clap::Command) -> String {
 /// All arguments that have an environment variable, without duplicates.
 fn settings(command: &clap::Command) -> Vec<&clap::Arg> {
     let settings_of = |name| command.find_subcommand(name).into_iter().flat_map(clap::Command::get_arguments);
-    let all = settings_of("serve").chain(settings_of("claim")).chain(command.get_arguments());
+    let all = settings_of("serve")
+        .chain(settings_of("worker"))
+        .chain(settings_of("claim"))
+        .chain(command.get_arguments());
     let mut listed = HashSet::new();
     all.filter(|setting| setting.get_env().is_some_and(|variable| listed.insert(variable))).collect()
 }

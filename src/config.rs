@@ -164,6 +164,20 @@ pub struct HttpSettings {
     pub max_backlog: u64,
 }
 
+/// Settings of `worker` in addition to stores and workers.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Monitoring")]
+pub struct MonitoringSettings {
+    /// Address of a worker's /metrics, /livez and /readyz, such as 127.0.0.1:9101 [default: none]
+    #[arg(long, env = "SECKILL_METRICS_LISTEN", value_name = "ADDR", value_parser = parse_listen)]
+    pub metrics_listen: Option<SocketAddr>,
+
+    /// Bearer token of the admin API, which /metrics requires from other machines [default: read from
+    /// <data>/admin-token]
+    #[arg(long, env = "SECKILL_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true, value_parser = parse_admin_token)]
+    pub admin_token: Option<String>,
+}
+
 /// Settings of the running program that `doctor` compares the stream with.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Limits of the running program")]

@@ -107,12 +107,15 @@ impl Embedded {
         }
     }
 
-    /// Supervises the stores that another program has left running; starts those that do not run.
+    /// Supervises the stores that another program has left running; starts those that do not run. `None` if that program
+    /// has ended without leaving them.
     ///
     /// # Errors
     /// When a program is not installed, or a folder cannot be used.
-    pub fn adopt(dir: &DataDir, lock: DataDirLock, left: LeftRunning, tasks: &Tasks) -> Result<Self> {
-        let (redis, postgres, sockets) = prepare(dir, true)?;
+    pub fn adopt(dir: &DataDir, lock: DataDirLock, left: Option<LeftRunning>, tasks: &Tasks) -> Result<Self> {
+        // Its sockets' folder may be gone with it.
+        let (redis, postgres, sockets) = prepare(dir, left.is_some())?;
+        let left = left.unwrap_or_default();
         let redis = Supervisor::adopt(redis, left.redis, tasks);
         let postgres = Supervisor::adopt(postgres, left.postgres, tasks);
         Ok(Self { addresses: sockets.addresses(), redis, postgres, sockets, lock })
@@ -122,9 +125,10 @@ impl Embedded {
     ///
     /// # Errors
     /// When a store's task has failed; then that store stops.
-    pub async fn leave(self) -> Result<LeftRunning> {
+    pub async fn leave(self) -> Result<(LeftRunning, DataDirLock)> {
         let (redis, postgres) = tokio::join!(self.redis.leave(), self.postgres.leave());
-        Ok(LeftRunning { redis: redis?.map(Pid::as_raw), postgres: postgres?.map(Pid::as_raw) })
+        let left = LeftRunning { redis: redis?.map(Pid::as_raw), postgres: postgres?.map(Pid::as_raw) };
+        Ok((left, self.lock))
     }
 
     /// A copy of the lock's descriptor, for another program.

@@ -1,6 +1,7 @@
 //! Hands a running server over to a new process (`serve --replace`): the listening socket, and the data directory with
 //! its stores. The two processes talk over a Unix socket that has the name of the listening address, one JSON object for
 //! each line. The old process serves until the new one is ready; if the new one fails before that, nothing has changed.
+//! Each side notices the end of the other at any point.
 //!
 //! ```text
 //! new                                         old
@@ -30,9 +31,11 @@ use rustix::net::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::time::{Instant, timeout_at};
 
 use crate::config;
 use crate::embedded::LeftRunning;
+use crate::other_process::OtherProcess;
 
 /// The version of the conversation.
 const VERSION: u32 = 1;
@@ -74,6 +77,7 @@ pub struct Predecessor {
     pub listener: OwnedFd,
     /// The lock of its data directory.
     pub lock: Option<OwnedFd>,
+    process: OtherProcess,
 }
 
 impl Control {
@@ -143,13 +147,15 @@ impl Predecessor {
             is_of_this_user(&stream)?,
             "the server on {address} belongs to another user: run this as that user"
         );
+        let pid = stream.peer_cred()?.pid().context("the running server has no process id")?;
+        let process = OtherProcess::open(pid).context("the running server has ended")?;
         let asked = async {
             let mut stream = BufReader::new(stream);
             send(stream.get_mut(), &Request { replace: VERSION }).await?;
             let (about, mut descriptors) = receive_with(stream.get_ref()).await?;
             ensure!(!descriptors.is_empty(), "the running server did not pass its socket on");
             let listener = descriptors.remove(0);
-            Ok(Self { stream, about, listener, lock: descriptors.pop() })
+            Ok(Self { stream, about, listener, lock: descriptors.pop(), process })
         };
         let found = tokio::time::timeout(config::HANDOVER_ANSWER_TIMEOUT, asked).await;
         found.context("the running server does not answer")?.map(Some)
@@ -163,17 +169,32 @@ impl Predecessor {
         send(self.stream.get_mut(), &Ready { ready: true }).await
     }
 
-    /// Waits until it has left the stores; `None` if it ended without a word.
-    pub async fn left(mut self) -> Option<LeftRunning> {
-        let left = tokio::time::timeout(config::HANDOVER_END_TIMEOUT, receive(&mut self.stream)).await;
-        match left {
-            Ok(Ok(left)) => left,
-            Ok(Err(error)) => {
-                tracing::warn!("the old process: {error:#}");
-                None
-            }
-            Err(_) => None,
+    /// Returns once its process has ended.
+    ///
+    /// # Errors
+    /// When the system cannot tell.
+    pub async fn ended(&self) -> io::Result<()> {
+        self.process.ended().await
+    }
+
+    /// Waits until it has left the stores. `None` if it ended without a word; it is killed if it does not end: two
+    /// programs must never supervise the same stores.
+    ///
+    /// # Errors
+    /// When it cannot be killed.
+    pub async fn left(mut self) -> Result<Option<LeftRunning>> {
+        let deadline = Instant::now() + config::HANDOVER_END_TIMEOUT;
+        match timeout_at(deadline, receive(&mut self.stream)).await {
+            Ok(Ok(Some(left))) => return Ok(Some(left)),
+            Ok(Err(error)) => tracing::warn!("the old process: {error:#}"),
+            Ok(Ok(None)) | Err(_) => {}
         }
+        if timeout_at(deadline, self.ended()).await.is_err() {
+            tracing::warn!("process {} does not end: it is killed", self.about.pid);
+            self.process.kill().context("cannot kill the old process")?;
+            self.ended().await?;
+        }
+        Ok(None)
     }
 }
 
@@ -277,7 +298,10 @@ mod tests {
             assert!(predecessor.lock.is_none());
             let new = TcpListener::from(predecessor.listener.try_clone().unwrap());
             predecessor.tell_ready().await.unwrap();
-            assert_eq!(predecessor.left().await, Some(LeftRunning { redis: Some(7), postgres: None }));
+            assert_eq!(
+                predecessor.left().await.unwrap(),
+                Some(LeftRunning { redis: Some(7), postgres: None })
+            );
             new
         };
         let ((), new) = tokio::join!(offered, taken);
@@ -297,16 +321,14 @@ mod tests {
         let about = about();
         let descriptors = [old.as_fd()];
         let mut waiting = std::pin::pin!(control.successor(&about, &descriptors));
-        tokio::select! {
+        let mut second = tokio::select! {
             _ = &mut waiting => panic!("no process is ready"),
             found = async {
                 drop(Predecessor::find(address).await.unwrap());
                 Predecessor::find(address).await
-            } => {
-                let mut second = found.unwrap().unwrap();
-                second.tell_ready().await.unwrap();
-                tokio::join!(async { drop(waiting.await) }, async { assert_eq!(second.left().await, None) });
-            }
-        }
+            } => found.unwrap().unwrap(),
+        };
+        second.tell_ready().await.unwrap();
+        waiting.await;
     }
 }

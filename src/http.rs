@@ -17,6 +17,7 @@ mod events;
 mod gauges;
 mod head;
 mod health;
+pub mod monitoring;
 pub mod openapi;
 mod order;
 mod orders;
@@ -61,26 +62,27 @@ pub struct Api {
     pub demo: OnceLock<DemoSignIn>,
 }
 
-/// The API once it is open, and before that the status that clients get.
-#[derive(Default)]
-pub struct ApiSlot {
-    api: OnceLock<Arc<Api>>,
+/// What answers requests once it is open, and before that the status that clients get.
+pub struct Slot<T> {
+    api: OnceLock<Arc<T>>,
     startup_status: Mutex<String>,
     tasks: Tasks,
 }
 
-impl ApiSlot {
+pub type ApiSlot = Slot<Api>;
+
+impl<T> Slot<T> {
     /// A slot without an API; `/livez` reports on these tasks.
     #[must_use]
     pub fn new(tasks: Tasks) -> Self {
-        Self { tasks, ..Self::default() }
+        Self { tasks, api: OnceLock::new(), startup_status: Mutex::default() }
     }
 
     /// Opens the API. May be called once.
     ///
     /// # Errors
     /// When the API is open already.
-    pub fn open(&self, api: Arc<Api>) -> anyhow::Result<()> {
+    pub fn open(&self, api: Arc<T>) -> anyhow::Result<()> {
         self.api.set(api).map_err(|_| anyhow::anyhow!("the API is opened once"))
     }
 
@@ -89,7 +91,7 @@ impl ApiSlot {
         status.clone_into(&mut self.startup_status.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn api(&self) -> Result<Arc<Api>, Problem> {
+    fn api(&self) -> Result<Arc<T>, Problem> {
         let status = || self.startup_status.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.api.get().cloned().ok_or_else(|| Problem::not_ready(&status()))
     }

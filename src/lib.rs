@@ -19,6 +19,7 @@ pub mod tasks;
 
 pub mod domain;
 pub mod open_files;
+pub mod other_process;
 pub mod stop;
 
 pub mod postgres;

@@ -1,11 +1,12 @@
 //! Event streams: every open page sees stock and states within a second. However many streams are open, one task reads
 //! the stores for all of them. `feed` holds what streams send, `stream` is one of them, `poll` is the task that reads;
-//! `operations` and `history` are the admin's stream.
+//! `operations`, `status` and `history` are the admin's stream.
 
 mod feed;
 mod history;
 mod operations;
 mod poll;
+mod status;
 mod stream;
 mod topics;
 
@@ -26,6 +27,7 @@ use feed::Feed;
 pub use feed::Topic;
 pub use history::Point;
 pub use operations::{Operations, OperationsParts};
+pub use status::Status;
 use stream::Subscriber;
 use topics::Topics;
 

@@ -2,16 +2,27 @@
 
 use std::process::ExitCode;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use seckill::cli::{self, Cli, Command, OneShot, WrongUsage};
 use seckill::{app, environment, logs};
+use tokio::runtime::Runtime;
 
 /// Returns more memory to the system after a burst of connections than the system's allocator does.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    let runtime = match Runtime::new().context("cannot start the threads of the program") {
+        Ok(runtime) => runtime,
+        Err(error) => return cli::report(&error),
+    };
+    let status = runtime.block_on(main_task());
+    // Without waiting for a thread that is stuck, for example in a lookup of a name: all work has ended.
+    runtime.shutdown_background();
+    status
+}
+
+async fn main_task() -> ExitCode {
     let cli = match cli::parse() {
         Ok(cli) => cli,
         Err(status) => return status,
@@ -40,7 +51,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         .map_err(|_| anyhow!("another TLS provider is installed"))?;
     match cli.command {
         Command::Serve(args) => Box::pin(app::serve(args, cli.logs.log_format)).await,
-        Command::Worker(args) => app::worker(args).await,
+        Command::Worker(args) => Box::pin(app::worker(args, cli.logs.log_format)).await,
         Command::Demo(args) => Box::pin(app::demo(args, cli.logs.log_format)).await,
         Command::OneShot(command) => cli::run(command).await,
     }

@@ -13,9 +13,9 @@ pub use self::kinds::{Counter, CounterBy, Gauge, GaugeBy, Histogram, HistogramBy
 use self::kinds::{Label, Metric};
 
 macro_rules! metrics {
-    ($($constant:ident: $kind:ident = ($name:literal, $help:literal $(, $more:expr)* $(,)?);)+) => {
+    ($all:ident: $($constant:ident: $kind:ident = ($name:literal, $help:literal $(, $more:expr)* $(,)?);)+) => {
         $(pub static $constant: $kind = $kind::new($name, $help $(, $more)*);)+
-        static ALL: &[&dyn Metric] = &[$(&$constant),+];
+        static $all: &[&dyn Metric] = &[$(&$constant),+];
     };
 }
 
@@ -70,11 +70,21 @@ const STATUS_CODES: &[&str] = &[
 ];
 
 metrics! {
-    // ---- whether the sale is healthy ----
+    // A process that takes no claims has no value for these: 0 would raise alerts.
+    OF_CLAIMS:
     READY: Gauge = (
         "seckill_ready",
         "1 while claims are accepted, as /readyz says: the fence is up, Redis accepts writes, the backlog is not full",
     );
+    BACKLOG_MAX: Gauge = (
+        "seckill_backlog_max_events",
+        "The backlog above which claims are refused (SECKILL_MAX_BACKLOG)",
+    );
+}
+
+metrics! {
+    OF_EACH_PROCESS:
+    // ---- whether the sale is healthy ----
     FENCE_UP: Gauge = (
         "seckill_fence_up",
         "1 while Redis and Postgres are known to agree in every partition; 0 while claims of one are refused",
@@ -154,10 +164,6 @@ metrics! {
 
     // ---- from the claim to the row ----
     BACKLOG_EVENTS: Gauge = ("seckill_backlog_events", "Order events that are not acknowledged yet");
-    BACKLOG_MAX: Gauge = (
-        "seckill_backlog_max_events",
-        "The backlog above which claims are refused (SECKILL_MAX_BACKLOG)",
-    );
     BACKLOG_OLDEST: Gauge = (
         "seckill_backlog_oldest_seconds",
         "Age of the oldest order event that is not acknowledged, 0 for none; NaN while Redis does not answer",
@@ -272,13 +278,21 @@ metrics! {
 
 static REGISTRY: OnceLock<Registry> = OnceLock::new();
 
+/// Whether a process takes claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Process {
+    Server,
+    Worker,
+}
+
 /// Registers every metric of this process, at 0. Counts before this call are lost.
 ///
 /// # Errors
 /// When the metrics are installed already.
-pub fn install() -> anyhow::Result<()> {
+pub fn install(process: Process) -> anyhow::Result<()> {
     let registry = Registry::new();
-    ALL.iter().try_for_each(|metric| metric.register(&registry))?;
+    let of_claims = if process == Process::Server { OF_CLAIMS } else { &[] };
+    OF_EACH_PROCESS.iter().chain(of_claims).try_for_each(|metric| metric.register(&registry))?;
     // Processor time, memory, open files and the time of the start, as every exporter names them.
     registry.register(Box::new(ProcessCollector::for_self()))?;
     BUILD_INFO.set(&[env!("CARGO_PKG_VERSION")], 1.0);
@@ -303,7 +317,7 @@ mod tests {
     #[test]
     fn every_metric_can_be_registered_and_shows_what_it_counted() {
         CLAIMS.add("accepted", 1);
-        install().unwrap();
+        install(Process::Server).unwrap();
         CLAIMS.add("accepted", 2);
         WINDOW_SECONDS.observe_all([3, 40].into_iter().map(std::time::Duration::from_millis));
         let text = render();
@@ -316,6 +330,6 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "no {line} in:\n{text}");
         }
-        assert!(install().is_err(), "installed twice");
+        assert!(install(Process::Server).is_err(), "installed twice");
     }
 }

@@ -217,6 +217,23 @@ impl Partitions {
         }
     }
 
+    /// The epoch of every partition, or why one of them takes no claims.
+    ///
+    /// # Errors
+    /// With the reason of the first partition that takes none.
+    pub fn epochs(&self) -> Result<String, Arc<str>> {
+        let all = self.all();
+        let mut epochs = Vec::with_capacity(all.len());
+        for PartitionFunctions { fence, .. } in all.iter().map(AsRef::as_ref) {
+            match fence.taking_claims() {
+                Ok(session) => epochs.push(session.epoch.to_string()),
+                Err(reason) if all.len() == 1 => return Err(reason),
+                Err(reason) => return Err(format!("partition {}: {reason}", fence.partition()).into()),
+            }
+        }
+        Ok(epochs.join(", "))
+    }
+
     /// A session of a partition that accepts claims, or why none does.
     ///
     /// # Errors

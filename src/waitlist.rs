@@ -12,6 +12,7 @@ use self::joins::Joins;
 use crate::config;
 use crate::domain::{CouponId, IdempotencyKey, JoinRefusal, Order, OrderId, UserId, WaitingUser};
 use crate::fence::{Fence, Session, StoreError};
+use crate::logs::order_step;
 use crate::metrics;
 use crate::orders::lookup::Orders;
 use crate::orders::waiters::NoAnswer;
@@ -148,8 +149,8 @@ impl Waitlist {
             checked(&self.fence, &session, coupon, left)
         };
         // Redis first: its answer tells whether the user was served before.
-        let had_place = leave().await?.is_some();
-        let served = if had_place { None } else { self.served(coupon, user).await? };
+        let place = leave().await?;
+        let served = if place.is_some() { None } else { self.served(coupon, user).await? };
         // Also rows without a place: a rebuild would bring the user back.
         let held = claims_hash::held_by(&session.redis, coupon, user).await.map_err(StoreError::from)?;
         rows::leave(&self.postgres.pool, &session.epoch, coupon, user, &held)
@@ -159,7 +160,10 @@ impl Waitlist {
         if let Some(order) = leave().await? {
             rows::remove(&self.postgres.pool, &[order]).await.map_err(StoreError::from)?;
         }
-        metrics::WAITLIST_LEFT.add(had_place.into());
+        metrics::WAITLIST_LEFT.add(place.is_some().into());
+        if let Some(order) = place {
+            order_step!(order, "has left the waiting list");
+        }
         Ok(served.filter(|order| !order.no_longer_holds()))
     }
 

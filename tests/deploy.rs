@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
+use seckill::config;
 use serde_json::Value;
 
 /// Runs promtool in `deploy/`; fails with its output.
@@ -125,4 +126,58 @@ fn the_panels_of_the_dashboard_have_their_own_ids_and_places() {
     let variables = dashboard["templating"]["list"].as_array().unwrap();
     let names: Vec<&str> = variables.iter().map(|variable| variable["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["datasource", "job"]);
+}
+
+const DEPLOYMENTS: [&str; 3] = ["deploy/compose.yml", "deploy/kubernetes.yaml", "deploy/seckill.service"];
+
+/// The names of settings that a file gives to the program's environment.
+fn settings_in(text: &str) -> BTreeSet<&str> {
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| {
+            let line = line.trim_start_matches("- {name: ").trim_start_matches("Environment=");
+            let end = line.find([':', ',', '='])?;
+            Some(&line[..end])
+        })
+        .filter(|name| name.starts_with("SECKILL_") || ["REDIS_URL", "DATABASE_URL"].contains(name))
+        .collect()
+}
+
+#[test]
+fn the_deployments_give_the_program_only_settings_that_it_has() {
+    let output = Command::new(env!("CARGO_BIN_EXE_seckill")).args(["serve", "--help"]).output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    // Without the breaks of long lines.
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    for file in DEPLOYMENTS {
+        let text = fs::read_to_string(file).unwrap();
+        let settings = settings_in(&text);
+        assert!(!settings.is_empty(), "{file}");
+        for name in settings {
+            let is_setting = ["=", "]"].iter().any(|end| help.contains(&format!("[env: {name}{end}")));
+            assert!(is_setting, "{file} sets {name}: no setting of `serve`");
+        }
+    }
+}
+
+#[test]
+fn the_deployments_wait_for_the_programs_own_stop() {
+    for (file, key) in [
+        ("deploy/compose.yml", "  stop_grace_period: "),
+        ("deploy/kubernetes.yaml", "terminationGracePeriodSeconds: "),
+        ("deploy/seckill.service", "TimeoutStopSec="),
+    ] {
+        let text = fs::read_to_string(file).unwrap();
+        let pause =
+            text.split_once("preStop:").and_then(|(_, after)| seconds(after, "seconds: ")).unwrap_or(0);
+        let waits = seconds(&text, key).unwrap();
+        assert!(waits > pause + config::STOP_FORCED_EXIT_AFTER.as_secs(), "{file}: {waits} s");
+    }
+}
+
+/// The number after the first such key.
+fn seconds(text: &str, key: &str) -> Option<u64> {
+    let digits = text.split_once(key)?.1;
+    digits[..digits.find(|c: char| !c.is_ascii_digit())?].parse().ok()
 }

@@ -28,8 +28,11 @@ const UNRELATED: [(&str, &[&str]); 12] = [
 ];
 
 /// Modules about the machine, and the only modules that they may use.
-const MACHINE: [(&str, &[&str]); 2] =
-    [("data_dir", &["config"]), ("embedded", &["config", "data_dir", "disk", "tasks"])];
+const MACHINE: [(&str, &[&str]); 3] = [
+    ("data_dir", &["config"]),
+    ("other_process", &["config"]),
+    ("embedded", &["config", "data_dir", "other_process", "disk", "tasks"]),
+];
 
 struct Source {
     /// The path relative to `src`.

@@ -6,17 +6,17 @@ import { countdown } from "./view.js";
 
 /** Words that come within this time are said together: the later ones would else cut the earlier ones off; ms. */
 const TOGETHER = 1500;
-/** More than this would take longer to hear than it is of use; characters. */
-const MOST = 300;
-let last = { words: "", at: -Infinity };
+/** More than this many would take longer to hear than they are of use. */
+const MOST = 3;
+let recent = [];
 
 export function tell(words) {
   const at = performance.now();
-  const earlier = words && at - last.at < TOGETHER && last.words.length < MOST ? last.words : "";
-  if (earlier.endsWith(words) && earlier) return;
-  const all = `${earlier} ${words}`.trim();
-  last = { words: all, at };
-  say(all);
+  if (!words) recent = [];
+  else if (recent.at(-1)?.words !== words || at - recent.at(-1).at >= TOGETHER) {
+    recent = [...recent.filter((one) => at - one.at < TOGETHER), { words, at }].slice(-MOST);
+  }
+  say(recent.map((one) => one.words).join(" "));
 }
 
 /** A countdown is said at a minute, at ten seconds and at the opening; never in between. */

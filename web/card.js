@@ -3,6 +3,8 @@ import { attribute, copy, h, icon, mark, text } from "./dom.js";
 import { t } from "./i18n.js";
 import { present } from "./view.js";
 
+/** A longer figure is shown smaller, so that it keeps to one line; characters. */
+const LONG = 9;
 let made = 0;
 
 /** `on`: { press, pay, giveBack, leave }, called without arguments. */
@@ -38,11 +40,13 @@ export function makeCard(on) {
 /** Shows the coupon as it is at this moment. Figures that are not fresh have hollow marks. */
 export function paintCard(parts, coupon, standing, at, isFresh) {
   const view = present(coupon, standing, at);
+  const { activeElement: focused } = document;
   text(parts.title, coupon.title);
   attribute(parts.root, "data-coupon", coupon.id);
   text(parts.state, view.state);
   attribute(parts.mark, "data-tone", isFresh ? view.tone : "wait");
   text(parts.figure, view.figure);
+  attribute(parts.line, "data-long", view.figure.length > LONG && "");
   text(parts.unit, view.unit);
   attribute(parts.line, "role", view.timer && "timer");
   attribute(parts.root, "data-dim", view.dim && "");
@@ -62,6 +66,8 @@ export function paintCard(parts, coupon, standing, at, isFresh) {
   attribute(parts.said, "data-tone", view.noteTone || null);
   paintActions(parts, view.actions, standing.settling);
   paintSlip(parts, view.slip);
+  // What has the focus may go by itself, such as at the end of the time to pay.
+  if (parts.root.contains(focused) && focused.closest("[hidden]")) parts.button.focus();
 }
 
 function paintActions(parts, actions, settling) {

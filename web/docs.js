@@ -7,6 +7,29 @@ paint();
 
 const streamShownMs = 5000;
 
+// Names that the viewer does not give to its controls.
+const names = {
+  '.close-modal': 'Close',
+  '.examples-select-element': 'Example',
+  '.body-param__text': 'Request body',
+};
+
+function mend() {
+  for (const [css, name] of Object.entries(names)) {
+    for (const node of document.querySelectorAll(css)) if (node.ariaLabel !== name) node.ariaLabel = name;
+  }
+  // Their own words are better than these names.
+  for (const button of document.querySelectorAll('.modal-btn[aria-label]')) button.removeAttribute('aria-label');
+  // A wide example is scrolled with the keyboard too.
+  for (const example of document.querySelectorAll('pre.microlight:not([tabindex])')) example.tabIndex = 0;
+  // A link inside the button that opens an operation: the button alone is enough.
+  for (const link of document.querySelectorAll('.opblock-summary-control a[href]')) link.removeAttribute('href');
+}
+
+new MutationObserver(mend).observe(document.getElementById('docs'), {
+  childList: true, subtree: true, attributes: true, attributeFilter: ['aria-label', 'href'],
+});
+
 // An event stream has no end: shows what comes in the first seconds.
 async function fetchStart(url, options) {
   const stop = new AbortController();

@@ -1,7 +1,7 @@
 // What happens now: rates, backlog and stock of the last five minutes. A gap in a line is a second without news.
 import { h, text } from "./dom.js";
 import { number, t } from "./i18n.js";
-import { act, actions, none, panel, repaint } from "./ops-parts.js";
+import { act, actions, none, panel, repaint, showCommand } from "./ops-parts.js";
 import { WINDOW_SECONDS, now, ops } from "./ops-state.js";
 import { spark, timeChart } from "./charts.js";
 import { span } from "./view.js";
@@ -64,7 +64,6 @@ function stockPanel() {
   const list = h("ul", { class: "stocks" });
   const rest = h("div", {});
   const node = panel("stock", t("stockLeft"), { sub: t("last5"), body: [list, rest], line: "seckill redis-cli HGET 'seckill:{0}:coupon:coffee' stock" });
-  const code = node.querySelector(".cmd code");
   actions(node, { more() { most += STOCKS_FIRST; paint(); } });
 
   function row(coupon) {
@@ -90,7 +89,7 @@ function stockPanel() {
       text(made.figure, number(coupon.stock));
       text(made.total, ` ${t("ofTotal", { total: number(coupon.total) })}`);
     });
-    if (shown.length) text(code, `seckill redis-cli HGET 'seckill:{0}:coupon:${shown[0].id}' stock`);
+    if (shown.length) showCommand(node, `seckill redis-cli HGET 'seckill:{0}:coupon:${shown[0].id}' stock`);
     const left = ops.status?.coupons_left_out ?? 0;
     const fresh = h("div", {},
       !shown.length && none(t(ops.status ? "noCoupons" : "reading")),
@@ -114,11 +113,11 @@ export function charts() {
       keys: [{ key: "kRecorded", s: 1, of: "recorded", ...accent }],
     }),
     chartPanel({
-      id: "backlog", title: "backlogChart", blankKey: "chartNoOrders", line: "seckill redis-cli XINFO GROUPS 'seckill:{0}:orders'",
+      id: "backlog", title: "backlogChart", blankKey: "chartNoBacklog", line: "seckill redis-cli XINFO GROUPS 'seckill:{0}:orders'",
       keys: [{ key: "kWaiting", s: 1, of: "backlog", ...accent }],
     }),
     chartPanel({
-      id: "window", title: "windowChart", sub: "last5here", blankKey: "chartNoOrders", value: span, unit: (ms) => (ms >= 1000 ? `${ms / 1000} s` : `${ms} ms`),
+      id: "window", title: "windowChart", sub: "last5here", blankKey: "chartNoOrders", value: span, unit: (ms) => (ms >= 1000 ? t("seconds", { n: ms / 1000 }) : t("ms", { n: ms })),
       line: "seckill psql -c \"select percentile_cont(.99) within group (order by recorded_at - claimed_at) from orders\"",
       keys: [{ key: "kWindow", s: 1, of: "window_p99_ms", ...accent }],
     }),

@@ -119,7 +119,7 @@ export function editCoupon(row, done) {
       const name = { title: "fTitle", starts_at: "fStarts", ends_at: "fEnds" };
       made.setEffects(changes.length ? [...changes.map(([of, to]) => t("dEdit1", { f: t(name[of]), a: shown[of](c[of]), b: shown[of](to) })), t("dEdit2")] : [t("dEditNone")]);
       attribute(made.confirm, "aria-disabled", changes.length ? null : "true");
-      text(made.confirm, changes.length === 1 ? t("dEditDo1") : t("dEditDo", { n: changes.length }));
+      text(made.confirm, t("dEditDo", { n: changes.length }));
     };
     for (const box of [title, starts.box, ends.box]) box.addEventListener("input", look);
     look();

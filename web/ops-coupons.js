@@ -50,7 +50,7 @@ function cells(row) {
   return [
     [h("span", { class: "name" }, title), h("span", { class: "id" }, id)],
     state(row),
-    h("span", { class: "nowrap" }, h("b", {}, number(row.stock)), h("span", { class: "quiet" }, ` ${t("ofTotal", { total: number(row.total) })}`)),
+    h("span", {}, h("b", {}, number(row.stock)), " ", h("span", { class: "quiet nowrap" }, t("ofTotal", { total: number(row.total) }))),
     count(row.accepted), count(row.reserved), count(row.confirmed), count(row.returned),
     row.waitlist ? h("button", { type: "button", class: "link", "data-act": "line", "data-of": id }, t("inLine", { n: number(row.waiting ?? 0) }), h("span", { class: "vh" }, `: ${title}`)) : "–",
     h("button", { type: "button", class: "link", "data-act": "receipt", "data-of": id }, t("receipt"), h("span", { class: "vh" }, `: ${title}`)),

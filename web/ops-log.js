@@ -1,7 +1,7 @@
 // The audit log: every change that an admin has made, newest first.
 import { h } from "./dom.js";
 import { hasText, t } from "./i18n.js";
-import { actions, literal, none, Pages, panel, psql, repaint, showMore, table } from "./ops-parts.js";
+import { actions, literal, none, Pages, panel, psql, repaint, showCommand, showMore, table } from "./ops-parts.js";
 import { onStatus, when } from "./ops-state.js";
 
 const PAGE_ROWS = 20;
@@ -36,17 +36,16 @@ const cells = (row) => [
 /** The panel: { node, paint }. */
 export function logPanel() {
   const input = h("input", { class: "input", id: "log-of", type: "text", spellcheck: "false", autocomplete: "off", autocapitalize: "off", value: of });
-  const form = h("form", { class: "lookup", role: "search", onsubmit: (event) => { event.preventDefault(); of = input.value.trim(); list.restart(); paint(); } },
+  const form = h("form", { class: "lookup", role: "search", "aria-label": t("audit"), onsubmit: (event) => { event.preventDefault(); of = input.value.trim(); list.restart(); paint(); } },
     h("div", { class: "lookup-fields" }, h("div", { class: "field wide-field" }, h("label", { for: "log-of" }, t("auditCoupon")), input), h("button", { type: "submit", class: "button" }, t("show"))));
   const out = h("div", {});
   const line = () => psql(`select id, at, actor, action, coupon_id, order_id, old, new from audit_log${of ? ` where coupon_id = ${literal(of)}` : ""} order by id desc limit 20`);
   const node = panel("audit", t("audit"), { sub: t("auditSub"), body: [form, out], line: line() });
-  const code = node.querySelector(".cmd code");
   function paint() {
     repaint(out, h("div", {}, list.body(
       (rows) => table(t("audit"), COLUMNS, rows.map((row) => ({ key: String(row.id), cells: cells(row) }))),
       () => none(of ? t("auditNoneOf", { c: of }) : t("auditNone")))));
-    if (code.textContent !== line()) code.textContent = line();
+    showCommand(node, line());
   }
   paintAll = paint;
   actions(out, { more: () => showMore(list, node) });

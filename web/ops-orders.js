@@ -3,7 +3,7 @@ import { h, mark } from "./dom.js";
 import { t } from "./i18n.js";
 import { titleOf } from "./ops-coupons.js";
 import { cancelOrder, confirmOrder, revokeOrder } from "./ops-order-dialogs.js";
-import { act, actions, literal, none, Pages, panel, psql, repaint, showMore } from "./ops-parts.js";
+import { act, actions, literal, none, Pages, panel, psql, repaint, showCommand, showMore } from "./ops-parts.js";
 import { isStale, onStatus } from "./ops-state.js";
 import { read } from "./ops-session.js";
 import { timeline } from "./ops-timeline.js";
@@ -98,7 +98,7 @@ export function ordersPanel(changed) {
     list.restart();
     paint();
   };
-  const form = h("form", { class: "lookup", role: "search", onsubmit: (event) => { event.preventDefault(); search(); } },
+  const form = h("form", { class: "lookup", role: "search", "aria-label": t("lookup"), onsubmit: (event) => { event.preventDefault(); search(); } },
     h("div", { class: "lookup-fields" },
       h("div", { class: "field grow" }, h("label", { for: "q" }, t("lookupLabel")), words),
       h("div", { class: "field" }, h("label", { for: "q-status" }, t("lookupState")), status),
@@ -109,10 +109,9 @@ export function ordersPanel(changed) {
 
   const out = h("div", { class: "lookup-out" });
   const node = panel("orders", t("lookup"), { body: [form, out], line: line() });
-  const code = node.querySelector(".cmd code");
   function paint() {
     repaint(out, h("div", { class: "lookup-out" }, body()));
-    if (code.textContent !== line()) code.textContent = line();
+    showCommand(node, line());
   }
   paintAll = paint;
   const done = () => { list.refresh(); changed(); };

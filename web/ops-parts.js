@@ -1,5 +1,5 @@
 // Parts that the panels of the operations page share: command lines, panels, tables, lists that come in pages.
-import { copy, h, icon, mark, morph } from "./dom.js";
+import { copy, h, icon, mark, morph, text } from "./dom.js";
 import { t } from "./i18n.js";
 import { clock, now } from "./ops-state.js";
 import { read } from "./ops-session.js";
@@ -7,8 +7,15 @@ import { read } from "./ops-session.js";
 /** A line for a terminal, with a button that copies it. */
 export function command(line) {
   const code = h("code", {}, line);
-  const button = h("button", { type: "button", class: "button", onclick: () => copy(button, code.textContent, t("copied"), code) }, icon("copy"), h("span", {}, t("copy")));
+  const name = h("span", { class: "vh" }, ` ${line}`);
+  const button = h("button", { type: "button", class: "button", onclick: () => copy(button, code.textContent, t("copied"), code) }, icon("copy"), h("span", {}, t("copy")), name);
   return h("div", { class: "cmd" }, code, button);
+}
+
+/** Puts another line into the command of a panel. */
+export function showCommand(panel, line) {
+  text(panel.querySelector(".cmd code"), line);
+  text(panel.querySelector(".cmd .vh"), ` ${line}`);
 }
 
 /** A button whose press the panel handles: see `actions`. `about` is read to who does not see the row. */

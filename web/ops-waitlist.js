@@ -22,7 +22,7 @@ export function showLine(coupon) {
       () => none(t("dLineNone")))));
   }
 
-  ask({ title: t("dLine", { c: coupon.title }), wide: h("div", {}, lead, body, command(`seckill redis-cli ZRANGE 'seckill:{0}:waitlist:${coupon.id}' 0 -1`)), size: "wide" });
+  ask({ title: t("dLine", { c: coupon.title }), wide: h("div", {}, lead, body, command(`seckill waitlist list ${coupon.id}`)), size: "wide" });
   paint();
   list.refresh();
 }

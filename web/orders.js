@@ -92,7 +92,7 @@ function row(order, at, isFresh) {
   return h("li", { "data-key": order.order, "data-status": status },
     h("div", { class: "row" }, h("b", {}, titleOf(order.coupon)), h("span", { class: "state" }, mark(tone), t(status))),
     h("code", {}, order.order),
-    isLive(order) && status !== "expired" && h("ol", { class: "steps" }, slip(order, reserve).steps.map((step) =>
+    isLive(order) && status !== "expired" && h("ol", { class: "steps" }, slip(order, at, reserve).steps.map((step) =>
       h("li", { "data-done": step.done && "", "aria-current": step.current && "step" }, h("b", {}, step.name), h("small", {}, step.small || "\u00a0")))));
 }
 

@@ -84,5 +84,5 @@ export function standing(id) {
   live.sort((a, b) => rank[a.status] - rank[b.status]);
   // An order that ended before this visit explains nothing that the reader sees.
   const order = live[0] ?? own.find((one) => one.isNews || isOverdue(one, at));
-  return { ...me(id), user: session.user, canPay: session.demo, order, held: live.length };
+  return { ...me(id), user: session.user, isExpired: session.isExpired, canPay: session.demo, order, held: live.length };
 }

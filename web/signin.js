@@ -11,6 +11,7 @@ let shown = "";
 export function paintSignIn(language) {
   $("who").hidden = !session.user;
   text($("user"), session.user ?? "");
+  $("user").title = session.user ?? "";
   const box = $("signin");
   box.hidden = !!session.user;
   const key = JSON.stringify([language, session.demo, session.users, session.isExpired, session.wrong]);

@@ -68,7 +68,7 @@ export function strip() {
   const stale = isStale();
   let { tone, words, why } = verdict(ops.status);
   if (stale) [tone, why, words] = ["warn", t("vUnknownWhy", { what: words }), t("vUnknown", { t: clock(lastHeard()) })];
-  if (said && said !== words) say(`${words}. ${why}`);
+  if (said && said !== words) say(t("verdictSaid", { words, why }));
   said = words;
   const cell = ([key, fact]) => h("div", { "data-tone": stale ? null : fact.tone },
     h("dt", {}, mark(stale ? "wait" : fact.tone), key === "Redis" || key === "Postgres" ? key : t(key)),

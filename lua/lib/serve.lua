@@ -19,10 +19,10 @@ local function first_in_line(most)
 end
 
 -- Gives one unit each to the first `units` users of `first`. A user who may hold no further unit leaves the line without
--- one. Returns how many units it gave, and whether an event could not be appended: then this user and those behind stay
--- in line. The caller has checked the marker, the stream and the sum.
+-- one. Returns the orders that got a unit, and whether an event could not be appended: then this user and those behind
+-- stay in line. The caller has checked the marker, the stream and the sum.
 local function serve_line(coupon, limit, first, units)
-  local fields, gone, is_refused = {}, {}, false
+  local fields, gone, orders, is_refused = {}, {}, {}, false
   for n = 1, math.min(units, #first.users) do
     local user, value = first.users[n], first.values[n]
     local field = value and free_field(user, limit, value)
@@ -32,17 +32,18 @@ local function serve_line(coupon, limit, first, units)
       if is_refused then break end
       fields[#fields + 1] = field
       fields[#fields + 1] = value
+      orders[#orders + 1] = order_of(value)
     end
     gone[#gone + 1] = user
   end
   -- The events are appended: these writes cannot fail.
   if #fields > 0 then
     redis.call('HSET', KEYS[4], unpack(fields))
-    redis.call('HINCRBY', KEYS[3], 'stock', -#fields / 2)
+    redis.call('HINCRBY', KEYS[3], 'stock', -#orders)
   end
   if #gone > 0 then
     redis.call('ZREM', KEYS[5], unpack(gone))
     redis.call('HDEL', KEYS[6], unpack(gone))
   end
-  return #fields / 2, is_refused
+  return orders, is_refused
 end

@@ -102,7 +102,8 @@ impl State {
         if !self.is_selected {
             return Ok(());
         }
-        if matches!(name, b"FLUSHALL" | b"FLUSHDB") {
+        // An operator's command: Redis logs it as it was typed.
+        if [&b"FLUSHALL"[..], b"FLUSHDB"].iter().any(|flush| name.eq_ignore_ascii_case(flush)) {
             *self = Self::new(self.rules.clone());
             return Ok(());
         }

@@ -24,6 +24,14 @@ pub struct Mismatch {
     pub why: &'static str,
 }
 
+impl Mismatch {
+    /// Whether the other one, of a later comparison, is about the same order or coupon.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.order, &self.coupon, self.why) == (other.order, &other.coupon, other.why)
+    }
+}
+
 /// Compares the end of a log with `live`, the live orders that Postgres had before the log was read.
 ///
 /// # Errors

@@ -2,8 +2,7 @@
 //! parts.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
@@ -14,10 +13,11 @@ use super::shared::{ApiSettings, SharedParts};
 use crate::config::{self, StoreAddresses, StoreSettings, WorkerSettings};
 use crate::coupons::catalogue::Catalogue;
 use crate::domain::Partition;
+use crate::fence::store_status::Stores;
 use crate::http::Api;
-use crate::http::auth::Auth;
+use crate::http::auth::{AdminToken, Auth};
+use crate::http::monitoring::Monitoring;
 use crate::live::{Live, Operations, OperationsParts};
-use crate::metrics;
 use crate::orders::waiters::OrderWaiters;
 use crate::partitions::Partitions;
 use crate::postgres::{self, Postgres, PostgresError};
@@ -52,7 +52,6 @@ impl Core {
         stop: &Stop,
         set_status: impl Fn(&str),
     ) -> anyhow::Result<Option<Self>> {
-        metrics::install()?;
         let server = RedisServer::new(addresses, &stores.redis_prefix, Partition::DEFAULT)?;
         let postgres = Postgres::new(&addresses.database_url, &stores.db_schema)?;
         let Some(partitions) = wait_for_postgres(&postgres, stores.partitions, stop, set_status).await?
@@ -96,6 +95,16 @@ impl Core {
             max_backlog: settings.max_backlog,
             partitions,
         })
+    }
+
+    /// What a process without the API shows.
+    pub fn monitoring(&self, admin_token: Option<AdminToken>) -> Monitoring {
+        let stores: Arc<RwLock<Vec<Stores>>> = Arc::default();
+        let (started, shared) = (stores.clone(), self.shared.clone());
+        self.for_each_partition(Box::new(move |partition| {
+            started.write().unwrap_or_else(PoisonError::into_inner).push(partition.stores(&shared));
+        }));
+        Monitoring { stores, postgres: self.shared.postgres.clone(), admin_token }
     }
 
     /// Runs the workers of every partition, until `stop`.

@@ -122,7 +122,7 @@ impl PartitionTasks {
                 self.stock_came.clone(),
             ),
             snapshots,
-            stores: Stores::new(fence.clone(), self.server.clone(), postgres.clone()),
+            stores: self.stores(shared),
             receipts: Receipts {
                 fence: fence.clone(),
                 postgres: postgres.clone(),
@@ -131,6 +131,11 @@ impl PartitionTasks {
             reconciler,
             fence: fence.clone(),
         }
+    }
+
+    /// Reads the state of the stores.
+    pub fn stores(&self, shared: &SharedParts) -> Stores {
+        Stores::new(self.fence.clone(), self.server.clone(), shared.postgres.clone())
     }
 
     /// The handles for workers of the partition.

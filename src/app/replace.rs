@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
@@ -78,26 +80,29 @@ async fn bind_control(address: SocketAddr) -> Control {
     }
 }
 
-/// A server that this process is about to replace.
+/// A server that this process is about to replace. Dropped before this process is ready: the old one continues.
 pub struct Takeover {
-    predecessor: Predecessor,
-    data_dir: Option<DataDir>,
+    /// Tells the task below that this process is ready.
+    ready: oneshot::Sender<()>,
     /// Cancelled when this process accepts connections.
     accepts: CancellationToken,
-    adoption: AdoptionSlot,
 }
 
-/// The stores that this process has taken over, once the old one has left them.
-pub type AdoptionSlot = Arc<Mutex<Option<JoinHandle<Result<Embedded>>>>>;
+/// The task that takes over, with the stores once the old process has left them; `None` for external stores, or if the
+/// old process continues.
+pub type Adopting = JoinHandle<Result<Option<Embedded>>>;
 
 impl Takeover {
+    /// Takes over when [`complete`](Self::complete) says that this process is ready, or earlier if the old one ends.
+    ///
     /// # Errors
     /// When the old server has other stores than this process would use.
-    pub fn new(
+    pub fn begin(
         predecessor: Predecessor,
         data_dir: Option<DataDir>,
         accepts: CancellationToken,
-    ) -> Result<Self> {
+        tasks: &Tasks,
+    ) -> Result<(Self, Adopting)> {
         let theirs = predecessor.about.data_dir.as_deref();
         let ours = data_dir.as_ref().map(DataDir::path);
         let shown = |dir: Option<&std::path::Path>| {
@@ -109,47 +114,67 @@ impl Takeover {
             shown(theirs),
             shown(ours)
         );
-        Ok(Self { predecessor, data_dir, accepts, adoption: AdoptionSlot::default() })
+        let (ready, is_ready) = oneshot::channel();
+        let adopting =
+            tokio::spawn(take_over(predecessor, data_dir, is_ready, accepts.clone(), tasks.clone()));
+        Ok((Self { ready, accepts }, adopting))
     }
 
-    /// Where the stores will be.
-    pub fn adoption(&self) -> AdoptionSlot {
-        self.adoption.clone()
-    }
-
-    /// Once claims are accepted: tells the old server to end, and accepts connections. Then, in the background, waits
-    /// until the old one has left the stores, and supervises them.
+    /// Returns once claims are accepted, and has this process take over.
     ///
     /// # Errors
-    /// When claims are not accepted in time, or the old server has gone: then this process gives up.
-    pub async fn complete(mut self, partitions: &Partitions, tasks: &Tasks) -> Result<()> {
-        let up = tokio::time::timeout(config::HANDOVER_READY_TIMEOUT, partitions.wait_until_up()).await;
-        up.context("claims were not accepted in time: the old server continues")?;
-        self.predecessor
-            .tell_ready()
-            .await
-            .context("the old server has gone: start again without --replace")?;
-        self.accepts.cancel();
-        let tasks = tasks.clone();
-        if let Some(dir) = self.data_dir {
-            let predecessor = self.predecessor;
-            let adopt = tokio::spawn(adopt(predecessor, dir, tasks));
-            *self.adoption.lock().unwrap_or_else(PoisonError::into_inner) = Some(adopt);
+    /// When claims are not accepted in time while the old server is there: then this process gives up.
+    pub async fn complete(self, partitions: &Partitions) -> Result<()> {
+        let Self { ready, accepts } = self;
+        let up = partitions.wait_until_up();
+        tokio::select! {
+            up = tokio::time::timeout(config::HANDOVER_READY_TIMEOUT, up) => {
+                up.context("claims were not accepted in time: the old server continues")?;
+            }
+            // The old server has ended: this one is a server like any other.
+            () = accepts.cancelled() => return Ok(()),
         }
+        // Refused if the old server has just ended, with the same effect.
+        ready.send(()).unwrap_or_default();
+        accepts.cancelled().await;
         Ok(())
     }
 }
 
-async fn adopt(mut predecessor: Predecessor, dir: DataDir, tasks: Tasks) -> Result<Embedded> {
+async fn take_over(
+    mut predecessor: Predecessor,
+    dir: Option<DataDir>,
+    is_ready: oneshot::Receiver<()>,
+    accepts: CancellationToken,
+    tasks: Tasks,
+) -> Result<Option<Embedded>> {
+    let pid = predecessor.about.pid;
+    tokio::select! {
+        Ok(()) = predecessor.ended() => tracing::warn!("process {pid} has ended: this one takes over at once"),
+        ready = is_ready => {
+            if ready.is_err() {
+                return Ok(None);
+            }
+            if let Err(error) = predecessor.tell_ready().await {
+                tracing::warn!("process {pid} ends: {error:#}");
+            }
+        }
+    }
+    accepts.cancel();
+    let Some(dir) = dir else { return Ok(None) };
+    let adopted = adopt(predecessor, &dir, &tasks).await;
+    adopted.map(Some).inspect_err(|error| tracing::error!("cannot take over the stores: {error:#}"))
+}
+
+async fn adopt(mut predecessor: Predecessor, dir: &DataDir, tasks: &Tasks) -> Result<Embedded> {
     let lock =
         predecessor.lock.take().context("the old server did not pass the lock of its data directory on")?;
     let pid = predecessor.about.pid;
-    let left = predecessor.left().await;
+    let left = predecessor.left().await?;
     if left.is_none() {
         tracing::warn!("process {pid} ended without leaving its stores: they start again");
     }
-    let lock = DataDirLock::adopt(lock)?;
-    let stores = Embedded::adopt(&dir, lock, left.unwrap_or_default(), &tasks)?;
+    let stores = Embedded::adopt(dir, DataDirLock::adopt(lock)?, left, tasks)?;
     tracing::info!("took over from process {pid}, with its stores");
     Ok(stores)
 }
@@ -165,14 +190,22 @@ pub fn listener_of(predecessor: &Predecessor) -> Result<(TcpListener, SocketAddr
     Ok((TcpListener::from_std(listener)?, address))
 }
 
-/// Leaves the stores to the successor.
+/// Leaves the stores to the successor; stops them if it has gone.
 ///
 /// # Errors
 /// When the successor has gone, or a store's task has failed.
-pub async fn leave(stores: Option<Embedded>, successor: Successor) -> Result<()> {
-    let left = match stores {
-        Some(stores) => stores.leave().await?,
-        None => LeftRunning::default(),
+pub async fn leave(
+    stores: Option<(Embedded, &DataDir)>,
+    successor: Successor,
+    tasks: &Tasks,
+    stop_by: Instant,
+) -> Result<()> {
+    let gone = "the new process has gone: start again without --replace";
+    let Some((stores, dir)) = stores else {
+        return successor.leave(LeftRunning::default()).await.context(gone);
     };
-    successor.leave(left).await.context("the new process has gone: start again without --replace")
+    let (left, lock) = stores.leave().await?;
+    let Err(error) = successor.leave(left).await else { return Ok(()) };
+    Embedded::adopt(dir, lock, Some(left), tasks)?.stop_by(stop_by).await?;
+    Err(error.context(gone))
 }

@@ -2,15 +2,17 @@
 //! files and Postgres, and sends nothing to Redis.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use super::output::{columns, print_line};
+use super::output::{columns, print_line, with_bar};
 use super::store_tools;
 use crate::aof::winners::{self, Mismatch};
 use crate::aof::{self, Log, Place, Replayed, Rules, Violation};
-use crate::config::{self, StoreSettings};
+use crate::config::StoreSettings;
 use crate::domain::Partition;
 use crate::embedded::commands_of_rdb;
 use crate::postgres::Postgres;
@@ -41,23 +43,10 @@ pub async fn run(dir: &Path, mut stores: StoreSettings, is_json: bool) -> anyhow
     let database = if is_own { 0 } else { database_of(&addresses.redis_url) };
     let reader = Reader { folder, postgres, keys, is_own, database };
     let mut pass = reader.pass().await?;
-    // An order that has moved during the pass shows no difference in the next one.
-    for _ in 1..config::COUPON_COMPARE_MAX_TRIES {
-        if pass.mismatches.is_empty() {
-            break;
-        }
-        let again = reader.pass().await?;
-        let same = |mismatch: &Mismatch| {
-            again
-                .mismatches
-                .iter()
-                .any(|other| other.order == mismatch.order && other.coupon == mismatch.coupon)
-        };
-        let is_settled = pass.mismatches.iter().all(same) && again.mismatches.len() == pass.mismatches.len();
-        pass = again;
-        if is_settled {
-            break;
-        }
+    // An order that has moved since its log was read shows no difference in the next pass: its release is in that log.
+    if !pass.mismatches.is_empty() {
+        let before = std::mem::replace(&mut pass, reader.pass().await?).mismatches;
+        pass.mismatches.retain(|mismatch| before.iter().any(|earlier| earlier.is_same(mismatch)));
     }
     reader.postgres.close().await;
     print(&reader.folder, &pass, is_json)
@@ -91,8 +80,11 @@ impl Reader {
             epoch: Some(epoch.to_string()),
             known: Some(known),
         };
-        let replayed = log.clone();
-        let outcome = tokio::task::spawn_blocking(move || aof::replay(&replayed, &rules)).await?;
+        let (replayed, read_bytes) = (log.clone(), Arc::new(AtomicU64::new(0)));
+        let bytes: u64 = log.files.iter().map(|file| file.bytes.len() as u64).sum();
+        let of_task = read_bytes.clone();
+        let replay = tokio::task::spawn_blocking(move || aof::replay(&replayed, &rules, &of_task));
+        let outcome = with_bar("replaying the log", bytes, &read_bytes, replay).await?;
         let mismatches = match &outcome {
             Ok(replayed) => winners::compare(&replayed.state, &live, pool).await?,
             Err(_) => Vec::new(),

@@ -7,7 +7,7 @@ use std::io;
 use anyhow::{anyhow, bail};
 use clap::Args;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use reqwest::{Method, RequestBuilder, StatusCode};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use url::{Host, Url};
 
@@ -65,6 +65,21 @@ impl Client {
         self.send(self.request(Method::GET, path).query(query)).await
     }
 
+    /// Rows of a list, page by page until there are `most`, and the `after` of those that follow.
+    pub async fn get_most(&self, path: &str, most: usize) -> anyhow::Result<(Vec<Value>, Option<String>)> {
+        let (mut rows, mut after) = (Vec::new(), None);
+        while rows.len() < most {
+            let limit = (most - rows.len()).min(usize::try_from(PAGE_MAX_ROWS).unwrap_or(usize::MAX));
+            let (page, next) = self.get_page_of(path, limit, after.as_deref()).await?;
+            rows.extend(page);
+            after = next;
+            if after.is_none() {
+                break;
+            }
+        }
+        Ok((rows, after))
+    }
+
     /// All rows of a list, read page by page.
     pub async fn get_all(&self, path: &str) -> anyhow::Result<Vec<Value>> {
         let mut rows = Vec::new();
@@ -85,7 +100,16 @@ impl Client {
         path: &str,
         after: Option<&str>,
     ) -> anyhow::Result<(Vec<Value>, Option<String>)> {
-        let limit = PAGE_MAX_ROWS.to_string();
+        self.get_page_of(path, usize::try_from(PAGE_MAX_ROWS).unwrap_or(usize::MAX), after).await
+    }
+
+    async fn get_page_of(
+        &self,
+        path: &str,
+        limit: usize,
+        after: Option<&str>,
+    ) -> anyhow::Result<(Vec<Value>, Option<String>)> {
+        let limit = limit.to_string();
         let mut query = vec![("limit", limit.as_str())];
         query.extend(after.map(|after| ("after", after)));
         let Answer { mut body, .. } = self.get(path, &query).await?;
@@ -100,8 +124,18 @@ impl Client {
 
     /// Prints rows of `get_all`: as one JSON document, or as the given text.
     pub fn print_all(&self, rows: &[Value], text: impl FnOnce(&[Value]) -> String) -> anyhow::Result<()> {
+        self.print_rows(rows, None, text)
+    }
+
+    /// Prints rows of `get_most`.
+    pub fn print_rows(
+        &self,
+        rows: &[Value],
+        next: Option<&str>,
+        text: impl FnOnce(&[Value]) -> String,
+    ) -> anyhow::Result<()> {
         if self.json {
-            return print_line(&json!({ "items": rows, "next": null }).to_string());
+            return print_line(&json!({ "items": rows, "next": next }).to_string());
         }
         print_line(&text(rows))
     }
@@ -128,8 +162,16 @@ impl Client {
     /// # Errors
     /// When the server does not answer, or the answer is not 2xx with a JSON object.
     pub async fn send(&self, request: RequestBuilder) -> anyhow::Result<Answer> {
+        let response = self.answer_to(request).await?;
+        self.read(response).await
+    }
+
+    async fn answer_to(&self, request: RequestBuilder) -> anyhow::Result<Response> {
         let sent = with_spinner("the server is working", request.send());
-        let response = sent.await.map_err(|error| self.unreachable(&error))?;
+        sent.await.map_err(|error| self.unreachable(&error))
+    }
+
+    async fn read(&self, response: Response) -> anyhow::Result<Answer> {
         let status = response.status();
         let text = response.text().await.map_err(|error| self.unreachable(&error))?;
         let body: Option<Value> = serde_json::from_str(&text).ok().filter(Value::is_object);
@@ -141,6 +183,15 @@ impl Client {
                 self.base
             ),
         }
+    }
+
+    /// As `send`, for an answer without a body.
+    pub async fn send_for_nothing(&self, request: RequestBuilder) -> anyhow::Result<()> {
+        let response = self.answer_to(request).await?;
+        if response.status() == StatusCode::NO_CONTENT {
+            return Ok(());
+        }
+        self.read(response).await.map(drop)
     }
 
     /// Prints the server's document with `--json`, else the given text.
@@ -164,6 +215,9 @@ impl Client {
                 "{}: check SECKILL_ADMIN_TOKEN, or that SECKILL_DATA_DIR is the server's data directory",
                 describe(status, problem)
             )),
+            _ if status == StatusCode::NOT_FOUND => {
+                Ok(anyhow!("{}{}", describe(status, problem), advice(problem)))
+            }
             _ if status == StatusCode::SERVICE_UNAVAILABLE => Ok(Transient(describe(status, problem)).into()),
             _ => Ok(anyhow!(describe(status, problem))),
         }
@@ -222,6 +276,20 @@ pub fn describe(status: StatusCode, problem: &Value) -> String {
     }
     let code = member("code").unwrap_or_else(|| status.as_u16().to_string());
     format!("{line} [{code}]")
+}
+
+/// What the operator can do about something that is not there.
+fn advice(problem: &Value) -> &'static str {
+    match (problem["code"].as_str(), problem["detail"].as_str()) {
+        (Some("unknown-coupon"), _) => ": `seckill coupon list` shows all coupons",
+        (Some("not-waiting"), _) => ": `seckill waitlist list` shows who waits",
+        (_, Some("there is nothing at this address")) => ": check SECKILL_URL",
+        (_, Some("there is no such order")) => ": `seckill order list` shows the recorded orders",
+        (_, Some(detail)) if detail.starts_with("there is no dead letter") => {
+            ": `seckill dead list` shows all"
+        }
+        _ => "",
+    }
 }
 
 /// The text of the innermost error.

@@ -10,9 +10,10 @@ use super::output::{columns, field, named_row, table};
 use super::value_parsers::{
     TimeOrNone, parse_reserve_seconds, parse_time, parse_time_or_none, parse_title, rfc3339,
 };
-use super::{WrongUsage, coupon_log};
+use super::{WrongUsage, coupon_log, waitlist};
 use crate::config::{PER_USER_LIMIT_MAX, TOTAL_MAX_UNITS, parse_whole};
 use crate::domain::{ClaimDurability, CouponId};
+use crate::printing;
 
 const COUPONS: &str = "/v1/admin/coupons";
 
@@ -30,10 +31,10 @@ pub enum CouponCommand {
     Pause(CouponArgs),
     /// Accept claims again
     Resume(CouponArgs),
-    /// Show the users in the waiting list, the next one to get a unit first
+    /// Show the users in the waiting list, as `seckill waitlist list` does
     Waitlist(CouponArgs),
     /// Show the changes that admins have made, newest first; `--json` also shows the request ids
-    Log(CouponArgs),
+    Log(LogArgs),
 }
 
 #[derive(Args)]
@@ -91,6 +92,15 @@ pub struct CouponArgs {
 }
 
 #[derive(Args)]
+pub struct LogArgs {
+    /// Without it: changes of all coupons, and repairs by `reconcile`
+    coupon: Option<CouponId>,
+
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Args)]
 #[command(group = clap::ArgGroup::new("changes").required(true).multiple(true))]
 pub struct EditArgs {
     coupon: CouponId,
@@ -123,8 +133,8 @@ pub async fn run(command: CouponCommand) -> anyhow::Result<()> {
         CouponCommand::Edit(args) => edit(args).await,
         CouponCommand::Pause(args) => set_paused(&args, true).await,
         CouponCommand::Resume(args) => set_paused(&args, false).await,
-        CouponCommand::Waitlist(args) => waitlist(&args).await,
-        CouponCommand::Log(args) => coupon_log::run(&args.coupon, &args.client).await,
+        CouponCommand::Waitlist(args) => waitlist::list(&args.coupon, &args.client).await,
+        CouponCommand::Log(args) => coupon_log::of_coupon(args.coupon.as_ref(), &args.client).await,
     }
 }
 
@@ -177,17 +187,6 @@ async fn show(args: &CouponArgs) -> anyhow::Result<()> {
     client.print(&answer, all_fields)
 }
 
-async fn waitlist(args: &CouponArgs) -> anyhow::Result<()> {
-    let client = Client::new(&args.client)?;
-    let places = client.get_all(&format!("{}/waitlist", path_of(&args.coupon))).await?;
-    client.print_all(&places, |places| match places {
-        [] => format!("no user waits for coupon {}", args.coupon),
-        places => table(["PLACE", "USER", "ORDER", "JOINED"], places, |place| {
-            ["place", "user", "order", "joined_at"].map(|name| field(place, name))
-        }),
-    })
-}
-
 async fn edit(args: EditArgs) -> anyhow::Result<()> {
     let time = |time: TimeOrNone| match time {
         TimeOrNone::None => Ok(Value::Null),
@@ -228,7 +227,11 @@ fn window(coupon: &Value) -> String {
         (true, true) => "always".to_owned(),
         (false, true) => format!("from {}", field(coupon, "starts_at")),
         (true, false) => format!("until {}", field(coupon, "ends_at")),
-        (false, false) => format!("{} to {}", field(coupon, "starts_at"), field(coupon, "ends_at")),
+        // On two lines of a terminal; a program reads a line for each coupon.
+        (false, false) => {
+            let blank = if printing::stdout_width_columns().is_some() { '\n' } else { ' ' };
+            format!("{} to{blank}{}", field(coupon, "starts_at"), field(coupon, "ends_at"))
+        }
     }
 }
 

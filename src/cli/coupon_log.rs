@@ -1,26 +1,42 @@
-//! `seckill coupon log`: reads a coupon's changes from the audit log and prints a table that fits the terminal.
+//! `seckill coupon log` and `seckill order log`: read changes from the audit log and print a table that fits the terminal.
 
 use serde_json::{Map, Value};
 
 use super::client::{Client, ClientArgs};
 use super::output::{Layout, field, single_line};
-use crate::domain::CouponId;
+use crate::domain::{CouponId, OrderId};
 use crate::printing;
 
-pub async fn run(coupon: &CouponId, client: &ClientArgs) -> anyhow::Result<()> {
+/// Prints the changes of a coupon, or of all.
+pub async fn of_coupon(coupon: Option<&CouponId>, client: &ClientArgs) -> anyhow::Result<()> {
+    match coupon {
+        Some(coupon) => print(&format!("?coupon={coupon}"), &format!("coupon {coupon}"), client).await,
+        None => print("", "anything", client).await,
+    }
+}
+
+/// Prints the changes of an order.
+pub async fn of_order(order: OrderId, client: &ClientArgs) -> anyhow::Result<()> {
+    print(&format!("?order={order}"), &format!("order {order}"), client).await
+}
+
+async fn print(query: &str, what: &str, client: &ClientArgs) -> anyhow::Result<()> {
     let client = Client::new(client)?;
-    let rows = client.get_all(&format!("/v1/admin/audit?coupon={coupon}")).await?;
+    let rows = client.get_all(&format!("/v1/admin/audit{query}")).await?;
     client.print_all(&rows, |rows| match rows {
-        [] => format!("no admin has changed coupon {coupon} yet"),
-        rows => log_table(rows, printing::stdout_width_columns()),
+        [] => format!("no admin has changed {what} yet"),
+        rows => log_table(rows, query.is_empty(), printing::stdout_width_columns()),
     })
 }
 
 /// The newest change is first. Without a width each change is on one line.
-fn log_table(rows: &[Value], width_columns: Option<u16>) -> String {
+fn log_table(rows: &[Value], of_all: bool, width_columns: Option<u16>) -> String {
     let row = |row: &Value| {
         let [at, who, action] = ["at", "actor", "action"].map(|name| field(row, name));
-        vec![to_seconds(&at), who, action, changes(row).join("\n")]
+        let coupon = row["coupon"].as_str().filter(|_| of_all);
+        let coupon = coupon.map(|coupon| format!("coupon: {}", single_line(coupon)));
+        let changes = coupon.into_iter().chain(changes(row));
+        vec![to_seconds(&at), who, action, changes.collect::<Vec<_>>().join("\n")]
     };
     let layout = Layout { width_columns, wraps: &[false, false, false, true] };
     let rows: Vec<Vec<String>> = rows.iter().map(row).collect();
@@ -72,9 +88,9 @@ mod tests {
             "old": {"title": "coffee", "starts_at": null},
             "new": {"title": title, "starts_at": "2026-11-11T20:00:00Z"}
         })];
-        let text = log_table(&row, Some(80));
+        let text = log_table(&row, false, Some(80));
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-        assert_eq!(words(&text), words(&log_table(&row, None)), "{text}");
+        assert_eq!(words(&text), words(&log_table(&row, false, None)), "{text}");
     }
 }

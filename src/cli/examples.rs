@@ -25,7 +25,10 @@ const EXAMPLES: &[(&[&str], &[&str])] = &[
     ),
     (
         &["worker"],
-        &["seckill worker --workers 2                      # on the stores of the server in ./data"],
+        &[
+            "seckill worker --workers 2                      # on the stores of the server in ./data",
+            "seckill worker --metrics-listen 127.0.0.1:9101  # with /metrics, /livez and /readyz",
+        ],
     ),
     (&["demo"], &["seckill demo", "seckill demo --listen 127.0.0.1:0               # on a free port"]),
     (
@@ -49,7 +52,10 @@ const EXAMPLES: &[(&[&str], &[&str])] = &[
     (&["coupon", "pause"], &["seckill coupon pause coffee"]),
     (&["coupon", "resume"], &["seckill coupon resume coffee"]),
     (&["coupon", "waitlist"], &["seckill coupon waitlist seat"]),
-    (&["coupon", "log"], &["seckill coupon log coffee", "seckill coupon log coffee --json"]),
+    (
+        &["coupon", "log"],
+        &["seckill coupon log coffee", "seckill coupon log                              # all changes"],
+    ),
     (
         &["claim"],
         &[
@@ -58,6 +64,24 @@ const EXAMPLES: &[(&[&str], &[&str])] = &[
             "seckill claim tea --user alice --key cart-7     # the same key again gets the same order",
         ],
     ),
+    (
+        &["order", "list"],
+        &[
+            "seckill order list --user alice",
+            "seckill order list --coupon coffee --status reserved --limit 20",
+        ],
+    ),
+    (&["order", "log"], &["seckill order log 01a20ddb-383c-73ca-9e44-c5cfc51aaa8d"]),
+    (
+        &["waitlist", "join"],
+        &[
+            "seckill waitlist join seat --user bob",
+            "seckill waitlist join tea --user bob --key cart-8   # a user may hold several units of it",
+        ],
+    ),
+    (&["waitlist", "show"], &["seckill waitlist show seat --user bob"]),
+    (&["waitlist", "leave"], &["seckill waitlist leave seat --user bob"]),
+    (&["waitlist", "list"], &["seckill waitlist list seat"]),
     (&["order", "show"], &["seckill order show 01a20ddb-383c-73ca-9e44-c5cfc51aaa8d"]),
     (&["order", "confirm"], &["seckill order confirm 01a20ddb-383c-73ca-9e44-c5cfc51aaa8d   # it is paid"]),
     (&["order", "cancel"], &["seckill order cancel 01a20ddb-383c-73ca-9e44-c5cfc51aaa8d"]),

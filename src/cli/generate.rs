@@ -1,10 +1,10 @@
 //! `seckill completions` and `seckill man`: made from the definition of the commands, so they never lag behind it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, Command};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
@@ -33,18 +33,54 @@ pub fn completions(args: &CompletionsArgs) -> anyhow::Result<()> {
 
 pub fn man(args: &ManArgs) -> anyhow::Result<()> {
     // clap derives the page of `help` too, which says nothing.
-    let command = command().disable_help_subcommand(true);
-    let Some(dir) = &args.dir else {
-        let mut page = Vec::new();
-        Man::new(command).render(&mut page)?;
-        return print_line(String::from_utf8(page)?.trim_end());
-    };
+    let mut command = command().disable_help_subcommand(true);
+    command.build();
+    let Some(dir) = &args.dir else { return print_line(page(&command)?.1.trim_end()) };
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    clap_mangen::generate_to(command, dir)
-        .with_context(|| format!("cannot write the pages into {}", dir.display()))?;
+    write_pages(&command, dir).with_context(|| format!("cannot write the pages into {}", dir.display()))?;
     print_line(&format!(
         "the pages are in {}: read one with `man -l {}/seckill.1`",
         dir.display(),
         dir.display()
     ))
+}
+
+/// Writes the page of the command and those of its subcommands.
+fn write_pages(command: &Command, dir: &Path) -> anyhow::Result<()> {
+    let (name, text) = page(command)?;
+    fs::write(dir.join(name), text)?;
+    command
+        .get_subcommands()
+        .filter(|inner| !inner.is_hide_set())
+        .try_for_each(|inner| write_pages(inner, dir))
+}
+
+/// The name of a page's file, and its text.
+fn page(command: &Command) -> anyhow::Result<(String, String)> {
+    let man = Man::new(command.clone());
+    let mut text = Vec::new();
+    man.render(&mut text)?;
+    // Without a date, clap_mangen leaves its place in the title out, and what follows is shown as the date.
+    let title = |line: &str| match line.strip_prefix(".TH ").and_then(|title| title.split(' ').next()) {
+        Some(name) => format!(".TH {name} 1 \"\" \"seckill {}\"", env!("CARGO_PKG_VERSION")),
+        None => line.to_owned(),
+    };
+    let text: Vec<String> = String::from_utf8(text)?.lines().map(title).collect();
+    Ok((man.get_filename(), text.join("\n") + "\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{command, page};
+
+    #[test]
+    fn the_title_of_a_page_has_an_empty_date_and_the_programs_version() {
+        let mut command = command();
+        command.build();
+        let audit = command.find_subcommand("audit").unwrap();
+        let (name, text) = page(audit).unwrap();
+        assert_eq!(name, "seckill-audit.1");
+        let title = format!(".TH seckill-audit 1 \"\" \"seckill {}\"", env!("CARGO_PKG_VERSION"));
+        assert_eq!(text.lines().filter(|line| line.starts_with(".TH")).collect::<Vec<_>>(), [title]);
+    }
 }

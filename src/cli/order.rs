@@ -1,15 +1,19 @@
-//! `seckill order …`: shows, confirms, cancels and revokes one order through the API, as the admin.
+//! `seckill order …`: lists orders, and shows, confirms, cancels and revokes one through the API, as the admin.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs};
-use super::output::{columns, field, named_row};
+use super::coupon_log;
+use super::output::{columns, field, named_row, table};
 use super::value_parsers::parse_reason;
-use crate::domain::OrderId;
+use crate::config::{CLI_ORDERS_DEFAULT_ROWS, CLI_ORDERS_MAX_ROWS, parse_whole};
+use crate::domain::{CouponId, OrderId, UserId};
 
 #[derive(Subcommand)]
 pub enum OrderCommand {
+    /// List recorded orders, newest first
+    List(ListArgs),
     /// Show one order
     Show(OrderArgs),
     /// Confirm a reserved order: it is paid
@@ -18,6 +22,30 @@ pub enum OrderCommand {
     Cancel(OrderArgs),
     /// End a confirmed order
     Revoke(RevokeArgs),
+    /// Show the changes that admins have made to one order, newest first
+    Log(OrderArgs),
+}
+
+#[derive(Args)]
+pub struct ListArgs {
+    /// Only orders of this coupon
+    #[arg(long)]
+    coupon: Option<CouponId>,
+
+    /// Only orders of this user
+    #[arg(long)]
+    user: Option<UserId>,
+
+    /// Only orders in this state
+    #[arg(long, value_parser = ["reserved", "confirmed", "cancelled", "expired", "rejected"])]
+    status: Option<String>,
+
+    /// The most orders to print
+    #[arg(long, value_name = "ORDERS", default_value_t = CLI_ORDERS_DEFAULT_ROWS, value_parser = |text: &str| parse_whole(text, 1..=CLI_ORDERS_MAX_ROWS))]
+    limit: u32,
+
+    #[command(flatten)]
+    client: ClientArgs,
 }
 
 #[derive(Args)]
@@ -53,6 +81,8 @@ pub struct RevokeArgs {
 
 pub async fn run(command: OrderCommand) -> anyhow::Result<()> {
     match command {
+        OrderCommand::List(args) => list(args).await,
+        OrderCommand::Log(args) => coupon_log::of_order(args.order, &args.client).await,
         OrderCommand::Show(args) => {
             let client = Client::new(&args.client)?;
             let answer = client.get(&format!("/v1/orders/{}", args.order), &[]).await?;
@@ -67,6 +97,30 @@ pub async fn run(command: OrderCommand) -> anyhow::Result<()> {
             client.print(&answer, sentence)
         }
     }
+}
+
+async fn list(args: ListArgs) -> anyhow::Result<()> {
+    let client = Client::new(&args.client)?;
+    let filters = [
+        ("coupon", args.coupon.as_ref().map(CouponId::as_str)),
+        ("user", args.user.as_ref().map(UserId::as_str)),
+        ("status", args.status.as_deref()),
+    ];
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.extend_pairs(filters.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    let path = format!("/v1/admin/orders?{}", query.finish());
+    let (orders, next) = client.get_most(&path, args.limit as usize).await?;
+    client.print_rows(&orders, next.as_deref(), |orders| order_table(orders, next.is_some()))
+}
+
+fn order_table(orders: &[Value], has_more: bool) -> String {
+    if orders.is_empty() {
+        return "no such orders are recorded".to_owned();
+    }
+    let table = table(["ORDER", "STATUS", "COUPON", "USER"], orders, |order| {
+        ["order", "status", "coupon", "user"].map(|name| field(order, name))
+    });
+    if has_more { format!("{table}\nthere are more: raise --limit") } else { table }
 }
 
 async fn change(args: &OrderArgs, transition: &str) -> anyhow::Result<()> {
@@ -89,6 +143,7 @@ fn all_fields(order: &Value) -> String {
         "claimed_at",
         "recorded_at",
         "reserved_until",
+        "confirmed_at",
         "ended_at",
         "reason",
     ];

@@ -2,9 +2,10 @@
 //! commands write the texts.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use crate::config;
@@ -40,9 +41,35 @@ pub async fn with_spinner<T>(what: &'static str, work: impl Future<Output = T>) 
     done
 }
 
-fn spinner_style() -> indicatif::ProgressStyle {
-    let style = indicatif::ProgressStyle::with_template("{spinner} {msg}, {elapsed}");
-    style.unwrap_or_else(|_| indicatif::ProgressStyle::default_spinner())
+/// Waits for work of `total` bytes, of which `done` are done; on a terminal it shows after two seconds how far it is.
+pub async fn with_bar<T>(
+    what: &'static str,
+    total: u64,
+    done: &AtomicU64,
+    work: impl Future<Output = T>,
+) -> T {
+    let mut work = std::pin::pin!(work);
+    if let Ok(done) = tokio::time::timeout(config::CLI_SPINNER_AFTER, &mut work).await {
+        return done;
+    }
+    let bar = ProgressBar::new(total).with_message(what).with_elapsed(config::CLI_SPINNER_AFTER);
+    let style = ProgressStyle::with_template("{wide_bar} {percent}% {msg}, {bytes}/{total_bytes}, {elapsed}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let mut ticks = tokio::time::interval(config::CLI_SPINNER_TICK);
+    loop {
+        tokio::select! {
+            done = &mut work => {
+                bar.finish_and_clear();
+                return done;
+            }
+            _ = ticks.tick() => bar.set_position(done.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+fn spinner_style() -> ProgressStyle {
+    let style = ProgressStyle::with_template("{spinner} {msg}, {elapsed}");
+    style.unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
 /// Prints one line.
@@ -115,6 +142,21 @@ pub struct Layout<'a> {
 }
 
 impl Layout<'_> {
+    /// Whether enough of the terminal is left for texts that are wrapped. Otherwise the terminal wraps whole lines, which
+    /// is easier to read than a column of letters.
+    fn fits(&self, width_columns: u16, heading: Option<&[&str]>, rows: &[Vec<String>]) -> bool {
+        let width_of = |column: usize| {
+            let cells = rows.iter().filter_map(|row| row.get(column)).flat_map(|cell| cell.lines());
+            let heading = heading.and_then(|heading| heading.get(column)).copied();
+            cells.chain(heading).map(|line| line.chars().count()).max().unwrap_or(0)
+        };
+        let needed = self.wraps.iter().enumerate().map(|(column, &wraps)| {
+            let width = width_of(column);
+            2 + if wraps { width.min(config::CLI_WRAPPED_MIN_COLUMNS) } else { width }
+        });
+        !self.wraps.contains(&true) || needed.sum::<usize>() <= usize::from(width_columns) + 2
+    }
+
     pub fn render(&self, heading: Option<&[&str]>, rows: &[Vec<String>], in_colour: bool) -> String {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
@@ -122,7 +164,7 @@ impl Layout<'_> {
             table.set_header(heading.iter().copied());
         }
         table.add_rows(rows.iter().cloned());
-        if let Some(columns) = self.width_columns {
+        if let Some(columns) = self.width_columns.filter(|columns| self.fits(*columns, heading, rows)) {
             table.set_content_arrangement(ContentArrangement::Dynamic).set_width(columns);
             let any = self.wraps.contains(&true);
             for (column, &wraps) in table.column_iter_mut().zip(self.wraps) {

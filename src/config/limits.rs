@@ -259,6 +259,8 @@ pub const RECONCILE_INTERVAL: Duration = Duration::from_hours(1);
 pub const REPORT_MAX_NAMES: usize = 100;
 /// How many differences a receipt names.
 pub const RECEIPT_MAX_NAMES: usize = 10_000;
+/// Units in the outbox of which a receipt asks Redis whether they are still held.
+pub const RECEIPT_MAX_ASKED_UNITS: usize = 10_000;
 /// How often an audit opens the files of a log again because Redis has rewritten them.
 pub const AOF_OPEN_TRIES: usize = 20;
 /// How long the admin's lists use a count of reserved orders, as a multiple of the time that it took.
@@ -307,6 +309,8 @@ pub const POSTGRES_CACHE_STATEMENTS: usize = 256;
 // ---- HTTP ----
 
 pub const HTTP_MAX_CONNECTIONS: usize = 20_000;
+/// Connections to the metrics of a worker.
+pub const MONITORING_MAX_CONNECTIONS: usize = 64;
 /// Connections that the kernel queues until they are accepted.
 pub const HTTP_LISTEN_QUEUE_CONNECTIONS: u32 = 4_096;
 /// Pause after a failed accept, such as without a free file descriptor.
@@ -364,6 +368,11 @@ pub const STOP_FORCED_EXIT_AFTER: Duration = Duration::from_millis(6_800);
 
 // ---- command line and demo ----
 
+/// Orders that `seckill order list` prints without `--limit`, and the most that `--limit` allows.
+pub const CLI_ORDERS_DEFAULT_ROWS: u32 = 100;
+pub const CLI_ORDERS_MAX_ROWS: u32 = 1_000_000;
+/// The narrowest column of a table in which texts are wrapped, in characters.
+pub const CLI_WRAPPED_MIN_COLUMNS: usize = 10;
 /// From the first byte sent to the last byte of the answer.
 pub const CLI_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 pub const CLI_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -16,13 +16,14 @@ pub struct CouponView {
     #[schema(minimum = 0)]
     stock: i64,
     state: CouponState,
-    #[schema(format = DateTime)]
+    #[schema(required, format = DateTime)]
     starts_at: Option<String>,
-    #[schema(format = DateTime)]
+    #[schema(required, format = DateTime)]
     ends_at: Option<String>,
     /// Units that one user may hold. Above 1, each claim needs an `Idempotency-Key`.
     per_user_limit: i64,
     /// The time to pay; null if orders are confirmed at once.
+    #[schema(required)]
     reserve_seconds: Option<i64>,
     durability: ClaimDurability,
     /// Whether users may wait for units that come back.

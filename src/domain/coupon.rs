@@ -91,5 +91,6 @@ pub struct FieldDifference {
     pub field: &'static str,
     pub postgres: String,
     /// `None` if Redis has no such field.
+    #[schema(required)]
     pub redis: Option<String>,
 }

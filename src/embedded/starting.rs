@@ -2,14 +2,11 @@
 //! `supervise.rs` decides when a store is started again.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::process::{ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rustix::process::PidfdFlags;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
@@ -18,6 +15,7 @@ use super::process::{Process, Role};
 use super::store::Store;
 use super::{failure, stopping};
 use crate::config;
+use crate::other_process::OtherProcess;
 
 /// A running server. A drop requests its stop, without waiting for it.
 pub struct Running {
@@ -27,11 +25,11 @@ pub struct Running {
 
 enum Server {
     Child(Child),
-    /// An earlier program started it. The descriptor is readable once it has ended (`pidfd_open(2)`).
+    /// An earlier program started it.
     Adopted {
         /// `None` once it has ended: the id may then belong to another process.
         pid: Option<Pid>,
-        descriptor: OwnedFd,
+        process: OtherProcess,
     },
 }
 
@@ -41,11 +39,10 @@ impl Running {
     /// # Errors
     /// When no process of the store has this id.
     pub fn adopt<S: Store>(store: &S, pid: Pid) -> Result<Self> {
-        let id = rustix::process::Pid::from_raw(pid.as_raw()).context("it is no process id")?;
         // First: the id then stays that of the process that is looked at.
-        let descriptor = rustix::process::pidfd_open(id, PidfdFlags::empty())?;
+        let process = OtherProcess::open(pid.as_raw())?;
         ensure!(store.role_of(&Process::read(pid)) == Some(Role::Main), "it is no server of this folder");
-        Ok(Self { server: Server::Adopted { pid: Some(pid), descriptor }, stop_signal: store.stop_signal() })
+        Ok(Self { server: Server::Adopted { pid: Some(pid), process }, stop_signal: store.stop_signal() })
     }
 
     /// `None` once it has ended.
@@ -60,10 +57,8 @@ impl Running {
     pub async fn wait(&mut self) -> io::Result<Option<ExitStatus>> {
         match &mut self.server {
             Server::Child(child) => child.wait().await.map(Some),
-            Server::Adopted { pid, descriptor } => {
-                while !is_readable(descriptor)? {
-                    sleep(config::STORE_ADOPTED_POLL).await;
-                }
+            Server::Adopted { pid, process } => {
+                process.ended().await?;
                 *pid = None;
                 Ok(None)
             }
@@ -87,11 +82,6 @@ impl Drop for Running {
             warn!(error = %e, process.pid = pid.as_raw(), "could not signal process {pid}");
         }
     }
-}
-
-fn is_readable(descriptor: &OwnedFd) -> io::Result<bool> {
-    let mut polled = [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)];
-    Ok(poll(&mut polled, PollTimeout::ZERO)? > 0)
 }
 
 /// Starts the server once and returns when it is ready.

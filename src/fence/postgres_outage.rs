@@ -8,7 +8,8 @@ use crate::metrics;
 use crate::postgres::PostgresError;
 
 /// Postgres does not answer. Claims continue, and the stream keeps their events.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{why}")]
 pub struct PostgresOutage {
     /// By this machine's clock.
     pub since: OffsetDateTime,

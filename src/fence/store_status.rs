@@ -80,6 +80,12 @@ impl Stores {
         Self { fence, redis, postgres }
     }
 
+    /// The fence that compares these stores.
+    #[must_use]
+    pub const fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
     /// Queries both stores; waits at most `PROBE_INTERVAL` for each query to Postgres.
     pub async fn status(&self) -> StoreStatus {
         let postgres = self.postgres().await;

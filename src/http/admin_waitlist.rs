@@ -1,4 +1,4 @@
-//! The line of a coupon as the admin sees it.
+//! The line of a coupon as the admin sees it, and places that the admin takes and gives up for users.
 
 use std::sync::Arc;
 
@@ -9,8 +9,10 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::answer::{List, json};
+use super::claims::{OnBehalf, idempotency_key};
 use super::problem::{Answer, Problem};
-use super::request::{Page, Request, RowNumber, coupon_id};
+use super::request::{Page, Request, RowNumber, coupon_id, user_id};
+use super::waitlist::{give_up_place, show_place, take_place};
 use crate::domain::{OrderId, UserId};
 
 #[derive(Serialize, ToSchema)]
@@ -19,8 +21,10 @@ pub struct PlaceView {
     place: i64,
     user: UserId,
     /// The order that the user gets with a unit.
+    #[schema(required)]
     order: Option<OrderId>,
     #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(required)]
     joined_at: Option<OffsetDateTime>,
 }
 
@@ -42,4 +46,25 @@ pub async fn list(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
         joined_at: place.order.and_then(OrderId::claimed_at),
     });
     Ok(json(StatusCode::OK, &List::page(items.collect(), next)))
+}
+
+/// `POST /v1/admin/coupons/{coupon}/waitlist`
+pub async fn join(api: Arc<Api>, coupon: &str, mut request: Request) -> Answer {
+    api.auth.admin(&request.headers)?;
+    let coupon = coupon_id(coupon)?;
+    let OnBehalf { user } = request.json().await?;
+    let key = idempotency_key(&request.headers)?;
+    take_place(&api, &coupon, &user, key).await
+}
+
+/// `GET /v1/admin/coupons/{coupon}/waitlist/{user}`
+pub async fn show(api: Arc<Api>, coupon: &str, user: &str, request: Request) -> Answer {
+    api.auth.admin(&request.headers)?;
+    show_place(&api, &coupon_id(coupon)?, &user_id(user)?).await
+}
+
+/// `DELETE /v1/admin/coupons/{coupon}/waitlist/{user}`
+pub async fn leave(api: Arc<Api>, coupon: &str, user: &str, request: Request) -> Answer {
+    api.auth.admin(&request.headers)?;
+    give_up_place(&api, &coupon_id(coupon)?, &user_id(user)?).await
 }

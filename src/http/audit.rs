@@ -26,12 +26,15 @@ pub struct ChangeView {
     actor: String,
     /// `create`, `edit`, `pause`, `resume`, `restock`, `withdraw`, `revoke`, `replay`, `discard`, `rebuild`, `adopt` or `fix`.
     action: String,
+    #[schema(required)]
     coupon: Option<String>,
+    #[schema(required)]
     order: Option<Uuid>,
+    #[schema(required)]
     request_id: Option<String>,
-    #[schema(schema_with = shapes::fields)]
+    #[schema(required, schema_with = shapes::fields)]
     old: Option<Value>,
-    #[schema(schema_with = shapes::fields)]
+    #[schema(required, schema_with = shapes::fields)]
     new: Option<Value>,
 }
 

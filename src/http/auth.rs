@@ -11,8 +11,32 @@ use super::token::{TokenRules, Verified};
 use crate::config::{self, CredentialSettings};
 use crate::domain::{Origin, UserId};
 
+/// The admin token: the only credential of a process without the API.
+pub struct AdminToken(String);
+
+impl AdminToken {
+    /// # Errors
+    /// When there is none: nothing would be protected.
+    pub fn new(token: Option<&str>) -> anyhow::Result<Self> {
+        let token = token.unwrap_or_default();
+        ensure!(!token.is_empty(), "SECKILL_ADMIN_TOKEN must be set");
+        Ok(Self(token.to_owned()))
+    }
+
+    pub fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        if self.is(bearer(headers)?) {
+            return Ok(());
+        }
+        Err(unauthorized("this address requires the admin token"))
+    }
+
+    fn is(&self, token: &str) -> bool {
+        token.as_bytes().ct_eq(self.0.as_bytes()).into()
+    }
+}
+
 pub struct Auth {
-    admin_token: String,
+    pub admin_token: AdminToken,
     rules: TokenRules,
     /// Tokens whose signature was verified, so that it is not verified again.
     verified: Cache<Box<str>, Verified>,
@@ -39,8 +63,7 @@ impl Auth {
     /// # Errors
     /// When a credential is missing or too short.
     pub fn new(credentials: &CredentialSettings) -> anyhow::Result<Self> {
-        let admin_token = credentials.admin_token.clone().unwrap_or_default();
-        ensure!(!admin_token.is_empty(), "SECKILL_ADMIN_TOKEN must be set");
+        let admin_token = AdminToken::new(credentials.admin_token.as_deref())?;
         let rules = TokenRules::new(credentials)?;
         Ok(Self { admin_token, rules, verified: Cache::new(config::VERIFIED_TOKENS_MAX) })
     }
@@ -61,10 +84,7 @@ impl Auth {
     }
 
     pub fn admin(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        if self.is_admin(bearer(headers)?) {
-            return Ok(());
-        }
-        Err(unauthorized("this address requires the admin token"))
+        self.admin_token.check(headers)
     }
 
     /// The admin, as the origin of a change that goes into the audit log.
@@ -75,14 +95,10 @@ impl Auth {
 
     /// A user's token or the admin's.
     pub fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
-        if self.is_admin(bearer(headers)?) {
+        if self.admin_token.is(bearer(headers)?) {
             return Ok(Caller::Admin);
         }
         self.user(headers).map(Caller::User)
-    }
-
-    fn is_admin(&self, token: &str) -> bool {
-        token.as_bytes().ct_eq(self.admin_token.as_bytes()).into()
     }
 }
 

@@ -38,16 +38,20 @@ pub struct OrderView {
     claimed_at: OffsetDateTime,
     /// When the order was written to Postgres.
     #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(required)]
     recorded_at: Option<OffsetDateTime>,
     /// Until when the order can be confirmed, by Postgres's clock.
     #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(required)]
     reserved_until: Option<OffsetDateTime>,
     /// When a reserved order was paid.
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     confirmed_at: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(required)]
     ended_at: Option<OffsetDateTime>,
     /// Why the order was rejected or revoked.
+    #[schema(required)]
     reason: Option<String>,
     /// In answers to claims: units left after the claim.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -96,7 +100,7 @@ pub async fn claim(api: &Api, coupon: &str, mut request: Request) -> Answer {
 #[schema(as = ClaimForUser)]
 pub struct OnBehalf {
     #[schema(schema_with = shapes::user)]
-    user: UserId,
+    pub user: UserId,
 }
 
 /// `POST /v1/admin/coupons/{coupon}/claims`

@@ -23,23 +23,30 @@ use crate::postgres::dead_letters::{self, DeadLetter, decode_fields};
 #[schema(as = DeadLetter)]
 pub struct LetterView {
     id: i64,
-    /// The id of the stream's entry.
-    entry: Option<String>,
-    order: Option<Uuid>,
-    /// `None` with `user` if the letter's fields do not name both.
     /// The partition whose stream has the entry.
     partition: i16,
+    /// The id of the stream's entry.
+    #[schema(required)]
+    entry: Option<String>,
+    #[schema(required)]
+    order: Option<Uuid>,
+    /// `None` with `user` if the letter's fields do not name both.
+    #[schema(required)]
     coupon: Option<CouponId>,
+    #[schema(required)]
     user: Option<UserId>,
     /// Why the event could not be recorded.
     error: String,
     /// How often the entry was delivered to a worker.
+    #[schema(required)]
     deliveries: Option<i64>,
     #[serde(with = "time::serde::rfc3339")]
     died_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(required)]
     seen_at: Option<OffsetDateTime>,
     /// The order of the new claim, after a replay.
+    #[schema(required)]
     replaced_by: Option<Uuid>,
     /// The event's fields; only in the answers about one letter.
     #[serde(skip_serializing_if = "Option::is_none")]

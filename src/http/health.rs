@@ -6,10 +6,12 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use serde_json::{Value, json as value};
 
-use super::answer::json;
-use super::problem::{Answer, Problem};
+use super::Api;
+use super::answer::{Content, json};
+use super::auth::AdminToken;
+use super::gauges::{self, ClaimGauges, Sources};
+use super::problem::{Answer, Code, Problem};
 use super::request::Request;
-use super::{Api, gauges};
 use crate::metrics;
 use crate::tasks::Tasks;
 
@@ -29,7 +31,7 @@ pub fn livez(tasks: &Tasks, method: &Method) -> Answer {
 pub async fn readyz(api: Arc<Api>, request: Request) -> Answer {
     let verbose = request.query_fields().contains_key("verbose");
     if verbose {
-        admit(&api, &request)?;
+        admit(Some(&api.auth.admin_token), &request)?;
     }
     let stores = if verbose {
         let status = api.partitions.store_status().await;
@@ -58,16 +60,29 @@ pub async fn readyz(api: Arc<Api>, request: Request) -> Answer {
 
 /// `GET /metrics`: Prometheus text. Except over loopback, it requires the admin token.
 pub async fn metrics(api: Arc<Api>, request: Request) -> Answer {
-    admit(&api, &request)?;
-    gauges::read(&api).await;
+    admit(Some(&api.auth.admin_token), &request)?;
+    let is_ready = api.partitions.taking_claims().is_ok();
+    let claims = Some(ClaimGauges { is_ready, max_backlog: api.max_backlog });
+    let stores = api.partitions.all().iter().map(|partition| partition.stores.clone()).collect();
+    Ok(render(Sources { stores, postgres: &api.postgres, claims }).await)
+}
+
+/// Every metric of this process.
+pub async fn render(sources: Sources<'_>) -> Response<Content> {
+    gauges::read(sources).await;
     let mut response = Response::new(Bytes::from(metrics::render()).into());
     let headers = response.headers_mut();
     headers
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
+    response
 }
 
-fn admit(api: &Api, request: &Request) -> Result<(), Problem> {
-    if request.from_loopback { Ok(()) } else { api.auth.admin(&request.headers) }
+/// Over loopback anyone, else the admin.
+pub fn admit(admin_token: Option<&AdminToken>, request: &Request) -> Result<(), Problem> {
+    match admin_token {
+        _ if request.from_loopback => Ok(()),
+        Some(token) => token.check(&request.headers),
+        None => Err(Problem::new(Code::Unauthorized, "this process has no admin token")),
+    }
 }

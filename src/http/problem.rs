@@ -72,7 +72,7 @@ impl Problem {
 
     /// Also the answer about an order of another user: only its owner may know that it exists.
     pub fn no_order() -> Self {
-        Self::new(Code::NotFound, "there is no such order of yours")
+        Self::new(Code::NotFound, "there is no such order")
     }
 
     /// The fence is down: requests that need both stores are not answered.

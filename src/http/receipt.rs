@@ -47,7 +47,9 @@ pub struct ReceiptView {
 #[schema(as = ReceiptException)]
 pub struct ExceptionView {
     kind: &'static str,
+    #[schema(required)]
     user: Option<UserId>,
+    #[schema(required)]
     order: Option<OrderId>,
     why: String,
 }
@@ -108,8 +110,10 @@ pub struct WinnerView {
     #[serde(with = "time::serde::rfc3339")]
     recorded_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(required)]
     reserved_until: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(required)]
     confirmed_at: Option<OffsetDateTime>,
 }
 

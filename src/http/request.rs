@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use super::body;
 use super::problem::{Code, Problem};
 use crate::config;
-use crate::domain::{CouponId, InvalidId, OrderId};
+use crate::domain::{CouponId, InvalidId, OrderId, UserId};
 
 type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send>>;
 
@@ -144,6 +144,11 @@ pub fn coupon_id(text: &str) -> Result<CouponId, Problem> {
 
 /// An order's id in the address.
 pub fn order_id(text: &str) -> Result<OrderId, Problem> {
+    segment(text)?.parse().map_err(|error: InvalidId| Problem::bad_request(error.to_string()))
+}
+
+/// A user's id in the address.
+pub fn user_id(text: &str) -> Result<UserId, Problem> {
     segment(text)?.parse().map_err(|error: InvalidId| Problem::bad_request(error.to_string()))
 }
 

@@ -72,6 +72,17 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
         (["v1", "admin", "coupons", coupon, "waitlist"], "GET") => {
             admin_waitlist::list(api, coupon, request).boxed()
         }
+        (["v1", "admin", "coupons", coupon, "waitlist"], "POST") => {
+            admin_waitlist::join(api, coupon, request).boxed()
+        }
+        (["v1", "admin", "coupons", _, "waitlist"], _) => not_allowed("GET, HEAD, POST"),
+        (["v1", "admin", "coupons", coupon, "waitlist", user], "GET") => {
+            admin_waitlist::show(api, coupon, user, request).boxed()
+        }
+        (["v1", "admin", "coupons", coupon, "waitlist", user], "DELETE") => {
+            admin_waitlist::leave(api, coupon, user, request).boxed()
+        }
+        (["v1", "admin", "coupons", _, "waitlist", _], _) => not_allowed("DELETE, GET, HEAD"),
         (["v1", "admin", "coupons", coupon, "receipt"], "GET") => receipt::show(api, coupon, request).boxed(),
         (["v1", "admin", "coupons", coupon, "winners"], "GET") => {
             receipt::winners(api, coupon, request).boxed()
@@ -91,7 +102,7 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
             ["v1", "admin", "orders" | "audit" | "events" | "stream" | "dead"]
             | ["v1", "admin", "dead", _]
             | ["v1", "admin", "stream", "entries"]
-            | ["v1", "admin", "coupons", _, "receipt" | "waitlist" | "winners"],
+            | ["v1", "admin", "coupons", _, "receipt" | "winners"],
             _,
         ) => not_allowed("GET, HEAD"),
         (["v1", "admin", "dead", letter, "replay"], "POST") => {
@@ -114,17 +125,17 @@ async fn route(api: Arc<Api>, mut request: Request) -> Answer {
     answer.await
 }
 
-fn nothing_here() -> BoxFuture<'static, Answer> {
+pub fn nothing_here() -> BoxFuture<'static, Answer> {
     ready(Err(Problem::new(Code::NotFound, "there is nothing at this address"))).boxed()
 }
 
-fn not_allowed(allow: &'static str) -> BoxFuture<'static, Answer> {
+pub fn not_allowed(allow: &'static str) -> BoxFuture<'static, Answer> {
     ready(Err(Problem::method_not_allowed(allow))).boxed()
 }
 
-/// The API as one filter. Until the slot holds an API, the stores are starting.
-fn filter(
-    slot: Arc<ApiSlot>,
+/// A table of routes as one filter.
+fn filter<F: Future<Output = warp::reply::Response> + Send>(
+    answer: impl Fn(Request) -> F + Clone + Send + Sync + 'static,
 ) -> impl Filter<Extract = (warp::reply::Response,), Error = warp::Rejection> + Clone + Send + Sync + 'static
 {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
@@ -146,10 +157,7 @@ fn filter(
                 let from_loopback = arrival.is_some_and(|arrival| config::is_loopback(arrival.peer.ip()));
                 let version = arrival.map_or(Version::HTTP_11, |arrival| arrival.version);
                 let path = path.as_str().to_owned();
-                answer(
-                    slot.clone(),
-                    Request { id, method, version, path, query, headers, from_loopback, body },
-                )
+                answer(Request { id, method, version, path, query, headers, from_loopback, body })
             },
         )
 }
@@ -175,11 +183,17 @@ async fn answer(slot: Arc<ApiSlot>, request: Request) -> warp::reply::Response {
             Box::pin(detached(timeout, route(api, request))).await
         }
     };
-    let mut response = answer.unwrap_or_else(|problem| problem.render(id.to_str().unwrap_or_default()));
-    response.headers_mut().insert(REQUEST_ID, id);
+    let response = finish(answer, id);
     if is_counted {
         metrics::HTTP_REQUESTS.add_or_other(response.status().as_str(), 1);
     }
+    response
+}
+
+/// The answer with its id, a problem as its document.
+pub fn finish(answer: Answer, id: HeaderValue) -> warp::reply::Response {
+    let mut response = answer.unwrap_or_else(|problem| problem.render(id.to_str().unwrap_or_default()));
+    response.headers_mut().insert(REQUEST_ID, id);
     into_warp(response)
 }
 
@@ -198,11 +212,18 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     })
 }
 
-/// The filter as a service that never fails.
+/// The API as a service. Until the slot holds an API, the stores are starting.
 pub fn service(
     slot: Arc<ApiSlot>,
 ) -> impl Filter<Extract = (warp::reply::Response,), Error = Infallible> + Clone + Send + Sync + 'static {
-    filter(slot).or_else(|rejection: warp::Rejection| async move {
+    service_of(move |request| answer(slot.clone(), request))
+}
+
+/// A table of routes as a service that never fails.
+pub fn service_of<F: Future<Output = warp::reply::Response> + Send>(
+    answer: impl Fn(Request) -> F + Clone + Send + Sync + 'static,
+) -> impl Filter<Extract = (warp::reply::Response,), Error = Infallible> + Clone + Send + Sync + 'static {
+    filter(answer).or_else(|rejection: warp::Rejection| async move {
         tracing::error!("a request was rejected before it was routed: {rejection:?}");
         Ok((into_warp(Problem::new(Code::Internal, "the request could not be read").render("")),))
     })
@@ -215,13 +236,15 @@ mod tests {
     use tower_service::Service;
 
     use super::service;
+    use crate::http::ApiSlot;
+    use crate::tasks::Tasks;
 
     /// The future is moved and allocated for every request. Without boxes it had 22 kB.
     const FUTURE_MAX_BYTES: usize = 4_096;
 
     #[tokio::test]
     async fn the_future_of_a_request_is_small() {
-        let mut service = warp::service(service(Arc::default()));
+        let mut service = warp::service(service(Arc::new(ApiSlot::new(Tasks::default()))));
         let answer = service.call(http::Request::new(String::new()));
         let size = size_of_val(&answer);
         assert!(size <= FUTURE_MAX_BYTES, "{size} bytes");

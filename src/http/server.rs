@@ -18,9 +18,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
+use super::monitoring::{self, Monitoring};
 use super::request::Arrival;
 use super::socket::{Pace, PacedStream};
-use super::{ApiSlot, routes};
+use super::{ApiSlot, Slot, routes};
 use crate::config;
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
@@ -43,6 +44,12 @@ pub struct ServeStop {
 }
 
 impl ServeStop {
+    /// Stops together with something else.
+    #[must_use]
+    pub fn of(token: &CancellationToken) -> Self {
+        Self { token: token.clone(), ..Self::default() }
+    }
+
     /// Requests a stop in which every client has time to change to the other process.
     pub fn hand_over(&self) {
         self.is_handed_over.store(true, Ordering::SeqCst);
@@ -52,7 +59,16 @@ impl ServeStop {
 
 /// Serves until `stop`, then finishes the requests in progress, for at most `SHUTDOWN_GRACE`.
 pub async fn serve(listener: TcpListener, api: Arc<ApiSlot>, max_connections: usize, stop: ServeStop) {
-    let service = warp::service(routes::service(api));
+    serve_with(warp::service(routes::service(api)), listener, max_connections, stop).await;
+}
+
+/// As `serve`, for a process without the API.
+pub async fn serve_monitoring(listener: TcpListener, slot: Arc<Slot<Monitoring>>, stop: ServeStop) {
+    let service = warp::service(monitoring::service(slot));
+    serve_with(service, listener, config::MONITORING_MAX_CONNECTIONS, stop).await;
+}
+
+async fn serve_with<S: Answers>(service: S, listener: TcpListener, max_connections: usize, stop: ServeStop) {
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(max_connections));
     let phases = Phases { leaving: stop.token.clone(), closing: CancellationToken::new() };
@@ -120,19 +136,32 @@ async fn accept(
     Ok((stream, permit))
 }
 
-async fn connection<S>(
+/// Answers the requests of all connections.
+trait Answers:
+    Service<http::Request<Incoming>, Response = warp::reply::Response, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> Answers for S where
+    S: Service<http::Request<Incoming>, Response = warp::reply::Response, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+async fn connection<S: Answers>(
     stream: TcpStream,
     service: S,
     watcher: Watcher,
     _permit: OwnedSemaphorePermit,
     phases: Phases,
-) where
-    S: Service<http::Request<Incoming>, Response = warp::reply::Response, Error = Infallible, Future: Send>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-{
+) {
     let Ok(peer) = stream.peer_addr() else { return };
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!("TCP_NODELAY: {error}");

@@ -13,7 +13,7 @@ use super::claims::{self, OrderView, idempotency_key};
 use super::problem::{Answer, Code, Problem};
 use super::request::{Request, coupon_id};
 use crate::coupons::snapshots::Snapshots;
-use crate::domain::{CouponId, JoinRefusal, OrderId, UserId};
+use crate::domain::{CouponId, IdempotencyKey, JoinRefusal, OrderId, UserId};
 use crate::fence::StoreError;
 use crate::waitlist::{Joined, Place, WaitState};
 
@@ -39,36 +39,52 @@ pub async fn join(api: &Api, coupon: &str, mut request: Request) -> Answer {
     let coupon = coupon_id(coupon)?;
     request.optional_object().await?;
     let key = idempotency_key(&request.headers)?;
-    let partition = api.partitions.of(&coupon).await?;
-    match partition.waitlist.join(&coupon, &user, key).await? {
-        Joined::New(place) => Ok(waiting(StatusCode::CREATED, &coupon, &user, place)),
-        Joined::Already(state) => Ok(answer(&coupon, &user, state)),
-        Joined::Refused(refusal) => Err(refused(api, &partition.snapshots, &coupon, refusal).await),
-    }
+    take_place(api, &coupon, &user, key).await
 }
 
 /// `GET /v1/coupons/{coupon}/waitlist`
 pub async fn show(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
     let user = api.auth.user(&request.headers)?;
     let coupon = coupon_id(coupon)?;
-    let partition = api.partitions.of(&coupon).await?;
-    match partition.waitlist.get(&coupon, &user).await? {
-        Some(state) => Ok(answer(&coupon, &user, state)),
-        None if partition.snapshots.get(&coupon).await?.is_none() => Err(absent(&api, &coupon)),
-        None => {
-            let detail = format!("you are not in the waiting list of coupon {coupon}");
-            Err(Problem::new(Code::NotWaiting, detail))
-        }
-    }
+    show_place(&api, &coupon, &user).await
 }
 
 /// `DELETE /v1/coupons/{coupon}/waitlist`
 pub async fn leave(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
     let user = api.auth.user(&request.headers)?;
     let coupon = coupon_id(coupon)?;
-    let partition = api.partitions.of(&coupon).await?;
-    if let Some(order) = partition.waitlist.leave(&coupon, &user).await? {
-        let detail = "you have got a unit already: while its order is reserved, you can cancel it";
+    give_up_place(&api, &coupon, &user).await
+}
+
+/// Joins for the user.
+pub async fn take_place(api: &Api, coupon: &CouponId, user: &UserId, key: Option<IdempotencyKey>) -> Answer {
+    let partition = api.partitions.of(coupon).await?;
+    match partition.waitlist.join(coupon, user, key).await? {
+        Joined::New(place) => Ok(waiting(StatusCode::CREATED, coupon, user, place)),
+        Joined::Already(state) => Ok(answer(coupon, user, state)),
+        Joined::Refused(refusal) => Err(refused(api, &partition.snapshots, coupon, refusal).await),
+    }
+}
+
+/// Where the user stands.
+pub async fn show_place(api: &Api, coupon: &CouponId, user: &UserId) -> Answer {
+    let partition = api.partitions.of(coupon).await?;
+    match partition.waitlist.get(coupon, user).await? {
+        Some(state) => Ok(answer(coupon, user, state)),
+        None if partition.snapshots.get(coupon).await?.is_none() => Err(absent(api, coupon)),
+        None => {
+            let detail = format!("user {user} is not in the waiting list of coupon {coupon}");
+            Err(Problem::new(Code::NotWaiting, detail))
+        }
+    }
+}
+
+/// Leaves for the user.
+pub async fn give_up_place(api: &Api, coupon: &CouponId, user: &UserId) -> Answer {
+    let partition = api.partitions.of(coupon).await?;
+    if let Some(order) = partition.waitlist.leave(coupon, user).await? {
+        let detail =
+            format!("user {user} has got a unit already: while its order is reserved, it can be cancelled");
         return Err(Problem::new(Code::AlreadyServed, detail).with("order", order.id.to_string()));
     }
     let mut response = Response::new(Bytes::new().into());

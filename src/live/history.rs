@@ -18,11 +18,13 @@ pub struct Point {
     #[serde(flatten)]
     pub claims: Claims,
     /// Orders recorded a second by all processes; `None` if Redis does not say.
+    #[schema(required)]
     pub recorded: Option<u64>,
     /// Order events that are not recorded yet.
     pub backlog: u64,
     /// 99 of 100 orders that this process recorded in this second were committed within this time of their claim;
     /// `None` without an order.
+    #[schema(required)]
     pub window_p99_ms: Option<f64>,
     /// Units left; empty while no page shows it.
     pub stock: BTreeMap<CouponId, i64>,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::{Stream, StreamExt, stream};
-use serde_json::{Value, json};
+use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -15,11 +15,12 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::history::{History, Point, Rates};
+use super::status::{Backlog, Drift, FenceState, OpenLetters, PostgresState, RedisState, Status, UpOrDown};
 use super::{TooManyStreams, event, new_hub};
 use crate::config;
 use crate::coupons::catalogue::Catalogue;
 use crate::coupons::view::CouponView;
-use crate::domain::{CouponId, CouponSnapshot, Epoch, rfc3339};
+use crate::domain::{CouponId, CouponSnapshot, rfc3339};
 use crate::fence::StoreError;
 use crate::metrics::{self, DRIFT, DRIFT_KINDS, RECONCILE_LAST};
 use crate::orders::stream_status::{self, ConsumerInfo, StreamStatus, StreamView};
@@ -108,11 +109,26 @@ async fn next_status((shared, mut status, place): Reader) -> Option<(Bytes, Read
     Some((event, (shared, status, place)))
 }
 
-/// Since when the fences are as they are.
+/// Whether every partition takes claims, since when, and why not.
 struct FenceSince {
-    /// Of each partition; `None` while its fence is down.
-    epochs: Vec<Option<Epoch>>,
+    epoch: Option<String>,
+    reason: Option<Arc<str>>,
     since: OffsetDateTime,
+}
+
+impl FenceSince {
+    const fn new(epoch: Option<String>, since: OffsetDateTime) -> Self {
+        Self { epoch, reason: None, since }
+    }
+
+    fn shown(&self) -> FenceState {
+        FenceState {
+            state: if self.epoch.is_some() { UpOrDown::Up } else { UpOrDown::Down },
+            epoch: self.epoch.clone(),
+            since: self.since.format(&Rfc3339).unwrap_or_default(),
+            reason: self.reason.as_deref().map(str::to_owned),
+        }
+    }
 }
 
 impl Shared {
@@ -120,15 +136,16 @@ impl Shared {
         let mut ticks = tokio::time::interval(config::LIVE_ADMIN_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut rates = Rates::default();
-        let mut fence = FenceSince { epochs: Vec::new(), since: OffsetDateTime::now_utc() };
+        let mut fence = FenceSince::new(None, OffsetDateTime::now_utc());
         loop {
             ticks.tick().await;
             let partitions = self.parts.partitions.all();
-            let sessions = partitions.iter().map(|partition| partition.fence.session().ok());
-            let epochs = sessions.map(|session| session.map(|session| session.epoch.clone())).collect();
-            if fence.epochs != epochs {
-                fence = FenceSince { epochs, since: OffsetDateTime::now_utc() };
+            let epochs = self.parts.partitions.epochs();
+            let epoch = epochs.as_ref().ok().cloned();
+            if fence.epoch != epoch {
+                fence = FenceSince::new(epoch, OffsetDateTime::now_utc());
             }
+            fence.reason = epochs.err();
             let coupons = if self.is_watched() { self.coupons().await.ok() } else { None };
             let acknowledged = join_all(partitions.iter().map(|partition| acknowledged(partition))).await;
             let acknowledged = acknowledged.into_iter().sum::<Option<i64>>();
@@ -183,62 +200,46 @@ impl Shared {
         point: &Point,
         fence: &FenceSince,
         coupons: Option<&[Arc<CouponSnapshot>]>,
-    ) -> Value {
+    ) -> Status {
         let parts = &self.parts;
         let partitions = parts.partitions.all();
-        let (stores, stream, workers, letters) = tokio::join!(
+        let (stores, streams, workers, letters) = tokio::join!(
             parts.partitions.store_status(),
             read_streams(&partitions),
             count_workers(&partitions),
             self.open_letters(),
         );
-        let stream = stream.as_ref();
+        let streams = streams.as_ref();
         let known = parts.catalogue.count();
         let views = coupons.map(|coupons| coupons.iter().map(|coupon| CouponView::from(&**coupon)).collect());
         let views: Option<Vec<CouponView>> = views;
-        json!({
-            "server_time": coupons.and_then(|coupons| coupons.iter().map(|coupon| coupon.now_ms).max()).map(rfc3339),
-            "point": point,
-            "fence": self.fence(fence),
-            "redis": {
-                "state": stores.redis,
-                "appendfsync_always": metrics::APPENDFSYNC_ALWAYS.read().map(|value| value > 0.0),
+        Status {
+            server_time: coupons
+                .and_then(|coupons| coupons.iter().map(|coupon| coupon.now_ms).max())
+                .map(rfc3339),
+            point: point.clone(),
+            fence: fence.shown(),
+            redis: RedisState {
+                state: stores.redis,
+                appendfsync_always: metrics::APPENDFSYNC_ALWAYS.read().map(|value| value > 0.0),
             },
-            "postgres": {"state": stores.postgres, "away_since": stores.postgres_away_since},
-            "backlog": {
-                "events": stream.map_or_else(|| i64::try_from(point.backlog).ok(), |streams| Some(streams.backlog())),
-                "allowed": parts.max_backlog,
-                "pending": stream.map(|streams| streams.sum(|view| view.pending)),
-                "lag": stream.map(|streams| streams.sum(|view| view.lag)),
-                "oldest_ms": stream.and_then(Streams::oldest_ms),
+            postgres: PostgresState { state: stores.postgres, away_since: stores.postgres_away_since },
+            backlog: Backlog {
+                events: streams
+                    .map_or_else(|| i64::try_from(point.backlog).ok(), |streams| Some(streams.backlog())),
+                allowed: parts.max_backlog,
+                pending: streams.map(|streams| streams.sum(|view| view.pending)),
+                lag: streams.map(|streams| streams.sum(|view| view.lag)),
+                oldest_ms: streams.and_then(Streams::oldest_ms),
             },
-            "reclaim_after_ms": parts.reclaim_after.as_millis(),
-            "workers": workers,
-            "consumers": stream.map(Streams::consumers),
-            "drift": drift(),
-            "dead_letters": {"open": letters},
-            "coupons": views,
-            "coupons_left_out": coupons.map(|coupons| known.saturating_sub(coupons.len())),
-        })
-    }
-
-    fn fence(&self, since: &FenceSince) -> Value {
-        let at = since.since.format(&Rfc3339).unwrap_or_default();
-        let partitions = self.parts.partitions.all();
-        let mut epochs = Vec::with_capacity(partitions.len());
-        for partition in &partitions {
-            match partition.fence.taking_claims() {
-                Ok(session) => epochs.push(session.epoch.to_string()),
-                Err(reason) => {
-                    let reason = match partitions.len() {
-                        1 => reason.to_string(),
-                        _ => format!("partition {}: {reason}", partition.fence.partition()),
-                    };
-                    return json!({"state": "down", "epoch": null, "since": at, "reason": reason});
-                }
-            }
+            reclaim_after_ms: u64::try_from(parts.reclaim_after.as_millis()).unwrap_or(u64::MAX),
+            workers,
+            consumers: streams.map(Streams::consumers),
+            drift: drift(),
+            dead_letters: OpenLetters { open: letters },
+            coupons: views,
+            coupons_left_out: coupons.map(|coupons| known.saturating_sub(coupons.len()) as u64),
         }
-        json!({"state": "up", "epoch": epochs.join(", "), "since": at, "reason": null})
     }
 
     async fn open_letters(&self) -> Option<i64> {
@@ -272,8 +273,8 @@ impl Streams {
         self.0.iter().map(|view| view.oldest_pending_ms.max(view.oldest_unread_ms)).max().flatten()
     }
 
-    fn consumers(&self) -> Vec<&ConsumerInfo> {
-        self.0.iter().flat_map(|view| &view.consumers).collect()
+    fn consumers(&self) -> Vec<ConsumerInfo> {
+        self.0.iter().flat_map(|view| view.consumers.clone()).collect()
     }
 }
 
@@ -297,11 +298,11 @@ async fn acknowledged(partition: &PartitionFunctions) -> Option<i64> {
 }
 
 /// The differences of the last comparison by this process.
-fn drift() -> Value {
-    let kinds: BTreeMap<&str, f64> =
-        DRIFT_KINDS.iter().map(|&kind| (kind, DRIFT.read(&[kind]).unwrap_or(0.0))).collect();
+fn drift() -> Drift {
+    let kinds: BTreeMap<String, f64> =
+        DRIFT_KINDS.iter().map(|&kind| (kind.to_owned(), DRIFT.read(&[kind]).unwrap_or(0.0))).collect();
     let compared = RECONCILE_LAST.read().filter(|&seconds| seconds > 0.0);
     #[expect(clippy::cast_possible_truncation, reason = "a time in this century")]
     let compared_at = compared.map(|seconds| rfc3339((seconds * 1000.0) as i64));
-    json!({"total": kinds.values().sum::<f64>(), "kinds": kinds, "compared_at": compared_at})
+    Drift { total: kinds.values().sum(), kinds, compared_at }
 }

@@ -12,6 +12,7 @@ use crate::postgres::Postgres;
 use crate::postgres::outbox::{self, OutboxRow};
 use crate::redis::claims_hash;
 use crate::redis::scripts::release::{self as script, EndedUnit, ReleaseOutcome, Released};
+use crate::redis::waitlist::Served;
 
 /// Returns the units of outbox rows, coupon by coupon, and deletes the rows whose unit is no longer held. Keeps the row
 /// of a unit that waits for a version of its coupon. Safe to repeat.
@@ -73,10 +74,10 @@ pub async fn release(
         Ok(ReleaseOutcome::Done { units, served }) => {
             let returned = units.iter().filter(|released| **released == Released::Released);
             metrics::UNITS_RETURNED.add(returned.count() as u64);
-            metrics::WAITLIST_SERVED.add(u64::try_from(served).unwrap_or(0));
             if shows_order_steps() {
                 log_returned(coupon, asked, &units);
             }
+            record_served(coupon, &served);
             Ok(units)
         }
         Ok(ReleaseOutcome::Fenced) => {
@@ -90,6 +91,16 @@ pub async fn release(
         Err(error) => {
             fence.redis_failed(&session.epoch, &error);
             Err(error.into())
+        }
+    }
+}
+
+/// Counts and logs the units that went to users in line.
+pub fn record_served(coupon: &CouponId, served: &Served) {
+    metrics::WAITLIST_SERVED.add(u64::try_from(served.units).unwrap_or(0));
+    if shows_order_steps() {
+        for order in &served.orders {
+            order_step!(order, %coupon, "served from the waiting list");
         }
     }
 }

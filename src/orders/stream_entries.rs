@@ -43,19 +43,29 @@ pub struct EntryView {
     #[serde(with = "time::serde::rfc3339")]
     at: OffsetDateTime,
     state: EntryState,
+    #[schema(required)]
     order: Option<OrderId>,
+    #[schema(required)]
     coupon: Option<CouponId>,
+    #[schema(required)]
     user: Option<UserId>,
+    #[schema(required)]
     slot: Option<i16>,
     /// Why it cannot be read as an order event.
+    #[schema(required)]
     error: Option<String>,
     /// The order's status; `None` while the order has no row.
+    #[schema(required)]
     status: Option<OrderStatus>,
     #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(required)]
     recorded_at: Option<OffsetDateTime>,
     /// The worker that has it, how often it was delivered, and for how long the worker has had it.
+    #[schema(required)]
     consumer: Option<String>,
+    #[schema(required)]
     deliveries: Option<i64>,
+    #[schema(required)]
     idle_ms: Option<i64>,
 }
 

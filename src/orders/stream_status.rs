@@ -35,7 +35,9 @@ pub struct StreamView {
     /// The stream's key in Redis.
     pub stream: String,
     pub length: i64,
+    #[schema(required)]
     pub first_entry_id: Option<String>,
+    #[schema(required)]
     pub last_entry_id: Option<String>,
     pub group: &'static str,
     /// Order events that are not acknowledged: `pending` and `lag` together.
@@ -44,8 +46,10 @@ pub struct StreamView {
     pub pending: i64,
     /// Not delivered yet.
     pub lag: i64,
+    #[schema(required)]
     pub oldest_pending_ms: Option<i64>,
     /// The age of the oldest event that is not delivered.
+    #[schema(required)]
     pub oldest_unread_ms: Option<i64>,
     pub consumers: Vec<ConsumerInfo>,
     /// Every group of the stream, including those of other programs.

@@ -230,6 +230,9 @@ pub async fn get_many(executor: impl PgExecutor<'_>, ids: &[OrderId]) -> Result<
 /// # Errors
 /// If Postgres cannot serve.
 pub async fn statuses(pool: &Pool, ids: &[OrderId]) -> Result<HashMap<OrderId, OrderStatus>, PostgresError> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     let rows = sqlx::query("select id::uuid, status::text from orders where id = any($1)")
         .bind(ids)

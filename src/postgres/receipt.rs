@@ -50,14 +50,14 @@ impl Snapshot {
         coupons::get(&mut *self.transaction, id).await
     }
 
-    /// Units of the coupon in the outbox, at most `OUTBOX_PAGE_ROWS`, and how many there are.
+    /// Units of the coupon in the outbox, at most `RECEIPT_MAX_ASKED_UNITS`, and how many there are.
     ///
     /// # Errors
     /// If Postgres cannot serve.
     pub async fn outbox(&mut self, id: &CouponId) -> Result<(Vec<WaitingUnit>, i64), PostgresError> {
         let units = "select order_id::uuid, user_id::text, slot::smallint, count(*) over () as units
             from outbox where coupon_id = $1 order by order_id limit $2";
-        let most = i64::try_from(config::OUTBOX_PAGE_ROWS).unwrap_or(i64::MAX);
+        let most = i64::try_from(config::RECEIPT_MAX_ASKED_UNITS).unwrap_or(i64::MAX);
         let rows = sqlx::query(units).bind(id.as_str()).bind(most).fetch_all(&mut *self.transaction).await?;
         let units = rows.first().map_or(Ok(0), |row| row.try_get("units"))?;
         let rows = rows.iter().map(WaitingUnit::from_row).collect::<Result<_, _>>()?;

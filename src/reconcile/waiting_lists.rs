@@ -19,9 +19,9 @@ pub const KIND: &str = "waitlist";
 #[derive(Default)]
 struct Found {
     /// Rows of requests that died, whose users have asked again since.
-    outdated: Vec<OrderId>,
+    outdated: Vec<WaitingUser>,
     /// Users with a row who neither wait in Redis nor hold the order.
-    lost: Vec<OrderId>,
+    lost: Vec<WaitingUser>,
     /// Places without a row.
     without_row: Vec<WaitingUser>,
 }
@@ -37,13 +37,13 @@ impl Comparison<'_> {
             return Ok(());
         }
         let found = self.find(id, line).await?;
-        let all = found.outdated.iter().chain(&found.lost);
-        let all: Vec<OrderId> = all.copied().chain(found.without_row.iter().map(|w| w.order)).collect();
-        self.report.waitlist_drift += all.len();
-        for order in &all {
-            self.name(KIND, id, None, Some(*order));
+        let all = || found.outdated.iter().chain(&found.lost).chain(&found.without_row);
+        let differences = all().count();
+        self.report.waitlist_drift += differences;
+        for WaitingUser { user, order, .. } in all() {
+            self.name(KIND, id, Some(user.clone()), Some(*order));
         }
-        if all.is_empty() || !self.level.repairs() {
+        if differences == 0 || !self.level.repairs() {
             return Ok(());
         }
         self.put_on_record(KIND, id).await?;
@@ -51,13 +51,14 @@ impl Comparison<'_> {
             self.take_fence_down(id, "users have lost their places in its waiting list");
             return Ok(());
         }
-        rows::remove(&self.postgres.pool, &found.outdated).await?;
+        let outdated: Vec<OrderId> = found.outdated.iter().map(|waiting| waiting.order).collect();
+        rows::remove(&self.postgres.pool, &outdated).await?;
         let missing: Vec<(CouponId, WaitingUser)> =
             found.without_row.into_iter().map(|waiting| (id.clone(), waiting)).collect();
         if !missing.is_empty() && !rows::add(&self.postgres.pool, &self.session.epoch, &missing).await? {
             return Err(ReconcileError::marker_changed(self.fence, self.session));
         }
-        self.report.fixed += all.len();
+        self.report.fixed += differences;
         Ok(())
     }
 
@@ -69,13 +70,14 @@ impl Comparison<'_> {
         let mut found = Found::default();
         let places: HashSet<OrderId> = orders.into_iter().collect();
         let mut suspects: Vec<UnservedRow> = Vec::new();
+        let most = if self.is_for_receipt { config::RECEIPT_MAX_NAMES } else { config::REPORT_MAX_NAMES };
         for row in rows.into_iter().filter(|row| !places.contains(&row.waiting.order)) {
             let WaitingUser { user, order, .. } = &row.waiting;
             // Served, and not recorded yet.
             if !claims_hash::held_by(redis, id, user).await?.contains(order) {
                 suspects.push(row);
             }
-            if suspects.len() >= config::REPORT_MAX_NAMES {
+            if suspects.len() >= most {
                 break;
             }
         }
@@ -93,7 +95,7 @@ impl Comparison<'_> {
             rows::old_unserved(pool, id).await?.iter().map(|row| row.waiting.order).collect();
         for UnservedRow { waiting, is_newest, .. } in suspects {
             if still.contains(&waiting.order) && !places.contains(&waiting.order) {
-                if is_newest { &mut found.lost } else { &mut found.outdated }.push(waiting.order);
+                if is_newest { &mut found.lost } else { &mut found.outdated }.push(waiting);
             }
         }
         Ok(found)

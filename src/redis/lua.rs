@@ -93,6 +93,7 @@ scripts! {
     CLAIM = "claim",
     DEFINITIONS = "definitions",
     DELETED_ENTRIES = "deleted_entries",
+    LINE_PAGE = "line_page",
     PENDING = "pending",
     PROBE = "probe",
     PUBLISH = "publish",

@@ -208,8 +208,10 @@ pub struct GroupInfo {
     /// Delivered, not acknowledged.
     pub pending: i64,
     /// Not delivered; `None` if Redis has stopped counting.
+    #[schema(required)]
     pub lag: Option<i64>,
     pub last_delivered_id: String,
+    #[schema(required)]
     pub entries_read: Option<i64>,
 }
 

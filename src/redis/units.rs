@@ -33,7 +33,7 @@ pub struct EndedUnit {
 }
 
 /// Reads the units of a coupon, and which of `ended` are still held at the same moment. `ended` has at most
-/// `OUTBOX_PAGE_ROWS` units.
+/// `RECEIPT_MAX_ASKED_UNITS` units.
 pub async fn read(redis: &Redis, coupon: &CouponId, ended: &[EndedUnit]) -> Result<Units, RedisError> {
     let unit = |unit: &EndedUnit| [encode_field(&unit.user, unit.slot), unit.order.to_string()];
     let args = script_args(UNITS.source(), redis.coupon_keys(coupon), ended.iter().flat_map(unit));

@@ -7,7 +7,7 @@ use fred::types::Value;
 
 use super::claims_hash::{decode_value, encode_value};
 use super::lua::{
-    REBUILD_LINE, WAITLIST_JOIN, WAITLIST_LEAVE, WAITLIST_SERVE, code, decode_done, unknown_code,
+    LINE_PAGE, REBUILD_LINE, WAITLIST_JOIN, WAITLIST_LEAVE, WAITLIST_SERVE, code, decode_done, unknown_code,
 };
 use super::{Redis, RedisError, array, integer, script_args, text};
 use crate::config;
@@ -180,28 +180,45 @@ pub async fn leave(
     }
 }
 
-/// The units that a call of [`serve`] has given away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The units that a script has given to users in line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Served {
     pub units: i64,
-    /// Users who can be served at once by a further call.
-    pub left: i64,
+    /// The orders that got them, without those that cannot be read because another program wrote the line.
+    pub orders: Vec<OrderId>,
 }
 
-/// Gives units in stock to the first users in line, at most `WAITLIST_SERVE_MAX_UNITS`. Safe to repeat.
+impl Served {
+    /// Decodes the number of units and their orders.
+    pub fn decode(units: &Value, orders: &[Value], script: &str) -> Result<Self, RedisError> {
+        let units = integer(units, script)?;
+        if usize::try_from(units) != Ok(orders.len()) {
+            return Err(RedisError::Reply(format!("{script}: {} orders for {units} units", orders.len())));
+        }
+        let orders = orders.iter().filter_map(|order| text(order)?.parse().ok()).collect();
+        Ok(Self { units, orders })
+    }
+}
+
+/// Gives units in stock to the first users in line, at most `WAITLIST_SERVE_MAX_UNITS`. Also returns the number of users
+/// who can be served at once by a further call. Safe to repeat.
 ///
 /// # Errors
 /// If Redis does not answer or refuses the script.
-pub async fn serve(redis: &Redis, ready: &str, coupon: &CouponId) -> Result<LineOutcome<Served>, RedisError> {
+pub async fn serve(
+    redis: &Redis,
+    ready: &str,
+    coupon: &CouponId,
+) -> Result<LineOutcome<(Served, i64)>, RedisError> {
     let most = i64::try_from(config::WAITLIST_SERVE_MAX_UNITS).unwrap_or(i64::MAX);
     let more = [ready.into(), coupon.as_str().into(), Value::from(most)];
     let args = script_args(WAITLIST_SERVE.sha1(), redis.line_keys(coupon), more);
     let reply = array(WAITLIST_SERVE.run(redis, args).await?, WAITLIST_SERVE.name)?;
     Ok(match decode_line(&reply, WAITLIST_SERVE.name)? {
-        LineOutcome::Done([units, left]) => LineOutcome::Done(Served {
-            units: integer(units, WAITLIST_SERVE.name)?,
-            left: integer(left, WAITLIST_SERVE.name)?,
-        }),
+        LineOutcome::Done([units, left, orders @ ..]) => {
+            let served = Served::decode(units, orders, WAITLIST_SERVE.name)?;
+            LineOutcome::Done((served, integer(left, WAITLIST_SERVE.name)?))
+        }
         LineOutcome::Done(_) => return Err(RedisError::Reply("waitlist_serve: not two numbers".into())),
         LineOutcome::Fenced => LineOutcome::Fenced,
         LineOutcome::Inconsistent => LineOutcome::Inconsistent,
@@ -226,43 +243,36 @@ pub struct Line {
     pub is_damaged: bool,
 }
 
-/// Reads the whole line.
+/// Reads the whole line, page by page. A user who stays in line is read once, also while others join, leave or are served.
 ///
 /// # Errors
 /// If Redis does not answer.
 pub async fn read(redis: &Redis, coupon: &CouponId) -> Result<Line, RedisError> {
     let mut line = Line::default();
-    let (key, orders_key) = (redis.keys.waitlist(coupon), redis.keys.waitlist_orders(coupon));
-    let (mut next, page) = (0, i64::try_from(config::REBUILD_CHUNK_FIELDS).unwrap_or(i64::MAX));
+    let most = Value::from(i64::try_from(config::REBUILD_CHUNK_FIELDS).unwrap_or(i64::MAX));
+    let mut after = "-inf".to_owned();
     loop {
-        let args = vec![key.as_str().into(), next.into(), (next + page - 1).into()];
-        let users = match redis.call("ZRANGE", args).await {
+        let keys = [redis.keys.waitlist(coupon), redis.keys.waitlist_orders(coupon)];
+        let args = script_args(LINE_PAGE.source(), keys, [after.into(), most.clone()]);
+        let reply = match redis.call("EVAL", args).await {
             Err(RedisError::WrongType(_)) => return Ok(Line { is_damaged: true, ..line }),
-            users => array(users?, "ZRANGE")?,
+            reply => array(reply?, LINE_PAGE.name)?,
         };
-        if users.is_empty() {
-            return match redis.call("HLEN", vec![orders_key.into()]).await {
-                Err(RedisError::WrongType(_)) => Ok(Line { is_damaged: true, ..line }),
-                orders => {
-                    let has_more = integer(&orders?, "HLEN")? != i64::try_from(line.users.len()).unwrap_or(0);
-                    Ok(Line { is_damaged: line.is_damaged || has_more, ..line })
-                }
-            };
-        }
-        next += page;
-        let mut args: Vec<Value> = vec![orders_key.as_str().into()];
-        args.extend(users.iter().cloned());
-        let values = match redis.call("HMGET", args).await {
-            Err(RedisError::WrongType(_)) => return Ok(Line { is_damaged: true, ..line }),
-            values => array(values?, "HMGET")?,
+        let [users, orders, page @ ..] = &reply[..] else {
+            return Err(RedisError::Reply(format!("{}: {} values", LINE_PAGE.name, reply.len())));
         };
-        for (user, value) in users.iter().zip(&values) {
-            let user = text(user).and_then(|user| user.parse().ok());
-            match user.zip(value.as_bytes().and_then(decode_value)) {
+        line.is_damaged |= integer(users, LINE_PAGE.name)? != integer(orders, LINE_PAGE.name)?;
+        for place in page.chunks_exact(3) {
+            let user = text(&place[0]).and_then(|user| user.parse().ok());
+            match user.zip(place[2].as_bytes().and_then(decode_value)) {
                 Some((user, (order, key))) => line.users.push(WaitingUser { user, order, key }),
                 None => line.is_damaged = true,
             }
         }
+        let Some(last) = page.chunks_exact(3).next_back().and_then(|place| text(&place[1])) else {
+            return Ok(line);
+        };
+        after = format!("({last}");
     }
 }
 

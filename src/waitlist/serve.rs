@@ -13,8 +13,9 @@ use crate::coupons::catalogue::Catalogue;
 use crate::domain::CouponId;
 use crate::fence::{Fence, FenceState, Session, StoreError};
 use crate::metrics;
+use crate::orders::release::record_served;
 use crate::postgres::{Postgres, waitlist as rows};
-use crate::redis::waitlist::{self as line, Served};
+use crate::redis::waitlist as line;
 
 /// Serves every `WAITLIST_SERVE_INTERVAL`, and as soon as `stock_came` is notified.
 pub async fn run(fence: Fence, postgres: Postgres, catalogue: Catalogue, stock_came: Arc<Notify>) {
@@ -66,11 +67,8 @@ async fn serve_all(fence: &Fence, session: &Session, catalogue: &Catalogue) -> R
 async fn serve(fence: &Fence, session: &Session, coupon: &CouponId) -> Result<i64, StoreError> {
     loop {
         let served = line::serve(&session.redis, &session.ready, coupon).await;
-        let Served { units, left } = checked(fence, session, coupon, served)?;
-        if units > 0 {
-            metrics::WAITLIST_SERVED.add(u64::try_from(units).unwrap_or(0));
-            tracing::debug!(%coupon, units, "{units} units of coupon {coupon} went to users in line");
-        }
+        let (served, left) = checked(fence, session, coupon, served)?;
+        record_served(coupon, &served);
         if left == 0 {
             return Ok(line::length(&session.redis, coupon).await?);
         }

@@ -31,16 +31,19 @@ async fn the_description_is_read_and_tried_with_both_tokens() {
     with_browser(async |browser| {
         let page = browser.open(&format!("{}/docs", sale.url)).await;
         page.until_text(".info .title", "seckill").await;
+        page.assert_accessible("the API's description").await;
         page.click(".scheme-container .authorize").await;
         for (scheme, token) in [(1, sale.admin_token()), (2, sale.token("alice"))] {
             let part = |css: &str| format!(".modal-ux-content .auth-container:nth-of-type({scheme}) {css}");
             fill(&page, &part("input"), &token).await;
             page.click(&part(".authorize")).await;
         }
+        page.assert_accessible("the fields for both tokens").await;
         page.click(".modal-ux .close-modal").await;
 
         let claimed = send(&page, "claim", Some("coffee")).await;
         assert!(claimed.contains("202") && claimed.contains("\"user\": \"alice\""), "{claimed}");
+        page.assert_accessible("an answer").await;
         let listed = send(&page, "list_all_coupons", None).await;
         assert!(listed.contains("200") && listed.contains("\"unlisted\": false"), "{listed}");
         let events = send(&page, "follow_coupon", Some("coffee")).await;

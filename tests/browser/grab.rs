@@ -177,6 +177,8 @@ async fn every_refusal_is_said_in_plain_words() {
         page.click(&card("fresh", ".grab")).await;
         page.until_text("#signin", "Your sign-in has run out.").await;
         until_open(&page, "fresh", "Sign in to grab").await;
+        until_note(&page, "fresh", "Your sign-in has run out.").await;
+        page.until_text("#say", "Your sign-in has run out.").await;
     })
     .await;
 }

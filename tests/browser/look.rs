@@ -2,6 +2,7 @@
 
 use reqwest::Method;
 use serde_json::json;
+use support::Sale;
 use thirtyfour::Key;
 
 use crate::browser::with_browser;
@@ -17,6 +18,29 @@ async fn tab_to(page: &Page, css: &str) {
         page.press(Key::Tab).await;
     }
     panic!("the Tab key does not reach {css}");
+}
+
+/// The ids of orders that are not shown whole beside the button that copies them.
+const CUT_IDS: &str = "[...document.querySelectorAll('.slip:not([hidden])')].filter((slip) =>
+    slip.querySelector('code').getBoundingClientRect().right > slip.querySelector('svg').getBoundingClientRect().left)
+    .map((slip) => slip.innerText)";
+
+#[tokio::test]
+async fn only_the_last_words_are_said_together() {
+    let sale = Sale::start().await;
+    with_browser(async |browser| {
+        let page = browser.open(&sale.url).await;
+        page.until_text("#coupons", "Nothing is on sale").await;
+        let said = page
+            .value(
+                "import('/assets/announce.js').then(({ tell }) => {
+                   ['', 'one.', 'two.', 'three.', 'four.', 'four.'].forEach(tell);
+                   return document.querySelector('#say').textContent; })",
+            )
+            .await;
+        assert_eq!(said, "two. three. four.");
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -56,6 +80,11 @@ async fn every_state_reads_well_in_both_languages_on_every_screen() {
     )
     .await;
     sale.create_with("mug", json!({"title": "Mug", "total": 3, "reserve_seconds": 900})).await;
+    sale.create_with(
+        "dinner",
+        json!({"title": long, "total": 1_000_000_000, "per_user_limit": 2, "reserve_seconds": 2_592_000}),
+    )
+    .await;
     sale.create("paused", 3).await;
     assert_eq!(
         sale.admin(Method::PATCH, "/v1/admin/coupons/paused", Some(json!({"paused": true}))).await.status,
@@ -67,13 +96,15 @@ async fn every_state_reads_well_in_both_languages_on_every_screen() {
         page.assert_steady().await;
         page.assert_accessible("signed out").await;
         page.click("#signin [data-kind=go]").await;
-        for coupon in ["coffee", "mug", "gone"] {
+        for coupon in ["coffee", "mug", "gone", "dinner"] {
             page.click(&card(coupon, ".grab")).await;
         }
         until_note(&page, "coffee", "Confirmed").await;
         until_note(&page, "mug", "Reserved until").await;
         until_note(&page, "gone", "when your turn comes").await;
+        page.until_text("#mine", long).await;
         page.assert_accessible("signed in").await;
+        page.assert_touchable().await;
 
         for (language, words, tag) in
             [("en", "Confirmed. It is yours.", "en"), ("zh", "已确认，归你所有。", "zh-CN")]
@@ -81,9 +112,11 @@ async fn every_state_reads_well_in_both_languages_on_every_screen() {
             page.click(&format!("[data-lang={language}]")).await;
             until_note(&page, "coffee", words).await;
             assert_eq!(page.value("document.documentElement.lang").await, tag);
-            for width in [1440, 768, 360, 320] {
+            for width in [1440, 1040, 768, 360, 320] {
                 page.set_width(width).await;
                 page.assert_fits().await;
+                let cut = page.value(CUT_IDS).await;
+                assert_eq!(cut, json!([]), "order ids that run into their buttons at {width} pixels");
             }
         }
         let english = page

@@ -68,6 +68,7 @@ async fn the_admin_token_is_asked_for_once_in_a_tab_and_forgotten_when_signing_o
         page.until_text("#f-token-hint", "The server does not know this token.").await;
         sign_in(&page, &sale.admin_token()).await;
         page.until_text(".verdict", "Taking claims").await;
+        assert!(page.has_focus("#main").await, "the keyboard goes on from the start of the page");
         page.reload().await;
         page.until_text(".verdict", "Taking claims").await;
 

@@ -86,8 +86,7 @@ async fn an_edit_made_from_an_older_version_is_refused_and_shows_the_present_one
         // Withdrawing takes only units that no user holds.
         page.click(&action("coupons", "withdraw", "coffee")).await;
         fill(&page, "#f-dTotal", "0").await;
-        page.until_text("#f-dTotal-hint", "1 units are held already: the total cannot be lower than 1.")
-            .await;
+        page.until_text("#f-dTotal-hint", "1 unit is held already: the total cannot be lower than 1.").await;
         fill(&page, "#f-dTotal", "2").await;
         page.until_text("dialog .effect", "3 unsold units leave the sale").await;
         go(&page, "Withdraw 3, total 2").await;
@@ -123,6 +122,10 @@ async fn a_receipt_adds_up_and_is_off_after_an_edit_of_redis_by_hand() {
         assert!(receipt.contains("In stock\nin Redis\n3") && receipt.contains("Confirmed\n2"), "{receipt}");
         page.until_text("dialog .receipt", "No exceptions").await;
         page.assert_accessible("a receipt").await;
+        page.set_paper("dark").await;
+        let ink = "getComputedStyle(document.querySelector('dialog .state')).color";
+        assert_eq!(page.value(ink).await, "rgb(77, 86, 99)", "dark on white paper");
+        page.set_scheme("light").await;
         page.click("dialog [data-close]").await;
 
         // The sum of Redis still holds, so that nothing takes the fence down: alice's unit is gone although she has it.

@@ -27,6 +27,7 @@ async fn a_fence_that_is_down_is_said_with_its_reason_until_it_is_up_again() {
     with_browser(async |browser| {
         let page = open(&browser, &sale).await;
         page.until_text(".verdict", "Taking claims").await;
+        page.until_text("#backlog", "No event waited in this window.").await;
         // As after a Postgres loss, which only the operator can end.
         sale.psql("update fence set postgres_lost = true");
         page.until_text(".verdict", "Not taking claims").await;
@@ -140,6 +141,9 @@ async fn refreshes_keep_focus_and_selection_and_a_command_is_copied() {
         assert_eq!(page.value("getSelection().toString()").await, "Coffee for two");
         assert_eq!(page.value("document.activeElement === window.button").await, true);
 
+        let names = "[...document.querySelectorAll('.cmd .button')].map((button) => button.textContent)";
+        let repeated = format!("({names}).length - new Set({names}).size");
+        assert_eq!(page.value(&repeated).await, 0, "each button says what it copies");
         page.allow_clipboard().await;
         page.click("#workers .cmd .button").await;
         page.until_text("#say", "Copied").await;
@@ -149,12 +153,22 @@ async fn refreshes_keep_focus_and_selection_and_a_command_is_copied() {
     .await;
 }
 
+const CUT_TABLES: &str =
+    "[...document.querySelectorAll('.scroll')].filter((box) => box.scrollWidth > box.clientWidth)
+       .map((box) => box.innerText.slice(0, 80))";
+
 #[tokio::test]
 async fn the_page_is_accessible_and_fits_a_phone() {
     let sale = Sale::start().await;
     sale.create_with(
         "coffee",
         json!({"total": 5, "title": "A coupon with a rather long title, which does not fit"}),
+    )
+    .await;
+    sale.create_with(
+        "dinner",
+        json!({"total": 1_000_000_000, "starts_at": "2199-01-01T00:00:00Z",
+            "title": "A dinner with Donaudampfschifffahrtsgesellschaftskaffee for two, with wine and a view"}),
     )
     .await;
     for user in ["alice", "a-user-with-a-name-that-is-as-long-as-a-mail-address@subdomain.example.org"] {
@@ -174,11 +188,22 @@ async fn the_page_is_accessible_and_fits_a_phone() {
             page.assert_accessible(act).await;
             page.click("dialog [data-close]").await;
         }
+        page.assert_touchable().await;
+        page.set_width(360).await;
+        for act in ["pause", "restock", "edit"] {
+            page.click(&action("coupons", act, "dinner")).await;
+            page.until("the dialog is open", "document.querySelector('dialog[open]')").await;
+            let fits = "document.querySelector('dialog').scrollWidth <= document.querySelector('dialog').clientWidth";
+            assert_eq!(page.value(fits).await, true, "{act} on a phone");
+            page.click("dialog [data-close]").await;
+        }
         for lang in ["en", "zh"] {
             page.click(&format!("[data-lang={lang}]")).await;
-            for width in [360, 768, 1024, 1440] {
+            for width in [320, 360, 768, 1024, 1101, 1280, 1440] {
                 page.set_width(width).await;
                 page.assert_fits().await;
+                let cut = page.value(CUT_TABLES).await;
+                assert_eq!(cut, json!([]), "tables that must be scrolled at {width} pixels");
             }
         }
     })

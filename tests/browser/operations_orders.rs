@@ -116,7 +116,7 @@ async fn a_comparison_names_a_difference_and_repairs_it_after_a_confirmation() {
     with_browser(async |browser| {
         let page = open(&browser, &sale).await;
         page.click("#reconcile [data-act=compare]").await;
-        page.until_text("#reconcile .result", "No difference. 1 claims of 1 coupons were compared.").await;
+        page.until_text("#reconcile .result", "No difference. Compared: 1 claim of 1 coupon.").await;
 
         // An order that ends by hand, without its row in the outbox: its unit does not go back.
         sale.psql(&format!(

@@ -57,6 +57,38 @@ async fn a_reserved_unit_is_paid_in_time_or_given_back_or_lost() {
 }
 
 #[tokio::test]
+async fn the_focus_stays_in_a_card_whose_buttons_go_at_the_end_of_the_time_to_pay() {
+    let sale = start_demo().await;
+    sale.create_with("cup", json!({"total": 3, "reserve_seconds": 4})).await;
+    with_browser(async |browser| {
+        let page = browser.open(&sale.url).await;
+        page.until_text("#signin", "This is a demo").await;
+        page.focus("#signin [data-kind=go]").await;
+        page.press(Key::Enter).await;
+        page.until_text("#user", "alice").await;
+        page.until("the focus follows to the coupons", "document.activeElement.id === 'coupons'").await;
+
+        page.click(&card("cup", ".grab")).await;
+        until_note(&page, "cup", "Reserved until").await;
+        page.focus(&card("cup", ".pay")).await;
+        until_note(&page, "cup", "The time to pay ran out").await;
+        assert!(page.has_focus(&card("cup", ".grab")).await);
+
+        // A question that is open then.
+        page.press(Key::Enter).await;
+        until_note(&page, "cup", "Reserved until").await;
+        page.focus(&card("cup", ".link")).await;
+        page.press(Key::Enter).await;
+        page.until_text("dialog h2", "Give back cup?").await;
+        until_note(&page, "cup", "The time to pay ran out").await;
+        page.press(Key::Escape).await;
+        page.until("the question is gone", "!document.querySelector('dialog')").await;
+        assert!(page.has_focus(&card("cup", ".grab")).await);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_first_in_line_gets_the_unit_that_comes_back_without_a_press() {
     let sale = Sale::start().await;
     sale.create_with("seat", json!({"total": 1, "waitlist": true})).await;

@@ -111,6 +111,28 @@ impl Page {
         self.window.cdp().send_raw("Browser.grantPermissions", asked).await.unwrap();
     }
 
+    /// Checks that each target on a phone is large enough for a finger.
+    pub async fn assert_touchable(&self) {
+        self.set_width(360).await;
+        let small = self
+            .value(
+                "[...document.querySelectorAll('a, button, input, select')].filter((node) => node.checkVisibility())
+                   .map((node) => [node.outerHTML.slice(0, 120), (node.closest('label') ?? node).getBoundingClientRect()])
+                   .filter(([, { width, height }]) => width < 44 || height < 44)
+                   .map(([html, { width, height }]) => `${width} x ${height}: ${html}`)",
+            )
+            .await;
+        assert_eq!(small, json!([]), "{small:#}");
+        self.set_width(1440).await;
+    }
+
+    /// Shows the page as on paper, to a reader who prefers `light` or `dark`.
+    pub async fn set_paper(&self, scheme: &str) {
+        let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+        let asked = json!({ "media": "print", "features": features });
+        self.window.cdp().send_raw("Emulation.setEmulatedMedia", asked).await.unwrap();
+    }
+
     /// Checks that the page can be read without scrolling sideways.
     pub async fn assert_fits(&self) {
         let page = "document.documentElement";

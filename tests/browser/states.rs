@@ -31,6 +31,7 @@ fn table() -> Vec<(Value, Value, [&'static str; 3], bool)> {
     let refusal = |code: &str| json!({"refusal": code});
     vec![
         (open.clone(), json!({"user": null}), ["Open", "Sign in to grab", "Looking needs no sign-in, grabbing does."], true),
+        (open.clone(), json!({"user": null, "isExpired": true}), ["Open", "Sign in to grab", "Your sign-in has run out. Sign in again; your orders are kept."], true),
         (json!({"state": "scheduled", "starts_in": 42_000}), json!({}), ["Not open yet", "Opens at 14:00:00", "It opens here by itself, by the server's clock."], false),
         (json!({"state": "scheduled", "starts_in": 1000}), refusal("not-started"), ["Not open yet", "Opens at 13:59:19", "Not open yet by the server's clock. The countdown has been corrected."], false),
         (open.clone(), json!({}), ["Open", "Grab", "You see your order number at once."], true),
@@ -40,6 +41,9 @@ fn table() -> Vec<(Value, Value, [&'static str; 3], bool)> {
         (open.clone(), json!({"order": ["accepted", {"isSlow": true}], "held": 1}), ["Open", "Yours", "A unit is yours; recording is slow."], false),
         (json!({"reserve_seconds": 900}), order("reserved"), ["Open", "Yours", "Reserved until 14:13:50. Pay in the shop; this page follows."], false),
         (json!({"reserve_seconds": 900}), json!({"order": ["reserved", {}], "held": 1, "canPay": true}), ["Open", "Yours", "Reserved until 14:13:50."], false),
+        // A time on another day has its day.
+        (json!({"reserve_seconds": 900_000}), json!({"order": ["reserved", {"reserved_until": 1_796_392_758_000_i64}], "held": 1, "canPay": true}), ["Open", "Yours", "Reserved until 4 Dec, 13:59."], false),
+        (json!({"state": "ended", "ends_at": 1_794_923_958_000_i64}), json!({}), ["Ended", "Ended", "The sale ended at 17 Nov, 13:59."], false),
         (open.clone(), order("confirmed"), ["Open", "Yours", "Confirmed. It is yours."], false),
         (json!({"per_user_limit": 2}), order("confirmed"), ["Open", "Grab another", "Confirmed. It is yours."], true),
         (open.clone(), phase("busy"), ["Open", "Trying again…", "The sale is busy. Trying again in 2 s (try 2 of 6). You cannot end up with two."], false),
@@ -60,6 +64,8 @@ fn table() -> Vec<(Value, Value, [&'static str; 3], bool)> {
         (line.clone(), json!({}), ["Sold out", "Join the waiting list", "Sold out, 4 in line. Units that come back go to the line, in order."], true),
         (line.clone(), phase("joining"), ["Sold out", "Joining…", "Taking your place in line. You get one place, however often you press."], false),
         (line.clone(), json!({"place": {"place": 3, "waiting": 4}}), ["Sold out", "In line", "Yours by itself when your turn comes."], false),
+        // A unit that must be paid for comes before one that may come.
+        (json!({"stock": 0, "state": "sold_out", "waitlist": true, "waiting": 4, "per_user_limit": 2, "reserve_seconds": 900}), json!({"order": ["reserved", {}], "held": 1, "canPay": true, "place": {"place": 3, "waiting": 4}}), ["Sold out", "In line", "Reserved until 14:13:50."], false),
         (line.clone(), refusal("waitlist-full"), ["Sold out", "Waiting list full", "No more users can wait for this coupon now."], false),
         (line, ended("expired"), ["Sold out", "Join the waiting list", "The time to pay ran out, so your unit went to the next in line."], true),
     ]

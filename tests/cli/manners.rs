@@ -45,6 +45,20 @@ async fn a_terminal_that_is_too_narrow_still_shows_every_word() {
         letters(&shown) >= letters("01a20ddb-383c-73ca-9e44-c5cfc51aaa8dcoupons_stock_checkandmorewords"),
         "{shown}"
     );
+    assert!(shown.contains("violates check constraint"), "a column of letters: {shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_coupons_with_long_titles_and_both_times_fits_eighty_columns() {
+    const COUPONS: &str = r#"{"items":[{"id":"seat-with-a-longer-name","state":"open","stock":1,"total":1,"starts_at":"2026-01-01T00:00:00Z","ends_at":"2027-01-01T00:00:00Z","title":"A title that needs more than one line"}],"next":null}"#;
+    let server = FakeServer::start(vec![(200, COUPONS); 2]).await;
+    let environment = [("SECKILL_URL", server.url.as_str()), ("SECKILL_ADMIN_TOKEN", "x"), ("NO_COLOR", "1")];
+    let shown = on_a_terminal("coupon list", 80, &environment);
+    assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
+    for whole in ["2026-01-01T00:00:00Z to", "2027-01-01T00:00:00Z", "seat-with-a-longer-name", "title"] {
+        assert!(shown.contains(whole), "{whole} is broken: {shown}");
+    }
+    assert_eq!(server.run("coupon list").stdout.lines().count(), 2);
 }
 
 #[test]

@@ -50,7 +50,7 @@ const NEVER: [(&str, &[Code], &str); 7] = [
 ];
 
 /// What is done for each request that the API answers, before and around its handler.
-const AROUND: [&str; 3] = ["http::head::check", "http::ApiSlot::api", "http::detached"];
+const AROUND: [&str; 3] = ["http::head::check", "http::Slot::api", "http::detached"];
 
 /// The codes of each function, and what it calls.
 struct Graph {
@@ -100,7 +100,7 @@ fn is_http(function: &Function) -> bool {
 /// `http::claims::claim` of a function, `Auth::user` of a method; a conversion is a method `from`.
 fn name(function: &Function) -> String {
     match &function.of {
-        Some(of) if of == "ApiSlot" => format!("http::{of}::{}", function.signature.ident),
+        Some(of) if of == "Slot" => format!("http::{of}::{}", function.signature.ident),
         Some(of) => format!("{of}::{}", function.signature.ident),
         None => format!("{}::{}", function.module, function.signature.ident),
     }

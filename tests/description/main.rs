@@ -5,5 +5,6 @@
 
 mod codes;
 mod described;
+mod fields;
 mod routes;
 mod sources;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use syn::{File, ImplItem, Item, ItemFn, ItemImpl, Lit, ReturnType, Signature, Type, UseTree};
+use syn::{File, ImplItem, Item, ItemFn, ItemImpl, ItemStruct, Lit, ReturnType, Signature, Type, UseTree};
 
 /// A function or a method of the program.
 pub struct Function {
@@ -45,6 +45,14 @@ impl Sources {
         }
         sources.files = files;
         sources
+    }
+
+    /// Every struct of the program.
+    pub fn structs(&self) -> impl Iterator<Item = &ItemStruct> {
+        self.files.values().flat_map(|file| &file.items).filter_map(|item| match item {
+            Item::Struct(item) => Some(item),
+            _ => None,
+        })
     }
 
     pub fn function(&self, module: &str, name: &str) -> &ItemFn {

@@ -200,9 +200,13 @@ impl Oracle {
         })
     }
 
-    pub fn serve(&mut self, coupon: usize, marker: SentMarker) -> Result<LineOutcome<Served>, Refused> {
+    pub fn serve(
+        &mut self,
+        coupon: usize,
+        marker: SentMarker,
+    ) -> Result<LineOutcome<(Served, i64)>, Refused> {
         self.unless_forbidden(&SERVES, |oracle| {
-            let nothing = LineOutcome::Done(Served { units: 0, left: 0 });
+            let nothing = LineOutcome::Done((Served::default(), 0));
             if oracle.is_fenced(marker)? {
                 return Ok(LineOutcome::Fenced);
             }
@@ -221,10 +225,10 @@ impl Oracle {
             if stock <= 0 || !oracle.coupons[coupon].serves() {
                 return Ok(nothing);
             }
-            let (units, is_full) = oracle.serve_line(coupon, stock);
+            let (served, is_full) = oracle.serve_line(coupon, stock);
             let waiting = oracle.coupons[coupon].waiting();
-            let left = if is_full { 0 } else { waiting.min(stock - units) };
-            Ok(LineOutcome::Done(Served { units, left }))
+            let left = if is_full { 0 } else { waiting.min(stock - served.units) };
+            Ok(LineOutcome::Done((served, left)))
         })
     }
 
@@ -239,10 +243,10 @@ impl Oracle {
 
     /// One unit for each of the first `units` users, except for those who may hold no more. Returns the units that were
     /// given, and whether the stream became full.
-    pub fn serve_line(&mut self, coupon: usize, units: i64) -> (i64, bool) {
+    pub fn serve_line(&mut self, coupon: usize, units: i64) -> (Served, bool) {
         let id = coupon_id(coupon);
         let coupon = &mut self.coupons[coupon];
-        let mut given = 0;
+        let mut given = Served::default();
         for user in coupon.line.users().into_iter().take(usize::try_from(units).unwrap_or(0)) {
             let value = coupon.waiting_value(&user);
             let key = value.as_deref().and_then(|value| value.split_once(' ')).map(|(_, key)| key.to_owned());
@@ -269,7 +273,8 @@ impl Oracle {
                 coupon.claims.fields().insert(field(&user, slot), value);
                 let stock = coupon.number("stock") - 1;
                 coupon.hash.fields().insert("stock".into(), stock.to_string());
-                given += 1;
+                given.units += 1;
+                given.orders.push(order.parse().unwrap());
             }
             coupon.leave_line(&user);
         }

@@ -129,7 +129,7 @@ impl Replay<'_> {
         let expected = self.oracle.serve(coupon, marker);
         let others = ["serve: fenced", "serve: inconsistent", "serve: wrong type", "serve: forbidden"];
         self.answers.extend(outcome_name(&expected, others));
-        if let Ok(LineOutcome::Done(Served { units, left })) = expected {
+        if let Ok(LineOutcome::Done((Served { units, .. }, left))) = expected {
             let gone = before - waiting(self);
             self.answers.insert(if units > 0 { "serve: units served" } else { "serve: nothing to give" });
             if gone > units {

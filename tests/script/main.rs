@@ -9,6 +9,7 @@ mod disturb;
 mod harness;
 mod history;
 mod line_oracle;
+mod line_page;
 mod line_replay;
 mod memory;
 mod oracle;

@@ -108,7 +108,7 @@ fn at_full_memory_users_in_line_get_units_and_leave_and_no_user_joins() {
     assert_eq!(redis.dump(), before);
 
     let served = redis.runtime.block_on(waitlist::serve(&redis.redis, READY, &coffee)).unwrap();
-    assert_eq!(served, LineOutcome::Done(Served { units: 1, left: 0 }));
+    assert_eq!(served, LineOutcome::Done((Served { units: 1, orders: vec![users[0].order] }, 0)));
     let [bob, carol, dave, _] = users;
     let left = waitlist::leave(&redis.redis, READY, &coffee, &carol.user);
     assert_eq!(redis.runtime.block_on(left).unwrap(), LineOutcome::Done(Some(carol.order)));

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use seckill::domain::{ClaimOutcome, CouponId, Definition, OrderId, Refusal};
 use seckill::redis::scripts::Published;
 use seckill::redis::scripts::release::{EndedUnit, ReleaseOutcome, Released};
+use seckill::redis::waitlist::Served;
 use time::OffsetDateTime;
 
 use crate::harness::READY;
@@ -414,7 +415,7 @@ impl Oracle {
         };
         let released: Vec<Released> = units.iter().map(result).collect();
         if !released.contains(&Released::Released) {
-            return Ok(ReleaseOutcome::Done { units: released, served: 0 });
+            return Ok(ReleaseOutcome::Done { units: released, served: Served::default() });
         }
         let gives = self.gives_to_line(number)?;
         let coupon = &mut self.coupons[number];
@@ -427,7 +428,7 @@ impl Oracle {
         assert!(stock < now, "a unit is back");
         coupon.hash.fields().insert("stock".into(), now.to_string());
         // Only units that came back now, and none while more units are held than the total allows.
-        let served = if gives { self.serve_line(number, now.min(now - stock)).0 } else { 0 };
+        let served = if gives { self.serve_line(number, now.min(now - stock)).0 } else { Served::default() };
         Ok(ReleaseOutcome::Done { units: released, served })
     }
 }

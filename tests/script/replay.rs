@@ -226,7 +226,7 @@ impl Replay<'_> {
                 self.answers.insert("release: one unit given twice");
             }
             let fields = fields.len();
-            self.record_served(*served, fields);
+            self.record_served(served.units, fields);
         }
         assert_same("release", &expected, &reply)
     }

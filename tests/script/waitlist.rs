@@ -55,7 +55,7 @@ fn standings(outcome: LineOutcome<Standings>) -> Vec<Standing> {
 fn serve(redis: &TestRedis) -> (i64, i64) {
     let served = waitlist::serve(&redis.redis, READY, &COFFEE);
     match redis.runtime.block_on(served).unwrap() {
-        LineOutcome::Done(Served { units, left }) => (units, left),
+        LineOutcome::Done((Served { units, .. }, left)) => (units, left),
         other => panic!("not decided: {other:?}"),
     }
 }
@@ -67,7 +67,7 @@ fn release(redis: &TestRedis, claims: &[Claim]) -> i64 {
     match redis.runtime.block_on(released).unwrap() {
         ReleaseOutcome::Done { units: released, served } => {
             assert_eq!(released, vec![Released::Released; units.len()]);
-            served
+            served.units
         }
         other => panic!("not released: {other:?}"),
     }

@@ -228,3 +228,11 @@ async fn a_refusal_of_an_expired_or_early_token_names_its_time_and_the_servers()
         assert!((clock.unwrap().unix_timestamp() - now()).abs() < 60 && detail.contains(words), "{detail}");
     }
 }
+
+#[tokio::test]
+async fn only_a_demo_signs_users_in() {
+    let sale = Sale::start().await;
+    assert_eq!(sale.get("/v1/sign-in").await.body, json!({"demo": false, "users": []}));
+    let user = Some(json!({"user": "alice"}));
+    sale.send(Method::POST, "/v1/sign-in", &[], user).await.assert_problem(404, "not-found");
+}

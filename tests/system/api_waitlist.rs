@@ -104,3 +104,46 @@ async fn the_admin_reads_the_line_in_pages_that_stay_right_while_the_line_moves(
     assert_eq!(places(&last), [(3, "dave")]);
     assert_eq!(last.body["next"], Value::Null);
 }
+
+#[tokio::test]
+async fn the_admin_joins_shows_and_leaves_for_a_user_with_the_answers_of_the_users_own_requests() {
+    let sale = Sale::start().await;
+    sale.create_with("coffee", json!({"total": 1, "waitlist": true, "reserve_seconds": 900})).await;
+    let join = async |user: &str| sale.admin(Method::POST, LINE, Some(json!({"user": user}))).await;
+    join("bob").await.assert_problem(409, "not-sold-out");
+    assert_eq!(sale.claim("coffee", "alice").await.status, 202);
+    // Every character of a user's id may be in the address.
+    let (user, path) = ("b/ö %b?", format!("{LINE}/b%2F%C3%B6%20%25b%3F"));
+    sale.admin(Method::GET, &path, None).await.assert_problem(404, "not-waiting");
+    let joined = join(user).await;
+    assert_eq!((joined.status, &joined.body["place"]), (201, &json!(1)), "{}", joined.text);
+    assert_eq!(join(user).await.status, 200);
+    assert_eq!(join("carol").await.body["place"], 2);
+    let shown = sale.admin(Method::GET, &path, None).await;
+    assert_eq!(
+        (shown.status, &shown.body["order"], &shown.body["place"]),
+        (200, &joined.body["order"], &json!(1))
+    );
+    assert_eq!(ask(&sale, Method::GET, "carol").await.body["place"], 2);
+    for _ in 0..2 {
+        assert_eq!(sale.admin(Method::DELETE, &path, None).await.status, 204);
+    }
+    assert_eq!(places(&line(&sale, "").await), [(1, "carol")]);
+
+    let restock = sale.admin(Method::PATCH, "/v1/admin/coupons/coffee", Some(json!({"total": 2}))).await;
+    assert_eq!(restock.status, 200, "{}", restock.text);
+    let carol = format!("{LINE}/carol");
+    let served = until("carol has a unit", async || {
+        let answer = sale.admin(Method::GET, &carol, None).await;
+        (answer.body["status"] != "waiting").then_some(answer)
+    })
+    .await;
+    assert_eq!((served.status, &served.body["user"]), (200, &json!("carol")), "{}", served.text);
+    sale.admin(Method::DELETE, &carol, None).await.assert_problem(409, "already-served");
+    for (method, path) in [(Method::POST, LINE), (Method::GET, &carol), (Method::DELETE, &carol)] {
+        let authorization = format!("Bearer {}", sale.token("carol"));
+        let body = (method == Method::POST).then(|| json!({"user": "carol"}));
+        let answer = sale.send(method, path, &[("authorization", &authorization)], body).await;
+        answer.assert_problem(401, "unauthorized");
+    }
+}

@@ -138,3 +138,70 @@ async fn an_unreachable_server_or_a_wrong_token_is_reported_in_one_line() {
     // `token` needs no server: the secret is in the data directory.
     assert_eq!(done(&sale, "token --user alice").lines().count(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_joins_a_waiting_list_and_leaves_it_from_the_command_line() {
+    let sale = Sale::start().await;
+    done(&sale, "coupon create coffee --total 1 --waitlist --reserve-for 15m");
+    refused(&sale, "waitlist join coffee --user bob", "not-sold-out");
+    done(&sale, "claim coffee --user alice --wait 10s");
+    refused(&sale, "waitlist show coffee --user bob", "not-waiting");
+    let joined = json(&sale, "waitlist join coffee --user bob");
+    let order = joined["order"].as_str().unwrap();
+    assert_eq!(
+        done(&sale, "waitlist join coffee --user bob"),
+        format!("bob waits for coffee already: place 1 of 1, order {order} comes with a unit\n")
+    );
+    done(&sale, "waitlist join coffee --user a/b?c");
+    assert_eq!(json(&sale, "waitlist show coffee --user a/b?c")["place"], 2);
+    let line = done(&sale, "waitlist list coffee");
+    assert_eq!((line.lines().count(), line.contains("a/b?c")), (3, true), "{line}");
+    assert_eq!(done(&sale, "coupon waitlist coffee"), line);
+    assert_eq!(done(&sale, "waitlist leave coffee --user a/b?c"), "a/b?c does not wait for coffee\n");
+    assert_eq!(json(&sale, "waitlist leave coffee --user a/b?c")["status"], "left");
+    done(&sale, "coupon edit coffee --total 2");
+    let has_unit = format!("bob has a unit of coffee: order {order} is reserved\n");
+    until("bob is served", async || {
+        (run(&sale, "waitlist show coffee --user bob").stdout == has_unit).then_some(())
+    })
+    .await;
+    refused(&sale, "waitlist leave coffee --user bob", "already-served");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_are_listed_by_coupon_user_and_status_and_the_changes_of_one_are_shown() {
+    let sale = Sale::start().await;
+    assert_eq!(done(&sale, "order list"), "no such orders are recorded\n");
+    for coupon in ["coffee", "tea"] {
+        done(&sale, &format!("coupon create {coupon} --total 5"));
+        for user in ["alice", "bob&co"] {
+            done(&sale, &format!("claim {coupon} --user {user} --wait 10s"));
+        }
+    }
+    let users = |line: &str| -> Vec<String> {
+        let listed = json(&sale, line);
+        let orders = listed["items"].as_array().unwrap();
+        orders.iter().map(|order| format!("{}/{}", order["coupon"], order["user"]).replace('"', "")).collect()
+    };
+    assert_eq!(users("order list"), ["tea/bob&co", "tea/alice", "coffee/bob&co", "coffee/alice"]);
+    assert_eq!(users("order list --user bob&co"), ["tea/bob&co", "coffee/bob&co"]);
+    assert_eq!(users("order list --coupon tea --user alice --status confirmed"), ["tea/alice"]);
+    assert_eq!(users("order list --status reserved"), [] as [&str; 0]);
+    assert_eq!(users("order list --limit 3"), ["tea/bob&co", "tea/alice", "coffee/bob&co"]);
+    let text = done(&sale, "order list --limit 3");
+    assert!(text.ends_with("there are more: raise --limit\n") && text.lines().count() == 5, "{text}");
+    assert!(!done(&sale, "order list --limit 4").contains("there are more"));
+
+    let order = json(&sale, "order list --coupon tea --user alice")["items"][0]["order"].clone();
+    let order = order.as_str().unwrap();
+    assert_eq!(
+        done(&sale, &format!("order log {order}")),
+        format!("no admin has changed order {order} yet\n")
+    );
+    done(&sale, &format!("order revoke {order} --reason twice --return-unit"));
+    let log = done(&sale, &format!("order log {order}"));
+    assert!(log.contains("revoke") && log.contains("twice") && !log.contains("create"), "{log}");
+    // All changes name their coupon.
+    let log = done(&sale, "coupon log");
+    assert!(log.contains("coupon: coffee") && log.contains("coupon: tea"), "{log}");
+}

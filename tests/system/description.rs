@@ -17,6 +17,7 @@ fn example(template: &str) -> String {
         .replace("{order}", "01a20ddb-383c-73ca-9e44-c5cfc51aaa8d")
         .replace("{id}", "1")
         .replace("{file}", "style.css")
+        .replace("{user}", "alice")
 }
 
 #[tokio::test]

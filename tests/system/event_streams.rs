@@ -234,7 +234,9 @@ async fn the_admin_stream_has_the_state_of_the_sale_and_its_last_minutes() {
     let redis = sale.redis_pid();
     signal(redis, Signal::SIGSTOP);
     let down = events.until("the fence is down", |event| event.data["fence"]["state"] == "down").await;
-    assert!(down.last().unwrap().data["fence"]["reason"].is_string());
+    let fence = &down.last().unwrap().data["fence"];
+    assert!(fence["reason"].is_string());
+    assert_ne!(fence["since"], status["fence"]["since"], "it is down since a later time");
     signal(redis, Signal::SIGCONT);
     events.until("the fence is up", |event| event.data["fence"]["state"] == "up").await;
 }

@@ -332,3 +332,69 @@ async fn a_server_that_waits_for_postgres_at_its_start_says_so() {
     assert!(text.contains("waiting for Postgres: "), "{text}");
     assert_eq!(sale.client.get(format!("{url}/livez")).send().await.unwrap().status().as_u16(), 200);
 }
+
+#[tokio::test]
+async fn a_worker_shows_its_health_and_its_own_metrics() {
+    let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
+    sale.create("coffee", 5).await;
+    let mut worker =
+        sale.spawn("worker", &[("SECKILL_WORKERS", "1"), ("SECKILL_METRICS_LISTEN", "127.0.0.1:0")]);
+    let url = worker.url_when_up().await;
+    let get = async |path: &str| {
+        let answer = sale.client.get(format!("{url}/{path}")).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    until("the worker is ready", async || (get("readyz").await.0 == 200).then_some(())).await;
+    assert_eq!(get("livez").await.0, 200);
+    assert_eq!(get("v1/coupons").await.0, 404, "a worker has no API");
+    let posted = sale.client.post(format!("{url}/metrics")).send().await.unwrap();
+    assert_eq!((posted.status().as_u16(), &posted.headers()["allow"]), (405, &"GET, HEAD".parse().unwrap()));
+
+    assert_eq!(sale.claim("coffee", "alice").await.status, 202);
+    sale.until_quiet().await;
+    let (status, text) = get("metrics").await;
+    assert_eq!(status, 200, "{text}");
+    for line in [
+        "seckill_orders_recorded_total 1",
+        "seckill_window_seconds_count 1",
+        "seckill_transaction_duration_seconds_count{kind=\"record\"} 1",
+        "seckill_fence_up 1",
+        "seckill_backlog_events 0",
+        "seckill_outbox_rows 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "no {line} in:\n{text}");
+    }
+    // They would say that claims are refused.
+    for name in ["seckill_ready", "seckill_backlog_max_events"] {
+        assert!(!text.contains(name), "{name} in:\n{text}");
+    }
+    let redis = sale.redis_pid();
+    signal(redis, Signal::SIGSTOP);
+    until("the worker is not ready", async || (get("readyz").await.0 == 503).then_some(())).await;
+    signal(redis, Signal::SIGCONT);
+    until("the worker is ready again", async || (get("readyz").await.0 == 200).then_some(())).await;
+    worker.signal(Signal::SIGTERM);
+    assert!(worker.wait().success());
+}
+
+#[tokio::test]
+async fn the_metrics_of_a_worker_require_the_admin_token_off_loopback() {
+    let sale = Sale::start().await;
+    let worker = sale.spawn("worker", &[("SECKILL_METRICS_LISTEN", "0.0.0.0:0")]);
+    let url = worker.url_when_up().await;
+    let Some(ip) = other_address() else { return eprintln!("this machine has no other address") };
+    let away = url.replace("0.0.0.0", &ip.to_string());
+    for (path, token, status) in [
+        ("metrics", None, 401),
+        ("metrics", Some(sale.token("alice")), 401),
+        ("metrics", Some(sale.admin_token()), 200),
+        ("readyz", None, 200),
+        ("livez", None, 200),
+    ] {
+        let mut request = sale.client.get(format!("{away}/{path}"));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        assert_eq!(request.send().await.unwrap().status().as_u16(), status, "{path}");
+    }
+}

@@ -102,14 +102,28 @@ async fn a_repeat_a_place_in_line_and_each_end_of_an_order_have_a_line() {
         orders.push(answer.body["order"].as_str().unwrap().to_owned());
     }
     assert_eq!(sale.claim("coffee", "alice").await.status, 200);
-    let authorization = format!("Bearer {}", sale.token("carol"));
-    let headers = [("authorization", authorization.as_str())];
-    let joined = sale.send(Method::POST, "/v1/coupons/coffee/waitlist", &headers, None).await;
+    let [carol, dave, erin] = ["carol", "dave", "erin"].map(|user| format!("Bearer {}", sale.token(user)));
+    let line = async |method, authorization: &str| {
+        sale.send(method, "/v1/coupons/coffee/waitlist", &[("authorization", authorization)], None).await
+    };
+    let joined = line(Method::POST, &carol).await;
     orders.push(joined.body["order"].as_str().unwrap().to_owned());
     // Alice's time to pay is over: her unit goes to carol.
     sale.psql(&format!("update orders set reserved_until = now() where id = '{}'", orders[0]));
     until("carol's order is recorded", async || {
         (sale.psql_number(&format!("select count(*) from orders where id = '{}'", orders[2])) == 1)
+            .then_some(())
+    })
+    .await;
+    let left = line(Method::POST, &dave).await;
+    orders.push(left.body["order"].as_str().unwrap().to_owned());
+    assert_eq!(line(Method::DELETE, &dave).await.status, 204);
+    let restocked = line(Method::POST, &erin).await;
+    orders.push(restocked.body["order"].as_str().unwrap().to_owned());
+    let restock = Some(json!({"total": 3}));
+    assert_eq!(sale.admin(Method::PATCH, "/v1/admin/coupons/coffee", restock).await.status, 200);
+    until("erin's order is recorded", async || {
+        (sale.psql_number(&format!("select count(*) from orders where id = '{}'", orders[4])) == 1)
             .then_some(())
     })
     .await;
@@ -126,6 +140,10 @@ async fn a_repeat_a_place_in_line_and_each_end_of_an_order_have_a_line() {
     assert_steps(&grep(&log, &orders[0]), &["expired", "unit returned"]);
     assert_steps(&grep(&log, &orders[1]), &["confirmed", "revoked", "unit returned"]);
     assert_steps(&grep(&log, &orders[2]), &["has a place in the waiting list", "recorded", "acknowledged"]);
+    assert_steps(
+        &grep(&log, &orders[2]),
+        &["has a place in the waiting list", "served from the waiting list"],
+    );
 }
 
 #[tokio::test]

@@ -199,6 +199,37 @@ async fn rows_that_were_deleted_or_changed_in_postgres_are_shown_with_their_user
 }
 
 #[tokio::test]
+async fn units_of_a_long_outbox_that_are_in_stock_already_are_not_on_their_way() {
+    // Without workers the rows stay, as those of a worker that has returned the units and not yet deleted the rows.
+    let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
+    sale.create("coffee", 9).await;
+    sale.psql(
+        "with ended as (
+            insert into orders (id, coupon_id, user_id, status, claimed_at, ended_at)
+            select gen_random_uuid(), 'coffee', 'user-' || n, 'cancelled', now(), now()
+            from generate_series(1, 2500) n returning id, coupon_id, user_id
+         )
+         insert into outbox (order_id, coupon_id, user_id) select id, coupon_id, user_id from ended",
+    );
+    let body = receipt(&sale, "coffee").await.body;
+    assert_eq!(members(&body, &["total", "stock", "returning", "off_by"]), [9, 9, 0, 0], "{body}");
+}
+
+#[tokio::test]
+async fn a_unit_that_another_order_holds_is_shown_although_each_sum_holds() {
+    let (sale, orders) = sold().await;
+    let other = "01a20ddb-383c-73ca-9e44-c5cfc51aaa8d";
+    sale.redis_cli(&["HSET", CLAIMS, "user-3", other]);
+    let body = receipt(&sale, "coffee").await.body;
+    let expected = [["lost_event", "user-3", other], ["missing_claim", "user-3", &orders[3]]];
+    assert_eq!(exceptions(&body), expected.map(|row| row.map(str::to_owned)), "{body}");
+    assert_eq!(members(&body, &["off_by", "stock", "confirmed"]), [0, 4, 5], "{body}");
+    assert_eq!(body["adds_up"], false, "{body}");
+    let audit = sale.command().args(["audit", "coffee"]).output().unwrap();
+    assert_eq!(audit.status.code(), Some(1), "{audit:?}");
+}
+
+#[tokio::test]
 async fn every_receipt_of_a_running_sale_adds_up() {
     const BUYERS: usize = 6;
     const RECEIPTS: usize = 25;

@@ -5,6 +5,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use reqwest::Method;
@@ -179,7 +180,7 @@ async fn each_changed_byte_is_found_in_its_transaction() {
             let near = &original[at.saturating_sub(40)..original.len().min(at + 20)];
             format!("byte {at}, bit {bit}: {}", String::from_utf8_lossy(near))
         };
-        let named = match aof::replay(&log, &rules) {
+        let named = match aof::replay(&log, &rules, &AtomicU64::default()) {
             Err(violation) => Some(violation.place.offset),
             Ok(replayed) => {
                 assert_eq!(replayed.tail, None, "{}", context());
@@ -286,7 +287,8 @@ async fn a_log_of_rewrites_losses_and_rebuilds_passes_while_the_sale_runs() {
     .await;
     assert!(assert_passes(&sale)["transactions"].as_u64().is_some());
     let epoch = sale.epoch();
-    sale.redis_cli(&["FLUSHALL"]);
+    // As an operator types it.
+    sale.redis_cli(&["flushall"]);
     until("the fence has rebuilt", async || (sale.epoch() != epoch).then_some(())).await;
     sale.until_ready().await;
     claims(&sale, 2).await;
@@ -314,4 +316,45 @@ async fn a_write_by_hand_is_named_by_its_byte() {
     let expected =
         format!("{INCREMENTAL}, byte {before}: coupon coffee: stock 10 + held 1 is not the total 9");
     assert!(message.contains(&expected), "{message}");
+}
+
+#[tokio::test]
+async fn orders_that_move_between_the_reads_of_the_log_and_of_postgres_are_no_difference() {
+    let sale = Sale::start().await;
+    sale.create_with("coffee", json!({"total": 9, "reserve_seconds": 900})).await;
+    // Each log has one order that Postgres has ended since, as in a sale in which orders always expire.
+    let claimed = async |user: &str| {
+        let claimed = sale.claim("coffee", user).await;
+        sale.until_quiet().await;
+        let log = fs::read(sale.data_dir().join("redis/appendonlydir").join(INCREMENTAL)).unwrap();
+        let cancel = format!("/v1/orders/{}/cancel", claimed.body["order"].as_str().unwrap());
+        assert_eq!(sale.admin(Method::POST, &cancel, None).await.status, 200);
+        sale.until_quiet().await;
+        log
+    };
+    let logs = [claimed("alice").await, claimed("bob").await];
+    let copy = copied(&sale);
+    let write = |log: &[u8]| {
+        fs::write(copy.join("next"), log).unwrap();
+        fs::rename(copy.join("next"), copy.join(INCREMENTAL)).unwrap();
+    };
+    write(&logs[0]);
+    assert_eq!(refusal(&sale, &copy).0, Some(1), "a log that does not move has a difference");
+
+    let lock = sale.lock_outbox().await;
+    let audit = {
+        let mut command = sale.command();
+        command.args(["audit", "--aof"]).arg(&copy);
+        tokio::task::spawn_blocking(move || command.output().unwrap())
+    };
+    until("the audit has read the first log", async || {
+        let waiting = "select count(*) from pg_stat_activity
+            where wait_event_type = 'Lock' and query like 'select order_id::uuid from outbox where order_id%'";
+        (sale.psql_number(waiting) > 0).then_some(())
+    })
+    .await;
+    write(&logs[1]);
+    drop(lock);
+    let output = audit.await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -1,5 +1,9 @@
 //! `serve --replace`: a new process takes over the socket and the stores of a running server.
 
+use std::io::{Read, Write};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixStream};
+use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -207,6 +211,89 @@ async fn a_new_server_that_cannot_take_over_leaves_the_old_one_as_it_is() {
     assert!(ended(&mut old).await, "{}", old.log());
     sale.use_as_server(new).await;
     assert_eq!(sale.claim("coffee", "alice").await.status, 200);
+}
+
+/// Starts a new server that cannot be ready, because Redis does not answer.
+async fn spawn_new_that_waits(sale: &Sale) -> Process {
+    signal(sale.redis_pid(), Signal::SIGSTOP);
+    let new = spawn_new(sale, &[], &[]);
+    new.until_logged("replacing process").await;
+    new
+}
+
+/// Claims are answered 503 while the stores start again.
+async fn until_claimed(sale: &Sale, user: &str, status: u16) {
+    until("the claim is answered", async || {
+        (sale.claim("coffee", user).await.status == status).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_new_server_takes_over_at_once_when_the_old_one_is_killed_before_it_is_ready() {
+    let mut sale = Sale::start().await;
+    sale.create("coffee", 10).await;
+    assert_eq!(sale.claim("coffee", "alice").await.status, 202);
+    let redis = sale.redis_pid();
+    let new = spawn_new_that_waits(&sale).await;
+    sale.take_server().kill_9();
+    new.until_logged("this one takes over at once").await;
+    new.until_logged("with its stores").await;
+    sale.use_as_server(new).await;
+    until_claimed(&sale, "alice", 200).await;
+    assert_ne!(sale.redis_pid(), redis, "the new one has started the stores again");
+    until_claimed(&sale, "bob", 202).await;
+    sale.assert_in_agreement("coffee").await;
+    assert!(sale.stop().success());
+}
+
+#[tokio::test]
+async fn an_old_server_that_hangs_is_killed_before_the_new_one_supervises_its_stores() {
+    let mut sale = Sale::start().await;
+    sale.create("coffee", 10).await;
+    assert_eq!(sale.claim("coffee", "alice").await.status, 202);
+    let redis = sale.redis_pid();
+    let new = spawn_new_that_waits(&sale).await;
+    let mut old = sale.take_server();
+    old.until_logged("prepares to take over").await;
+    old.signal(Signal::SIGSTOP);
+    signal(redis, Signal::SIGCONT);
+    let status = until("the old server has ended", || std::future::ready(old.ended())).await;
+    assert_eq!(status.signal(), Some(Signal::SIGKILL as i32));
+    new.until_logged("Postgres is back").await;
+    sale.use_as_server(new).await;
+    until_claimed(&sale, "alice", 200).await;
+    until_claimed(&sale, "bob", 202).await;
+    sale.assert_in_agreement("coffee").await;
+    assert!(sale.stop().success());
+}
+
+#[tokio::test]
+async fn an_old_server_stops_its_stores_when_the_new_one_dies_after_it_was_ready() {
+    let mut sale = Sale::start().await;
+    sale.create("coffee", 10).await;
+    assert_eq!(sale.claim("coffee", "alice").await.status, 202);
+    let stores = [sale.redis_pid(), sale.postgres_pids()[0]];
+    let mut old = sale.take_server();
+    {
+        // This test is the new process, for the old one.
+        let name = format!("seckill/{}", port(&sale));
+        let name = UnixAddress::from_abstract_name(name).unwrap();
+        let connect = async || UnixStream::connect_addr(&name).ok();
+        let mut conversation = until("the old server waits for a new one", connect).await;
+        conversation.write_all(b"{\"replace\":1}\n").unwrap();
+        assert_ne!(conversation.read(&mut [0; 8_192]).unwrap(), 0);
+        conversation.write_all(b"{\"ready\":true}\n").unwrap();
+    }
+    assert!(!ended(&mut old).await, "{}", old.log());
+    assert!(old.log().contains("the new process has gone"), "{}", old.log());
+    for pid in stores {
+        let command_line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        assert!(command_line.is_empty(), "{}", String::from_utf8_lossy(&command_line));
+    }
+    sale.start_server().await;
+    assert_eq!(sale.claim("coffee", "alice").await.status, 200);
+    sale.assert_in_agreement("coffee").await;
 }
 
 #[tokio::test]

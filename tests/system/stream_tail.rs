@@ -58,8 +58,12 @@ async fn the_tail_says_what_becomes_of_each_entry_also_after_a_restart_of_the_se
     sale.redis_cli(&["XADD", "seckill:{0}:orders", "*", "order", "nonsense"]);
     tail.until_says(&["is no order event", "seckill dead list"]).await;
     let said = tail.lines().len();
-    // Nothing is said twice.
-    assert_eq!(tail.lines().iter().filter(|line| line.contains(&new)).count(), 2, "{:?}", tail.lines());
+    // Nothing is said twice. On a slow machine the tail also sees that the worker has the entry.
+    for state in ["waits for a worker", "is confirmed, recorded"] {
+        let lines = tail.lines();
+        let says = |line: &&String| line.contains(&new) && line.contains(state);
+        assert_eq!(lines.iter().filter(says).count(), 1, "{state}: {lines:?}");
+    }
     assert!(tail.process.is_running());
     assert!(worker.stop().success());
 

@@ -12,8 +12,8 @@ pub const DATA_DIR_LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 pub const SOCKET_PATH_MAX_BYTES: usize = 107;
 /// How often a store that starts or stops is checked.
 pub const STORE_POLL: Duration = Duration::from_millis(10);
-/// How often a store that another process has started is checked: its end sends no signal to this process.
-pub const STORE_ADOPTED_POLL: Duration = Duration::from_millis(50);
+/// How often a process that this one did not start is checked: its end sends no signal here.
+pub const OTHER_PROCESS_POLL: Duration = Duration::from_millis(50);
 /// Time limit of one readiness check, so that a suspended store does not block the check.
 pub const STORE_PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the log says that a store is still starting.

@@ -10,7 +10,7 @@ use super::super::receipt::{ReceiptView, WinnerView};
 use super::super::shapes;
 use super::operation::{Operation, Success};
 use super::parts::{of, text};
-use super::{claims, coupons};
+use super::{claims, coupons, waitlist};
 use crate::domain::{CouponId, OrderId};
 
 pub const TAG: &str = "Admin: coupons";
@@ -47,6 +47,7 @@ pub fn operations() -> Vec<Operation> {
     let winner = json!({"order": "01a20ddb-383c-73ca-9e44-c5cfc51aaa8d", "user": "alice", "slot": 1,
         "status": "confirmed", "claimed_at": "2026-11-24T14:00:00.316Z", "recorded_at": "2026-11-24T14:00:00.329115Z",
         "reserved_until": null, "confirmed_at": "2026-11-24T14:00:00.329115Z"});
+    let [join, show_place, leave] = waitlist::on_behalf(TAG);
     vec![
         Operation::post("/v1/admin/coupons", "create_coupon", TAG)
             .text(
@@ -94,6 +95,9 @@ pub fn operations() -> Vec<Operation> {
             .in_pages(shapes::integer(0, i64::MAX))
             .answers(Success::list::<PlaceView>("A page of the line.", true, json!({"items": [waiting], "next": null})))
             .codes(&[Code::UnknownCoupon]),
+        join,
+        show_place,
+        leave,
         Operation::get("/v1/admin/coupons/{coupon}/receipt", "show_receipt", TAG)
             .text(
                 "Where each unit is",

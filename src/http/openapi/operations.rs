@@ -12,7 +12,7 @@ use super::operation::{Operation, Success};
 use super::parts::{of, text};
 use crate::domain::{CouponId, OrderId};
 use crate::fence::rebuild::Report;
-use crate::live::Point;
+use crate::live::{Point, Status};
 use crate::orders::stream_entries::EntryView;
 use crate::orders::stream_status::{FenceView, StreamView};
 use crate::reconcile::ComparisonReport;
@@ -23,7 +23,7 @@ pub fn operations() -> Vec<Operation> {
     let stream = json!({
         "stream": "seckill:{0}:orders", "length": 1, "first_entry_id": "1795528800318-0",
         "last_entry_id": "1795528800318-0", "group": "order-writers", "backlog": 0, "pending": 0, "lag": 0,
-        "oldest_pending_ms": null, "consumers": [{"name": "host-7-1", "pending": 0, "idle_ms": 112}],
+        "oldest_pending_ms": null, "oldest_unread_ms": null, "consumers": [{"name": "host-7-1", "pending": 0, "idle_ms": 112}],
         "groups": [{"name": "order-writers", "consumers": 1, "pending": 0, "lag": 0,
             "last_delivered_id": "1795528800318-0", "entries_read": 1}],
         "fence": {"state": "up", "epoch": "1-5d1c1a7e"}
@@ -36,7 +36,7 @@ pub fn operations() -> Vec<Operation> {
     });
     let compared = json!({
         "coupons": 3, "claims": 61, "in_flight": 0, "lost_events": 0, "missed_releases": 0, "missing_claims": 0,
-        "deleted_entries": 0, "stock_drift": 0, "definition_drift": 0, "waitlist_drift": 0, "fixed": 0, "fenced": false,
+        "foreign_fields": 0, "deleted_entries": 0, "stock_drift": 0, "definition_drift": 0, "waitlist_drift": 0, "fixed": 0, "fenced": false,
         "named": []
     });
     let change = json!({
@@ -48,7 +48,6 @@ pub fn operations() -> Vec<Operation> {
     let status = AnyOfBuilder::new().item(of::<StreamView>()).item(down);
     let report = OneOfBuilder::new().item(of::<ComparisonReport>()).item(of::<Report>());
     let history = ObjectBuilder::new().property("points", Array::new(of::<Point>())).required("points");
-    let status_event = ObjectBuilder::new().property("point", of::<Point>()).required("point");
     vec![
         Operation::get("/v1/admin/stream", "show_stream", TAG)
             .text("How far recording is", "The order stream and its readers. While the fence is down, only its reason.")
@@ -94,21 +93,12 @@ pub fn operations() -> Vec<Operation> {
             .text("The state of the sale, once a second", EVENTS)
             .by_admin()
             .header("Last-Event-ID", text(), RESUME)
-            .answers(Success::events([("history", history.into()), ("status", status_event.into())], EXAMPLE).known::<Point>()),
+            .answers(Success::events([("history", history.into()), ("status", of::<Status>())], EXAMPLE).known::<Status>()),
     ]
 }
 
 const EVENTS: &str = "First `history`: `{\"points\": [HistoryPoint, …]}`, the last five minutes second by second. Then \
-    `status` once a second; a part that cannot be read is null.\n\n\
-    | part of `status` | meaning |\n|---|---|\n\
-    | `point` | this second, a `HistoryPoint` |\n\
-    | `fence` | `state` `up` or `down`, `epoch`, `since`, `reason` |\n\
-    | `redis`, `postgres` | `state` is `ok` or what is wrong |\n\
-    | `backlog` | `events` of `allowed`, `pending`, `lag`, `oldest_ms` |\n\
-    | `consumers` | as in `GET /v1/admin/stream` |\n\
-    | `drift` | differences in the last comparison, by kind |\n\
-    | `dead_letters` | how many are `open` |\n\
-    | `coupons` | the first 200; `coupons_left_out` is how many more there are |";
+    `status` once a second, a `SaleStatus`; a part that cannot be read is null.";
 
 const EXAMPLE: &str = "id: 5f0c2a11-1795528800\nevent: history\ndata: {\"points\":[{\"t\":1795528800,\"accepted\":1,\
     \"repeated\":0,\"refused\":0,\"unavailable\":0,\"recorded\":1,\"backlog\":0,\"stock\":{\"coffee\":99}}]}\n\n";

@@ -84,7 +84,7 @@ fn words(code: Code) -> (&'static str, Value) {
             Value::Null,
         ),
         Code::Unauthorized => ("send Authorization: Bearer <token>", Value::Null),
-        Code::NotFound => ("there is no such order of yours", Value::Null),
+        Code::NotFound => ("there is no such order", Value::Null),
         Code::UnknownCoupon => ("there is no coupon coffee", Value::Null),
         Code::MethodNotAllowed => ("this address answers GET, HEAD", Value::Null),
         Code::RequestTimeout => ("the body did not arrive in time", Value::Null),
@@ -101,9 +101,9 @@ fn words(code: Code) -> (&'static str, Value) {
         Code::NotSoldOut => ("units of coupon coffee are left: claim one", Value::Null),
         Code::NoWaitlist => ("coupon coffee has no waiting list; try to claim it", Value::Null),
         Code::WaitlistFull => ("the waiting list of coupon coffee is full; try again later", Value::Null),
-        Code::NotWaiting => ("you are not in the waiting list of coupon coffee", Value::Null),
+        Code::NotWaiting => ("user bob is not in the waiting list of coupon coffee", Value::Null),
         Code::AlreadyServed => {
-            ("you have got a unit already: while its order is reserved, you can cancel it", order)
+            ("user bob has got a unit already: while its order is reserved, it can be cancelled", order)
         }
         Code::Rejected => ("the order could not be recorded; its unit went back to stock", order),
         Code::OrderCancelled => ("the order is cancelled already", order),

@@ -3,14 +3,26 @@
 use serde_json::{Value, json};
 use utoipa::openapi::schema::OneOfBuilder;
 
-use super::super::claims::OrderView;
+use super::super::claims::{OnBehalf, OrderView};
 use super::super::problem::Code;
+use super::super::shapes;
 use super::super::waitlist::PlaceView;
 use super::operation::{Operation, Success};
 use super::parts::of;
 
 pub const TAG: &str = "Waiting list";
 const PATH: &str = "/v1/coupons/{coupon}/waitlist";
+
+/// Why a user does not get a place.
+const JOIN_REFUSALS: [Code; 7] = [
+    Code::IdempotencyKeyRequired,
+    Code::UnknownCoupon,
+    Code::NotSoldOut,
+    Code::NoWaitlist,
+    Code::WaitlistFull,
+    Code::LimitReached,
+    Code::Ended,
+];
 
 fn place() -> Value {
     json!({
@@ -32,15 +44,7 @@ pub fn operations() -> Vec<Operation> {
             .optional_body()
             .answers(state())
             .answers(Success::json::<PlaceView<'_>>(201, "The user has joined.", place()))
-            .codes(&[
-                Code::IdempotencyKeyRequired,
-                Code::UnknownCoupon,
-                Code::NotSoldOut,
-                Code::NoWaitlist,
-                Code::WaitlistFull,
-                Code::LimitReached,
-                Code::Ended,
-            ]),
+            .codes(&JOIN_REFUSALS),
         Operation::get(PATH, "show_place", TAG)
             .text(
                 "The caller's place, or the order that came of it",
@@ -54,6 +58,36 @@ pub fn operations() -> Vec<Operation> {
             .text("Leave the line", "Can be repeated.")
             .by_user()
             .coupon()
+            .answers(Success::empty(204, "The user does not wait."))
+            .codes(&[Code::AlreadyServed]),
+    ]
+}
+
+/// The admin's: the same for any user.
+pub fn on_behalf(tag: &str) -> [Operation; 3] {
+    const OF_USER: &str = "/v1/admin/coupons/{coupon}/waitlist/{user}";
+    let of_user = |operation: Operation| {
+        operation.by_admin().coupon().in_path("user", shapes::user(), "The user's id.")
+    };
+    [
+        Operation::post("/v1/admin/coupons/{coupon}/waitlist", "join_waitlist_for_user", tag)
+            .text("Join the line for a user", "As the user's own request, also in its repeats.")
+            .by_admin()
+            .coupon()
+            .idempotency_key()
+            .body::<OnBehalf>(&["application/json"], json!({"user": "bob"}))
+            .answers(state())
+            .answers(Success::json::<PlaceView<'_>>(201, "The user has joined.", place()))
+            .codes(&JOIN_REFUSALS),
+        of_user(Operation::get(OF_USER, "show_place_of_user", tag))
+            .text(
+                "A user's place, or the order that came of it",
+                "When `status` is no longer `waiting`, the user has got a unit with this order.",
+            )
+            .answers(state())
+            .codes(&[Code::UnknownCoupon, Code::NotWaiting]),
+        of_user(Operation::delete(OF_USER, "leave_waitlist_for_user", tag))
+            .text("Leave the line for a user", "Can be repeated.")
             .answers(Success::empty(204, "The user does not wait."))
             .codes(&[Code::AlreadyServed]),
     ]

@@ -4,6 +4,7 @@ use fred::types::Value;
 
 use crate::domain::{CouponId, OrderId};
 use crate::redis::lua::{RELEASE, code, unknown_code};
+use crate::redis::waitlist::Served;
 use crate::redis::{Redis, RedisError, array, integer, script_args};
 
 /// The unit of an ended order.
@@ -34,7 +35,7 @@ pub enum ReleaseOutcome {
         /// One result for each unit, in the order of the units.
         units: Vec<Released>,
         /// Units that went to users in the waiting list at once.
-        served: i64,
+        served: Served,
     },
     /// The marker is another one.
     Fenced,
@@ -67,7 +68,7 @@ pub async fn release(
 fn decode(reply: &[Value], units: usize) -> Result<ReleaseOutcome, RedisError> {
     let (code, values) = reply.split_first().ok_or_else(|| RedisError::Reply("release: empty".into()))?;
     match integer(code, RELEASE.name)? {
-        code::DONE if values.len() == units + 1 => {}
+        code::DONE if values.len() > units => {}
         code::DONE => {
             let got = values.len();
             return Err(RedisError::Reply(format!("release: {got} values for {units} units")));
@@ -78,6 +79,7 @@ fn decode(reply: &[Value], units: usize) -> Result<ReleaseOutcome, RedisError> {
     }
     let (served, codes) =
         values.split_first().ok_or_else(|| RedisError::Reply("release: no number".into()))?;
+    let (codes, orders) = codes.split_at(units);
     let released = codes.iter().map(|code| match integer(code, RELEASE.name)? {
         code::DONE => Ok(Released::Released),
         code::NOT_HELD => Ok(Released::NotHeld),
@@ -85,7 +87,7 @@ fn decode(reply: &[Value], units: usize) -> Result<ReleaseOutcome, RedisError> {
         other => Err(unknown_code(&RELEASE, other)),
     });
     let units = released.collect::<Result<_, RedisError>>()?;
-    Ok(ReleaseOutcome::Done { units, served: integer(served, RELEASE.name)? })
+    Ok(ReleaseOutcome::Done { units, served: Served::decode(served, orders, RELEASE.name)? })
 }
 
 #[cfg(test)]
@@ -99,13 +101,26 @@ mod tests {
     #[test]
     fn a_reply_has_one_result_for_each_unit() {
         use Released::{NotHeld, Released as Back, TooEarly};
-        let done = decoded(&[code::DONE, 1, code::DONE, code::NOT_HELD, code::TOO_EARLY], 3);
-        let units = vec![Back, NotHeld, TooEarly];
-        assert_eq!(done.unwrap(), ReleaseOutcome::Done { units, served: 1 });
+        let done = decoded(&[code::DONE, 0, code::DONE, code::NOT_HELD, code::TOO_EARLY], 3);
+        let (units, served) = (vec![Back, NotHeld, TooEarly], Served::default());
+        assert_eq!(done.unwrap(), ReleaseOutcome::Done { units, served });
+        let order = OrderId::mint();
+        let reply =
+            [code::DONE, 1, code::DONE].map(Value::from).into_iter().chain([order.to_string().into()]);
+        let served = Served { units: 1, orders: vec![order] };
+        let done = ReleaseOutcome::Done { units: vec![Back], served };
+        assert_eq!(decode(&reply.collect::<Vec<_>>(), 1).unwrap(), done);
         assert_eq!(decoded(&[code::FENCED], 3).unwrap(), ReleaseOutcome::Fenced);
         assert_eq!(decoded(&[code::INCONSISTENT], 3).unwrap(), ReleaseOutcome::Inconsistent);
-        for wrong in [&[][..], &[code::DONE, 0, code::DONE], &[code::LATE], &[code::DONE, 0, code::LATE]] {
-            assert!(matches!(decoded(wrong, 1 + wrong.len()), Err(RedisError::Reply(_))), "{wrong:?}");
+        for wrong in [
+            &[][..],
+            &[code::DONE, 0],
+            &[code::DONE, 1, code::DONE],
+            &[code::DONE, 0, code::DONE, 7],
+            &[code::LATE],
+            &[code::DONE, 0, code::LATE],
+        ] {
+            assert!(matches!(decoded(wrong, 1), Err(RedisError::Reply(_))), "{wrong:?}");
         }
     }
 }

@@ -24,6 +24,25 @@ pub fn assert_describes(method: &Method, target: &str, answer: &Answer) {
     }
 }
 
+/// Fails for an event that is not described.
+#[track_caller]
+pub fn assert_describes_event(target: &str, name: &str, data: &Value) {
+    let path = target.split('?').next().unwrap_or_default();
+    let response = described_path(path).map(|methods| &methods["get"]["responses"]["200"]);
+    let events = response.map(|response| &response["content"]["text/event-stream"]["itemSchema"]["oneOf"]);
+    let mut events = events.and_then(Value::as_array).into_iter().flatten();
+    let event = events.find(|event| event["properties"]["event"]["enum"][0] == name);
+    let event = event.unwrap_or_else(|| panic!("{target}: the event {name} is not described"));
+    if let Err(why) = check_members("", &[&event["properties"]["data"]["contentSchema"]], data) {
+        panic!("{target}: the event {name} is not as the API's description says: {why}\n{data:#}");
+    }
+}
+
+/// Whether a document has the members that a schema of the description has.
+pub fn fits(schema: &Value, document: &Value) -> Result<(), String> {
+    check_members("", &[schema], document)
+}
+
 fn check(method: &Method, target: &str, answer: &Answer) -> Result<(), String> {
     let path = target.split(['?', '#']).next().unwrap_or_default();
     let described = described_path(path);

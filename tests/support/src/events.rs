@@ -3,6 +3,7 @@
 use reqwest::Response;
 use serde_json::Value;
 
+use crate::description::assert_describes_event;
 use crate::sale::Sale;
 use crate::wait::DEADLINE;
 
@@ -15,6 +16,7 @@ pub struct Event {
 
 /// An open event stream.
 pub struct EventReader {
+    path: String,
     response: Response,
     received: String,
 }
@@ -29,7 +31,7 @@ impl EventReader {
         let response = request.send().await.unwrap();
         assert_eq!(response.status(), 200, "{path}");
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        Self { response, received: String::new() }
+        Self { path: path.to_owned(), response, received: String::new() }
     }
 
     /// The next event; `None` when the server has ended the stream.
@@ -37,7 +39,9 @@ impl EventReader {
         loop {
             if let Some(end) = self.received.find("\n\n") {
                 let event: String = self.received.drain(..end + 2).collect();
-                return Some(parse(&event));
+                let event = parse(&event);
+                assert_describes_event(&self.path, &event.name, &event.data);
+                return Some(event);
             }
             let chunk = tokio::time::timeout(DEADLINE, self.response.chunk());
             let chunk = chunk.await.expect("waited too long for an event").expect("the stream broke off")?;

@@ -6,7 +6,7 @@
 #![expect(clippy::missing_panics_doc, reason = "every function here panics where a test has to fail")]
 
 mod answer;
-mod description;
+pub mod description;
 pub mod events;
 pub mod external_store;
 mod fixtures;

@@ -97,15 +97,26 @@ impl Sale {
 
     /// Locks the coupon's row until the session is dropped: a worker that records an order waits.
     pub async fn lock_coupon(&self, coupon: &str) -> PsqlSession {
+        self.lock(&format!("select 1 from coupons where id = '{coupon}' for update")).await
+    }
+
+    /// Locks the outbox until the session is dropped: every reader waits.
+    pub async fn lock_outbox(&self) -> PsqlSession {
+        self.lock("lock table outbox").await
+    }
+
+    async fn lock(&self, statement: &str) -> PsqlSession {
         let mut child = self.command();
         child.args(["psql", "-X", "-q"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut session = PsqlSession::new(child.spawn().unwrap());
-        session.send(&format!("begin; select 1 from coupons where id = '{coupon}' for update;"));
-        until("the coupon's row is locked", async || {
+        session.send(&format!("begin; {statement};"));
+        until("the lock is held", async || {
             // Also checks the query, because the state is the same before the lock is taken.
-            let held = "select count(*) from pg_stat_activity where application_name = 'psql'
-                and state = 'idle in transaction' and query like '%for update%'";
-            (self.psql_number(held) > 0).then_some(())
+            let held = format!(
+                "select count(*) from pg_stat_activity where application_name = 'psql'
+                    and state = 'idle in transaction' and strpos(query, $${statement}$$) > 0"
+            );
+            (self.psql_number(&held) > 0).then_some(())
         })
         .await;
         session
