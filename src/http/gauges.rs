@@ -4,6 +4,7 @@
 use futures_util::future::join_all;
 
 use crate::config;
+use crate::fence::Fence;
 use crate::fence::store_status::Stores;
 use crate::metrics::{self, Gauge, count_as_f64};
 use crate::orders::stream_status::{self, GROUP, StreamNumbers};
@@ -40,7 +41,7 @@ pub async fn read(from: Sources<'_>) {
             metrics::FENCE_EPOCH.set_count(&[&number], session.number());
         }
     }
-    metrics::BACKLOG_EVENTS.set_count(fences().map(|fence| fence.backlog()).sum());
+    metrics::BACKLOG_EVENTS.set_count(fences().map(Fence::backlog).sum());
     for (store, free_bytes) in from.stores.iter().flat_map(Stores::free_bytes) {
         metrics::DISK_FREE.set_count(&[store], free_bytes);
     }
