@@ -217,6 +217,12 @@ impl Partitions {
         }
     }
 
+    /// Whether the fence of a partition is up.
+    #[must_use]
+    pub fn is_any_up(&self) -> bool {
+        self.all().iter().any(|functions| functions.fence.session().is_ok())
+    }
+
     /// The epoch of every partition, or why one of them takes no claims.
     ///
     /// # Errors
