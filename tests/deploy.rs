@@ -146,17 +146,19 @@ fn settings_in(text: &str) -> BTreeSet<&str> {
 
 #[test]
 fn the_deployments_give_the_program_only_settings_that_it_has() {
-    let output = Command::new(env!("CARGO_BIN_EXE_seckill")).args(["serve", "--help"]).output().unwrap();
-    let help = String::from_utf8(output.stdout).unwrap();
-    // Without the breaks of long lines.
-    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    let help = |command| {
+        let output = Command::new(env!("CARGO_BIN_EXE_seckill")).args([command, "--help"]).output().unwrap();
+        // Without the breaks of long lines.
+        String::from_utf8(output.stdout).unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let help = ["serve", "worker"].map(help).concat();
     for file in DEPLOYMENTS {
         let text = fs::read_to_string(file).unwrap();
         let settings = settings_in(&text);
         assert!(!settings.is_empty(), "{file}");
         for name in settings {
             let is_setting = ["=", "]"].iter().any(|end| help.contains(&format!("[env: {name}{end}")));
-            assert!(is_setting, "{file} sets {name}: no setting of `serve`");
+            assert!(is_setting, "{file} sets {name}: no setting of `serve` or `worker`");
         }
     }
 }
