@@ -59,6 +59,10 @@ fn row(finding: &Finding, in_colour: bool) -> Vec<String> {
     };
     let level = colour.paint(word, in_colour);
     let what = single_line(&finding.what);
+    let what = match finding.partition {
+        Some(partition) => format!("partition {partition}: {what}"),
+        None => what,
+    };
     let text = match &finding.what_to_do {
         Some(what_to_do) => format!("{what} → {}", single_line(what_to_do)),
         None => what,
@@ -74,6 +78,7 @@ mod tests {
         let finding = |check, level, what: &str, what_to_do: Option<&str>| Finding {
             check,
             level,
+            partition: None,
             what: what.to_owned(),
             what_to_do: what_to_do.map(str::to_owned),
         };
@@ -89,6 +94,13 @@ mod tests {
             table(&findings(), false),
             "green   redis-role  master\nyellow  workers     no worker reads → start one"
         );
+    }
+
+    #[test]
+    fn a_finding_of_one_of_several_partitions_names_it() {
+        let [_, mut workers] = findings();
+        workers.partition = Some(3);
+        assert_eq!(table(&[workers], false), "yellow  workers  partition 3: no worker reads → start one");
     }
 
     #[test]

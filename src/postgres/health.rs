@@ -4,6 +4,7 @@
 use sqlx::{Connection, FromRow, PgConnection, PgExecutor, Row};
 
 use super::{MIGRATIONS, Postgres, PostgresError};
+use crate::domain::Partition;
 
 const SERVER_SETTINGS: &str = include_str!("../../sql/queries/server_settings.sql");
 
@@ -179,15 +180,17 @@ pub async fn stock_drift(connection: &mut PgConnection) -> Result<(i64, Option<S
     Ok((row.try_get("coupons")?, row.try_get("wrong")?))
 }
 
-/// One page of the ids of published coupons after `after`: Redis must have them.
+/// One page of the ids of the partition's published coupons after `after`: Redis must have them.
 ///
 /// # Errors
 /// If Postgres cannot serve.
 pub async fn published_ids(
     connection: &mut PgConnection,
+    partition: Partition,
     after: &str,
     limit: i64,
 ) -> Result<Vec<String>, PostgresError> {
-    let page = "select id from coupons where published_version > 0 and id > $1 order by id limit $2";
-    Ok(sqlx::query_scalar(page).bind(after).bind(limit).fetch_all(connection).await?)
+    let page = "select id from coupons where published_version > 0 and partition = $1 and id > $2 order by id limit $3";
+    let page = sqlx::query_scalar(page).bind(partition.number()).bind(after).bind(limit);
+    Ok(page.fetch_all(connection).await?)
 }

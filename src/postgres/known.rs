@@ -75,6 +75,7 @@ pub async fn coupons(
 #[derive(Clone, Debug)]
 pub struct LiveOrder {
     pub order: OrderId,
+    pub partition: Partition,
     pub coupon: CouponId,
     pub user: UserId,
     pub slot: i16,
@@ -87,6 +88,7 @@ impl FromRow<'_, PgRow> for LiveOrder {
         let (coupon, user): (&str, &str) = (row.try_get("coupon_id")?, row.try_get("user_id")?);
         Ok(Self {
             order: OrderId(row.try_get("id")?),
+            partition: Partition::new(row.try_get("partition")?),
             coupon: coupon.parse().map_err(|error| parse(&error))?,
             user: user.parse().map_err(|error| parse(&error))?,
             slot: row.try_get("slot")?,
@@ -95,14 +97,14 @@ impl FromRow<'_, PgRow> for LiveOrder {
     }
 }
 
-/// Every live order, read page by page.
+/// Every live order of all partitions, read page by page.
 ///
 /// # Errors
 /// If Postgres cannot serve.
 pub async fn live_orders(pool: &Pool) -> Result<Vec<LiveOrder>, PostgresError> {
     let page =
-        "select id::uuid, coupon_id::text, user_id::text, slot::smallint, idempotency_key::text from orders
-        where id > $1 and status in ('reserved', 'confirmed') order by id limit $2";
+        "select id::uuid, partition::smallint, coupon_id::text, user_id::text, slot::smallint, idempotency_key::text
+        from orders where id > $1 and status in ('reserved', 'confirmed') order by id limit $2";
     let most = i64::try_from(10 * config::SCAN_PAGE_ENTRIES).unwrap_or(i64::MAX);
     let mut orders: Vec<LiveOrder> = Vec::new();
     loop {

@@ -162,7 +162,7 @@ async fn each_changed_byte_is_found_in_its_transaction() {
     // The base file of a log that was never rewritten has no keys.
     log.files.retain(|file| !file.is_base);
     let (keys, epoch) = (Keys::new("seckill", Partition::DEFAULT), Some(epoch.to_string()));
-    let rules = Rules { keys, is_own: true, database: 0, epoch, known: Some(known) };
+    let rules = [Rules { keys, is_own: true, database: 0, epoch, known: Some(known) }];
     let original = log.files[0].bytes.to_vec();
     let starts = aof::starts(&log.files[0].bytes);
     let free = freedoms(&original);
@@ -184,7 +184,7 @@ async fn each_changed_byte_is_found_in_its_transaction() {
             Err(violation) => Some(violation.place.offset),
             Ok(replayed) => {
                 assert_eq!(replayed.tail, None, "{}", context());
-                let mismatches = winners::compare(&replayed.state, &live, &postgres.pool).await.unwrap();
+                let mismatches = winners::compare(&replayed.states, &live, &postgres.pool).await.unwrap();
                 mismatches.first().and_then(|mismatch| mismatch.place).map(|place| place.offset)
             }
         };
