@@ -21,8 +21,7 @@ const LOCK_GIVEN: &str = "select id::uuid from orders
     where id = any($1) and coalesce(status = 'reserved' and reserved_until <= statement_timestamp(), false)
     order by id for no key update";
 /// Reads one entry of the index, whatever Postgres believes of the table; `min` would read all of the partition's.
-const UNTIL_NEXT: &str =
-    "select (select extract(epoch from reserved_until - clock_timestamp()) from orders
+const UNTIL_NEXT: &str = "select (select extract(epoch from reserved_until - clock_timestamp()) from orders
         where status = 'reserved' and partition = $1 order by reserved_until limit 1)::double precision";
 
 /// Which overdue orders a transaction expires.
