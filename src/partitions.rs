@@ -71,10 +71,11 @@ impl Partitions {
     /// If there are several partitions and Postgres, which knows the coupon's, does not answer; or if this process has
     /// not started that partition yet.
     pub async fn of(&self, coupon: &CouponId) -> Result<Arc<PartitionFunctions>, StoreError> {
-        if let Some(only) = self.only() {
-            return Ok(only);
-        }
         let mut partition = self.catalogue.partition(coupon);
+        if let Some(only) = self.only() {
+            // Another process may have added a partition that this one has not started yet.
+            return partition.map_or(Ok(only), |partition| self.get(partition));
+        }
         if partition.is_none() {
             self.catalogue.refresh_in_time(Duration::ZERO).await?;
             partition = self.catalogue.partition(coupon);

@@ -231,7 +231,8 @@ async fn claim_batch(
     claims: &[Claim],
 ) -> Result<Vec<ClaimOutcome>, Unavailable> {
     let deadline_ms = session.clock.at_ms(deadline);
-    let is_published = |coupon: &_| shared.catalogue.is_published(coupon);
+    // A coupon of a partition that this process has not started yet is absent here, but not lost.
+    let is_published = |coupon: &_| shared.catalogue.is_published_in(session.epoch.partition, coupon);
     let reply = claim::claim_batch(&session.redis, &session.ready, deadline_ms, claims, is_published).await;
     let reply = reply.map_err(|error| {
         shared.fence.redis_failed(&session.epoch, &error);

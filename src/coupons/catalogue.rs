@@ -74,6 +74,12 @@ impl Catalogue {
         self.read().get(id).is_some_and(|known| known.published)
     }
 
+    /// As [`is_published`](Self::is_published); `false` for a coupon of another partition.
+    #[must_use]
+    pub fn is_published_in(&self, partition: Partition, id: &CouponId) -> bool {
+        self.read().get(id).is_some_and(|known| known.published && known.partition == partition)
+    }
+
     /// Whether an order of the coupon can have ended. `false` for an unknown coupon.
     #[must_use]
     pub fn orders_end(&self, id: &CouponId) -> bool {

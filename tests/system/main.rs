@@ -44,6 +44,7 @@ mod monitoring;
 mod order_life;
 mod order_log;
 mod partition_tools;
+mod partitions;
 mod rebuild_races;
 mod receipt;
 mod receipt_log;
