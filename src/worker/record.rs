@@ -267,7 +267,10 @@ impl BatchRecorder<'_> {
         match orders::get_many(postgres, &waited_for).await {
             Ok(orders) => waiters.announce(&orders),
             // Not needed: the poll of the waiters finds these orders later.
-            Err(error) => tracing::debug!("cannot read orders for their waiters: {error}"),
+            Err(error) => {
+                tracing::debug!("cannot read orders for their waiters: {error}");
+                self.postgres = None;
+            }
         }
     }
 
@@ -315,8 +318,9 @@ impl BatchRecorder<'_> {
             }
             Err(error) => return Err(postgres_failed(error)),
         }
-        if let Ok(Some(order)) = orders::get(self.postgres().await?, event.order).await {
-            self.context.waiters.announce(&[order]);
+        match orders::get(self.postgres().await?, event.order).await {
+            Ok(order) => self.context.waiters.announce(order.as_slice()),
+            Err(_) => self.postgres = None,
         }
         Ok(())
     }

@@ -32,7 +32,8 @@ async fn assert_busy(postgres: &Postgres, partition: Partition) {
 
 #[tokio::test]
 async fn a_partition_leaves_connections_to_others_and_all_stay_below_the_limit() {
-    let postgres = eight_connections(&Database::bare("shared_connections"));
+    let database = Database::bare("shared_connections");
+    let postgres = eight_connections(&database);
     let (mut first, second) = (borrow(&postgres, ONE).await, borrow(&postgres, ONE).await);
     assert_busy(&postgres, ONE).await;
     let others = (borrow(&postgres, TWO).await, borrow(&postgres, TWO).await);
@@ -66,7 +67,8 @@ async fn a_connection_that_is_not_given_back_is_closed_with_its_locks() {
 
 #[tokio::test]
 async fn a_connection_is_checked_once_for_each_partition() {
-    let postgres = eight_connections(&Database::bare("checked_connection"));
+    let database = Database::bare("checked_connection");
+    let postgres = eight_connections(&database);
     assert!(postgres.work.borrow_checked(ONE).is_none());
     let mut connection = borrow(&postgres, ONE).await;
     assert!(!connection.is_checked());

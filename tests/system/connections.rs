@@ -73,21 +73,27 @@ async fn claim_all(sale: &Sale, users: std::ops::Range<usize>) -> Vec<String> {
     join_all(claims).await
 }
 
-async fn until_recorded(sale: &Sale, orders: &[String]) {
-    until("all orders are recorded", async || {
-        (sale.psql_number("select count(*) from orders") == i64::try_from(orders.len()).unwrap())
-            .then_some(())
+async fn until_up(sale: &Sale) {
+    until("all partitions are up", async || {
+        let metrics = sale.get("/metrics").await.text;
+        let is_up = |line: &&str| line.starts_with("seckill_partition_up{") && line.ends_with(" 1");
+        (metrics.lines().filter(is_up).count() == 16).then_some(())
     })
     .await;
-    sale.assert_recorded(orders);
+}
+
+async fn until_recorded(sale: &Sale, orders: usize) {
+    until("all orders are recorded", async || {
+        (sale.psql_number("select count(*) from orders") == i64::try_from(orders).unwrap()).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sixteen_partitions_sell_record_and_rebuild_on_the_connections_of_the_setting() {
     let sale =
         Sale::start_with(&[("SECKILL_PARTITIONS", "16"), ("SECKILL_POSTGRES_CONNECTIONS", "12")]).await;
-    until("all partitions are up", async || (sale.log().matches("fence up").count() >= 16).then_some(()))
-        .await;
+    until_up(&sale).await;
     let counting = Counting::start(&sale);
     for coupon in coupons() {
         sale.create_with(&coupon, json!({"total": 40, "reserve_seconds": 900})).await;
@@ -95,27 +101,34 @@ async fn sixteen_partitions_sell_record_and_rebuild_on_the_connections_of_the_se
     let partitions = "select count(distinct partition) from coupons";
     assert_eq!(sale.psql_number(partitions), PARTITIONS);
     let mut orders = claim_all(&sale, 0..10).await;
-    until_recorded(&sale, &orders).await;
-    let confirms = orders.iter().enumerate().map(async |(number, order)| {
-        let what = if number % 2 == 0 { "confirm" } else { "cancel" };
+    until_recorded(&sale, 160).await;
+    let cancelled = orders.split_off(80);
+    let confirms = orders.iter().map(|order| (order, "confirm"));
+    let ends = confirms.chain(cancelled.iter().map(|order| (order, "cancel")));
+    let ends = ends.map(async |(order, what)| {
         let answer = sale.admin(Method::POST, &format!("/v1/orders/{order}/{what}"), None).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
     });
-    join_all(confirms).await;
+    join_all(ends).await;
     orders.extend(claim_all(&sale, 10..20).await);
-    until_recorded(&sale, &orders).await;
+    until_recorded(&sale, 320).await;
+    sale.assert_recorded(&orders);
     let most = counting.most();
     assert!((2..=LIMIT).contains(&most), "{most} connections");
 
     let counting = Counting::start(&sale);
-    let rebuilt = sale.log().matches("fence up").count() + 16;
+    let epochs = sale.psql("select epoch from fence");
     sale.redis_cli(&["FLUSHALL"]);
-    until("all partitions are rebuilt", async || {
-        (sale.log().matches("fence up").count() >= rebuilt).then_some(())
+    until("all partitions have new epochs", async || {
+        let now = sale.psql("select epoch from fence");
+        (now.lines().count() == 16 && now.lines().all(|epoch| !epochs.contains(epoch))).then_some(())
     })
     .await;
+    until_up(&sale).await;
     orders.extend(claim_all(&sale, 20..25).await);
-    until_recorded(&sale, &orders).await;
+    until_recorded(&sale, 400).await;
+    sale.assert_recorded(&orders);
     let most = counting.most();
     assert!(most <= LIMIT + 1, "{most} connections during a rebuild");
+    println!("{most} connections with rebuilds");
 }
