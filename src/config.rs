@@ -55,6 +55,10 @@ pub struct StoreSettings {
     /// Partitions of the sale: each has a stream and a fence of its own. New ones take new coupons; none is removed
     #[arg(long, env = "SECKILL_PARTITIONS", default_value_t = 1, value_name = "N", value_parser = |text: &str| parse_whole(text, 1..=PARTITIONS_MAX))]
     pub partitions: usize,
+
+    /// Connections to Postgres that the process opens at most, with one more during a rebuild
+    #[arg(long, env = "SECKILL_POSTGRES_CONNECTIONS", default_value_t = POSTGRES_CONNECTIONS_DEFAULT, value_name = "N", value_parser = |text: &str| parse_whole(text, POSTGRES_CONNECTIONS_MIN..=POSTGRES_CONNECTIONS_MAX))]
+    pub postgres_connections: u32,
 }
 
 /// Who runs Redis and Postgres: this program or the operator.

@@ -53,7 +53,8 @@ impl Core {
         set_status: impl Fn(&str),
     ) -> anyhow::Result<Option<Self>> {
         let server = RedisServer::new(addresses, &stores.redis_prefix, Partition::DEFAULT)?;
-        let postgres = Postgres::new(&addresses.database_url, &stores.db_schema)?;
+        let StoreSettings { db_schema, postgres_connections, .. } = stores;
+        let postgres = Postgres::with_connections(&addresses.database_url, db_schema, *postgres_connections)?;
         let Some(partitions) = wait_for_postgres(&postgres, stores.partitions, stop, set_status).await?
         else {
             return Ok(None);

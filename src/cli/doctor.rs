@@ -30,7 +30,8 @@ pub struct DoctorArgs {
 pub async fn run(args: DoctorArgs) -> anyhow::Result<()> {
     let addresses = store_tools::addresses(&args.stores)?;
     let server = RedisServer::new(&addresses, &args.stores.redis_prefix, Partition::DEFAULT)?;
-    let postgres = Postgres::new(&addresses.database_url, &args.stores.db_schema)?;
+    let StoreSettings { db_schema, postgres_connections, .. } = &args.stores;
+    let postgres = Postgres::with_connections(&addresses.database_url, db_schema, *postgres_connections)?;
     let DoctorSettings { reclaim_after, max_backlog } = args.limits;
     let findings = doctor::examine(&server, &postgres, &Limits { reclaim_after, max_backlog }).await;
     postgres.close().await;

@@ -160,8 +160,8 @@ impl Stores {
         if row.is_err() {
             // The pool does not say why it gets no connection; a new connection does.
             let server = self.postgres.clone();
-            postgres::with_timeout(config::PROBE_INTERVAL, async move { server.dedicated().await.map(drop) })
-                .await?;
+            let connecting = async move { server.work.try_connecting(partition).await };
+            postgres::with_timeout(config::PROBE_INTERVAL, connecting).await?;
         }
         row
     }

@@ -54,7 +54,7 @@ fn read_pool(postgres: &Postgres) {
     let (open, idle) = (u64::from(pool.size()), pool.num_idle() as u64);
     metrics::POOL_CONNECTIONS.set_count(&["busy"], open.saturating_sub(idle));
     metrics::POOL_CONNECTIONS.set_count(&["idle"], idle);
-    metrics::POOL_MAX.set_count(config::POSTGRES_POOL_CONNECTIONS.into());
+    metrics::POOL_MAX.set_count(pool.options().get_max_connections().into());
 }
 
 async fn read_streams(stores: &[Stores]) {

@@ -116,6 +116,43 @@ pub async fn try_lock_rebuild(
     .await?)
 }
 
+/// Takes the session-level lock of a kind of comparison; `false` if another process has the lock.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn try_lock_comparison(
+    connection: &mut PgConnection,
+    partition: Partition,
+    kind: &str,
+) -> Result<bool, PostgresError> {
+    Ok(sqlx::query_scalar(
+        "select pg_try_advisory_lock(hashtextextended(current_schema() || '/compare/' || $2 || '/' || $1::int, 0))",
+    )
+    .bind(partition.number())
+    .bind(kind)
+    .fetch_one(connection)
+    .await?)
+}
+
+/// Releases the lock of [`try_lock_comparison`].
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn unlock_comparison(
+    connection: &mut PgConnection,
+    partition: Partition,
+    kind: &str,
+) -> Result<(), PostgresError> {
+    sqlx::query(
+        "select pg_advisory_unlock(hashtextextended(current_schema() || '/compare/' || $2 || '/' || $1::int, 0))",
+    )
+    .bind(partition.number())
+    .bind(kind)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// As [`read`], on a dedicated connection.
 ///
 /// # Errors

@@ -20,8 +20,21 @@ pub struct Server {
     pub synchronous_commit: String,
     pub max_connections: i32,
     pub connections: i64,
+    /// Kept for superusers.
+    pub reserved_connections: i32,
+    /// The processes of this program that compare the stores, those of other schemas included.
+    pub processes: i64,
+    pub other_connections: i64,
     /// The server's clock, ms since 1970.
     pub now_ms: i64,
+}
+
+impl Server {
+    /// The connections that this program may open.
+    #[must_use]
+    pub fn room(&self) -> i64 {
+        i64::from(self.max_connections - self.reserved_connections) - self.other_connections
+    }
 }
 
 /// How the schema differs from this program's migrations, by their versions.

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use futures_util::TryStreamExt;
 use sqlx::{Connection, PgConnection, PgTransaction, Row};
+use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use super::audit::{self, AuditEntry};
@@ -21,14 +22,20 @@ use waitlist::UnservedRow;
 pub struct RebuildSession {
     connection: PgConnection,
     partition: Partition,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl RebuildSession {
-    /// Opens the session and takes the partition's lock; `None` if another process rebuilds the partition.
+    /// Opens the session and takes the partition's lock; `None` if another process rebuilds the partition, or this one
+    /// rebuilds another partition for long.
     ///
     /// # Errors
     /// If Postgres cannot serve.
     pub async fn open(postgres: &Postgres, partition: Partition) -> Result<Option<Self>, PostgresError> {
+        let turn = postgres.rebuilds.clone().acquire_owned();
+        let Ok(Ok(permit)) = tokio::time::timeout(config::REBUILD_TURN_TIMEOUT, turn).await else {
+            return Ok(None);
+        };
         let mut connection = postgres.dedicated().await?;
         let lock = config::REBUILD_LOCK_TIMEOUT.as_millis();
         // A rebuild of a million claims takes longer than any other work, and reads Redis during a transaction.
@@ -38,9 +45,11 @@ impl RebuildSession {
              set idle_in_transaction_session_timeout = '60s'; set enable_seqscan = on"
         );
         sqlx::raw_sql(sqlx::AssertSqlSafe(settings)).execute(&mut connection).await?;
-        Ok(fence::try_lock_rebuild(&mut connection, partition)
-            .await?
-            .then_some(Self { connection, partition }))
+        Ok(fence::try_lock_rebuild(&mut connection, partition).await?.then_some(Self {
+            connection,
+            partition,
+            _permit: permit,
+        }))
     }
 
     /// The fence row.
@@ -143,7 +152,10 @@ impl RebuildSession {
     /// # Errors
     /// If Postgres does not answer.
     pub async fn close(self) -> Result<(), PostgresError> {
-        Ok(self.connection.close().await?)
+        let Self { connection, _permit: permit, .. } = self;
+        connection.close().await?;
+        drop(permit);
+        Ok(())
     }
 }
 

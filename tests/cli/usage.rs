@@ -89,6 +89,7 @@ fn the_error_for_a_wrong_number_names_its_bounds(#[case] line: &str, #[case] bou
 #[case("SECKILL_DB_SCHEMA", "psql")]
 #[case("SECKILL_PARTITIONS", "serve")]
 #[case("SECKILL_WORKERS", "serve")]
+#[case("SECKILL_POSTGRES_CONNECTIONS", "worker")]
 #[case("SECKILL_ADMIN_TOKEN", "serve")]
 #[case("SECKILL_JWT_SECRET", "serve")]
 #[case("SECKILL_JWT_AUDIENCE", "demo")]
@@ -118,7 +119,7 @@ fn help_lists_all_settings_and_shows_no_secret() {
     let settings = "SECKILL_LISTEN SECKILL_DATA_DIR REDIS_URL DATABASE_URL SECKILL_STORES SECKILL_REDIS_PREFIX \
         SECKILL_DB_SCHEMA SECKILL_PARTITIONS SECKILL_WORKERS SECKILL_ADMIN_TOKEN SECKILL_JWT_SECRET SECKILL_JWT_AUDIENCE \
         SECKILL_JWT_ISSUER SECKILL_RECLAIM_AFTER SECKILL_MAX_BACKLOG SECKILL_STREAM_KEEP SECKILL_LOG \
-        SECKILL_LOG_FORMAT SECKILL_URL";
+        SECKILL_LOG_FORMAT SECKILL_URL SECKILL_POSTGRES_CONNECTIONS";
     let sandbox = Sandbox::new().env("SECKILL_JWT_SECRET", JWT_SECRET).env("SECKILL_ADMIN_TOKEN", JWT_SECRET);
     let run = sandbox.run(&["--help"]);
     assert_eq!(run.status, 0);
