@@ -3,10 +3,12 @@
 //! `tests/layering.rs` fails for limits in other files.
 
 mod machine;
+mod topology;
 
 use std::time::Duration;
 
 pub use machine::*;
+pub use topology::*;
 
 // ---- identifiers and fields of the HTTP API ----
 
