@@ -26,6 +26,7 @@ use fred::error::ErrorKind;
 use fred::types::Value;
 
 pub use server::{Redis, RedisServer};
+pub use topology::Report as TopologyReport;
 
 /// Why a command failed, classified by what the caller has to do.
 #[derive(Clone, Debug, thiserror::Error)]

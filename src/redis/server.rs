@@ -12,7 +12,7 @@ use fred::util::redis_keyslot;
 use super::RedisError;
 use super::connection::Connection;
 use super::keys::Keys;
-use super::topology::{Address, Topology};
+use super::topology::{Address, Report as TopologyReport, Topology};
 use crate::config::{self, StoreAddresses};
 use crate::disk;
 use crate::domain::{CouponId, Partition};
@@ -94,6 +94,15 @@ impl RedisServer {
         let connection = Connection::open(config, command_timeout).await?;
         let user = self.config.username.as_deref().unwrap_or("default").into();
         Ok(Redis { connection, keys: self.keys.clone(), user })
+    }
+
+    /// How the partitions' masters fail over, for the operator; `None` for a single server.
+    ///
+    /// # Errors
+    /// If no node of the cluster, or no Sentinel, answers.
+    pub async fn topology(&self, partitions: &[Partition]) -> Result<Option<TopologyReport>, RedisError> {
+        let slots: Vec<u16> = partitions.iter().map(|partition| self.of(*partition).slot()).collect();
+        self.topology.report(&self.config, &slots).await
     }
 
     /// The slot of the partition's keys in a Redis Cluster.

@@ -4,6 +4,7 @@
 
 mod address;
 mod majority;
+mod report;
 mod views;
 
 use std::collections::HashSet;
@@ -19,6 +20,7 @@ use super::{RedisError, integer};
 use crate::config;
 pub use address::Address;
 use majority::Votes;
+pub use report::Report;
 use views::View;
 
 /// Host and port of a node or a Sentinel.
@@ -40,8 +42,15 @@ impl fmt::Display for Node {
 pub(super) enum Topology {
     /// `REDIS_URL` is the server's address.
     Single,
-    Cluster { seeds: Vec<Node> },
-    Sentinel { seeds: Vec<Node>, service: String, user: Option<String>, password: Option<String> },
+    Cluster {
+        seeds: Vec<Node>,
+    },
+    Sentinel {
+        seeds: Vec<Node>,
+        service: String,
+        user: Option<String>,
+        password: Option<String>,
+    },
 }
 
 impl Topology {

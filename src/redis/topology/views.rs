@@ -83,7 +83,8 @@ pub(super) async fn of_sentinel(
     };
     let id = text(&call(&["MYID"]).await?);
     let id = id.ok_or_else(|| RedisError::Reply("SENTINEL MYID: no id".into()))?;
-    let master = array(call(&["GET-MASTER-ADDR-BY-NAME", service]).await?, "SENTINEL GET-MASTER-ADDR-BY-NAME")?;
+    let master =
+        array(call(&["GET-MASTER-ADDR-BY-NAME", service]).await?, "SENTINEL GET-MASTER-ADDR-BY-NAME")?;
     let master = match master.as_slice() {
         [host, at] => {
             let at = Node { host: text(host).unwrap_or_default(), port: port(at, "SENTINEL master")? };
