@@ -5,6 +5,7 @@
 mod agreement;
 mod definitions;
 mod disk;
+mod failover;
 mod finding;
 mod postgres;
 mod redis;
@@ -42,6 +43,9 @@ pub async fn examine(server: &RedisServer, postgres: &Postgres, limits: &Limits)
             connections.extend(redis);
         }
     }
+    let partitions: Vec<Partition> =
+        std::iter::once(server.keys.partition).chain(others.iter().copied()).collect();
+    findings.extend(failover::examine(server, &partitions).await);
     findings.extend(postgres_findings);
     findings.extend(unreadable);
     findings.extend(disk::space(server.store_folder()));

@@ -32,7 +32,7 @@ use crate::logs::info_or_warn;
 use crate::postgres::fence::FenceRow;
 use crate::postgres::{self, Postgres};
 use crate::redis::probe::RedisProbe;
-use crate::redis::{Redis, RedisServer};
+use crate::redis::{Redis, RedisError, RedisServer};
 use durability::DurabilityWatch;
 pub use error::StoreError;
 pub use invalidation::Evidence;
@@ -121,6 +121,12 @@ impl Fence {
             FenceState::Up(session) => Ok(session.clone()),
             FenceState::Down { reason } => Err(reason.clone()),
         }
+    }
+
+    /// Whether this session still stands.
+    #[must_use]
+    pub fn is_current(&self, session: &Session) -> bool {
+        matches!(&*self.shared.state.borrow(), FenceState::Up(current) if current.id == session.id)
     }
 
     /// The session, for work that needs one.
@@ -231,6 +237,7 @@ impl Fence {
                         verdict => verdict.map_err(|difference| difference.sentence),
                     }
                 }
+                Err(error) if is_about_moving_slot(&error) => Ok(()),
                 Err(error) => Err(error.to_string()),
             };
             if let Err(difference) = verdict {
@@ -295,6 +302,11 @@ impl Drop for TakeDownOnDrop<'_> {
         let reason = "the fence's task has ended".into();
         self.0.shared.state.send_replace(FenceState::Down { reason });
     }
+}
+
+/// The probe's keys are not on one node now. Each script still looks at the marker and the sums.
+fn is_about_moving_slot(error: &anyhow::Error) -> bool {
+    error.downcast_ref().is_some_and(RedisError::is_about_moving_slot)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -18,6 +18,8 @@ use crate::redis::RedisError;
 use crate::redis::probe::STREAM_IS_FULL;
 use crate::redis::scripts::claim::{self, BatchOutcome};
 
+const SESSION_ENDED: &str = "Redis answered after its session had ended";
+
 /// Makes claims in batches. A cheap handle; clones share one queue.
 #[derive(Clone)]
 pub struct Batcher {
@@ -238,6 +240,10 @@ async fn claim_batch(
         shared.fence.redis_failed(&session.epoch, &error);
         Unavailable::from(&error)
     })?;
+    // A stopped master that wakes up still answers, after a replica was promoted: its answers do not count.
+    if !shared.fence.is_current(session) {
+        return Err(Unavailable::NoAnswer(SESSION_ENDED.into()));
+    }
     session.clock.set(reply.now_ms, Instant::now());
     match reply.outcome {
         BatchOutcome::Done(outcomes) => Ok(outcomes),

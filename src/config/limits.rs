@@ -4,11 +4,13 @@
 
 mod machine;
 mod postgres;
+mod topology;
 
 use std::time::Duration;
 
 pub use machine::*;
 pub use postgres::*;
+pub use topology::*;
 
 // ---- identifiers and fields of the HTTP API ----
 

@@ -69,6 +69,8 @@ impl Fence {
             RedisError::Busy(_) if error.is_about_writes() => {
                 *lock(&self.shared.refusal) = Some(error.to_string().into());
             }
+            // The same node serves the keys that it still has; the others wait until the slot has moved.
+            RedisError::Busy(_) if error.is_about_moving_slot() => {}
             _ => {
                 self.take_down(epoch, &error.to_string());
                 // No rebuild has failed: the next probe starts at once, even after a short session.

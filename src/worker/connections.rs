@@ -15,12 +15,14 @@ use crate::redis::{Redis, RedisError, marker};
 pub struct Connections<'a> {
     pub context: &'a Context,
     redis: Option<Redis>,
+    /// The fence's session at the connect. A later session may be on another server.
+    session: Option<u64>,
 }
 
 impl<'a> Connections<'a> {
     /// Connects to nothing yet.
     pub fn new(context: &'a Context) -> Self {
-        Self { context, redis: None }
+        Self { context, redis: None, session: None }
     }
 
     /// The connection to Redis, and the epoch of the marker that was read on it (never the epoch from Postgres). Waits
@@ -30,6 +32,11 @@ impl<'a> Connections<'a> {
     /// If Redis cannot be reached or does not answer.
     pub async fn redis(&mut self, stop: &CancellationToken) -> Result<Option<(Redis, Epoch)>, RedisError> {
         self.context.wait_until_up(stop).await;
+        let session = self.context.fence.session().ok().map(|session| session.id);
+        if session.is_some() && session != self.session {
+            self.redis = None;
+            self.session = session;
+        }
         let redis = match &self.redis {
             Some(redis) => redis.clone(),
             None => self.redis.insert(self.context.server.connect_blocking().await?).clone(),
