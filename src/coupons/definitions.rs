@@ -14,7 +14,7 @@ use super::snapshots::Snapshots;
 use crate::config;
 use crate::domain::{
     ClaimDurability, CouponId, CouponPatch, CouponSnapshot, Definition, FieldDifference, InvalidDefinition,
-    NewCoupon, Origin,
+    NewCoupon, Origin, Partition,
 };
 use crate::fence::{Fence, StoreError};
 use crate::postgres::coupons::{self, CouponRow, Edited};
@@ -47,6 +47,7 @@ pub enum ExpectedVersion {
 pub struct AdminCoupon {
     pub snapshot: CouponSnapshot,
     pub definition: Definition,
+    pub partition: Partition,
     pub units: HeldUnits,
     /// Fields that differ between Redis and Postgres: an edit that is not published yet, or an edit by hand.
     pub not_in_force: Vec<FieldDifference>,
@@ -274,6 +275,7 @@ impl Coupons {
         Ok(snapshot.map(|snapshot| AdminCoupon {
             snapshot: (*snapshot).clone(),
             definition: row.definition,
+            partition: row.partition,
             units,
             not_in_force: standing.differences(),
         }))

@@ -106,6 +106,9 @@ pub struct AdminCouponView {
     unlisted: bool,
     /// Grows by one with each edit; also in the `ETag`.
     version: i64,
+    /// The partition that the coupon belongs to for ever.
+    #[schema(minimum = 0)]
+    partition: i16,
     /// Units of claims that are not recorded yet.
     accepted: i64,
     reserved: i64,
@@ -124,6 +127,7 @@ impl From<AdminCoupon> for AdminCouponView {
             paused: coupon.definition.paused,
             unlisted: coupon.definition.unlisted,
             version: coupon.definition.version,
+            partition: coupon.partition.number(),
             accepted: coupon.units.accepted,
             reserved: coupon.units.reserved,
             confirmed: coupon.units.confirmed,

@@ -34,6 +34,8 @@ pub enum FenceView {
 pub struct StreamView {
     /// The stream's key in Redis.
     pub stream: String,
+    #[schema(minimum = 0)]
+    pub partition: i16,
     pub length: i64,
     #[schema(required)]
     pub first_entry_id: Option<String>,
@@ -118,6 +120,7 @@ pub async fn read(fence: &Fence) -> Result<StreamStatus, StoreError> {
     };
     Ok(StreamStatus::Up(Box::new(StreamView {
         stream: redis.keys.orders.to_string(),
+        partition: redis.keys.partition.number(),
         length: stream::length(redis).await?,
         first_entry_id: stream::first_id(redis).await?,
         last_entry_id: stream::last_id(redis).await?,
