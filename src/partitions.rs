@@ -258,8 +258,10 @@ impl Partitions {
     /// The state of both stores: of each partition, the worst.
     pub async fn store_status(&self) -> StoreStatus {
         let all = self.all();
-        let read = join_all(all.iter().map(|functions| functions.stores.status())).await;
-        StoreStatus::merge(read)
+        let read = all
+            .iter()
+            .map(|functions| async { (functions.fence.partition(), functions.stores.status().await) });
+        StoreStatus::merge(join_all(read).await)
     }
 
     /// Compares everything in each partition; see [`Reconciler::compare`].

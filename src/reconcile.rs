@@ -82,14 +82,14 @@ impl Reconciler {
         }
         let report = comparison.report;
         if report.fenced {
-            report.record_metrics();
+            report.record_metrics(self.fence.partition());
             return Ok(report);
         }
         // A difference between reads of two epochs is not a difference of the stores.
         if marker::read(&session.redis).await?.as_deref() != Some(&*session.ready) {
             return Err(ReconcileError::marker_changed(&self.fence, &session));
         }
-        report.record_metrics();
+        report.record_metrics(self.fence.partition());
         if let Some(tally) = tally {
             if !deleted_entries.is_empty() {
                 // The acknowledgement covers entries whose orders are recorded.

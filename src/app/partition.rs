@@ -16,6 +16,7 @@ use crate::coupons::snapshots::Snapshots;
 use crate::domain::Partition;
 use crate::fence::Fence;
 use crate::fence::store_status::Stores;
+use crate::metrics;
 use crate::orders::expiry::EndingOrders;
 use crate::orders::lookup::Orders;
 use crate::orders::transitions::{self, Transitions};
@@ -48,6 +49,7 @@ impl PartitionTasks {
     /// Starts the tasks, until the stop of the shared parts.
     pub fn start(shared: &SharedParts, partition: Partition) -> Self {
         let SharedParts { postgres, catalogue, stop, .. } = shared;
+        metrics::add_partition(&partition.to_string());
         let server = shared.server.of(partition);
         let is_default = partition == Partition::DEFAULT;
         let owner = if is_default { String::new() } else { format!(" of partition {partition}") };

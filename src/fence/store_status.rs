@@ -7,6 +7,7 @@ use time::format_description::well_known::Rfc3339;
 use utoipa::ToSchema;
 
 use super::Fence;
+use crate::domain::Partition;
 use crate::postgres::fence::FenceRow;
 use crate::postgres::health::{self, Waiting};
 use crate::postgres::{self, Postgres, PostgresError};
@@ -41,10 +42,15 @@ pub struct StoreStatus {
 }
 
 impl StoreStatus {
-    /// The worst of each part, for the partitions of one installation.
+    /// The worst of each part, for the partitions of one installation. With several, the fence that is down is named.
     #[must_use]
-    pub fn merge(parts: Vec<Self>) -> Self {
-        let mut parts = parts.into_iter();
+    pub fn merge(mut parts: Vec<(Partition, Self)>) -> Self {
+        if parts.len() > 1 {
+            for (partition, part) in parts.iter_mut().filter(|(_, part)| part.fence != OK) {
+                part.fence = format!("partition {partition}: {}", part.fence);
+            }
+        }
+        let mut parts = parts.into_iter().map(|(_, part)| part);
         let Some(first) = parts.next() else {
             let starting = || "starting".to_owned();
             let (redis, postgres, fence) = (starting(), starting(), starting());

@@ -235,7 +235,7 @@ impl Shared {
             reclaim_after_ms: u64::try_from(parts.reclaim_after.as_millis()).unwrap_or(u64::MAX),
             workers,
             consumers: streams.map(Streams::consumers),
-            drift: drift(),
+            drift: drift(&parts.partitions),
             dead_letters: OpenLetters { open: letters },
             coupons: views,
             coupons_left_out: coupons.map(|coupons| known.saturating_sub(coupons.len()) as u64),
@@ -297,11 +297,14 @@ async fn acknowledged(partition: &PartitionFunctions) -> Option<i64> {
     stream_status::acknowledged(&partition.fence).await.ok().flatten()
 }
 
-/// The differences of the last comparison by this process.
-fn drift() -> Drift {
-    let kinds: BTreeMap<String, f64> =
-        DRIFT_KINDS.iter().map(|&kind| (kind.to_owned(), DRIFT.read(&[kind]).unwrap_or(0.0))).collect();
-    let compared = RECONCILE_LAST.read().filter(|&seconds| seconds > 0.0);
+/// The differences of the last comparison of each partition by this process, and the oldest of these comparisons.
+fn drift(partitions: &Partitions) -> Drift {
+    let partitions: Vec<String> =
+        partitions.all().iter().map(|partition| partition.fence.partition().to_string()).collect();
+    let sum = |kind| partitions.iter().filter_map(|partition| DRIFT.read(&[kind, partition])).sum();
+    let kinds: BTreeMap<String, f64> = DRIFT_KINDS.iter().map(|&kind| (kind.to_owned(), sum(kind))).collect();
+    let compared = partitions.iter().map(|partition| RECONCILE_LAST.read(&[partition]).unwrap_or(0.0));
+    let compared = compared.min_by(f64::total_cmp).filter(|&seconds| seconds > 0.0);
     #[expect(clippy::cast_possible_truncation, reason = "a time in this century")]
     let compared_at = compared.map(|seconds| rfc3339((seconds * 1000.0) as i64));
     Drift { total: kinds.values().sum(), kinds, compared_at }

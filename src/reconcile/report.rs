@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::config;
 use crate::coupons::in_force::describe;
-use crate::domain::{CouponId, FieldDifference, OrderId, UserId};
+use crate::domain::{CouponId, FieldDifference, OrderId, Partition, UserId};
 use crate::metrics;
 
 /// The findings of a comparison. The counts are complete; `named` has at most `REPORT_MAX_NAMES` differences, for a receipt
@@ -110,7 +110,8 @@ impl ComparisonReport {
             + self.waitlist_drift
     }
 
-    pub(super) fn record_metrics(&self) {
+    pub(super) fn record_metrics(&self, partition: Partition) {
+        let partition = partition.to_string();
         for (kind, differences) in [
             ("lost_event", self.lost_events),
             ("missing_claim", self.missing_claims),
@@ -119,11 +120,11 @@ impl ComparisonReport {
             ("definition", self.definition_drift),
             ("waitlist", self.waitlist_drift),
         ] {
-            metrics::DRIFT.set_count(&[kind], differences as u64);
+            metrics::DRIFT.set_count(&[kind, &partition], differences as u64);
             metrics::DRIFT_TOTAL.add(kind, differences as u64);
         }
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        metrics::RECONCILE_LAST.set(since_1970.as_secs_f64());
+        metrics::RECONCILE_LAST.set(&[&partition], since_1970.as_secs_f64());
     }
 
     /// Logs the differences as a warning; without any, at debug.

@@ -59,7 +59,8 @@ async fn serve_all(fence: &Fence, session: &Session, catalogue: &Catalogue) -> R
     for coupon in catalogue.with_waitlist(fence.partition()) {
         waiting += serve(fence, session, &coupon).await?;
     }
-    metrics::WAITLIST_WAITING.set_count(u64::try_from(waiting).unwrap_or(0));
+    let partition = fence.partition().to_string();
+    metrics::WAITLIST_WAITING.set_count(&[&partition], u64::try_from(waiting).unwrap_or(0));
     Ok(())
 }
 
