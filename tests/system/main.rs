@@ -43,6 +43,7 @@ mod missed_entries;
 mod monitoring;
 mod order_life;
 mod order_log;
+mod partition_tools;
 mod rebuild_races;
 mod receipt;
 mod receipt_log;
