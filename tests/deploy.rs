@@ -146,8 +146,11 @@ fn settings_in(text: &str) -> BTreeSet<&str> {
 
 #[test]
 fn the_deployments_give_the_program_only_settings_that_it_has() {
-    let output = Command::new(env!("CARGO_BIN_EXE_seckill")).args(["serve", "--help"]).output().unwrap();
-    let help = String::from_utf8(output.stdout).unwrap();
+    let help_of = |command| {
+        let output = Command::new(env!("CARGO_BIN_EXE_seckill")).args([command, "--help"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let help = help_of("serve") + &help_of("worker");
     // Without the breaks of long lines.
     let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
     for file in DEPLOYMENTS {
@@ -156,7 +159,7 @@ fn the_deployments_give_the_program_only_settings_that_it_has() {
         assert!(!settings.is_empty(), "{file}");
         for name in settings {
             let is_setting = ["=", "]"].iter().any(|end| help.contains(&format!("[env: {name}{end}")));
-            assert!(is_setting, "{file} sets {name}: no setting of `serve`");
+            assert!(is_setting, "{file} sets {name}: no setting of `serve` or `worker`");
         }
     }
 }
