@@ -106,6 +106,7 @@ mod tests {
             redis_prefix: "seckill".to_owned(),
             db_schema: "seckill".to_owned(),
             partitions: 1,
+            postgres_connections: 20,
         }
     }
 
