@@ -23,7 +23,12 @@ async fn a_killed_master_stops_only_its_partition_and_no_recorded_order_is_lost(
     };
     let before = masters(&cluster, 0);
     assert!(before[0] != before[1] && before[1] != before[2] && before[0] != before[2], "{before:?}");
-    let (load, started) = (scene.sell(), Instant::now());
+    let load = scene.sell();
+    let warm_up = Instant::now();
+    for partition in scene.partitions() {
+        load.until_accepted(partition, 20, warm_up).await;
+    }
+    let started = Instant::now();
     for partition in scene.partitions() {
         load.until_accepted(partition, 80, started).await;
     }
@@ -101,14 +106,24 @@ async fn a_slot_that_moves_is_refused_until_the_partition_is_rebuilt_on_the_new_
     load.until_accepted(moves, 40, started).await;
     let epochs = scene.epochs();
 
-    set(target, &["IMPORTING", &from]);
-    set(source, &["MIGRATING", &to]);
+    let begin = || {
+        set(target, &["IMPORTING", &from]);
+        set(source, &["MIGRATING", &to]);
+    };
+    begin();
     let refused = scene.sale.claim(scene.untouched(moves), "early").await;
     refused.assert_problem(503, "unavailable");
-    load.until_accepted(moves, 80, Instant::now()).await;
-    assert_eq!(load.refused(moves, started), 0, "keys that exist are served");
-    assert!(!scene.sale.log().contains("fence down: Redis"), "the session stays");
+    assert!(refused.text.contains("TRYAGAIN"), "{}", refused.text);
+    // The move is given up: the same session sells on.
+    for port in [target, source] {
+        set(port, &["STABLE"]);
+    }
+    load.until_accepted(moves, 20, Instant::now()).await;
+    assert_eq!(scene.epochs(), epochs);
+    assert!(!scene.sale.log().contains("fence down: Redis"), "{}", scene.sale.log());
 
+    let begun = Instant::now();
+    begin();
     until("all keys have moved", async || {
         let keys = redis_cli(source, &["CLUSTER", "GETKEYSINSLOT", &slot, "1"]).unwrap();
         let Some(key) = keys.lines().next() else { return Some(()) };
@@ -117,7 +132,7 @@ async fn a_slot_that_moves_is_refused_until_the_partition_is_rebuilt_on_the_new_
         None
     })
     .await;
-    load.until_refused(moves, started).await;
+    load.until_refused(moves, begun).await;
     for port in [target, source].into_iter().chain(cluster.masters(target)) {
         set(port, &["NODE", &to]);
     }
@@ -128,5 +143,14 @@ async fn a_slot_that_moves_is_refused_until_the_partition_is_rebuilt_on_the_new_
     assert_eq!(load.refused(stays, started), 0, "the partition on the target");
     let told = load.stop().await;
     assert_eq!(cluster.master_of(&stream(moves), 0), Some(target));
+    let (level, what) = scene.doctor("redis-partitions");
+    assert!(
+        level == "green" && what.contains(&format!("partitions {stays}, {moves} on 127.0.0.1:{target}")),
+        "{what}"
+    );
+    assert_eq!(scene.doctor("redis-coverage").0, "green");
+    assert_eq!(scene.doctor("redis-replicas").0, "green");
+    let (level, what) = scene.doctor("redis-failover");
+    assert!(level == "red" && what.contains("cluster-node-timeout 2000"), "{what}");
     scene.assert_ledger(&told, |partition| cluster.master_of(&stream(partition), 0).unwrap()).await;
 }
