@@ -64,7 +64,7 @@ impl Scene {
         self.coupons.keys().copied().collect()
     }
 
-    /// The coupon of the partition that nobody buys.
+    /// The coupon of the partition that no client buys.
     pub fn untouched(&self, partition: i64) -> &str {
         &self.coupons[&partition][1]
     }
