@@ -31,7 +31,8 @@ pub struct StoreSettings {
     #[arg(long, env = "SECKILL_DATA_DIR", value_name = "DIR", value_parser = NonEmpty::new().map(PathBuf::from))]
     pub data_dir: Option<PathBuf>,
 
-    /// redis://, rediss:// or redis+unix:// address; unset together with DATABASE_URL: embedded stores
+    /// redis://, rediss://, redis+unix://, redis-cluster:// or redis-sentinel:// address; unset together with
+    /// DATABASE_URL: embedded stores
     #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true, value_parser = NonEmpty::new())]
     pub redis_url: Option<String>,
 

@@ -237,8 +237,14 @@ impl Fence {
                         verdict => verdict.map_err(|difference| difference.sentence),
                     }
                 }
-                Err(error) if is_about_moving_slot(&error) => Ok(()),
-                Err(error) => Err(error.to_string()),
+                Err(error) => match error.downcast_ref() {
+                    // The session stays: each script still looks at the marker and the sums.
+                    Some(moving @ RedisError::Busy(_)) if moving.is_about_moving_slot() => {
+                        self.redis_failed(&session.epoch, moving);
+                        Ok(())
+                    }
+                    _ => Err(error.to_string()),
+                },
             };
             if let Err(difference) = verdict {
                 self.take_down(&session.epoch, &difference);
@@ -302,11 +308,6 @@ impl Drop for TakeDownOnDrop<'_> {
         let reason = "the fence's task has ended".into();
         self.0.shared.state.send_replace(FenceState::Down { reason });
     }
-}
-
-/// The probe's keys are not on one node now. Each script still looks at the marker and the sums.
-fn is_about_moving_slot(error: &anyhow::Error) -> bool {
-    error.downcast_ref().is_some_and(RedisError::is_about_moving_slot)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -65,12 +65,11 @@ impl Fence {
     pub fn redis_failed(&self, epoch: &Epoch, error: &RedisError) {
         match error {
             RedisError::WrongType(_) => self.invalidate(epoch, &error.to_string()),
-            // Redis still reads: workers go on, and acknowledging entries makes room.
-            RedisError::Busy(_) if error.is_about_writes() => {
+            // Redis still reads: workers go on, and acknowledging entries makes room. A slot that moves is refused until it
+            // has moved, or stays.
+            RedisError::Busy(_) if error.is_about_writes() || error.is_about_moving_slot() => {
                 *lock(&self.shared.refusal) = Some(error.to_string().into());
             }
-            // The same node serves the keys that it still has; the others wait until the slot has moved.
-            RedisError::Busy(_) if error.is_about_moving_slot() => {}
             _ => {
                 self.take_down(epoch, &error.to_string());
                 // No rebuild has failed: the next probe starts at once, even after a short session.

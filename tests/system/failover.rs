@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use support::external_store::ExternalStore;
 use support::redis_group::redis_cli;
 use support::{Sale, until};
@@ -64,7 +64,7 @@ impl Scene {
         self.coupons.keys().copied().collect()
     }
 
-    /// The coupon of the partition that nobody buys.
+    /// The coupon of the partition that no client buys.
     pub fn untouched(&self, partition: i64) -> &str {
         &self.coupons[&partition][1]
     }
@@ -95,6 +95,16 @@ impl Scene {
         };
         let buyers = self.coupons.iter().map(buyer).collect();
         Load { answers, is_over, buyers }
+    }
+
+    /// The level and the text of one finding of `seckill doctor`.
+    pub fn doctor(&self, check: &str) -> (String, String) {
+        let output = self.sale.command().args(["doctor", "--json"]).output().unwrap();
+        let findings: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let found = findings.as_array().unwrap().iter().find(|finding| finding["check"] == check);
+        let text =
+            |field: &str| found.unwrap_or_else(|| panic!("{findings}"))[field].as_str().unwrap().to_owned();
+        (text("level"), text("what"))
     }
 
     pub fn epochs(&self) -> BTreeMap<i64, String> {

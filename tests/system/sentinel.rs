@@ -55,6 +55,8 @@ async fn a_stopped_master_that_wakes_up_takes_nothing_that_is_told() {
 async fn one_of_three_sentinels_is_not_believed() {
     let group = SentinelGroup::start().await;
     let scene = Scene::start(&group.url(), 1).await;
+    assert_eq!(scene.doctor("redis-sentinels"), ("green".into(), "3 Sentinels watch the master".into()));
+    assert_eq!(scene.doctor("redis-failover").0, "red", "two seconds");
     group.signal_sentinels_but(1, Signal::SIGSTOP);
     let mut other = scene.sale.spawn("serve", &[]);
     other.until_logged("1 of 3 name 127.0.0.1:").await;

@@ -61,6 +61,12 @@ pub fn redis_cli(port: u16, args: &[&str]) -> Result<String, String> {
     output_of(Command::new("redis-cli").args(["-e", "-p", &port.to_string()]).args(args))
 }
 
+/// Connections of clients and of other servers.
+pub fn connections(port: u16) -> u64 {
+    let info = redis_cli(port, &["INFO", "clients"]).unwrap();
+    field(&info, "connected_clients").unwrap().parse().unwrap()
+}
+
 /// The value of a line of INFO, or of CLUSTER INFO.
 fn field(text: &str, name: &str) -> Option<String> {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
