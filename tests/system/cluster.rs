@@ -60,7 +60,8 @@ async fn a_killed_master_stops_only_its_partition_and_no_recorded_order_is_lost(
 
     let late: Vec<String> = load.stop().await.difference(&told).cloned().collect();
     // What a master told and neither its replica nor Postgres had is lost with it.
-    let lost = late.iter().filter(|order| !scene.live_orders().contains(*order)).count();
+    let live = scene.live_orders();
+    let lost = late.iter().filter(|order| !live.contains(*order)).count();
     println!("{} told after the kill or shortly before, {lost} of them not recorded yet or lost", late.len());
     scene.assert_ledger(&kept, |partition| cluster.master_of(&stream(partition), before[0]).unwrap()).await;
     for order in kept.iter().take(3) {
