@@ -159,18 +159,20 @@ pub async fn revoke(
 }
 
 /// Takes the fence's lock and then the rows' locks, in the order of ids: transactions cannot deadlock. Returns the orders
-/// that have a row. One that is recorded later in the transaction is not looked at: it is reserved, and not too late.
+/// of the partition that have a row. One that is recorded later in the transaction is not looked at: it is reserved, and not too late.
 async fn lock(
     transaction: &mut PgConnection,
     partition: Partition,
     ids: impl IntoIterator<Item = OrderId>,
 ) -> Result<HashSet<OrderId>, PostgresError> {
     fence::lock_shared(transaction, partition).await?;
-    let locked: Vec<Uuid> =
-        sqlx::query_scalar("select id::uuid from orders where id = any($1) order by id for update")
-            .bind(ids.into_iter().map(|id| id.0).collect::<Vec<Uuid>>())
-            .fetch_all(transaction)
-            .await?;
+    let locked: Vec<Uuid> = sqlx::query_scalar(
+        "select id::uuid from orders where id = any($1) and partition = $2 order by id for update",
+    )
+    .bind(ids.into_iter().map(|id| id.0).collect::<Vec<Uuid>>())
+    .bind(partition.number())
+    .fetch_all(transaction)
+    .await?;
     Ok(locked.into_iter().map(OrderId).collect())
 }
 

@@ -1,8 +1,9 @@
 //! Partitions are added while the program runs.
 
 use super::{
-    assert_orders_in_their_partitions, assert_whole, buy, order_of, orders_key, until_stock, until_up,
+    ask, assert_orders_in_their_partitions, assert_whole, buy, order_of, orders_key, until_stock, until_up,
 };
+use seckill::domain::OrderId;
 use support::{Sale, until};
 
 #[tokio::test]
@@ -52,8 +53,16 @@ async fn a_coupon_of_a_partition_that_has_not_started_is_refused_and_taken_for_n
     // Another process has made a partition and a coupon in it; this one has not seen the row of the fence.
     sale.psql(
         "insert into coupons (id, title, total, stock, partition, version, published_version)
-         values ('far', 'far', 5, 5, 48, 1, 1)",
+         values ('far', 'far', 5, 4, 48, 1, 1)",
     );
+    let reserved = OrderId::mint().to_string();
+    sale.psql(&format!(
+        "insert into orders (id, partition, coupon_id, user_id, status, claimed_at, reserved_until)
+         values ('{reserved}', 48, 'far', 'zoe', 'reserved', now(), now() + interval '1 hour')"
+    ));
+    let too_early = ask(&sale, "zoe", &reserved, "confirm").await;
+    too_early.assert_problem(503, "unavailable");
+    assert!(too_early.text.contains("partition 48"), "{}", too_early.text);
     until("the process knows the coupon", async || {
         (sale.claim("far", "alice").await.status == 503).then_some(())
     })
@@ -75,6 +84,7 @@ async fn a_coupon_of_a_partition_that_has_not_started_is_refused_and_taken_for_n
     .await;
     sale.until_quiet().await;
     assert_eq!(sale.psql(&format!("select partition from orders where id = '{order}'")), "48");
-    until_stock(&sale, "far", 4).await;
-    assert_whole(&sale, &["far", "tea"].map(str::to_owned), 4).await;
+    assert_eq!(ask(&sale, "zoe", &reserved, "confirm").await.body["status"], "confirmed");
+    until_stock(&sale, "far", 3).await;
+    assert_whole(&sale, &["far", "tea"].map(str::to_owned), 5).await;
 }
