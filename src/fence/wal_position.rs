@@ -3,6 +3,7 @@
 //! unit, the answer to a confirm); else the loss of the commit would go unnoticed.
 
 use super::{Fence, Session, StoreError};
+use crate::config;
 use crate::domain::Epoch;
 use crate::postgres::work::WorkConnection;
 use crate::postgres::{self, Postgres, PostgresError};
@@ -74,7 +75,10 @@ pub async fn borrow_checked(
     if connection.is_checked() {
         return Ok(connection);
     }
-    let now = postgres::fence::durable_lsn(&mut *connection).await?;
+    // The connection may be an idle one, to a server that hangs by now.
+    let reading = postgres::fence::durable_lsn(&mut *connection);
+    let now = tokio::time::timeout(config::POSTGRES_CONNECT_TIMEOUT, reading).await;
+    let now = now.map_err(|_| PostgresError::Transient("it gives no answer".into()))??;
     if noted.is_some_and(|noted| now < noted) {
         let why = "Postgres is an older copy of itself";
         fence.report_postgres_loss(epoch, why);

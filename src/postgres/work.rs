@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Error};
@@ -36,6 +37,15 @@ struct Open {
     checked: HashSet<Partition>,
     /// Another connection has failed since this one was used.
     is_suspect: bool,
+    used_at: Instant,
+}
+
+impl Open {
+    /// Whether it probably answers. Without a check, a transaction on a server that hangs would wait for its own timeout,
+    /// which is much longer than that of a connect.
+    fn is_trusted(&self) -> bool {
+        !self.is_suspect && self.used_at.elapsed() < config::POSTGRES_WORK_MAX_IDLE
+    }
 }
 
 /// A borrowed connection. Closed when it is dropped.
@@ -74,7 +84,7 @@ impl WorkConnections {
     pub async fn borrow(&self, partition: Partition) -> Result<WorkConnection, PostgresError> {
         let permits = self.wait_for_permits(partition).await?;
         while let Some(mut open) = self.take_idle(partition) {
-            if open.is_suspect && !answers(&mut open.connection).await {
+            if !open.is_trusted() && !answers(&mut open.connection).await {
                 continue;
             }
             open.is_suspect = false;
@@ -84,6 +94,7 @@ impl WorkConnections {
             connection: connect_with(&self.0.options).await?,
             checked: HashSet::new(),
             is_suspect: false,
+            used_at: Instant::now(),
         };
         Ok(self.lend(partition, open, false, permits))
     }
@@ -94,7 +105,7 @@ impl WorkConnections {
         let own = self.of(partition).try_acquire_owned().ok()?;
         let permits = (own, self.0.permits.clone().try_acquire_owned().ok()?);
         let mut idle = self.0.idle();
-        let at = idle.iter().rposition(|open| !open.is_suspect && open.checked.contains(&partition))?;
+        let at = idle.iter().rposition(|open| open.is_trusted() && open.checked.contains(&partition))?;
         let open = idle.remove(at);
         Some(self.lend(partition, open, true, permits))
     }
@@ -163,7 +174,8 @@ impl Shared {
 impl WorkConnection {
     /// After a success only: no transaction may be open.
     pub fn give_back(self) {
-        let Self { open, mut loan } = self;
+        let Self { mut open, mut loan } = self;
+        open.used_at = Instant::now();
         loan.is_returned = true;
         loan.home.idle().push(open);
         // After the connection is back: the next one that gets them finds it.

@@ -16,6 +16,8 @@ pub const POSTGRES_POOL_CONNECTIONS: u32 = 8;
 pub const POSTGRES_REBUILD_CONNECTIONS: u16 = 1;
 /// The share of the connections for work that one partition may hold at once.
 pub const POSTGRES_WORK_PARTITION_PERCENT: usize = 67;
+/// A connection that was idle for longer is pinged before it is lent.
+pub const POSTGRES_WORK_MAX_IDLE: Duration = Duration::from_secs(1);
 /// How long a role waits for a connection.
 pub const POSTGRES_WORK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prepared statements that one connection caches.
