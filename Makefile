@@ -1,7 +1,7 @@
 # Each command installs missing packages (as root) or says how to install them.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full test-api test-container torture mutants fmt lint
+.PHONY: help run test test-full test-api test-upgrade test-container torture mutants fmt lint
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 24
@@ -14,11 +14,12 @@ test: ## Run every quick test
 	@scripts/install-packages
 	@scripts/run-tests
 
-test-full: ## Run every test, also the long ones, the mutants, the API and the container
+test-full: ## Run every test, also the long ones, the mutants, the API, the upgrade and the container
 	@scripts/install-packages
 	@scripts/run-tests --long
 	@scripts/run-mutants
 	@scripts/test-api
+	@scripts/test-upgrade
 	@scripts/test-container
 
 torture: ## Kill, pause, cut and flush under load: MINUTES=10 SEED= (random)
@@ -32,6 +33,9 @@ mutants: ## Break the program on purpose, one patch at a time: a test must detec
 
 test-api: ## Send generated requests to the API and compare the answers with its description: SEED= SECONDS_MAX=300
 	@SEED=$(SEED) SECONDS_MAX=$(SECONDS_MAX) scripts/test-api
+
+test-upgrade: ## Upgrade a sale of the version before partitions: nothing is lost, and the sale goes on
+	@scripts/test-upgrade
 
 test-container: ## Build the image and try it: sale, stop, kill, start again
 	@scripts/test-container

@@ -1,6 +1,6 @@
 //! Replays the append-only file that Redis wrote, transaction by transaction, and checks after each one that the sale's
-//! rules hold: stock + held = total, no unit twice, an order event for each claim. `winners` then compares the holders at
-//! the end with Postgres. Reads only; `docs/RECEIPT.md` lists the rules.
+//! rules hold: stock + held = total, no unit twice, an order event for each claim. Each partition has a state of its own.
+//! `winners` then compares the holders at the end with Postgres. Reads only; `docs/RECEIPT.md` lists the rules.
 
 mod commands;
 mod coupons;
@@ -8,6 +8,7 @@ mod files;
 mod group;
 mod holders;
 mod markers;
+mod partitions;
 mod replay;
 mod state;
 mod stream;
@@ -18,7 +19,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use commands::Tail;
+pub use coupons::Coupon;
 pub use files::Log;
+use partitions::Partitions;
 pub use state::{Rules, State};
 
 /// A position in one of the log's files.
@@ -47,18 +50,20 @@ impl Violation {
 /// The state at the end of a log in which every transaction keeps the rules.
 #[derive(Debug)]
 pub struct Replayed {
-    pub state: State,
+    /// Of each partition.
+    pub states: Vec<State>,
     pub transactions: u64,
     /// An incomplete transaction at the end, as a crash leaves it. Redis ignores it, too.
     pub tail: Option<Tail>,
 }
 
-/// Replays all files of a log. `read_bytes` follows the position in it.
+/// Replays all files of a log by the rules of each partition. `read_bytes` follows the position in it.
 ///
 /// # Errors
 /// The first transaction that breaks a rule or cannot be read.
-pub fn replay(log: &Log, rules: &Rules, read_bytes: &AtomicU64) -> Result<Replayed, Violation> {
-    let mut state = State::new(rules.clone());
+pub fn replay(log: &Log, rules: &[Rules], read_bytes: &AtomicU64) -> Result<Replayed, Violation> {
+    let is_own = rules.iter().any(|rules| rules.is_own);
+    let mut partitions = Partitions::new(rules);
     let (mut transactions, mut tail) = (0, None);
     let mut earlier_bytes = 0;
     let last = log.files.len().saturating_sub(1);
@@ -66,26 +71,26 @@ pub fn replay(log: &Log, rules: &Rules, read_bytes: &AtomicU64) -> Result<Replay
         let mut reader = commands::Reader::new(number, file.bytes.clone(), number == last);
         while let Some(transaction) = reader.next_transaction()? {
             if file.is_base {
-                state.load(&transaction)?;
+                partitions.load(&transaction)?;
             } else {
-                state.apply(&transaction, log)?;
+                partitions.apply(&transaction, log)?;
             }
             transactions += 1;
             read_bytes.store((earlier_bytes + transaction.place.offset) as u64, Ordering::Relaxed);
         }
         earlier_bytes += file.bytes.len();
         if file.is_base {
-            state.loaded(Place { file: number, offset: 0 })?;
+            partitions.loaded(Place { file: number, offset: 0 })?;
         }
         tail = reader.tail();
         if let Some(tail) =
-            tail.filter(|_| rules.is_own && !reader.in_tail.iter().all(|command| is_written(&command[0])))
+            tail.filter(|_| is_own && !reader.in_tail.iter().all(|command| is_written(&command[0])))
         {
             return Err(Violation::new(tail.place, "a command that the program does not send"));
         }
     }
-    state.end()?;
-    Ok(Replayed { state, transactions, tail })
+    let states = partitions.end()?;
+    Ok(Replayed { states, transactions, tail })
 }
 
 /// Whether Redis logs commands of this name for the program.

@@ -3,7 +3,9 @@
 mod core;
 mod credentials;
 mod demo;
+mod partition;
 mod replace;
+mod shared;
 mod worker;
 
 use std::net::SocketAddr;
@@ -16,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::core::{ApiSettings, Core};
+use self::core::Core;
 use crate::cli::{ServeArgs, WrongUsage};
 use crate::config::{self, CredentialSettings, LogFormat, StoreAddresses};
 use crate::data_dir::DataDir;
@@ -32,6 +34,7 @@ use crate::stop::Stop;
 use crate::tasks::Tasks;
 use credentials::{check_settings, generated_credentials, required_credentials};
 use replace::{Offer, SuccessorSlot, Takeover};
+use shared::ApiSettings;
 pub use worker::worker;
 
 /// Runs HTTP and workers in one process, until SIGTERM, SIGINT or SIGHUP.
@@ -200,14 +203,14 @@ impl Sale<'_> {
             max_backlog: args.http.max_backlog,
             max_connections: http.max_connections,
             reclaim_after: args.workers.reclaim_after,
-            credentials,
+            credentials: credentials.clone(),
         };
         let api = Arc::new(core.api(&settings, &http.stop.token)?);
         http.api.open(api.clone())?;
         let worker_stop = CancellationToken::new();
         let workers = core.run_workers(args.workers.clone(), &worker_stop);
         if let Some(takeover) = takeover {
-            let completing = Box::pin(takeover.complete(&api.fence));
+            let completing = Box::pin(takeover.complete(&api.partitions));
             if let Some(Err(error)) = stop.unless_stopped(completing).await {
                 stop.request("the old server continues");
                 core.stop(stop).await;
@@ -228,7 +231,7 @@ impl Sale<'_> {
         http.stop.token.cancel();
         let close_waits = async {
             tokio::time::sleep_until(stop.deadline(config::STOP_WAITING_CLAIMS_BY)).await;
-            core.waiters.close();
+            core.shared.waiters.close();
             std::future::pending::<()>().await;
         };
         tokio::select! {

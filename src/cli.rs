@@ -34,6 +34,7 @@ mod reconcile;
 mod redis_cli;
 mod store_tools;
 mod stream;
+mod stream_partition;
 mod stream_tail;
 pub mod token;
 mod value_parsers;

@@ -31,7 +31,8 @@ pub struct StoreSettings {
     #[arg(long, env = "SECKILL_DATA_DIR", value_name = "DIR", value_parser = NonEmpty::new().map(PathBuf::from))]
     pub data_dir: Option<PathBuf>,
 
-    /// redis://, rediss:// or redis+unix:// address; unset together with DATABASE_URL: embedded stores
+    /// redis://, rediss://, redis+unix://, redis-cluster:// or redis-sentinel:// address; unset together with
+    /// DATABASE_URL: embedded stores
     #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true, value_parser = NonEmpty::new())]
     pub redis_url: Option<String>,
 
@@ -51,6 +52,14 @@ pub struct StoreSettings {
     /// Postgres schema of all tables; created if absent
     #[arg(long, env = "SECKILL_DB_SCHEMA", default_value = "seckill", value_name = "WORD", value_parser = parse_db_schema)]
     pub db_schema: String,
+
+    /// Partitions of the sale: each has a stream and a fence of its own. New ones take new coupons; none is removed
+    #[arg(long, env = "SECKILL_PARTITIONS", default_value_t = 1, value_name = "N", value_parser = |text: &str| parse_whole(text, 1..=PARTITIONS_MAX))]
+    pub partitions: usize,
+
+    /// Connections to Postgres that the process opens at most, with one more during a rebuild
+    #[arg(long, env = "SECKILL_POSTGRES_CONNECTIONS", default_value_t = POSTGRES_CONNECTIONS_DEFAULT, value_name = "N", value_parser = |text: &str| parse_whole(text, POSTGRES_CONNECTIONS_MIN..=POSTGRES_CONNECTIONS_MAX))]
+    pub postgres_connections: u32,
 }
 
 /// Who runs Redis and Postgres: this program or the operator.

@@ -21,6 +21,6 @@ pub use definition::{CouponPatch, Definition, FieldChange, InvalidDefinition, Ne
 pub use durability::{ClaimDurability, InvalidDurability};
 pub use ids::{CouponId, IdempotencyKey, InvalidId, OrderId, UserId};
 pub use order::{Order, OrderEvent, OrderStatus, UnreadableEvent};
-pub use partition::Partition;
+pub use partition::{Epoch, Partition, counter};
 pub use transition::{Transition, TransitionRefusal, is_reason};
 pub use waitlist::{JoinRefusal, WaitingUser};

@@ -27,12 +27,12 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::domain::Origin;
+use crate::domain::{Origin, Partition};
 use crate::logs::info_or_warn;
 use crate::postgres::fence::FenceRow;
 use crate::postgres::{self, Postgres};
 use crate::redis::probe::RedisProbe;
-use crate::redis::{Redis, RedisServer};
+use crate::redis::{Redis, RedisError, RedisServer};
 use durability::DurabilityWatch;
 pub use error::StoreError;
 pub use invalidation::Evidence;
@@ -52,6 +52,7 @@ pub struct Fence {
 }
 
 struct Shared {
+    partition: Partition,
     state: watch::Sender<FenceState>,
     /// Wakes the task for a probe before the next second.
     doubted: Notify,
@@ -89,10 +90,11 @@ pub enum FenceState {
 
 impl Fence {
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(partition: Partition) -> Self {
         let state = FenceState::Down { reason: "starting".into() };
         Self {
             shared: Arc::new(Shared {
+                partition,
                 state: watch::Sender::new(state),
                 doubted: Notify::new(),
                 evidence: Mutex::default(),
@@ -108,12 +110,23 @@ impl Fence {
         }
     }
 
+    #[must_use]
+    pub fn partition(&self) -> Partition {
+        self.shared.partition
+    }
+
     /// The session, or why there is none.
     pub fn session(&self) -> Result<Arc<Session>, Arc<str>> {
         match &*self.shared.state.borrow() {
             FenceState::Up(session) => Ok(session.clone()),
             FenceState::Down { reason } => Err(reason.clone()),
         }
+    }
+
+    /// Whether this session still stands.
+    #[must_use]
+    pub fn is_current(&self, session: &Session) -> bool {
+        matches!(&*self.shared.state.borrow(), FenceState::Up(current) if current.id == session.id)
     }
 
     /// The session, for work that needs one.
@@ -224,7 +237,14 @@ impl Fence {
                         verdict => verdict.map_err(|difference| difference.sentence),
                     }
                 }
-                Err(error) => Err(error.to_string()),
+                Err(error) => match error.downcast_ref() {
+                    // The session stays: each script still looks at the marker and the sums.
+                    Some(moving @ RedisError::Busy(_)) if moving.is_about_moving_slot() => {
+                        self.redis_failed(&session.epoch, moving);
+                        Ok(())
+                    }
+                    _ => Err(error.to_string()),
+                },
             };
             if let Err(difference) = verdict {
                 self.take_down(&session.epoch, &difference);
@@ -250,7 +270,8 @@ impl Fence {
         // Postgres has lost commits.
         let seen = crate::redis::probe::probe(redis).await?;
         let pool = postgres.pool.clone();
-        let read = async move { postgres::fence::read(&pool).await };
+        let partition = self.shared.partition;
+        let read = async move { postgres::fence::read(&pool, partition).await };
         let row = postgres::with_timeout(config::PROBE_INTERVAL, read).await;
         self.shared.outage.record(row.as_ref().err());
         match row {
@@ -289,17 +310,6 @@ impl Drop for TakeDownOnDrop<'_> {
     }
 }
 
-impl Default for Fence {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// The number in an epoch: each new epoch has a higher one.
-fn counter(epoch: &str) -> u64 {
-    epoch.split('-').next().and_then(|number| number.parse().ok()).unwrap_or(0)
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -310,7 +320,7 @@ mod tests {
 
     #[test]
     fn claims_are_not_accepted_after_the_probing_task_has_ended() {
-        let fence = Fence::new();
+        let fence = Fence::new(Partition::DEFAULT);
         let task = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let _down = TakeDownOnDrop(&fence);
             panic!("the task panics");

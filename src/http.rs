@@ -38,37 +38,21 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crate::claims::claim::Claims;
 use crate::coupons::catalogue::Catalogue;
-use crate::coupons::definitions::Coupons;
-use crate::coupons::snapshots::Snapshots;
-use crate::fence::Fence;
-use crate::fence::store_status::Stores;
 use crate::live::{Live, Operations};
-use crate::orders::lookup::Orders;
-use crate::orders::transitions::Transitions;
+use crate::partitions::Partitions;
 use crate::postgres::Postgres;
-use crate::receipt::Receipts;
-use crate::reconcile::Reconciler;
 use crate::tasks::Tasks;
-use crate::waitlist::Waitlist;
 use auth::Auth;
 use problem::{Code, Problem};
 use sign_in::DemoSignIn;
 
 /// What the handlers call. The server has one.
 pub struct Api {
-    pub claims: Claims,
-    pub orders: Orders,
-    pub transitions: Transitions,
-    pub waitlist: Waitlist,
-    pub coupons: Coupons,
+    pub partitions: Partitions,
     pub catalogue: Catalogue,
-    pub snapshots: Snapshots,
-    pub fence: Fence,
-    pub stores: Stores,
-    pub reconciler: Reconciler,
-    pub receipts: Receipts,
+    /// The backlog of a partition above which its claims are refused.
+    pub max_backlog: u64,
     pub live: Live,
     pub operations: Operations,
     /// For lists: a handler of a list makes a plain query.

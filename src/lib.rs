@@ -39,6 +39,8 @@ pub mod reconcile;
 
 pub mod receipt;
 
+pub mod partitions;
+
 pub mod aof;
 
 pub mod doctor;

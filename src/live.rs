@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::coupons::catalogue::Catalogue;
-use crate::coupons::snapshots::Snapshots;
+use crate::partitions::Partitions;
 use crate::tasks::Tasks;
 use feed::Feed;
 pub use feed::Topic;
@@ -62,7 +62,7 @@ impl Live {
     /// Starts the task that reads for the streams, until `stop`, which also ends the streams.
     pub fn start(
         catalogue: &Catalogue,
-        snapshots: &Snapshots,
+        partitions: &Partitions,
         max_connections: usize,
         tasks: &Tasks,
         stop: &CancellationToken,
@@ -78,11 +78,11 @@ impl Live {
             max_streams,
             stop: stop.clone(),
         });
-        let parts = (hub.clone(), catalogue.clone(), snapshots.clone(), stop.clone());
+        let parts = (hub.clone(), catalogue.clone(), partitions.clone(), stop.clone());
         let task = tasks.supervise("event streams", None, stop, move || {
-            let (hub, catalogue, snapshots, stop) = parts.clone();
+            let (hub, catalogue, partitions, stop) = parts.clone();
             async move {
-                stop.run_until_cancelled(poll::run(hub, catalogue, snapshots)).await;
+                stop.run_until_cancelled(poll::run(hub, catalogue, partitions)).await;
             }
         });
         drop(tokio::spawn(task));

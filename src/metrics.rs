@@ -87,11 +87,17 @@ metrics! {
     // ---- whether the sale is healthy ----
     FENCE_UP: Gauge = (
         "seckill_fence_up",
-        "1 while Redis and Postgres are known to agree; claims are refused while it is 0",
+        "1 while Redis and Postgres are known to agree in every partition; 0 while claims of one are refused",
     );
-    FENCE_EPOCH: Gauge = (
+    PARTITION_UP: GaugeBy = (
+        "seckill_partition_up",
+        "1 while Redis and Postgres are known to agree in the partition; its claims are refused while it is 0",
+        &["partition"],
+    );
+    FENCE_EPOCH: GaugeBy = (
         "seckill_fence_epoch",
-        "Number of the agreement between Redis and Postgres; each rebuild increases it by one",
+        "Number of the agreement between Redis and Postgres in the partition; each rebuild increases it by one",
+        &["partition"],
     );
     REBUILDS: CounterBy = (
         "seckill_fence_rebuilds_total",
@@ -109,17 +115,18 @@ metrics! {
     );
     DRIFT: GaugeBy = (
         "seckill_reconcile_drift",
-        "Differences between Redis and Postgres in the last full comparison, by kind",
-        &["kind"],
+        "Differences between Redis and Postgres in the last full comparison of the partition, by kind",
+        &["kind", "partition"],
     );
     DRIFT_TOTAL: CounterBy = (
         "seckill_reconcile_drift_total",
         "Differences between Redis and Postgres in all comparisons, by kind",
         Label::new("kind", DRIFT_KINDS),
     );
-    RECONCILE_LAST: Gauge = (
+    RECONCILE_LAST: GaugeBy = (
         "seckill_reconcile_last_timestamp_seconds",
-        "Time of the last full comparison in seconds since 1970; 0 for never",
+        "Time of the last full comparison of the partition in seconds since 1970; 0 for never",
+        &["partition"],
     );
     TASK_RESTARTS: Counter = (
         "seckill_task_restarts_total",
@@ -254,9 +261,10 @@ metrics! {
         "How long the oldest unit has waited for its release to stock, 0 for none; NaN while Postgres does not answer",
     );
     UNITS_RETURNED: Counter = ("seckill_units_returned_total", "Units that were released to stock in Redis");
-    WAITLIST_WAITING: Gauge = (
+    WAITLIST_WAITING: GaugeBy = (
         "seckill_waitlist_waiting",
-        "Users in the waiting lists of all coupons, at most a second old",
+        "Users in the waiting lists of the partition's coupons, at most a second old",
+        &["partition"],
     );
     WAITLIST_JOINED: Counter = ("seckill_waitlist_joined_total", "Places taken in waiting lists");
     WAITLIST_LEFT: Counter = ("seckill_waitlist_left_total", "Places that users gave up");
@@ -290,10 +298,16 @@ pub fn install(process: Process) -> anyhow::Result<()> {
     // Processor time, memory, open files and the time of the start, as every exporter names them.
     registry.register(Box::new(ProcessCollector::for_self()))?;
     BUILD_INFO.set(&[env!("CARGO_PKG_VERSION")], 1.0);
-    for kind in DRIFT_KINDS {
-        DRIFT.set_count(&[kind], 0);
-    }
     REGISTRY.set(registry).map_err(|_| anyhow!("metrics are installed once"))
+}
+
+/// Shows a partition that starts, at 0: a value that is absent raises no alert.
+pub fn add_partition(partition: &str) {
+    for kind in DRIFT_KINDS {
+        DRIFT.set_count(&[kind, partition], 0);
+    }
+    RECONCILE_LAST.set_count(&[partition], 0);
+    WAITLIST_WAITING.set_count(&[partition], 0);
 }
 
 /// All metrics in the Prometheus text format; empty without [`install`].

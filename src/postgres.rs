@@ -18,9 +18,12 @@ mod pool;
 pub mod rebuild;
 pub mod receipt;
 pub mod transitions;
+pub mod turns;
 pub mod waitlist;
+pub mod work;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -28,8 +31,11 @@ use sqlx::migrate::Migrator;
 pub use sqlx::postgres::PgConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, Connection};
+use tokio::sync::Semaphore;
 
 pub use pool::Pool;
+use turns::Turns;
+use work::WorkConnections;
 
 use crate::{config, disk};
 
@@ -40,15 +46,20 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./sql/migrations");
 pub const BY_INDEX: [(&str, &str); 4] =
     [("enable_seqscan", "off"), ("enable_hashjoin", "off"), ("enable_mergejoin", "off"), ("jit", "off")];
 
-/// The pool for requests and probes. Workers and rebuilds open dedicated connections: requests cannot use them up, and a
-/// connection that does not answer can be dropped.
+/// All connections of this process: the pool for requests and probes, `work` for transactions of workers and of orders,
+/// one session for `turns`, and beyond these one for a rebuild. Requests cannot use up the connections for work, and one
+/// that does not answer can be dropped.
 #[derive(Clone)]
 pub struct Postgres {
     options: PgConnectOptions,
     /// Options of sessions that only read: these sessions cannot write, and have the server's own `synchronous_commit`.
     reading: PgConnectOptions,
     schema: String,
+    most_connections: u32,
     pub pool: Pool,
+    pub work: WorkConnections,
+    pub turns: Turns,
+    rebuilds: Arc<Semaphore>,
 }
 
 /// A failed statement, classified by what the caller should do.
@@ -85,11 +96,19 @@ pub async fn with_timeout<T: Send + 'static>(
 }
 
 impl Postgres {
-    /// Prepares the pool; does not connect yet.
+    /// As [`with_connections`](Self::with_connections), with the default number.
     ///
     /// # Errors
     /// If `url` is not a valid Postgres address.
     pub fn new(url: &str, schema: &str) -> anyhow::Result<Self> {
+        Self::with_connections(url, schema, config::POSTGRES_CONNECTIONS_DEFAULT)
+    }
+
+    /// Prepares at most this many connections; does not connect yet.
+    ///
+    /// # Errors
+    /// If `url` is not a valid Postgres address.
+    pub fn with_connections(url: &str, schema: &str, connections: u32) -> anyhow::Result<Self> {
         // sqlx accepts any scheme.
         let is_ours = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
         anyhow::ensure!(is_ours, "DATABASE_URL must start with postgres://");
@@ -112,11 +131,23 @@ impl Postgres {
             ]);
         let reading = options.clone().options([("default_transaction_read_only", "on")]);
         let options = options.options([("synchronous_commit", "on")]).options(BY_INDEX);
+        // One is the session of `turns`.
+        let shared = connections.saturating_sub(1).max(2);
+        let for_requests = (shared / 2).min(config::POSTGRES_POOL_CONNECTIONS);
         let pool = PgPoolOptions::new()
-            .max_connections(config::POSTGRES_POOL_CONNECTIONS)
+            .max_connections(for_requests)
             .acquire_timeout(config::POSTGRES_CONNECT_TIMEOUT)
             .connect_lazy_with(options.clone());
-        Ok(Self { pool: pool.into(), schema: schema.to_owned(), options, reading })
+        Ok(Self {
+            pool: pool.into(),
+            schema: schema.to_owned(),
+            most_connections: connections,
+            work: WorkConnections::new(options.clone(), (shared - for_requests) as usize),
+            turns: Turns::new(options.clone()),
+            rebuilds: Arc::new(Semaphore::new(config::POSTGRES_REBUILD_CONNECTIONS.into())),
+            options,
+            reading,
+        })
     }
 
     /// Checks that no transaction pooler is in front of Postgres, and migrates the schema. Must succeed before any
@@ -177,7 +208,7 @@ impl Postgres {
         Ok(shared)
     }
 
-    /// Opens a connection outside the pool.
+    /// Opens a connection beyond those of the running program: for the start, a rebuild and the tools.
     ///
     /// # Errors
     /// If Postgres cannot be reached within `POSTGRES_CONNECT_TIMEOUT`.
@@ -195,6 +226,12 @@ impl Postgres {
     #[must_use]
     pub fn schema(&self) -> &str {
         &self.schema
+    }
+
+    /// The most connections that the running program opens, one of a rebuild included.
+    #[must_use]
+    pub fn most_connections(&self) -> i64 {
+        i64::from(self.most_connections) + i64::from(config::POSTGRES_REBUILD_CONNECTIONS)
     }
 
     /// Closes the pool; waits at most `POSTGRES_CONNECT_TIMEOUT` for a Postgres that does not answer.

@@ -82,14 +82,14 @@ impl Reconciler {
         }
         let report = comparison.report;
         if report.fenced {
-            report.record_metrics();
+            report.record_metrics(self.fence.partition());
             return Ok(report);
         }
         // A difference between reads of two epochs is not a difference of the stores.
         if marker::read(&session.redis).await?.as_deref() != Some(&*session.ready) {
             return Err(ReconcileError::marker_changed(&self.fence, &session));
         }
-        report.record_metrics();
+        report.record_metrics(self.fence.partition());
         if let Some(tally) = tally {
             if !deleted_entries.is_empty() {
                 // The acknowledgement covers entries whose orders are recorded.
@@ -166,8 +166,9 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Checks definitions every `DEFINITIONS_INTERVAL`, sums every `CHECK_INTERVAL`, everything at the start and every
-    /// `RECONCILE_INTERVAL`, and missing entries when the fence's probe reports them. May be cancelled at any time.
+    /// Checks sums at the start; then definitions every `DEFINITIONS_INTERVAL`, sums every `CHECK_INTERVAL` and everything
+    /// now and every `RECONCILE_INTERVAL`, unless another process does so; and missing entries when the fence's probe
+    /// reports them. May be cancelled at any time.
     pub async fn run(self) {
         let mut checks = tokio::time::interval(config::CHECK_INTERVAL);
         let mut comparisons = tokio::time::interval(config::RECONCILE_INTERVAL);
@@ -175,6 +176,13 @@ impl Reconciler {
         // With thousands of coupons, a check may take longer than the interval.
         definitions.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut states = self.fence.subscribe();
+        if states.wait_for(|state| matches!(state, FenceState::Up(_))).await.is_err() {
+            return; // the fence has ended with the program
+        }
+        // Without a turn: what this process finds may have happened while no other one compared.
+        if let Err(error) = self.check_sums().await {
+            tracing::warn!("reconcile: {error}");
+        }
         loop {
             let check = tokio::select! {
                 () = self.fence.misses_entries() => Check::MissingEntries,
@@ -182,27 +190,65 @@ impl Reconciler {
                 _ = checks.tick() => Check::Sums,
                 _ = comparisons.tick() => Check::Everything,
             };
+            if !matches!(*states.borrow(), FenceState::Up(_)) {
+                self.give_up_turns().await;
+            }
             if states.wait_for(|state| matches!(state, FenceState::Up(_))).await.is_err() {
                 return; // the fence has ended with the program
             }
-            let outcome = match check {
-                Check::Definitions => self.check_definitions().await,
-                Check::MissingEntries => self.check_missing_entries().await,
-                Check::Sums => self.check_sums().await,
-                Check::Everything => {
-                    self.compare_all(RepairLevel::Automatic).await.map(|report| report.log())
-                }
+            let made = tokio::select! {
+                made = self.check_in_turn(check) => made,
+                () = self.postgres.turns.keep() => Ok(false),
             };
-            if let Err(error) = outcome {
+            if let Err(error) = &made {
                 match check {
                     // At debug only: the next check follows soon, and the cause of the failure has its own log line.
                     Check::Definitions | Check::MissingEntries => tracing::debug!("reconcile: {error}"),
                     Check::Sums | Check::Everything => tracing::warn!("reconcile: {error}"),
                 }
-                if matches!(check, Check::Everything) {
-                    comparisons.reset_after(config::CHECK_INTERVAL);
-                }
+                self.give_up_turns().await;
             }
+            // After a failure, or to take over soon from a process that dies.
+            if matches!(check, Check::Everything) && !matches!(made, Ok(true)) {
+                comparisons.reset_after(config::CHECK_INTERVAL);
+            }
+        }
+    }
+
+    /// Makes the check and returns `true`; returns `false` if another process makes the checks of this kind.
+    async fn check_in_turn(&self, check: Check) -> Result<bool, ReconcileError> {
+        let partition = self.fence.partition();
+        let kind = match check {
+            // A loss must not wait for a process that may be about to die.
+            Check::MissingEntries => return self.check_missing_entries().await.map(|()| true),
+            Check::Definitions => "definitions",
+            Check::Sums => "sums",
+            Check::Everything => "everything",
+        };
+        match self.postgres.turns.take(partition, kind).await {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::debug!(%partition, kind, "reconcile: another process compares {kind}");
+                return Ok(false);
+            }
+            Err(error) => {
+                tracing::debug!(%partition, kind, "reconcile: no lock to compare {kind}: {error}");
+                return Ok(false);
+            }
+        }
+        match check {
+            Check::Definitions => self.check_definitions().await?,
+            Check::Sums => self.check_sums().await?,
+            _ => self.compare_all(RepairLevel::Automatic).await?.log(),
+        }
+        tracing::debug!(%partition, kind, "reconcile: compared {kind}");
+        Ok(true)
+    }
+
+    /// Another process may reach what this one does not.
+    async fn give_up_turns(&self) {
+        if let Err(error) = self.postgres.turns.give_up(self.fence.partition()).await {
+            tracing::debug!("reconcile: {error}");
         }
     }
 }

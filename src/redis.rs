@@ -2,6 +2,7 @@
 //! file below.
 
 pub mod claims_hash;
+mod connection;
 pub mod coupon_hash;
 pub mod deleted_entries;
 pub mod health;
@@ -16,6 +17,7 @@ pub mod scripts;
 mod server;
 pub mod server_info;
 pub mod tally;
+mod topology;
 pub mod units;
 pub mod waitlist;
 pub mod wal_position;
@@ -24,6 +26,7 @@ use fred::error::ErrorKind;
 use fred::types::Value;
 
 pub use server::{Redis, RedisServer};
+pub use topology::Report as TopologyReport;
 
 /// Why a command failed, classified by what the caller has to do.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -39,6 +42,12 @@ pub enum RedisError {
     NoScript,
     #[error("the consumer group is gone: {0}")]
     NoGroup(String),
+    /// No majority of the cluster's masters, or of the Sentinels, names one master: nothing was sent.
+    #[error("{0}")]
+    NoMaster(String),
+    /// Another node has the slot, or gets it: this one wrote nothing.
+    #[error("the slot of this partition has moved to another node: {0}")]
+    Moved(String),
     #[error("a key of ours holds another type: {0}")]
     WrongType(String),
     #[error("Redis refused the command: {0}")]
@@ -58,13 +67,21 @@ impl RedisError {
         matches!(self, Self::Busy(details) if words.iter().any(|word| details.starts_with(word)))
     }
 
+    /// Whether a slot is on its way to another node and a command's keys are not on one node: the command may be sent
+    /// again to the same node.
+    #[must_use]
+    pub fn is_about_moving_slot(&self) -> bool {
+        matches!(self, Self::Busy(details) if details.starts_with("TRYAGAIN"))
+    }
+
     /// Whether it is certain that the command wrote nothing, because Redis refused it before it ran. The error of a
     /// script that failed half-way names a line of the script.
     #[must_use]
     pub fn wrote_nothing(&self) -> bool {
         match self {
-            Self::NoScript | Self::NotAllowed(_) => true,
+            Self::NoScript | Self::NotAllowed(_) | Self::NoMaster(_) => true,
             Self::Busy(details)
+            | Self::Moved(details)
             | Self::NoGroup(details)
             | Self::WrongType(details)
             | Self::Refused(details) => !details.contains("user_script"),
@@ -78,12 +95,12 @@ fn classify(error: &fred::error::Error) -> RedisError {
     let details = plain(error.details());
     match details.split_whitespace().next().unwrap_or_default() {
         "NOSCRIPT" => RedisError::NoScript,
-        // The error of a reader that was blocked when the stream was deleted.
+        "MOVED" | "ASK" => RedisError::Moved(details),
+        // The error of a reader that was blocked when the stream was deleted or moved, or its server became a replica.
         "NOGROUP" | "UNBLOCKED" => RedisError::NoGroup(details),
         "WRONGTYPE" => RedisError::WrongType(details),
-        "OOM" | "LOADING" | "BUSY" | "READONLY" | "MASTERDOWN" | "NOREPLICAS" | "MISCONF" | "CLUSTERDOWN" => {
-            RedisError::Busy(details)
-        }
+        "OOM" | "LOADING" | "BUSY" | "READONLY" | "MASTERDOWN" | "NOREPLICAS" | "MISCONF" | "CLUSTERDOWN"
+        | "TRYAGAIN" => RedisError::Busy(details),
         _ => match error.kind() {
             ErrorKind::IO
             | ErrorKind::Timeout
@@ -155,6 +172,19 @@ mod tests {
         assert!(!RedisError::Refused(half_way).wrote_nothing());
         assert!(!RedisError::Unknown("timed out".into()).wrote_nothing());
         assert!(!RedisError::Reply("a map".into()).wrote_nothing());
+    }
+
+    #[test]
+    fn an_error_about_a_slot_says_whether_the_session_ends() {
+        let error = |text: &'static str| classify(&fred::error::Error::new(ErrorKind::Cluster, text));
+        for text in ["MOVED 13907 127.0.0.1:17006", "ASK 13907 127.0.0.1:17006"] {
+            let moved = error(text);
+            assert!(matches!(moved, RedisError::Moved(_)) && moved.wrote_nothing(), "{moved:?}");
+            assert!(moved.to_string().contains("has moved"), "{moved}");
+        }
+        let moving = error("TRYAGAIN Multiple keys request during rehashing of slot");
+        assert!(moving.is_about_moving_slot() && moving.wrote_nothing(), "{moving:?}");
+        assert!(!error("CLUSTERDOWN Hash slot not served").is_about_moving_slot());
     }
 
     #[test]

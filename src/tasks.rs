@@ -24,6 +24,8 @@ use activity::Activity;
 #[derive(Clone, Default)]
 pub struct Tasks {
     shared: Arc<Shared>,
+    /// Ends the name of each task: whose it is.
+    owner: Arc<str>,
 }
 
 #[derive(Default)]
@@ -67,6 +69,12 @@ impl fmt::Display for TaskProblem {
 }
 
 impl Tasks {
+    /// The same list, for tasks whose names end with `owner`.
+    #[must_use]
+    pub fn of(&self, owner: &str) -> Self {
+        Self { shared: self.shared.clone(), owner: owner.into() }
+    }
+
     /// Runs the task that `make` returns, and restarts it with a new one whenever it ends before `stop`. `max_idle` is
     /// the longest time between two polls; `None` if it may wait for ever. Returns the output of the task that ran at
     /// `stop`; `None` if that task panicked.
@@ -189,7 +197,7 @@ struct Entry {
 impl Entry {
     fn new(tasks: &Tasks, name: &str, max_idle: Option<Duration>, stop: &CancellationToken) -> Self {
         let task = Arc::new(Task {
-            name: name.to_owned(),
+            name: format!("{name}{}", tasks.owner),
             activity: Activity::default(),
             max_idle,
             ended: Mutex::default(),

@@ -37,7 +37,8 @@ fn candidates(module: &str) -> Vec<String> {
         vec![format!("tests/system/{name}.rs"), format!("tests/{name}.rs"), format!("tests/{name}/main.rs")]
     } else {
         let in_package = ["tests", "tests/searches"].map(|tests| format!("{folder}{tests}/{name}.rs"));
-        [vec![format!("tests/{folder}{name}.rs")], in_package.to_vec()].concat()
+        let of_target = ["tests", "tests/system"].map(|tests| format!("{tests}/{folder}{name}.rs"));
+        [of_target.to_vec(), in_package.to_vec()].concat()
     }
 }
 

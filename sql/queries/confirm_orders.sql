@@ -14,7 +14,7 @@ due as materialized (
     -- `offset 0` keeps the lookup by id: a plan for few reserved orders would compare all of them with all asked ones
     cross join lateral (select * from orders where id = asked.id offset 0) o
     cross join fence_up f
-    where o.user_id = coalesce(asked.user_id, o.user_id) and o.status = 'reserved' and o.reserved_until > f.now
+    where o.partition = $1 and o.user_id = coalesce(asked.user_id, o.user_id) and o.status = 'reserved' and o.reserved_until > f.now
 ),
 confirmed as (
     update orders o set status = 'confirmed', confirmed_at = d.now

@@ -6,9 +6,9 @@ with fence_up as (
     where partition = $1 and epoch = $2 and postgres_identity = postgres_identity() and not postgres_lost
 ),
 letter as (
-    insert into dead_letters (entry_id, order_id, fields, error, deliveries)
-    select $3, $7, $4, $5, $6 from fence_up
-    on conflict (entry_id) do nothing
+    insert into dead_letters (partition, entry_id, order_id, fields, error, deliveries)
+    select $1, $3, $7, $4, $5, $6 from fence_up
+    on conflict (partition, entry_id) do nothing
     returning id
 )
 select not exists (select 1 from fence_up) as fenced, exists (select 1 from letter) as inserted

@@ -14,7 +14,7 @@ due as materialized (
     -- `offset 0` keeps the lookup by id, as in confirm_orders.sql
     cross join lateral (select * from orders where id = asked.id offset 0) o
     cross join fence_up f
-    where o.user_id = coalesce(asked.user_id, o.user_id) and o.status = 'reserved'
+    where o.partition = $1 and o.user_id = coalesce(asked.user_id, o.user_id) and o.status = 'reserved'
         and (o.reserved_until <= f.now) = ($6 = 'expired')
 ),
 ended as (
@@ -38,8 +38,8 @@ stock as (
     where c.id = l.id
 ),
 outbox_rows as (
-    insert into outbox (order_id, coupon_id, user_id, slot)
-    select id, coupon_id, user_id, slot from ended
+    insert into outbox (order_id, partition, coupon_id, user_id, slot)
+    select id, $1, coupon_id, user_id, slot from ended
     on conflict (order_id) do nothing
 )
 select not exists (select 1 from fence_up) as fenced,

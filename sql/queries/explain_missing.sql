@@ -1,5 +1,6 @@
 -- Why events were not inserted: `recorded` if the order has a row already; not `coupon_known` if Postgres has no such
--- coupon; in all other cases another live order of the user has the slot or the key, or the slot is above the limit.
+-- coupon; in all other cases another live order of the user has the slot or the key, the slot is above the limit, or
+-- the coupon belongs to another partition.
 -- $1 order ids  $2 coupon ids
 select e.id,
        o.id is not null as recorded,

@@ -11,14 +11,15 @@ event as (
         as e (id, coupon_id, user_id, claimed_at, slot, idempotency_key)
 ),
 inserted as (
-    insert into orders (id, coupon_id, user_id, slot, idempotency_key, status, claimed_at, recorded_at, reserved_until)
-    select e.id, e.coupon_id, e.user_id, e.slot, e.idempotency_key,
+    insert into orders (id, partition, coupon_id, user_id, slot, idempotency_key, status, claimed_at, recorded_at,
+        reserved_until)
+    select e.id, c.partition, e.coupon_id, e.user_id, e.slot, e.idempotency_key,
            case when c.reserve_seconds is null then 'confirmed' else 'reserved' end,
            e.claimed_at, f.recorded_at,
            -- the time to pay starts when the order can be paid
            f.recorded_at + make_interval(secs => c.reserve_seconds)
     from event e
-    join coupons c on c.id = e.coupon_id and c.per_user_limit >= e.slot
+    join coupons c on c.id = e.coupon_id and c.partition = $1 and c.per_user_limit >= e.slot
     cross join fence_up f
     order by e.id -- all workers take row locks in one order, to avoid deadlocks
     returning id

@@ -8,19 +8,19 @@ with fence_up as (
     where partition = $1 and epoch = $2 and postgres_identity = postgres_identity() and (not postgres_lost or $11)
 ),
 rejected as (
-    insert into orders (id, coupon_id, user_id, slot, idempotency_key, status, claimed_at, ended_at, reason)
-    select $3, $4, $5, $12, $13, 'rejected', $6, clock_timestamp(), $9 from fence_up
+    insert into orders (id, partition, coupon_id, user_id, slot, idempotency_key, status, claimed_at, ended_at, reason)
+    select $3, $1, $4, $5, $12, $13, 'rejected', $6, clock_timestamp(), $9 from fence_up
     on conflict (id) do nothing
     returning id, coupon_id, user_id, slot
 ),
 letter as (
-    insert into dead_letters (entry_id, order_id, fields, error, deliveries)
-    select $7, id, $8, $9, $10 from rejected
-    on conflict (entry_id) do nothing
+    insert into dead_letters (partition, entry_id, order_id, fields, error, deliveries)
+    select $1, $7, id, $8, $9, $10 from rejected
+    on conflict (partition, entry_id) do nothing
 ),
 unit as (
-    insert into outbox (order_id, coupon_id, user_id, slot)
-    select r.id, r.coupon_id, r.user_id, r.slot
+    insert into outbox (order_id, partition, coupon_id, user_id, slot)
+    select r.id, $1, r.coupon_id, r.user_id, r.slot
     from rejected r
     where exists (select 1 from coupons c where c.id = r.coupon_id) -- otherwise Redis has no stock for the unit
     on conflict (order_id) do nothing

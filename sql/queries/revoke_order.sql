@@ -12,7 +12,7 @@ with fence_up as (
 revoked as (
     update orders o set status = 'cancelled', ended_at = f.now, reason = $5
     from fence_up f
-    where o.id = $4 and o.status = 'confirmed'
+    where o.id = $4 and o.partition = $1 and o.status = 'confirmed'
     returning o.id, o.coupon_id, o.user_id, o.slot
 ),
 coupon as (
@@ -28,8 +28,8 @@ coupon as (
     returning c.id, c.version
 ),
 outbox_row as (
-    insert into outbox (order_id, coupon_id, user_id, slot, after_version)
-    select r.id, r.coupon_id, r.user_id, r.slot, case when $6 = 1 then c.version end
+    insert into outbox (order_id, partition, coupon_id, user_id, slot, after_version)
+    select r.id, $1, r.coupon_id, r.user_id, r.slot, case when $6 = 1 then c.version end
     from revoked r join coupon c on c.id = r.coupon_id
     on conflict (order_id) do nothing
 )

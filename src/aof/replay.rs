@@ -4,6 +4,7 @@
 use bytes::Bytes;
 
 use super::commands::{Command, Transaction};
+use super::partitions::key_of;
 use super::state::{State, is_foreign};
 use super::stream::{Misfit, Stream, entry_id, number};
 use super::transaction::Changes;
@@ -47,7 +48,9 @@ impl State {
         let mut changes = Changes::new(place);
         for command in &transaction.commands {
             let run = self.run(command, &mut changes, was_ready);
-            run.map_err(|misfit| self.blame(place, misfit.decided(log, place, &self.stream)))?;
+            run.map_err(|misfit| {
+                self.blame(place, misfit.decided(log, place, &self.stream, &self.rules.keys.orders))
+            })?;
         }
         if was_ready && self.is_ready() {
             changes.check(self).map_err(|misfit| self.blame(place, misfit))?;
@@ -110,9 +113,7 @@ impl State {
         if name == b"DEL" || name == b"UNLINK" {
             return self.delete(&command[1..], is_strict);
         }
-        // The key of XGROUP follows its subcommand.
-        let key = command.get(if name.eq_ignore_ascii_case(b"XGROUP") { 2 } else { 1 });
-        let kind = key.and_then(|key| self.rules.keys.kind(key));
+        let kind = key_of(command).and_then(|key| self.rules.keys.kind(key));
         let Some(kind) = kind else {
             let is_known = self.rules.is_own;
             return if is_known {

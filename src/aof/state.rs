@@ -1,4 +1,4 @@
-//! The state of the sale's keys during a replay. The files beside this one change it, a command at a time.
+//! The state of a partition's keys during a replay. The files beside this one change it, a command at a time.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -12,7 +12,7 @@ use crate::postgres::known::KnownCoupon;
 use crate::redis::claims_hash::ClaimField;
 use crate::redis::keys::{GROUP, Keys};
 
-/// What the replay expects of the log.
+/// What the replay expects of the part of the log that belongs to one partition.
 #[derive(Clone, Debug)]
 pub struct Rules {
     pub keys: Keys,
@@ -20,9 +20,9 @@ pub struct Rules {
     pub is_own: bool,
     /// The database of the keys.
     pub database: u64,
-    /// The present epoch in Postgres, which decides between two that differ in the log.
+    /// The partition's present epoch in Postgres, which decides between two that differ in the log.
     pub epoch: Option<String>,
-    /// What Postgres knew before the log was read; `None` without Postgres.
+    /// What Postgres knew of the partition before the log was read; `None` without Postgres.
     pub known: Option<BTreeMap<CouponId, KnownCoupon>>,
 }
 

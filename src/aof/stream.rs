@@ -52,14 +52,16 @@ pub struct Misfit {
 }
 
 impl Misfit {
-    /// Decides by the rest of the log which of the two transactions is wrong.
-    pub fn decided(self, log: &Log, place: Place, stream: &Stream) -> Self {
+    /// Decides by the rest of the log which of the two transactions is wrong. `key` is the stream's.
+    pub fn decided(self, log: &Log, place: Place, stream: &Stream, key: &str) -> Self {
         let Some(id) = self.if_delivered else { return self };
         let rest = log.files[place.file].bytes.slice(place.offset..);
         let mut reader = Reader::new(place.file, rest, true);
         let mut delivered = std::iter::from_fn(|| reader.next_transaction().ok().flatten())
             .flat_map(|transaction| transaction.commands)
-            .filter(|command| command[0] == "XCLAIM")
+            .filter(|command| {
+                command[0] == "XCLAIM" && command.get(1).is_some_and(|word| word == key.as_bytes())
+            })
             .filter_map(|command| entry_id(command.get(5)?).ok());
         let earlier_is_wrong = if stream.entries.contains_key(&id) {
             // Two entries have one id. The group reads them in order: the one that it reads under this id is right.

@@ -2,13 +2,13 @@
 //! its way: its event is not acknowledged, or its unit is in the outbox. Postgres is read before and after the log, so
 //! that an order that moves at the same time is no difference.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
 use super::{Place, State};
 use crate::config;
-use crate::domain::{CouponId, OrderId, UserId};
+use crate::domain::{CouponId, OrderId, Partition, UserId};
 use crate::postgres::known::LiveOrder;
 use crate::postgres::{Pool, PostgresError, coupons, orders, outbox, waitlist};
 use crate::redis::claims_hash::{ClaimField, StoredClaim};
@@ -32,17 +32,24 @@ impl Mismatch {
     }
 }
 
-/// Compares the end of a log with `live`, the live orders that Postgres had before the log was read.
+/// Compares the end of a log, with the states of all partitions, with `live`, the live orders that Postgres had before the
+/// log was read.
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn compare(state: &State, live: &[LiveOrder], pool: &Pool) -> Result<Vec<Mismatch>, PostgresError> {
+pub async fn compare(
+    states: &[State],
+    live: &[LiveOrder],
+    pool: &Pool,
+) -> Result<Vec<Mismatch>, PostgresError> {
     // A release of the wrong unit makes two mismatches: the transaction of the first is wrong.
-    let mut found = sorted(unheld(state, live, pool).await?);
-    found.extend(sorted(without_order(state, live, pool).await?));
-    found.extend(sorted(places_without_row(state, pool).await?));
-    found.extend(definitions(state));
-    found.extend(later_versions(state, pool).await?);
+    let mut found = sorted(unheld(states, live, pool).await?);
+    for state in states {
+        found.extend(sorted(without_order(state, live, pool).await?));
+        found.extend(sorted(places_without_row(state, pool).await?));
+        found.extend(definitions(state));
+        found.extend(later_versions(state, pool).await?);
+    }
     Ok(found)
 }
 
@@ -53,15 +60,20 @@ fn sorted(mut found: Vec<Mismatch>) -> Vec<Mismatch> {
 }
 
 /// Live orders that the log does not hold, and that are still live now.
-async fn unheld(state: &State, live: &[LiveOrder], pool: &Pool) -> Result<Vec<Mismatch>, PostgresError> {
+async fn unheld(states: &[State], live: &[LiveOrder], pool: &Pool) -> Result<Vec<Mismatch>, PostgresError> {
+    let states: HashMap<Partition, &State> =
+        states.iter().map(|state| (state.rules.keys.partition, state)).collect();
     let mut found = Vec::new();
     for row in live {
         let field = ClaimField::new(&row.user, row.slot);
-        let held = state.coupons.get(&row.coupon).and_then(|coupon| coupon.held.get(&field));
+        let state = states.get(&row.partition);
+        let coupon = state.and_then(|state| state.coupons.get(&row.coupon));
+        let held = coupon.and_then(|coupon| coupon.held.get(&field));
         if held.is_some_and(|held| (held.order, &held.key) == (row.order, &row.key)) {
             continue;
         }
-        let place = state.released.get(&row.order).copied().or(held.map(|held| held.place));
+        let released = state.and_then(|state| state.released.get(&row.order)).copied();
+        let place = released.or(held.map(|held| held.place));
         found.push(Mismatch {
             place,
             coupon: row.coupon.clone(),

@@ -10,10 +10,9 @@ use crate::cli::ServeArgs;
 use crate::cli::demo::{DemoText, demo_text};
 use crate::cli::token::mint_token;
 use crate::config::{self, CredentialSettings};
-use crate::coupons::definitions::{CouponError, Coupons, ExpectedVersion};
+use crate::coupons::definitions::{CouponError, ExpectedVersion};
 use crate::data_dir::DataDir;
 use crate::domain::{CouponPatch, NewCoupon, Origin, UserId};
-use crate::fence::FenceState;
 use crate::http::Api;
 use crate::http::sign_in::DemoSignIn;
 
@@ -26,19 +25,20 @@ pub async fn open(
     address: SocketAddr,
     credentials: &CredentialSettings,
 ) -> anyhow::Result<String> {
-    api.fence.subscribe().wait_for(|state| matches!(state, FenceState::Up(_))).await?;
+    api.partitions.wait_until_up().await;
     let opens = OffsetDateTime::now_utc() + config::DEMO_OPENS_AFTER;
-    offer(&api.coupons, sample("coffee", "A free coffee", 100, None)?).await?;
-    offer(&api.coupons, sample("tea", "A pot of tea", 100, Some(opens))?).await?;
+    offer(api, sample("coffee", "A free coffee", 100, None)?).await?;
+    offer(api, sample("tea", "A pot of tea", 100, Some(opens))?).await?;
     let ticket = NewCoupon {
         reserve_seconds: Some(config::DEMO_RESERVE_SECONDS),
         ..sample("ticket", "A concert ticket", 50, None)?
     };
-    offer(&api.coupons, ticket).await?;
+    offer(api, ticket).await?;
     let gone = NewCoupon { waitlist: true, ..sample("gone", "The last biscuit", 1, None)? };
     let id = gone.id.clone();
-    offer(&api.coupons, gone).await?;
-    api.claims.claim(&id, &"demo".parse()?, None, Duration::ZERO).await.context("the demo's own claim")?;
+    offer(api, gone).await?;
+    let claims = api.partitions.of(&id).await?.claims.clone();
+    claims.claim(&id, &"demo".parse()?, None, Duration::ZERO).await.context("the demo's own claim")?;
 
     let credentials = credentials.clone();
     let mint = move |user: &UserId| {
@@ -74,7 +74,9 @@ fn sample(id: &str, title: &str, total: i64, starts_at: Option<OffsetDateTime>) 
 }
 
 /// Makes a coupon, or sets a new `starts_at` if an earlier demo made the coupon.
-async fn offer(coupons: &Coupons, coupon: NewCoupon) -> anyhow::Result<()> {
+async fn offer(api: &Api, coupon: NewCoupon) -> anyhow::Result<()> {
+    let partition = api.partitions.of_new(&coupon.id).await?;
+    let coupons = &partition.coupons;
     let patch = CouponPatch { starts_at: Some(coupon.starts_at), ..CouponPatch::default() };
     let (id, origin) = (coupon.id.clone(), Origin::system(None));
     match coupons.create(coupon, &origin).await {

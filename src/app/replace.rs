@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 use crate::config;
 use crate::data_dir::{DataDir, DataDirLock};
 use crate::embedded::{Embedded, LeftRunning};
-use crate::fence::{Fence, FenceState};
 use crate::handover::{About, Control, Predecessor, Successor};
 use crate::http::server::ServeStop;
+use crate::partitions::Partitions;
 use crate::stop::Stop;
 use crate::tasks::Tasks;
 
@@ -124,13 +124,14 @@ impl Takeover {
     ///
     /// # Errors
     /// When claims are not accepted in time while the old server is there: then this process gives up.
-    pub async fn complete(self, fence: &Fence) -> Result<()> {
+    pub async fn complete(self, partitions: &Partitions) -> Result<()> {
         let Self { ready, accepts } = self;
-        let mut states = fence.subscribe();
-        let up = states.wait_for(|state| matches!(state, FenceState::Up(_)));
+        let all_up = tokio::time::timeout(config::HANDOVER_READY_TIMEOUT, partitions.wait_until_up());
         tokio::select! {
-            up = tokio::time::timeout(config::HANDOVER_READY_TIMEOUT, up) => {
-                up.context("claims were not accepted in time: the old server continues")??;
+            up = all_up => {
+                // A partition that waits for an operator must not keep the others from a new version.
+                let is_ready = up.is_ok() || partitions.is_any_up();
+                ensure!(is_ready, "claims were not accepted in time: the old server continues");
             }
             // The old server has ended: this one is a server like any other.
             () = accepts.cancelled() => return Ok(()),

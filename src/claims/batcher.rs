@@ -18,6 +18,8 @@ use crate::redis::RedisError;
 use crate::redis::probe::STREAM_IS_FULL;
 use crate::redis::scripts::claim::{self, BatchOutcome};
 
+const SESSION_ENDED: &str = "Redis answered after its session had ended";
+
 /// Makes claims in batches. A cheap handle; clones share one queue.
 #[derive(Clone)]
 pub struct Batcher {
@@ -231,12 +233,17 @@ async fn claim_batch(
     claims: &[Claim],
 ) -> Result<Vec<ClaimOutcome>, Unavailable> {
     let deadline_ms = session.clock.at_ms(deadline);
-    let is_published = |coupon: &_| shared.catalogue.is_published(coupon);
+    // A coupon of a partition that this process has not started yet is absent here, but not lost.
+    let is_published = |coupon: &_| shared.catalogue.is_published_in(session.epoch.partition, coupon);
     let reply = claim::claim_batch(&session.redis, &session.ready, deadline_ms, claims, is_published).await;
     let reply = reply.map_err(|error| {
         shared.fence.redis_failed(&session.epoch, &error);
         Unavailable::from(&error)
     })?;
+    // A stopped master that wakes up still answers, after a replica was promoted: its answers do not count.
+    if !shared.fence.is_current(session) {
+        return Err(Unavailable::NoAnswer(SESSION_ENDED.into()));
+    }
     session.clock.set(reply.now_ms, Instant::now());
     match reply.outcome {
         BatchOutcome::Done(outcomes) => Ok(outcomes),
@@ -308,13 +315,13 @@ fn refuse(batch: Vec<Waiting>, why: Unavailable) -> AnsweredBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::OrderId;
+    use crate::domain::{OrderId, Partition};
     use crate::postgres::Postgres;
 
     #[tokio::test]
     async fn claims_whose_sender_panics_are_sent_by_another() {
         let postgres = Postgres::new("postgres://127.0.0.1:1/nowhere", "seckill").unwrap();
-        let batcher = Batcher::new(Fence::new(), Catalogue::new(postgres), u64::MAX);
+        let batcher = Batcher::new(Fence::new(Partition::DEFAULT), Catalogue::new(postgres), u64::MAX);
         let (answer, answered) = oneshot::channel();
         let (coupon, user) = ("coffee".parse().unwrap(), "alice".parse().unwrap());
         let claim = Claim { coupon, user, order: OrderId::mint(), key: None };

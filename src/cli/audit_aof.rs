@@ -11,12 +11,11 @@ use serde_json::{Value, json};
 use super::output::{columns, print_line, with_bar};
 use super::store_tools;
 use crate::aof::winners::{self, Mismatch};
-use crate::aof::{self, Log, Place, Replayed, Rules, Violation};
+use crate::aof::{self, Coupon, Log, Place, Replayed, Rules, Violation};
 use crate::config::StoreSettings;
-use crate::domain::Partition;
+use crate::domain::{CouponId, Partition};
 use crate::embedded::commands_of_rdb;
-use crate::postgres::Postgres;
-use crate::postgres::known;
+use crate::postgres::{Postgres, fence, known};
 use crate::redis::keys::Keys;
 
 /// What one pass over the log has found.
@@ -39,9 +38,8 @@ pub async fn run(dir: &Path, mut stores: StoreSettings, is_json: bool) -> anyhow
         .await
         .context("the winners are compared with Postgres, which must run")?;
     let postgres = Postgres::new(&addresses.database_url, &stores.db_schema)?;
-    let keys = Keys::new(&stores.redis_prefix, Partition::DEFAULT);
     let database = if is_own { 0 } else { database_of(&addresses.redis_url) };
-    let reader = Reader { folder, postgres, keys, is_own, database };
+    let reader = Reader { folder, postgres, prefix: stores.redis_prefix, is_own, database };
     let mut pass = reader.pass().await?;
     // An order that has moved since its log was read shows no difference in the next pass: its release is in that log.
     if !pass.mismatches.is_empty() {
@@ -55,7 +53,8 @@ pub async fn run(dir: &Path, mut stores: StoreSettings, is_json: bool) -> anyhow
 struct Reader {
     folder: PathBuf,
     postgres: Postgres,
-    keys: Keys,
+    /// Of the names of the keys.
+    prefix: String,
     is_own: bool,
     database: u64,
 }
@@ -64,32 +63,48 @@ impl Reader {
     /// Reads Postgres, then the log: the claim of each order that Postgres has is then in the log.
     async fn pass(&self) -> anyhow::Result<Pass> {
         let pool = &self.postgres.pool;
-        let (epoch, known) = known::coupons(pool).await?;
-        let live = known::live_orders(pool).await?;
-        let mut log = Log::read(&self.folder)?;
+        let (rules, live, mut log) = loop {
+            let partitions = fence::partitions(pool).await?;
+            let rules = self.rules(&partitions).await?;
+            let live = known::live_orders(pool).await?;
+            let log = Log::read(&self.folder)?;
+            // A partition that was added since may be in the log.
+            if fence::partitions(pool).await? == partitions {
+                break (rules, live, log);
+            }
+        };
         for file in log.files.iter_mut().filter(|file| file.is_rdb) {
             let commands = commands_of_rdb(&file.bytes).await;
             file.bytes = commands
                 .with_context(|| format!("{}, byte 0: the base file cannot be loaded", file.name))?
                 .into();
         }
-        let rules = Rules {
-            keys: self.keys.clone(),
-            is_own: self.is_own,
-            database: self.database,
-            epoch: Some(epoch),
-            known: Some(known),
-        };
         let (replayed, read_bytes) = (log.clone(), Arc::new(AtomicU64::new(0)));
         let bytes: u64 = log.files.iter().map(|file| file.bytes.len() as u64).sum();
         let of_task = read_bytes.clone();
         let replay = tokio::task::spawn_blocking(move || aof::replay(&replayed, &rules, &of_task));
         let outcome = with_bar("replaying the log", bytes, &read_bytes, replay).await?;
         let mismatches = match &outcome {
-            Ok(replayed) => winners::compare(&replayed.state, &live, pool).await?,
+            Ok(replayed) => winners::compare(&replayed.states, &live, pool).await?,
             Err(_) => Vec::new(),
         };
         Ok(Pass { log, outcome, mismatches })
+    }
+
+    /// The rules of each partition.
+    async fn rules(&self, partitions: &[Partition]) -> anyhow::Result<Vec<Rules>> {
+        let mut rules = Vec::with_capacity(partitions.len());
+        for &partition in partitions {
+            let (epoch, known) = known::coupons(&self.postgres.pool, partition).await?;
+            rules.push(Rules {
+                keys: Keys::new(&self.prefix, partition),
+                is_own: self.is_own,
+                database: self.database,
+                epoch: Some(epoch.to_string()),
+                known: Some(known),
+            });
+        }
+        Ok(rules)
     }
 }
 
@@ -140,7 +155,7 @@ fn as_json(pass: &Pass, replayed: &Replayed) -> Value {
             "user": mismatch.user, "order": mismatch.order, "why": mismatch.why,
         })
     });
-    let coupons = replayed.state.coupons.iter().map(|(id, coupon)| {
+    let coupons = coupons(replayed).into_iter().map(|(id, coupon)| {
         let [total, stock] = ["total", "stock"].map(|field| coupon.number(field));
         json!({"coupon": id, "total": total, "stock": stock, "held": coupon.held_units()})
     });
@@ -151,6 +166,13 @@ fn as_json(pass: &Pass, replayed: &Replayed) -> Value {
         "coupons": coupons.collect::<Vec<_>>(),
         "mismatches": mismatches.collect::<Vec<_>>(),
     })
+}
+
+/// The coupons of all partitions, sorted by id.
+fn coupons(replayed: &Replayed) -> Vec<(&CouponId, &Coupon)> {
+    let mut coupons: Vec<_> = replayed.states.iter().flat_map(|state| &state.coupons).collect();
+    coupons.sort_by_key(|(id, _)| *id);
+    coupons
 }
 
 fn as_text(folder: &Path, pass: &Pass, replayed: &Replayed) -> String {
@@ -174,7 +196,7 @@ fn as_text(folder: &Path, pass: &Pass, replayed: &Replayed) -> String {
             .to_owned(),
     );
     let mut rows = vec![["COUPON", "TOTAL", "STOCK", "HELD"].map(str::to_owned).to_vec()];
-    for (id, coupon) in &replayed.state.coupons {
+    for (id, coupon) in coupons(replayed) {
         let number = |field| coupon.number(field).map_or_else(|| "-".to_owned(), |number| number.to_string());
         rows.push(vec![id.to_string(), number("total"), number("stock"), coupon.held_units().to_string()]);
     }

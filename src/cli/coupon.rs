@@ -175,10 +175,22 @@ fn coupon_table(coupons: &[Value]) -> String {
     if coupons.is_empty() {
         return "no coupons yet: create one with `seckill coupon create coffee --total 100`".to_owned();
     }
+    if coupons.iter().any(is_in_another_partition) {
+        return table(["COUPON", "PARTITION", "STATE", "STOCK", "WINDOW", "TITLE"], coupons, |coupon| {
+            let [id, partition, state, title] =
+                ["id", "partition", "state", "title"].map(|name| field(coupon, name));
+            [id, partition, state, stock(coupon), window(coupon), title]
+        });
+    }
     table(["COUPON", "STATE", "STOCK", "WINDOW", "TITLE"], coupons, |coupon| {
         let [id, state, title] = ["id", "state", "title"].map(|name| field(coupon, name));
         [id, state, stock(coupon), window(coupon), title]
     })
+}
+
+/// Whether the coupon belongs to a partition that not every installation has.
+fn is_in_another_partition(coupon: &Value) -> bool {
+    coupon["partition"].as_i64().is_some_and(|partition| partition != 0)
 }
 
 async fn show(args: &CouponArgs) -> anyhow::Result<()> {
@@ -235,10 +247,11 @@ fn window(coupon: &Value) -> String {
     }
 }
 
-/// The most important fields first, then all other fields of the answer.
+/// The most important fields first, then all other fields of the answer; the partition only if it is not the first one.
 fn all_fields(coupon: &Value) -> String {
     let first = ["id", "title", "state", "stock", "total", "starts_at", "ends_at"];
     let others = coupon.as_object().into_iter().flat_map(Map::keys).map(String::as_str);
+    let others = others.filter(|name| *name != "partition" || is_in_another_partition(coupon));
     let names = first.into_iter().chain(others.filter(|name| !first.contains(name)));
     columns(&names.map(|name| named_row(name, field(coupon, name))).collect::<Vec<_>>())
 }

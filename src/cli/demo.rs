@@ -105,6 +105,8 @@ mod tests {
             stores: None,
             redis_prefix: "seckill".to_owned(),
             db_schema: "seckill".to_owned(),
+            partitions: 1,
+            postgres_connections: crate::config::POSTGRES_CONNECTIONS_DEFAULT,
         }
     }
 

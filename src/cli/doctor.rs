@@ -30,7 +30,8 @@ pub struct DoctorArgs {
 pub async fn run(args: DoctorArgs) -> anyhow::Result<()> {
     let addresses = store_tools::addresses(&args.stores)?;
     let server = RedisServer::new(&addresses, &args.stores.redis_prefix, Partition::DEFAULT)?;
-    let postgres = Postgres::new(&addresses.database_url, &args.stores.db_schema)?;
+    let StoreSettings { db_schema, postgres_connections, .. } = &args.stores;
+    let postgres = Postgres::with_connections(&addresses.database_url, db_schema, *postgres_connections)?;
     let DoctorSettings { reclaim_after, max_backlog } = args.limits;
     let findings = doctor::examine(&server, &postgres, &Limits { reclaim_after, max_backlog }).await;
     postgres.close().await;
@@ -59,6 +60,10 @@ fn row(finding: &Finding, in_colour: bool) -> Vec<String> {
     };
     let level = colour.paint(word, in_colour);
     let what = single_line(&finding.what);
+    let what = match finding.partition {
+        Some(partition) => format!("partition {partition}: {what}"),
+        None => what,
+    };
     let text = match &finding.what_to_do {
         Some(what_to_do) => format!("{what} → {}", single_line(what_to_do)),
         None => what,
@@ -74,6 +79,7 @@ mod tests {
         let finding = |check, level, what: &str, what_to_do: Option<&str>| Finding {
             check,
             level,
+            partition: None,
             what: what.to_owned(),
             what_to_do: what_to_do.map(str::to_owned),
         };
@@ -89,6 +95,13 @@ mod tests {
             table(&findings(), false),
             "green   redis-role  master\nyellow  workers     no worker reads → start one"
         );
+    }
+
+    #[test]
+    fn a_finding_of_one_of_several_partitions_names_it() {
+        let [_, mut workers] = findings();
+        workers.partition = Some(3);
+        assert_eq!(table(&[workers], false), "yellow  workers  partition 3: no worker reads → start one");
     }
 
     #[test]

@@ -23,7 +23,15 @@ fn redis_cli(address: &str) -> anyhow::Result<Command> {
     let mut command = Command::new("redis-cli");
     match url.scheme() {
         "redis" => add_host(&mut command, &url)?,
-        "rediss" => {
+        // redis-cli follows the redirects of the cluster by itself.
+        "redis-cluster" | "valkey-cluster" => {
+            command.arg("-c");
+            add_host(&mut command, &url)?;
+        }
+        "rediss" | "rediss-cluster" | "valkeys-cluster" => {
+            if url.scheme() != "rediss" {
+                command.arg("-c");
+            }
             add_host(&mut command, &url)?;
             command.arg("--tls");
             if let Some(Host::Domain(name)) = url.host() {
@@ -35,7 +43,8 @@ fn redis_cli(address: &str) -> anyhow::Result<Command> {
         }
         scheme => {
             bail!(
-                "REDIS_URL starts with {scheme}://: only redis://, rediss:// and redis+unix:// are supported"
+                "REDIS_URL starts with {scheme}://: only redis://, rediss://, redis+unix:// and redis-cluster:// are \
+                 supported; ask a Sentinel for the master, and run redis-cli with its address"
             )
         }
     }
@@ -85,6 +94,8 @@ mod tests {
     #[case("redis://:p%40ss@shop?db=4", "-h shop -p 6379 -n 4", Some("p@ss"))]
     #[case("redis://alice:secret@shop", "-h shop -p 6379 --user alice", Some("secret"))]
     #[case("rediss://shop.example/0", "-h shop.example -p 6379 --tls --sni shop.example -n 0", None)]
+    #[case("redis-cluster://shop:7000?node=shop:7001", "-c -h shop -p 7000", None)]
+    #[case("rediss-cluster://shop", "-c -h shop -p 6379 --tls --sni shop", None)]
     #[case("redis+unix:///run/a%20b/redis.sock?db=1", "-s /run/a b/redis.sock -n 1", None)]
     #[case("redis+unix://u:p@host/run/redis.sock", "-s /run/redis.sock --user u", Some("p"))]
     fn an_address_becomes_arguments_without_its_password(

@@ -3,26 +3,38 @@
 
 use std::time::Duration;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::client::{Client, ClientArgs};
 use super::output::{columns, field, named_row, table};
+use super::stream_partition::PartitionArg;
 use super::stream_tail::{self, TailArgs};
 
 #[derive(Subcommand)]
 pub enum StreamCommand {
     /// Show the backlog, pending entries, consumers, and whether claims are accepted
-    Status(ClientArgs),
+    Status(StatusArgs),
     /// Follow the order events: what each one means, and what becomes of it
     Tail(TailArgs),
+}
+
+#[derive(Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    partition: PartitionArg,
+
+    #[command(flatten)]
+    client: ClientArgs,
 }
 
 pub async fn run(command: StreamCommand) -> anyhow::Result<()> {
     match command {
         StreamCommand::Status(args) => {
-            let client = Client::new(&args)?;
-            let answer = client.get("/v1/admin/stream", &[]).await?;
+            let client = Client::new(&args.client)?;
+            let partition = args.partition.number();
+            let query: Vec<_> = partition.iter().map(|number| ("partition", number.as_str())).collect();
+            let answer = client.get("/v1/admin/stream", &query).await?;
             client.print(&answer, status)
         }
         StreamCommand::Tail(args) => stream_tail::run(args).await,

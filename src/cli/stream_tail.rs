@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 
 use super::client::{Client, ClientArgs, Transient};
 use super::output::{Colour, field, print_line};
+use super::stream_partition::PartitionArg;
 use crate::config;
 use crate::domain::parse_time;
 use crate::printing::{self, stderr};
@@ -25,15 +26,18 @@ pub struct TailArgs {
     no_follow: bool,
 
     #[command(flatten)]
+    partition: PartitionArg,
+
+    #[command(flatten)]
     client: ClientArgs,
 }
 
 /// Runs until a signal, or until its output has no reader.
 pub async fn run(args: TailArgs) -> anyhow::Result<()> {
     let client = Client::new(&args.client)?;
-    let mut tail = Tail::new(args.client.json);
+    let mut tail = Tail::new(args.client.json, args.partition.number());
     let newest = args.lines.to_string();
-    let first = client.get(ENTRIES, &[("newest", "true"), ("limit", &newest)]).await?;
+    let first = client.get(ENTRIES, &tail.query(vec![("newest", "true"), ("limit", &newest)])).await?;
     tail.print_news(&first.body)?;
     if args.no_follow {
         return Ok(());
@@ -53,7 +57,7 @@ async fn follow(client: &Client, tail: &mut Tail) -> anyhow::Result<()> {
     loop {
         let mut query = vec![("limit", limit.as_str())];
         query.extend(after.as_deref().map(|after| ("after", after)));
-        let page = client.get(ENTRIES, &query).await?;
+        let page = client.get(ENTRIES, &tail.query(query)).await?;
         tail.trouble = None;
         tail.print_news(&page.body)?;
         after = page.body["next"].as_str().map(str::to_owned);
@@ -65,6 +69,8 @@ async fn follow(client: &Client, tail: &mut Tail) -> anyhow::Result<()> {
 
 /// What was printed already.
 struct Tail {
+    /// `None` for the default one.
+    partition: Option<String>,
     json: bool,
     in_colour: bool,
     /// What was said last about each entry, from the oldest one that is not settled on.
@@ -76,9 +82,15 @@ struct Tail {
 }
 
 impl Tail {
-    fn new(json: bool) -> Self {
+    fn new(json: bool, partition: Option<String>) -> Self {
         let in_colour = printing::stdout_takes_colours();
-        Self { json, in_colour, told: BTreeMap::new(), settled: None, trouble: None }
+        Self { partition, json, in_colour, told: BTreeMap::new(), settled: None, trouble: None }
+    }
+
+    /// The query, for the partition.
+    fn query<'a>(&'a self, mut query: Vec<(&'a str, &'a str)>) -> Vec<(&'a str, &'a str)> {
+        query.extend(self.partition.as_deref().map(|number| ("partition", number)));
+        query
     }
 
     /// Prints a line for each entry about which there is something new.

@@ -3,10 +3,14 @@
 //! `tests/layering.rs` fails for limits in other files.
 
 mod machine;
+mod postgres;
+mod topology;
 
 use std::time::Duration;
 
 pub use machine::*;
+pub use postgres::*;
+pub use topology::*;
 
 // ---- identifiers and fields of the HTTP API ----
 
@@ -94,6 +98,10 @@ pub const SNAPSHOT_MAX_AGE: Duration = Duration::from_millis(80);
 pub const SNAPSHOT_CACHE_MAX_COUPONS: u64 = 10_000;
 /// Reads of coupons in flight at once for one list.
 pub const SNAPSHOT_READS_IN_FLIGHT: usize = 32;
+/// At most this number of partitions; `Partition::NUMBERS` has so many.
+pub const PARTITIONS_MAX: usize = 64;
+/// How often a process looks for partitions that another one has added.
+pub const PARTITIONS_POLL: Duration = Duration::from_secs(1);
 /// How long a list waits for Postgres before it shows the last rows that were read.
 pub const CATALOGUE_TIMEOUT: Duration = Duration::from_millis(250);
 
@@ -228,6 +236,8 @@ pub const VERSIONS_IN_FLIGHT: usize = 64;
 pub const VERSION_MAX: i64 = 999_999_999_999_999;
 /// How long a rebuild waits for open worker transactions; longer than their statement timeout.
 pub const REBUILD_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a rebuild waits while this process rebuilds another partition.
+pub const REBUILD_TURN_TIMEOUT: Duration = Duration::from_secs(10);
 
 // ---- reconcile ----
 
@@ -251,6 +261,10 @@ pub const DEFINITION_REPAIR_MAX_TRIES: usize = 8;
 /// How often sums and the pending list are checked, and how often everything is compared.
 pub const CHECK_INTERVAL: Duration = Duration::from_mins(1);
 pub const RECONCILE_INTERVAL: Duration = Duration::from_hours(1);
+/// After this, Postgres ends the session of a process that stands still: another process then compares.
+pub const COMPARISON_SESSION_IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+/// How often a process shows that it goes on, during a long comparison.
+pub const COMPARISON_SESSION_PING: Duration = Duration::from_secs(10);
 /// How many differences of each kind a report names.
 pub const REPORT_MAX_NAMES: usize = 100;
 /// How many differences a receipt names.
@@ -290,17 +304,6 @@ pub const REDIS_MEMORY_RED_PERCENT: u64 = 90;
 /// The first version with SQL functions whose body is `return …`, which the schema uses.
 pub const POSTGRES_MIN_MAJOR: i32 = 14;
 pub const POSTGRES_CONNECTIONS_YELLOW_PERCENT: i64 = 80;
-
-// ---- Postgres ----
-
-pub const POSTGRES_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-pub const POSTGRES_STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
-pub const POSTGRES_LOCK_TIMEOUT: Duration = Duration::from_secs(2);
-/// A suspended worker must not hold the fence's lock for ever.
-pub const POSTGRES_IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(1);
-pub const POSTGRES_POOL_CONNECTIONS: u32 = 8;
-/// Prepared statements that one connection caches.
-pub const POSTGRES_CACHE_STATEMENTS: usize = 256;
 
 // ---- HTTP ----
 

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use tokio::sync::Mutex;
 
 use crate::config;
-use crate::domain::{ClaimDurability, CouponId, Definition};
+use crate::domain::{ClaimDurability, CouponId, Definition, Partition};
 use crate::fence::Session;
 use crate::postgres::{self, Postgres, PostgresError, coupons};
 
@@ -22,13 +22,15 @@ pub struct Catalogue {
     known: Arc<RwLock<BTreeMap<CouponId, Known>>>,
     /// Locked during a query, so that many readers share one query.
     refreshed: Arc<Mutex<Refreshed>>,
-    /// The number of the session for which the catalogue was refreshed last; 0 before the first one.
+    /// The highest number of a session for which the catalogue was refreshed; 0 before the first one. Sessions of all
+    /// partitions are numbered in the order in which they began.
     session: Arc<AtomicU64>,
 }
 
 #[derive(Clone, Copy)]
 #[expect(clippy::struct_excessive_bools, reason = "each one is an independent fact of a coupon")]
 struct Known {
+    partition: Partition,
     unlisted: bool,
     /// Whether Redis has had the coupon: if the coupon is then absent from Redis, Redis has lost it.
     published: bool,
@@ -51,9 +53,31 @@ impl Catalogue {
         Self { postgres, known: Arc::default(), refreshed: Arc::default(), session: Arc::default() }
     }
 
+    /// The coupon's partition; `None` for a coupon that was created since the last refresh.
+    #[must_use]
+    pub fn partition(&self, id: &CouponId) -> Option<Partition> {
+        self.read().get(id).map(|known| known.partition)
+    }
+
+    /// The number of coupons of each partition.
+    #[must_use]
+    pub fn count_by_partition(&self) -> BTreeMap<Partition, usize> {
+        let mut counts = BTreeMap::new();
+        for known in self.read().values() {
+            *counts.entry(known.partition).or_default() += 1;
+        }
+        counts
+    }
+
     #[must_use]
     pub fn is_published(&self, id: &CouponId) -> bool {
         self.read().get(id).is_some_and(|known| known.published)
+    }
+
+    /// As [`is_published`](Self::is_published); `false` for a coupon of another partition.
+    #[must_use]
+    pub fn is_published_in(&self, partition: Partition, id: &CouponId) -> bool {
+        self.read().get(id).is_some_and(|known| known.published && known.partition == partition)
     }
 
     /// Whether an order of the coupon can have ended. `false` for an unknown coupon.
@@ -74,11 +98,13 @@ impl Catalogue {
         self.read().get(id).is_some_and(|known| known.has_waitlist)
     }
 
-    /// The coupons with a waiting list that Redis has.
+    /// The coupons of the partition with a waiting list that Redis has.
     #[must_use]
-    pub fn with_waitlist(&self) -> Vec<CouponId> {
+    pub fn with_waitlist(&self, partition: Partition) -> Vec<CouponId> {
         let known = self.read();
-        let with = known.iter().filter(|(_, known)| known.has_waitlist && known.published);
+        let with = known
+            .iter()
+            .filter(|(_, known)| known.partition == partition && known.has_waitlist && known.published);
         with.map(|(id, _)| id.clone()).collect()
     }
 
@@ -126,7 +152,8 @@ impl Catalogue {
             let Definition { id, unlisted, reserve_seconds, durability, waitlist: has_waitlist, .. } =
                 row.definition;
             let orders_end = reserve_seconds.is_some() || row.has_ended_orders;
-            known.insert(id, Known { unlisted, published, orders_end, durability, has_waitlist });
+            let partition = row.partition;
+            known.insert(id, Known { partition, unlisted, published, orders_end, durability, has_waitlist });
         }
         Ok(())
     }
@@ -134,19 +161,27 @@ impl Catalogue {
     /// Refreshes once for each session of the fence, before the session's first claim: a claim needs the catalogue to
     /// distinguish a coupon that Redis has lost from an unknown one. Without Postgres the catalogue may be out of date.
     pub async fn refresh_for(&self, session: &Session) {
-        if self.session.load(Ordering::Acquire) != session.id {
+        if self.session.load(Ordering::Acquire) < session.id {
             self.refresh_briefly(Duration::ZERO).await;
-            self.session.store(session.id, Ordering::Release);
+            self.session.fetch_max(session.id, Ordering::Release);
         }
     }
 
     /// Refreshes, but waits at most `CATALOGUE_TIMEOUT`; without Postgres the catalogue stays as it was read last.
     pub async fn refresh_briefly(&self, max_age: Duration) {
-        let catalogue = self.clone();
-        let refresh = async move { catalogue.refresh(max_age).await };
-        if let Err(error) = postgres::with_timeout(config::CATALOGUE_TIMEOUT, refresh).await {
+        if let Err(error) = self.refresh_in_time(max_age).await {
             tracing::debug!("catalogue: {error}");
         }
+    }
+
+    /// Refreshes, but waits at most `CATALOGUE_TIMEOUT`.
+    ///
+    /// # Errors
+    /// If Postgres does not answer in time.
+    pub async fn refresh_in_time(&self, max_age: Duration) -> Result<(), PostgresError> {
+        let catalogue = self.clone();
+        let refresh = async move { catalogue.refresh(max_age).await };
+        postgres::with_timeout(config::CATALOGUE_TIMEOUT, refresh).await
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<CouponId, Known>> {

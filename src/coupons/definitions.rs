@@ -14,7 +14,7 @@ use super::snapshots::Snapshots;
 use crate::config;
 use crate::domain::{
     ClaimDurability, CouponId, CouponPatch, CouponSnapshot, Definition, FieldDifference, InvalidDefinition,
-    NewCoupon, Origin,
+    NewCoupon, Origin, Partition,
 };
 use crate::fence::{Fence, StoreError};
 use crate::postgres::coupons::{self, CouponRow, Edited};
@@ -47,6 +47,7 @@ pub enum ExpectedVersion {
 pub struct AdminCoupon {
     pub snapshot: CouponSnapshot,
     pub definition: Definition,
+    pub partition: Partition,
     pub units: HeldUnits,
     /// Fields that differ between Redis and Postgres: an edit that is not published yet, or an edit by hand.
     pub not_in_force: Vec<FieldDifference>,
@@ -123,7 +124,8 @@ impl Coupons {
         if named.is_none() {
             definition.durability = default_durability(&session.redis).await?;
         }
-        let is_new = coupons::insert(&self.postgres.pool, &definition, origin).await?;
+        let is_new =
+            coupons::insert(&self.postgres.pool, &definition, self.fence.partition(), origin).await?;
         if is_new {
             let published = publish(&self.fence, &session, &self.postgres, true, &definition).await;
             published.map_err(CouponError::NotPublished)?;
@@ -135,8 +137,12 @@ impl Coupons {
             );
         } else {
             let row = coupons::get(&self.postgres.pool, &definition.id).await?;
-            if !row.is_some_and(|row| is_same(&row.definition, &definition, named)) {
+            if !row.as_ref().is_some_and(|row| is_same(&row.definition, &definition, named)) {
                 return Err(CouponError::Exists(definition.id));
+            }
+            // Another request has created it at the same time; a repeat finds its partition.
+            if row.is_some_and(|row| row.partition != self.fence.partition()) {
+                return Err(CouponError::Contended);
             }
         }
         let coupon = self.view_in_force(&definition.id).await?;
@@ -202,17 +208,14 @@ impl Coupons {
         self.view_row(row).await
     }
 
-    /// At most `limit` coupons after `after`, sorted by id, unlisted ones included. An id comes without a coupon if
-    /// Redis does not have the coupon yet.
+    /// The coupons of these rows. An id comes without a coupon if Redis does not have the coupon yet.
     ///
     /// # Errors
     /// If a store does not answer.
-    pub async fn page(
+    pub async fn view_rows(
         &self,
-        after: Option<&CouponId>,
-        limit: i64,
+        rows: Vec<CouponRow>,
     ) -> Result<Vec<(CouponId, Option<AdminCoupon>)>, CouponError> {
-        let rows = coupons::page(&self.postgres.pool, after, limit).await?;
         let session = self.fence.require_session()?;
         let ids: Vec<CouponId> = rows.iter().map(|row| row.definition.id.clone()).collect();
         let kept = coupon_hash::read(&session.redis, &ids).await?;
@@ -272,6 +275,7 @@ impl Coupons {
         Ok(snapshot.map(|snapshot| AdminCoupon {
             snapshot: (*snapshot).clone(),
             definition: row.definition,
+            partition: row.partition,
             units,
             not_in_force: standing.differences(),
         }))

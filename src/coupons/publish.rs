@@ -96,7 +96,7 @@ pub async fn run(fence: Fence, postgres: Postgres, catalogue: Catalogue) {
 /// Publishes definitions that Postgres has not marked as published.
 async fn repeat(fence: &Fence, session: &Session, postgres: &Postgres) -> Result<(), PostgresError> {
     let grace_seconds = config::FIRST_PUBLICATION_GRACE.as_secs_f64();
-    for row in coupons::unpublished(&postgres.pool, grace_seconds).await? {
+    for row in coupons::unpublished(&postgres.pool, fence.partition(), grace_seconds).await? {
         let id = &row.definition.id;
         match publish(fence, session, postgres, false, &row.definition).await {
             Ok(()) => {

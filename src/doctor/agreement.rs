@@ -8,27 +8,30 @@ use super::definitions;
 use super::finding::{Finding, REPAIRED_BY_SERVER, pluralize};
 use super::postgres::with_timeout;
 use crate::config;
-use crate::domain::CouponId;
+use crate::domain::{CouponId, Partition};
 use crate::fence::{postgres_loss, probe};
 use crate::postgres::fence::{self, FenceRow};
 use crate::postgres::{PgConnection, PostgresError, coupons, health};
 use crate::redis::probe::{self as redis_probe, RedisProbe};
 use crate::redis::{Redis, RedisError, coupon_hash, server_info};
 
-/// Compares the stores that answer. A store that does not answer already has a finding.
-pub async fn examine(redis: Option<&Redis>, postgres: Option<PgConnection>) -> Vec<Finding> {
+/// Compares the stores that answer, in each partition. A store that does not answer already has a finding. `redis` has a
+/// connection for each partition.
+pub async fn examine(redis: &[Redis], postgres: Option<PgConnection>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut postgres = postgres;
-    if let (Some(redis), Some(postgres)) = (redis, &mut postgres) {
-        findings.push(fence(redis, postgres).await);
+    for redis in redis {
+        let mut of_partition = Vec::new();
+        if let Some(postgres) = &mut postgres {
+            of_partition.push(fence(redis, postgres).await);
+        }
+        of_partition.push(redis_stock(redis, postgres.as_mut()).await);
+        if let Some(postgres) = &mut postgres {
+            of_partition.push(definitions::examine(redis, postgres).await);
+        }
+        findings.extend(of_partition.into_iter().map(|finding| finding.of(redis.keys.partition)));
     }
-    if let Some(redis) = redis {
-        findings.push(redis_stock(redis, postgres.as_mut()).await);
-    }
-    if let (Some(redis), Some(postgres)) = (redis, &mut postgres) {
-        findings.push(definitions::examine(redis, postgres).await);
-    }
-    findings.extend(clocks(redis, postgres.as_mut()).await);
+    findings.extend(clocks(redis.first(), postgres.as_mut()).await);
     findings
 }
 
@@ -47,7 +50,10 @@ async fn fence(redis: &Redis, postgres: &mut PgConnection) -> Finding {
         Err(error) => return Finding::unreadable("fence", &error.to_string()),
     };
     let (row, in_postgres) = match with_timeout(async {
-        Ok((fence::read_in(postgres).await?, coupons::versions(&mut *postgres).await?))
+        Ok((
+            fence::read_in(postgres, redis.keys.partition).await?,
+            coupons::versions(&mut *postgres, redis.keys.partition).await?,
+        ))
     })
     .await
     {
@@ -85,12 +91,12 @@ fn fence_finding(redis: &RedisProbe, row: &FenceRow, postgres_loss: Option<Strin
     Finding::red(check, format!("down: {difference}"), REPAIRED_BY_SERVER)
 }
 
-/// Whether stock + claims = total in Redis, for every coupon of either store.
+/// Whether stock + claims = total in Redis, for every coupon of the partition in either store.
 async fn redis_stock(redis: &Redis, postgres: Option<&mut PgConnection>) -> Finding {
     let check = "redis-stock";
     let mut coupons = BTreeSet::new();
     if let Some(postgres) = postgres
-        && let Err(error) = add_published_ids(postgres, &mut coupons).await
+        && let Err(error) = add_published_ids(postgres, redis.keys.partition, &mut coupons).await
     {
         return Finding::unreadable(check, &error.to_string());
     }
@@ -118,11 +124,13 @@ async fn redis_stock(redis: &Redis, postgres: Option<&mut PgConnection>) -> Find
 /// Adds the ids of published coupons: one that is missing in Redis is a finding too.
 async fn add_published_ids(
     postgres: &mut PgConnection,
+    partition: Partition,
     coupons: &mut BTreeSet<CouponId>,
 ) -> Result<(), PostgresError> {
     let mut after = String::new();
     loop {
-        let page = with_timeout(health::published_ids(postgres, &after, config::PAGE_MAX_ROWS)).await?;
+        let page =
+            with_timeout(health::published_ids(postgres, partition, &after, config::PAGE_MAX_ROWS)).await?;
         let Some(last) = page.last().cloned() else { return Ok(()) };
         coupons.extend(page.iter().filter_map(|id| id.parse().ok()));
         after = last;

@@ -45,7 +45,9 @@ async fn compare(redis: &Redis, postgres: &mut PgConnection) -> Result<Compariso
     let mut comparison = Comparison::default();
     let mut after = None;
     loop {
-        let page = with_timeout(coupons::page(&mut *postgres, after.as_ref(), config::PAGE_MAX_ROWS)).await?;
+        let partition = Some(redis.keys.partition);
+        let page = coupons::page(&mut *postgres, partition, after.as_ref(), config::PAGE_MAX_ROWS);
+        let page = with_timeout(page).await?;
         let Some(last) = page.last().map(|row| row.definition.id.clone()) else { return Ok(comparison) };
         let ids: Vec<CouponId> = page.iter().map(|row| row.definition.id.clone()).collect();
         for (row, kept) in page.iter().zip(coupon_hash::read(redis, &ids).await?) {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::domain::Partition;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
@@ -20,6 +22,9 @@ pub struct Finding {
     /// The check's id: it does not change between versions.
     pub check: &'static str,
     pub level: Level,
+    /// The partition, of a check of one partition; `None` also if there is only one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partition: Option<i16>,
     pub what: String,
     /// What the operator should do; `None` if the level is green.
     #[serde(rename = "do")]
@@ -28,15 +33,22 @@ pub struct Finding {
 
 impl Finding {
     pub fn green(check: &'static str, what: impl Into<String>) -> Self {
-        Self { check, level: Level::Green, what: what.into(), what_to_do: None }
+        Self { check, level: Level::Green, partition: None, what: what.into(), what_to_do: None }
     }
 
     pub fn yellow(check: &'static str, what: impl Into<String>, what_to_do: impl Into<String>) -> Self {
-        Self { check, level: Level::Yellow, what: what.into(), what_to_do: Some(what_to_do.into()) }
+        let what_to_do = Some(what_to_do.into());
+        Self { check, level: Level::Yellow, partition: None, what: what.into(), what_to_do }
     }
 
     pub fn red(check: &'static str, what: impl Into<String>, what_to_do: impl Into<String>) -> Self {
         Self { level: Level::Red, ..Self::yellow(check, what, what_to_do) }
+    }
+
+    /// The finding, as one of this partition.
+    #[must_use]
+    pub fn of(self, partition: Partition) -> Self {
+        Self { partition: Some(partition.number()), ..self }
     }
 
     /// The server does not allow the query: managed services forbid some.

@@ -57,7 +57,7 @@ async fn check(
         fsync(&server),
         full_page_writes(&server),
         synchronous_commit(&server, &own),
-        connections(&server),
+        connections(&server, postgres.most_connections()),
         pooler(with_timeout(postgres.is_behind_transaction_pooler()).await?),
     ];
     let migrated = match with_timeout(health::migrated(connection, postgres.schema())).await {
@@ -149,17 +149,26 @@ fn synchronous_commit(server: &Server, own: &str) -> Finding {
     }
 }
 
-fn connections(server: &Server) -> Finding {
+fn connections(server: &Server, of_each_process: i64) -> Finding {
+    let check = "postgres-connections";
     let percent = server.connections * 100 / i64::from(server.max_connections.max(1));
-    let what = format!("{} of {} connections are in use", server.connections, server.max_connections);
-    if percent < config::POSTGRES_CONNECTIONS_YELLOW_PERCENT {
-        return Finding::green("postgres-connections", what);
+    let in_use = format!("{} of {} connections are in use", server.connections, server.max_connections);
+    let processes = server.processes.max(1);
+    let (needed, room) = (processes * of_each_process, server.room());
+    if percent >= config::POSTGRES_CONNECTIONS_YELLOW_PERCENT {
+        let what_to_do = "raise max_connections, or find the programs that hold so many connections";
+        return Finding::yellow(check, in_use, what_to_do);
     }
-    Finding::yellow(
-        "postgres-connections",
-        what,
-        "raise max_connections, or find the programs that hold so many connections",
-    )
+    if needed <= room {
+        return Finding::green(check, in_use);
+    }
+    let what = format!(
+        "{in_use}; {} may open {needed}, but {room} are left for them",
+        pluralize(processes.unsigned_abs(), "process of this program", "processes of this program"),
+    );
+    let least = i64::from(server.max_connections) + needed - room;
+    let what_to_do = format!("set max_connections to {least} or more, or lower SECKILL_POSTGRES_CONNECTIONS");
+    Finding::yellow(check, what, what_to_do)
 }
 
 fn pooler(is_behind_transaction_pooler: bool) -> Finding {

@@ -66,7 +66,7 @@ impl Fence {
                 continue;
             }
             tracing::info!(
-                fence.epoch = session.epoch,
+                fence.epoch = session.epoch.as_str(),
                 "fence up: claims are accepted in epoch {}",
                 session.epoch
             );
@@ -81,7 +81,8 @@ impl Fence {
         // Redis first: an edit reaches Postgres before Redis.
         let in_redis = coupon_hash::versions(redis).await.ok()?;
         let pool = postgres.pool.clone();
-        let read = async move { coupons::versions(&pool).await };
+        let partition = self.partition();
+        let read = async move { coupons::versions(&pool, partition).await };
         let in_postgres = postgres::with_timeout(config::PROBE_INTERVAL, read).await.ok()?;
         postgres_loss::Definitions::compare(redis, &in_redis, &in_postgres).await.ok()?.why()
     }

@@ -2,14 +2,14 @@
 //! comes down at once; its task then probes and rebuilds.
 
 use super::probe::Difference;
-use super::{Fence, FenceState, MARKER_CHANGED, Session, counter, lock};
-use crate::domain::CouponId;
+use super::{Fence, FenceState, MARKER_CHANGED, Session, lock};
+use crate::domain::{CouponId, Epoch};
 use crate::redis::RedisError;
 
 /// Evidence that a later probe would not find, such as a coupon that is inconsistent.
 #[derive(Clone, Debug)]
 pub struct Evidence {
-    pub epoch: String,
+    pub epoch: Epoch,
     pub reason: String,
     /// Postgres has lost commits.
     pub by_postgres: bool,
@@ -29,28 +29,29 @@ impl Fence {
     }
 
     /// Takes the fence down until a rebuild: a coupon is inconsistent.
-    pub fn invalidate_coupon(&self, epoch: &str, coupon: &CouponId) {
+    pub fn invalidate_coupon(&self, epoch: &Epoch, coupon: &CouponId) {
         self.invalidate(epoch, &format!("coupon {coupon}: stock + claims is not its total in Redis"));
     }
 
     /// Takes the fence down until a rebuild: Redis has lost data of this epoch.
-    pub fn invalidate(&self, epoch: &str, reason: &str) {
-        tracing::error!(fence.epoch = epoch, "fence: {reason}: claims wait for a rebuild");
+    pub fn invalidate(&self, epoch: &Epoch, reason: &str) {
+        tracing::error!(fence.epoch = epoch.as_str(), "fence: {reason}: claims wait for a rebuild");
         self.record_evidence(epoch, reason, false);
     }
 
     /// Takes the fence down until an operator orders a rebuild: Postgres has lost commits.
-    pub fn report_postgres_loss(&self, epoch: &str, reason: &str) {
-        tracing::error!(fence.epoch = epoch, "fence: {reason}");
+    pub fn report_postgres_loss(&self, epoch: &Epoch, reason: &str) {
+        tracing::error!(fence.epoch = epoch.as_str(), "fence: {reason}");
         self.record_evidence(epoch, reason, true);
     }
 
-    fn record_evidence(&self, epoch: &str, reason: &str, by_postgres: bool) {
-        let mut evidence = Evidence { epoch: epoch.to_owned(), reason: reason.to_owned(), by_postgres };
+    fn record_evidence(&self, epoch: &Epoch, reason: &str, by_postgres: bool) {
+        let mut evidence = Evidence { epoch: epoch.clone(), reason: reason.to_owned(), by_postgres };
         let mut known = lock(&self.shared.evidence);
-        evidence.by_postgres |= known.as_ref().is_some_and(|known| known.epoch == epoch && known.by_postgres);
+        evidence.by_postgres |=
+            known.as_ref().is_some_and(|known| known.epoch == *epoch && known.by_postgres);
         // Evidence from a part that still works in an older epoch must not hide evidence of a newer one.
-        if known.as_ref().is_none_or(|known| counter(&known.epoch) <= counter(epoch)) {
+        if known.as_ref().is_none_or(|known| known.epoch.counter() <= epoch.counter()) {
             *known = Some(evidence);
         }
         drop(known);
@@ -61,11 +62,12 @@ impl Fence {
     }
 
     /// Decides by an error of Redis whether the fence comes down.
-    pub fn redis_failed(&self, epoch: &str, error: &RedisError) {
+    pub fn redis_failed(&self, epoch: &Epoch, error: &RedisError) {
         match error {
             RedisError::WrongType(_) => self.invalidate(epoch, &error.to_string()),
-            // Redis still reads: workers go on, and acknowledging entries makes room.
-            RedisError::Busy(_) if error.is_about_writes() => {
+            // Redis still reads: workers go on, and acknowledging entries makes room. A slot that moves is refused until it
+            // has moved, or stays.
+            RedisError::Busy(_) if error.is_about_writes() || error.is_about_moving_slot() => {
                 *lock(&self.shared.refusal) = Some(error.to_string().into());
             }
             _ => {
@@ -76,9 +78,9 @@ impl Fence {
         }
     }
 
-    pub(super) fn take_down(&self, epoch: &str, reason: &str) {
+    pub(super) fn take_down(&self, epoch: &Epoch, reason: &str) {
         self.shared.state.send_if_modified(|state| match state {
-            FenceState::Up(session) if session.epoch == epoch => {
+            FenceState::Up(session) if session.epoch == *epoch => {
                 *state = FenceState::Down { reason: reason.into() };
                 true
             }

@@ -4,8 +4,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Evidence, counter};
-use crate::domain::CouponId;
+use super::Evidence;
+use crate::domain::{CouponId, counter};
 use crate::postgres::fence::FenceRow;
 use crate::redis::marker::epoch_of;
 use crate::redis::probe::RedisProbe;
@@ -82,11 +82,11 @@ pub async fn by_postgres(
     if !row.postgres_lost && compared.unknown.is_empty() && server_info::has_no_keys(redis).await? {
         return Ok(None);
     }
-    let is_of_the_row = seen.marker.as_deref().and_then(epoch_of) == Some(&*row.epoch);
+    let is_of_the_row = seen.marker.as_deref().and_then(epoch_of) == Some(row.epoch.as_str());
     let may_be_foreign = !row.postgres_lost
         && !compared.unknown.is_empty()
         && !is_of_the_row
-        && marker_counter(seen) <= counter(&row.epoch);
+        && marker_counter(seen) <= row.epoch.counter();
     Ok(Some(Sign { why, may_be_foreign }))
 }
 
@@ -94,7 +94,7 @@ pub async fn by_postgres(
 pub fn change(seen: &RedisProbe, row: &FenceRow, evidence: Option<&Evidence>) -> Option<String> {
     let is_older_copy =
         seen.postgres_lsn.as_ref().zip(row.lsn.as_ref()).is_some_and(|(noted, now)| now < noted);
-    if marker_counter(seen) > counter(&row.epoch) {
+    if marker_counter(seen) > row.epoch.counter() {
         Some("its epoch is older than the one in Redis".into())
     } else if is_older_copy {
         Some("it is an older copy of itself".into())
@@ -110,7 +110,7 @@ pub fn change(seen: &RedisProbe, row: &FenceRow, evidence: Option<&Evidence>) ->
 /// Whether Redis cannot be behind this Postgres: it is the Redis of the agreement, or its marker has a later epoch than
 /// the row. Only then a live order that Redis does not hold has certainly ended.
 pub fn may_cancel(seen: &RedisProbe, row: &FenceRow) -> bool {
-    if marker_counter(seen) > counter(&row.epoch) {
+    if marker_counter(seen) > row.epoch.counter() {
         seen.marker.as_ref().is_some_and(|marker| marker.starts_with("ready:"))
     } else {
         // A rebuild that died after it made the new epoch leaves an older marker in Redis.

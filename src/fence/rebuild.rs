@@ -15,11 +15,11 @@ use anyhow::bail;
 use futures_util::{FutureExt, StreamExt};
 use serde_json::json;
 
+use super::Evidence;
 use super::postgres_loss::{self, Sign};
 use super::probe::{self, Difference};
-use super::{Evidence, counter};
 use crate::config;
-use crate::domain::{AuditAction, CouponId, Definition, OrderEvent, Origin};
+use crate::domain::{AuditAction, CouponId, Definition, Epoch, OrderEvent, Origin, counter};
 use crate::logs::info_or_warn;
 use crate::metrics;
 use crate::postgres::Postgres;
@@ -73,7 +73,7 @@ pub async fn rebuild(
 ) -> anyhow::Result<Option<Report>> {
     let started = Instant::now();
     // 1. A lock that belongs to the Postgres session, and a Redis connection that never reconnects by itself.
-    let Some(mut session) = RebuildSession::open(postgres).await? else {
+    let Some(mut session) = RebuildSession::open(postgres, server.keys.partition).await? else {
         bail!(Refused::Busy);
     };
     let redis = server.connect().await?;
@@ -135,7 +135,7 @@ async fn wait_for_an_operator(
 
 /// The connections and the epoch of a rebuild.
 struct Source {
-    epoch: String,
+    epoch: Epoch,
     trust: Trust,
     /// The origin of the changes that the rebuild decides, for the audit log.
     origin: Origin,
@@ -152,11 +152,15 @@ async fn begin(
 ) -> anyhow::Result<Source> {
     let epoch = next_epoch(&row.epoch, seen.marker.as_deref());
     if cause.is_repeated {
-        tracing::debug!(fence.epoch = epoch, "rebuild begins epoch {epoch} again: {}", cause.difference);
+        tracing::debug!(
+            fence.epoch = epoch.as_str(),
+            "rebuild begins epoch {epoch} again: {}",
+            cause.difference
+        );
     } else {
         info_or_warn!(
             cause.difference.is_normal && !is_lost,
-            fence.epoch = epoch,
+            fence.epoch = epoch.as_str(),
             "rebuild begins epoch {epoch}: {}",
             cause.difference
         );
@@ -169,8 +173,8 @@ async fn begin(
         action: AuditAction::Rebuild,
         coupon: None,
         order: None,
-        old: Some(json!({ "epoch": row.epoch })),
-        new: Some(json!({ "epoch": epoch })),
+        old: Some(json!({ "epoch": row.epoch.as_str() })),
+        new: Some(json!({ "epoch": epoch.as_str() })),
     });
     session.start_epoch(&epoch, run_id, replid, is_lost, ordered.as_ref()).await?;
     // From here on only this rebuild writes to Redis.
@@ -211,7 +215,7 @@ async fn decide_and_apply(
     let (mut events, gone) = unacknowledged(redis).await?;
 
     // 5. Decides which order each user keeps, in one transaction of the session that holds the lock.
-    let mut report = Report { epoch: epoch.clone(), coupons: ids.len(), ..Report::default() };
+    let mut report = Report { epoch: epoch.to_string(), coupons: ids.len(), ..Report::default() };
     for (id, (claims, stored)) in unknown.iter().zip(&hashes[definitions.len()..]) {
         let (definition, edit) = definitions::adopt(&mut decision, id, stored, claims.held(), origin).await?;
         definitions.push(definition);
@@ -322,7 +326,8 @@ async fn apply_plan(
 }
 
 /// A number above those of the row and the marker; the random part distinguishes two databases with equal numbers.
-fn next_epoch(row: &str, marker: Option<&str>) -> String {
+fn next_epoch(row: &Epoch, marker: Option<&str>) -> Epoch {
     let marker = marker.and_then(marker::epoch_of).map_or(0, counter);
-    format!("{}-{:08x}", counter(row).max(marker) + 1, rand::random::<u32>())
+    let text = format!("{}-{:08x}", row.counter().max(marker) + 1, rand::random::<u32>());
+    Epoch::new(row.partition, text)
 }

@@ -30,7 +30,7 @@ impl Down {
         let is_busy = matches!(error.downcast_ref(), Some(Refused::Busy));
         let is_outage = matches!(error.downcast_ref(), Some(PostgresError::Transient(_)))
             || match error.downcast_ref() {
-                Some(RedisError::Unknown(_)) => true,
+                Some(RedisError::Unknown(_) | RedisError::NoMaster(_) | RedisError::Moved(_)) => true,
                 Some(busy @ RedisError::Busy(_)) => !busy.is_about_writes(),
                 _ => false,
             };

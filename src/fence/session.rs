@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
-use super::counter;
+use crate::domain::Epoch;
 use crate::redis::Redis;
 use crate::redis::marker::ready_marker;
 
@@ -13,7 +13,7 @@ use crate::redis::marker::ready_marker;
 pub struct Session {
     /// Numbers the sessions of this process, from 1.
     pub id: u64,
-    pub epoch: String,
+    pub epoch: Epoch,
     /// `ready:<epoch>`
     pub ready: Arc<str>,
     pub redis: Redis,
@@ -21,7 +21,7 @@ pub struct Session {
 }
 
 impl Session {
-    pub(super) fn new(epoch: String, redis: Redis, clock: RedisClock) -> Self {
+    pub(super) fn new(epoch: Epoch, redis: Redis, clock: RedisClock) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let id = LAST.fetch_add(1, Ordering::Relaxed) + 1;
         Self { id, ready: ready_marker(&epoch), epoch, redis, clock }
@@ -30,7 +30,7 @@ impl Session {
     /// The number in the epoch.
     #[must_use]
     pub fn number(&self) -> u64 {
-        counter(&self.epoch)
+        self.epoch.counter()
     }
 }
 

@@ -7,11 +7,14 @@ use time::format_description::well_known::Rfc3339;
 use utoipa::ToSchema;
 
 use super::Fence;
+use crate::domain::Partition;
 use crate::postgres::fence::FenceRow;
 use crate::postgres::health::{self, Waiting};
 use crate::postgres::{self, Postgres, PostgresError};
 use crate::redis::{RedisError, RedisServer, server_info};
 use crate::{config, disk};
+
+const OK: &str = "ok";
 
 /// Reads the state of both stores, with a session or without one. A cheap handle.
 #[derive(Clone)]
@@ -38,6 +41,33 @@ pub struct StoreStatus {
     disk: Option<String>,
 }
 
+impl StoreStatus {
+    /// The worst of each part, for the partitions of one installation. With several, the fence that is down is named.
+    #[must_use]
+    pub fn merge(mut parts: Vec<(Partition, Self)>) -> Self {
+        if parts.len() > 1 {
+            for (partition, part) in parts.iter_mut().filter(|(_, part)| part.fence != OK) {
+                part.fence = format!("partition {partition}: {}", part.fence);
+            }
+        }
+        let mut parts = parts.into_iter().map(|(_, part)| part);
+        let Some(first) = parts.next() else {
+            let starting = || "starting".to_owned();
+            let (redis, postgres, fence) = (starting(), starting(), starting());
+            return Self { redis, postgres, fence, backlog: 0, postgres_away_since: None, disk: None };
+        };
+        let worse = |one: String, other: String| if one == OK { other } else { one };
+        parts.fold(first, |one, other| Self {
+            redis: worse(one.redis, other.redis),
+            postgres: worse(one.postgres, other.postgres),
+            fence: worse(one.fence, other.fence),
+            backlog: one.backlog + other.backlog,
+            postgres_away_since: one.postgres_away_since.or(other.postgres_away_since),
+            disk: one.disk.or(other.disk),
+        })
+    }
+}
+
 /// What waits in Postgres.
 pub struct Queues {
     /// Units that wait for their return to stock.
@@ -56,13 +86,19 @@ impl Stores {
         Self { fence, redis, postgres }
     }
 
+    /// The fence that compares these stores.
+    #[must_use]
+    pub const fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
     /// Queries both stores; waits at most `PROBE_INTERVAL` for each query to Postgres.
     pub async fn status(&self) -> StoreStatus {
         let postgres = self.postgres().await;
         let outage = postgres.as_ref().err().and(self.fence.postgres_outage());
         let since = outage.and_then(|outage| outage.since.format(&Rfc3339).ok());
         let postgres = postgres.map_err(|error| error.to_string()).and_then(|row| compare_identity(&row));
-        let word = |result: Result<(), String>| result.err().unwrap_or_else(|| "ok".into());
+        let word = |result: Result<(), String>| result.err().unwrap_or_else(|| OK.into());
         StoreStatus {
             redis: word(self.redis().await),
             postgres: word(postgres),
@@ -118,14 +154,14 @@ impl Stores {
 
     async fn postgres(&self) -> Result<FenceRow, PostgresError> {
         let pool = self.postgres.pool.clone();
-        let row =
-            postgres::with_timeout(config::PROBE_INTERVAL, async move { postgres::fence::read(&pool).await })
-                .await;
+        let partition = self.fence.partition();
+        let read = async move { postgres::fence::read(&pool, partition).await };
+        let row = postgres::with_timeout(config::PROBE_INTERVAL, read).await;
         if row.is_err() {
             // The pool does not say why it gets no connection; a new connection does.
             let server = self.postgres.clone();
-            postgres::with_timeout(config::PROBE_INTERVAL, async move { server.dedicated().await.map(drop) })
-                .await?;
+            let connecting = async move { server.work.try_connecting(partition).await };
+            postgres::with_timeout(config::PROBE_INTERVAL, connecting).await?;
         }
         row
     }

@@ -3,7 +3,10 @@
 //! unit, the answer to a confirm); else the loss of the commit would go unnoticed.
 
 use super::{Fence, Session, StoreError};
-use crate::postgres::{self, PgConnection, Postgres, PostgresError};
+use crate::config;
+use crate::domain::Epoch;
+use crate::postgres::work::WorkConnection;
+use crate::postgres::{self, Postgres, PostgresError};
 use crate::redis::{Redis, wal_position as redis_position};
 
 /// Reads the durable WAL position of Postgres, which covers all commits so far, and records it in Redis.
@@ -48,27 +51,39 @@ pub async fn read_position(fence: &Fence, session: &Session) -> Result<String, S
     }
 }
 
-/// Opens a connection to Postgres outside the pool, and compares Postgres's WAL position with the one in Redis. If
-/// Postgres is behind that position, the fence goes down: an older copy of Postgres must not be written to.
+/// Borrows a connection for a transaction. If it was not checked for this partition yet, compares Postgres's WAL position
+/// with the one in Redis first. If Postgres is behind that position, the fence goes down: an older copy of Postgres must
+/// not be written to.
 ///
 /// # Errors
 /// If Postgres cannot be reached or is an older copy of itself.
-pub async fn connect_checked(
+pub async fn borrow_checked(
     fence: &Fence,
     postgres: &Postgres,
     redis: &Redis,
-    epoch: &str,
-) -> Result<PgConnection, PostgresError> {
-    // Read Redis first: Postgres is never behind a position that was recorded before, unless it has lost commits.
+    epoch: &Epoch,
+) -> Result<WorkConnection, PostgresError> {
+    if let Some(connection) = postgres.work.borrow_checked(epoch.partition) {
+        return Ok(connection);
+    }
+    // Read Redis first: Postgres is never behind a position that was recorded before, unless it has lost commits. Also no
+    // connection is held while Redis does not answer.
     let noted = redis_position::read(redis).await;
     let noted =
         noted.map_err(|error| PostgresError::Transient(format!("Redis gives no WAL position: {error}")))?;
-    let mut connection = postgres.dedicated().await?;
-    let now = postgres::fence::durable_lsn(&mut connection).await?;
+    let mut connection = postgres.work.borrow(epoch.partition).await?;
+    if connection.is_checked() {
+        return Ok(connection);
+    }
+    // The connection may be an idle one, to a server that hangs by now.
+    let reading = postgres::fence::durable_lsn(&mut *connection);
+    let now = tokio::time::timeout(config::POSTGRES_CONNECT_TIMEOUT, reading).await;
+    let now = now.map_err(|_| PostgresError::Transient("it gives no answer".into()))??;
     if noted.is_some_and(|noted| now < noted) {
         let why = "Postgres is an older copy of itself";
         fence.report_postgres_loss(epoch, why);
         return Err(PostgresError::Transient(why.into()));
     }
+    connection.set_checked();
     Ok(connection)
 }

@@ -1,5 +1,6 @@
 //! The admin's addresses for the program as a whole: the order stream, and reconciling.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -10,13 +11,25 @@ use super::Api;
 use super::answer::{List, json};
 use super::problem::{Answer, Code, Problem};
 use super::request::{Page, Request, query_field};
+use crate::domain::Partition;
 use crate::orders::stream_entries::{self, EntryId, Selection};
 use crate::orders::stream_status;
+use crate::partitions::PartitionFunctions;
 
 /// `GET /v1/admin/stream`
 pub async fn stream(api: &Api, request: Request) -> Answer {
     api.auth.admin(&request.headers)?;
-    Ok(json(StatusCode::OK, &stream_status::read(&api.fence).await?))
+    let partition = asked_partition(api, &request.query_fields())?;
+    Ok(json(StatusCode::OK, &stream_status::read(&partition.fence).await?))
+}
+
+/// The partition of `?partition=`; without it, the first one.
+fn asked_partition(api: &Api, fields: &HashMap<String, String>) -> Result<Arc<PartitionFunctions>, Problem> {
+    let number: Option<i16> = query_field(fields, "partition")?;
+    let partition = number.map_or(Partition::DEFAULT, Partition::new);
+    let all = api.partitions.all();
+    let found = all.into_iter().find(|functions| functions.fence.partition() == partition);
+    found.ok_or_else(|| Problem::bad_request(format!("this installation has no partition {partition}")))
 }
 
 /// `GET /v1/admin/stream/entries`: entries of the order stream, oldest first; with `newest=true` the newest ones.
@@ -33,7 +46,8 @@ pub async fn entries(api: Arc<Api>, request: Request) -> Answer {
         (None, false) => (Selection::FromStart, page.rows()),
     };
     let rows = usize::try_from(rows).unwrap_or(usize::MAX);
-    let mut items = stream_entries::read(&api.fence, &api.postgres, selection, rows).await?;
+    let partition = asked_partition(&api, &fields)?;
+    let mut items = stream_entries::read(&partition.fence, &api.postgres, selection, rows).await?;
     let next = page.cut(&mut items, |item| item.id().to_owned());
     Ok(json(StatusCode::OK, &List::page(items, next)))
 }
@@ -59,14 +73,14 @@ pub async fn reconcile(api: Arc<Api>, mut request: Request) -> Answer {
         return Err(Problem::bad_request("send `fix` or `rebuild`, not both: a rebuild repairs everything"));
     }
     if !rebuild {
-        let reconciler = api.reconciler.clone();
+        let partitions = api.partitions.clone();
         // To its end even if the client goes away.
-        let comparing = tokio::spawn(async move { reconciler.compare(fix.then_some(origin)).await });
+        let comparing = tokio::spawn(async move { partitions.compare(fix.then_some(origin)).await });
         let compared = comparing.await.map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
         let found = compared.map_err(|error| Problem::unavailable(error.to_string()))?;
         return Ok(json(StatusCode::OK, &found));
     }
-    let report = api.fence.order_rebuild(origin).await;
+    let report = api.partitions.rebuild(&origin).await;
     let report =
         report.map_err(|why| Problem::unavailable(format!("the rebuild was not finished: {why}")))?;
     Ok(json(StatusCode::OK, &report))

@@ -106,6 +106,9 @@ pub struct AdminCouponView {
     unlisted: bool,
     /// Grows by one with each edit; also in the `ETag`.
     version: i64,
+    /// The partition that the coupon belongs to for ever.
+    #[schema(minimum = 0)]
+    partition: i16,
     /// Units of claims that are not recorded yet.
     accepted: i64,
     reserved: i64,
@@ -124,6 +127,7 @@ impl From<AdminCoupon> for AdminCouponView {
             paused: coupon.definition.paused,
             unlisted: coupon.definition.unlisted,
             version: coupon.definition.version,
+            partition: coupon.partition.number(),
             accepted: coupon.units.accepted,
             reserved: coupon.units.reserved,
             confirmed: coupon.units.confirmed,
@@ -138,7 +142,9 @@ pub async fn create(api: Arc<Api>, mut request: Request) -> Answer {
     let origin = api.auth.admin_origin(&request)?;
     let body: NewCouponBody = request.json().await?;
     let location = format!("/v1/coupons/{}", body.id);
-    let mut response = match api.coupons.create(body.into(), &origin).await? {
+    let new: NewCoupon = body.into();
+    let partition = api.partitions.of_new(&new.id).await?;
+    let mut response = match partition.coupons.create(new, &origin).await? {
         Created::New(coupon) => answer(StatusCode::CREATED, coupon),
         Created::Same(coupon) => answer(StatusCode::OK, coupon),
     };
@@ -151,7 +157,8 @@ pub async fn create(api: Arc<Api>, mut request: Request) -> Answer {
 /// `GET /v1/admin/coupons/{coupon}`
 pub async fn show(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
     api.auth.admin(&request.headers)?;
-    let coupon = api.coupons.get(&coupon_id(coupon)?).await?;
+    let id = coupon_id(coupon)?;
+    let coupon = api.partitions.of(&id).await?.coupons.get(&id).await?;
     Ok(answer(StatusCode::OK, coupon))
 }
 
@@ -159,7 +166,7 @@ pub async fn show(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
 pub async fn list(api: Arc<Api>, request: Request) -> Answer {
     api.auth.admin(&request.headers)?;
     let page: Page<CouponId> = Page::read(&request.query_fields())?;
-    let mut coupons = api.coupons.page(page.after.as_ref(), page.rows()).await?;
+    let mut coupons = api.partitions.coupons(page.after.as_ref(), page.rows()).await?;
     let next = page.cut(&mut coupons, |(id, _)| id.clone());
     let items = coupons.into_iter().filter_map(|(_, coupon)| coupon.map(AdminCouponView::from)).collect();
     Ok(json(StatusCode::OK, &List::page(items, next)))
@@ -170,7 +177,8 @@ pub async fn edit(api: Arc<Api>, coupon: &str, mut request: Request) -> Answer {
     let origin = api.auth.admin_origin(&request)?;
     let id = coupon_id(coupon)?;
     let body: CouponPatchBody = request.json().await?;
-    let coupon = api.coupons.edit(&id, &body.into(), &if_match(&request.headers), &origin).await?;
+    let partition = api.partitions.of(&id).await?;
+    let coupon = partition.coupons.edit(&id, &body.into(), &if_match(&request.headers), &origin).await?;
     Ok(answer(StatusCode::OK, coupon))
 }
 

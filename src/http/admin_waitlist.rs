@@ -33,8 +33,9 @@ pub async fn list(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
     api.auth.admin(&request.headers)?;
     let coupon = coupon_id(coupon)?;
     let page: Page<RowNumber> = Page::read(&request.query_fields())?;
-    let mut places = api.waitlist.page(&coupon, page.after.map(|row| row.0), page.rows()).await?;
-    if places.is_empty() && api.snapshots.get(&coupon).await?.is_none() {
+    let partition = api.partitions.of(&coupon).await?;
+    let mut places = partition.waitlist.page(&coupon, page.after.map(|row| row.0), page.rows()).await?;
+    if places.is_empty() && partition.snapshots.get(&coupon).await?.is_none() {
         return Err(Problem::unknown_coupon(&coupon));
     }
     let next = page.cut(&mut places, |place| place.number);

@@ -141,7 +141,8 @@ async fn answer_claim(
     key: Option<IdempotencyKey>,
     headers: &HeaderMap,
 ) -> Result<(OrderId, Response<Content>), Problem> {
-    let claimed = api.claims.claim(&coupon, &user, key, preferred_wait(headers)).await?;
+    let partition = api.partitions.of(&coupon).await?;
+    let claimed = partition.claims.claim(&coupon, &user, key, preferred_wait(headers)).await?;
     let (status, order, stock) = match claimed {
         Claimed::Accepted { order, stock } if order.status == OrderStatus::Accepted => {
             (StatusCode::ACCEPTED, order, stock)
@@ -230,9 +231,10 @@ fn rejected(order: OrderId) -> Problem {
 pub async fn held(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
     let user = api.auth.user(&request.headers)?;
     let coupon = coupon_id(coupon)?;
+    let partition = api.partitions.of(&coupon).await?;
     let items: Vec<OrderView> =
-        api.claims.live(&coupon, &user).await?.into_iter().map(OrderView::from).collect();
-    if items.is_empty() && api.snapshots.get(&coupon).await?.is_none() {
+        partition.claims.live(&coupon, &user).await?.into_iter().map(OrderView::from).collect();
+    if items.is_empty() && partition.snapshots.get(&coupon).await?.is_none() {
         return Err(Problem::unknown_coupon(&coupon));
     }
     Ok(json(StatusCode::OK, &List::whole(items)))
@@ -241,7 +243,9 @@ pub async fn held(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
 /// `GET /v1/coupons/{coupon}/claims/{order}`
 pub async fn status(api: Arc<Api>, coupon: &str, order: &str, request: Request) -> Answer {
     let caller = api.auth.caller(&request.headers)?;
-    let found = api.orders.find(&coupon_id(coupon)?, order_id(order)?, caller.user()).await?;
+    let coupon = coupon_id(coupon)?;
+    let partition = api.partitions.of(&coupon).await?;
+    let found = partition.orders.find(&coupon, order_id(order)?, caller.user()).await?;
     Ok(json(StatusCode::OK, &OrderView::from(found)))
 }
 

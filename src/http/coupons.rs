@@ -16,7 +16,8 @@ use crate::domain::{CouponId, CouponSnapshot};
 /// `GET /v1/coupons/{coupon}`
 pub async fn show(api: &Api, coupon: &str, request: Request) -> Answer {
     let coupon = coupon_id(coupon)?;
-    let snapshot = api.snapshots.get(&coupon).await?.ok_or_else(|| Problem::unknown_coupon(&coupon))?;
+    let partition = api.partitions.of(&coupon).await?;
+    let snapshot = partition.snapshots.get(&coupon).await?.ok_or_else(|| Problem::unknown_coupon(&coupon))?;
     let tag = etag([&*snapshot], None);
     Ok(public(&request.headers, &tag, || json(StatusCode::OK, &CouponView::from(&*snapshot))))
 }
@@ -30,7 +31,7 @@ pub async fn list(api: Arc<Api>, request: Request) -> Answer {
     let rows = usize::try_from(page.rows()).unwrap_or(usize::MAX);
     let mut ids = api.catalogue.page(page.after.as_ref(), rows, false);
     let next = page.cut(&mut ids, CouponId::clone);
-    let snapshots = api.snapshots.get_many(ids).await?;
+    let snapshots = api.partitions.snapshots(ids).await?;
     let tag = etag(snapshots.iter().map(|snapshot| &**snapshot), next.as_deref());
     Ok(public(&request.headers, &tag, || {
         let items = snapshots.iter().map(|snapshot| CouponView::from(&**snapshot)).collect();

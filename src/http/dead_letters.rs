@@ -23,6 +23,8 @@ use crate::postgres::dead_letters::{self, DeadLetter, decode_fields};
 #[schema(as = DeadLetter)]
 pub struct LetterView {
     id: i64,
+    /// The partition whose stream has the entry.
+    partition: i16,
     /// The id of the stream's entry.
     #[schema(required)]
     entry: Option<String>,
@@ -90,7 +92,8 @@ pub async fn replay(api: Arc<Api>, id: &str, mut request: Request) -> Answer {
         )
     })?;
     if let Some(order) = letter.replaced_by {
-        let row = api.orders.row(OrderId(order)).await.ok().flatten();
+        let partition = api.partitions.of(&coupon).await?;
+        let row = partition.orders.row(OrderId(order)).await.ok().flatten();
         let row = row.unwrap_or_else(|| Order::accepted(OrderId(order), coupon, user));
         return Ok(json(StatusCode::OK, &OrderView::from(row)));
     }
@@ -153,6 +156,7 @@ fn view(letter: DeadLetter, with_fields: bool) -> LetterView {
     let fields = decode_fields(&letter.fields).filter(|_| with_fields);
     LetterView {
         id: letter.id,
+        partition: letter.partition,
         entry: letter.entry_id,
         order: letter.order_id,
         coupon,

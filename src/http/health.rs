@@ -9,7 +9,7 @@ use serde_json::{Value, json as value};
 use super::Api;
 use super::answer::{Content, json};
 use super::auth::AdminToken;
-use super::gauges::{self, Sources};
+use super::gauges::{self, ClaimGauges, Sources};
 use super::problem::{Answer, Code, Problem};
 use super::request::Request;
 use crate::metrics;
@@ -34,16 +34,16 @@ pub async fn readyz(api: Arc<Api>, request: Request) -> Answer {
         admit(Some(&api.auth.admin_token), &request)?;
     }
     let stores = if verbose {
-        let status = api.stores.status().await;
+        let status = api.partitions.store_status().await;
         Some(serde_json::to_value(status).unwrap_or(Value::Null))
     } else {
         None
     };
-    match api.claims.batcher().taking_claims() {
+    match api.partitions.taking_claims() {
         Ok(session) => {
             let mut body = value!({"status": "ready"});
             if let Some(stores) = stores {
-                body["epoch"] = session.epoch.clone().into();
+                body["epoch"] = session.epoch.as_str().into();
                 body["stores"] = stores;
             }
             Ok(json(StatusCode::OK, &body))
@@ -61,8 +61,10 @@ pub async fn readyz(api: Arc<Api>, request: Request) -> Answer {
 /// `GET /metrics`: Prometheus text. Except over loopback, it requires the admin token.
 pub async fn metrics(api: Arc<Api>, request: Request) -> Answer {
     admit(Some(&api.auth.admin_token), &request)?;
-    let batcher = Some(api.claims.batcher());
-    Ok(render(Sources { fence: &api.fence, stores: &api.stores, postgres: &api.postgres, batcher }).await)
+    let is_ready = api.partitions.taking_claims().is_ok();
+    let claims = Some(ClaimGauges { is_ready, max_backlog: api.max_backlog });
+    let stores = api.partitions.all().iter().map(|partition| partition.stores.clone()).collect();
+    Ok(render(Sources { stores, postgres: &api.postgres, claims }).await)
 }
 
 /// Every metric of this process.

@@ -2,7 +2,7 @@
 //! metrics.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use http::{Method, StatusCode};
 use serde_json::json as value;
@@ -16,17 +16,22 @@ use super::request::Request;
 use super::routes::{finish, not_allowed, nothing_here, service_of};
 use super::{Slot, detached, head, health};
 use crate::config;
-use crate::fence::Fence;
 use crate::fence::store_status::Stores;
 use crate::postgres::Postgres;
 
 /// What the routes read.
 pub struct Monitoring {
-    pub fence: Fence,
-    pub stores: Stores,
+    /// Of each partition that was started.
+    pub stores: Arc<RwLock<Vec<Stores>>>,
     pub postgres: Postgres,
     /// `None`: only clients on this machine see the metrics.
     pub admin_token: Option<AdminToken>,
+}
+
+impl Monitoring {
+    fn stores(&self) -> Vec<Stores> {
+        self.stores.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// The routes as a service. Until the slot is open, the process waits for the stores.
@@ -62,16 +67,21 @@ async fn route(slot: Arc<Slot<Monitoring>>, request: Request) -> Answer {
 
 /// 200 while this process can record orders: the fence is up, and Postgres answers.
 fn readyz(monitoring: &Monitoring) -> Answer {
-    if let Err(reason) = monitoring.fence.session() {
-        return Err(Problem::unavailable(format!("no order is recorded: {reason}")));
+    let stores = monitoring.stores();
+    let not_recorded =
+        |why: &dyn std::fmt::Display| Problem::unavailable(format!("no order is recorded: {why}"));
+    // One partition that records is enough.
+    let session = stores.iter().map(|stores| stores.fence().session()).reduce(Result::or);
+    if let Some(Err(reason)) = session {
+        return Err(not_recorded(&reason));
     }
-    match monitoring.fence.postgres_outage() {
+    match stores.iter().find_map(|stores| stores.fence().postgres_outage()) {
         None => Ok(json(StatusCode::OK, &value!({"status": "ready"}))),
-        Some(outage) => Err(Problem::unavailable(format!("no order is recorded: {outage}"))),
+        Some(outage) => Err(not_recorded(&outage)),
     }
 }
 
 async fn metrics(monitoring: Arc<Monitoring>) -> Answer {
-    let Monitoring { fence, stores, postgres, .. } = &*monitoring;
-    Ok(health::render(Sources { fence, stores, postgres, batcher: None }).await)
+    let stores = monitoring.stores();
+    Ok(health::render(Sources { stores, postgres: &monitoring.postgres, claims: None }).await)
 }

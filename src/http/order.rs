@@ -20,7 +20,9 @@ use crate::postgres::transitions::Revocation;
 /// `GET /v1/orders/{order}`
 pub async fn show(api: Arc<Api>, order: &str, request: Request) -> Answer {
     let caller = api.auth.caller(&request.headers)?;
-    let found = api.orders.find_recorded(order_id(order)?, caller.user()).await?;
+    let order = order_id(order)?;
+    let partition = api.partitions.of_order(order, caller.user()).await?;
+    let found = partition.orders.find_recorded(order, caller.user()).await?;
     Ok(json(StatusCode::OK, &OrderView::from(found)))
 }
 
@@ -29,7 +31,8 @@ pub async fn confirm(api: Arc<Api>, order: &str, mut request: Request) -> Answer
     let caller = api.auth.caller(&request.headers)?;
     let order = order_id(order)?;
     request.optional_object().await?;
-    let order = api.transitions.confirm(order, caller.user()).await?;
+    let partition = api.partitions.of_order(order, caller.user()).await?;
+    let order = partition.transitions.confirm(order, caller.user()).await?;
     Ok(json(StatusCode::OK, &OrderView::from(order)))
 }
 
@@ -38,7 +41,8 @@ pub async fn cancel(api: Arc<Api>, order: &str, mut request: Request) -> Answer 
     let caller = api.auth.caller(&request.headers)?;
     let order = order_id(order)?;
     request.optional_object().await?;
-    let order = api.transitions.cancel(order, caller.user()).await?;
+    let partition = api.partitions.of_order(order, caller.user()).await?;
+    let order = partition.transitions.cancel(order, caller.user()).await?;
     Ok(json(StatusCode::OK, &OrderView::from(order)))
 }
 
@@ -63,6 +67,7 @@ pub async fn revoke(api: Arc<Api>, order: &str, mut request: Request) -> Answer 
             "reason is 1 to {most} characters, none of them control characters"
         )));
     }
-    let order = api.transitions.revoke(Revocation { order, reason, return_unit, origin }).await?;
+    let partition = api.partitions.of_order(order, None).await?;
+    let order = partition.transitions.revoke(Revocation { order, reason, return_unit, origin }).await?;
     Ok(json(StatusCode::OK, &OrderView::from(order)))
 }

@@ -12,6 +12,7 @@ use super::answer::{Content, json};
 use super::claims::{self, OrderView, idempotency_key};
 use super::problem::{Answer, Code, Problem};
 use super::request::{Request, coupon_id};
+use crate::coupons::snapshots::Snapshots;
 use crate::domain::{CouponId, IdempotencyKey, JoinRefusal, OrderId, UserId};
 use crate::fence::StoreError;
 use crate::waitlist::{Joined, Place, WaitState};
@@ -57,18 +58,20 @@ pub async fn leave(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
 
 /// Joins for the user.
 pub async fn take_place(api: &Api, coupon: &CouponId, user: &UserId, key: Option<IdempotencyKey>) -> Answer {
-    match api.waitlist.join(coupon, user, key).await? {
+    let partition = api.partitions.of(coupon).await?;
+    match partition.waitlist.join(coupon, user, key).await? {
         Joined::New(place) => Ok(waiting(StatusCode::CREATED, coupon, user, place)),
         Joined::Already(state) => Ok(answer(coupon, user, state)),
-        Joined::Refused(refusal) => Err(refused(api, coupon, refusal).await),
+        Joined::Refused(refusal) => Err(refused(api, &partition.snapshots, coupon, refusal).await),
     }
 }
 
 /// Where the user stands.
 pub async fn show_place(api: &Api, coupon: &CouponId, user: &UserId) -> Answer {
-    match api.waitlist.get(coupon, user).await? {
+    let partition = api.partitions.of(coupon).await?;
+    match partition.waitlist.get(coupon, user).await? {
         Some(state) => Ok(answer(coupon, user, state)),
-        None if api.snapshots.get(coupon).await?.is_none() => Err(absent(api, coupon)),
+        None if partition.snapshots.get(coupon).await?.is_none() => Err(absent(api, coupon)),
         None => {
             let detail = format!("user {user} is not in the waiting list of coupon {coupon}");
             Err(Problem::new(Code::NotWaiting, detail))
@@ -78,7 +81,8 @@ pub async fn show_place(api: &Api, coupon: &CouponId, user: &UserId) -> Answer {
 
 /// Leaves for the user.
 pub async fn give_up_place(api: &Api, coupon: &CouponId, user: &UserId) -> Answer {
-    if let Some(order) = api.waitlist.leave(coupon, user).await? {
+    let partition = api.partitions.of(coupon).await?;
+    if let Some(order) = partition.waitlist.leave(coupon, user).await? {
         let detail =
             format!("user {user} has got a unit already: while its order is reserved, it can be cancelled");
         return Err(Problem::new(Code::AlreadyServed, detail).with("order", order.id.to_string()));
@@ -115,9 +119,9 @@ fn absent(api: &Api, coupon: &CouponId) -> Problem {
     Problem::unknown_coupon(coupon)
 }
 
-async fn refused(api: &Api, coupon: &CouponId, refusal: JoinRefusal) -> Problem {
+async fn refused(api: &Api, snapshots: &Snapshots, coupon: &CouponId, refusal: JoinRefusal) -> Problem {
     match refusal {
-        JoinRefusal::NoWaitlist => match api.snapshots.get(coupon).await {
+        JoinRefusal::NoWaitlist => match snapshots.get(coupon).await {
             Ok(Some(_)) => Problem::new(
                 Code::NoWaitlist,
                 format!("coupon {coupon} has no waiting list; try to claim it"),

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use futures_util::{Stream, StreamExt, stream};
 use serde_json::json;
 use time::OffsetDateTime;
@@ -18,24 +19,21 @@ use super::status::{Backlog, Drift, FenceState, OpenLetters, PostgresState, Redi
 use super::{TooManyStreams, event, new_hub};
 use crate::config;
 use crate::coupons::catalogue::Catalogue;
-use crate::coupons::snapshots::Snapshots;
 use crate::coupons::view::CouponView;
 use crate::domain::{CouponId, CouponSnapshot, rfc3339};
-use crate::fence::store_status::Stores;
-use crate::fence::{Fence, StoreError};
+use crate::fence::StoreError;
 use crate::metrics::{self, DRIFT, DRIFT_KINDS, RECONCILE_LAST};
-use crate::orders::stream_status::{self, StreamStatus, StreamView};
+use crate::orders::stream_status::{self, ConsumerInfo, StreamStatus, StreamView};
+use crate::partitions::{PartitionFunctions, Partitions};
 use crate::postgres::{self, Postgres, health};
 use crate::tasks::Tasks;
 
 /// What the state is read from.
 #[derive(Clone)]
 pub struct OperationsParts {
-    pub fence: Fence,
-    pub stores: Stores,
+    pub partitions: Partitions,
     pub postgres: Postgres,
     pub catalogue: Catalogue,
-    pub snapshots: Snapshots,
     pub max_backlog: u64,
     pub reclaim_after: Duration,
 }
@@ -111,7 +109,7 @@ async fn next_status((shared, mut status, place): Reader) -> Option<(Bytes, Read
     Some((event, (shared, status, place)))
 }
 
-/// Whether claims are taken, since when, and why not.
+/// Whether every partition takes claims, since when, and why not.
 struct FenceSince {
     epoch: Option<String>,
     reason: Option<Arc<str>>,
@@ -141,20 +139,22 @@ impl Shared {
         let mut fence = FenceSince::new(None, OffsetDateTime::now_utc());
         loop {
             ticks.tick().await;
-            let taking_claims = self.parts.fence.taking_claims();
-            let epoch = taking_claims.as_ref().ok().map(|session| session.epoch.clone());
+            let partitions = self.parts.partitions.all();
+            let epochs = self.parts.partitions.epochs();
+            let epoch = epochs.as_ref().ok().cloned();
             if fence.epoch != epoch {
                 fence = FenceSince::new(epoch, OffsetDateTime::now_utc());
             }
-            fence.reason = taking_claims.err();
+            fence.reason = epochs.err();
             let coupons = if self.is_watched() { self.coupons().await.ok() } else { None };
-            let acknowledged = stream_status::acknowledged(&self.parts.fence).await.ok().flatten();
+            let acknowledged = join_all(partitions.iter().map(|partition| acknowledged(partition))).await;
+            let acknowledged = acknowledged.into_iter().sum::<Option<i64>>();
             let stock = coupons.iter().flatten().take(config::LIVE_HISTORY_MAX_COUPONS);
             let point = Point {
                 t: OffsetDateTime::now_utc().unix_timestamp(),
                 claims: rates.claims(),
                 recorded: rates.recorded(acknowledged),
-                backlog: self.parts.fence.backlog(),
+                backlog: partitions.iter().map(|partition| partition.fence.backlog()).sum(),
                 window_p99_ms: rates.window_p99_ms(),
                 stock: stock
                     .map(|coupon| (coupon.id.clone(), coupon.stock))
@@ -192,7 +192,7 @@ impl Shared {
     /// The first coupons, with those that are not listed.
     async fn coupons(&self) -> Result<Vec<Arc<CouponSnapshot>>, StoreError> {
         let ids = self.parts.catalogue.page(None, config::LIVE_ADMIN_MAX_COUPONS, true);
-        self.parts.snapshots.get_many(ids).await
+        self.parts.partitions.snapshots(ids).await
     }
 
     async fn status(
@@ -202,17 +202,14 @@ impl Shared {
         coupons: Option<&[Arc<CouponSnapshot>]>,
     ) -> Status {
         let parts = &self.parts;
-        let (stores, stream, workers, letters) = tokio::join!(
-            parts.stores.status(),
-            stream_status::read(&parts.fence),
-            stream_status::workers(&parts.fence),
+        let partitions = parts.partitions.all();
+        let (stores, streams, workers, letters) = tokio::join!(
+            parts.partitions.store_status(),
+            read_streams(&partitions),
+            count_workers(&partitions),
             self.open_letters(),
         );
-        let stream = match stream {
-            Ok(StreamStatus::Up(view)) => Some(view),
-            Ok(StreamStatus::Down { .. }) | Err(_) => None,
-        };
-        let stream = stream.as_deref();
+        let streams = streams.as_ref();
         let known = parts.catalogue.count();
         let views = coupons.map(|coupons| coupons.iter().map(|coupon| CouponView::from(&**coupon)).collect());
         let views: Option<Vec<CouponView>> = views;
@@ -228,16 +225,17 @@ impl Shared {
             },
             postgres: PostgresState { state: stores.postgres, away_since: stores.postgres_away_since },
             backlog: Backlog {
-                events: stream.map_or_else(|| i64::try_from(point.backlog).ok(), |view| Some(view.backlog)),
+                events: streams
+                    .map_or_else(|| i64::try_from(point.backlog).ok(), |streams| Some(streams.backlog())),
                 allowed: parts.max_backlog,
-                pending: stream.map(|view| view.pending),
-                lag: stream.map(|view| view.lag),
-                oldest_ms: stream.and_then(oldest_ms),
+                pending: streams.map(|streams| streams.sum(|view| view.pending)),
+                lag: streams.map(|streams| streams.sum(|view| view.lag)),
+                oldest_ms: streams.and_then(Streams::oldest_ms),
             },
             reclaim_after_ms: u64::try_from(parts.reclaim_after.as_millis()).unwrap_or(u64::MAX),
-            workers: workers.ok().flatten(),
-            consumers: stream.map(|view| view.consumers.clone()),
-            drift: drift(),
+            workers,
+            consumers: streams.map(Streams::consumers),
+            drift: drift(&parts.partitions),
             dead_letters: OpenLetters { open: letters },
             coupons: views,
             coupons_left_out: coupons.map(|coupons| known.saturating_sub(coupons.len()) as u64),
@@ -255,16 +253,58 @@ impl Shared {
     }
 }
 
-/// The age of the oldest event that is not recorded; 0 without one.
-fn oldest_ms(view: &StreamView) -> Option<i64> {
-    if view.backlog == 0 { Some(0) } else { view.oldest_pending_ms.max(view.oldest_unread_ms) }
+/// The streams of all partitions.
+struct Streams(Vec<StreamView>);
+
+impl Streams {
+    fn sum(&self, number: impl Fn(&StreamView) -> i64) -> i64 {
+        self.0.iter().map(number).sum()
+    }
+
+    fn backlog(&self) -> i64 {
+        self.sum(|view| view.backlog)
+    }
+
+    /// The age of the oldest event that is not recorded; 0 without one.
+    fn oldest_ms(&self) -> Option<i64> {
+        if self.backlog() == 0 {
+            return Some(0);
+        }
+        self.0.iter().map(|view| view.oldest_pending_ms.max(view.oldest_unread_ms)).max().flatten()
+    }
+
+    fn consumers(&self) -> Vec<ConsumerInfo> {
+        self.0.iter().flat_map(|view| view.consumers.clone()).collect()
+    }
 }
 
-/// The differences of the last comparison by this process.
-fn drift() -> Drift {
-    let kinds: BTreeMap<String, f64> =
-        DRIFT_KINDS.iter().map(|&kind| (kind.to_owned(), DRIFT.read(&[kind]).unwrap_or(0.0))).collect();
-    let compared = RECONCILE_LAST.read().filter(|&seconds| seconds > 0.0);
+/// `None` if one of them cannot be read.
+async fn read_streams(partitions: &[Arc<PartitionFunctions>]) -> Option<Streams> {
+    let read = join_all(partitions.iter().map(|partition| stream_status::read(&partition.fence))).await;
+    let view = |read| match read {
+        Ok(StreamStatus::Up(view)) => Some(*view),
+        Ok(StreamStatus::Down { .. }) | Err(_) => None,
+    };
+    read.into_iter().map(view).collect::<Option<_>>().map(Streams)
+}
+
+async fn count_workers(partitions: &[Arc<PartitionFunctions>]) -> Option<u64> {
+    let read = join_all(partitions.iter().map(|partition| stream_status::workers(&partition.fence))).await;
+    read.into_iter().map(|workers| workers.ok().flatten()).sum()
+}
+
+async fn acknowledged(partition: &PartitionFunctions) -> Option<i64> {
+    stream_status::acknowledged(&partition.fence).await.ok().flatten()
+}
+
+/// The differences of the last comparison of each partition by this process, and the oldest of these comparisons.
+fn drift(partitions: &Partitions) -> Drift {
+    let partitions: Vec<String> =
+        partitions.all().iter().map(|partition| partition.fence.partition().to_string()).collect();
+    let sum = |kind| partitions.iter().filter_map(|partition| DRIFT.read(&[kind, partition])).sum();
+    let kinds: BTreeMap<String, f64> = DRIFT_KINDS.iter().map(|&kind| (kind.to_owned(), sum(kind))).collect();
+    let compared = partitions.iter().map(|partition| RECONCILE_LAST.read(&[partition]).unwrap_or(0.0));
+    let compared = compared.min_by(f64::total_cmp).filter(|&seconds| seconds > 0.0);
     #[expect(clippy::cast_possible_truncation, reason = "a time in this century")]
     let compared_at = compared.map(|seconds| rfc3339((seconds * 1000.0) as i64));
     Drift { total: kinds.values().sum(), kinds, compared_at }

@@ -128,6 +128,10 @@ impl GaugeBy {
         }
     }
 
+    pub fn set_bool(&self, labels: &[&str], value: bool) {
+        self.set(labels, f64::from(u8::from(value)));
+    }
+
     pub fn set_count(&self, values: &[&str], count: u64) {
         self.set(values, count_as_f64(count));
     }

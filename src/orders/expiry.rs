@@ -19,29 +19,26 @@ use crate::postgres::{PgConnection, Postgres, PostgresError, outbox};
 use crate::tasks::Tasks;
 use crate::tasks::batch_queue::{BatchQueue, batch_queue};
 
-/// Expires orders on a connection of its own, only while the fence is up.
+/// Expires orders, only while the fence is up.
 pub struct Expiry {
     fence: Fence,
     postgres: Postgres,
-    /// Dropped after every failure; the next use opens a new one.
-    connection: Option<PgConnection>,
 }
 
 impl Expiry {
-    /// Opens no connection; the first use does.
     #[must_use]
     pub const fn new(fence: Fence, postgres: Postgres) -> Self {
-        Self { fence, postgres, connection: None }
+        Self { fence, postgres }
     }
 
     /// Expires overdue orders in one transaction, puts their units into the outbox, and returns the number of orders.
     ///
     /// # Errors
     /// If a store does not answer within `RECORD_TIMEOUT`, or the fence is down or goes down.
-    pub async fn expire(&mut self, which: Overdue<'_>) -> Result<usize, StoreError> {
+    pub async fn expire(&self, which: Overdue<'_>) -> Result<usize, StoreError> {
         let session = self.fence.require_session()?;
         let position = read_position(&self.fence, &session).await?;
-        let epoch = session.epoch.as_str();
+        let epoch = &session.epoch;
         let expired = self
             .run(async |connection| {
                 let work = expiry::expire(connection, epoch, &position, which);
@@ -66,21 +63,19 @@ impl Expiry {
     ///
     /// # Errors
     /// Where Postgres does not answer within `RECORD_TIMEOUT`.
-    pub async fn next_deadline(&mut self) -> Result<Option<Duration>, PostgresError> {
-        self.run(async |connection| expiry::next_deadline(connection).await).await
+    pub async fn next_deadline(&self) -> Result<Option<Duration>, PostgresError> {
+        let partition = self.fence.partition();
+        self.run(async |connection| expiry::next_deadline(connection, partition).await).await
     }
 
     async fn run<T>(
-        &mut self,
+        &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, PostgresError>,
     ) -> Result<T, PostgresError> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.postgres.dedicated().await?,
-        };
+        let mut connection = self.postgres.work.borrow(self.fence.partition()).await?;
         let done = tokio::time::timeout(config::RECORD_TIMEOUT, work(&mut connection)).await;
         let done = done.map_err(|_| PostgresError::Transient("it gives no answer".into()))??;
-        self.connection = Some(connection);
+        connection.give_back();
         Ok(done)
     }
 }
@@ -143,9 +138,9 @@ async fn answer_requests(
     postgres: &Postgres,
     unit_waits: &Notify,
 ) {
-    let mut expiry = Expiry::new(fence.clone(), postgres.clone());
+    let expiry = Expiry::new(fence.clone(), postgres.clone());
     while let Some(batch) = queue.next_batch(config::CLAIM_BATCH_MAX_CLAIMS).await {
-        let done = end_all(&mut expiry, &batch).await;
+        let done = end_all(&expiry, &batch).await;
         if let Err(error) = &done {
             tracing::debug!("cannot end {} orders: {error}", batch.len());
             unit_waits.notify_one();
@@ -157,7 +152,7 @@ async fn answer_requests(
     }
 }
 
-async fn end_all(expiry: &mut Expiry, batch: &[Request]) -> Result<(), StoreError> {
+async fn end_all(expiry: &Expiry, batch: &[Request]) -> Result<(), StoreError> {
     let overdue: Vec<OrderId> =
         batch.iter().filter(|request| request.is_overdue).map(|request| request.order).collect();
     if !overdue.is_empty() {

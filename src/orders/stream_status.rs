@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::fence::{Fence, StoreError};
 pub use crate::redis::keys::GROUP;
-use crate::redis::order_stream::{self as stream, ConsumerInfo, GroupInfo};
+pub use crate::redis::order_stream::ConsumerInfo;
+use crate::redis::order_stream::{self as stream, GroupInfo};
 use crate::redis::{health, server_info};
 
 #[derive(Clone, Debug, Serialize)]
@@ -33,6 +34,8 @@ pub enum FenceView {
 pub struct StreamView {
     /// The stream's key in Redis.
     pub stream: String,
+    #[schema(minimum = 0)]
+    pub partition: i16,
     pub length: i64,
     #[schema(required)]
     pub first_entry_id: Option<String>,
@@ -117,6 +120,7 @@ pub async fn read(fence: &Fence) -> Result<StreamStatus, StoreError> {
     };
     Ok(StreamStatus::Up(Box::new(StreamView {
         stream: redis.keys.orders.to_string(),
+        partition: redis.keys.partition.number(),
         length: stream::length(redis).await?,
         first_entry_id: stream::first_id(redis).await?,
         last_entry_id: stream::last_id(redis).await?,
@@ -128,7 +132,7 @@ pub async fn read(fence: &Fence) -> Result<StreamStatus, StoreError> {
         oldest_unread_ms: unread.and_then(age_ms),
         consumers: stream::consumers(redis).await?,
         groups,
-        fence: FenceView::Up { epoch: session.epoch.clone() },
+        fence: FenceView::Up { epoch: session.epoch.to_string() },
     })))
 }
 

@@ -15,7 +15,7 @@ use crate::domain::{CouponId, Order, OrderId, Transition, TransitionRefusal, Use
 use crate::fence::{Fence, StoreError};
 use crate::metrics;
 use crate::postgres::transitions::{AskedOrder, Revocation};
-use crate::postgres::{Postgres, PostgresError, coupons};
+use crate::postgres::{Postgres, PostgresError, coupons, orders};
 use crate::redis::RedisError;
 use crate::tasks::Tasks;
 
@@ -173,7 +173,22 @@ impl Transitions {
         user: Option<&UserId>,
         asked: impl Fn() -> Asked,
     ) -> Result<Order, TransitionError> {
-        self.unrecorded.find(order, user, || self.batches.ask(asked())).await
+        let found = self.unrecorded.find(order, user, || self.batches.ask(asked())).await;
+        if matches!(found, Err(TransitionError::NotFound(NotFound::Unknown))) {
+            self.check_partition(order).await?;
+        }
+        found
+    }
+
+    /// For an order without a row in this partition: another process may have added the order's partition just now.
+    async fn check_partition(&self, order: OrderId) -> Result<(), NotMade> {
+        let Parts { fence, postgres, .. } = &self.parts;
+        match orders::partition(&postgres.pool, order).await? {
+            Some(other) if other != fence.partition() => {
+                Err(NotMade::FenceDown(format!("partition {other} is starting").into()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Publishes the coupon's definition, as an edit does.

@@ -70,8 +70,11 @@ impl UnrecordedOrders {
         row.filter(|row| viewer.is_none_or(|user| *user == row.user)).ok_or_else(|| NotFound::Unknown.into())
     }
 
-    /// Returns when the order has a row or never will have one.
-    async fn wait_for_row(&self, order: OrderId, viewer: Option<&UserId>) -> Result<(), NotFound> {
+    /// Returns when the order has a row, or when this partition will never record it.
+    ///
+    /// # Errors
+    /// If the order may be in the stream and is not recorded in time, or a store does not answer.
+    pub async fn wait_for_row(&self, order: OrderId, viewer: Option<&UserId>) -> Result<(), NotFound> {
         let session = self.fence.require_session()?;
         let tally = complete_tally(&session).await?;
         // A claim is answered after its event is appended, so the event's id is at most this one.

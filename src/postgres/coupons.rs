@@ -10,9 +10,8 @@ use sqlx::{FromRow, PgConnection, PgExecutor, Row};
 use time::OffsetDateTime;
 
 use super::audit::{self, AuditEntry};
-use super::fence::PARTITION;
 use super::{Pool, PostgresError};
-use crate::domain::{AuditAction, CouponId, Definition, Origin};
+use crate::domain::{AuditAction, CouponId, Definition, Epoch, Origin, Partition};
 
 pub use stock::{recount_stock, stock_drifts};
 
@@ -29,6 +28,8 @@ const ADOPT: &str = include_str!("../../sql/queries/adopt_coupon.sql");
 #[derive(Clone, Debug)]
 pub struct CouponRow {
     pub definition: Definition,
+    /// The partition that the coupon belongs to for ever.
+    pub partition: Partition,
     /// The last version that is known to be in Redis; 0 before the first.
     pub published_version: i64,
     /// The total minus the units of live orders in Postgres.
@@ -44,6 +45,7 @@ impl FromRow<'_, PgRow> for CouponRow {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             definition: definition(row)?,
+            partition: Partition::new(row.try_get("partition")?),
             published_version: row.try_get("published_version")?,
             stock: row.try_get("stock")?,
             changed_at: row.try_get("changed_at")?,
@@ -74,16 +76,21 @@ pub(super) fn definition(row: &PgRow) -> Result<Definition, sqlx::Error> {
     })
 }
 
-/// Inserts a new coupon, and records the change in the audit log; `false` if the id exists.
+/// Inserts a new coupon into the partition, and records the change in the audit log; `false` if the id exists.
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn insert(pool: &Pool, new: &Definition, origin: &Origin) -> Result<bool, PostgresError> {
+pub async fn insert(
+    pool: &Pool,
+    new: &Definition,
+    partition: Partition,
+    origin: &Origin,
+) -> Result<bool, PostgresError> {
     let mut transaction = pool.begin().await?;
     let done = sqlx::query(
         "insert into coupons (id, title, total, stock, starts_at, ends_at, paused, per_user_limit, reserve_seconds,
-            durability, waitlist, unlisted)
-         values ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11) on conflict (id) do nothing",
+            durability, waitlist, unlisted, partition)
+         values ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) on conflict (id) do nothing",
     )
     .bind(new.id.as_str())
     .bind(&new.title)
@@ -96,6 +103,7 @@ pub async fn insert(pool: &Pool, new: &Definition, origin: &Origin) -> Result<bo
     .bind(new.durability.as_str())
     .bind(new.waitlist)
     .bind(new.unlisted)
+    .bind(partition.number())
     .persistent(false)
     .execute(&mut *transaction)
     .await?;
@@ -112,6 +120,7 @@ pub async fn insert(pool: &Pool, new: &Definition, origin: &Origin) -> Result<bo
 pub(super) async fn adopt(
     connection: &mut PgConnection,
     known: &Definition,
+    partition: Partition,
     origin: &Origin,
 ) -> Result<i64, PostgresError> {
     let total = sqlx::query_scalar(ADOPT)
@@ -127,6 +136,7 @@ pub(super) async fn adopt(
         .bind(known.waitlist)
         .bind(known.unlisted)
         .bind(known.version)
+        .bind(partition.number())
         .fetch_one(&mut *connection)
         .await?;
     let adopted = Definition { total, ..known.clone() };
@@ -183,13 +193,19 @@ pub(super) async fn redefine(
     Ok(done.rows_affected() == 1)
 }
 
-/// The version of every coupon. Leaves out rows whose id is not valid.
+/// The version of every coupon of the partition. Leaves out rows whose id is not valid.
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn versions(executor: impl PgExecutor<'_>) -> Result<HashMap<CouponId, i64>, PostgresError> {
+pub async fn versions(
+    executor: impl PgExecutor<'_>,
+    partition: Partition,
+) -> Result<HashMap<CouponId, i64>, PostgresError> {
     let rows: Vec<(String, i64)> =
-        sqlx::query_as("select id::text, version::bigint from coupons").fetch_all(executor).await?;
+        sqlx::query_as("select id::text, version::bigint from coupons where partition = $1")
+            .bind(partition.number())
+            .fetch_all(executor)
+            .await?;
     Ok(rows.into_iter().filter_map(|(id, version)| Some((id.parse().ok()?, version))).collect())
 }
 
@@ -202,17 +218,25 @@ pub async fn get(executor: impl PgExecutor<'_>, id: &CouponId) -> Result<Option<
     Ok(query.fetch_optional(executor).await?)
 }
 
-/// One page of coupons after `after`, ordered by id.
+/// One page of coupons after `after`, ordered by id: those of the partition, or of all.
 ///
 /// # Errors
 /// If Postgres cannot serve.
 pub async fn page(
     executor: impl PgExecutor<'_>,
+    partition: Option<Partition>,
     after: Option<&CouponId>,
     limit: i64,
 ) -> Result<Vec<CouponRow>, PostgresError> {
-    let query = sqlx::query_as(select_coupons!("where id > $1 order by id limit $2"));
-    Ok(query.bind(after.map_or("", CouponId::as_str)).bind(limit).fetch_all(executor).await?)
+    let query = sqlx::query_as(select_coupons!(
+        "where id > $1 and ($3::smallint is null or partition = $3) order by id limit $2"
+    ));
+    Ok(query
+        .bind(after.map_or("", CouponId::as_str))
+        .bind(limit)
+        .bind(partition.map(Partition::number))
+        .fetch_all(executor)
+        .await?)
 }
 
 /// The result of an edit.
@@ -305,7 +329,7 @@ pub async fn renew(
 /// If Postgres cannot serve.
 pub async fn mark_published(
     executor: impl PgExecutor<'_>,
-    epoch: &str,
+    epoch: &Epoch,
     ids: Vec<&str>,
     versions: Vec<i64>,
 ) -> Result<(), PostgresError> {
@@ -313,29 +337,34 @@ pub async fn mark_published(
         "update coupons c set published_version = p.version, changed_at = clock_timestamp()
          from unnest($1::text[], $2::bigint[]) as p (id, version), fence f
          where c.id = p.id and c.published_version < p.version and p.version <= c.version
-            and f.partition = $3 and f.epoch = $4",
+            and c.partition = $3 and f.partition = $3 and f.epoch = $4",
     )
     .bind(ids)
     .bind(versions)
-    .bind(PARTITION)
-    .bind(epoch)
+    .bind(epoch.partition.number())
+    .bind(epoch.as_str())
     .execute(executor)
     .await?;
     Ok(())
 }
 
-/// At most 1,000 coupons whose last version Redis may not have. Leaves out a new coupon for `grace_seconds`, while the
+/// At most 1,000 coupons of the partition whose last version Redis may not have. Leaves out a new coupon for `grace_seconds`, while the
 /// request that created it publishes it.
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn unpublished(pool: &Pool, grace_seconds: f64) -> Result<Vec<CouponRow>, PostgresError> {
+pub async fn unpublished(
+    pool: &Pool,
+    partition: Partition,
+    grace_seconds: f64,
+) -> Result<Vec<CouponRow>, PostgresError> {
     Ok(sqlx::query_as(select_coupons!(
-        "where published_version < version
+        "where partition = $2 and published_version < version
             and (published_version > 0 or changed_at < clock_timestamp() - make_interval(secs => $1))
          order by id limit 1000"
     ))
     .bind(grace_seconds)
+    .bind(partition.number())
     .fetch_all(pool)
     .await?)
 }
@@ -357,8 +386,14 @@ pub async fn changed_since(
     Ok(query.fetch_all(pool).await?)
 }
 
-/// All definitions, ordered by id.
-pub(super) async fn all_definitions(connection: &mut PgConnection) -> Result<Vec<Definition>, PostgresError> {
-    let rows = sqlx::query(select_coupons!("order by id")).fetch_all(connection).await?;
+/// All definitions of the partition, ordered by id.
+pub(super) async fn all_definitions(
+    connection: &mut PgConnection,
+    partition: Partition,
+) -> Result<Vec<Definition>, PostgresError> {
+    let rows = sqlx::query(select_coupons!("where partition = $1 order by id"))
+        .bind(partition.number())
+        .fetch_all(connection)
+        .await?;
     Ok(rows.iter().map(definition).collect::<Result<_, _>>()?)
 }

@@ -9,9 +9,9 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::audit::{self, AuditEntry};
-use super::fence::{self, PARTITION};
+use super::fence;
 use super::{Pool, PostgresError};
-use crate::domain::{AuditAction, CouponId, IdempotencyKey, OrderEvent, OrderId, Origin};
+use crate::domain::{AuditAction, CouponId, Epoch, IdempotencyKey, OrderEvent, OrderId, Origin};
 
 const REJECT: &str = include_str!("../../sql/queries/reject_order.sql");
 const ALONE: &str = include_str!("../../sql/queries/dead_letter_alone.sql");
@@ -21,7 +21,7 @@ const ALONE: &str = include_str!("../../sql/queries/dead_letter_alone.sql");
 macro_rules! select_letters {
     ($rest:literal) => {
         concat!(
-            "select id::bigint, entry_id::text, order_id::uuid, fields::bytea, error::text, deliveries::bigint,
+            "select id::bigint, partition::smallint, entry_id::text, order_id::uuid, fields::bytea, error::text, deliveries::bigint,
                 died_at::timestamptz, seen_at::timestamptz, replaced_by::uuid from dead_letters ",
             $rest
         )
@@ -68,12 +68,12 @@ impl LetterOutcome {
 /// If Postgres cannot serve, or refuses a row or a statement; then nothing is written.
 pub async fn reject(
     connection: &mut PgConnection,
-    epoch: &str,
+    epoch: &Epoch,
     event: &OrderEvent,
     letter: &Letter<'_>,
 ) -> Result<LetterOutcome, PostgresError> {
     let mut transaction = connection.begin().await?;
-    fence::lock_shared(&mut transaction).await?;
+    fence::lock_shared(&mut transaction, epoch.partition).await?;
     let outcome = reject_in(&mut transaction, epoch, event, letter, false).await?;
     transaction.commit().await?;
     Ok(outcome)
@@ -83,14 +83,14 @@ pub async fn reject(
 /// lost commits.
 pub(super) async fn reject_in(
     connection: &mut PgConnection,
-    epoch: &str,
+    epoch: &Epoch,
     event: &OrderEvent,
     letter: &Letter<'_>,
     is_rebuild: bool,
 ) -> Result<LetterOutcome, PostgresError> {
     let row = sqlx::query(REJECT)
-        .bind(PARTITION)
-        .bind(epoch)
+        .bind(epoch.partition.number())
+        .bind(epoch.as_str())
         .bind(event.order.0)
         .bind(event.coupon.as_str())
         .bind(event.user.as_str())
@@ -113,15 +113,15 @@ pub(super) async fn reject_in(
 /// As [`reject`].
 pub async fn keep_unreadable(
     connection: &mut PgConnection,
-    epoch: &str,
+    epoch: &Epoch,
     order: Option<OrderId>,
     letter: &Letter<'_>,
 ) -> Result<LetterOutcome, PostgresError> {
     let mut transaction = connection.begin().await?;
-    fence::lock_shared(&mut transaction).await?;
+    fence::lock_shared(&mut transaction, epoch.partition).await?;
     let row = sqlx::query(ALONE)
-        .bind(PARTITION)
-        .bind(epoch)
+        .bind(epoch.partition.number())
+        .bind(epoch.as_str())
         .bind(letter.entry_id)
         .bind(&letter.fields)
         .bind(letter.error)
@@ -138,6 +138,7 @@ pub async fn keep_unreadable(
 #[derive(Clone, Debug, FromRow)]
 pub struct DeadLetter {
     pub id: i64,
+    pub partition: i16,
     pub entry_id: Option<String>,
     pub order_id: Option<Uuid>,
     pub fields: Vec<u8>,

@@ -8,11 +8,11 @@ use uuid::Uuid;
 use super::PostgresError;
 use super::fence;
 use super::transitions::end_reserved;
-use crate::domain::OrderId;
+use crate::domain::{Epoch, OrderId, Partition};
 
-/// Locks the oldest overdue orders. Skips the orders that another transaction has locked: it may be ending them.
+/// Locks the oldest overdue orders of the partition. Skips the orders that another transaction has locked: it may be ending them.
 const LOCK_OLDEST: &str = "select id::uuid from orders
-    where status = 'reserved' and reserved_until <= statement_timestamp()
+    where status = 'reserved' and partition = $2 and reserved_until <= statement_timestamp()
     order by reserved_until limit $1 for no key update skip locked";
 /// Locks the overdue ones of the given orders. Waits for transactions that have locked one of them. All transactions
 /// that wait take locks in the order of ids, so that they cannot deadlock. `coalesce` keeps the lookup by id: a plan for
@@ -20,9 +20,9 @@ const LOCK_OLDEST: &str = "select id::uuid from orders
 const LOCK_GIVEN: &str = "select id::uuid from orders
     where id = any($1) and coalesce(status = 'reserved' and reserved_until <= statement_timestamp(), false)
     order by id for no key update";
-const UNTIL_NEXT: &str =
-    "select extract(epoch from min(reserved_until) - clock_timestamp())::double precision
-    from orders where status = 'reserved'";
+/// Reads one entry of the index, whatever Postgres believes of the table; `min` would read all of the partition's.
+const UNTIL_NEXT: &str = "select (select extract(epoch from reserved_until - clock_timestamp()) from orders
+        where status = 'reserved' and partition = $1 order by reserved_until limit 1)::double precision";
 
 /// Which overdue orders a transaction expires.
 #[derive(Clone, Copy, Debug)]
@@ -49,16 +49,16 @@ pub enum ExpireOutcome {
 /// If Postgres cannot serve; then nothing is written.
 pub async fn expire(
     connection: &mut PgConnection,
-    epoch: &str,
+    epoch: &Epoch,
     position: &str,
     which: Overdue<'_>,
 ) -> Result<ExpireOutcome, PostgresError> {
     let mut transaction = connection.begin().await?;
-    fence::lock_shared(&mut transaction).await?;
+    fence::lock_shared(&mut transaction, epoch.partition).await?;
     let lock = match which {
-        Overdue::Oldest(limit) => {
-            sqlx::query_scalar(LOCK_OLDEST).bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        }
+        Overdue::Oldest(limit) => sqlx::query_scalar(LOCK_OLDEST)
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+            .bind(epoch.partition.number()),
         Overdue::Given(orders) => {
             sqlx::query_scalar(LOCK_GIVEN).bind(orders.iter().map(|order| order.0).collect::<Vec<Uuid>>())
         }
@@ -71,11 +71,15 @@ pub async fn expire(
     Ok(if fenced { ExpireOutcome::Fenced } else { ExpireOutcome::Expired(expired) })
 }
 
-/// The time until the next reserved order is overdue; zero if an order is overdue, `None` without a reserved order.
+/// The time until the next reserved order of the partition is overdue; zero if an order is overdue, `None` without a reserved order.
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn next_deadline(connection: &mut PgConnection) -> Result<Option<Duration>, PostgresError> {
-    let seconds: Option<f64> = sqlx::query_scalar(UNTIL_NEXT).fetch_one(connection).await?;
+pub async fn next_deadline(
+    connection: &mut PgConnection,
+    partition: Partition,
+) -> Result<Option<Duration>, PostgresError> {
+    let seconds: Option<f64> =
+        sqlx::query_scalar(UNTIL_NEXT).bind(partition.number()).fetch_one(connection).await?;
     Ok(seconds.map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)))
 }

@@ -1,17 +1,16 @@
 //! Table `fence`: the epoch of the current agreement and the two servers that agreed; and the locks of the fence.
 
-use sqlx::{FromRow, PgConnection, PgExecutor};
+use sqlx::postgres::PgRow;
+use sqlx::{Connection, FromRow, PgConnection, PgExecutor, Row};
 
-use super::{Pool, PostgresError};
-use crate::domain::Partition;
-
-/// The partition that every statement uses, as column `fence.partition` has it. There is only one.
-pub const PARTITION: i32 = Partition::DEFAULT.number();
+use super::{Pool, Postgres, PostgresError};
+use crate::domain::{Epoch, Partition};
 
 /// The row, and the state of the server that returned it.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct FenceRow {
-    pub epoch: String,
+    #[sqlx(flatten)]
+    pub epoch: Epoch,
     pub postgres_identity: String,
     pub redis_run_id: String,
     pub redis_replid: String,
@@ -23,15 +22,50 @@ pub struct FenceRow {
     pub lsn: Option<String>,
 }
 
-const READ: &str = "select epoch::text, postgres_identity::text, redis_run_id::text, redis_replid::text,
+impl FromRow<'_, PgRow> for Epoch {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self::new(Partition::new(row.try_get("partition")?), row.try_get("epoch")?))
+    }
+}
+
+const READ: &str = "select partition::smallint, epoch::text, postgres_identity::text, redis_run_id::text, redis_replid::text,
     postgres_lost::boolean, postgres_identity() as this_postgres, durable_lsn() as lsn from fence where partition = $1";
+
+/// Adds partitions until there are `count`, and returns all. Removes none: a coupon belongs to its partition for ever.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn add_partitions(postgres: &Postgres, count: usize) -> Result<Vec<Partition>, PostgresError> {
+    let numbers: Vec<i16> = Partition::NUMBERS.into_iter().take(count).collect();
+    let mut connection = postgres.dedicated().await?;
+    sqlx::query(
+        "insert into fence (partition, epoch) select unnest($1::smallint[]), '0-0' on conflict do nothing",
+    )
+    .bind(numbers)
+    .execute(&mut connection)
+    .await?;
+    let partitions = partitions(&mut connection).await?;
+    connection.close().await?;
+    Ok(partitions)
+}
+
+/// All partitions, by number.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn partitions(executor: impl PgExecutor<'_>) -> Result<Vec<Partition>, PostgresError> {
+    let numbers: Vec<i16> = sqlx::query_scalar("select partition::smallint from fence order by partition")
+        .fetch_all(executor)
+        .await?;
+    Ok(numbers.into_iter().map(Partition::new).collect())
+}
 
 /// Reads the row on the pool.
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn read(pool: &Pool) -> Result<FenceRow, PostgresError> {
-    Ok(sqlx::query_as(READ).bind(PARTITION).fetch_one(pool).await?)
+pub async fn read(pool: &Pool, partition: Partition) -> Result<FenceRow, PostgresError> {
+    Ok(sqlx::query_as(READ).bind(partition.number()).fetch_one(pool).await?)
 }
 
 /// Takes the fence's shared lock: the first statement of every transaction that records or rejects. A rebuild waits for
@@ -39,11 +73,11 @@ pub async fn read(pool: &Pool) -> Result<FenceRow, PostgresError> {
 ///
 /// # Errors
 /// If Postgres cannot serve, or a rebuild has the lock for longer than `lock_timeout`.
-pub async fn lock_shared(connection: &mut PgConnection) -> Result<(), PostgresError> {
+pub async fn lock_shared(connection: &mut PgConnection, partition: Partition) -> Result<(), PostgresError> {
     sqlx::query(
         "select pg_advisory_xact_lock_shared(hashtextextended(current_schema() || '/fence/' || $1::int, 0))",
     )
-    .bind(PARTITION)
+    .bind(partition.number())
     .execute(connection)
     .await?;
     Ok(())
@@ -53,11 +87,14 @@ pub async fn lock_shared(connection: &mut PgConnection) -> Result<(), PostgresEr
 ///
 /// # Errors
 /// If Postgres cannot serve, or a transaction is open for longer than `lock_timeout`.
-pub async fn lock_exclusive(connection: &mut PgConnection) -> Result<(), PostgresError> {
+pub async fn lock_exclusive(
+    connection: &mut PgConnection,
+    partition: Partition,
+) -> Result<(), PostgresError> {
     sqlx::query(
         "select pg_advisory_xact_lock(hashtextextended(current_schema() || '/fence/' || $1::int, 0))",
     )
-    .bind(PARTITION)
+    .bind(partition.number())
     .execute(connection)
     .await?;
     Ok(())
@@ -67,21 +104,61 @@ pub async fn lock_exclusive(connection: &mut PgConnection) -> Result<(), Postgre
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn try_lock_rebuild(connection: &mut PgConnection) -> Result<bool, PostgresError> {
+pub async fn try_lock_rebuild(
+    connection: &mut PgConnection,
+    partition: Partition,
+) -> Result<bool, PostgresError> {
     Ok(sqlx::query_scalar(
         "select pg_try_advisory_lock(hashtextextended(current_schema() || '/rebuild/' || $1::int, 0))",
     )
-    .bind(PARTITION)
+    .bind(partition.number())
     .fetch_one(connection)
     .await?)
+}
+
+/// Takes the session-level lock of a kind of comparison; `false` if another process has the lock.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn try_lock_comparison(
+    connection: &mut PgConnection,
+    partition: Partition,
+    kind: &str,
+) -> Result<bool, PostgresError> {
+    Ok(sqlx::query_scalar(
+        "select pg_try_advisory_lock(hashtextextended(current_schema() || '/compare/' || $2 || '/' || $1::int, 0))",
+    )
+    .bind(partition.number())
+    .bind(kind)
+    .fetch_one(connection)
+    .await?)
+}
+
+/// Releases the lock of [`try_lock_comparison`].
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn unlock_comparison(
+    connection: &mut PgConnection,
+    partition: Partition,
+    kind: &str,
+) -> Result<(), PostgresError> {
+    sqlx::query(
+        "select pg_advisory_unlock(hashtextextended(current_schema() || '/compare/' || $2 || '/' || $1::int, 0))",
+    )
+    .bind(partition.number())
+    .bind(kind)
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// As [`read`], on a dedicated connection.
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn read_in(connection: &mut PgConnection) -> Result<FenceRow, PostgresError> {
-    Ok(sqlx::query_as(READ).bind(PARTITION).fetch_one(connection).await?)
+pub async fn read_in(connection: &mut PgConnection, partition: Partition) -> Result<FenceRow, PostgresError> {
+    Ok(sqlx::query_as(READ).bind(partition.number()).fetch_one(connection).await?)
 }
 
 /// The durable WAL position of this Postgres, padded so that positions compare as text.
@@ -96,9 +173,12 @@ pub async fn durable_lsn(executor: impl PgExecutor<'_>) -> Result<String, Postgr
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn flag_postgres_loss(connection: &mut PgConnection) -> Result<(), PostgresError> {
+pub async fn flag_postgres_loss(
+    connection: &mut PgConnection,
+    partition: Partition,
+) -> Result<(), PostgresError> {
     sqlx::query("update fence set postgres_lost = true where partition = $1")
-        .bind(PARTITION)
+        .bind(partition.number())
         .execute(connection)
         .await?;
     Ok(())
@@ -110,7 +190,7 @@ pub async fn flag_postgres_loss(connection: &mut PgConnection) -> Result<(), Pos
 /// If Postgres cannot serve.
 pub async fn record_agreement(
     connection: &mut PgConnection,
-    epoch: &str,
+    epoch: &Epoch,
     redis_run_id: &str,
     redis_replid: &str,
 ) -> Result<(), PostgresError> {
@@ -118,8 +198,8 @@ pub async fn record_agreement(
         "update fence set postgres_lost = false, redis_run_id = $3, redis_replid = $4
          where partition = $1 and epoch = $2",
     )
-    .bind(PARTITION)
-    .bind(epoch)
+    .bind(epoch.partition.number())
+    .bind(epoch.as_str())
     .bind(redis_run_id)
     .bind(redis_replid)
     .execute(connection)
@@ -134,7 +214,7 @@ pub async fn record_agreement(
 /// If Postgres cannot serve.
 pub async fn write_epoch(
     connection: &mut PgConnection,
-    epoch: &str,
+    epoch: &Epoch,
     redis_run_id: &str,
     redis_replid: &str,
     postgres_lost: bool,
@@ -143,8 +223,8 @@ pub async fn write_epoch(
         "update fence set epoch = $2, postgres_identity = postgres_identity(), redis_run_id = $3,
             redis_replid = $4, postgres_lost = $5, rebuilt_at = clock_timestamp() where partition = $1",
     )
-    .bind(PARTITION)
-    .bind(epoch)
+    .bind(epoch.partition.number())
+    .bind(epoch.as_str())
     .bind(redis_run_id)
     .bind(redis_replid)
     .bind(postgres_lost)

@@ -4,6 +4,7 @@
 use sqlx::{Connection, FromRow, PgConnection, PgExecutor, Row};
 
 use super::{MIGRATIONS, Postgres, PostgresError};
+use crate::domain::Partition;
 
 const SERVER_SETTINGS: &str = include_str!("../../sql/queries/server_settings.sql");
 
@@ -19,8 +20,21 @@ pub struct Server {
     pub synchronous_commit: String,
     pub max_connections: i32,
     pub connections: i64,
+    /// Kept for superusers.
+    pub reserved_connections: i32,
+    /// The processes of this program that compare the stores, those of other schemas included.
+    pub processes: i64,
+    pub other_connections: i64,
     /// The server's clock, ms since 1970.
     pub now_ms: i64,
+}
+
+impl Server {
+    /// The connections that this program may open.
+    #[must_use]
+    pub fn room(&self) -> i64 {
+        i64::from(self.max_connections - self.reserved_connections) - self.other_connections
+    }
 }
 
 /// How the schema differs from this program's migrations, by their versions.
@@ -133,9 +147,13 @@ pub async fn reserved(executor: impl PgExecutor<'_>) -> Result<i64, PostgresErro
 /// # Errors
 /// If Postgres cannot serve.
 pub async fn overdue(executor: impl PgExecutor<'_>) -> Result<Waiting, PostgresError> {
-    let waiting = "select count(*) as rows,
-        coalesce(extract(epoch from clock_timestamp() - min(reserved_until)), 0)::bigint as oldest_seconds
-        from orders where status = 'reserved' and reserved_until <= statement_timestamp()";
+    let waiting = "select coalesce(sum(o.rows), 0)::bigint as rows,
+        coalesce(extract(epoch from clock_timestamp() - min(o.oldest)), 0)::bigint as oldest_seconds
+        from fence f cross join lateral (
+            select count(*) as rows, min(reserved_until) as oldest from orders
+            where status = 'reserved' and partition = f.partition::smallint
+                and reserved_until <= statement_timestamp()
+        ) o";
     Ok(sqlx::query_as(waiting).fetch_one(executor).await?)
 }
 
@@ -175,15 +193,17 @@ pub async fn stock_drift(connection: &mut PgConnection) -> Result<(i64, Option<S
     Ok((row.try_get("coupons")?, row.try_get("wrong")?))
 }
 
-/// One page of the ids of published coupons after `after`: Redis must have them.
+/// One page of the ids of the partition's published coupons after `after`: Redis must have them.
 ///
 /// # Errors
 /// If Postgres cannot serve.
 pub async fn published_ids(
     connection: &mut PgConnection,
+    partition: Partition,
     after: &str,
     limit: i64,
 ) -> Result<Vec<String>, PostgresError> {
-    let page = "select id from coupons where published_version > 0 and id > $1 order by id limit $2";
-    Ok(sqlx::query_scalar(page).bind(after).bind(limit).fetch_all(connection).await?)
+    let page = "select id from coupons where published_version > 0 and partition = $1 and id > $2 order by id limit $3";
+    let page = sqlx::query_scalar(page).bind(partition.number()).bind(after).bind(limit);
+    Ok(page.fetch_all(connection).await?)
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::coupons::{self, CouponRow};
 use super::{Pool, PostgresError, fence, orders};
 use crate::config;
-use crate::domain::{CouponId, IdempotencyKey, OrderId, UserId};
+use crate::domain::{CouponId, Epoch, IdempotencyKey, OrderId, Partition, UserId};
 
 /// A coupon, and the values of its fields that the audit log has.
 #[derive(Clone, Debug)]
@@ -31,16 +31,19 @@ impl KnownCoupon {
     }
 }
 
-/// The epoch and every coupon.
+/// The epoch of the partition and its coupons.
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn coupons(pool: &Pool) -> Result<(String, BTreeMap<CouponId, KnownCoupon>), PostgresError> {
-    let epoch = fence::read(pool).await?.epoch;
+pub async fn coupons(
+    pool: &Pool,
+    partition: Partition,
+) -> Result<(Epoch, BTreeMap<CouponId, KnownCoupon>), PostgresError> {
+    let epoch = fence::read(pool, partition).await?.epoch;
     let mut known: BTreeMap<CouponId, KnownCoupon> = BTreeMap::new();
     loop {
         let after = known.last_key_value().map(|(id, _)| id);
-        let page = coupons::page(pool, after, config::PAGE_MAX_ROWS).await?;
+        let page = coupons::page(pool, Some(partition), after, config::PAGE_MAX_ROWS).await?;
         if page.is_empty() {
             break;
         }
@@ -72,6 +75,7 @@ pub async fn coupons(pool: &Pool) -> Result<(String, BTreeMap<CouponId, KnownCou
 #[derive(Clone, Debug)]
 pub struct LiveOrder {
     pub order: OrderId,
+    pub partition: Partition,
     pub coupon: CouponId,
     pub user: UserId,
     pub slot: i16,
@@ -84,6 +88,7 @@ impl FromRow<'_, PgRow> for LiveOrder {
         let (coupon, user): (&str, &str) = (row.try_get("coupon_id")?, row.try_get("user_id")?);
         Ok(Self {
             order: OrderId(row.try_get("id")?),
+            partition: Partition::new(row.try_get("partition")?),
             coupon: coupon.parse().map_err(|error| parse(&error))?,
             user: user.parse().map_err(|error| parse(&error))?,
             slot: row.try_get("slot")?,
@@ -92,14 +97,14 @@ impl FromRow<'_, PgRow> for LiveOrder {
     }
 }
 
-/// Every live order, read page by page.
+/// Every live order of all partitions, read page by page.
 ///
 /// # Errors
 /// If Postgres cannot serve.
 pub async fn live_orders(pool: &Pool) -> Result<Vec<LiveOrder>, PostgresError> {
     let page =
-        "select id::uuid, coupon_id::text, user_id::text, slot::smallint, idempotency_key::text from orders
-        where id > $1 and status in ('reserved', 'confirmed') order by id limit $2";
+        "select id::uuid, partition::smallint, coupon_id::text, user_id::text, slot::smallint, idempotency_key::text
+        from orders where id > $1 and status in ('reserved', 'confirmed') order by id limit $2";
     let most = i64::try_from(10 * config::SCAN_PAGE_ENTRIES).unwrap_or(i64::MAX);
     let mut orders: Vec<LiveOrder> = Vec::new();
     loop {

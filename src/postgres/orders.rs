@@ -6,9 +6,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::fence::{self, PARTITION};
+use super::fence;
 use super::{Pool, PostgresError};
-use crate::domain::{CouponId, IdempotencyKey, Order, OrderEvent, OrderId, OrderStatus, UserId};
+use crate::domain::{
+    CouponId, Epoch, IdempotencyKey, Order, OrderEvent, OrderId, OrderStatus, Partition, UserId,
+};
 
 const RECORD: &str = include_str!("../../sql/queries/record_orders.sql");
 /// Has no `on conflict`: this costs Postgres a quarter less, but fails if an event has a row or conflicts with another
@@ -59,7 +61,7 @@ pub enum RecordOutcome {
 /// If Postgres cannot serve, or refuses a row or a statement; then nothing is written.
 pub async fn record(
     connection: &mut PgConnection,
-    epoch: &str,
+    epoch: &Epoch,
     events: &[&OrderEvent],
 ) -> Result<RecordOutcome, PostgresError> {
     record_by(RECORD, connection, epoch, events).await
@@ -72,7 +74,7 @@ pub async fn record(
 /// As [`record`].
 pub async fn record_new(
     connection: &mut PgConnection,
-    epoch: &str,
+    epoch: &Epoch,
     events: &[&OrderEvent],
 ) -> Result<RecordOutcome, PostgresError> {
     match record_by(RECORD_NEW, connection, epoch, events).await {
@@ -85,7 +87,7 @@ pub async fn record_new(
 async fn record_by(
     statement: &'static str,
     connection: &mut PgConnection,
-    epoch: &str,
+    epoch: &Epoch,
     events: &[&OrderEvent],
 ) -> Result<RecordOutcome, PostgresError> {
     let mut transaction = connection.begin().await?;
@@ -102,13 +104,13 @@ async fn record_by(
 async fn record_in(
     transaction: &mut PgConnection,
     statement: &'static str,
-    epoch: &str,
+    epoch: &Epoch,
     events: &[&OrderEvent],
 ) -> Result<RecordOutcome, PostgresError> {
-    fence::lock_shared(transaction).await?;
+    fence::lock_shared(transaction, epoch.partition).await?;
     let (fenced, only): (bool, Option<Vec<Uuid>>) = sqlx::query_as(statement)
-        .bind(PARTITION)
-        .bind(epoch)
+        .bind(epoch.partition.number())
+        .bind(epoch.as_str())
         .bind(events.iter().map(|e| e.order.0).collect::<Vec<Uuid>>())
         .bind(events.iter().map(|e| e.coupon.as_str()).collect::<Vec<&str>>())
         .bind(events.iter().map(|e| e.user.as_str()).collect::<Vec<&str>>())
@@ -190,6 +192,18 @@ async fn take_stock(
         .await?;
     let taken: HashSet<&str> = taken.iter().map(String::as_str).collect();
     Ok(units.keys().find(|coupon| !taken.contains(coupon.as_str())).map(|&coupon| coupon.clone()))
+}
+
+/// The partition of an order, if it has a row.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn partition(
+    executor: impl PgExecutor<'_>,
+    id: OrderId,
+) -> Result<Option<Partition>, PostgresError> {
+    let query = sqlx::query_scalar("select partition::smallint from orders where id = $1").bind(id.0);
+    Ok(query.fetch_optional(executor).await?.map(Partition::new))
 }
 
 /// The order of this id, if it has a row.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Pool, PostgresError};
 use crate::config;
-use crate::domain::{CouponId, OrderId};
+use crate::domain::{CouponId, OrderId, Partition};
 
 /// One unit that is to return.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,22 +37,27 @@ impl FromRow<'_, PgRow> for OutboxRow {
     }
 }
 
-/// One page of units that may return now: at most `OUTBOX_PAGE_ROWS`, ordered by order id, after the id `after`. Leaves
+/// One page of the partition's units that may return now: at most `OUTBOX_PAGE_ROWS`, ordered by order id, after the id `after`. Leaves
 /// out a unit that waits for a version that Redis is not known to have.
 ///
 /// # Errors
 /// If Postgres cannot serve, or a row has a coupon id that is not valid.
-pub async fn page(pool: &Pool, after: Option<OrderId>) -> Result<Vec<OutboxRow>, PostgresError> {
+pub async fn page(
+    pool: &Pool,
+    partition: Partition,
+    after: Option<OrderId>,
+) -> Result<Vec<OutboxRow>, PostgresError> {
     let rows = sqlx::query_as(
         "select o.order_id::uuid, o.coupon_id::text, o.user_id::text, o.slot::smallint,
             least(o.after_version, c.version)::bigint as after_version
          from outbox o left join coupons c on o.after_version is not null and c.id = o.coupon_id
-         where o.order_id > $1
+         where o.order_id > $1 and o.partition = $3
             and (o.after_version is null or least(o.after_version, c.version) <= c.published_version)
          order by o.order_id limit $2",
     )
     .bind(after.map_or(Uuid::nil(), |order| order.0))
-    .bind(i64::try_from(config::OUTBOX_PAGE_ROWS).unwrap_or(i64::MAX));
+    .bind(i64::try_from(config::OUTBOX_PAGE_ROWS).unwrap_or(i64::MAX))
+    .bind(partition.number());
     Ok(rows.fetch_all(pool).await?)
 }
 

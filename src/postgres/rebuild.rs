@@ -5,27 +5,37 @@ use std::collections::{HashMap, HashSet};
 
 use futures_util::TryStreamExt;
 use sqlx::{Connection, PgConnection, PgTransaction, Row};
+use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use super::audit::{self, AuditEntry};
 use super::dead_letters::{self, Letter, LetterOutcome};
 use super::{Postgres, PostgresError, coupons, fence, orders, waitlist};
 use crate::config;
-use crate::domain::{CouponId, Definition, IdempotencyKey, OrderEvent, OrderId, Origin, WaitingUser};
+use crate::domain::{
+    CouponId, Definition, Epoch, IdempotencyKey, OrderEvent, OrderId, Origin, Partition, WaitingUser,
+};
 pub use coupons::LockedCoupon;
 use waitlist::UnservedRow;
 
 /// The session of the process that rebuilds.
 pub struct RebuildSession {
     connection: PgConnection,
+    partition: Partition,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl RebuildSession {
-    /// Opens the session and takes the lock; `None` if another process rebuilds.
+    /// Opens the session and takes the partition's lock; `None` if another process rebuilds the partition, or this one
+    /// rebuilds another partition for long.
     ///
     /// # Errors
     /// If Postgres cannot serve.
-    pub async fn open(postgres: &Postgres) -> Result<Option<Self>, PostgresError> {
+    pub async fn open(postgres: &Postgres, partition: Partition) -> Result<Option<Self>, PostgresError> {
+        let turn = postgres.rebuilds.clone().acquire_owned();
+        let Ok(Ok(permit)) = tokio::time::timeout(config::REBUILD_TURN_TIMEOUT, turn).await else {
+            return Ok(None);
+        };
         let mut connection = postgres.dedicated().await?;
         let lock = config::REBUILD_LOCK_TIMEOUT.as_millis();
         // A rebuild of a million claims takes longer than any other work, and reads Redis during a transaction.
@@ -35,7 +45,11 @@ impl RebuildSession {
              set idle_in_transaction_session_timeout = '60s'; set enable_seqscan = on"
         );
         sqlx::raw_sql(sqlx::AssertSqlSafe(settings)).execute(&mut connection).await?;
-        Ok(fence::try_lock_rebuild(&mut connection).await?.then_some(Self { connection }))
+        Ok(fence::try_lock_rebuild(&mut connection, partition).await?.then_some(Self {
+            connection,
+            partition,
+            _permit: permit,
+        }))
     }
 
     /// The fence row.
@@ -43,15 +57,15 @@ impl RebuildSession {
     /// # Errors
     /// If Postgres cannot serve.
     pub async fn row(&mut self) -> Result<fence::FenceRow, PostgresError> {
-        fence::read_in(&mut self.connection).await
+        fence::read_in(&mut self.connection, self.partition).await
     }
 
-    /// The version of every coupon.
+    /// The version of every coupon of the partition.
     ///
     /// # Errors
     /// If Postgres cannot serve.
     pub async fn versions(&mut self) -> Result<HashMap<CouponId, i64>, PostgresError> {
-        coupons::versions(&mut self.connection).await
+        coupons::versions(&mut self.connection, self.partition).await
     }
 
     /// The durable WAL position.
@@ -67,7 +81,7 @@ impl RebuildSession {
     /// # Errors
     /// If Postgres cannot serve.
     pub async fn flag_postgres_loss(&mut self) -> Result<(), PostgresError> {
-        fence::flag_postgres_loss(&mut self.connection).await
+        fence::flag_postgres_loss(&mut self.connection, self.partition).await
     }
 
     /// Records the end of the rebuild; see [`fence::record_agreement`].
@@ -76,7 +90,7 @@ impl RebuildSession {
     /// If Postgres cannot serve.
     pub async fn record_agreement(
         &mut self,
-        epoch: &str,
+        epoch: &Epoch,
         redis_run_id: &str,
         redis_replid: &str,
     ) -> Result<(), PostgresError> {
@@ -90,14 +104,14 @@ impl RebuildSession {
     /// If Postgres cannot serve, or a transaction is open for longer than `REBUILD_LOCK_TIMEOUT`.
     pub async fn start_epoch(
         &mut self,
-        epoch: &str,
+        epoch: &Epoch,
         redis_run_id: &str,
         redis_replid: &str,
         postgres_lost: bool,
         ordered: Option<&AuditEntry<'_>>,
     ) -> Result<(), PostgresError> {
         let mut transaction = self.connection.begin().await?;
-        fence::lock_exclusive(&mut transaction).await?;
+        fence::lock_exclusive(&mut transaction, epoch.partition).await?;
         fence::write_epoch(&mut transaction, epoch, redis_run_id, redis_replid, postgres_lost).await?;
         if let Some(entry) = ordered {
             audit::record(&mut transaction, entry).await?;
@@ -112,8 +126,8 @@ impl RebuildSession {
     /// If Postgres cannot serve.
     pub async fn decide(&mut self) -> Result<Decision<'_>, PostgresError> {
         let mut transaction = self.connection.begin().await?;
-        fence::lock_shared(&mut transaction).await?;
-        Ok(Decision { transaction })
+        fence::lock_shared(&mut transaction, self.partition).await?;
+        Ok(Decision { transaction, partition: self.partition })
     }
 
     /// Records that Redis has these definitions.
@@ -122,7 +136,7 @@ impl RebuildSession {
     /// If Postgres cannot serve.
     pub async fn mark_published(
         &mut self,
-        epoch: &str,
+        epoch: &Epoch,
         definitions: &[Definition],
     ) -> Result<(), PostgresError> {
         for chunk in definitions.chunks(config::REBUILD_CHUNK_FIELDS) {
@@ -138,7 +152,10 @@ impl RebuildSession {
     /// # Errors
     /// If Postgres does not answer.
     pub async fn close(self) -> Result<(), PostgresError> {
-        Ok(self.connection.close().await?)
+        let Self { connection, _permit: permit, .. } = self;
+        connection.close().await?;
+        drop(permit);
+        Ok(())
     }
 }
 
@@ -146,12 +163,13 @@ impl RebuildSession {
 /// method fails if Postgres cannot serve.
 pub struct Decision<'c> {
     transaction: PgTransaction<'c>,
+    partition: Partition,
 }
 
 impl Decision<'_> {
-    /// All definitions, ordered by coupon id.
+    /// All definitions of the partition, ordered by coupon id.
     pub async fn definitions(&mut self) -> Result<Vec<Definition>, PostgresError> {
-        coupons::all_definitions(&mut self.transaction).await
+        coupons::all_definitions(&mut self.transaction, self.partition).await
     }
 
     /// Calls `visit` with user, slot, id and Idempotency-Key of each live order of the coupon, at most one for each slot.
@@ -207,13 +225,14 @@ impl Decision<'_> {
         Ok(())
     }
 
-    /// Restarts the time to pay of every reserved order, and returns the number of orders.
+    /// Restarts the time to pay of every reserved order of the partition, and returns the number of orders.
     pub async fn restart_deadlines(&mut self) -> Result<u64, PostgresError> {
         let restarted = sqlx::query(
             "update orders o set reserved_until = clock_timestamp() + make_interval(secs => c.reserve_seconds)
              from coupons c
-             where c.id = o.coupon_id and o.status = 'reserved' and c.reserve_seconds is not null",
+             where c.id = o.coupon_id and o.partition = $1 and o.status = 'reserved' and c.reserve_seconds is not null",
         )
+        .bind(self.partition.number())
         .execute(&mut *self.transaction)
         .await?;
         Ok(restarted.rows_affected())
@@ -235,7 +254,7 @@ impl Decision<'_> {
 
     /// Inserts a coupon that only Redis has, and returns its total. The orders that Redis holds are recorded later.
     pub async fn adopt(&mut self, definition: &Definition, origin: &Origin) -> Result<i64, PostgresError> {
-        coupons::adopt(&mut self.transaction, definition, origin).await
+        coupons::adopt(&mut self.transaction, definition, self.partition, origin).await
     }
 
     /// Locks a coupon's row and reads its live units and published version.
@@ -259,7 +278,7 @@ impl Decision<'_> {
     /// Rejects a claim or event because another order of its user keeps the unit.
     pub async fn reject(
         &mut self,
-        epoch: &str,
+        epoch: &Epoch,
         event: &OrderEvent,
         letter: &Letter<'_>,
     ) -> Result<LetterOutcome, PostgresError> {

@@ -10,9 +10,9 @@ use uuid::Uuid;
 
 use super::PostgresError;
 use super::audit::{self, AuditEntry};
-use super::fence::{self, PARTITION};
+use super::fence;
 use super::orders;
-use crate::domain::{AuditAction, Order, OrderId, Origin, UserId};
+use crate::domain::{AuditAction, Epoch, Order, OrderId, Origin, Partition, UserId};
 
 const CONFIRM: &str = include_str!("../../sql/queries/confirm_orders.sql");
 const END: &str = include_str!("../../sql/queries/end_orders.sql");
@@ -59,14 +59,14 @@ pub enum TransitionOutcome {
 /// If Postgres cannot serve, or refuses a row or a statement; then nothing is written.
 pub async fn confirm(
     connection: &mut PgConnection,
-    epoch: &str,
+    epoch: &Epoch,
     position: &str,
     asked: &[AskedOrder],
 ) -> Result<TransitionOutcome, PostgresError> {
     let mut transaction = connection.begin().await?;
-    let locked = lock(&mut transaction, asked.iter().map(|asked| asked.order)).await?;
+    let locked = lock(&mut transaction, epoch.partition, asked.iter().map(|asked| asked.order)).await?;
     let (orders, users) = with_rows(asked, &locked);
-    let query = sqlx::query_as(CONFIRM).bind(PARTITION).bind(epoch).bind(position);
+    let query = sqlx::query_as(CONFIRM).bind(epoch.partition.number()).bind(epoch.as_str()).bind(position);
     let changed = query.bind(orders).bind(users).fetch_one(&mut *transaction).await?;
     let outcome = read(&mut transaction, &locked, changed).await?;
     end(transaction, outcome).await
@@ -78,12 +78,12 @@ pub async fn confirm(
 /// As [`confirm`].
 pub async fn cancel(
     connection: &mut PgConnection,
-    epoch: &str,
+    epoch: &Epoch,
     position: &str,
     asked: &[AskedOrder],
 ) -> Result<TransitionOutcome, PostgresError> {
     let mut transaction = connection.begin().await?;
-    let locked = lock(&mut transaction, asked.iter().map(|asked| asked.order)).await?;
+    let locked = lock(&mut transaction, epoch.partition, asked.iter().map(|asked| asked.order)).await?;
     let (orders, users) = with_rows(asked, &locked);
     let changed = end_reserved(&mut transaction, epoch, position, orders, users, "cancelled").await?;
     let outcome = read(&mut transaction, &locked, changed).await?;
@@ -97,13 +97,13 @@ pub(super) type Changed = (bool, Vec<Uuid>);
 /// locked their rows.
 pub(super) async fn end_reserved(
     transaction: &mut PgConnection,
-    epoch: &str,
+    epoch: &Epoch,
     position: &str,
     orders: Vec<Uuid>,
     users: Vec<Option<&str>>,
     status: &str,
 ) -> Result<Changed, sqlx::Error> {
-    let query = sqlx::query_as(END).bind(PARTITION).bind(epoch).bind(position);
+    let query = sqlx::query_as(END).bind(epoch.partition.number()).bind(epoch.as_str()).bind(position);
     query.bind(orders).bind(users).bind(status).fetch_one(transaction).await
 }
 
@@ -119,16 +119,21 @@ fn with_rows<'a>(asked: &'a [AskedOrder], locked: &HashSet<OrderId>) -> (Vec<Uui
 /// As [`confirm`].
 pub async fn revoke(
     connection: &mut PgConnection,
-    epoch: &str,
+    epoch: &Epoch,
     position: &str,
     revocation: &Revocation,
 ) -> Result<TransitionOutcome, PostgresError> {
     let Revocation { order, reason, return_unit, origin } = revocation;
     let mut transaction = connection.begin().await?;
-    let locked = lock(&mut transaction, [*order]).await?;
+    let locked = lock(&mut transaction, epoch.partition, [*order]).await?;
     let withdrawn_units = i32::from(!return_unit);
     let row = locked.iter().next().map(|order| order.0);
-    let query = sqlx::query_as(REVOKE).bind(PARTITION).bind(epoch).bind(position).bind(row).bind(reason);
+    let query = sqlx::query_as(REVOKE)
+        .bind(epoch.partition.number())
+        .bind(epoch.as_str())
+        .bind(position)
+        .bind(row)
+        .bind(reason);
     let changed: Changed = match query.bind(withdrawn_units).fetch_one(&mut *transaction).await {
         Err(sqlx::Error::Database(error)) if error.constraint() == Some("coupons_total_range") => {
             transaction.rollback().await?;
@@ -154,17 +159,20 @@ pub async fn revoke(
 }
 
 /// Takes the fence's lock and then the rows' locks, in the order of ids: transactions cannot deadlock. Returns the orders
-/// that have a row. One that is recorded later in the transaction is not looked at: it is reserved, and not too late.
+/// of the partition that have a row. One that is recorded later in the transaction is not looked at: it is reserved, and not too late.
 async fn lock(
     transaction: &mut PgConnection,
+    partition: Partition,
     ids: impl IntoIterator<Item = OrderId>,
 ) -> Result<HashSet<OrderId>, PostgresError> {
-    fence::lock_shared(transaction).await?;
-    let locked: Vec<Uuid> =
-        sqlx::query_scalar("select id::uuid from orders where id = any($1) order by id for update")
-            .bind(ids.into_iter().map(|id| id.0).collect::<Vec<Uuid>>())
-            .fetch_all(transaction)
-            .await?;
+    fence::lock_shared(transaction, partition).await?;
+    let locked: Vec<Uuid> = sqlx::query_scalar(
+        "select id::uuid from orders where id = any($1) and partition = $2 order by id for update",
+    )
+    .bind(ids.into_iter().map(|id| id.0).collect::<Vec<Uuid>>())
+    .bind(partition.number())
+    .fetch_all(transaction)
+    .await?;
     Ok(locked.into_iter().map(OrderId).collect())
 }
 

@@ -8,10 +8,9 @@ use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgConnection, PgExecutor, Row};
 use uuid::Uuid;
 
-use super::fence::PARTITION;
 use super::{Pool, PostgresError, orders};
 use crate::config;
-use crate::domain::{CouponId, IdempotencyKey, OrderId, UserId, WaitingUser};
+use crate::domain::{CouponId, Epoch, IdempotencyKey, OrderId, UserId, WaitingUser};
 
 const ADD: &str = include_str!("../../sql/queries/join_waitlist.sql");
 const LEAVE: &str = include_str!("../../sql/queries/leave_waitlist.sql");
@@ -34,15 +33,19 @@ impl FromRow<'_, PgRow> for WaitingUser {
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn add(pool: &Pool, epoch: &str, users: &[(CouponId, WaitingUser)]) -> Result<bool, PostgresError> {
+pub async fn add(
+    pool: &Pool,
+    epoch: &Epoch,
+    users: &[(CouponId, WaitingUser)],
+) -> Result<bool, PostgresError> {
     let orders: Vec<Uuid> = users.iter().map(|(_, waiting)| waiting.order.0).collect();
     let coupons: Vec<&str> = users.iter().map(|(coupon, _)| coupon.as_str()).collect();
     let names: Vec<&str> = users.iter().map(|(_, waiting)| waiting.user.as_str()).collect();
     let keys: Vec<Option<&str>> =
         users.iter().map(|(_, waiting)| waiting.key.as_ref().map(IdempotencyKey::as_str)).collect();
     let added = sqlx::query_scalar(ADD)
-        .bind(PARTITION)
-        .bind(epoch)
+        .bind(epoch.partition.number())
+        .bind(epoch.as_str())
         .bind(orders)
         .bind(coupons)
         .bind(names)
@@ -68,14 +71,14 @@ pub async fn remove(pool: &Pool, orders: &[OrderId]) -> Result<(), PostgresError
 /// If Postgres cannot serve.
 pub async fn leave(
     pool: &Pool,
-    epoch: &str,
+    epoch: &Epoch,
     coupon: &CouponId,
     user: &UserId,
     held: &[OrderId],
 ) -> Result<(), PostgresError> {
     sqlx::query(LEAVE)
-        .bind(PARTITION)
-        .bind(epoch)
+        .bind(epoch.partition.number())
+        .bind(epoch.as_str())
         .bind(coupon.as_str())
         .bind(user.as_str())
         .bind(held.iter().map(|order| order.0).collect::<Vec<Uuid>>())

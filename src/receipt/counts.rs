@@ -73,7 +73,7 @@ mod tests {
     use time::OffsetDateTime;
 
     use super::*;
-    use crate::domain::{ClaimDurability, Definition};
+    use crate::domain::{ClaimDurability, Definition, Partition};
     use crate::postgres::coupons::CouponRow;
     use crate::postgres::receipt::OrderCounts;
     use crate::redis::units::Units;
@@ -96,6 +96,7 @@ mod tests {
         };
         let row = CouponRow {
             definition,
+            partition: Partition::DEFAULT,
             published_version: 1,
             stock: 5,
             changed_at: OffsetDateTime::UNIX_EPOCH,

@@ -115,7 +115,8 @@ impl<'a> Comparison<'a> {
     }
 
     async fn page(&self, after: Option<&CouponId>) -> Result<Vec<CouponRow>, ReconcileError> {
-        Ok(coupons::page(&self.postgres.pool, after, config::PAGE_MAX_ROWS).await?)
+        Ok(coupons::page(&self.postgres.pool, Some(self.fence.partition()), after, config::PAGE_MAX_ROWS)
+            .await?)
     }
 
     /// Compares one coupon, except its unrecorded claims.

@@ -6,8 +6,9 @@ use std::time::SystemTime;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::config;
 use crate::coupons::in_force::describe;
-use crate::domain::{CouponId, FieldDifference, OrderId, UserId};
+use crate::domain::{CouponId, FieldDifference, OrderId, Partition, UserId};
 use crate::metrics;
 
 /// The findings of a comparison. The counts are complete; `named` has at most `REPORT_MAX_NAMES` differences, for a receipt
@@ -71,6 +72,25 @@ impl fmt::Display for Difference {
 }
 
 impl ComparisonReport {
+    /// Adds the report of another partition.
+    pub fn add(&mut self, other: Self) {
+        self.coupons += other.coupons;
+        self.claims += other.claims;
+        self.in_flight += other.in_flight;
+        self.lost_events += other.lost_events;
+        self.missed_releases += other.missed_releases;
+        self.missing_claims += other.missing_claims;
+        self.foreign_fields += other.foreign_fields;
+        self.deleted_entries += other.deleted_entries;
+        self.stock_drift += other.stock_drift;
+        self.definition_drift += other.definition_drift;
+        self.waitlist_drift += other.waitlist_drift;
+        self.fixed += other.fixed;
+        self.fenced |= other.fenced;
+        self.named.extend(other.named);
+        self.named.truncate(config::REPORT_MAX_NAMES);
+    }
+
     /// Adds a difference to `named`, if there is room.
     pub(super) fn name(&mut self, difference: Difference, most: usize) {
         if self.named.len() < most {
@@ -90,7 +110,8 @@ impl ComparisonReport {
             + self.waitlist_drift
     }
 
-    pub(super) fn record_metrics(&self) {
+    pub(super) fn record_metrics(&self, partition: Partition) {
+        let partition = partition.to_string();
         for (kind, differences) in [
             ("lost_event", self.lost_events),
             ("missing_claim", self.missing_claims),
@@ -99,11 +120,11 @@ impl ComparisonReport {
             ("definition", self.definition_drift),
             ("waitlist", self.waitlist_drift),
         ] {
-            metrics::DRIFT.set_count(&[kind], differences as u64);
+            metrics::DRIFT.set_count(&[kind, &partition], differences as u64);
             metrics::DRIFT_TOTAL.add(kind, differences as u64);
         }
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        metrics::RECONCILE_LAST.set(since_1970.as_secs_f64());
+        metrics::RECONCILE_LAST.set(&[&partition], since_1970.as_secs_f64());
     }
 
     /// Logs the differences as a warning; without any, at debug.

@@ -23,6 +23,8 @@ pub enum Kind {
 /// Names of one partition's keys. `{<partition>}` is a Redis Cluster hash tag: all of its keys are in one slot.
 #[derive(Clone, Debug)]
 pub struct Keys {
+    pub partition: Partition,
+    prefix: Arc<str>,
     /// `<prefix>:{<partition>}:`, as in `seckill:{0}:`.
     base: Arc<str>,
     /// String: `ready:<epoch>` while claims may be accepted, `building:<epoch>` during a rebuild.
@@ -42,6 +44,8 @@ impl Keys {
     pub fn new(prefix: &str, partition: Partition) -> Self {
         let base: Arc<str> = format!("{prefix}:{{{partition}}}:").into();
         Self {
+            prefix: prefix.into(),
+            partition,
             epoch: format!("{base}epoch").into(),
             orders: format!("{base}orders").into(),
             worker: format!("{base}worker").into(),
@@ -49,6 +53,12 @@ impl Keys {
             tally: format!("{base}tally").into(),
             base,
         }
+    }
+
+    /// The keys of another partition with the same prefix.
+    #[must_use]
+    pub fn of(&self, partition: Partition) -> Self {
+        Self::new(&self.prefix, partition)
     }
 
     /// Hash: the definition and the stock; see `coupon_hash`.

@@ -4,19 +4,20 @@
 use std::sync::Arc;
 
 use super::{Redis, RedisError, text};
+use crate::domain::Epoch;
 
 const READY: &str = "ready:";
 const BUILDING: &str = "building:";
 
 /// The marker under which claims of this epoch are accepted.
 #[must_use]
-pub fn ready_marker(epoch: &str) -> Arc<str> {
+pub fn ready_marker(epoch: &Epoch) -> Arc<str> {
     format!("{READY}{epoch}").into()
 }
 
 /// The marker during the rebuild of this epoch.
 #[must_use]
-pub fn building_marker(epoch: &str) -> String {
+pub fn building_marker(epoch: &Epoch) -> String {
     format!("{BUILDING}{epoch}")
 }
 
@@ -35,7 +36,8 @@ pub async fn read(redis: &Redis) -> Result<Option<String>, RedisError> {
 }
 
 /// The epoch in which claims are accepted; `None` while they are not.
-pub async fn ready_epoch(redis: &Redis) -> Result<Option<String>, RedisError> {
+pub async fn ready_epoch(redis: &Redis) -> Result<Option<Epoch>, RedisError> {
     let marker = read(redis).await?;
-    Ok(marker.as_deref().and_then(|marker| marker.strip_prefix(READY)).map(str::to_owned))
+    let text = marker.as_deref().and_then(|marker| marker.strip_prefix(READY));
+    Ok(text.map(|text| Epoch::new(redis.keys.partition, text.to_owned())))
 }

@@ -13,14 +13,14 @@ use super::lua::{
 use super::marker::building_marker;
 use super::{Redis, RedisError, coupon_hash, integer, probe, script_args, tally};
 use crate::config;
-use crate::domain::{CouponId, Definition, OrderId};
+use crate::domain::{CouponId, Definition, Epoch, OrderId};
 
 /// Sets the marker to `building:<epoch>` and creates the stream and the group if they are absent; `false` if a newer
 /// rebuild has begun.
-pub async fn begin(redis: &Redis, epoch: &str) -> Result<bool, RedisError> {
+pub async fn begin(redis: &Redis, epoch: &Epoch) -> Result<bool, RedisError> {
     let Keys { epoch: marker, orders, postgres_lsn, tally, .. } = &redis.keys;
     let keys = [marker, orders, postgres_lsn, tally].map(|key| &**key);
-    let args = script_args(REBUILD_BEGIN.source(), keys, [epoch, GROUP]);
+    let args = script_args(REBUILD_BEGIN.source(), keys, [epoch.as_str(), GROUP]);
     if !decode_done(&redis.call("EVAL", args).await?, &REBUILD_BEGIN)? {
         return Ok(false);
     }
@@ -125,8 +125,8 @@ pub async fn append_events(
 }
 
 /// Sets the marker to `ready:<epoch>` and records Postgres's WAL position; `false` if a newer rebuild has begun.
-pub async fn ready(redis: &Redis, epoch: &str, postgres_lsn: &str) -> Result<bool, RedisError> {
+pub async fn ready(redis: &Redis, epoch: &Epoch, postgres_lsn: &str) -> Result<bool, RedisError> {
     let keys = [&*redis.keys.epoch, &*redis.keys.orders, &*redis.keys.postgres_lsn];
-    let args = script_args(REBUILD_READY.source(), keys, [epoch, postgres_lsn]);
+    let args = script_args(REBUILD_READY.source(), keys, [epoch.as_str(), postgres_lsn]);
     decode_done(&redis.call("EVAL", args).await?, &REBUILD_READY)
 }

@@ -5,15 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
-use fred::clients::Client;
-use fred::interfaces::ClientLike;
-use fred::types::config::{Config, ConnectionConfig, PerformanceConfig, ServerConfig, TcpConfig};
-use fred::types::{CustomCommand, Value};
-use tokio_util::sync::CancellationToken;
+use fred::types::Value;
+use fred::types::config::Config;
+use fred::util::redis_keyslot;
 
+use super::RedisError;
+use super::connection::Connection;
 use super::keys::Keys;
-use super::{RedisError, classify};
+use super::topology::{Address, Report as TopologyReport, Topology};
 use crate::config::{self, StoreAddresses};
 use crate::disk;
 use crate::domain::{CouponId, Partition};
@@ -21,7 +20,9 @@ use crate::domain::{CouponId, Partition};
 /// The address of Redis and the names of its keys; makes connections.
 #[derive(Clone)]
 pub struct RedisServer {
+    /// With a cluster or Sentinels, the address comes from `topology` at each connect.
     config: Config,
+    topology: Arc<Topology>,
     /// The folder of Redis's Unix socket.
     folder: Option<PathBuf>,
     pub keys: Keys,
@@ -30,9 +31,7 @@ pub struct RedisServer {
 /// A connection, which clones share. A drop of the last clone closes the connection.
 #[derive(Clone)]
 pub struct Redis {
-    client: Client,
-    /// Cancelled when the connection has ended: without this, fred would keep a command until its deadline.
-    closed: CancellationToken,
+    connection: Connection,
     pub keys: Keys,
     /// The name of the Redis user that sends the commands.
     pub(super) user: Arc<str>,
@@ -40,26 +39,17 @@ pub struct Redis {
 
 impl RedisServer {
     /// # Errors
-    /// For an address that does not begin with `redis://`, `rediss://` or `redis+unix://`.
+    /// For an address of another kind, or without a part that is needed.
     pub fn new(addresses: &StoreAddresses, prefix: &str, partition: Partition) -> anyhow::Result<Self> {
-        let url = addresses.redis_url.as_str();
-        let scheme = url.split("://").next().unwrap_or_default();
-        match scheme {
-            "redis" | "rediss" | "redis+unix" => {}
-            s if s.contains("sentinel") || s.contains("cluster") => anyhow::bail!(
-                "REDIS_URL: `{s}://` is not supported yet: give one server as redis://, rediss:// or redis+unix://"
-            ),
-            _ => anyhow::bail!("REDIS_URL must start with redis://, rediss:// or redis+unix://"),
-        }
-        let mut config = Config::from_url(url).context("REDIS_URL is not a valid address")?;
-        let socket = addresses.redis_socket()?;
+        let Address { config, topology, socket } = Address::read(addresses)?;
         let folder = socket.as_ref().and_then(|path| path.parent()).map(Path::to_owned);
-        if let Some(path) = socket {
-            // fred does not decode percent signs in the path.
-            config.server = ServerConfig::new_unix_socket(path);
-        }
-        config.fail_fast = true;
-        Ok(Self { config, folder, keys: Keys::new(prefix, partition) })
+        Ok(Self { config, topology: Arc::new(topology), folder, keys: Keys::new(prefix, partition) })
+    }
+
+    /// The same server, with the keys of this partition.
+    #[must_use]
+    pub fn of(&self, partition: Partition) -> Self {
+        Self { keys: self.keys.of(partition), ..self.clone() }
     }
 
     /// The folder of an embedded Redis: its disk and log may show why it does not answer. `None` for other servers.
@@ -68,8 +58,10 @@ impl RedisServer {
         self.folder.as_deref().filter(|folder| disk::is_embedded_store(folder))
     }
 
+    /// A connection to the partition's master, which is searched anew each time.
+    ///
     /// # Errors
-    /// If the server cannot be reached within `REDIS_CONNECT_TIMEOUT`.
+    /// If no majority names the master, or it cannot be reached within `REDIS_CONNECT_TIMEOUT`.
     pub async fn connect(&self) -> Result<Redis, RedisError> {
         self.connect_with_timeout(config::REDIS_COMMAND_TIMEOUT).await
     }
@@ -98,46 +90,31 @@ impl RedisServer {
     }
 
     async fn try_to_connect(&self, command_timeout: Duration) -> Result<Redis, RedisError> {
-        let performance =
-            PerformanceConfig { default_command_timeout: command_timeout, ..PerformanceConfig::default() };
-        let connection = ConnectionConfig {
-            connection_timeout: config::REDIS_CONNECT_TIMEOUT,
-            internal_command_timeout: config::REDIS_CONNECT_TIMEOUT,
-            max_command_attempts: 1,
-            tcp: TcpConfig { nodelay: Some(true), ..TcpConfig::default() },
-            ..ConnectionConfig::default()
-        };
-        let client = Client::new(self.config.clone(), Some(performance), Some(connection), None);
-        let connection = tokio::time::timeout(config::REDIS_CONNECT_TIMEOUT, client.init())
-            .await
-            .map_err(|_| RedisError::Unknown("connecting took too long".into()))?
-            .map_err(|error| classify(&error))?;
-        let closed = CancellationToken::new();
-        let end = closed.clone().drop_guard();
-        tokio::spawn(async move {
-            if let Ok(Err(error)) = connection.await {
-                tracing::debug!("a connection to Redis has ended: {error}");
-            }
-            drop(end);
-        });
+        let config = self.topology.find_master(&self.config, self.slot()).await?;
+        let connection = Connection::open(config, command_timeout).await?;
         let user = self.config.username.as_deref().unwrap_or("default").into();
-        Ok(Redis { client, closed, keys: self.keys.clone(), user })
+        Ok(Redis { connection, keys: self.keys.clone(), user })
+    }
+
+    /// How the partitions' masters fail over, for the operator; `None` for a single server.
+    ///
+    /// # Errors
+    /// If no node of the cluster, or no Sentinel, answers.
+    pub async fn topology(&self, partitions: &[Partition]) -> Result<Option<TopologyReport>, RedisError> {
+        let slots: Vec<u16> = partitions.iter().map(|partition| self.of(*partition).slot()).collect();
+        self.topology.report(&self.config, &slots).await
+    }
+
+    /// The slot of the partition's keys in a Redis Cluster.
+    fn slot(&self) -> u16 {
+        redis_keyslot(self.keys.orders.as_bytes())
     }
 }
 
 impl Redis {
     /// Sends one command, with the connection's timeout.
     pub(crate) async fn call(&self, command: &'static str, args: Vec<Value>) -> Result<Value, RedisError> {
-        if self.closed.is_cancelled() {
-            return Err(RedisError::Busy("the connection is closed".into()));
-        }
-        let command = CustomCommand::new_static(command, None::<u16>, false);
-        // Boxed: fred's futures are large, and the future of each caller holds this one.
-        let reply = Box::pin(self.client.custom(command, args));
-        match self.closed.run_until_cancelled(reply).await {
-            Some(reply) => reply.map_err(|error| classify(&error)),
-            None => Err(RedisError::Unknown("the connection is closed".into())),
-        }
+        self.connection.call(command, args).await
     }
 
     /// Keys of a script about one coupon: epoch marker, order stream, coupon hash, claims hash.

@@ -56,10 +56,11 @@ async fn remove_served(postgres: Postgres) {
 async fn serve_all(fence: &Fence, session: &Session, catalogue: &Catalogue) -> Result<(), StoreError> {
     catalogue.refresh_briefly(config::WAITLIST_SERVE_INTERVAL).await;
     let mut waiting = 0;
-    for coupon in catalogue.with_waitlist() {
+    for coupon in catalogue.with_waitlist(fence.partition()) {
         waiting += serve(fence, session, &coupon).await?;
     }
-    metrics::WAITLIST_WAITING.set_count(u64::try_from(waiting).unwrap_or(0));
+    let partition = fence.partition().to_string();
+    metrics::WAITLIST_WAITING.set_count(&[&partition], u64::try_from(waiting).unwrap_or(0));
     Ok(())
 }
 

@@ -173,7 +173,7 @@ impl Consumer<'_> {
             }
         };
         let read = match read {
-            Err(error @ (RedisError::NoGroup(_) | RedisError::WrongType(_))) => {
+            Err(error @ (RedisError::NoGroup(_) | RedisError::WrongType(_) | RedisError::Moved(_))) => {
                 self.context.fence.redis_failed(&epoch, &error);
                 return Ok(None);
             }

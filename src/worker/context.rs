@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::domain::Epoch;
 use crate::fence::{Fence, FenceState};
 use crate::orders::waiters::OrderWaiters;
 use crate::postgres::Postgres;
@@ -45,8 +46,9 @@ impl Context {
         let marker = marker::read(redis).await?;
         // Without a marker, a rebuild follows in any case.
         if let Some(epoch) = marker.as_deref().and_then(marker::epoch_of) {
+            let epoch = Epoch::new(redis.keys.partition, epoch.to_owned());
             self.fence
-                .invalidate(epoch, &format!("{entries} pending entries were deleted or trimmed in Redis"));
+                .invalidate(&epoch, &format!("{entries} pending entries were deleted or trimmed in Redis"));
         }
         Ok(())
     }

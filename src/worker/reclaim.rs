@@ -69,7 +69,7 @@ async fn scan_pending(
             return Ok(scan);
         }
         let (page, next) = match reclaim(&redis, ages, consumer, reclaim_after, &from).await {
-            Err(error @ (RedisError::NoGroup(_) | RedisError::WrongType(_))) => {
+            Err(error @ (RedisError::NoGroup(_) | RedisError::WrongType(_) | RedisError::Moved(_))) => {
                 context.fence.redis_failed(&epoch, &error);
                 return Ok(scan);
             }

@@ -5,14 +5,15 @@
 use std::collections::HashSet;
 use std::time::{Instant, SystemTime};
 
-use super::connections::Connections;
+use super::connections::{Connections, borrow_postgres};
 use super::context::Context;
 use crate::config;
-use crate::domain::{OrderEvent, OrderId, UnreadableEvent};
+use crate::domain::{Epoch, OrderEvent, OrderId, UnreadableEvent};
 use crate::logs::{order_step, shows_order_steps};
 use crate::metrics;
 use crate::postgres::dead_letters::{self, Letter, LetterOutcome, encode_fields};
 use crate::postgres::orders::{self, RecordOutcome};
+use crate::postgres::work::WorkConnection;
 use crate::postgres::{self, PgConnection, PostgresError};
 use crate::redis::marker::ready_marker;
 use crate::redis::order_stream::{self, Entry};
@@ -24,7 +25,7 @@ const CONFLICT: &str = "the user has another live order of this coupon in this s
 /// The entries of one read, and the epoch of the marker that was read before them: they may be recorded only in it.
 #[derive(Debug)]
 pub struct EventBatch {
-    epoch: String,
+    epoch: Epoch,
     /// Whether the entries were delivered for the first time: then no order row of them is expected.
     are_new: bool,
     readable: Vec<ReadableEntry>,
@@ -32,7 +33,7 @@ pub struct EventBatch {
 }
 
 impl EventBatch {
-    pub fn new(epoch: String, entries: Vec<Entry>, are_new: bool) -> Self {
+    pub fn new(epoch: Epoch, entries: Vec<Entry>, are_new: bool) -> Self {
         let mut readable = Vec::with_capacity(entries.len());
         let mut unreadable = Vec::new();
         for entry in entries {
@@ -101,27 +102,24 @@ pub async fn record(
     batch: EventBatch,
 ) -> Result<BatchOutcome, RedisError> {
     let context = connections.context;
-    let postgres = match connections.postgres(redis, &batch.epoch).await {
-        Ok(postgres) => postgres,
+    let postgres = match borrow_postgres(context, redis, &batch.epoch).await {
+        Ok(postgres) => Some(postgres),
         Err(error) => return Ok(BatchOutcome::Failed(error.to_string())),
     };
-    let mut recorder = BatchRecorder { context, redis, postgres: &mut *postgres, batch: &batch };
-    let result = tokio::time::timeout(config::RECORD_TIMEOUT, recorder.record_all()).await;
+    let mut recorder = BatchRecorder { context, redis, postgres, batch: &batch };
+    let recording = async {
+        recorder.record_all().await?;
+        recorder.durable_lsn().await
+    };
+    let result = tokio::time::timeout(config::RECORD_TIMEOUT, recording).await;
     match result.unwrap_or_else(|_| Err(RecordError::Failed("the batch took too long".into()))) {
-        Ok(()) => {}
-        Err(RecordError::Fenced) => return Ok(BatchOutcome::Fenced),
+        Ok(lsn) => Ok(BatchOutcome::Recorded(RecordedBatch { batch, lsn })),
+        Err(RecordError::Fenced) => Ok(BatchOutcome::Fenced),
         Err(RecordError::Failed(why)) => {
             connections.disconnect();
-            return Ok(BatchOutcome::Failed(why));
+            Ok(BatchOutcome::Failed(why))
         }
-        Err(RecordError::Redis(error)) => return Err(error),
-    }
-    match postgres::fence::durable_lsn(postgres).await {
-        Ok(lsn) => Ok(BatchOutcome::Recorded(RecordedBatch { batch, lsn })),
-        Err(error) => {
-            connections.disconnect();
-            Ok(BatchOutcome::Failed(error.to_string()))
-        }
+        Err(RecordError::Redis(error)) => Err(error),
     }
 }
 
@@ -157,11 +155,43 @@ pub async fn acknowledge(
 struct BatchRecorder<'a> {
     context: &'a Context,
     redis: &'a Redis,
-    postgres: &'a mut PgConnection,
+    /// Given back before each wait for Redis.
+    postgres: Option<WorkConnection>,
     batch: &'a EventBatch,
 }
 
 impl BatchRecorder<'_> {
+    async fn postgres(&mut self) -> Result<&mut PgConnection, RecordError> {
+        let postgres = match self.postgres.take() {
+            Some(postgres) => postgres,
+            None => {
+                borrow_postgres(self.context, self.redis, &self.batch.epoch).await.map_err(postgres_failed)?
+            }
+        };
+        Ok(self.postgres.insert(postgres))
+    }
+
+    fn give_back_postgres(&mut self) {
+        if let Some(postgres) = self.postgres.take() {
+            postgres.give_back();
+        }
+    }
+
+    /// After a refused row, before the connection is given back.
+    async fn settle_postgres(&mut self) -> Result<(), RecordError> {
+        match &mut self.postgres {
+            Some(postgres) => postgres.settle().await.map_err(postgres_failed),
+            None => Ok(()),
+        }
+    }
+
+    /// The durable WAL position after all commits of the batch.
+    async fn durable_lsn(&mut self) -> Result<String, RecordError> {
+        let lsn = postgres::fence::durable_lsn(self.postgres().await?).await.map_err(postgres_failed)?;
+        self.give_back_postgres();
+        Ok(lsn)
+    }
+
     async fn record_all(&mut self) -> Result<(), RecordError> {
         let mut parts = vec![self.batch.readable.as_slice()];
         while let Some(part) = parts.pop() {
@@ -188,11 +218,13 @@ impl BatchRecorder<'_> {
     /// the part is recorded.
     async fn record_part(&mut self, part: &[ReadableEntry]) -> Result<Option<String>, RecordError> {
         let events: Vec<&OrderEvent> = part.iter().map(|readable| &readable.event).collect();
+        let EventBatch { epoch, are_new, .. } = self.batch;
+        let postgres = self.postgres().await?;
         let begun = Instant::now();
-        let outcome = if self.batch.are_new {
-            orders::record_new(self.postgres, &self.batch.epoch, &events).await
+        let outcome = if *are_new {
+            orders::record_new(postgres, epoch, &events).await
         } else {
-            orders::record(self.postgres, &self.batch.epoch, &events).await
+            orders::record(postgres, epoch, &events).await
         };
         metrics::TRANSACTION_DURATION.observe_since("record", begun);
         match outcome {
@@ -207,6 +239,7 @@ impl BatchRecorder<'_> {
                 Ok(Some(format!("coupon {coupon} has no stock left in Postgres")))
             }
             Ok(RecordOutcome::UnknownCoupon(coupon)) => {
+                self.give_back_postgres();
                 if coupon_hash::snapshot(self.redis, &coupon).await.map_err(RecordError::Redis)?.is_some() {
                     // The event is valid: Postgres has lost the coupon.
                     let what = format!("Postgres does not know coupon {coupon}, which Redis sells");
@@ -215,7 +248,10 @@ impl BatchRecorder<'_> {
                 }
                 Ok(Some(format!("neither store knows coupon {coupon}")))
             }
-            Err(PostgresError::Row(why)) => Ok(Some(why)),
+            Err(PostgresError::Row(why)) => {
+                self.settle_postgres().await?;
+                Ok(Some(why))
+            }
             Err(error) => Err(postgres_failed(error)),
         }
     }
@@ -227,10 +263,14 @@ impl BatchRecorder<'_> {
         if waited_for.is_empty() {
             return;
         }
-        match orders::get_many(&mut *self.postgres, &waited_for).await {
+        let Ok(postgres) = self.postgres().await else { return };
+        match orders::get_many(postgres, &waited_for).await {
             Ok(orders) => waiters.announce(&orders),
             // Not needed: the poll of the waiters finds these orders later.
-            Err(error) => tracing::debug!("cannot read orders for their waiters: {error}"),
+            Err(error) => {
+                tracing::debug!("cannot read orders for their waiters: {error}");
+                self.postgres = None;
+            }
         }
     }
 
@@ -242,7 +282,8 @@ impl BatchRecorder<'_> {
         conflicting: &[OrderId],
     ) -> Result<(), RecordError> {
         for readable in part.iter().filter(|readable| conflicting.contains(&readable.event.order)) {
-            let again = orders::record(self.postgres, &self.batch.epoch, &[&readable.event]).await;
+            let epoch = &self.batch.epoch;
+            let again = orders::record(self.postgres().await?, epoch, &[&readable.event]).await;
             match again.map_err(postgres_failed)? {
                 RecordOutcome::Done { inserted, conflicting } if conflicting.is_empty() => {
                     report_recorded(std::slice::from_ref(readable), &inserted);
@@ -260,7 +301,8 @@ impl BatchRecorder<'_> {
     async fn reject(&mut self, readable: &ReadableEntry, why: &str) -> Result<(), RecordError> {
         let event = &readable.event;
         let letter = self.letter(&readable.entry, why).await?;
-        let work = dead_letters::reject(self.postgres, &self.batch.epoch, event, &letter);
+        let epoch = &self.batch.epoch;
+        let work = dead_letters::reject(self.postgres().await?, epoch, event, &letter);
         match metrics::TRANSACTION_DURATION.time("reject", work).await {
             Ok(LetterOutcome::Written) => {
                 metrics::DEAD_LETTERS.add(1);
@@ -271,12 +313,14 @@ impl BatchRecorder<'_> {
             Ok(LetterOutcome::AlreadyEnded) => {}
             Ok(LetterOutcome::Fenced) => return Err(RecordError::Fenced),
             Err(PostgresError::Row(why)) => {
+                self.settle_postgres().await?;
                 return self.keep_unreadable(&readable.entry, Some(event.order), &why).await;
             }
             Err(error) => return Err(postgres_failed(error)),
         }
-        if let Ok(Some(order)) = orders::get(&mut *self.postgres, event.order).await {
-            self.context.waiters.announce(&[order]);
+        match orders::get(self.postgres().await?, event.order).await {
+            Ok(order) => self.context.waiters.announce(order.as_slice()),
+            Err(_) => self.postgres = None,
         }
         Ok(())
     }
@@ -289,7 +333,8 @@ impl BatchRecorder<'_> {
         why: &str,
     ) -> Result<(), RecordError> {
         let letter = self.letter(entry, why).await?;
-        match dead_letters::keep_unreadable(self.postgres, &self.batch.epoch, order, &letter).await {
+        let epoch = &self.batch.epoch;
+        match dead_letters::keep_unreadable(self.postgres().await?, epoch, order, &letter).await {
             Ok(LetterOutcome::Written) => {
                 metrics::DEAD_LETTERS.add(1);
                 tracing::warn!(entry = entry.id, "entry {} is a dead letter: {why}", entry.id);
@@ -301,7 +346,8 @@ impl BatchRecorder<'_> {
         }
     }
 
-    async fn letter<'l>(&self, entry: &'l Entry, why: &'l str) -> Result<Letter<'l>, RecordError> {
+    async fn letter<'l>(&mut self, entry: &'l Entry, why: &'l str) -> Result<Letter<'l>, RecordError> {
+        self.give_back_postgres();
         let deliveries =
             order_stream::delivery_count(self.redis, &entry.id).await.map_err(RecordError::Redis)?;
         Ok(Letter {

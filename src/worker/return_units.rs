@@ -36,7 +36,7 @@ async fn return_all(context: &Context, session: &Session) -> Result<(), StoreErr
     let mut after = None;
     let mut outcome = Ok(());
     loop {
-        let page = outbox::page(&postgres.pool, after).await?;
+        let page = outbox::page(&postgres.pool, fence.partition(), after).await?;
         match release::return_units(fence, session, postgres, &page).await {
             Err(StoreError::Fenced) => outcome = Err(StoreError::Fenced),
             returned => returned?,

@@ -19,13 +19,13 @@ const ROLE: &str = "sweeper";
 
 /// Sweeps until `stop`; between two sweeps it sleeps until the next deadline, by the monotonic clock.
 pub async fn run(context: Arc<Context>, stop: CancellationToken) {
-    let mut expiry = Expiry::new(context.fence.clone(), context.postgres.clone());
+    let expiry = Expiry::new(context.fence.clone(), context.postgres.clone());
     let mut stall = Stall::default();
     let mut delays = backoff();
     while !stop.is_cancelled() {
         context.wait_until_up(&stop).await;
         let swept = tokio::select! {
-            swept = sweep(&context, &mut expiry) => swept,
+            swept = sweep(&context, &expiry) => swept,
             // Safe: dropping the connection rolls its transaction back.
             () = stop.cancelled() => return,
         };
@@ -45,7 +45,7 @@ pub async fn run(context: Arc<Context>, stop: CancellationToken) {
 }
 
 /// Expires a batch if an order is overdue. Returns the time until the next sweep.
-async fn sweep(context: &Context, expiry: &mut Expiry) -> Result<Duration, StoreError> {
+async fn sweep(context: &Context, expiry: &Expiry) -> Result<Duration, StoreError> {
     let next = expiry.next_deadline().await?.unwrap_or(Duration::MAX);
     if !next.is_zero() {
         return Ok(next.clamp(config::SWEEP_PAUSE_MIN, config::SWEEP_PAUSE_MAX));

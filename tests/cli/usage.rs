@@ -69,6 +69,8 @@ fn the_error_for_an_ambiguous_duration_shows_a_right_one(#[case] line: &str) {
 #[case("coupon edit coffee --total 0", "from 1 to 1000000000")]
 #[case("coupon create coffee --total 1 --per-user-limit 17", "from 1 to 16")]
 #[case("serve --workers many", "from 0 to 64")]
+#[case("serve --partitions 65", "from 1 to 64")]
+#[case("stream tail --partition 32768", "from 0 to 32767")]
 #[case("serve --max-backlog 99999999999999999999", "from 0 to 18446744073709551615")]
 #[case("worker --stream-keep 1k", "from 0 to 18446744073709551615")]
 fn the_error_for_a_wrong_number_names_its_bounds(#[case] line: &str, #[case] bounds: &str) {
@@ -85,7 +87,9 @@ fn the_error_for_a_wrong_number_names_its_bounds(#[case] line: &str, #[case] bou
 #[case("SECKILL_STORES", "serve")]
 #[case("SECKILL_REDIS_PREFIX", "serve")]
 #[case("SECKILL_DB_SCHEMA", "psql")]
+#[case("SECKILL_PARTITIONS", "serve")]
 #[case("SECKILL_WORKERS", "serve")]
+#[case("SECKILL_POSTGRES_CONNECTIONS", "worker")]
 #[case("SECKILL_ADMIN_TOKEN", "serve")]
 #[case("SECKILL_JWT_SECRET", "serve")]
 #[case("SECKILL_JWT_AUDIENCE", "demo")]
@@ -113,9 +117,9 @@ fn a_wrong_value_names_the_variable_it_comes_from() {
 #[test]
 fn help_lists_all_settings_and_shows_no_secret() {
     let settings = "SECKILL_LISTEN SECKILL_DATA_DIR REDIS_URL DATABASE_URL SECKILL_STORES SECKILL_REDIS_PREFIX \
-        SECKILL_DB_SCHEMA SECKILL_WORKERS SECKILL_ADMIN_TOKEN SECKILL_JWT_SECRET SECKILL_JWT_AUDIENCE \
+        SECKILL_DB_SCHEMA SECKILL_PARTITIONS SECKILL_WORKERS SECKILL_ADMIN_TOKEN SECKILL_JWT_SECRET SECKILL_JWT_AUDIENCE \
         SECKILL_JWT_ISSUER SECKILL_RECLAIM_AFTER SECKILL_MAX_BACKLOG SECKILL_STREAM_KEEP SECKILL_LOG \
-        SECKILL_LOG_FORMAT SECKILL_URL";
+        SECKILL_LOG_FORMAT SECKILL_URL SECKILL_POSTGRES_CONNECTIONS";
     let sandbox = Sandbox::new().env("SECKILL_JWT_SECRET", JWT_SECRET).env("SECKILL_ADMIN_TOKEN", JWT_SECRET);
     let run = sandbox.run(&["--help"]);
     assert_eq!(run.status, 0);

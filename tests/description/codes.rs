@@ -9,7 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use seckill::http::problem::Code;
 use syn::visit::Visit;
-use syn::{Expr, ExprCall, ExprMethodCall, ExprPath, Local, Member, Pat, PatIdent};
+use syn::{
+    Expr, ExprCall, ExprMethodCall, ExprPath, GenericArgument, Local, Member, Pat, PatIdent, PathArguments,
+    ReturnType, Type,
+};
 
 use crate::described;
 use crate::routes::handlers;
@@ -111,6 +114,23 @@ fn inner_errors(sources: &Sources, error: &str) -> BTreeSet<String> {
     first.into_iter().chain(second).collect()
 }
 
+/// The struct in a return type such as `Result<Arc<PartitionFunctions>, StoreError>`.
+fn returned_struct(sources: &Sources, output: &ReturnType) -> Option<String> {
+    let ReturnType::Type(_, returned) = output else { return None };
+    let mut returned = &**returned;
+    loop {
+        let Type::Path(path) = returned else { return None };
+        let last = path.path.segments.last()?;
+        let name = last.ident.to_string();
+        if sources.fields.contains_key(&name) {
+            return Some(name);
+        }
+        let PathArguments::AngleBracketed(arguments) = &last.arguments else { return None };
+        let GenericArgument::Type(inner) = arguments.args.first()? else { return None };
+        returned = inner;
+    }
+}
+
 /// The variables of a function.
 struct Bound(BTreeSet<String>);
 
@@ -151,6 +171,16 @@ impl Uses<'_> {
             }
             Expr::Path(path) => self.locals.get(&path.path.get_ident()?.to_string()).cloned(),
             Expr::MethodCall(call) if call.method == "clone" => self.part_of_api(&call.receiver),
+            Expr::MethodCall(call) => {
+                let of = self.part_of_api(&call.receiver)?;
+                let method = self.sources.functions.iter().find(|function| {
+                    function.of.as_ref() == Some(&of) && function.signature.ident == call.method
+                })?;
+                returned_struct(self.sources, &method.signature.output)
+            }
+            Expr::Await(awaited) => self.part_of_api(&awaited.base),
+            Expr::Try(tried) => self.part_of_api(&tried.expr),
+            Expr::Reference(reference) => self.part_of_api(&reference.expr),
             _ => None,
         }
     }

@@ -53,6 +53,8 @@ fn sent() -> BTreeSet<String> {
         sent.extend(calls.map(|(command, rest)| with_verb(&command, &rest, '\'')));
     }
     let mut sources = files(&folder("src/redis"), "rs");
+    // The search for the master asks nodes and Sentinels, before there is a connection that the probe checks.
+    sources.retain(|path| !path.starts_with(folder("src/redis/topology")));
     sources.push(folder("src/redis.rs"));
     for path in sources {
         let source = fs::read_to_string(path).unwrap();

@@ -1,6 +1,6 @@
 //! The audit log: the transaction of a change adds its row, and no statement changes or removes a row.
 
-use seckill::domain::{AuditAction, Definition, OrderId, Origin};
+use seckill::domain::{AuditAction, Definition, OrderId, Origin, Partition};
 use seckill::postgres::audit::{self, AuditEntry, AuditFilter, AuditRow};
 use seckill::postgres::coupons::{self, Edited};
 use seckill::postgres::dead_letters;
@@ -8,7 +8,7 @@ use serde_json::json;
 use sqlx::Connection;
 use support::definition;
 
-use crate::harness::{Database, event, rebuild_session};
+use crate::harness::{Database, epoch, event, rebuild_session};
 
 fn entry(origin: &Origin) -> AuditEntry<'_> {
     let action = AuditAction::Discard;
@@ -61,7 +61,7 @@ async fn a_change_whose_audit_row_cannot_be_written_is_not_made() {
     database.execute("insert into dead_letters (fields, error) values ('', 'x'), ('', 'y')").await.unwrap();
     database.execute("alter table audit_log add check (actor <> 'admin')").await.unwrap();
     let origin = Origin::admin("r1");
-    assert!(coupons::insert(pool, &definition("tea", 5), &origin).await.is_err());
+    assert!(coupons::insert(pool, &definition("tea", 5), Partition::DEFAULT, &origin).await.is_err());
     let (old, edited) = (definition("coffee", 5), definition("coffee", 9));
     assert!(coupons::edit(pool, &old, &edited, &origin).await.is_err());
     assert!(dead_letters::mark_seen(pool, 1, None, &origin).await.is_err());
@@ -69,7 +69,7 @@ async fn a_change_whose_audit_row_cannot_be_written_is_not_made() {
     database.execute("update coupons set stock = 3").await.unwrap();
     assert!(coupons::recount_stock(pool, &coffee, &origin).await.is_err());
     let mut session = rebuild_session(&database.postgres).await;
-    assert!(session.start_epoch("2-beef", "", "", false, Some(&entry(&origin))).await.is_err());
+    assert!(session.start_epoch(&epoch("2-beef"), "", "", false, Some(&entry(&origin))).await.is_err());
 
     assert_eq!(database.number("select sum(total)::bigint from coupons").await, 5);
     assert_eq!(database.number("select sum(stock)::bigint from coupons").await, 3);

@@ -76,7 +76,7 @@ async fn an_entry_has_one_dead_letter() {
     for ended in [LetterOutcome::Written, LetterOutcome::AlreadyEnded] {
         let letter = letter(Some("5-0"));
         let kept =
-            dead_letters::keep_unreadable(&mut database.connection().await, EPOCH, None, &letter).await;
+            dead_letters::keep_unreadable(&mut database.connection().await, &EPOCH, None, &letter).await;
         assert_eq!(kept.unwrap(), ended);
     }
     assert_eq!(database.number("select count(*) from dead_letters").await, 1);

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use seckill::domain::{CouponId, Definition, OrderEvent, OrderStatus, Origin};
+use seckill::domain::{CouponId, Definition, OrderEvent, OrderStatus, Origin, Partition};
 use seckill::postgres::expiry::{self, ExpireOutcome, Overdue};
 use seckill::postgres::{PgConnection, coupons, orders, outbox};
 use sqlx::Connection;
 use support::{definition, until};
 
-use crate::harness::{Database, EPOCH, event};
+use crate::harness::{Database, EPOCH, epoch, event};
 
 /// The lowest WAL position.
 const ANY: &str = "";
@@ -19,7 +19,11 @@ const ALL: Overdue<'_> = Overdue::Oldest(1_000);
 async fn reserve(database: &Database, coupon: &str, users: &[&str]) -> Vec<OrderEvent> {
     let total = i64::try_from(users.len()).unwrap();
     let reserving = Definition { reserve_seconds: Some(900), ..definition(coupon, total) };
-    assert!(coupons::insert(&database.postgres.pool, &reserving, &Origin::system(None)).await.unwrap());
+    assert!(
+        coupons::insert(&database.postgres.pool, &reserving, Partition::DEFAULT, &Origin::system(None))
+            .await
+            .unwrap()
+    );
     let id: CouponId = coupon.parse().unwrap();
     let events: Vec<OrderEvent> = users.iter().map(|user| event(&id, user)).collect();
     database.recorded(&events.iter().collect::<Vec<_>>()).await;
@@ -40,7 +44,7 @@ async fn expire(database: &Database, which: Overdue<'_>) -> usize {
 }
 
 async fn expire_on(connection: &mut PgConnection, which: Overdue<'_>) -> usize {
-    match expiry::expire(connection, EPOCH, ANY, which).await.unwrap() {
+    match expiry::expire(connection, &EPOCH, ANY, which).await.unwrap() {
         ExpireOutcome::Expired(orders) => orders.len(),
         ExpireOutcome::Fenced => panic!("fenced"),
     }
@@ -71,7 +75,7 @@ async fn an_overdue_order_expires_with_its_unit_and_its_outbox_row_and_no_other_
     }
     assert_eq!(database.stock(&coffee[0].coupon).await, 1);
     assert_eq!(database.stock(&tea[0].coupon).await, 1);
-    let units = outbox::page(&database.postgres.pool, None).await.unwrap();
+    let units = outbox::page(&database.postgres.pool, Partition::DEFAULT, None).await.unwrap();
     let units: Vec<_> = units.iter().map(|unit| (unit.order, unit.user.as_str(), unit.slot)).collect();
     assert_eq!(units, [(coffee[0].order, "alice", 1), (tea[0].order, "alice", 1)]);
 }
@@ -80,16 +84,19 @@ async fn an_overdue_order_expires_with_its_unit_and_its_outbox_row_and_no_other_
 async fn the_oldest_deadline_is_expired_first_and_the_next_one_is_known() {
     let database = Database::new("oldest_first").await;
     let mut connection = database.connection().await;
-    assert_eq!(expiry::next_deadline(&mut connection).await.unwrap(), None);
+    assert_eq!(expiry::next_deadline(&mut connection, Partition::DEFAULT).await.unwrap(), None);
     let orders = reserve(&database, "coffee", &["alice", "bob", "carol"]).await;
     make_overdue(&database, &["alice"], 5).await;
     make_overdue(&database, &["bob"], 10).await;
     for expected in [1, 0] {
-        assert_eq!(expiry::next_deadline(&mut connection).await.unwrap(), Some(Duration::ZERO));
+        assert_eq!(
+            expiry::next_deadline(&mut connection, Partition::DEFAULT).await.unwrap(),
+            Some(Duration::ZERO)
+        );
         assert_eq!(expire(&database, Overdue::Oldest(1)).await, 1);
         assert_eq!(status(&database, &orders[expected]).await, OrderStatus::Expired);
     }
-    let left = expiry::next_deadline(&mut connection).await.unwrap().unwrap();
+    let left = expiry::next_deadline(&mut connection, Partition::DEFAULT).await.unwrap().unwrap();
     assert!(Duration::from_mins(10) < left && left <= Duration::from_mins(15), "{left:?}");
 }
 
@@ -100,11 +107,11 @@ async fn nothing_expires_in_another_epoch_or_in_an_older_copy() {
     make_overdue(&database, &["alice"], 5).await;
     let mut connection = database.connection().await;
     for (epoch, position, fence) in [
-        ("2-beef", ANY, "select"),
+        (&epoch("2-beef"), ANY, "select"),
         // Redis has the position of a commit that this Postgres lacks.
-        (EPOCH, "FFFFFFFF/FFFFFFFF", "select"),
-        (EPOCH, ANY, "update fence set postgres_identity = 'another'"),
-        (EPOCH, ANY, "update fence set postgres_identity = postgres_identity(), postgres_lost = true"),
+        (&*EPOCH, "FFFFFFFF/FFFFFFFF", "select"),
+        (&*EPOCH, ANY, "update fence set postgres_identity = 'another'"),
+        (&*EPOCH, ANY, "update fence set postgres_identity = postgres_identity(), postgres_lost = true"),
     ] {
         database.execute(fence).await.unwrap();
         for which in [ALL, Overdue::Given(&[orders[0].order])] {
@@ -117,7 +124,7 @@ async fn nothing_expires_in_another_epoch_or_in_an_older_copy() {
 
     database.execute("update fence set postgres_lost = false").await.unwrap();
     let position = seckill::postgres::fence::durable_lsn(&mut connection).await.unwrap();
-    let outcome = expiry::expire(&mut connection, EPOCH, &position, ALL).await.unwrap();
+    let outcome = expiry::expire(&mut connection, &EPOCH, &position, ALL).await.unwrap();
     assert_eq!(outcome, ExpireOutcome::Expired(vec![orders[0].order]));
 }
 
@@ -220,7 +227,7 @@ async fn a_unit_that_waits_for_a_version_is_read_only_when_redis_has_it() {
         .await
         .unwrap();
     let page = async || -> Vec<_> {
-        let page = outbox::page(&database.postgres.pool, None).await.unwrap();
+        let page = outbox::page(&database.postgres.pool, Partition::DEFAULT, None).await.unwrap();
         page.into_iter().map(|unit| unit.order).collect()
     };
     assert_eq!(page().await, [orders[1].order]);
@@ -232,9 +239,9 @@ async fn a_unit_that_waits_for_a_version_is_read_only_when_redis_has_it() {
     assert_eq!(page().await, ids);
     // After lost commits the coupon may have a lower version in Postgres than the unit waits for.
     database.execute("update coupons set version = 6, published_version = 6").await.unwrap();
-    let lowered = outbox::page(&database.postgres.pool, None).await.unwrap();
+    let lowered = outbox::page(&database.postgres.pool, Partition::DEFAULT, None).await.unwrap();
     assert_eq!((lowered[0].order, lowered[0].after_version), (ids[0], Some(6)));
-    let after_alice = outbox::page(&database.postgres.pool, Some(ids[0])).await.unwrap();
+    let after_alice = outbox::page(&database.postgres.pool, Partition::DEFAULT, Some(ids[0])).await.unwrap();
     assert_eq!(after_alice.len(), 1);
     outbox::remove(&database.postgres.pool, &ids[1..]).await.unwrap();
     assert_eq!(page().await, ids[..1]);

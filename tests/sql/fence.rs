@@ -1,6 +1,7 @@
 //! The epoch in the table `fence`: an older epoch writes nothing, and a rebuild waits for transactions that record.
 
-use seckill::domain::OrderId;
+use seckill::domain::{OrderId, Partition};
+use seckill::postgres::Postgres;
 use seckill::postgres::coupons;
 use seckill::postgres::dead_letters::{self, LetterOutcome};
 use seckill::postgres::orders::{self, RecordOutcome};
@@ -8,7 +9,7 @@ use seckill::postgres::rebuild::RebuildSession;
 use sqlx::Connection;
 use support::until;
 
-use crate::harness::{Database, EPOCH, event, letter, rebuild_session};
+use crate::harness::{Database, EPOCH, epoch, event, letter, rebuild_session};
 
 #[tokio::test]
 async fn in_another_epoch_or_after_lost_commits_nothing_is_recorded_rejected_or_kept() {
@@ -16,9 +17,9 @@ async fn in_another_epoch_or_after_lost_commits_nothing_is_recorded_rejected_or_
     let coffee = database.create("coffee", 5).await;
     let claim = event(&coffee, "alice");
     let fences = [
-        ("2-beef", "update fence set epoch = '1-c0ffee'"),
-        (EPOCH, "update fence set postgres_identity = 'another'"),
-        (EPOCH, "update fence set postgres_identity = postgres_identity(), postgres_lost = true"),
+        (&epoch("2-beef"), "update fence set epoch = '1-c0ffee'"),
+        (&*EPOCH, "update fence set postgres_identity = 'another'"),
+        (&*EPOCH, "update fence set postgres_identity = postgres_identity(), postgres_lost = true"),
     ];
     for (epoch, fence) in fences {
         database.execute(fence).await.unwrap();
@@ -47,13 +48,13 @@ async fn a_publication_is_recorded_only_in_its_epoch_and_never_above_the_version
     let published = "select published_version from coupons";
     let before = database.number(published).await;
     database.execute("update coupons set version = 7").await.unwrap();
-    for (epoch, version) in [("2-beef", 7), (EPOCH, 8)] {
+    for (epoch, version) in [(&epoch("2-beef"), 7), (&*EPOCH, 8)] {
         let mut connection = database.connection().await;
         coupons::mark_published(&mut connection, epoch, vec!["coffee"], vec![version]).await.unwrap();
         assert_eq!(database.number(published).await, before, "version {version} in epoch {epoch}");
     }
     let mut connection = database.connection().await;
-    coupons::mark_published(&mut connection, EPOCH, vec!["coffee"], vec![7]).await.unwrap();
+    coupons::mark_published(&mut connection, &EPOCH, vec!["coffee"], vec![7]).await.unwrap();
     assert_eq!(database.number(published).await, 7);
 }
 
@@ -72,7 +73,7 @@ async fn a_rebuild_waits_for_a_recording_transaction_and_then_fences_it_off() {
     sqlx::raw_sql("select from coupons for update").execute(&mut *held).await.unwrap();
     let recording = tokio::spawn({
         let (postgres, claim) = (database.postgres.clone(), claim.clone());
-        async move { orders::record(&mut postgres.dedicated().await.unwrap(), EPOCH, &[&claim]).await }
+        async move { orders::record(&mut postgres.dedicated().await.unwrap(), &EPOCH, &[&claim]).await }
     });
     let blocked = "select count(*) from pg_stat_activity where $1 = any(pg_blocking_pids(pid))";
     let waiting = async |by: i32| -> i64 {
@@ -84,7 +85,7 @@ async fn a_rebuild_waits_for_a_recording_transaction_and_then_fences_it_off() {
         let postgres = database.postgres.clone();
         async move {
             let mut session = rebuild_session(&postgres).await;
-            session.start_epoch("2-beef", "run", "replid", false, None).await.unwrap();
+            session.start_epoch(&epoch("2-beef"), "run", "replid", false, None).await.unwrap();
             let mut recorded: Vec<OrderId> = Vec::new();
             let mut decision = session.decide().await.unwrap();
             let coffee = "coffee".parse().unwrap();
@@ -109,7 +110,7 @@ async fn a_rebuild_waits_for_a_recording_transaction_and_then_fences_it_off() {
     assert!(matches!(&recorded, RecordOutcome::Done { inserted, .. } if inserted.len() == 1), "{recorded:?}");
     assert_eq!(rebuild.await.unwrap(), [claim.order], "the rebuild sees what it waited for");
 
-    let after = database.record(EPOCH, &[&late]).await;
+    let after = database.record(&EPOCH, &[&late]).await;
     assert!(matches!(after, RecordOutcome::Fenced), "{after:?}");
     assert_eq!((database.orders().await, database.stock(&coffee).await), (1, 4));
 }
@@ -118,10 +119,11 @@ async fn a_rebuild_waits_for_a_recording_transaction_and_then_fences_it_off() {
 async fn one_process_rebuilds_at_a_time_and_does_not_block_rebuilds_of_other_schemas() {
     let production = Database::new("rebuild_lock").await;
     let staging = Database::new("rebuild_lock_staging").await;
+    let other_process = Postgres::new(&production.cluster.url, production.postgres.schema()).unwrap();
     let session = rebuild_session(&production.postgres).await;
-    assert!(RebuildSession::open(&production.postgres).await.unwrap().is_none());
+    assert!(RebuildSession::open(&other_process, Partition::DEFAULT).await.unwrap().is_none());
     rebuild_session(&staging.postgres).await.close().await.unwrap();
-    assert!(RebuildSession::open(&production.postgres).await.unwrap().is_none());
+    assert!(RebuildSession::open(&other_process, Partition::DEFAULT).await.unwrap().is_none());
     session.close().await.unwrap();
     rebuild_session(&production.postgres).await.close().await.unwrap();
 }

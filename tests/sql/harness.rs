@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use seckill::data_dir::DataDir;
-use seckill::domain::{CouponId, OrderEvent, OrderId, Origin, UserId};
+use seckill::domain::{CouponId, Epoch, OrderEvent, OrderId, Origin, Partition, UserId};
 use seckill::embedded::Embedded;
 use seckill::postgres::dead_letters::Letter;
 use seckill::postgres::orders::{self, RecordOutcome};
@@ -17,7 +17,11 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 /// The epoch that `Database::new` starts.
-pub const EPOCH: &str = "1-c0ffee";
+pub static EPOCH: LazyLock<Epoch> = LazyLock::new(|| epoch("1-c0ffee"));
+
+pub fn epoch(text: &str) -> Epoch {
+    Epoch::new(Partition::DEFAULT, text.to_owned())
+}
 
 /// Running stores, and the runtime of the tasks that supervise them.
 pub struct Cluster {
@@ -69,7 +73,7 @@ impl Database {
     pub async fn new(schema: &str) -> Self {
         let database = Self::bare(schema);
         database.postgres.prepare().await.unwrap();
-        database.start_epoch(EPOCH).await;
+        database.start_epoch(&EPOCH).await;
         database
     }
 
@@ -79,7 +83,7 @@ impl Database {
         Self { postgres: Postgres::new(&cluster.url, schema).unwrap(), cluster }
     }
 
-    async fn start_epoch(&self, epoch: &str) {
+    async fn start_epoch(&self, epoch: &Epoch) {
         let mut session = rebuild_session(&self.postgres).await;
         session.start_epoch(epoch, "run", "replid", false, None).await.unwrap();
         session.close().await.unwrap();
@@ -88,7 +92,7 @@ impl Database {
     pub async fn create(&self, id: &str, total: i64) -> CouponId {
         let id: CouponId = id.parse().unwrap();
         let (new, origin) = (definition(id.as_str(), total), Origin::system(None));
-        assert!(coupons::insert(&self.postgres.pool, &new, &origin).await.unwrap());
+        assert!(coupons::insert(&self.postgres.pool, &new, Partition::DEFAULT, &origin).await.unwrap());
         id
     }
 
@@ -116,13 +120,13 @@ impl Database {
         self.postgres.dedicated().await.unwrap()
     }
 
-    pub async fn record(&self, epoch: &str, events: &[&OrderEvent]) -> RecordOutcome {
+    pub async fn record(&self, epoch: &Epoch, events: &[&OrderEvent]) -> RecordOutcome {
         orders::record(&mut self.connection().await, epoch, events).await.unwrap()
     }
 
     /// Records in `EPOCH`, which must not be refused; returns the inserted and the conflicting orders.
     pub async fn recorded(&self, events: &[&OrderEvent]) -> (Vec<OrderId>, Vec<OrderId>) {
-        match self.record(EPOCH, events).await {
+        match self.record(&EPOCH, events).await {
             RecordOutcome::Done { inserted, conflicting } => (inserted, conflicting),
             other => panic!("{other:?}"),
         }
@@ -151,5 +155,8 @@ pub fn sql_files(folder: &str) -> Vec<PathBuf> {
 
 /// A session with the rebuild's lock. It waits: Postgres frees the lock shortly after its holder's session ends.
 pub async fn rebuild_session(postgres: &Postgres) -> RebuildSession {
-    until("no other process rebuilds", async || RebuildSession::open(postgres).await.unwrap()).await
+    until("no other process rebuilds", async || {
+        RebuildSession::open(postgres, Partition::DEFAULT).await.unwrap()
+    })
+    .await
 }

@@ -1,6 +1,6 @@
 //! No statement of the hot paths reads a whole table.
 
-use seckill::domain::{OrderEvent, OrderId, OrderStatus, WaitingUser};
+use seckill::domain::{OrderEvent, OrderId, OrderStatus, Partition, WaitingUser};
 use seckill::postgres::expiry::{self, ExpireOutcome, Overdue};
 use seckill::postgres::orders::{self, OrderFilter};
 use seckill::postgres::transitions::{self, AskedOrder};
@@ -32,8 +32,8 @@ async fn statements_planned_for_empty_tables_still_use_indexes() {
             (0..100).map(|number| event(&tea, &format!("user-{batch}-{number}"))).collect();
         let events: Vec<&OrderEvent> = events.iter().collect();
         let ids: Vec<OrderId> = events.iter().map(|event| event.order).collect();
-        orders::record_new(&mut session, EPOCH, &events).await.unwrap();
-        orders::record(&mut session, EPOCH, &events).await.unwrap();
+        orders::record_new(&mut session, &EPOCH, &events).await.unwrap();
+        orders::record(&mut session, &EPOCH, &events).await.unwrap();
         assert_eq!(orders::get_many(&mut session, &ids).await.unwrap().len(), events.len());
     }
     assert_eq!(whole_reads(&mut session).await, before, "tables were scanned whole");
@@ -111,12 +111,12 @@ async fn the_sweeper_reads_overdue_orders_by_their_index() {
     assert_eq!(health::overdue(pool).await.unwrap().rows, 10);
     let mut session = pool.acquire().await.unwrap();
     for expected in [7, 3, 0] {
-        let outcome = expiry::expire(&mut session, EPOCH, "", Overdue::Oldest(7)).await.unwrap();
+        let outcome = expiry::expire(&mut session, &EPOCH, "", Overdue::Oldest(7)).await.unwrap();
         assert!(
             matches!(&outcome, ExpireOutcome::Expired(orders) if orders.len() == expected),
             "{outcome:?}"
         );
-        expiry::next_deadline(&mut session).await.unwrap().unwrap();
+        expiry::next_deadline(&mut session, Partition::DEFAULT).await.unwrap().unwrap();
     }
     drop(session);
     let read = entries_read(pool, &["orders"]).await - before;
@@ -135,7 +135,7 @@ async fn waiting_lists_read_and_change_rows_by_their_indexes() {
     let users: Vec<WaitingUser> = (0..2_000).map(|number| waiting(format!("user-{number}"))).collect();
     for chunk in users.chunks(500) {
         let rows: Vec<_> = chunk.iter().map(|waiting| (crowd.clone(), waiting.clone())).collect();
-        assert!(waitlist::add(pool, EPOCH, &rows).await.unwrap());
+        assert!(waitlist::add(pool, &EPOCH, &rows).await.unwrap());
     }
     let events: Vec<OrderEvent> = (0..2_000).map(|number| event(&tea, &format!("user-{number}"))).collect();
     database.execute("update coupons set total = 2000, stock = 2000 where id = 'tea'").await.unwrap();
@@ -146,10 +146,10 @@ async fn waiting_lists_read_and_change_rows_by_their_indexes() {
     let [alice, bob] = ["alice", "bob"].map(|name| waiting(name.to_owned()));
     let both = [(crowd.clone(), alice.clone()), (crowd.clone(), bob.clone())];
     for _ in 0..2 {
-        assert!(waitlist::add(pool, EPOCH, &both).await.unwrap());
+        assert!(waitlist::add(pool, &EPOCH, &both).await.unwrap());
     }
     assert_eq!(waitlist::newest_orders(pool, &crowd, &alice.user).await.unwrap(), [alice.order]);
-    waitlist::leave(pool, EPOCH, &crowd, &bob.user, &[]).await.unwrap();
+    waitlist::leave(pool, &EPOCH, &crowd, &bob.user, &[]).await.unwrap();
     assert_eq!(waitlist::newest_orders(pool, &crowd, &bob.user).await.unwrap(), []);
     waitlist::remove(pool, &[alice.order]).await.unwrap();
     assert_eq!(waitlist::existing(pool, &[alice.order, users[7].order]).await.unwrap().len(), 1);
@@ -186,7 +186,7 @@ async fn rows_of_users_who_were_served_long_ago_are_removed_page_by_page() {
     database.execute(rows).await.unwrap();
     let young = event(&"tea".parse().unwrap(), "young");
     let young = WaitingUser { user: young.user, order: young.order, key: None };
-    waitlist::add(pool, EPOCH, &[("tea".parse().unwrap(), young)]).await.unwrap();
+    waitlist::add(pool, &EPOCH, &[("tea".parse().unwrap(), young)]).await.unwrap();
 
     let (mut after, mut pages) = (None, 0);
     loop {
@@ -224,7 +224,7 @@ async fn transitions_read_only_the_asked_orders_also_by_a_plan_for_no_reserved_o
         orders.iter().map(|order| AskedOrder { order: *order, user: None }).collect()
     };
     let confirmed = record(0, 100).await;
-    transitions::confirm(&mut session, EPOCH, "", &asked(&confirmed)).await.unwrap();
+    transitions::confirm(&mut session, &EPOCH, "", &asked(&confirmed)).await.unwrap();
     database.execute("analyze orders").await.unwrap();
     let reserved = record(100, 5_000).await;
     let mut parts = reserved.chunks(ASKED);
@@ -233,9 +233,9 @@ async fn transitions_read_only_the_asked_orders_also_by_a_plan_for_no_reserved_o
     // More often than Postgres makes a new plan for each call.
     for _ in 0..7 {
         let (to_confirm, to_cancel, to_expire) = (next(), next(), next());
-        transitions::confirm(&mut session, EPOCH, "", &asked(to_confirm)).await.unwrap();
-        transitions::cancel(&mut session, EPOCH, "", &asked(to_cancel)).await.unwrap();
-        let outcome = expiry::expire(&mut session, EPOCH, "", Overdue::Given(to_expire)).await.unwrap();
+        transitions::confirm(&mut session, &EPOCH, "", &asked(to_confirm)).await.unwrap();
+        transitions::cancel(&mut session, &EPOCH, "", &asked(to_cancel)).await.unwrap();
+        let outcome = expiry::expire(&mut session, &EPOCH, "", Overdue::Given(to_expire)).await.unwrap();
         assert_eq!(outcome, ExpireOutcome::Expired(Vec::new()), "they are in time");
     }
     sqlx::query("select pg_stat_force_next_flush()").execute(&mut session).await.unwrap();

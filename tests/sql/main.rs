@@ -14,3 +14,4 @@ mod recording;
 mod rejection;
 mod statements;
 mod transitions;
+mod work;

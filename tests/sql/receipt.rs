@@ -23,7 +23,7 @@ async fn lists_count_the_units_of_a_coupon_by_indexes() {
     let reserved = ["alice", "bob", "carol"].map(|user| event(&coffee, user));
     database.recorded(&reserved.each_ref()).await;
     let cancelled = [AskedOrder { order: reserved[0].order, user: None }];
-    transitions::cancel(&mut database.connection().await, EPOCH, "", &cancelled).await.unwrap();
+    transitions::cancel(&mut database.connection().await, &EPOCH, "", &cancelled).await.unwrap();
 
     let before = entries_read(pool, &["orders"]).await;
     let of = |coupon: &str, units: i64| HashMap::from([(coupon.to_owned(), units)]);
@@ -64,7 +64,7 @@ async fn returned_units_are_counted_and_the_migration_counts_those_of_before() {
     for (event, return_unit) in events.iter().zip([true, false]) {
         let (order, origin) = (event.order, Origin::admin("r"));
         let revocation = Revocation { order, reason: "fraud".into(), return_unit, origin };
-        transitions::revoke(&mut session, EPOCH, "", &revocation).await.unwrap();
+        transitions::revoke(&mut session, &EPOCH, "", &revocation).await.unwrap();
     }
     let returned = async || coupons::get(pool, &coffee).await.unwrap().unwrap().returned;
     assert_eq!(returned().await, 1);

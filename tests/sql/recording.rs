@@ -1,12 +1,12 @@
 //! Recording batches of order events: each event becomes one order and takes one unit, in one transaction.
 
-use seckill::domain::{CouponId, Definition, OrderEvent, OrderStatus, Origin};
+use seckill::domain::{CouponId, Definition, OrderEvent, OrderStatus, Origin, Partition};
 use seckill::postgres::orders::{self, RecordOutcome};
 use seckill::postgres::{PostgresError, coupons};
 use sqlx::Row;
 use support::definition;
 
-use crate::harness::{Database, EPOCH, event};
+use crate::harness::{Database, EPOCH, epoch, event};
 
 #[tokio::test]
 async fn an_event_recorded_twice_is_one_order_and_one_unit() {
@@ -41,7 +41,7 @@ async fn known_events_sent_as_new_are_recorded_once() {
     let rival = event(&coffee, "alice");
     let mut connection = database.connection().await;
     let mut recorded =
-        async |events: &[&OrderEvent]| match orders::record_new(&mut connection, EPOCH, events).await {
+        async |events: &[&OrderEvent]| match orders::record_new(&mut connection, &EPOCH, events).await {
             Ok(RecordOutcome::Done { inserted, conflicting }) => (inserted, conflicting),
             other => panic!("{other:?}"),
         };
@@ -52,7 +52,7 @@ async fn known_events_sent_as_new_are_recorded_once() {
     assert_eq!((database.orders().await, database.stock(&coffee).await), (3, 0));
 
     let late = event(&coffee, "dave");
-    for (epoch, expected) in [("2-beef", "Fenced"), (EPOCH, "StockShort")] {
+    for (epoch, expected) in [(&epoch("2-beef"), "Fenced"), (&*EPOCH, "StockShort")] {
         let refused = orders::record_new(&mut connection, epoch, &[&late]).await.unwrap();
         assert!(format!("{refused:?}").starts_with(expected), "{refused:?}");
     }
@@ -75,7 +75,11 @@ async fn a_taken_slot_a_used_key_and_a_slot_above_the_limit_are_conflicts_of_tha
     let database = Database::new("slots").await;
     let coffee: CouponId = "coffee".parse().unwrap();
     let several = Definition { per_user_limit: 2, ..definition("coffee", 9) };
-    assert!(coupons::insert(&database.postgres.pool, &several, &Origin::system(None)).await.unwrap());
+    assert!(
+        coupons::insert(&database.postgres.pool, &several, Partition::DEFAULT, &Origin::system(None))
+            .await
+            .unwrap()
+    );
     let event = |user: &str, slot, key: &str| OrderEvent {
         slot,
         key: Some(key.parse().unwrap()),
@@ -84,7 +88,7 @@ async fn a_taken_slot_a_used_key_and_a_slot_above_the_limit_are_conflicts_of_tha
     let first = [event("alice", 1, "a"), event("alice", 2, "b"), event("bob", 1, "a"), event("bob", 2, "b")];
     let ids = |events: &[&OrderEvent]| events.iter().map(|event| event.order).collect::<Vec<_>>();
     let mut connection = database.connection().await;
-    match orders::record_new(&mut connection, EPOCH, &first.each_ref()).await {
+    match orders::record_new(&mut connection, &EPOCH, &first.each_ref()).await {
         Ok(RecordOutcome::Done { inserted, conflicting }) => {
             assert_eq!((inserted, conflicting), (ids(&first.each_ref()), vec![]));
         }
@@ -98,7 +102,7 @@ async fn a_taken_slot_a_used_key_and_a_slot_above_the_limit_are_conflicts_of_tha
     conflicting.sort();
     assert_eq!((inserted, conflicting), (ids(&[&good]), ids(&[&same_slot, &same_key, &no_slot])));
     assert_eq!((database.orders().await, database.stock(&coffee).await), (5, 4));
-    let new = orders::record_new(&mut connection, EPOCH, &[&no_slot]).await.unwrap();
+    let new = orders::record_new(&mut connection, &EPOCH, &[&no_slot]).await.unwrap();
     assert!(
         matches!(&new, RecordOutcome::Done { conflicting, .. } if *conflicting == [no_slot.order]),
         "{new:?}"
@@ -121,7 +125,11 @@ async fn a_coupon_with_a_reservation_time_records_reserved_orders() {
     let database = Database::new("reserved").await;
     let id: CouponId = "coffee".parse().unwrap();
     let reserved = Definition { reserve_seconds: Some(900), ..definition("coffee", 5) };
-    assert!(coupons::insert(&database.postgres.pool, &reserved, &Origin::system(None)).await.unwrap());
+    assert!(
+        coupons::insert(&database.postgres.pool, &reserved, Partition::DEFAULT, &Origin::system(None))
+            .await
+            .unwrap()
+    );
     database.recorded(&[&event(&id, "alice")]).await;
     let row = sqlx::query("select status, (reserved_until - recorded_at)::text as s from orders")
         .fetch_one(&database.postgres.pool)
@@ -136,7 +144,7 @@ async fn a_batch_beyond_the_stock_writes_nothing() {
     let database = Database::new("stock_short").await;
     let (coffee, tea) = (database.create("coffee", 5).await, database.create("tea", 1).await);
     let events = [event(&coffee, "alice"), event(&tea, "alice"), event(&tea, "bob")];
-    let outcome = database.record(EPOCH, &events.each_ref()).await;
+    let outcome = database.record(&EPOCH, &events.each_ref()).await;
     assert!(matches!(&outcome, RecordOutcome::StockShort(id) if *id == tea), "{outcome:?}");
     assert_eq!(database.orders().await, 0);
     assert_eq!((database.stock(&coffee).await, database.stock(&tea).await), (5, 1));
@@ -148,7 +156,7 @@ async fn a_batch_with_an_unknown_coupon_writes_nothing() {
     let coffee = database.create("coffee", 5).await;
     let ghost: CouponId = "ghost".parse().unwrap();
     let events = [event(&coffee, "alice"), event(&ghost, "alice")];
-    let outcome = database.record(EPOCH, &events.each_ref()).await;
+    let outcome = database.record(&EPOCH, &events.each_ref()).await;
     assert!(matches!(&outcome, RecordOutcome::UnknownCoupon(id) if *id == ghost), "{outcome:?}");
     assert_eq!((database.orders().await, database.stock(&coffee).await), (0, 5));
 }
@@ -173,8 +181,8 @@ async fn batches_in_opposite_orders_never_deadlock() {
         let backwards: Vec<&OrderEvent> = yours.iter().rev().chain(shared.iter().rev()).collect();
         let (mut mine, mut theirs) = (database.connection().await, database.connection().await);
         let (one, two) = tokio::join!(
-            orders::record(&mut mine, EPOCH, &forwards),
-            orders::record(&mut theirs, EPOCH, &backwards)
+            orders::record(&mut mine, &EPOCH, &forwards),
+            orders::record(&mut theirs, &EPOCH, &backwards)
         );
         let inserted = |outcome: Result<RecordOutcome, PostgresError>| match outcome {
             Ok(RecordOutcome::Done { inserted, conflicting }) => {

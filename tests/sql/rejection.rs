@@ -13,7 +13,8 @@ async fn a_rejected_order_has_one_letter_and_one_unit_to_return() {
     let claim = event(&coffee, "alice");
     for expected in [LetterOutcome::Written, LetterOutcome::AlreadyEnded] {
         let ended =
-            dead_letters::reject(&mut database.connection().await, EPOCH, &claim, &letter(Some("5-0"))).await;
+            dead_letters::reject(&mut database.connection().await, &EPOCH, &claim, &letter(Some("5-0")))
+                .await;
         assert_eq!(ended.unwrap(), expected);
     }
     let order = orders::get(&database.postgres.pool, claim.order).await.unwrap().unwrap();
@@ -33,7 +34,7 @@ async fn a_recorded_order_is_never_rejected() {
     let coffee = database.create("coffee", 5).await;
     let claim = event(&coffee, "alice");
     database.recorded(&[&claim]).await;
-    let ended = dead_letters::reject(&mut database.connection().await, EPOCH, &claim, &letter(Some("5-0")))
+    let ended = dead_letters::reject(&mut database.connection().await, &EPOCH, &claim, &letter(Some("5-0")))
         .await
         .unwrap();
     assert_eq!(ended, LetterOutcome::AlreadyEnded);
@@ -49,7 +50,7 @@ async fn a_rejected_order_returns_the_unit_of_its_slot() {
     let coffee = database.create("coffee", 5).await;
     let claim = OrderEvent { slot: 3, key: Some("key-1".parse().unwrap()), ..event(&coffee, "alice") };
     let ended =
-        dead_letters::reject(&mut database.connection().await, EPOCH, &claim, &letter(Some("5-0"))).await;
+        dead_letters::reject(&mut database.connection().await, &EPOCH, &claim, &letter(Some("5-0"))).await;
     assert_eq!(ended.unwrap(), LetterOutcome::Written);
     let row = "select count(*) from orders where slot = 3 and idempotency_key = 'key-1'";
     assert_eq!(database.number(row).await, 1);

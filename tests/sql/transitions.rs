@@ -3,13 +3,13 @@
 
 use std::collections::HashMap;
 
-use seckill::domain::{CouponId, Definition, OrderEvent, OrderId, OrderStatus, Origin, UserId};
+use seckill::domain::{CouponId, Definition, OrderEvent, OrderId, OrderStatus, Origin, Partition, UserId};
 use seckill::postgres::transitions::{self, AskedOrder, Revocation, TransitionOutcome};
 use seckill::postgres::{PgConnection, PostgresError, coupons};
 use sqlx::Connection;
 use support::definition;
 
-use crate::harness::{Database, EPOCH, event};
+use crate::harness::{Database, EPOCH, epoch, event};
 
 /// The lowest WAL position.
 const ANY: &str = "";
@@ -26,7 +26,11 @@ impl Scene {
     async fn new(schema: &str, reserve_seconds: Option<i32>) -> Self {
         let database = Database::new(schema).await;
         let coffee = Definition { reserve_seconds, ..definition("coffee", 5) };
-        assert!(coupons::insert(&database.postgres.pool, &coffee, &Origin::system(None)).await.unwrap());
+        assert!(
+            coupons::insert(&database.postgres.pool, &coffee, Partition::DEFAULT, &Origin::system(None))
+                .await
+                .unwrap()
+        );
         let connection = database.connection().await;
         Self { database, connection, coffee: coffee.id }
     }
@@ -43,16 +47,16 @@ impl Scene {
     }
 
     async fn confirm(&mut self, orders: &[(OrderId, Option<&str>)]) -> Changed {
-        Changed::of(transitions::confirm(&mut self.connection, EPOCH, ANY, &asked(orders)).await)
+        Changed::of(transitions::confirm(&mut self.connection, &EPOCH, ANY, &asked(orders)).await)
     }
 
     async fn cancel(&mut self, orders: &[(OrderId, Option<&str>)]) -> Changed {
-        Changed::of(transitions::cancel(&mut self.connection, EPOCH, ANY, &asked(orders)).await)
+        Changed::of(transitions::cancel(&mut self.connection, &EPOCH, ANY, &asked(orders)).await)
     }
 
     async fn revoke(&mut self, order: OrderId, return_unit: bool) -> TransitionOutcome {
         let revocation = revocation(order, return_unit);
-        transitions::revoke(&mut self.connection, EPOCH, ANY, &revocation).await.unwrap()
+        transitions::revoke(&mut self.connection, &EPOCH, ANY, &revocation).await.unwrap()
     }
 
     /// Total, stock and version of the coupon, and the versions that outbox rows wait for, each followed by a comma.
@@ -196,11 +200,11 @@ async fn no_order_is_confirmed_cancelled_or_revoked_in_another_epoch_or_in_an_ol
     let (reserved, confirmed) = (scene.ordered("alice").await, scene.ordered("bob").await);
     scene.confirm(&[(confirmed, None)]).await;
     let fences = [
-        ("2-beef", ANY, "update fence set epoch = '1-c0ffee'"),
+        (&epoch("2-beef"), ANY, "update fence set epoch = '1-c0ffee'"),
         // Redis has the position of a commit that this Postgres lacks.
-        (EPOCH, "FFFFFFFF/FFFFFFFF", "select"),
-        (EPOCH, ANY, "update fence set postgres_identity = 'another'"),
-        (EPOCH, ANY, "update fence set postgres_identity = postgres_identity(), postgres_lost = true"),
+        (&*EPOCH, "FFFFFFFF/FFFFFFFF", "select"),
+        (&*EPOCH, ANY, "update fence set postgres_identity = 'another'"),
+        (&*EPOCH, ANY, "update fence set postgres_identity = postgres_identity(), postgres_lost = true"),
     ];
     let before = scene.coupon().await;
     for (epoch, position, fence) in fences {
@@ -235,7 +239,7 @@ async fn a_transition_that_waits_for_a_row_holds_the_fences_lock() {
         let postgres = scene.database.postgres.clone();
         async move {
             let mut connection = postgres.dedicated().await.unwrap();
-            transitions::confirm(&mut connection, EPOCH, ANY, &asked(&[(order, None)])).await
+            transitions::confirm(&mut connection, &EPOCH, ANY, &asked(&[(order, None)])).await
         }
     });
     let locks = "select count(*) from pg_stat_activity where $1 = any(pg_blocking_pids(pid))";
@@ -262,7 +266,11 @@ async fn confirms_and_cancels_beside_recordings_never_deadlock() {
     for number in 0..COUPONS {
         let id = format!("coupon-{number}");
         let coupon = Definition { reserve_seconds: Some(900), ..definition(&id, 1_000) };
-        assert!(coupons::insert(&database.postgres.pool, &coupon, &Origin::system(None)).await.unwrap());
+        assert!(
+            coupons::insert(&database.postgres.pool, &coupon, Partition::DEFAULT, &Origin::system(None))
+                .await
+                .unwrap()
+        );
         ids.push(coupon.id);
     }
     let (mut one, mut two, mut three) =
@@ -276,9 +284,9 @@ async fn confirms_and_cancels_beside_recordings_never_deadlock() {
         let next: Vec<&OrderEvent> = next.iter().collect();
         let (forwards, backwards) = (asked(&forwards), asked(&backwards));
         let (confirmed, cancelled, recorded) = tokio::join!(
-            transitions::confirm(&mut one, EPOCH, ANY, &forwards),
-            transitions::cancel(&mut two, EPOCH, ANY, &backwards),
-            seckill::postgres::orders::record(&mut three, EPOCH, &next),
+            transitions::confirm(&mut one, &EPOCH, ANY, &forwards),
+            transitions::cancel(&mut two, &EPOCH, ANY, &backwards),
+            seckill::postgres::orders::record(&mut three, &EPOCH, &next),
         );
         let changed = Changed::of(confirmed).changed.len() + Changed::of(cancelled).changed.len();
         assert_eq!(changed, COUPONS, "round {round}: each order has one winner");

@@ -86,7 +86,7 @@ async fn a_coupon_is_created_once_and_only_with_valid_fields() {
         "id": "coffee", "title": "A free coffee \u{2615}", "total": 100, "stock": 100, "state": "open",
         "starts_at": "2026-11-11T19:00:00Z", "ends_at": "2999-11-11T21:00:00.123Z", "per_user_limit": 1,
         "reserve_seconds": 900, "durability": "postgres", "waitlist": true, "waiting": 0,
-        "server_time": null, "paused": false, "unlisted": true, "version": 1,
+        "server_time": null, "paused": false, "unlisted": true, "version": 1, "partition": 0,
         "accepted": 0, "reserved": 0, "confirmed": 0, "returned": 0
     });
     assert_eq!(shown, expected);

@@ -20,8 +20,10 @@ const SCRIPTS_MAX: u64 = 60;
 /// Starts a server and waits until its comparison at the start has ended, which also sends commands.
 async fn start(environment: &[(&str, &str)]) -> Sale {
     let sale = Sale::start_with(environment).await;
-    let compared =
-        async || (metric(&sale, "seckill_reconcile_last_timestamp_seconds").await > 1.6e9).then_some(());
+    let compared = async || {
+        (metric(&sale, "seckill_reconcile_last_timestamp_seconds{partition=\"0\"}").await > 1.6e9)
+            .then_some(())
+    };
     until("the comparison at the start has ended", compared).await;
     sale
 }

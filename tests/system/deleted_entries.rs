@@ -15,8 +15,10 @@ async fn sale_with_deleted_entries() -> Sale {
     let sale = Sale::start_with(&[("SECKILL_WORKERS", "0"), ("SECKILL_RECLAIM_AFTER", "200ms")]).await;
     // Waits for the comparison at the start: it could otherwise requeue the events of the entries that are deleted
     // below.
-    let compared =
-        async || (metric(&sale, "seckill_reconcile_last_timestamp_seconds").await > 1.6e9).then_some(());
+    let compared = async || {
+        (metric(&sale, "seckill_reconcile_last_timestamp_seconds{partition=\"0\"}").await > 1.6e9)
+            .then_some(())
+    };
     until("the comparison at the start has ended", compared).await;
     sale.create("coffee", 100).await;
     for n in 0..6 {
@@ -62,14 +64,14 @@ async fn deleted_entries_are_reported_then_counted_and_requeued_while_claims_go_
     };
     assert_eq!(reconcile(false).await, [3, 3, 0]);
     assert_eq!((pending(&sale).as_str(), count(&sale, DELETED).await), ("6", 0), "reported, not repaired");
-    assert_eq!(count(&sale, "seckill_reconcile_drift{kind=\"lost_event\"}").await, 3);
+    assert_eq!(count(&sale, "seckill_reconcile_drift{kind=\"lost_event\",partition=\"0\"}").await, 3);
 
     assert_eq!(reconcile(true).await, [3, 3, 3]);
     assert_eq!((pending(&sale).as_str(), count(&sale, DELETED).await), ("3", 3));
     assert!(sale.log().contains("3 pending entries were deleted or trimmed"), "{}", sale.log());
     assert_eq!(reconcile(true).await, [0, 0, 0]);
     assert_eq!(count(&sale, DELETED).await, 3, "counted once");
-    assert_eq!(count(&sale, "seckill_reconcile_drift{kind=\"lost_event\"}").await, 0);
+    assert_eq!(count(&sale, "seckill_reconcile_drift{kind=\"lost_event\",partition=\"0\"}").await, 0);
     assert_eq!(count(&sale, "seckill_reconcile_drift_total{kind=\"lost_event\"}").await, 6);
     assert_eq!(sale.epoch(), epoch, "repaired while claims go on");
     assert_all_are_recorded(&sale).await;

@@ -1,6 +1,6 @@
 //! `seckill doctor` on real stores: each test causes one condition and checks that only its findings change.
 
-mod diagnosis;
+pub mod diagnosis;
 
 use std::process::{Command, Output, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -54,6 +54,25 @@ async fn claim_over_a_new_connection(sale: &Sale, user: &str) -> String {
 }
 
 #[tokio::test]
+async fn an_answer_that_arrives_after_the_end_of_its_session_is_not_told() {
+    let (sale, proxy, _replica) = sale_behind_a_proxy().await;
+    let trap = proxy.hold_reply(&[EVALSHA, "alice"]);
+    let (late, ()) = tokio::join!(sale.claim("coffee", "alice"), async {
+        trap.until_taken().await;
+        let held = async || (sale.redis_cli_without_program(&["HLEN", CLAIMS]) == "1").then_some(());
+        until("the script has run", held).await;
+        let order = serde_json::json!({"rebuild": true});
+        let rebuilt = sale.admin(reqwest::Method::POST, "/v1/admin/reconcile", Some(order)).await;
+        assert_eq!(rebuilt.status, 200, "{}", rebuilt.text);
+        trap.release();
+    });
+    late.assert_problem(503, "unavailable");
+    assert!(late.text.contains("session had ended"), "{}", late.text);
+    let repeat = sale.claim("coffee", "alice").await;
+    assert_eq!(repeat.status, 200, "the claim was made: {}", repeat.text);
+}
+
+#[tokio::test]
 async fn a_claim_whose_answer_is_lost_is_found_by_its_repeat_and_costs_one_unit() {
     let (sale, proxy, _replica) = sale_behind_a_proxy().await;
     let trap = proxy.cut_reply(&[EVALSHA, "alice"]);

@@ -48,6 +48,7 @@ async fn every_metric_exists_from_the_start_with_its_type_and_help() {
     for (name, kind) in [
         ("seckill_fence_up", "gauge"),
         ("seckill_fence_epoch", "gauge"),
+        ("seckill_partition_up", "gauge"),
         ("seckill_fence_rebuilds_total", "counter"),
         ("seckill_backlog_events", "gauge"),
         ("seckill_outbox_rows", "gauge"),
@@ -90,7 +91,8 @@ async fn every_metric_exists_from_the_start_with_its_type_and_help() {
     let is_unknown = |line: &&str| !known.iter().any(|start| line.starts_with(start));
     assert_eq!(answer.text.lines().find(is_unknown), None);
     until("everything was compared at the start", async || {
-        (metric(&sale, "seckill_reconcile_last_timestamp_seconds").await > 1.6e9).then_some(())
+        (metric(&sale, "seckill_reconcile_last_timestamp_seconds{partition=\"0\"}").await > 1.6e9)
+            .then_some(())
     })
     .await;
     until_metric(&sale, "seckill_redis_appendfsync_always", 1.0).await;
@@ -115,11 +117,11 @@ async fn places_in_waiting_lists_are_counted_as_they_are_taken_left_and_served()
         let answer = sale.send(method, "/v1/coupons/coffee/waitlist", &headers, None).await;
         assert_eq!(answer.status, status, "{user}: {}", answer.text);
     }
-    until_metric(&sale, "seckill_waitlist_waiting", 2.0).await;
+    until_metric(&sale, "seckill_waitlist_waiting{partition=\"0\"}", 2.0).await;
     let restock = sale.admin(Method::PATCH, "/v1/admin/coupons/coffee", Some(json!({"total": 2}))).await;
     assert_eq!(restock.status, 200, "{}", restock.text);
     until_metric(&sale, "seckill_waitlist_served_total", 1.0).await;
-    until_metric(&sale, "seckill_waitlist_waiting", 1.0).await;
+    until_metric(&sale, "seckill_waitlist_waiting{partition=\"0\"}", 1.0).await;
     let taken = [("seckill_waitlist_joined_total", 3.0), ("seckill_waitlist_left_total", 1.0)];
     assert_metrics(&sale, &taken).await;
 }
@@ -184,7 +186,7 @@ async fn a_rebuild_is_counted_by_its_cause_and_raises_the_epoch() {
     let sale = Sale::start().await;
     sale.create("coffee", 10).await;
     let by = |cause: &str| format!("seckill_fence_rebuilds_total{{cause=\"{cause}\"}}");
-    let epoch = metric(&sale, "seckill_fence_epoch").await;
+    let epoch = metric(&sale, "seckill_fence_epoch{partition=\"0\"}").await;
     assert_metrics(&sale, &[(&by("first"), 1.0), (&by("scripts"), 0.0), (&by("marker"), 0.0)]).await;
     sale.redis_cli(&["SCRIPT", "FLUSH"]);
     until_metric(&sale, &by("scripts"), 1.0).await;
@@ -194,7 +196,7 @@ async fn a_rebuild_is_counted_by_its_cause_and_raises_the_epoch() {
     sale.redis_cli(&["HSET", "seckill:{0}:coupon:coffee", "stock", "3"]);
     assert_eq!(sale.claim("coffee", "alice").await.status, 503);
     until_metric(&sale, &by("loss"), 1.0).await;
-    until_metric(&sale, "seckill_fence_epoch", epoch + 3.0).await;
+    until_metric(&sale, "seckill_fence_epoch{partition=\"0\"}", epoch + 3.0).await;
     sale.until_ready().await;
     assert_metrics(&sale, &[("seckill_fence_up", 1.0), (&by("ordered"), 0.0)]).await;
 }

@@ -156,13 +156,13 @@ async fn each_changed_byte_is_found_in_its_transaction() {
     let socket = sale.postgres_socket();
     let url = format!("postgres://seckill@localhost/seckill?host={}", socket.parent().unwrap().display());
     let postgres = Postgres::new(&url, "seckill").unwrap();
-    let (epoch, known) = known::coupons(&postgres.pool).await.unwrap();
+    let (epoch, known) = known::coupons(&postgres.pool, Partition::DEFAULT).await.unwrap();
     let live = known::live_orders(&postgres.pool).await.unwrap();
     let mut log = Log::read(&copied(&sale)).unwrap();
     // The base file of a log that was never rewritten has no keys.
     log.files.retain(|file| !file.is_base);
-    let (keys, epoch) = (Keys::new("seckill", Partition::DEFAULT), Some(epoch));
-    let rules = Rules { keys, is_own: true, database: 0, epoch, known: Some(known) };
+    let (keys, epoch) = (Keys::new("seckill", Partition::DEFAULT), Some(epoch.to_string()));
+    let rules = [Rules { keys, is_own: true, database: 0, epoch, known: Some(known) }];
     let original = log.files[0].bytes.to_vec();
     let starts = aof::starts(&log.files[0].bytes);
     let free = freedoms(&original);
@@ -184,7 +184,7 @@ async fn each_changed_byte_is_found_in_its_transaction() {
             Err(violation) => Some(violation.place.offset),
             Ok(replayed) => {
                 assert_eq!(replayed.tail, None, "{}", context());
-                let mismatches = winners::compare(&replayed.state, &live, &postgres.pool).await.unwrap();
+                let mismatches = winners::compare(&replayed.states, &live, &postgres.pool).await.unwrap();
                 mismatches.first().and_then(|mismatch| mismatch.place).map(|place| place.offset)
             }
         };

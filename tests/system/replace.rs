@@ -242,7 +242,7 @@ async fn a_new_server_takes_over_at_once_when_the_old_one_is_killed_before_it_is
     let redis = sale.redis_pid();
     let new = spawn_new_that_waits(&sale).await;
     sale.take_server().kill_9();
-    new.until_logged("this one takes over at once").await;
+    // The kernel continues a stopped Redis whose parent is gone: this may be before or after the new server is ready.
     new.until_logged("with its stores").await;
     sale.use_as_server(new).await;
     // The old Redis answers until it has ended.

@@ -29,8 +29,7 @@ async fn variables_of_other_programs_do_not_affect_embedded_stores() {
     assert_eq!(claim.status, 201, "{}", claim.text);
     // psql and redis-cli with the same environment.
     sale.assert_in_agreement("coffee").await;
-    let others =
-        "select count(*) from pg_stat_activity where application_name not in ('', 'seckill', 'psql')";
+    let others = "select count(*) from pg_stat_activity where application_name not in ('', 'seckill', 'seckill comparisons', 'psql')";
     assert_eq!(sale.psql(others), "0");
     let worker = sale.spawn("worker", &[]);
     worker.until_logged("workers are at work").await;
@@ -120,9 +119,9 @@ fn contradicting_settings_are_refused_with_their_remedy() {
         ),
         (&["serve"], &[redis, postgres, listen, token, short], 2, "31 bytes"),
         (&["serve"], &[listen, short], 2, "31 bytes"),
-        (&["serve"], &both("redis-sentinel://h:1/s"), 1, "not supported yet"),
-        (&["serve"], &both("redis+sentinel://h:1/s"), 1, "not supported yet"),
-        (&["serve"], &both("redis-cluster://h:1"), 1, "not supported yet"),
+        (&["serve"], &both("redis-sentinel://h:1/s"), 1, "sentinelServiceName"),
+        (&["serve"], &both("redis+sentinel://h:1/s"), 1, "redis-sentinel://"),
+        (&["serve"], &both("redis-cluster://h:1?node=h"), 1, "HOST:PORT"),
         (&["serve"], &both("http://h:1"), 1, "redis+unix://"),
         (&["serve"], &both("h:1"), 1, "redis+unix://"),
         (&["serve"], &[redis, ("DATABASE_URL", "mysql://h/x"), token, secret, listen], 1, "postgres://"),

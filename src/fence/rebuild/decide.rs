@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::NEWER;
 use super::kept::Kept;
-use crate::domain::{CouponId, IdempotencyKey, OrderEvent, OrderId, UserId, WaitingUser};
+use crate::domain::{CouponId, Epoch, IdempotencyKey, OrderEvent, OrderId, UserId, WaitingUser};
 use crate::logs::order_step;
 use crate::postgres::dead_letters::{Letter, LetterOutcome, encode_fields};
 use crate::postgres::rebuild::Decision;
@@ -56,7 +56,7 @@ pub struct Trust {
 /// slot, or a claim or event without a row and with the same key. The script accepts neither while the order is live.
 pub async fn decide_coupon(
     decision: &mut Decision<'_>,
-    epoch: &str,
+    epoch: &Epoch,
     coupon: &CouponId,
     hash: ClaimsHash,
     events: &[(String, OrderEvent)],
@@ -266,7 +266,7 @@ fn is_newer(claim: OrderId, order: OrderId) -> bool {
 /// claims hash, with their keys.
 async fn reject_losers(
     decision: &mut Decision<'_>,
-    epoch: &str,
+    epoch: &Epoch,
     coupon: &CouponId,
     (claims, keys): (&HashMap<ClaimField, OrderId>, &KeysByOrder),
     events: &[(String, OrderEvent)],

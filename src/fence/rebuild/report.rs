@@ -14,6 +14,7 @@ use crate::logs::info_or_warn;
 #[derive(Debug, Default, Serialize, ToSchema)]
 #[schema(as = Rebuild)]
 pub struct Report {
+    /// The new epoch; those of several partitions with a comma between them.
     pub epoch: String,
     pub coupons: usize,
     pub claims: usize,
@@ -39,6 +40,26 @@ pub struct Report {
 }
 
 impl Report {
+    /// The report of this partition and another one.
+    #[must_use]
+    pub fn merge(mut self, mut other: Self) -> Self {
+        self.cancelled.append(&mut other.cancelled);
+        self.unheld.append(&mut other.unheld);
+        self.adopted.append(&mut other.adopted);
+        self.edits.append(&mut other.edits);
+        Self {
+            epoch: format!("{}, {}", self.epoch, other.epoch),
+            coupons: self.coupons + other.coupons,
+            claims: self.claims + other.claims,
+            changed: self.changed + other.changed,
+            resent: self.resent + other.resent,
+            waiting: self.waiting + other.waiting,
+            rejected: self.rejected + other.rejected,
+            restarted: self.restarted + other.restarted,
+            ..self
+        }
+    }
+
     /// Adds the plan of one coupon.
     pub fn add(&mut self, plan: &mut Plan) {
         self.claims += plan.held;

@@ -21,6 +21,7 @@ fn example() -> Value {
         ("paused", json!(false)),
         ("unlisted", json!(false)),
         ("version", json!(3)),
+        ("partition", json!(0)),
         ("accepted", json!(0)),
         ("reserved", json!(0)),
         ("confirmed", json!(1)),

@@ -17,7 +17,7 @@ pub const TAG: &str = "Admin: orders";
 
 fn letter() -> Value {
     json!({
-        "id": 1, "entry": "1795528800318-0", "order": "01a20ddb-383c-73ca-9e44-c5cfc51aaa8d",
+        "id": 1, "partition": 0, "entry": "1795528800318-0", "order": "01a20ddb-383c-73ca-9e44-c5cfc51aaa8d",
         "coupon": "coffee", "user": "alice",
         "error": "the coupon is not in Postgres", "deliveries": 1, "died_at": "2026-11-24T14:00:00.329115Z",
         "seen_at": null, "replaced_by": null,

@@ -21,7 +21,7 @@ pub const TAG: &str = "Admin: operations";
 
 pub fn operations() -> Vec<Operation> {
     let stream = json!({
-        "stream": "seckill:{0}:orders", "length": 1, "first_entry_id": "1795528800318-0",
+        "stream": "seckill:{0}:orders", "partition": 0, "length": 1, "first_entry_id": "1795528800318-0",
         "last_entry_id": "1795528800318-0", "group": "order-writers", "backlog": 0, "pending": 0, "lag": 0,
         "oldest_pending_ms": null, "oldest_unread_ms": null, "consumers": [{"name": "host-7-1", "pending": 0, "idle_ms": 112}],
         "groups": [{"name": "order-writers", "consumers": 1, "pending": 0, "lag": 0,
@@ -52,6 +52,7 @@ pub fn operations() -> Vec<Operation> {
         Operation::get("/v1/admin/stream", "show_stream", TAG)
             .text("How far recording is", "The order stream and its readers. While the fence is down, only its reason.")
             .by_admin()
+            .in_query("partition", partition(), "Whose stream; default 0.")
             .answers(Success::of_schema(200, "The state of the stream.", status.into(), stream).known::<StreamView>()),
         Operation::get("/v1/admin/stream/entries", "list_entries", TAG)
             .text(
@@ -60,6 +61,7 @@ pub fn operations() -> Vec<Operation> {
             )
             .by_admin()
             .in_query("newest", ObjectBuilder::new().schema_type(Type::Boolean), "Whether to show the newest ones.")
+            .in_query("partition", partition(), "Of whose stream; default 0.")
             .in_pages(shapes::entry_id())
             .answers(Success::list::<EntryView>(
                 "A page of entries.",
@@ -102,3 +104,7 @@ const EVENTS: &str = "First `history`: `{\"points\": [HistoryPoint, …]}`, the 
 
 const EXAMPLE: &str = "id: 5f0c2a11-1795528800\nevent: history\ndata: {\"points\":[{\"t\":1795528800,\"accepted\":1,\
     \"repeated\":0,\"refused\":0,\"unavailable\":0,\"recorded\":1,\"backlog\":0,\"stock\":{\"coffee\":99}}]}\n\n";
+
+fn partition() -> ObjectBuilder {
+    shapes::integer(0, i16::MAX.into())
+}

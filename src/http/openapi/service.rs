@@ -30,7 +30,7 @@ pub fn operations() -> Vec<Operation> {
         Operation::get("/readyz", "ready", TAG)
             .text(
                 "Whether claims are accepted",
-                "`verbose` adds the state of each store, also to the 503; off loopback it needs the admin token.",
+                "With several partitions: of at least one of them. `verbose` adds the state of each store, also to the 503; off loopback it needs the admin token.",
             )
             .by_admin_or_loopback()
             .in_query("verbose", text(), "With any value or none: each store.")

@@ -1,6 +1,6 @@
 //! The transactions that confirm, cancel and revoke orders: all transitions that wait while a transaction runs go in the
 //! next one, confirms and cancels each in their own, and each revocation alone. A few tasks make them at the same time,
-//! each on its own connection: the row locks decide between two transitions of one order.
+//! each on a connection that it borrows: the row locks decide between two transitions of one order.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -10,13 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{NotMade, Parts, TransitionError};
 use crate::config;
-use crate::domain::{Order, OrderId};
+use crate::domain::{Epoch, Order, OrderId};
 use crate::fence::wal_position::{read_position, record_position};
 use crate::logs::{order_step, shows_order_steps};
 use crate::metrics;
+use crate::postgres::PostgresError;
 use crate::postgres::fence;
 use crate::postgres::transitions::{self, AskedOrder, Revocation, TransitionOutcome};
-use crate::postgres::{PgConnection, PostgresError};
+use crate::postgres::work::WorkConnection;
 use crate::tasks::Tasks;
 use crate::tasks::batch_queue::{BatchQueue, batch_queue};
 
@@ -85,20 +86,19 @@ impl Batches {
 }
 
 async fn run(queue: &BatchQueue<Waiting>, parts: Parts) {
-    let mut maker = Maker { parts, connection: None };
+    let maker = Maker { parts };
     while let Some(batch) = queue.next_batch(config::TRANSITION_BATCH_MAX_ORDERS).await {
         maker.make(batch).await;
     }
 }
 
-/// Makes transactions on one connection.
+/// Makes transactions, one at a time.
 struct Maker {
     parts: Parts,
-    connection: Option<PgConnection>,
 }
 
 impl Maker {
-    async fn make(&mut self, batch: Vec<Waiting>) {
+    async fn make(&self, batch: Vec<Waiting>) {
         for mut group in group(batch) {
             refuse_late(&mut group);
             if group.is_empty() {
@@ -119,21 +119,22 @@ impl Maker {
     }
 
     /// Makes one transaction. If a connection has become useless, for example by a restart of Postgres, the transaction
-    /// is made again on a new one: a transition that was committed is not made twice.
-    async fn transact(&mut self, group: &[Waiting]) -> Result<TransitionOutcome, NotMade> {
+    /// is made again on another one: a transition that was committed is not made twice.
+    async fn transact(&self, group: &[Waiting]) -> Result<TransitionOutcome, NotMade> {
         let Parts { fence, postgres, .. } = self.parts.clone();
         let session = fence.session().map_err(NotMade::FenceDown)?;
         let position = read_position(&fence, &session).await?;
         let transaction = async {
-            if let Some(connection) = self.connection.take() {
-                match self.transact_on(connection, &session.epoch, &position, group).await {
-                    Err(PostgresError::Transient(why)) => {
-                        tracing::debug!("transitions of orders go to a new connection: {why}");
-                    }
-                    done => return done,
+            let connection = postgres.work.borrow(fence.partition()).await?;
+            let is_reused = connection.is_reused();
+            match transact_on(connection, &session.epoch, &position, group).await {
+                Err(PostgresError::Transient(why)) if is_reused => {
+                    tracing::debug!("transitions of orders go to another connection: {why}");
                 }
+                done => return done,
             }
-            self.transact_on(postgres.dedicated().await?, &session.epoch, &position, group).await
+            let connection = postgres.work.borrow(fence.partition()).await?;
+            transact_on(connection, &session.epoch, &position, group).await
         };
         // Dropped half-way, it closes its connection.
         let made = tokio::time::timeout(config::TRANSITION_TIMEOUT, transaction).await;
@@ -144,36 +145,6 @@ impl Maker {
             record_position(&fence, &session, &lsn).await?;
         }
         Ok(outcome)
-    }
-
-    /// Returns the durable WAL position as well. Keeps the connection only after a success: a failed transaction may
-    /// still hold its locks.
-    async fn transact_on(
-        &mut self,
-        mut connection: PgConnection,
-        epoch: &str,
-        position: &str,
-        group: &[Waiting],
-    ) -> Result<(TransitionOutcome, String), PostgresError> {
-        let outcome = match &group[0].asked {
-            Asked::Confirm(_) => {
-                let orders = orders(group);
-                let work = transitions::confirm(&mut connection, epoch, position, &orders);
-                metrics::TRANSACTION_DURATION.time("confirm", work).await?
-            }
-            Asked::Cancel(_) => {
-                let orders = orders(group);
-                let work = transitions::cancel(&mut connection, epoch, position, &orders);
-                metrics::TRANSACTION_DURATION.time("cancel", work).await?
-            }
-            Asked::Revoke(revocation) => {
-                let work = transitions::revoke(&mut connection, epoch, position, revocation);
-                metrics::TRANSACTION_DURATION.time("revoke", work).await?
-            }
-        };
-        let lsn = fence::durable_lsn(&mut connection).await?;
-        self.connection = Some(connection);
-        Ok((outcome, lsn))
     }
 
     fn deliver(&self, group: Vec<Waiting>, outcome: Result<TransitionOutcome, NotMade>) {
@@ -211,6 +182,35 @@ impl Maker {
             self.parts.unit_waits.notify_one();
         }
     }
+}
+
+/// Returns the durable WAL position as well. Gives the connection back only after a success: a failed transaction may
+/// still hold its locks.
+async fn transact_on(
+    mut connection: WorkConnection,
+    epoch: &Epoch,
+    position: &str,
+    group: &[Waiting],
+) -> Result<(TransitionOutcome, String), PostgresError> {
+    let outcome = match &group[0].asked {
+        Asked::Confirm(_) => {
+            let orders = orders(group);
+            let work = transitions::confirm(&mut connection, epoch, position, &orders);
+            metrics::TRANSACTION_DURATION.time("confirm", work).await?
+        }
+        Asked::Cancel(_) => {
+            let orders = orders(group);
+            let work = transitions::cancel(&mut connection, epoch, position, &orders);
+            metrics::TRANSACTION_DURATION.time("cancel", work).await?
+        }
+        Asked::Revoke(revocation) => {
+            let work = transitions::revoke(&mut connection, epoch, position, revocation);
+            metrics::TRANSACTION_DURATION.time("revoke", work).await?
+        }
+    };
+    let lsn = fence::durable_lsn(&mut *connection).await?;
+    connection.give_back();
+    Ok((outcome, lsn))
 }
 
 /// Splits a batch by transaction: the confirms, the cancels, each revocation.

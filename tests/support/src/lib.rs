@@ -12,6 +12,7 @@ pub mod external_store;
 mod fixtures;
 mod process;
 pub mod proxy;
+pub mod redis_group;
 mod sale;
 mod wait;
 

@@ -120,6 +120,11 @@ impl Proxy {
         self.set_trap(TrapAction::CutReply, needles)
     }
 
+    /// Sets a trap that sends the request and holds its reply.
+    pub fn hold_reply(&self, needles: &[&str]) -> Trap {
+        self.set_trap(TrapAction::HoldReply, needles)
+    }
+
     pub fn set_trap(&self, action: TrapAction, needles: &[&str]) -> Trap {
         let trap = Trap::new(needles, action);
         self.shared.traps.lock().unwrap().push(Arc::clone(&trap.shared));
@@ -170,6 +175,8 @@ struct Connection {
     server: UnixStream,
     /// The number, from 1, of the reply at which the connection is cut instead.
     cut_at_reply: AtomicU64,
+    /// The number of the reply that waits for its trap.
+    held_reply: Mutex<Option<(u64, Arc<trap::Shared>)>>,
 }
 
 impl Connection {
@@ -182,7 +189,12 @@ impl Connection {
 
 fn connect(client: TcpStream, server: UnixStream, shared: &Arc<Shared>) {
     client.set_nodelay(true).unwrap();
-    let connection = Arc::new(Connection { client, server, cut_at_reply: AtomicU64::new(u64::MAX) });
+    let connection = Arc::new(Connection {
+        client,
+        server,
+        cut_at_reply: AtomicU64::new(u64::MAX),
+        held_reply: Mutex::default(),
+    });
     shared.connections.lock().unwrap().push(Arc::downgrade(&connection));
     let replies = {
         let (connection, shared) = (Arc::clone(&connection), Arc::clone(shared));
@@ -219,6 +231,10 @@ fn pass_replies(connection: &Connection, shared: &Shared) {
         } {
             number += 1;
             let reply: Vec<u8> = waiting.drain(..end).collect();
+            let held = connection.held_reply.lock().unwrap().take_if(|(at, _)| *at == number);
+            if let Some((_, trap)) = held {
+                trap.wait_for_release();
+            }
             let is_cut = number == connection.cut_at_reply.load(Ordering::SeqCst);
             if is_cut || !shared.meter.lets_pass("reply", &reply) {
                 return;
@@ -250,6 +266,10 @@ fn pass_requests(connection: &Connection, shared: &Shared) -> Option<Arc<trap::S
             if let Some(trap) = trap {
                 let is_sent = match trap.action {
                     TrapAction::Hold => trap.wait_for_release(),
+                    TrapAction::HoldReply => {
+                        *connection.held_reply.lock().unwrap() = Some((answered, trap));
+                        true
+                    }
                     TrapAction::Cut => return Some(trap),
                     TrapAction::CutReply => {
                         connection.cut_at_reply.store(answered, Ordering::SeqCst);

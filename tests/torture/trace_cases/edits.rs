@@ -7,7 +7,7 @@ pub type Edit = fn(&mut Vec<Line>) -> Option<()>;
 
 /// Each edit with a part of the message that refuses it.
 pub const EDITS: [(Edit, &str); 38] = [
-    (|lines| drop_line(lines, is_recording), "no commit that was noted has ended its order"),
+    (drop_acknowledged_recording, "no commit that was noted has ended its order"),
     (
         |lines| put_before(lines, is_acknowledgement, is_recording),
         "no commit that was noted has ended its order",
@@ -71,6 +71,17 @@ fn find(lines: &[Line], which: fn(&Line) -> bool) -> Option<usize> {
 
 fn drop_line(lines: &mut Vec<Line>, which: fn(&Line) -> bool) -> Option<()> {
     let place = find(lines, which)?;
+    lines.remove(place);
+    Some(())
+}
+
+/// Of a recording that is acknowledged before the next one: a worker may record a batch before it acknowledges the last
+/// one, and then the missing stock is noticed first.
+fn drop_acknowledged_recording(lines: &mut Vec<Line>) -> Option<()> {
+    let of_workers = |line: &Line| is_recording(line) || is_acknowledgement(line);
+    let places: Vec<usize> = (0..lines.len()).filter(|&place| of_workers(&lines[place])).collect();
+    let is_wanted = |pair: &&[usize]| is_recording(&lines[pair[0]]) && is_acknowledgement(&lines[pair[1]]);
+    let place = places.windows(2).find(is_wanted)?[0];
     lines.remove(place);
     Some(())
 }

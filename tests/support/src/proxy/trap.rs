@@ -10,6 +10,8 @@ use crate::wait::until;
 pub enum TrapAction {
     /// Not sent, and its connection waits, until the trap is released.
     Hold,
+    /// Sent and executed; its reply, and all later ones of its connection, wait until the trap is released.
+    HoldReply,
     /// Not sent; its connection is cut.
     Cut,
     /// Sent and executed; its connection is cut before the reply.

@@ -56,12 +56,30 @@ impl Sale {
         self.redis_cli(&["HGET", &format!("seckill:{{0}}:coupon:{coupon}"), "stock"]).parse().unwrap()
     }
 
-    /// Waits until every order event is recorded and acknowledged, and every unit returned.
+    /// The numbers of the partitions, in order.
+    pub fn partitions(&self) -> Vec<i16> {
+        let numbers = self.psql("select partition from fence order by partition");
+        numbers.lines().map(|number| number.parse().unwrap()).collect()
+    }
+
+    /// A key of the coupon's partition, as in `seckill:{2}:claims:coffee`; `kind` is the part before the coupon.
+    pub fn coupon_key(&self, kind: &str, coupon: &str) -> String {
+        let partition = self.psql(&format!("select partition from coupons where id = '{coupon}'"));
+        format!("seckill:{{{partition}}}:{kind}:{coupon}")
+    }
+
+    /// Waits until every order event of each partition is recorded and acknowledged, and every unit returned.
     pub async fn until_quiet(&self) {
+        let partitions = self.partitions();
         until("the system is quiet", async || {
-            let answer = self.admin(Method::GET, "/v1/admin/stream", None).await;
-            let quiet = answer.body["backlog"] == 0 && answer.body["fence"]["state"] == "up";
-            (quiet && self.psql_number("select count(*) from outbox") == 0).then_some(())
+            for partition in &partitions {
+                let path = format!("/v1/admin/stream?partition={partition}");
+                let answer = self.admin(Method::GET, &path, None).await;
+                if answer.body["backlog"] != 0 || answer.body["fence"]["state"] != "up" {
+                    return None;
+                }
+            }
+            (self.psql_number("select count(*) from outbox") == 0).then_some(())
         })
         .await;
     }
@@ -74,8 +92,9 @@ impl Sale {
         let live = self.psql_number(&format!(
             "select count(*) from orders where coupon_id = '{coupon}' and status in ('reserved', 'confirmed')"
         ));
-        let held: i64 = self.redis_cli(&["HLEN", &format!("seckill:{{0}}:claims:{coupon}")]).parse().unwrap();
-        let seen = (self.redis_stock(coupon), stock, held);
+        let number = |command: &[&str]| self.redis_cli(command).parse::<i64>().unwrap();
+        let held = number(&["HLEN", &self.coupon_key("claims", coupon)]);
+        let seen = (number(&["HGET", &self.coupon_key("coupon", coupon), "stock"]), stock, held);
         assert_eq!(seen, (total - live, total - live, live), "Redis stock, Postgres stock, claims held");
     }
 
@@ -103,6 +122,14 @@ impl Sale {
     /// Locks the outbox until the session is dropped: every reader waits.
     pub async fn lock_outbox(&self) -> PsqlSession {
         self.lock("lock table outbox").await
+    }
+
+    /// Locks the rebuild of a partition until the session is dropped: a process that wants to rebuild waits.
+    pub async fn lock_rebuild(&self, partition: i16) -> PsqlSession {
+        self.lock(&format!(
+            "select pg_advisory_xact_lock(hashtextextended(current_schema() || '/rebuild/' || {partition}, 0))"
+        ))
+        .await
     }
 
     async fn lock(&self, statement: &str) -> PsqlSession {

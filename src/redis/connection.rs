@@ -1,0 +1,63 @@
+//! One connection of fred to one server. It never reconnects by itself, and follows no redirect.
+
+use std::time::Duration;
+
+use fred::clients::Client;
+use fred::interfaces::ClientLike;
+use fred::types::config::{Config, ConnectionConfig, PerformanceConfig, TcpConfig};
+use fred::types::{CustomCommand, Value};
+use tokio_util::sync::CancellationToken;
+
+use super::{RedisError, classify};
+use crate::config;
+
+/// Clones share the connection. A drop of the last clone closes it.
+#[derive(Clone)]
+pub(super) struct Connection {
+    client: Client,
+    /// Cancelled when the connection has ended: without this, fred would keep a command until its deadline.
+    closed: CancellationToken,
+}
+
+impl Connection {
+    /// Connects within `REDIS_CONNECT_TIMEOUT` to the server of this configuration.
+    pub(super) async fn open(config: Config, command_timeout: Duration) -> Result<Self, RedisError> {
+        let performance =
+            PerformanceConfig { default_command_timeout: command_timeout, ..PerformanceConfig::default() };
+        let connection = ConnectionConfig {
+            connection_timeout: config::REDIS_CONNECT_TIMEOUT,
+            internal_command_timeout: config::REDIS_CONNECT_TIMEOUT,
+            max_command_attempts: 1,
+            tcp: TcpConfig { nodelay: Some(true), ..TcpConfig::default() },
+            ..ConnectionConfig::default()
+        };
+        let client = Client::new(config, Some(performance), Some(connection), None);
+        let connection = tokio::time::timeout(config::REDIS_CONNECT_TIMEOUT, client.init())
+            .await
+            .map_err(|_| RedisError::Unknown("connecting took too long".into()))?
+            .map_err(|error| classify(&error))?;
+        let closed = CancellationToken::new();
+        let end = closed.clone().drop_guard();
+        tokio::spawn(async move {
+            if let Ok(Err(error)) = connection.await {
+                tracing::debug!("a connection to Redis has ended: {error}");
+            }
+            drop(end);
+        });
+        Ok(Self { client, closed })
+    }
+
+    /// Sends one command, with the connection's timeout.
+    pub(super) async fn call(&self, command: &'static str, args: Vec<Value>) -> Result<Value, RedisError> {
+        if self.closed.is_cancelled() {
+            return Err(RedisError::Busy("the connection is closed".into()));
+        }
+        let command = CustomCommand::new_static(command, None::<u16>, false);
+        // Boxed: fred's futures are large, and the future of each caller holds this one.
+        let reply = Box::pin(self.client.custom(command, args));
+        match self.closed.run_until_cancelled(reply).await {
+            Some(reply) => reply.map_err(|error| classify(&error)),
+            None => Err(RedisError::Unknown("the connection is closed".into())),
+        }
+    }
+}
