@@ -150,22 +150,9 @@ impl Partitions {
             let ids = of_each.remove(&functions.fence.partition()).unwrap_or_default();
             functions.snapshots.get_many(ids)
         });
-        let mut found = BTreeMap::new();
-        let mut down = None;
-        let mut is_any_up = false;
-        for read in join_all(reads).await {
-            match read {
-                Ok(snapshots) => {
-                    is_any_up = true;
-                    found.extend(snapshots.into_iter().map(|snapshot| (snapshot.id.clone(), snapshot)));
-                }
-                Err(error) => down = Some(error),
-            }
-        }
-        match down {
-            Some(error) if !is_any_up => Err(error),
-            _ => Ok(ids.iter().filter_map(|id| found.remove(id)).collect()),
-        }
+        let read = of_those_up(join_all(reads).await)?.into_iter().flatten();
+        let mut found: BTreeMap<CouponId, _> = read.map(|snapshot| (snapshot.id.clone(), snapshot)).collect();
+        Ok(ids.iter().filter_map(|id| found.remove(id)).collect())
     }
 
     /// At most `limit` coupons after `after`, sorted by id, unlisted ones included. An id comes without a coupon if
@@ -187,27 +174,13 @@ impl Partitions {
         let reads = of_each
             .into_iter()
             .map(|(partition, rows)| async move { self.get(partition)?.coupons.view_rows(rows).await });
-        let mut viewed = BTreeMap::new();
-        let (mut down, mut is_any_up) = (None, false);
-        for read in join_all(reads).await {
-            match read {
-                Ok(coupons) => {
-                    is_any_up = true;
-                    viewed.extend(coupons);
-                }
-                Err(error) => down = Some(error),
-            }
-        }
-        match down {
-            Some(error) if !is_any_up => Err(error),
-            _ => Ok(ids
-                .into_iter()
-                .map(|id| {
-                    let coupon = viewed.remove(&id).flatten();
-                    (id, coupon)
-                })
-                .collect()),
-        }
+        let mut viewed: BTreeMap<CouponId, _> =
+            of_those_up(join_all(reads).await)?.into_iter().flatten().collect();
+        let with_view = |id| {
+            let coupon = viewed.remove(&id).flatten();
+            (id, coupon)
+        };
+        Ok(ids.into_iter().map(with_view).collect())
     }
 
     /// Returns when the fence of every partition is up, or has ended with the program.
@@ -303,5 +276,20 @@ impl Partitions {
         let started = self.started.read().unwrap_or_else(PoisonError::into_inner);
         let found = started.get(&partition).cloned();
         found.ok_or_else(|| StoreError::NotReady(format!("partition {partition} is starting").into()))
+    }
+}
+
+/// What the partitions that are up have read; an error only if none is up.
+fn of_those_up<T, E>(reads: Vec<Result<T, E>>) -> Result<Vec<T>, E> {
+    let (mut read, mut down) = (Vec::new(), None);
+    for result in reads {
+        match result {
+            Ok(part) => read.push(part),
+            Err(error) => down = Some(error),
+        }
+    }
+    match down {
+        Some(error) if read.is_empty() => Err(error),
+        _ => Ok(read),
     }
 }
