@@ -166,9 +166,9 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Checks sums at the start; then definitions every `DEFINITIONS_INTERVAL`, sums every `CHECK_INTERVAL` and everything
-    /// now and every `RECONCILE_INTERVAL`, unless another process does so; and missing entries when the fence's probe
-    /// reports them. May be cancelled at any time.
+    /// Checks definitions every `DEFINITIONS_INTERVAL`, sums every `CHECK_INTERVAL`, everything at the start and every
+    /// `RECONCILE_INTERVAL`, unless another process does so; at the start it checks the sums in any case. Checks missing
+    /// entries when the fence's probe reports them. May be cancelled at any time.
     pub async fn run(self) {
         let mut checks = tokio::time::interval(config::CHECK_INTERVAL);
         let mut comparisons = tokio::time::interval(config::RECONCILE_INTERVAL);
@@ -176,13 +176,7 @@ impl Reconciler {
         // With thousands of coupons, a check may take longer than the interval.
         definitions.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut states = self.fence.subscribe();
-        if states.wait_for(|state| matches!(state, FenceState::Up(_))).await.is_err() {
-            return; // the fence has ended with the program
-        }
-        // Without a turn: what this process finds may have happened while no other one compared.
-        if let Err(error) = self.check_sums().await {
-            tracing::warn!("reconcile: {error}");
-        }
+        let mut is_start = true;
         loop {
             let check = tokio::select! {
                 () = self.fence.misses_entries() => Check::MissingEntries,
@@ -199,6 +193,12 @@ impl Reconciler {
             let made = tokio::select! {
                 made = self.check_in_turn(check) => made,
                 () = self.postgres.turns.keep() => Ok(false),
+            };
+            let is_first = matches!(check, Check::Sums) && std::mem::take(&mut is_start);
+            let made = match made {
+                // Also without a turn: what this process finds may have happened while no other one compared.
+                Ok(false) if is_first => self.check_sums().await.map(|()| false),
+                made => made,
             };
             if let Err(error) = &made {
                 match check {
