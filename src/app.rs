@@ -203,6 +203,7 @@ impl Sale<'_> {
             max_backlog: args.http.max_backlog,
             max_connections: http.max_connections,
             reclaim_after: args.workers.reclaim_after,
+            answer_after: args.http.answers.answer_after.into(),
             credentials: credentials.clone(),
         };
         let api = Arc::new(core.api(&settings, &http.stop.token)?);

@@ -167,6 +167,26 @@ pub struct HttpSettings {
     /// Claims get 503 while more order events than this are unrecorded
     #[arg(long, env = "SECKILL_MAX_BACKLOG", default_value_t = MAX_BACKLOG_DEFAULT_EVENTS, value_name = "EVENTS", value_parser = parse_count)]
     pub max_backlog: u64,
+
+    #[command(flatten)]
+    pub answers: AnswerSettings,
+}
+
+/// When claims are answered.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct AnswerSettings {
+    /// The least that must have a claim before it is answered: `redis`; `replica`, Redis and one of its replicas;
+    /// `postgres`, after the commit. A coupon's own durability may ask for more
+    #[arg(long, env = "SECKILL_ANSWER_AFTER", default_value = "redis", value_name = "STORE")]
+    pub answer_after: AnswerAfter,
+}
+
+/// What has a claim when it is answered.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerAfter {
+    Redis,
+    Replica,
+    Postgres,
 }
 
 /// Settings of `worker` in addition to stores and workers.
@@ -194,6 +214,9 @@ pub struct DoctorSettings {
     /// Claims get 503 while more order events than this are unrecorded
     #[arg(long, env = "SECKILL_MAX_BACKLOG", default_value_t = MAX_BACKLOG_DEFAULT_EVENTS, value_name = "EVENTS", value_parser = parse_count)]
     pub max_backlog: u64,
+
+    #[command(flatten)]
+    pub answers: AnswerSettings,
 }
 
 /// Logs go to stderr.

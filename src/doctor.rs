@@ -9,6 +9,7 @@ mod failover;
 mod finding;
 mod postgres;
 mod redis;
+mod replicas;
 mod stream;
 
 use futures_util::future::join_all;
@@ -46,6 +47,7 @@ pub async fn examine(server: &RedisServer, postgres: &Postgres, limits: &Limits)
     let partitions: Vec<Partition> =
         std::iter::once(server.keys.partition).chain(others.iter().copied()).collect();
     findings.extend(failover::examine(server, &partitions).await);
+    findings.extend(replicas::examine(&connections, postgres.as_mut(), limits).await);
     findings.extend(postgres_findings);
     findings.extend(unreadable);
     findings.extend(disk::space(server.store_folder()));

@@ -6,6 +6,7 @@
 //! While the fence is up, it lends out a session: the epoch, and the connection on which Redis was probed. A connection
 //! that breaks ends the session; a new connection is probed before it is used.
 
+mod carriers;
 mod come_up;
 mod durability;
 mod error;

@@ -105,7 +105,7 @@ impl Partitions {
     }
 
     /// The partition of an order. Waits for an order that is not recorded yet. For an unknown order, the partition that
-    /// says so: the first one.
+    /// says so: the one with the newest epoch, which knows whether the order can have been lost in any.
     ///
     /// # Errors
     /// If the order may be in a stream and is not recorded in time, or a store does not answer.
@@ -128,7 +128,11 @@ impl Partitions {
                 waited?;
             }
         }
-        Ok(self.get(partition.unwrap_or(Partition::DEFAULT))?)
+        let newest = || {
+            let sessions = self.all().into_iter().filter_map(|functions| functions.fence.session().ok());
+            sessions.max_by_key(|session| session.began).map(|session| session.epoch.partition)
+        };
+        Ok(self.get(partition.or_else(newest).unwrap_or(Partition::DEFAULT))?)
     }
 
     /// Those of the coupons that Redis has, in the given order. Leaves out the coupons of partitions that are down.

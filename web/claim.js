@@ -6,6 +6,8 @@ import { expire } from "./session.js";
 import { changed, coupons, me, session, takeOrder } from "./shop.js";
 
 const SLOW_AFTER = 2000;
+/** The unit is held, but not yet where the coupon's durability wants it. */
+const NOT_SAFE_YET = ["not-recorded-yet", "not-replicated-yet"];
 /** Codes after which the coupon is known to be in another state than the page shows. */
 const STATES = { "sold-out": { stock: 0 }, paused: { state: "paused" }, ended: { state: "ended" } };
 
@@ -24,7 +26,7 @@ export async function claim(id, say) {
     clearTimeout(slow);
     if (token !== session.token) return Object.assign(mine, { phase: "" });
     if (answer.ok) return accepted(mine, answer.body, say);
-    if (answer.code === "not-recorded-yet" && answer.body.order) return held(id, mine, answer.body.order, say);
+    if (NOT_SAFE_YET.includes(answer.code) && answer.body.order) return held(id, mine, answer.body.order, say);
     if (!isPassing(answer)) return refused(id, mine, answer, token, say);
     if (mine.tries >= TRIES) {
       mine.phase = "gave-up";

@@ -46,10 +46,20 @@ async function look(id, tries) {
   const answer = await ask("GET", `/v1/orders/${id}`, { token });
   if (answer.status === 401) { expire(token); return false; }
   if (isPassing(answer)) { await sleep(pause(answer, Math.min(tries, 4))); return true; }
+  if (answer.code === "order-lost" && orders.has(id)) return lose(orders.get(id));
   if (!answer.ok) { orders.delete(id); changed(); return false; }
   const order = takeOrder(answer.body);
   if (order.status !== before) { me(order.coupon).notice = ""; changed(); told(order); }
   return true;
+}
+
+/** A server that failed has lost the order: it stays on the page, for the buyer was told it. Nothing more comes of it. */
+function lose(order) {
+  Object.assign(order, { status: "lost", isNews: true });
+  me(order.coupon).notice = "";
+  changed();
+  told(order);
+  return false;
 }
 
 /** Pays for or gives back a reserved order: "confirm" or "cancel". */
@@ -66,7 +76,7 @@ export async function settle(id, act) {
   Object.assign(mine, { settling: "", notice: "" });
   if (answer.status === 401) expire(token);
   else if (answer.ok) takeOrder(answer.body).isNews = true;
-  else if (answer.status === 409) await look(id, 1);
+  else if (answer.status === 409 || answer.code === "order-lost") await look(id, 1);
   else mine.notice = "nSettleFailed";
   changed();
 }

@@ -131,7 +131,7 @@ export function createCoupon(done) {
   const title = input("text", { maxlength: 200 });
   const [total, limit, minutes] = [numeric("100"), numeric("1"), input("text", { inputmode: "decimal" })];
   const [starts, ends] = [dateField("fStarts", null, "fTimesHint"), dateField("fEnds", null, "fEndsHint")];
-  const durability = h("select", {}, [["", "fDurabilityAuto"], ["redis", "fDurabilityRedis"], ["postgres", "fDurabilityPostgres"]].map(([value, key]) => h("option", { value }, t(key))));
+  const durability = h("select", {}, [["", "fDurabilityAuto"], ["redis", "fDurabilityRedis"], ["replica", "fDurabilityReplica"], ["postgres", "fDurabilityPostgres"]].map(([value, key]) => h("option", { value }, t(key))));
   const [waitlist, unlisted] = [check("fWaitlist"), check("fUnlisted")];
 
   const seconds = () => (minutes.value.trim() ? Math.round(Number(minutes.value.replace(",", ".")) * 60) : null);

@@ -80,6 +80,7 @@ function found(orders) {
 function body() {
   if (!query) return none(t("lookupNone"));
   const { problem } = list;
+  if (problem?.code === "order-lost") return none(t("orderLost"));
   if (problem?.status === 404) return none(t("noOrders", { q: query.words }));
   if (problem?.code === "not-recorded-yet") return none(h("span", { class: "state" }, mark("go"), t("notRecorded")));
   return list.body(found, () => none(query.words ? t("noOrders", { q: query.words }) : t("noSuchOrders")));

@@ -12,7 +12,7 @@ import { slip } from "./view.js";
 const PAGE = 20;
 /** Coupons of which unrecorded orders are looked for at the sign-in; all others are in the list of recorded ones. */
 const MOST_LOOKS = 8;
-const TONE = { accepted: "go", reserved: "wait", confirmed: "ok", cancelled: "", expired: "warn", rejected: "bad" };
+const TONE = { accepted: "go", reserved: "wait", confirmed: "ok", cancelled: "", expired: "warn", rejected: "bad", lost: "bad" };
 /** Titles of coupons that are not on this page. */
 const titles = new Map();
 const list = { next: null, hasFailed: false, readFor: null };

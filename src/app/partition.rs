@@ -95,7 +95,7 @@ impl PartitionTasks {
         let SharedParts { postgres, catalogue, waiters, stop, .. } = shared;
         let (fence, tasks) = (&self.fence, &self.tasks);
         let batcher = Batcher::new(fence.clone(), catalogue.clone(), settings.max_backlog);
-        let unrecorded = UnrecordedOrders::new(waiters.clone(), fence.clone());
+        let unrecorded = UnrecordedOrders::new(waiters.clone(), fence.clone(), postgres.clone());
         let orders = Orders::new(
             waiters.clone(),
             unrecorded.clone(),
@@ -111,7 +111,7 @@ impl PartitionTasks {
         let snapshots = Snapshots::new(fence.clone());
         let reconciler = Reconciler { fence: fence.clone(), postgres: postgres.clone() };
         PartitionFunctions {
-            claims: Claims::new(batcher, orders.clone(), catalogue.clone()),
+            claims: Claims::new(batcher, orders.clone(), catalogue.clone(), settings.answer_after),
             waitlist: Waitlist::start(fence, postgres, orders.clone(), tasks, stop),
             orders,
             transitions: Transitions::start(parts, unrecorded.clone(), tasks, stop),
@@ -122,6 +122,7 @@ impl PartitionTasks {
                 catalogue.clone(),
                 snapshots.clone(),
                 self.stock_came.clone(),
+                settings.answer_after,
             ),
             snapshots,
             stores: self.stores(shared),

@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::CredentialSettings;
 use crate::coupons::catalogue::Catalogue;
+use crate::domain::ClaimDurability;
 use crate::orders::waiters::OrderWaiters;
 use crate::postgres::Postgres;
 use crate::redis::RedisServer;
@@ -30,5 +31,7 @@ pub struct ApiSettings {
     /// Connections that the server accepts.
     pub max_connections: usize,
     pub reclaim_after: Duration,
+    /// The least that must have a claim when it is answered.
+    pub answer_after: ClaimDurability,
     pub credentials: CredentialSettings,
 }

@@ -1,6 +1,6 @@
 //! Sends claims to Redis in batches: all claims that wait when a sender is free go in one EVALSHA. No claim is delayed
 //! to fill a batch. Owns the deadlines of claims and the batches; the script decides the outcome of a claim, the fence
-//! whether claims are accepted.
+//! whether claims are accepted. Claims that must reach a replica have batches of their own: no other claim waits for one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -16,7 +16,7 @@ use crate::logs::{order_step, shows_order_steps};
 use crate::metrics;
 use crate::redis::RedisError;
 use crate::redis::probe::STREAM_IS_FULL;
-use crate::redis::scripts::claim::{self, BatchOutcome};
+use crate::redis::scripts::claim::{self, BatchOutcome, BatchReply};
 
 const SESSION_ENDED: &str = "Redis answered after its session had ended";
 
@@ -26,10 +26,26 @@ pub struct Batcher {
     shared: Arc<Shared>,
 }
 
+/// What the batch of a claim waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    Redis,
+    /// Redis, and then one of its replicas, until the first deadline of the batch.
+    Replica,
+}
+
+/// The result of a claim that has an outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    pub outcome: ClaimOutcome,
+    /// Whether a replica is known to have it.
+    pub has_replica: bool,
+}
+
 struct Waiting {
     claim: Claim,
     deadline: Instant,
-    answer: oneshot::Sender<Result<ClaimOutcome, Unavailable>>,
+    answer: oneshot::Sender<Result<Made, Unavailable>>,
 }
 
 /// Why a claim has no outcome. With `NoAnswer` it is unknown whether the claim was made; with the others it was not.
@@ -77,8 +93,8 @@ impl From<&RedisError> for Unavailable {
 impl Batcher {
     #[must_use]
     pub fn new(fence: Fence, catalogue: Catalogue, max_backlog: u64) -> Self {
-        let queue = Mutex::default();
-        Self { shared: Arc::new(Shared { fence, catalogue, max_backlog, queue }) }
+        let (plain, replicated) = Default::default();
+        Self { shared: Arc::new(Shared { fence, catalogue, max_backlog, plain, replicated }) }
     }
 
     /// The session, or why claims are not accepted.
@@ -104,13 +120,13 @@ impl Batcher {
     ///
     /// # Errors
     /// If there is no outcome. It is safe to send the claim again.
-    pub async fn claim(&self, claim: Claim) -> Result<ClaimOutcome, Unavailable> {
+    pub async fn claim(&self, claim: Claim, lane: Lane) -> Result<Made, Unavailable> {
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting { claim, deadline: Instant::now() + config::CLAIM_DEADLINE, answer };
-        let joined = self.shared.queue().join(waiting);
+        let joined = self.shared.queue(lane).join(waiting);
         match joined {
             Joined::Waits => {}
-            Joined::NeedsSender => Sender::start(self.shared.clone()),
+            Joined::NeedsSender => Sender::start(self.shared.clone(), lane),
             Joined::Full => {
                 metrics::CLAIMS.add(Unavailable::QueueFull.outcome(), 1);
                 return Err(Unavailable::QueueFull);
@@ -124,7 +140,8 @@ struct Shared {
     fence: Fence,
     catalogue: Catalogue,
     max_backlog: u64,
-    queue: Mutex<Queue<Waiting>>,
+    plain: Mutex<Queue<Waiting>>,
+    replicated: Mutex<Queue<Waiting>>,
 }
 
 impl Shared {
@@ -132,8 +149,12 @@ impl Shared {
         self.fence.backlog() > self.max_backlog
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue<Waiting>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queue(&self, lane: Lane) -> MutexGuard<'_, Queue<Waiting>> {
+        let queue = match lane {
+            Lane::Redis => &self.plain,
+            Lane::Replica => &self.replicated,
+        };
+        queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -141,12 +162,13 @@ impl Shared {
 /// wait for a sender that does not exist.
 struct Sender {
     shared: Arc<Shared>,
+    lane: Lane,
     has_ended: bool,
 }
 
 impl Sender {
-    fn start(shared: Arc<Shared>) {
-        drop(tokio::spawn(send_batches(Self { shared, has_ended: false })));
+    fn start(shared: Arc<Shared>, lane: Lane) {
+        drop(tokio::spawn(send_batches(Self { shared, lane, has_ended: false })));
     }
 }
 
@@ -155,7 +177,7 @@ impl Drop for Sender {
         // No runtime means that the program is ending.
         if !self.has_ended && tokio::runtime::Handle::try_current().is_ok() {
             tracing::error!("a sender of claims has panicked: another one is started");
-            Self::start(self.shared.clone());
+            Self::start(self.shared.clone(), self.lane);
         }
     }
 }
@@ -163,13 +185,13 @@ impl Drop for Sender {
 /// Sends batches until too few claims wait. Sends the next batch before it answers the claims of the last one: the
 /// answers wake many tasks, and Redis would be idle while these tasks run.
 async fn send_batches(mut sender: Sender) {
-    let shared = sender.shared.clone();
+    let (shared, lane) = (sender.shared.clone(), sender.lane);
     let mut answered: Option<AnsweredBatch> = None;
     loop {
-        let batch = shared.queue().next_batch();
+        let batch = shared.queue(lane).next_batch();
         sender.has_ended = batch.is_none();
         // In a separate task: if it panics, the sender continues.
-        let sent = batch.map(|batch| tokio::spawn(send(batch, shared.clone())));
+        let sent = batch.map(|batch| tokio::spawn(send(batch, lane, shared.clone())));
         if let Some(answered) = answered.take() {
             answered.deliver();
         }
@@ -180,19 +202,24 @@ async fn send_batches(mut sender: Sender) {
 
 /// A batch with its outcomes, before they are delivered to the claims.
 struct AnsweredBatch {
-    answers: Vec<oneshot::Sender<Result<ClaimOutcome, Unavailable>>>,
-    /// One outcome for each claim, in the order of the claims.
-    outcomes: Result<Vec<ClaimOutcome>, Unavailable>,
+    answers: Vec<oneshot::Sender<Result<Made, Unavailable>>>,
+    outcomes: Result<Outcomes, Unavailable>,
+}
+
+struct Outcomes {
+    /// One for each claim, in the order of the claims.
+    each: Vec<ClaimOutcome>,
+    has_replica: bool,
 }
 
 impl AnsweredBatch {
     fn deliver(self) {
         match self.outcomes {
-            Ok(outcomes) => {
-                count(&outcomes);
-                for (answer, outcome) in self.answers.into_iter().zip(outcomes) {
+            Ok(Outcomes { each, has_replica }) => {
+                count(&each);
+                for (answer, outcome) in self.answers.into_iter().zip(each) {
                     // The client may be gone. The claim stays, and a repeat finds it.
-                    drop(answer.send(Ok(outcome)));
+                    drop(answer.send(Ok(Made { outcome, has_replica })));
                 }
             }
             Err(unavailable) => {
@@ -205,7 +232,7 @@ impl AnsweredBatch {
     }
 }
 
-async fn send(mut batch: Vec<Waiting>, shared: Arc<Shared>) -> AnsweredBatch {
+async fn send(mut batch: Vec<Waiting>, lane: Lane, shared: Arc<Shared>) -> AnsweredBatch {
     let session = match shared.fence.session() {
         Ok(_) if shared.backlog_is_full() => return refuse(batch, Unavailable::BacklogFull),
         Ok(session) => session,
@@ -219,7 +246,7 @@ async fn send(mut batch: Vec<Waiting>, shared: Arc<Shared>) -> AnsweredBatch {
     late.deliver();
 
     let (claims, answers): (Vec<Claim>, Vec<_>) = batch.into_iter().map(|w| (w.claim, w.answer)).unzip();
-    let outcomes = claim_batch(&shared, &session, deadline, &claims).await;
+    let outcomes = claim_batch(&shared, &session, lane, deadline, &claims).await;
     if shows_order_steps() {
         log_orders(&claims, &outcomes);
     }
@@ -229,14 +256,12 @@ async fn send(mut batch: Vec<Waiting>, shared: Arc<Shared>) -> AnsweredBatch {
 async fn claim_batch(
     shared: &Shared,
     session: &Session,
+    lane: Lane,
     deadline: Instant,
     claims: &[Claim],
-) -> Result<Vec<ClaimOutcome>, Unavailable> {
-    let deadline_ms = session.clock.at_ms(deadline);
-    // A coupon of a partition that this process has not started yet is absent here, but not lost.
-    let is_published = |coupon: &_| shared.catalogue.is_published_in(session.epoch.partition, coupon);
-    let reply = claim::claim_batch(&session.redis, &session.ready, deadline_ms, claims, is_published).await;
-    let reply = reply.map_err(|error| {
+) -> Result<Outcomes, Unavailable> {
+    let sent = send_to_redis(shared, session, lane, deadline, claims).await;
+    let (reply, has_replica) = sent.map_err(|error| {
         shared.fence.redis_failed(&session.epoch, &error);
         Unavailable::from(&error)
     })?;
@@ -246,7 +271,7 @@ async fn claim_batch(
     }
     session.clock.set(reply.now_ms, Instant::now());
     match reply.outcome {
-        BatchOutcome::Done(outcomes) => Ok(outcomes),
+        BatchOutcome::Done(each) => Ok(Outcomes { each, has_replica }),
         BatchOutcome::Late => Err(Unavailable::Late),
         BatchOutcome::Fenced => {
             shared.fence.marker_changed(session);
@@ -261,6 +286,30 @@ async fn claim_batch(
             Err(Unavailable::FenceDown(what.into()))
         }
     }
+}
+
+/// Sends the batch. Also returns whether a replica is known to have its outcomes.
+async fn send_to_redis(
+    shared: &Shared,
+    session: &Session,
+    lane: Lane,
+    deadline: Instant,
+    claims: &[Claim],
+) -> Result<(BatchReply, bool), RedisError> {
+    let deadline_ms = session.clock.at_ms(deadline);
+    // A coupon of a partition that this process has not started yet is absent here, but not lost.
+    let is_published = |coupon: &_| shared.catalogue.is_published_in(session.epoch.partition, coupon);
+    if lane == Lane::Redis {
+        let sent = claim::claim_batch(&session.redis, &session.ready, deadline_ms, claims, is_published);
+        return Ok((sent.await?, false));
+    }
+    let carrier = session.carriers.take().await?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    let sent =
+        claim::claim_batch_replicated(&carrier, &session.ready, deadline_ms, claims, is_published, left);
+    let sent = sent.await?;
+    session.carriers.give_back(carrier);
+    Ok(sent)
 }
 
 /// Adds each kind of outcome once for the whole batch: one lookup of a counter for each kind, not for each claim.
@@ -288,10 +337,10 @@ fn count(outcomes: &[ClaimOutcome]) {
     }
 }
 
-fn log_orders(claims: &[Claim], outcomes: &Result<Vec<ClaimOutcome>, Unavailable>) {
+fn log_orders(claims: &[Claim], outcomes: &Result<Outcomes, Unavailable>) {
     match outcomes {
-        Ok(outcomes) => {
-            for (Claim { coupon, order, .. }, outcome) in claims.iter().zip(outcomes) {
+        Ok(Outcomes { each, .. }) => {
+            for (Claim { coupon, order, .. }, outcome) in claims.iter().zip(each) {
                 match outcome {
                     ClaimOutcome::Accepted { .. } => order_step!(order, %coupon, "accepted"),
                     ClaimOutcome::Held { order, .. } => order_step!(order, %coupon, "claimed again"),
@@ -326,9 +375,10 @@ mod tests {
         let (coupon, user) = ("coffee".parse().unwrap(), "alice".parse().unwrap());
         let claim = Claim { coupon, user, order: OrderId::mint(), key: None };
         let deadline = Instant::now() + config::CLAIM_DEADLINE;
-        assert_eq!(batcher.shared.queue().join(Waiting { claim, deadline, answer }), Joined::NeedsSender);
+        let lane = Lane::Replica;
+        assert_eq!(batcher.shared.queue(lane).join(Waiting { claim, deadline, answer }), Joined::NeedsSender);
         // A panic would drop the sender in the same way.
-        drop(Sender { shared: batcher.shared.clone(), has_ended: false });
+        drop(Sender { shared: batcher.shared.clone(), lane, has_ended: false });
         assert!(matches!(answered.await, Ok(Err(Unavailable::FenceDown(_)))), "the claim is answered");
     }
 }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::batcher::{Batcher, Unavailable};
+use super::batcher::{Batcher, Lane, Made, Unavailable};
 use crate::config;
 use crate::coupons::catalogue::Catalogue;
 use crate::domain::{
@@ -20,6 +20,8 @@ pub struct Claims {
     batcher: Batcher,
     orders: Orders,
     catalogue: Catalogue,
+    /// The least that must have a claim when it is answered; a coupon's durability may ask for more.
+    answer_after: ClaimDurability,
 }
 
 /// The answer to a claim.
@@ -37,6 +39,8 @@ pub enum Claimed {
     },
     /// The user holds a unit, but this order has no row yet, and the coupon's durability requires the row.
     NotRecorded(OrderId),
+    /// As `NotRecorded`; the coupon's durability requires a replica or the row.
+    NotReplicated(OrderId),
     Refused(Refusal),
 }
 
@@ -56,8 +60,13 @@ pub enum ClaimError {
 
 impl Claims {
     #[must_use]
-    pub const fn new(batcher: Batcher, orders: Orders, catalogue: Catalogue) -> Self {
-        Self { batcher, orders, catalogue }
+    pub const fn new(
+        batcher: Batcher,
+        orders: Orders,
+        catalogue: Catalogue,
+        answer_after: ClaimDurability,
+    ) -> Self {
+        Self { batcher, orders, catalogue, answer_after }
     }
 
     /// The batcher, which knows whether claims are accepted.
@@ -69,7 +78,8 @@ impl Claims {
     /// Claims one unit for the user. If a user may hold several units of the coupon, the claim needs a key, and a claim
     /// with the same key is a repeat. Waits up to `wait` for the recording; an order that is not recorded by then is
     /// `accepted`. For a coupon with durability `postgres` it waits at least `COMMIT_WAIT`, and the result for an order
-    /// that is not recorded by then is `NotRecorded`.
+    /// that is not recorded by then is `NotRecorded`. With durability `replica`, the result for an order that neither a
+    /// replica nor Postgres is known to have is `NotReplicated`.
     ///
     /// # Errors
     /// If there is no outcome. The client may send the claim again: a user who holds a unit gets no second one.
@@ -81,20 +91,34 @@ impl Claims {
         wait: Duration,
     ) -> Result<Claimed, ClaimError> {
         let order = OrderId::mint();
-        let known = self.catalogue.durability(coupon);
+        let known = self.catalogue.durability(coupon).map(|own| own.max(self.answer_after));
+        let lane = match known.unwrap_or(self.answer_after) {
+            ClaimDurability::Replica => Lane::Replica,
+            ClaimDurability::Redis | ClaimDurability::Postgres => Lane::Redis,
+        };
         let commit_wait = wait.max(config::COMMIT_WAIT);
-        let longest = if known == Some(ClaimDurability::Redis) { wait } else { commit_wait };
+        let needs_no_row = matches!(known, Some(ClaimDurability::Redis | ClaimDurability::Replica));
+        let longest = if needs_no_row { wait } else { commit_wait };
         // Before the claim is made: its recording could be announced before a later subscription.
         let recorded = self.orders.subscribe(order, longest);
         let claim = Claim { coupon: coupon.clone(), user: user.clone(), order, key };
-        let (outcome, row) = self.claim_past_ended_orders(claim).await?;
-        let (held, stock) = match outcome {
+        let (made, row) = self.claim_past_ended_orders(&claim, lane).await?;
+        let (held, stock) = match made.outcome {
             ClaimOutcome::Accepted { stock } => (None, stock),
             ClaimOutcome::Held { order, stock } => (Some(order), stock),
             ClaimOutcome::Refused(refusal) => return Ok(Claimed::Refused(refusal)),
         };
-        let needs_row = self.needs_row(coupon, known).await;
-        let wait = if needs_row { commit_wait } else { wait };
+        let durability = match known {
+            Some(known) => known,
+            None => self.read_durability(coupon).await,
+        };
+        let needs_row = match durability {
+            ClaimDurability::Redis => false,
+            ClaimDurability::Replica if lane == Lane::Redis => !self.replicate(&claim).await?,
+            ClaimDurability::Replica => !made.has_replica,
+            ClaimDurability::Postgres => true,
+        };
+        let wait = if durability == ClaimDurability::Postgres { commit_wait } else { wait };
         let row = match (row, held) {
             (Some(row), _) => Some(row),
             (None, None) => recorded.at_most(wait).wait().await,
@@ -102,6 +126,9 @@ impl Claims {
         };
         let order = held.unwrap_or(order);
         let order = match row {
+            None if needs_row && durability == ClaimDurability::Replica => {
+                return Ok(Claimed::NotReplicated(order));
+            }
             None if needs_row => return Ok(Claimed::NotRecorded(order)),
             None => Order::accepted(order, coupon.clone(), user.clone()),
             Some(row) => row,
@@ -117,28 +144,33 @@ impl Claims {
         self.orders.live(coupon, user, self.catalogue.orders_end(coupon)).await
     }
 
-    /// Whether the answer to a claim must wait for the order's row. Redis has the coupon: if the catalogue does not
-    /// know the coupon, its last read is older than the coupon.
-    async fn needs_row(&self, coupon: &CouponId, known: Option<ClaimDurability>) -> bool {
-        if known.is_none() {
-            self.catalogue.refresh_briefly(Duration::ZERO).await;
-        }
-        known.or_else(|| self.catalogue.durability(coupon)) != Some(ClaimDurability::Redis)
+    /// What must have the claim of a coupon that the catalogue did not know. Redis has the coupon, so the last read of the
+    /// catalogue is older than the coupon.
+    async fn read_durability(&self, coupon: &CouponId) -> ClaimDurability {
+        self.catalogue.refresh_briefly(Duration::ZERO).await;
+        // Without Postgres the strongest promise may have been made.
+        self.catalogue.durability(coupon).map_or(ClaimDurability::Postgres, |own| own.max(self.answer_after))
+    }
+
+    /// Whether a replica has a claim that was made without waiting for one. The repeat changes nothing.
+    async fn replicate(&self, claim: &Claim) -> Result<bool, ClaimError> {
+        Ok(self.batcher.claim(claim.clone(), Lane::Replica).await?.has_replica)
     }
 
     /// Makes the claim, and again after each release of a unit that an ended order held. Also returns the row of the
     /// order that held a unit before, if there is one.
     async fn claim_past_ended_orders(
         &self,
-        claim: Claim,
-    ) -> Result<(ClaimOutcome, Option<Order>), ClaimError> {
+        claim: &Claim,
+        lane: Lane,
+    ) -> Result<(Made, Option<Order>), ClaimError> {
         for _ in 0..=config::CLAIM_MAX_RETRIES {
-            let outcome = self.batcher.claim(claim.clone()).await?;
-            let ClaimOutcome::Held { order, .. } = outcome else { return Ok((outcome, None)) };
+            let made = self.batcher.claim(claim.clone(), lane).await?;
+            let ClaimOutcome::Held { order, .. } = made.outcome else { return Ok((made, None)) };
             let row = self.row(&claim.coupon, order).await?;
             match row {
                 Some(row) if row.no_longer_holds() => self.orders.end(&row).await?,
-                row => return Ok((outcome, row)),
+                row => return Ok((made, row)),
             }
         }
         Err(ClaimError::OrdersEnding)

@@ -66,9 +66,10 @@ pub struct CreateArgs {
     #[arg(long, value_name = "DURATION", value_parser = parse_reserve_seconds)]
     reserve_for: Option<i64>,
 
-    /// Which store must have a claim when it is answered: `redis` answers at once, `postgres` after the commit
-    /// [default: redis; postgres if Redis is not known to write each claim to disk]
-    #[arg(long, value_name = "redis|postgres")]
+    /// What must have a claim when it is answered: `redis`; `replica`, Redis and one of its replicas; `postgres`, after
+    /// the commit. The server's SECKILL_ANSWER_AFTER is the least [default: that; postgres if Redis is not known to write
+    /// each claim to disk]
+    #[arg(long, value_name = "redis|replica|postgres")]
     durability: Option<ClaimDurability>,
 
     /// Let users wait when the coupon is sold out: units that come back go to the first in line

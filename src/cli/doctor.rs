@@ -32,8 +32,10 @@ pub async fn run(args: DoctorArgs) -> anyhow::Result<()> {
     let server = RedisServer::new(&addresses, &args.stores.redis_prefix, Partition::DEFAULT)?;
     let StoreSettings { db_schema, postgres_connections, .. } = &args.stores;
     let postgres = Postgres::with_connections(&addresses.database_url, db_schema, *postgres_connections)?;
-    let DoctorSettings { reclaim_after, max_backlog } = args.limits;
-    let findings = doctor::examine(&server, &postgres, &Limits { reclaim_after, max_backlog }).await;
+    let DoctorSettings { reclaim_after, max_backlog, answers } = args.limits;
+    let answer_after = answers.answer_after.into();
+    let findings =
+        doctor::examine(&server, &postgres, &Limits { reclaim_after, max_backlog, answer_after }).await;
     postgres.close().await;
     if args.json {
         print_line(&serde_json::to_string_pretty(&findings)?)?;

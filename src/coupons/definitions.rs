@@ -33,6 +33,8 @@ pub struct Coupons {
     counts: Counts,
     /// Wakes the task that gives units in stock to users in line.
     stock_came: Arc<Notify>,
+    /// The least that must have a claim when it is answered: the least durability of a coupon that names none.
+    answer_after: ClaimDurability,
 }
 
 /// The versions that an edit may start from.
@@ -108,9 +110,10 @@ impl Coupons {
         catalogue: Catalogue,
         snapshots: Snapshots,
         stock_came: Arc<Notify>,
+        answer_after: ClaimDurability,
     ) -> Self {
         let counts = Counts::new(postgres.clone());
-        Self { fence, postgres, catalogue, snapshots, counts, stock_came }
+        Self { fence, postgres, catalogue, snapshots, counts, stock_came, answer_after }
     }
 
     /// Creates a coupon and returns when it is in force.
@@ -122,7 +125,7 @@ impl Coupons {
         let mut definition = new.define()?;
         let session = self.fence.require_session()?;
         if named.is_none() {
-            definition.durability = default_durability(&session.redis).await?;
+            definition.durability = default_durability(&session.redis).await?.max(self.answer_after);
         }
         let is_new =
             coupons::insert(&self.postgres.pool, &definition, self.fence.partition(), origin).await?;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::finding::{Finding, REPAIRED_BY_SERVER, format_seconds, pluralize};
 use crate::config;
+use crate::domain::ClaimDurability;
 use crate::redis::keys::GROUP;
 use crate::redis::order_stream::{self, ConsumerInfo, GroupInfo};
 use crate::redis::{Redis, RedisError, deleted_entries, health, server_info};
@@ -14,6 +15,8 @@ pub struct Limits {
     pub reclaim_after: Duration,
     /// In order events.
     pub max_backlog: u64,
+    /// The least that must have a claim when it is answered.
+    pub answer_after: ClaimDurability,
 }
 
 const START_WORKERS: &str = "start `seckill worker`, or `seckill serve` with SECKILL_WORKERS of 1 or more";

@@ -43,7 +43,7 @@ pub struct NewCoupon {
     pub ends_at: Option<OffsetDateTime>,
     pub per_user_limit: Option<i64>,
     pub reserve_seconds: Option<i64>,
-    /// By default `redis` if Redis's settings make an answered claim durable, else `postgres`.
+    /// By default as the settings say if those of Redis make an answered claim durable, else `postgres`.
     pub durability: Option<ClaimDurability>,
     pub waitlist: bool,
     pub unlisted: bool,

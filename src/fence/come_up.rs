@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::carriers::Carriers;
 use super::probe::{self, Difference};
 use super::rebuild::{self, Cause, Refused};
 use super::retry::Down;
@@ -60,7 +61,8 @@ impl Fence {
                 continue;
             }
             let clock = RedisClock::new(seen.now_ms, probed_at);
-            let session = Arc::new(Session::new(row.epoch, redis, clock));
+            let carriers = Carriers::new(server, &seen.run_id);
+            let session = Arc::new(Session::new(row, redis, clock, carriers));
             self.record_probe(&seen);
             if !self.lend_out(&session) {
                 continue;

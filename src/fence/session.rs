@@ -5,7 +5,11 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
+use time::OffsetDateTime;
+
+use super::carriers::Carriers;
 use crate::domain::Epoch;
+use crate::postgres::fence::FenceRow;
 use crate::redis::Redis;
 use crate::redis::marker::ready_marker;
 
@@ -18,13 +22,18 @@ pub struct Session {
     pub ready: Arc<str>,
     pub redis: Redis,
     pub clock: RedisClock,
+    /// Further connections to the same server.
+    pub carriers: Carriers,
+    /// When the epoch began, by Postgres's clock.
+    pub began: Option<OffsetDateTime>,
 }
 
 impl Session {
-    pub(super) fn new(epoch: Epoch, redis: Redis, clock: RedisClock) -> Self {
+    pub(super) fn new(row: FenceRow, redis: Redis, clock: RedisClock, carriers: Carriers) -> Self {
+        let FenceRow { epoch, rebuilt_at: began, .. } = row;
         static LAST: AtomicU64 = AtomicU64::new(0);
         let id = LAST.fetch_add(1, Ordering::Relaxed) + 1;
-        Self { id, ready: ready_marker(&epoch), epoch, redis, clock }
+        Self { id, ready: ready_marker(&epoch), epoch, redis, clock, carriers, began }
     }
 
     /// The number in the epoch.

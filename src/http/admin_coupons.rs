@@ -33,7 +33,8 @@ pub struct NewCouponBody {
     per_user_limit: Option<Whole>,
     #[schema(schema_with = shapes::reserve_seconds)]
     reserve_seconds: Option<Whole>,
-    /// Default: `redis` if Redis makes an answered claim durable, else `postgres`.
+    /// What must have a claim when it is answered. `SECKILL_ANSWER_AFTER` is the least for every coupon, and the default if
+    /// Redis makes an answered claim durable; else the default is `postgres`. It cannot be changed later.
     durability: Option<ClaimDurability>,
     /// Whether users may wait for units that come back. It cannot be changed later.
     waitlist: Option<bool>,

@@ -149,7 +149,13 @@ async fn answer_claim(
         }
         Claimed::Accepted { order, stock } => (StatusCode::CREATED, order, stock),
         Claimed::Held { order, stock } => (StatusCode::OK, order, stock),
-        Claimed::NotRecorded(order) => return Err(not_recorded(&coupon, order)),
+        Claimed::NotRecorded(order) => {
+            return Err(not_safe_yet(Code::NotRecordedYet, "your order is not recorded yet", &coupon, order));
+        }
+        Claimed::NotReplicated(order) => {
+            let what = "no replica of Redis is known to have your order";
+            return Err(not_safe_yet(Code::NotReplicatedYet, what, &coupon, order));
+        }
         Claimed::Refused(refusal) => return Err(refused(api, &coupon, refusal)),
     };
     if order.status == OrderStatus::Rejected {
@@ -213,9 +219,10 @@ pub fn location(coupon: &CouponId, order: OrderId) -> Result<HeaderValue, Invali
     HeaderValue::from_maybe_shared(Bytes::from(format!("/v1/coupons/{coupon}/claims/{order}")))
 }
 
-fn not_recorded(coupon: &CouponId, order: OrderId) -> Problem {
-    let detail = "a unit is held for you, but your order is not recorded yet; send the claim again to get the same order";
-    let problem = Problem::new(Code::NotRecordedYet, detail).with("order", order.to_string());
+/// The claim is made, and does not have yet what its durability promises.
+fn not_safe_yet(code: Code, what: &str, coupon: &CouponId, order: OrderId) -> Problem {
+    let detail = format!("a unit is held for you, but {what}; send the claim again to get the same order");
+    let problem = Problem::new(code, detail).with("order", order.to_string());
     match location(coupon, order) {
         Ok(location) => problem.with_header(header::LOCATION, location),
         Err(_) => problem,

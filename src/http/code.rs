@@ -39,6 +39,8 @@ codes! {
     NotFound, NOT_FOUND, "not-found", "Not found",
         "There is nothing at this address, or the order belongs to another user.";
     UnknownCoupon, NOT_FOUND, "unknown-coupon", "Unknown coupon", "There is no coupon with this id.";
+    OrderLost, NOT_FOUND, "order-lost", "Order lost",
+        "No store has the order (`order` in the body), and it is older than the last rebuild of Redis: if you were told it, a failing Redis server has lost it. Claim again, and refund a payment for it.";
     MethodNotAllowed, METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed",
         "The address does not answer this method; the header `Allow` names those that it answers.";
     RequestTimeout, REQUEST_TIMEOUT, "request-timeout", "Request timeout",
@@ -85,6 +87,8 @@ codes! {
         "The server cannot answer now, for example while a store starts. It is safe to send the same request again, after `Retry-After` seconds and a random part of a second.";
     NotRecordedYet, SERVICE_UNAVAILABLE, "not-recorded-yet", "Not recorded yet",
         "The order (`order` in the body) holds its unit and is not in Postgres yet: send the same request again.";
+    NotReplicatedYet, SERVICE_UNAVAILABLE, "not-replicated-yet", "Not replicated yet",
+        "The order (`order` in the body) holds its unit, but no replica of Redis is known to have it, and it is not in Postgres yet: send the same request again.";
     Internal, INTERNAL_SERVER_ERROR, "internal", "Internal error",
         "The program failed; the log has the reason, with the `request_id`.";
 }

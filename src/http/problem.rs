@@ -123,7 +123,7 @@ impl Problem {
             Code::Unauthorized => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            Code::Unavailable | Code::NotRecordedYet => {
+            Code::Unavailable | Code::NotRecordedYet | Code::NotReplicatedYet => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(config::RETRY_AFTER_SECONDS));
             }
             _ => {}
@@ -160,6 +160,9 @@ impl From<NotFound> for Problem {
     fn from(error: NotFound) -> Self {
         match error {
             NotFound::Unknown => Self::no_order(),
+            NotFound::Lost(order) => {
+                Self::new(Code::OrderLost, error.to_string()).with("order", order.to_string())
+            }
             NotFound::NotRecordedYet(order) => {
                 Self::new(Code::NotRecordedYet, error.to_string()).with("order", order.to_string())
             }

@@ -149,7 +149,9 @@ impl Orders {
             }
             row = orders::get(&self.postgres.pool, order).await.map_err(StoreError::from)?;
         }
-        let row = row.filter(|row| row.user == *user).ok_or(NotFound::Unknown)?;
+        let Some(row) = row.filter(|row| row.user == *user) else {
+            return Err(self.unrecorded.why_absent(order).await);
+        };
         Ok(self.with_replacement(row).await.map_err(StoreError::from)?)
     }
 

@@ -174,7 +174,7 @@ impl Transitions {
         asked: impl Fn() -> Asked,
     ) -> Result<Order, TransitionError> {
         let found = self.unrecorded.find(order, user, || self.batches.ask(asked())).await;
-        if matches!(found, Err(TransitionError::NotFound(NotFound::Unknown))) {
+        if matches!(found, Err(TransitionError::NotFound(NotFound::Unknown | NotFound::Lost(_)))) {
             self.check_partition(order).await?;
         }
         found

@@ -9,6 +9,7 @@ use super::waiters::OrderWaiters;
 use crate::config;
 use crate::domain::{Order, OrderId, UserId};
 use crate::fence::{Fence, Session, StoreError};
+use crate::postgres::{Postgres, waitlist};
 use crate::redis::order_stream;
 use crate::redis::probe::{StreamProbe, StreamState, probe_tally};
 use crate::redis::tally::Tally;
@@ -18,6 +19,7 @@ use crate::redis::tally::Tally;
 pub struct UnrecordedOrders {
     waiters: OrderWaiters,
     fence: Fence,
+    postgres: Postgres,
     /// The number of waiting requests of each user.
     waiting: Arc<Mutex<HashMap<UserId, usize>>>,
 }
@@ -28,6 +30,13 @@ pub enum NotFound {
     /// No order has this id.
     #[error("there is no such order")]
     Unknown,
+    /// No store has an order with this id, and it is older than the epoch: if it was told, a Redis server has lost it.
+    /// Only the order's user would know whether it was told, so an order of another user looks the same.
+    #[error(
+        "no store has this order any more: it was lost with a Redis server before it was recorded, or it never was an order; \
+         claim again, and refund a payment for it"
+    )]
+    Lost(OrderId),
     /// The order's event may be in the stream and not recorded yet.
     #[error("order {0} is not recorded yet and nothing was done: send the request again")]
     NotRecordedYet(OrderId),
@@ -37,8 +46,8 @@ pub enum NotFound {
 
 impl UnrecordedOrders {
     #[must_use]
-    pub fn new(waiters: OrderWaiters, fence: Fence) -> Self {
-        Self { waiters, fence, waiting: Arc::default() }
+    pub fn new(waiters: OrderWaiters, fence: Fence, postgres: Postgres) -> Self {
+        Self { waiters, fence, postgres, waiting: Arc::default() }
     }
 
     /// The order's row from `read`, which returns `None` while Postgres has no row, if `viewer` may see it: its owner, or
@@ -67,7 +76,28 @@ impl UnrecordedOrders {
             self.wait_for_row(order, viewer).await?;
             row = read().await?;
         }
-        row.filter(|row| viewer.is_none_or(|user| *user == row.user)).ok_or_else(|| NotFound::Unknown.into())
+        match row.filter(|row| viewer.is_none_or(|user| *user == row.user)) {
+            Some(row) => Ok(row),
+            None => Err(self.why_absent(order).await.into()),
+        }
+    }
+
+    /// Why the viewer finds no order with this id, although every event has become an order or a dead letter. An order that
+    /// was told exists while Redis has not lost it, and a Redis that has lost something gets a new epoch.
+    pub async fn why_absent(&self, order: OrderId) -> NotFound {
+        let Ok(session) = self.fence.session() else { return NotFound::Unknown };
+        // Before the first epoch there was no order.
+        let began = session.began.filter(|_| session.number() > 1);
+        let is_older =
+            |began| order.claimed_at().is_some_and(|at| at < began + config::ORDER_CLOCK_TOLERANCE);
+        if !began.is_some_and(is_older) {
+            return NotFound::Unknown;
+        }
+        match waitlist::has_order(&self.postgres.pool, order).await {
+            Ok(true) => NotFound::Unknown,
+            Ok(false) => NotFound::Lost(order),
+            Err(error) => NotFound::Store(error.into()),
+        }
     }
 
     /// Returns when the order has a row, or when this partition will never record it.

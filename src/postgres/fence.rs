@@ -2,6 +2,7 @@
 
 use sqlx::postgres::PgRow;
 use sqlx::{Connection, FromRow, PgConnection, PgExecutor, Row};
+use time::OffsetDateTime;
 
 use super::{Pool, Postgres, PostgresError};
 use crate::domain::{Epoch, Partition};
@@ -16,6 +17,8 @@ pub struct FenceRow {
     pub redis_replid: String,
     /// This Postgres has lost commits, and a rebuild has not repaired that yet.
     pub postgres_lost: bool,
+    /// When the epoch began. `None` before the first one.
+    pub rebuilt_at: Option<OffsetDateTime>,
     /// The identity of the server that returned the row, to compare with `postgres_identity`.
     pub this_postgres: String,
     /// The durable WAL position, padded so that positions compare as text. `None` in a row that was read earlier.
@@ -29,7 +32,7 @@ impl FromRow<'_, PgRow> for Epoch {
 }
 
 const READ: &str = "select partition::smallint, epoch::text, postgres_identity::text, redis_run_id::text, redis_replid::text,
-    postgres_lost::boolean, postgres_identity() as this_postgres, durable_lsn() as lsn from fence where partition = $1";
+    postgres_lost::boolean, rebuilt_at::timestamptz, postgres_identity() as this_postgres, durable_lsn() as lsn from fence where partition = $1";
 
 /// Adds partitions until there are `count`, and returns all. Removes none: a coupon belongs to its partition for ever.
 ///

@@ -4,7 +4,7 @@
 use sqlx::{Connection, FromRow, PgConnection, PgExecutor, Row};
 
 use super::{MIGRATIONS, Postgres, PostgresError};
-use crate::domain::Partition;
+use crate::domain::{ClaimDurability, Partition};
 
 const SERVER_SETTINGS: &str = include_str!("../../sql/queries/server_settings.sql");
 
@@ -206,4 +206,20 @@ pub async fn published_ids(
     let page = "select id from coupons where published_version > 0 and partition = $1 and id > $2 order by id limit $3";
     let page = sqlx::query_scalar(page).bind(partition.number()).bind(after).bind(limit);
     Ok(page.fetch_all(connection).await?)
+}
+
+/// The partitions that have a coupon with this durability.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn partitions_with(
+    connection: &mut PgConnection,
+    durability: ClaimDurability,
+) -> Result<Vec<Partition>, PostgresError> {
+    let numbers: Vec<i16> =
+        sqlx::query_scalar("select distinct partition from coupons where durability = $1")
+            .bind(durability.as_str())
+            .fetch_all(connection)
+            .await?;
+    Ok(numbers.into_iter().map(Partition::new).collect())
 }

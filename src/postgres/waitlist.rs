@@ -54,6 +54,15 @@ pub async fn add(
     Ok(added.fetch_one(pool).await?)
 }
 
+/// Whether a user in line gets this order with a unit.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn has_order(pool: &Pool, order: OrderId) -> Result<bool, PostgresError> {
+    let found = sqlx::query_scalar("select exists (select from waitlist where order_id = $1)").bind(order.0);
+    Ok(found.fetch_one(pool).await?)
+}
+
 /// Removes rows whose place was not taken or was given up.
 ///
 /// # Errors

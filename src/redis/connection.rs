@@ -11,6 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::{RedisError, classify};
 use crate::config;
 
+const CLOSED: &str = "the connection is closed";
+
 /// Clones share the connection. A drop of the last clone closes it.
 #[derive(Clone)]
 pub(super) struct Connection {
@@ -50,14 +52,41 @@ impl Connection {
     /// Sends one command, with the connection's timeout.
     pub(super) async fn call(&self, command: &'static str, args: Vec<Value>) -> Result<Value, RedisError> {
         if self.closed.is_cancelled() {
-            return Err(RedisError::Busy("the connection is closed".into()));
+            return Err(RedisError::Busy(CLOSED.into()));
         }
         let command = CustomCommand::new_static(command, None::<u16>, false);
         // Boxed: fred's futures are large, and the future of each caller holds this one.
         let reply = Box::pin(self.client.custom(command, args));
         match self.closed.run_until_cancelled(reply).await {
             Some(reply) => reply.map_err(|error| classify(&error)),
-            None => Err(RedisError::Unknown("the connection is closed".into())),
+            None => Err(RedisError::Unknown(CLOSED.into())),
+        }
+    }
+
+    /// Sends two commands in one write, with the connection's timeout for both; returns the reply of each.
+    pub(super) async fn call_both(
+        &self,
+        commands: [(&'static str, Vec<Value>); 2],
+    ) -> Result<[Result<Value, RedisError>; 2], RedisError> {
+        if self.closed.is_cancelled() {
+            return Err(RedisError::Busy(CLOSED.into()));
+        }
+        let pipeline = self.client.pipeline();
+        for (command, args) in commands {
+            let command = CustomCommand::new_static(command, None::<u16>, false);
+            // Only queues the command.
+            let () = pipeline.custom(command, args).await.map_err(|error| classify(&error))?;
+        }
+        let replies = Box::pin(pipeline.try_all::<Value>());
+        let Some(replies) = self.closed.run_until_cancelled(replies).await else {
+            return Err(RedisError::Unknown(CLOSED.into()));
+        };
+        let mut replies = replies.into_iter().map(|reply| reply.map_err(|error| classify(&error)));
+        match (replies.next(), replies.next()) {
+            (Some(first), Some(second)) => Ok([first, second]),
+            // One error for both.
+            (Some(Err(error)), None) => Err(error),
+            _ => Err(RedisError::Reply("a reply is missing".into())),
         }
     }
 }

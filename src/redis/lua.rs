@@ -2,6 +2,7 @@
 //! `rebuild.rs` and the files of the keys call them.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use fred::types::Value;
 
@@ -71,6 +72,28 @@ impl Script {
     /// Sends the EVALSHA of a script that a rebuild has loaded; `args` begin with the digest.
     pub(super) async fn run(&self, redis: &Redis, args: Vec<Value>) -> Result<Value, RedisError> {
         metrics::EVALSHA_DURATION.time(self.name, redis.call("EVALSHA", args)).await
+    }
+
+    /// As [`run`](Self::run), with a WAIT in the same write. Also returns whether a replica has received, within this
+    /// time, everything that Redis had written when the script ended. All later commands of the connection wait too.
+    pub(super) async fn run_replicated(
+        &self,
+        redis: &Redis,
+        args: Vec<Value>,
+        within: Duration,
+    ) -> Result<(Value, bool), RedisError> {
+        // Zero would mean for ever.
+        let ms = i64::try_from(within.as_millis()).unwrap_or(i64::MAX).max(1);
+        let commands = [("EVALSHA", args), ("WAIT", vec![1.into(), ms.into()])];
+        let [reply, replicas] = metrics::EVALSHA_DURATION.time(self.name, redis.call_both(commands)).await?;
+        let has_replica = match replicas.and_then(|count| integer(&count, "WAIT")) {
+            Ok(count) => count > 0,
+            Err(error) => {
+                tracing::debug!("WAIT: {error}");
+                false
+            }
+        };
+        Ok((reply?, has_replica))
     }
 }
 

@@ -117,6 +117,14 @@ impl Redis {
         self.connection.call(command, args).await
     }
 
+    /// Sends two commands in one write, with the connection's timeout for both; returns the reply of each.
+    pub(super) async fn call_both(
+        &self,
+        commands: [(&'static str, Vec<Value>); 2],
+    ) -> Result<[Result<Value, RedisError>; 2], RedisError> {
+        self.connection.call_both(commands).await
+    }
+
     /// Keys of a script about one coupon: epoch marker, order stream, coupon hash, claims hash.
     pub(super) fn coupon_keys(&self, coupon: &CouponId) -> [String; 4] {
         let keys = &self.keys;

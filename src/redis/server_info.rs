@@ -28,6 +28,17 @@ pub async fn has_no_keys(redis: &Redis) -> Result<bool, RedisError> {
     }
 }
 
+/// The name of the server process.
+pub async fn run_id(redis: &Redis) -> Result<String, RedisError> {
+    Ok(section(redis, "server").await?.text("run_id"))
+}
+
+/// The number of replicas that receive what Redis writes.
+pub async fn replicas(redis: &Redis) -> Result<i64, RedisError> {
+    // With zero, WAIT answers at once.
+    integer(&redis.call("WAIT", vec![0.into(), 0.into()]).await?, "WAIT")
+}
+
 /// The reply of INFO; `None` if the user may not run it.
 pub async fn read(redis: &Redis) -> Result<Option<Info>, RedisError> {
     match redis.call("INFO", vec![]).await {

@@ -54,6 +54,7 @@ fn table() -> Vec<(Value, Value, [&'static str; 3], bool)> {
         (json!({"state": "paused"}), json!({}), ["Paused", "Paused", "The seller has paused the sale. Orders already made stand."], false),
         (json!({"per_user_limit": 2}), refusal("limit-reached"), ["Open", "Limit reached", "You hold 2 of 2 per person."], false),
         (open.clone(), ended("rejected"), ["Open", "Grab", "Your order could not be recorded, so your unit went back to stock. You may grab again."], true),
+        (open.clone(), ended("lost"), ["Open", "Grab", "Your order was lost with a server before it was recorded. Please grab again."], true),
         (open.clone(), ended("expired"), ["Open", "Grab", "The time to pay ran out, so your unit went back to stock."], true),
         (json!({"reserve_seconds": 900}), json!({"order": ["reserved", {"reserved_until": 1}]}), ["Open", "Grab", "The time to pay ran out, so your unit went back to stock."], true),
         (open.clone(), ended("cancelled"), ["Open", "Grab", "You gave it back. The unit is in stock again."], true),

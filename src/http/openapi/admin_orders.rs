@@ -63,6 +63,7 @@ pub fn operations() -> Vec<Operation> {
             .answers(Success::json::<OrderView>(200, "Revoked, now or before.", revoked))
             .codes(&[
                 Code::NotFound,
+                Code::OrderLost,
                 Code::NotRecordedYet,
                 Code::OrderCancelled,
                 Code::OrderExpired,

@@ -9,7 +9,7 @@ use super::operation::{Operation, Success};
 pub const TAG: &str = "Claims";
 
 /// Why a claim gets no unit, and other answers to a claim that are no success.
-pub const REFUSALS: [Code; 9] = [
+pub const REFUSALS: [Code; 10] = [
     Code::IdempotencyKeyRequired,
     Code::UnknownCoupon,
     Code::SoldOut,
@@ -19,6 +19,7 @@ pub const REFUSALS: [Code; 9] = [
     Code::Paused,
     Code::Rejected,
     Code::NotRecordedYet,
+    Code::NotReplicatedYet,
 ];
 
 pub fn accepted() -> Value {
@@ -55,7 +56,8 @@ pub fn operations() -> Vec<Operation> {
                 .text(
                     "Claim a unit",
                     "Takes one unit for the user of the token, or answers which order the user has already. Sent again it \
-                     never costs a second unit. A coupon with durability `postgres` is answered after the commit.",
+                     never costs a second unit. A coupon with durability `postgres` is answered after the commit, and one with \
+                     durability `replica` when a replica of Redis has the claim.",
                 )
                 .by_user()
                 .coupon()
@@ -78,7 +80,7 @@ pub fn operations() -> Vec<Operation> {
             .coupon()
             .order()
             .answers(Success::json::<OrderView>(200, "The order.", held))
-            .codes(&[Code::NotFound, Code::NotRecordedYet]),
+            .codes(&[Code::NotFound, Code::OrderLost, Code::NotRecordedYet]),
     ]
 }
 

@@ -28,7 +28,7 @@ pub fn operations() -> Vec<Operation> {
             .by_owner_or_admin()
             .order()
             .answers(Success::json::<OrderView>(200, "The order.", recorded(&reserved())))
-            .codes(&[Code::NotFound, Code::NotRecordedYet]),
+            .codes(&[Code::NotFound, Code::OrderLost, Code::NotRecordedYet]),
         Operation::post("/v1/orders/{order}/confirm", "confirm_order", TAG)
             .text(
                 "Confirm a paid order",
@@ -41,6 +41,7 @@ pub fn operations() -> Vec<Operation> {
             .answers(Success::json::<OrderView>(200, "Confirmed, now or before.", recorded(&Value::Null)))
             .codes(&[
                 Code::NotFound,
+                Code::OrderLost,
                 Code::NotRecordedYet,
                 Code::OrderCancelled,
                 Code::OrderExpired,
@@ -57,6 +58,7 @@ pub fn operations() -> Vec<Operation> {
             .answers(Success::json::<OrderView>(200, "Cancelled, now or before.", cancelled))
             .codes(&[
                 Code::NotFound,
+                Code::OrderLost,
                 Code::NotRecordedYet,
                 Code::OrderConfirmed,
                 Code::OrderExpired,

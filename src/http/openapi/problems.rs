@@ -54,7 +54,9 @@ fn response(status: u16, codes: &[Code]) -> ResponseBuilder {
             if codes.contains(&Code::NotRecordedYet) {
                 response.header(
                     "Location",
-                    header("After a claim that is not recorded yet: the order's address."),
+                    header(
+                        "After a claim that is not recorded, or not replicated, yet: the order's address.",
+                    ),
                 )
             } else {
                 response
@@ -86,6 +88,10 @@ fn words(code: Code) -> (&'static str, Value) {
         Code::Unauthorized => ("send Authorization: Bearer <token>", Value::Null),
         Code::NotFound => ("there is no such order", Value::Null),
         Code::UnknownCoupon => ("there is no coupon coffee", Value::Null),
+        Code::OrderLost => (
+            "no store has this order any more: it was lost with a Redis server before it was recorded, or it never was an order; claim again, and refund a payment for it",
+            order,
+        ),
         Code::MethodNotAllowed => ("this address answers GET, HEAD", Value::Null),
         Code::RequestTimeout => ("the body did not arrive in time", Value::Null),
         Code::SoldOut => ("coupon coffee is sold out", Value::Null),
@@ -126,6 +132,10 @@ fn words(code: Code) -> (&'static str, Value) {
         Code::Unavailable => ("not ready: Postgres is starting", Value::Null),
         Code::NotRecordedYet => (
             "a unit is held for you, but your order is not recorded yet; send the claim again to get the same order",
+            order,
+        ),
+        Code::NotReplicatedYet => (
+            "a unit is held for you, but no replica of Redis is known to have your order; send the claim again to get the same order",
             order,
         ),
         Code::Internal => ("the request could not be finished; it has been logged", Value::Null),

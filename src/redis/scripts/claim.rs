@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::slice::Iter;
+use std::time::Duration;
 
 use fred::types::Value;
 
@@ -46,6 +47,13 @@ pub struct BatchReply {
     pub now_ms: i64,
 }
 
+/// The arguments of a batch's EVALSHA, and the coupons of the batch with their claims.
+struct Call<'a> {
+    args: Vec<Value>,
+    groups: Vec<(&'a CouponId, Vec<usize>)>,
+    claims: usize,
+}
+
 /// Sends a batch of claims as one EVALSHA. `deadline_ms` is by Redis's clock. `is_published` tells whether Postgres has
 /// the coupon as published: if such a coupon is absent from Redis, Redis has lost it.
 ///
@@ -58,28 +66,61 @@ pub async fn claim_batch(
     claims: &[Claim],
     is_published: impl Fn(&CouponId) -> bool,
 ) -> Result<BatchReply, RedisError> {
-    let groups = group_by_coupon(claims);
-    let mut keys: Vec<Value> = vec![(&*redis.keys.epoch).into(), (&*redis.keys.orders).into()];
-    keys.extend(groups.iter().flat_map(|(coupon, _)| {
-        [redis.keys.coupon(coupon), redis.keys.claims(coupon), redis.keys.waitlist(coupon)].map(Value::from)
-    }));
-    let mut args = script_args(CLAIM.sha1(), keys, [Value::from(ready), deadline_ms.into()]);
-    args.reserve(3 * groups.len() + 3 * claims.len());
-    for (coupon, members) in &groups {
-        args.push(coupon.as_str().into());
-        // The program cannot know whether the script needs the keys: only the script reads the coupon's limit.
-        let have_keys = members.iter().any(|&member| claims[member].key.is_some());
-        args.push((i64::from(is_published(coupon)) + 2 * i64::from(have_keys)).into());
-        args.push(i64::try_from(members.len()).unwrap_or(i64::MAX).into());
-        args.extend(members.iter().map(|&member| Value::from(claims[member].user.as_str())));
-        args.extend(members.iter().map(|&member| Value::from(claims[member].order.to_string())));
-        if have_keys {
-            let keys = members.iter().map(|&member| claims[member].key.as_ref());
-            args.extend(keys.map(|key| key.map_or("", IdempotencyKey::as_str).into()));
+    let call = Call::of(redis, ready, deadline_ms, claims, is_published);
+    let reply = array(CLAIM.run(redis, call.args).await?, "claim")?;
+    decode_claims(&reply, &call.groups, call.claims)
+}
+
+/// As [`claim_batch`]. Also returns whether a replica has received all outcomes within this time, those of repeats
+/// included. The connection must have no other work: it waits too.
+///
+/// # Errors
+/// As [`claim_batch`].
+pub async fn claim_batch_replicated(
+    redis: &Redis,
+    ready: &str,
+    deadline_ms: i64,
+    claims: &[Claim],
+    is_published: impl Fn(&CouponId) -> bool,
+    within: Duration,
+) -> Result<(BatchReply, bool), RedisError> {
+    let call = Call::of(redis, ready, deadline_ms, claims, is_published);
+    let (reply, has_replica) = CLAIM.run_replicated(redis, call.args, within).await?;
+    let reply = decode_claims(&array(reply, "claim")?, &call.groups, call.claims)?;
+    Ok((reply, has_replica))
+}
+
+impl<'a> Call<'a> {
+    fn of(
+        redis: &Redis,
+        ready: &str,
+        deadline_ms: i64,
+        claims: &'a [Claim],
+        is_published: impl Fn(&CouponId) -> bool,
+    ) -> Self {
+        let groups = group_by_coupon(claims);
+        let mut keys: Vec<Value> = vec![(&*redis.keys.epoch).into(), (&*redis.keys.orders).into()];
+        keys.extend(groups.iter().flat_map(|(coupon, _)| {
+            [redis.keys.coupon(coupon), redis.keys.claims(coupon), redis.keys.waitlist(coupon)]
+                .map(Value::from)
+        }));
+        let mut args = script_args(CLAIM.sha1(), keys, [Value::from(ready), deadline_ms.into()]);
+        args.reserve(3 * groups.len() + 3 * claims.len());
+        for (coupon, members) in &groups {
+            args.push(coupon.as_str().into());
+            // The program cannot know whether the script needs the keys: only the script reads the coupon's limit.
+            let have_keys = members.iter().any(|&member| claims[member].key.is_some());
+            args.push((i64::from(is_published(coupon)) + 2 * i64::from(have_keys)).into());
+            args.push(i64::try_from(members.len()).unwrap_or(i64::MAX).into());
+            args.extend(members.iter().map(|&member| Value::from(claims[member].user.as_str())));
+            args.extend(members.iter().map(|&member| Value::from(claims[member].order.to_string())));
+            if have_keys {
+                let keys = members.iter().map(|&member| claims[member].key.as_ref());
+                args.extend(keys.map(|key| key.map_or("", IdempotencyKey::as_str).into()));
+            }
         }
+        Self { args, groups, claims: claims.len() }
     }
-    let reply = array(CLAIM.run(redis, args).await?, "claim")?;
-    decode_claims(&reply, &groups, claims.len())
 }
 
 /// Why Redis would refuse the writes of a batch now; `None` if it would not. Sends an empty batch.
