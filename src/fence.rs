@@ -230,7 +230,9 @@ impl Fence {
                 return;
             }
             let verdict = match self.probe(&session.redis, postgres).await {
-                Ok((seen, row)) => {
+                Ok((seen, seen_at, row)) => {
+                    // Replies to claims set the clock more often, but not those that come after a wait for a replica.
+                    session.clock.set(seen.now_ms, seen_at);
                     self.record_probe(&seen);
                     match probe::compare(&seen, &row) {
                         // Another process has rebuilt since: every script would refuse this session's marker.
@@ -265,11 +267,17 @@ impl Fence {
         }
     }
 
-    /// Reads Redis, and the fence row from Postgres; without Postgres, the row that was read last.
-    async fn probe(&self, redis: &Redis, postgres: &Postgres) -> anyhow::Result<(RedisProbe, FenceRow)> {
+    /// Reads Redis, and the fence row from Postgres; without Postgres, the row that was read last. Also returns when Redis
+    /// had answered.
+    async fn probe(
+        &self,
+        redis: &Redis,
+        postgres: &Postgres,
+    ) -> anyhow::Result<(RedisProbe, Instant, FenceRow)> {
         // Redis first: a WAL position in Redis is then never ahead of the position that Postgres returns, unless
         // Postgres has lost commits.
         let seen = crate::redis::probe::probe(redis).await?;
+        let seen_at = Instant::now();
         let pool = postgres.pool.clone();
         let partition = self.shared.partition;
         let read = async move { postgres::fence::read(&pool, partition).await };
@@ -278,10 +286,10 @@ impl Fence {
         match row {
             Ok(row) => {
                 *lock(&self.shared.row) = Some(FenceRow { lsn: None, ..row.clone() });
-                Ok((seen, row))
+                Ok((seen, seen_at, row))
             }
             Err(error) => match lock(&self.shared.row).clone() {
-                Some(row) => Ok((seen, row)),
+                Some(row) => Ok((seen, seen_at, row)),
                 None => Err(error.into()),
             },
         }

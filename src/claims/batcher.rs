@@ -93,7 +93,8 @@ impl From<&RedisError> for Unavailable {
 impl Batcher {
     #[must_use]
     pub fn new(fence: Fence, catalogue: Catalogue, max_backlog: u64) -> Self {
-        let (plain, replicated) = Default::default();
+        let plain = Mutex::new(Queue::new(config::CLAIM_MAX_SENDERS));
+        let replicated = Mutex::new(Queue::new(config::CLAIM_MAX_REPLICA_SENDERS));
         Self { shared: Arc::new(Shared { fence, catalogue, max_backlog, plain, replicated }) }
     }
 
@@ -269,7 +270,9 @@ async fn claim_batch(
     if !shared.fence.is_current(session) {
         return Err(Unavailable::NoAnswer(SESSION_ENDED.into()));
     }
-    session.clock.set(reply.now_ms, Instant::now());
+    if lane == Lane::Redis {
+        session.clock.set(reply.now_ms, Instant::now());
+    }
     match reply.outcome {
         BatchOutcome::Done(each) => Ok(Outcomes { each, has_replica }),
         BatchOutcome::Late => Err(Unavailable::Late),

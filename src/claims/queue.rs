@@ -2,7 +2,8 @@
 //!
 //! With one sender, batches are largest and cost Redis and this process the least. But the sender waits while Redis
 //! flushes its log, and afterwards Redis waits for the sender. A second sender starts when half of a batch has gathered
-//! again: Redis then has the next batch at once. A third sender was not faster in any measurement.
+//! again: Redis then has the next batch at once. A third sender was not faster in any measurement, except for batches that
+//! wait for a replica.
 
 use std::collections::VecDeque;
 
@@ -11,6 +12,7 @@ use crate::config;
 pub struct Queue<T> {
     waiting: VecDeque<T>,
     senders: usize,
+    max_senders: usize,
     /// Claims in the last batch.
     last_batch: usize,
 }
@@ -26,19 +28,17 @@ pub enum Joined {
     Full,
 }
 
-impl<T> Default for Queue<T> {
-    fn default() -> Self {
-        Self { waiting: VecDeque::new(), senders: 0, last_batch: 0 }
-    }
-}
-
 impl<T> Queue<T> {
+    pub const fn new(max_senders: usize) -> Self {
+        Self { waiting: VecDeque::new(), senders: 0, max_senders, last_batch: 0 }
+    }
+
     pub fn join(&mut self, one: T) -> Joined {
         if self.waiting.len() >= config::CLAIM_QUEUE_MAX_CLAIMS {
             return Joined::Full;
         }
         self.waiting.push_back(one);
-        if self.senders >= config::CLAIM_MAX_SENDERS || !self.is_worth_sending(self.senders) {
+        if self.senders >= self.max_senders || !self.is_worth_sending(self.senders) {
             return Joined::Waits;
         }
         self.senders += 1;
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn the_first_claim_does_not_wait_and_the_next_ones_go_together() {
-        let mut queue = Queue::default();
+        let mut queue = Queue::new(config::CLAIM_MAX_SENDERS);
         assert_eq!(queue.join(0), Joined::NeedsSender);
         assert_eq!(queue.next_batch(), Some(vec![0]));
         assert_eq!(queue.join(1), Joined::Waits);
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_second_sender_starts_for_half_a_batch_and_a_third_never_does() {
-        let mut queue = Queue::default();
+        let mut queue = Queue::new(config::CLAIM_MAX_SENDERS);
         let second = config::CLAIM_SECOND_BATCH_MIN_CLAIMS;
         assert_eq!(join_many(&mut queue, 1), 1);
         queue.next_batch();
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_batch_and_the_queue_have_a_limit() {
-        let mut queue = Queue::default();
+        let mut queue = Queue::new(config::CLAIM_MAX_SENDERS);
         join_many(&mut queue, config::CLAIM_QUEUE_MAX_CLAIMS);
         assert_eq!(queue.join(0), Joined::Full);
         assert_eq!(queue.next_batch().map(|batch| batch.len()), Some(config::CLAIM_BATCH_MAX_CLAIMS));

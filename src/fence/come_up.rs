@@ -2,7 +2,6 @@
 //! makes the decisions of a rebuild, `retry` chooses the pause after a failed one.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::carriers::Carriers;
 use super::probe::{self, Difference};
@@ -25,9 +24,8 @@ impl Fence {
         let mut is_rebuilt = false;
         loop {
             let redis = server.connect().await.map_err(Down::soon)?;
-            let (seen, row) = self.probe(&redis, postgres).await.map_err(Down::soon)?;
             // The clock estimate may lag but never lead: an early deadline only refuses the claim.
-            let probed_at = Instant::now();
+            let (seen, seen_at, row) = self.probe(&redis, postgres).await.map_err(Down::soon)?;
             let evidence = lock(&self.shared.evidence).clone().filter(|evidence| evidence.epoch == row.epoch);
             let order = lock(&self.shared.ordered).take();
             let verdict = match (&order, &evidence) {
@@ -60,7 +58,7 @@ impl Fence {
                 self.report_postgres_loss(&row.epoch, &why);
                 continue;
             }
-            let clock = RedisClock::new(seen.now_ms, probed_at);
+            let clock = RedisClock::new(seen.now_ms, seen_at);
             let carriers = Carriers::new(server, &seen.run_id);
             let session = Arc::new(Session::new(row, redis, clock, carriers));
             self.record_probe(&seen);

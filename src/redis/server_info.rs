@@ -33,10 +33,10 @@ pub async fn run_id(redis: &Redis) -> Result<String, RedisError> {
     Ok(section(redis, "server").await?.text("run_id"))
 }
 
-/// The number of replicas that receive what Redis writes.
-pub async fn replicas(redis: &Redis) -> Result<i64, RedisError> {
-    // With zero, WAIT answers at once.
-    integer(&redis.call("WAIT", vec![0.into(), 0.into()]).await?, "WAIT")
+/// Whether a replica confirms within a second what Redis has written. The connection waits.
+pub async fn has_replica(redis: &Redis) -> Result<bool, RedisError> {
+    let ms = i64::try_from(config::DOCTOR_REPLICA_WAIT.as_millis()).unwrap_or(i64::MAX);
+    Ok(integer(&redis.call("WAIT", vec![1.into(), ms.into()]).await?, "WAIT")? > 0)
 }
 
 /// The reply of INFO; `None` if the user may not run it.

@@ -1,6 +1,8 @@
 //! A sale on Redis servers that fail over: coupons in several partitions, clients that claim at an even pace, and the
 //! ledger of what they were told.
 
+mod losses;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -29,15 +31,20 @@ pub struct Scene {
 impl Scene {
     /// Starts the program with this number of partitions.
     pub async fn start(redis: &str, partitions: usize) -> Self {
+        Self::start_with(redis, partitions, &[]).await
+    }
+
+    /// As `start`, with more settings.
+    pub async fn start_with(redis: &str, partitions: usize, more: &[(&str, &str)]) -> Self {
         let postgres = ExternalStore::postgres(&["max_connections=200"]).await;
-        let sale = Sale::start_with(&[
+        let settings = [
             ("REDIS_URL", redis),
             ("DATABASE_URL", &postgres.url("postgres")),
             ("SECKILL_JWT_SECRET", SECRET),
             ("SECKILL_ADMIN_TOKEN", SECRET),
             ("SECKILL_PARTITIONS", &partitions.to_string()),
-        ])
-        .await;
+        ];
+        let sale = Sale::start_with(&[&settings[..], more].concat()).await;
         // The harness reads the secrets from the data directory.
         std::fs::create_dir_all(sale.data_dir()).unwrap();
         for file in ["jwt-secret", "admin-token"] {
@@ -67,6 +74,11 @@ impl Scene {
     /// The coupon of the partition that no client buys.
     pub fn untouched(&self, partition: i64) -> &str {
         &self.coupons[&partition][1]
+    }
+
+    /// The coupon of the partition that clients buy.
+    pub fn bought(&self, partition: i64) -> &str {
+        &self.coupons[&partition][0]
     }
 
     /// Starts clients that claim the first coupon of each partition.

@@ -6,3 +6,11 @@ use std::time::Duration;
 pub const TOPOLOGY_ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// A stopped master loses its session after `REDIS_COMMAND_TIMEOUT`; a replica must not be promoted before.
 pub const FAILOVER_MIN: Duration = Duration::from_secs(3);
+
+// ---- claims that wait for a replica ----
+
+/// EVALSHAs of such claims in flight at once, each on a connection of its own. More than without a replica: nearly all of
+/// their time is the way to the replica and back.
+pub const CLAIM_MAX_REPLICA_SENDERS: usize = 8;
+/// How long `doctor` waits for a replica.
+pub const DOCTOR_REPLICA_WAIT: Duration = Duration::from_secs(1);

@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::fixtures::temp_dir;
+use crate::lag::Lag;
 use crate::process::{output_of, signal};
 use crate::wait::until;
 
@@ -183,6 +184,8 @@ fn port_of(address: &str) -> Option<u16> {
 /// A master, a replica and three Sentinels. The master fails after two seconds.
 pub struct SentinelGroup {
     servers: Vec<RedisProcess>,
+    /// The way from the first master to its replica.
+    pub lag: Lag,
     sentinels: Vec<RedisProcess>,
     _dir: TempDir,
 }
@@ -191,9 +194,10 @@ impl SentinelGroup {
     pub async fn start() -> Self {
         let dir = temp_dir("seckill-sentinel-");
         let [master, replica, sentinels @ ..]: [u16; 5] = free_ports();
+        let lag = Lag::before(master);
         let servers = vec![
             RedisProcess::server(&dir, master, &[]),
-            RedisProcess::server(&dir, replica, &["--replicaof", &format!("127.0.0.1 {master}")]),
+            RedisProcess::server(&dir, replica, &["--replicaof", &format!("127.0.0.1 {}", lag.port)]),
         ];
         until("the replica follows", async || {
             let info = redis_cli(replica, &["INFO", "replication"]).ok()?;
@@ -201,11 +205,12 @@ impl SentinelGroup {
         })
         .await;
         let start = |port: u16| {
+            // After the failover time-out a Sentinel would lead the replica past the lag.
             let settings = dir.path().join(format!("sentinel-{port}.conf"));
             let text = format!(
                 "bind 127.0.0.1\nport {port}\nsentinel monitor {SERVICE} 127.0.0.1 {master} 2\n\
                  sentinel down-after-milliseconds {SERVICE} {FAILS_AFTER_MS}\n\
-                 sentinel failover-timeout {SERVICE} 10000\n"
+                 sentinel failover-timeout {SERVICE} 60000\n"
             );
             fs::write(&settings, text).unwrap();
             let mut command = Command::new("redis-server");
@@ -213,7 +218,7 @@ impl SentinelGroup {
             RedisProcess::start(port, command)
         };
         let sentinels: Vec<RedisProcess> = sentinels.into_iter().map(start).collect();
-        let group = Self { servers, sentinels, _dir: dir };
+        let group = Self { servers, lag, sentinels, _dir: dir };
         until("the Sentinels know each other and the replica", async || {
             let knows = |sentinel: &RedisProcess| {
                 let known = redis_cli(sentinel.port, &["SENTINEL", "MASTER", SERVICE]).unwrap_or_default();
@@ -250,6 +255,11 @@ impl SentinelGroup {
 
     pub fn signal(&self, port: u16, what: Signal) {
         self.servers.iter().find(|server| server.port == port).unwrap().signal(what);
+    }
+
+    /// The port of the server that is not this one.
+    pub fn other(&self, port: u16) -> u16 {
+        self.servers.iter().map(|server| server.port).find(|other| *other != port).unwrap()
     }
 
     /// Stops or wakes all Sentinels but this number.
