@@ -241,10 +241,10 @@ async fn send(mut batch: Vec<Waiting>, lane: Lane, shared: Arc<Shared>) -> Answe
     };
     shared.catalogue.refresh_for(&session).await;
     let now = Instant::now();
-    let late: Vec<Waiting> = batch.extract_if(.., |waiting| waiting.deadline <= now).collect();
-    let late = refuse(late, Unavailable::Late);
-    let Some(deadline) = batch.iter().map(|waiting| waiting.deadline).min() else { return late };
-    late.deliver();
+    let overdue: Vec<Waiting> = batch.extract_if(.., |waiting| waiting.deadline <= now).collect();
+    let overdue = refuse(overdue, Unavailable::Late);
+    let Some(deadline) = batch.iter().map(|waiting| waiting.deadline).min() else { return overdue };
+    overdue.deliver();
 
     let (claims, answers): (Vec<Claim>, Vec<_>) = batch.into_iter().map(|w| (w.claim, w.answer)).unzip();
     let outcomes = claim_batch(&shared, &session, lane, deadline, &claims).await;

@@ -67,8 +67,8 @@ pub struct CreateArgs {
     reserve_for: Option<i64>,
 
     /// What must have a claim when it is answered: `redis`; `replica`, Redis and one of its replicas; `postgres`, after
-    /// the commit. The server's SECKILL_ANSWER_AFTER is the least [default: that; postgres if Redis is not known to write
-    /// each claim to disk]
+    /// the commit. The server may ask for more by its own setting [default: that setting; postgres if Redis is not known to
+    /// write each claim to disk]
     #[arg(long, value_name = "redis|replica|postgres")]
     durability: Option<ClaimDurability>,
 

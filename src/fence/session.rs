@@ -30,8 +30,8 @@ pub struct Session {
 
 impl Session {
     pub(super) fn new(row: FenceRow, redis: Redis, clock: RedisClock, carriers: Carriers) -> Self {
-        let FenceRow { epoch, rebuilt_at: began, .. } = row;
         static LAST: AtomicU64 = AtomicU64::new(0);
+        let FenceRow { epoch, rebuilt_at: began, .. } = row;
         let id = LAST.fetch_add(1, Ordering::Relaxed) + 1;
         Self { id, ready: ready_marker(&epoch), epoch, redis, clock, carriers, began }
     }

@@ -1,6 +1,7 @@
 //! A sale on Redis servers that fail over: coupons in several partitions, clients that claim at an even pace, and the
 //! ledger of what they were told.
 
+mod figures;
 mod losses;
 
 use std::collections::{BTreeMap, BTreeSet};

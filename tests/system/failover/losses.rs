@@ -14,14 +14,15 @@ use super::Scene;
 
 const NO_WORKER: (&str, &str) = ("SECKILL_WORKERS", "0");
 
-struct Failover {
-    group: SentinelGroup,
-    scene: Scene,
+/// A sale on a master with a replica.
+pub struct Failover {
+    pub group: SentinelGroup,
+    pub scene: Scene,
     master: u16,
-    coupon: String,
+    pub coupon: String,
 }
 
-fn order(answer: &Answer) -> String {
+pub fn order(answer: &Answer) -> String {
     answer.body["order"].as_str().unwrap_or_else(|| panic!("{}", answer.text)).to_owned()
 }
 
@@ -36,14 +37,14 @@ fn users(name: &str, count: usize) -> Vec<String> {
 }
 
 impl Failover {
-    async fn start(settings: &[(&str, &str)]) -> Self {
+    pub async fn start(settings: &[(&str, &str)]) -> Self {
         let group = SentinelGroup::start().await;
         let scene = Scene::start_with(&group.url(), 1, settings).await;
         let (master, coupon) = (group.master().unwrap(), scene.bought(0).to_owned());
         Self { group, scene, master, coupon }
     }
 
-    fn start_worker(&self) -> Process {
+    pub fn start_worker(&self) -> Process {
         self.scene.sale.spawn("worker", &[("SECKILL_WORKERS", "1")])
     }
 
@@ -80,7 +81,7 @@ impl Failover {
     }
 
     /// The master dies, the replica is promoted, and takes claims.
-    async fn fail_over(&mut self) {
+    pub async fn fail_over(&mut self) {
         self.group.kill_9(self.master);
         until("claims are taken again", async || {
             let answer = self.scene.sale.claim(&self.coupon, "first-after").await;
@@ -125,8 +126,14 @@ impl Failover {
         }
     }
 
+    /// The live orders, when all events are recorded.
+    pub async fn recorded(&self) -> BTreeSet<String> {
+        self.assert_ledger([]).await;
+        self.scene.live_orders()
+    }
+
     /// Waits until all is recorded: every order that was told is live, and both stores agree.
-    async fn assert_ledger(&self, told: impl IntoIterator<Item = String>) {
+    pub async fn assert_ledger(&self, told: impl IntoIterator<Item = String>) {
         let told: BTreeSet<String> = told.into_iter().collect();
         self.scene.assert_ledger(&told, |_| self.group.master().unwrap()).await;
     }
