@@ -97,6 +97,7 @@ fn the_error_for_a_wrong_number_names_its_bounds(#[case] line: &str, #[case] bou
 #[case("SECKILL_RECLAIM_AFTER", "worker")]
 #[case("SECKILL_STREAM_KEEP", "worker")]
 #[case("SECKILL_MAX_BACKLOG", "serve")]
+#[case("SECKILL_ANSWER_AFTER", "serve")]
 #[case("SECKILL_LOG", "serve")]
 #[case("SECKILL_LOG_FORMAT", "serve")]
 #[case("SECKILL_URL", "coupon list")]
@@ -118,7 +119,7 @@ fn a_wrong_value_names_the_variable_it_comes_from() {
 fn help_lists_all_settings_and_shows_no_secret() {
     let settings = "SECKILL_LISTEN SECKILL_DATA_DIR REDIS_URL DATABASE_URL SECKILL_STORES SECKILL_REDIS_PREFIX \
         SECKILL_DB_SCHEMA SECKILL_PARTITIONS SECKILL_WORKERS SECKILL_ADMIN_TOKEN SECKILL_JWT_SECRET SECKILL_JWT_AUDIENCE \
-        SECKILL_JWT_ISSUER SECKILL_RECLAIM_AFTER SECKILL_MAX_BACKLOG SECKILL_STREAM_KEEP SECKILL_LOG \
+        SECKILL_JWT_ISSUER SECKILL_RECLAIM_AFTER SECKILL_MAX_BACKLOG SECKILL_ANSWER_AFTER SECKILL_STREAM_KEEP SECKILL_LOG \
         SECKILL_LOG_FORMAT SECKILL_URL SECKILL_POSTGRES_CONNECTIONS";
     let sandbox = Sandbox::new().env("SECKILL_JWT_SECRET", JWT_SECRET).env("SECKILL_ADMIN_TOKEN", JWT_SECRET);
     let run = sandbox.run(&["--help"]);
