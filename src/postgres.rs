@@ -12,6 +12,7 @@ pub mod expiry;
 pub mod fence;
 pub mod health;
 pub mod known;
+pub mod notices;
 pub mod orders;
 pub mod outbox;
 mod pool;
@@ -33,6 +34,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, Connection};
 use tokio::sync::Semaphore;
 
+use notices::Notices;
 pub use pool::Pool;
 use turns::Turns;
 use work::WorkConnections;
@@ -59,6 +61,7 @@ pub struct Postgres {
     pub pool: Pool,
     pub work: WorkConnections,
     pub turns: Turns,
+    pub notices: Notices,
     rebuilds: Arc<Semaphore>,
 }
 
@@ -131,8 +134,8 @@ impl Postgres {
             ]);
         let reading = options.clone().options([("default_transaction_read_only", "on")]);
         let options = options.options([("synchronous_commit", "on")]).options(BY_INDEX);
-        // One is the session of `turns`.
-        let shared = connections.saturating_sub(1).max(2);
+        // Two are the sessions of `turns` and of `notices`.
+        let shared = connections.saturating_sub(2).max(2);
         let for_requests = (shared / 2).min(config::POSTGRES_POOL_CONNECTIONS);
         let pool = PgPoolOptions::new()
             .max_connections(for_requests)
@@ -144,6 +147,7 @@ impl Postgres {
             most_connections: connections,
             work: WorkConnections::new(options.clone(), (shared - for_requests) as usize),
             turns: Turns::new(options.clone()),
+            notices: Notices::new(options.clone()),
             rebuilds: Arc::new(Semaphore::new(config::POSTGRES_REBUILD_CONNECTIONS.into())),
             options,
             reading,
