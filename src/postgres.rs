@@ -6,6 +6,7 @@
 //! at any time, also during a statement.
 
 pub mod audit;
+pub mod comparisons;
 pub mod coupons;
 pub mod dead_letters;
 pub mod expiry;
@@ -134,11 +135,11 @@ impl Postgres {
             ]);
         let reading = options.clone().options([("default_transaction_read_only", "on")]);
         let options = options.options([("synchronous_commit", "on")]).options(BY_INDEX);
-        // Two are the sessions of `turns` and of `notices`.
-        let shared = connections.saturating_sub(2).max(2);
-        let for_requests = (shared / 2).min(config::POSTGRES_POOL_CONNECTIONS);
+        // One is the session of `turns`, and one of those for requests is that of `notices`.
+        let shared = connections.saturating_sub(1).max(4);
+        let for_requests = (shared / 2).min(config::POSTGRES_POOL_CONNECTIONS + 1);
         let pool = PgPoolOptions::new()
-            .max_connections(for_requests)
+            .max_connections(for_requests - 1)
             .acquire_timeout(config::POSTGRES_CONNECT_TIMEOUT)
             .connect_lazy_with(options.clone());
         Ok(Self {

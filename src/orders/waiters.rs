@@ -187,3 +187,24 @@ impl Waiting {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_order_that_may_be_recorded_is_read_at_once_and_only_while_a_request_waits() {
+        let waiting = Waiting::default();
+        let [new, earlier, noticed, unknown, gone] = [(); 5].map(|()| OrderId::mint());
+        let _kept = [(new, false), (earlier, true), (noticed, false)]
+            .map(|(order, may_be_recorded)| waiting.add(order, may_be_recorded).unwrap());
+        drop(waiting.add(gone, true));
+        waiting.mark(&[noticed, unknown]);
+        assert!(!waiting.all().contains(&gone));
+        let marked: HashSet<OrderId> = waiting.take_marked().into_iter().collect();
+        assert_eq!(marked, HashSet::from([earlier, noticed]));
+        assert!(waiting.take_marked().is_empty());
+        waiting.mark_all();
+        assert_eq!(waiting.take_marked().len(), 3);
+    }
+}
