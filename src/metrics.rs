@@ -168,7 +168,7 @@ metrics! {
     BACKLOG_EVENTS: Gauge = ("seckill_backlog_events", "Order events that are not acknowledged yet");
     BACKLOG_OLDEST: Gauge = (
         "seckill_backlog_oldest_seconds",
-        "Age of the oldest order event that is not acknowledged, 0 for none; NaN while Redis does not answer",
+        "Age of the oldest order event that is not acknowledged, 0 for none; NaN while Redis answers for no partition",
     );
     STREAM_LENGTH: GaugeBy = (
         "seckill_stream_length",
@@ -197,7 +197,7 @@ metrics! {
     );
     WORKER_CONNECTIONS: Gauge = (
         "seckill_worker_connections",
-        "Connections to Redis of all workers that read the stream; NaN while Redis does not answer or does not tell",
+        "Connections to Redis of all workers that read a stream; NaN while Redis does not tell for any partition",
     );
     ORDERS_RECORDED: Counter = ("seckill_orders_recorded_total", "Orders written to Postgres");
     WINDOW_SECONDS: Histogram = (

@@ -66,7 +66,7 @@ impl OrderWaiters {
         let parts = (waiting.clone(), postgres.clone(), stop.clone());
         tokio::spawn(tasks.supervise("notices of recorded orders", None, stop, move || {
             let (waiting, postgres, stop) = parts.clone();
-            async move { stop.run_until_cancelled(heard::listen(&waiting, &postgres)).await }
+            async move { stop.run_until_cancelled(Box::pin(heard::listen(&waiting, &postgres))).await }
         }));
         Self { waiting, lookups }
     }

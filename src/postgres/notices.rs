@@ -4,6 +4,8 @@
 //! The statement that sends notices is not the recording transaction: Postgres lets only one transaction with a notice
 //! commit at a time, so recordings would wait for each other's fsync. Alone it writes nothing that needs an fsync.
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
@@ -36,7 +38,8 @@ const ORDER_BYTES: usize = size_of::<Uuid>();
 /// Opens sessions that listen. A cheap handle.
 #[derive(Clone)]
 pub struct Notices {
-    options: PgConnectOptions,
+    // Shared: it is large, and every future that has a `Postgres` would hold it.
+    options: Arc<PgConnectOptions>,
 }
 
 /// A session that listens. A drop closes it.
@@ -51,7 +54,7 @@ impl Notices {
         let idle = config::NOTICES_SESSION_IDLE_TIMEOUT.as_millis();
         let options =
             options.application_name(SESSION_NAME).options([("idle_session_timeout", format!("{idle}ms"))]);
-        Self { options }
+        Self { options: Arc::new(options) }
     }
 
     /// Opens a session: every notice that is sent from now on arrives while the session lives.
@@ -65,7 +68,7 @@ impl Notices {
             .max_lifetime(None)
             .idle_timeout(None)
             .acquire_timeout(config::POSTGRES_CONNECT_TIMEOUT)
-            .connect_lazy_with(self.options.clone());
+            .connect_lazy_with((*self.options).clone());
         let listening = async {
             let mut listener = PgListener::connect_with(&pool).await?;
             listener.eager_reconnect(false);
