@@ -1,6 +1,7 @@
 //! Notices of recorded orders: who gets them, and that they cost a recording nothing.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use seckill::domain::OrderId;
 use seckill::postgres::notices::{self, Listener};
@@ -10,6 +11,8 @@ use support::until;
 
 use crate::harness::Database;
 
+/// Longest wait for a notice.
+const DEADLINE: Duration = Duration::from_secs(20);
 const CHANNEL: &str =
     "select 'seckill_recorded_' || to_hex(hashtextextended(current_schema() || '/recorded', 0))";
 
@@ -22,11 +25,16 @@ async fn send(postgres: &Postgres, orders: &[OrderId]) -> String {
     notices::send(&mut connection, orders).await.unwrap()
 }
 
+async fn next(listener: &mut Listener) -> Vec<OrderId> {
+    let next = tokio::time::timeout(DEADLINE, listener.next()).await;
+    next.expect("waited too long for a notice").unwrap()
+}
+
 /// Reads until it has these orders.
 async fn assert_gets(listener: &mut Listener, orders: &[OrderId]) {
     let mut missing: HashSet<OrderId> = orders.iter().copied().collect();
     while !missing.is_empty() {
-        for order in listener.next().await.unwrap() {
+        for order in next(listener).await {
             missing.remove(&order);
         }
     }
@@ -45,7 +53,7 @@ async fn every_session_that_listens_gets_every_order_of_its_schema_in_notices_th
     let lsn = send(&database.postgres, &recorded).await;
     assert_eq!(lsn.len(), 17, "the WAL position, padded: {lsn}");
     for listener in &mut listeners {
-        let first = listener.next().await.unwrap();
+        let first = next(listener).await;
         assert!(recorded.contains(&first[0]), "orders of another schema are not told");
         assert_gets(listener, &recorded[first.len()..]).await;
     }
@@ -62,7 +70,8 @@ async fn nothing_is_sent_while_no_process_listens() {
     let listener = database.postgres.notices.listen().await.unwrap();
     let sent = orders(2);
     send(&database.postgres, &sent).await;
-    let bytes = eavesdropper.recv().await.unwrap().payload().len();
+    let heard = tokio::time::timeout(DEADLINE, eavesdropper.recv()).await;
+    let bytes = heard.expect("waited too long for a notice").unwrap().payload().len();
     assert_eq!(bytes, 43, "the first notice has the two orders, in base64");
     drop(listener);
     until("the session of the listener has ended", async || {
