@@ -64,6 +64,7 @@ const REBUILD_CAUSES: &[&str] =
     &["first", "redis", "marker", "stream", "scripts", "postgres", "loss", "ordered"];
 const TRANSITION_REASONS: &[&str] =
     &["fence-down", "fenced", "queue-full", "late", "no-answer", "redis", "postgres"];
+const WAITERS_FOUND_BY: &[&str] = &["worker", "notice", "poll"];
 const STATUS_CODES: &[&str] = &[
     "200", "201", "202", "204", "304", "400", "401", "404", "405", "408", "409", "412", "413", "415", "500",
     "503", "other",
@@ -167,7 +168,7 @@ metrics! {
     BACKLOG_EVENTS: Gauge = ("seckill_backlog_events", "Order events that are not acknowledged yet");
     BACKLOG_OLDEST: Gauge = (
         "seckill_backlog_oldest_seconds",
-        "Age of the oldest order event that is not acknowledged, 0 for none; NaN while Redis does not answer",
+        "Age of the oldest order event that is not acknowledged, 0 for none; NaN while Redis answers for no partition",
     );
     STREAM_LENGTH: GaugeBy = (
         "seckill_stream_length",
@@ -196,13 +197,19 @@ metrics! {
     );
     WORKER_CONNECTIONS: Gauge = (
         "seckill_worker_connections",
-        "Connections to Redis of all workers that read the stream; NaN while Redis does not answer or does not tell",
+        "Connections to Redis of all workers that read a stream; NaN while Redis does not tell for any partition",
     );
     ORDERS_RECORDED: Counter = ("seckill_orders_recorded_total", "Orders written to Postgres");
     WINDOW_SECONDS: Histogram = (
         "seckill_window_seconds",
         "Time from an order event's entry in the stream (by Redis's clock) to the commit of its order (by this machine's)",
         WINDOW,
+    );
+    WAITERS_WOKEN: CounterBy = (
+        "seckill_waiters_woken_total",
+        "Requests whose order was recorded while they waited, by how this process found the row: a worker of its own, \
+         a notice of another process, or the slow poll, which finds what no notice has told",
+        Label::new("found_by", WAITERS_FOUND_BY),
     );
     TRANSACTION_DURATION: HistogramBy = (
         "seckill_transaction_duration_seconds",

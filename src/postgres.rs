@@ -6,12 +6,14 @@
 //! at any time, also during a statement.
 
 pub mod audit;
+pub mod comparisons;
 pub mod coupons;
 pub mod dead_letters;
 pub mod expiry;
 pub mod fence;
 pub mod health;
 pub mod known;
+pub mod notices;
 pub mod orders;
 pub mod outbox;
 mod pool;
@@ -33,6 +35,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, Connection};
 use tokio::sync::Semaphore;
 
+use notices::Notices;
 pub use pool::Pool;
 use turns::Turns;
 use work::WorkConnections;
@@ -59,6 +62,7 @@ pub struct Postgres {
     pub pool: Pool,
     pub work: WorkConnections,
     pub turns: Turns,
+    pub notices: Notices,
     rebuilds: Arc<Semaphore>,
 }
 
@@ -131,11 +135,11 @@ impl Postgres {
             ]);
         let reading = options.clone().options([("default_transaction_read_only", "on")]);
         let options = options.options([("synchronous_commit", "on")]).options(BY_INDEX);
-        // One is the session of `turns`.
-        let shared = connections.saturating_sub(1).max(2);
-        let for_requests = (shared / 2).min(config::POSTGRES_POOL_CONNECTIONS);
+        // One is the session of `turns`, and one of those for requests is that of `notices`.
+        let shared = connections.saturating_sub(1).max(4);
+        let for_requests = (shared / 2).min(config::POSTGRES_POOL_CONNECTIONS + 1);
         let pool = PgPoolOptions::new()
-            .max_connections(for_requests)
+            .max_connections(for_requests - 1)
             .acquire_timeout(config::POSTGRES_CONNECT_TIMEOUT)
             .connect_lazy_with(options.clone());
         Ok(Self {
@@ -144,6 +148,7 @@ impl Postgres {
             most_connections: connections,
             work: WorkConnections::new(options.clone(), (shared - for_requests) as usize),
             turns: Turns::new(options.clone()),
+            notices: Notices::new(options.clone()),
             rebuilds: Arc::new(Semaphore::new(config::POSTGRES_REBUILD_CONNECTIONS.into())),
             options,
             reading,

@@ -19,8 +19,8 @@ use crate::config;
 use crate::domain::Origin;
 use crate::fence::{Fence, FenceState, Session, wal_position};
 use crate::metrics;
-use crate::postgres::Postgres;
 use crate::postgres::coupons::CouponRow;
+use crate::postgres::{self, Postgres, comparisons};
 use crate::redis::tally::Tally;
 use crate::redis::{coupon_hash, deleted_entries, marker, probe, tally};
 
@@ -82,14 +82,14 @@ impl Reconciler {
         }
         let report = comparison.report;
         if report.fenced {
-            report.record_metrics(self.fence.partition());
+            self.show(&report).await;
             return Ok(report);
         }
         // A difference between reads of two epochs is not a difference of the stores.
         if marker::read(&session.redis).await?.as_deref() != Some(&*session.ready) {
             return Err(ReconcileError::marker_changed(&self.fence, &session));
         }
-        report.record_metrics(self.fence.partition());
+        self.show(&report).await;
         if let Some(tally) = tally {
             if !deleted_entries.is_empty() {
                 // The acknowledgement covers entries whose orders are recorded.
@@ -101,6 +101,17 @@ impl Reconciler {
             }
         }
         Ok(report)
+    }
+
+    /// Shows the result in this process's metrics, and on the operations page of every process.
+    async fn show(&self, report: &ComparisonReport) {
+        let partition = self.fence.partition();
+        report.record_metrics(partition);
+        let (pool, differences) = (self.postgres.pool.clone(), report.by_kind());
+        let recording = async move { comparisons::record(&pool, partition, &differences).await };
+        if let Err(error) = postgres::with_timeout(config::POSTGRES_STATEMENT_TIMEOUT, recording).await {
+            tracing::debug!(%partition, "reconcile: the result is not recorded: {error}");
+        }
     }
 
     async fn tally(&self, session: &Session) -> Result<Tally, ReconcileError> {

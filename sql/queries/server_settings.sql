@@ -10,5 +10,5 @@ select current_setting('server_version_num')::int as version_number,
        current_setting('superuser_reserved_connections')::int as reserved_connections,
        (select count(*) from pg_stat_activity where application_name = 'seckill comparisons') as processes,
        (select count(*) from pg_stat_activity where backend_type = 'client backend'
-            and coalesce(application_name, '') not in ('seckill', 'seckill comparisons')) as other_connections,
+            and coalesce(application_name, '') not in ('seckill', 'seckill comparisons', 'seckill notices')) as other_connections,
        (extract(epoch from clock_timestamp()) * 1000)::bigint as now_ms

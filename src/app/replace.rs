@@ -163,7 +163,13 @@ async fn take_over(
         }
     }
     accepts.cancel();
-    let Some(dir) = dir else { return Ok(None) };
+    let Some(dir) = dir else {
+        // The old process tells that it leaves, and takes an early end of the conversation for the end of this process.
+        if let Err(error) = predecessor.left().await {
+            tracing::debug!("process {pid}: {error:#}");
+        }
+        return Ok(None);
+    };
     let adopted = adopt(predecessor, &dir, &tasks).await;
     adopted.map(Some).inspect_err(|error| tracing::error!("cannot take over the stores: {error:#}"))
 }

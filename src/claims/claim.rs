@@ -122,7 +122,7 @@ impl Claims {
         let row = match (row, held) {
             (Some(row), _) => Some(row),
             (None, None) => recorded.at_most(wait).wait().await,
-            (None, Some(order)) => self.orders.subscribe(order, wait).wait().await,
+            (None, Some(order)) => self.orders.subscribe_to_earlier(order, wait).wait().await,
         };
         let order = held.unwrap_or(order);
         let order = match row {

@@ -64,8 +64,8 @@ pub const PREFER_WAIT_MAX: Duration = Duration::from_secs(10);
 pub const COMMIT_WAIT: Duration = Duration::from_secs(2);
 /// Orders that clients wait for at once; one more is answered without waiting.
 pub const WAITING_ORDERS_MAX: usize = 20_000;
-/// How often one query reads all orders that clients wait for: another process may have recorded them.
-pub const WAITING_ORDERS_POLL: Duration = Duration::from_millis(50);
+/// How often one query reads all orders that clients wait for: a notice of another process may be lost.
+pub const WAITING_ORDERS_POLL: Duration = Duration::from_secs(1);
 /// How far the clocks of this process and of Postgres may differ when an order is compared with the start of an epoch.
 pub const ORDER_CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
 /// How long a repeated claim waits for the status of its order; after that the answer says `accepted`.

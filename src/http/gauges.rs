@@ -59,13 +59,11 @@ fn read_pool(postgres: &Postgres) {
 
 async fn read_streams(stores: &[Stores]) {
     let streams = join_all(stores.iter().map(read_stream)).await;
-    // One stream that cannot be read makes the sum unknown.
-    let streams: Option<Vec<StreamNumbers>> = streams.into_iter().collect();
-    let oldest =
-        streams.as_ref().map(|streams| streams.iter().map(|stream| stream.oldest).max().unwrap_or_default());
+    // The others say why they are down.
+    let readable = || streams.iter().flatten();
+    let oldest = readable().map(|stream| stream.oldest).max();
     metrics::BACKLOG_OLDEST.set(oldest.map_or(f64::NAN, |oldest| oldest.as_secs_f64()));
-    let workers =
-        streams.and_then(|streams| streams.iter().map(|stream| stream.workers).sum::<Option<u64>>());
+    let workers = readable().filter_map(|stream| stream.workers).reduce(|sum, workers| sum + workers);
     metrics::WORKER_CONNECTIONS.set(workers.map_or(f64::NAN, count_as_f64));
 }
 

@@ -22,9 +22,10 @@ use crate::coupons::catalogue::Catalogue;
 use crate::coupons::view::CouponView;
 use crate::domain::{CouponId, CouponSnapshot, rfc3339};
 use crate::fence::StoreError;
-use crate::metrics::{self, DRIFT, DRIFT_KINDS, RECONCILE_LAST};
+use crate::metrics::{self, DRIFT_KINDS};
 use crate::orders::stream_status::{self, ConsumerInfo, StreamStatus, StreamView};
 use crate::partitions::{PartitionFunctions, Partitions};
+use crate::postgres::comparisons::{self, LastComparison};
 use crate::postgres::{self, Postgres, health};
 use crate::tasks::Tasks;
 
@@ -137,6 +138,7 @@ impl Shared {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut rates = Rates::default();
         let mut fence = FenceSince::new(None, OffsetDateTime::now_utc());
+        let mut last_drift = Drift::default();
         loop {
             ticks.tick().await;
             let partitions = self.parts.partitions.all();
@@ -162,7 +164,7 @@ impl Shared {
             };
             self.lock_history().push(point.clone());
             if self.status.receiver_count() > 0 {
-                let status = self.status(&point, &fence, coupons.as_deref()).await;
+                let status = self.status(&point, &fence, coupons.as_deref(), &mut last_drift).await;
                 self.status.send_replace(event(&self.id(point.t), "status", &status));
             }
         }
@@ -200,15 +202,20 @@ impl Shared {
         point: &Point,
         fence: &FenceSince,
         coupons: Option<&[Arc<CouponSnapshot>]>,
+        last_drift: &mut Drift,
     ) -> Status {
         let parts = &self.parts;
         let partitions = parts.partitions.all();
-        let (stores, streams, workers, letters) = tokio::join!(
+        let (stores, streams, workers, letters, drift) = tokio::join!(
             parts.partitions.store_status(),
             read_streams(&partitions),
             count_workers(&partitions),
             self.open_letters(),
+            drift(parts),
         );
+        if let Some(drift) = drift {
+            *last_drift = drift;
+        }
         let streams = streams.as_ref();
         let known = parts.catalogue.count();
         let views = coupons.map(|coupons| coupons.iter().map(|coupon| CouponView::from(&**coupon)).collect());
@@ -235,7 +242,7 @@ impl Shared {
             reclaim_after_ms: u64::try_from(parts.reclaim_after.as_millis()).unwrap_or(u64::MAX),
             workers,
             consumers: streams.map(Streams::consumers),
-            drift: drift(&parts.partitions),
+            drift: last_drift.clone(),
             dead_letters: OpenLetters { open: letters },
             coupons: views,
             coupons_left_out: coupons.map(|coupons| known.saturating_sub(coupons.len()) as u64),
@@ -278,34 +285,42 @@ impl Streams {
     }
 }
 
-/// `None` if one of them cannot be read.
+/// Those of the partitions that are up; `None` if no stream can be read.
 async fn read_streams(partitions: &[Arc<PartitionFunctions>]) -> Option<Streams> {
     let read = join_all(partitions.iter().map(|partition| stream_status::read(&partition.fence))).await;
     let view = |read| match read {
         Ok(StreamStatus::Up(view)) => Some(*view),
         Ok(StreamStatus::Down { .. }) | Err(_) => None,
     };
-    read.into_iter().map(view).collect::<Option<_>>().map(Streams)
+    let read: Vec<StreamView> = read.into_iter().filter_map(view).collect();
+    (!read.is_empty()).then_some(Streams(read))
 }
 
 async fn count_workers(partitions: &[Arc<PartitionFunctions>]) -> Option<u64> {
     let read = join_all(partitions.iter().map(|partition| stream_status::workers(&partition.fence))).await;
-    read.into_iter().map(|workers| workers.ok().flatten()).sum()
+    read.into_iter().filter_map(|workers| workers.ok().flatten()).reduce(|sum, workers| sum + workers)
 }
 
 async fn acknowledged(partition: &PartitionFunctions) -> Option<i64> {
     stream_status::acknowledged(&partition.fence).await.ok().flatten()
 }
 
-/// The differences of the last comparison of each partition by this process, and the oldest of these comparisons.
-fn drift(partitions: &Partitions) -> Drift {
-    let partitions: Vec<String> =
-        partitions.all().iter().map(|partition| partition.fence.partition().to_string()).collect();
-    let sum = |kind| partitions.iter().filter_map(|partition| DRIFT.read(&[kind, partition])).sum();
-    let kinds: BTreeMap<String, f64> = DRIFT_KINDS.iter().map(|&kind| (kind.to_owned(), sum(kind))).collect();
-    let compared = partitions.iter().map(|partition| RECONCILE_LAST.read(&[partition]).unwrap_or(0.0));
-    let compared = compared.min_by(f64::total_cmp).filter(|&seconds| seconds > 0.0);
-    #[expect(clippy::cast_possible_truncation, reason = "a time in this century")]
-    let compared_at = compared.map(|seconds| rfc3339((seconds * 1000.0) as i64));
-    Drift { total: kinds.values().sum(), kinds, compared_at }
+/// The differences of the last comparison of each partition, and the time of the oldest of these comparisons. `None` if
+/// Postgres does not answer.
+async fn drift(parts: &OperationsParts) -> Option<Drift> {
+    let pool = parts.postgres.pool.clone();
+    let read = async move { comparisons::read(&pool).await };
+    let last = postgres::with_timeout(config::PROBE_INTERVAL, read).await.ok()?;
+    let of = |partition| last.iter().find(|last| last.partition == partition);
+    let started: Vec<Option<&LastComparison>> =
+        parts.partitions.all().iter().map(|partition| of(partition.fence.partition())).collect();
+    let mut kinds: BTreeMap<String, f64> = DRIFT_KINDS.iter().map(|&kind| (kind.to_owned(), 0.0)).collect();
+    for (kind, count) in started.iter().flatten().flat_map(|last| &last.differences) {
+        *kinds.entry(kind.clone()).or_default() += metrics::count_as_f64(count.unsigned_abs());
+    }
+    let compared: Option<Vec<OffsetDateTime>> =
+        started.iter().map(|last| last.map(|last| last.compared_at)).collect();
+    let oldest = compared.and_then(|compared| compared.into_iter().min());
+    let compared_at = oldest.and_then(|oldest| oldest.format(&Rfc3339).ok());
+    Some(Drift { total: kinds.values().sum(), kinds, compared_at })
 }

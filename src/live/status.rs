@@ -99,13 +99,13 @@ pub struct Backlog {
     pub oldest_ms: Option<i64>,
 }
 
-/// Differences between the stores in the last full comparison by this process.
-#[derive(Serialize, ToSchema)]
+/// Differences between the stores in the last full comparison of each partition, by whichever process.
+#[derive(Clone, Default, Serialize, ToSchema)]
 #[schema(as = SaleDrift)]
 pub struct Drift {
     pub total: f64,
     pub kinds: BTreeMap<String, f64>,
-    /// Null before the first comparison.
+    /// Of several partitions, the oldest time; null before one of them was compared.
     #[schema(required, format = DateTime)]
     pub compared_at: Option<String>,
 }

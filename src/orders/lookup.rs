@@ -66,10 +66,17 @@ impl Orders {
         Self { waiters, unrecorded, ending, fence, postgres }
     }
 
-    /// Subscribes to the recording of an order. With a timeout of zero, `wait` returns at once.
+    /// Subscribes to the recording of an order that is not claimed yet. With a timeout of zero, `wait` returns at once.
     #[must_use]
     pub fn subscribe(&self, order: OrderId, timeout: Duration) -> Subscription {
         let recorded = if timeout.is_zero() { None } else { self.waiters.wait(order) };
+        Subscription { recorded, timeout }
+    }
+
+    /// As [`subscribe`](Self::subscribe), for an order that was claimed before: it may be recorded already.
+    #[must_use]
+    pub fn subscribe_to_earlier(&self, order: OrderId, timeout: Duration) -> Subscription {
+        let recorded = if timeout.is_zero() { None } else { self.waiters.wait_for_earlier(order) };
         Subscription { recorded, timeout }
     }
 

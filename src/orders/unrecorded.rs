@@ -113,8 +113,9 @@ impl UnrecordedOrders {
             return Ok(());
         }
         let Some(_place) = self.take_place(viewer) else { return Err(NotFound::NotRecordedYet(order)) };
-        // A recording may be announced before this line: the poll of the waiters then finds the row.
-        let Some(recorded) = self.waiters.wait(order) else { return Err(NotFound::NotRecordedYet(order)) };
+        let Some(recorded) = self.waiters.wait_for_earlier(order) else {
+            return Err(NotFound::NotRecordedYet(order));
+        };
         let waited = tokio::time::timeout(config::UNRECORDED_ORDER_TIMEOUT, recorded).await;
         if matches!(waited, Ok(Ok(_))) || self.is_recorded_up_to(&session, &last, tally.as_ref()).await? {
             return Ok(());

@@ -1,36 +1,50 @@
 //! Wakes requests when the order that they wait for is recorded. Workers of this process announce the orders that they
-//! commit. Orders that another process records are found by a poll: one query for all waiting orders. Also batches
-//! single lookups.
+//! commit. `heard` hears of the orders that other processes record, and reads their rows. `lookups` batches single
+//! lookups.
 
-use std::collections::HashMap;
+mod heard;
+mod lookups;
+
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::domain::{Order, OrderId};
-use crate::postgres::{Postgres, orders};
+use crate::metrics;
+use crate::postgres::Postgres;
 use crate::tasks::Tasks;
-use crate::tasks::batch_queue::{BatchQueue, batch_queue};
+use crate::tasks::batch_queue::batch_queue;
+pub use lookups::NoAnswer;
+use lookups::{Lookup, answer_lookups};
 
 /// Waits for orders to be recorded. A cheap handle; clones share the same waiting orders.
 #[derive(Clone)]
 pub struct OrderWaiters {
-    waiting: Arc<Mutex<HashMap<OrderId, Vec<oneshot::Sender<Order>>>>>,
-    /// Set when the program stops: then no new wait begins.
-    is_closed: Arc<AtomicBool>,
+    waiting: Arc<Waiting>,
     lookups: mpsc::Sender<Lookup>,
 }
 
-/// Postgres gives no answer, or too many lookups wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoAnswer;
+/// The orders that requests wait for.
+#[derive(Default)]
+struct Waiting {
+    orders: Mutex<Orders>,
+    /// Set when the program stops: then no new wait begins.
+    is_closed: AtomicBool,
+    /// Wakes the task that reads rows: some orders are to be read at once.
+    to_read: Notify,
+    /// Wakes the task that listens: a request waits.
+    begun: Notify,
+}
 
-struct Lookup {
-    order: OrderId,
-    answer: oneshot::Sender<Result<Option<Order>, NoAnswer>>,
+#[derive(Default)]
+struct Orders {
+    waited_for: HashMap<OrderId, Vec<oneshot::Sender<Order>>>,
+    /// Those of `waited_for` that may be recorded by now: they are read at once, not only by the next poll.
+    to_read: HashSet<OrderId>,
 }
 
 impl OrderWaiters {
@@ -38,53 +52,58 @@ impl OrderWaiters {
     #[must_use]
     pub fn start(postgres: &Postgres, tasks: &Tasks, stop: &CancellationToken) -> Self {
         let (lookups, queue) = batch_queue(config::WAITING_ORDERS_MAX);
-        let recorded = Self { waiting: Arc::default(), is_closed: Arc::default(), lookups };
+        let waiting: Arc<Waiting> = Arc::default();
         let parts = (queue, postgres.clone(), stop.clone());
         tokio::spawn(tasks.supervise("lookups of orders", None, stop, move || {
             let (queue, postgres, stop) = parts.clone();
             async move { stop.run_until_cancelled(answer_lookups(&queue, &postgres)).await }
         }));
-        let parts = (recorded.waiting.clone(), postgres.clone(), stop.clone());
-        tokio::spawn(tasks.supervise("poll for waiting orders", None, stop, move || {
+        let parts = (waiting.clone(), postgres.clone(), stop.clone());
+        tokio::spawn(tasks.supervise("rows of waiting orders", None, stop, move || {
             let (waiting, postgres, stop) = parts.clone();
-            async move { stop.run_until_cancelled(poll(&waiting, &postgres)).await }
+            async move { stop.run_until_cancelled(heard::read_rows(&waiting, &postgres)).await }
         }));
-        recorded
+        let parts = (waiting.clone(), postgres.clone(), stop.clone());
+        tokio::spawn(tasks.supervise("notices of recorded orders", None, stop, move || {
+            let (waiting, postgres, stop) = parts.clone();
+            async move { stop.run_until_cancelled(Box::pin(heard::listen(&waiting, &postgres))).await }
+        }));
+        Self { waiting, lookups }
     }
 
-    /// A receiver that resolves when the order is recorded; `None` if `WAITING_ORDERS_MAX` requests wait. Call this
-    /// before the claim is made: otherwise only the next poll may notice the recording.
+    /// A receiver that resolves when the order is recorded; `None` if `WAITING_ORDERS_MAX` orders are waited for. Call
+    /// this before the claim is made: otherwise only the next poll may notice the recording.
     #[must_use]
     pub fn wait(&self, order: OrderId) -> Option<oneshot::Receiver<Order>> {
-        let mut waiting = lock(&self.waiting);
-        if waiting.len() >= config::WAITING_ORDERS_MAX || self.is_closed.load(Ordering::Relaxed) {
-            return None;
-        }
-        let (sender, receiver) = oneshot::channel();
-        waiting.entry(order).or_default().push(sender);
-        Some(receiver)
+        self.waiting.add(order, false)
+    }
+
+    /// As [`wait`](Self::wait), for an order that was claimed before: it may be recorded already.
+    #[must_use]
+    pub fn wait_for_earlier(&self, order: OrderId) -> Option<oneshot::Receiver<Order>> {
+        self.waiting.add(order, true)
     }
 
     /// Ends every wait, without a row, and refuses new ones.
     pub fn close(&self) {
-        let mut waiting = lock(&self.waiting);
-        self.is_closed.store(true, Ordering::Relaxed);
-        waiting.clear();
+        let mut orders = self.waiting.lock();
+        self.waiting.is_closed.store(true, Ordering::Relaxed);
+        *orders = Orders::default();
     }
 
     /// Returns the orders among `orders` for which a request waits.
     #[must_use]
     pub fn waited_for(&self, orders: &[OrderId]) -> Vec<OrderId> {
-        let waiting = lock(&self.waiting);
-        if waiting.is_empty() {
+        let waited_for = &self.waiting.lock().waited_for;
+        if waited_for.is_empty() {
             return Vec::new();
         }
-        orders.iter().copied().filter(|order| waiting.contains_key(order)).collect()
+        orders.iter().copied().filter(|order| waited_for.contains_key(order)).collect()
     }
 
-    /// Wakes the requests that wait for these orders.
+    /// Wakes the requests that wait for these orders, which a worker of this process has recorded.
     pub fn announce(&self, orders: &[Order]) {
-        announce(&self.waiting, orders);
+        self.waiting.wake(orders, "worker");
     }
 
     /// The order's row; `None` if there is none. Lookups that wait together share one query.
@@ -98,58 +117,94 @@ impl OrderWaiters {
     }
 }
 
-fn announce(waiting: &Mutex<HashMap<OrderId, Vec<oneshot::Sender<Order>>>>, orders: &[Order]) {
-    let mut waiting = lock(waiting);
-    if waiting.is_empty() {
-        return;
-    }
-    for order in orders {
-        for sender in waiting.remove(&order.id).unwrap_or_default() {
-            // The request may be gone.
-            drop(sender.send(order.clone()));
+impl Waiting {
+    fn add(&self, order: OrderId, may_be_recorded: bool) -> Option<oneshot::Receiver<Order>> {
+        let mut orders = self.lock();
+        if orders.waited_for.len() >= config::WAITING_ORDERS_MAX || self.is_closed.load(Ordering::Relaxed) {
+            return None;
         }
-    }
-}
-
-async fn answer_lookups(queue: &BatchQueue<Lookup>, postgres: &Postgres) {
-    while let Some(batch) = queue.next_batch(config::CLAIM_BATCH_MAX_CLAIMS).await {
-        let ids: Vec<OrderId> = batch.iter().map(|lookup| lookup.order).collect();
-        let found = orders::get_many(&postgres.pool, &ids).await.map_err(|error| {
-            tracing::debug!("lookup of {} orders: {error}", ids.len());
-            NoAnswer
-        });
-        let found: Result<HashMap<OrderId, Order>, NoAnswer> =
-            found.map(|orders| orders.into_iter().map(|order| (order.id, order)).collect());
-        for lookup in batch {
-            let row = found.as_ref().map(|found| found.get(&lookup.order).cloned());
-            // The request may be gone.
-            drop(lookup.answer.send(row.map_err(|no_answer| *no_answer)));
+        let (sender, receiver) = oneshot::channel();
+        orders.waited_for.entry(order).or_default().push(sender);
+        if may_be_recorded {
+            orders.to_read.insert(order);
+            self.to_read.notify_one();
         }
+        drop(orders);
+        self.begun.notify_one();
+        Some(receiver)
     }
-}
 
-async fn poll(waiting: &Mutex<HashMap<OrderId, Vec<oneshot::Sender<Order>>>>, postgres: &Postgres) {
-    let mut ticks = tokio::time::interval(config::WAITING_ORDERS_POLL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let ids: Vec<OrderId> = {
-            let mut waiting = lock(waiting);
-            waiting.retain(|_, senders| {
-                senders.retain(|sender| !sender.is_closed());
-                !senders.is_empty()
-            });
-            waiting.keys().copied().collect()
-        };
-        for chunk in ids.chunks(config::RECORD_BATCH_MAX_EVENTS) {
-            match orders::get_many(&postgres.pool, chunk).await {
-                Ok(orders) => announce(waiting, &orders),
-                Err(error) => tracing::debug!("poll of {} waiting orders: {error}", chunk.len()),
+    /// Wakes the requests that wait for these orders. `found_by` says how the rows were found.
+    fn wake(&self, rows: &[Order], found_by: &str) {
+        let mut orders = self.lock();
+        if orders.waited_for.is_empty() {
+            return;
+        }
+        for row in rows {
+            let senders = orders.waited_for.remove(&row.id).unwrap_or_default();
+            metrics::WAITERS_WOKEN.add(found_by, senders.len() as u64);
+            for sender in senders {
+                // The request may be gone.
+                drop(sender.send(row.clone()));
             }
         }
     }
+
+    /// Lets those of these orders for which a request waits be read at once.
+    fn mark(&self, recorded: &[OrderId]) {
+        let mut orders = self.lock();
+        if orders.waited_for.is_empty() {
+            return;
+        }
+        let Orders { waited_for, to_read } = &mut *orders;
+        to_read.extend(recorded.iter().filter(|order| waited_for.contains_key(order)));
+        if !to_read.is_empty() {
+            self.to_read.notify_one();
+        }
+    }
+
+    fn mark_all(&self) {
+        self.mark(&self.all());
+    }
+
+    fn take_marked(&self) -> Vec<OrderId> {
+        let mut orders = self.lock();
+        let marked = std::mem::take(&mut orders.to_read);
+        marked.into_iter().filter(|order| orders.waited_for.contains_key(order)).collect()
+    }
+
+    /// All orders that requests wait for. Forgets requests that are gone.
+    fn all(&self) -> Vec<OrderId> {
+        let waited_for = &mut self.lock().waited_for;
+        waited_for.retain(|_, senders| {
+            senders.retain(|sender| !sender.is_closed());
+            !senders.is_empty()
+        });
+        waited_for.keys().copied().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_order_that_may_be_recorded_is_read_at_once_and_only_while_a_request_waits() {
+        let waiting = Waiting::default();
+        let [new, earlier, noticed, unknown, gone] = [(); 5].map(|()| OrderId::mint());
+        let _kept = [(new, false), (earlier, true), (noticed, false)]
+            .map(|(order, may_be_recorded)| waiting.add(order, may_be_recorded).unwrap());
+        drop(waiting.add(gone, true));
+        waiting.mark(&[noticed, unknown]);
+        assert!(!waiting.all().contains(&gone));
+        let marked: HashSet<OrderId> = waiting.take_marked().into_iter().collect();
+        assert_eq!(marked, HashSet::from([earlier, noticed]));
+        assert!(waiting.take_marked().is_empty());
+        waiting.mark_all();
+        assert_eq!(waiting.take_marked().len(), 3);
+    }
 }

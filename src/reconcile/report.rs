@@ -110,16 +110,21 @@ impl ComparisonReport {
             + self.waitlist_drift
     }
 
-    pub(super) fn record_metrics(&self, partition: Partition) {
-        let partition = partition.to_string();
-        for (kind, differences) in [
+    /// The differences by the kinds of the metric.
+    pub(super) const fn by_kind(&self) -> [(&'static str, usize); 6] {
+        [
             ("lost_event", self.lost_events),
             ("missing_claim", self.missing_claims),
             ("missed_release", self.missed_releases),
             ("stock_drift", self.stock_drift),
             ("definition", self.definition_drift),
             ("waitlist", self.waitlist_drift),
-        ] {
+        ]
+    }
+
+    pub(super) fn record_metrics(&self, partition: Partition) {
+        let partition = partition.to_string();
+        for (kind, differences) in self.by_kind() {
             metrics::DRIFT.set_count(&[kind, &partition], differences as u64);
             metrics::DRIFT_TOTAL.add(kind, differences as u64);
         }

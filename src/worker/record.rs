@@ -12,9 +12,10 @@ use crate::domain::{Epoch, OrderEvent, OrderId, UnreadableEvent};
 use crate::logs::{order_step, shows_order_steps};
 use crate::metrics;
 use crate::postgres::dead_letters::{self, Letter, LetterOutcome, encode_fields};
+use crate::postgres::notices;
 use crate::postgres::orders::{self, RecordOutcome};
 use crate::postgres::work::WorkConnection;
-use crate::postgres::{self, PgConnection, PostgresError};
+use crate::postgres::{PgConnection, PostgresError};
 use crate::redis::marker::ready_marker;
 use crate::redis::order_stream::{self, Entry};
 use crate::redis::{Redis, RedisError, coupon_hash, scripts};
@@ -109,7 +110,7 @@ pub async fn record(
     let mut recorder = BatchRecorder { context, redis, postgres, batch: &batch };
     let recording = async {
         recorder.record_all().await?;
-        recorder.durable_lsn().await
+        recorder.send_notices().await
     };
     let result = tokio::time::timeout(config::RECORD_TIMEOUT, recording).await;
     match result.unwrap_or_else(|_| Err(RecordError::Failed("the batch took too long".into()))) {
@@ -185,9 +186,12 @@ impl BatchRecorder<'_> {
         }
     }
 
-    /// The durable WAL position after all commits of the batch.
-    async fn durable_lsn(&mut self) -> Result<String, RecordError> {
-        let lsn = postgres::fence::durable_lsn(self.postgres().await?).await.map_err(postgres_failed)?;
+    /// Tells other processes which orders are recorded. Returns the durable WAL position after all commits of the batch.
+    async fn send_notices(&mut self) -> Result<String, RecordError> {
+        let EventBatch { readable, unreadable, .. } = self.batch;
+        let orders = readable.iter().map(|readable| readable.event.order);
+        let orders = orders.chain(unreadable.iter().filter_map(|(_, why)| why.order)).collect::<Vec<_>>();
+        let lsn = notices::send(self.postgres().await?, &orders).await.map_err(postgres_failed)?;
         self.give_back_postgres();
         Ok(lsn)
     }
@@ -266,7 +270,7 @@ impl BatchRecorder<'_> {
         let Ok(postgres) = self.postgres().await else { return };
         match orders::get_many(postgres, &waited_for).await {
             Ok(orders) => waiters.announce(&orders),
-            // Not needed: the poll of the waiters finds these orders later.
+            // Not needed: the waiters also hear the notice.
             Err(error) => {
                 tracing::debug!("cannot read orders for their waiters: {error}");
                 self.postgres = None;

@@ -3,12 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot continue has failed")]
 
 mod audit;
+mod comparisons;
 mod constraints;
 mod expiry;
 mod fence;
 mod harness;
 mod indexes;
 mod migrations;
+mod notices;
 mod receipt;
 mod recording;
 mod rejection;

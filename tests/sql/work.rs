@@ -12,7 +12,7 @@ const ONE: Partition = Partition::new(1);
 const TWO: Partition = Partition::new(2);
 const THREE: Partition = Partition::new(3);
 
-/// Eight connections: three for requests, four for work, of which one partition gets two.
+/// Eight connections: two for requests, four for work, of which one partition gets two; and two sessions.
 fn eight_connections(database: &Database) -> Postgres {
     Postgres::with_connections(&database.cluster.url, database.postgres.schema(), 8).unwrap()
 }

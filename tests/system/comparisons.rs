@@ -5,6 +5,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::counterexamples::on_own_stores;
+use support::events::EventReader;
 use support::external_store::{ExternalStore, folder};
 use support::{Process, Sale, until};
 
@@ -46,8 +47,19 @@ async fn one_process_makes_the_comparisons_and_another_takes_over_when_it_dies()
     .await;
     assert_eq!(KINDS.map(|kind| compared(&second, kind)), [0, 0, 0], "{}", second.log());
 
-    // An order of the operator needs no turn.
+    // The process that has not compared shows the result too.
     sale.use_as_server(second).await;
+    let token = format!("Bearer {}", sale.admin_token());
+    let mut events = EventReader::open(&sale, "/v1/admin/events", &[("authorization", &token)]).await;
+    let shown = events.until_named("status").await.pop().unwrap().data;
+    assert!(shown["drift"]["compared_at"].is_string(), "{shown}");
+    assert_eq!(shown["drift"]["total"], 0.0, "{shown}");
+    sale.psql("update comparisons set differences[1] = 3");
+    let shown = events.until("three differences", |event| event.data["drift"]["total"] == 3.0).await;
+    assert_eq!(shown[shown.len() - 1].data["drift"]["kinds"]["lost_event"], 3.0, "{shown:?}");
+    drop(events);
+
+    // An order of the operator needs no turn.
     let answer = sale.admin(Method::POST, "/v1/admin/reconcile", Some(json!({}))).await;
     assert_eq!((answer.status, &answer.body["coupons"]), (200, &json!(1)), "{}", answer.text);
 

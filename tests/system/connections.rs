@@ -9,7 +9,11 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::json;
 
+use support::external_store::{ExternalStore, folder};
 use support::{Sale, until};
+
+use crate::counterexamples::on_own_stores;
+use crate::doctor::diagnosis::diagnose_at;
 
 const PARTITIONS: i64 = 16;
 const LIMIT: i64 = 12;
@@ -131,4 +135,39 @@ async fn sixteen_partitions_sell_record_and_rebuild_on_the_connections_of_the_se
     let most = counting.most();
     assert!(most <= LIMIT + 1, "{most} connections during a rebuild");
     println!("{most} connections with rebuilds");
+}
+
+#[tokio::test]
+async fn the_doctor_warns_if_postgres_has_too_few_connections_for_all_processes_together() {
+    let postgres = ExternalStore::postgres(&["max_connections=60"]).await;
+    let redis = ExternalStore::redis(&[], folder());
+    let sale = on_own_stores(&redis.url("redis"), &postgres).await;
+    let others = [(); 2].map(|()| sale.spawn("serve", &[("SECKILL_WORKERS", "0")]));
+    until("three processes compare", async || {
+        let count = "select count(*) from pg_stat_activity where application_name = 'seckill comparisons'";
+        (sale.psql_number(count) == 3).then_some(())
+    })
+    .await;
+    // A request that waits opens another session of the program, which is not one of other programs.
+    sale.create("coffee", 10).await;
+    let claim = sale.claim_with("coffee", "alice", &[("prefer", "wait=1")]).await;
+    assert_eq!(claim.status, 201, "{}", claim.text);
+    until("a session listens", async || {
+        let count = "select count(*) from pg_stat_activity where application_name = 'seckill notices'";
+        (sale.psql_number(count) == 1).then_some(())
+    })
+    .await;
+    let diagnose = |environment| diagnose_at(&redis.url("redis"), &postgres.url("postgres"), environment);
+    let check = "postgres-connections";
+    let found = diagnose(&[]);
+    found.assert(check, "yellow", "3 processes of this program may open 63, but 57 are left for them");
+    let advice = found.find(check)["do"].as_str().unwrap().to_owned();
+    assert_eq!(advice, "set max_connections to 66 or more, or lower SECKILL_POSTGRES_CONNECTIONS");
+    diagnose(&[("SECKILL_POSTGRES_CONNECTIONS", "18")]).assert(
+        check,
+        "green",
+        "of 60 connections are in use",
+    );
+    diagnose(&[("SECKILL_POSTGRES_CONNECTIONS", "19")]).assert(check, "yellow", "may open 60, but 57");
+    drop(others);
 }

@@ -58,6 +58,7 @@ mod replace;
 mod schema_changes;
 mod sentinel;
 mod settings;
+mod several;
 mod shutdown;
 mod slots;
 mod slow_clients;

@@ -8,6 +8,8 @@ use super::{
     NUMBERS, ask, assert_orders_in_their_partitions, assert_whole, buy, create_in_each, order_of, orders_key,
     start_with, until_all_up, until_stock, up_line,
 };
+use crate::metrics::metric;
+use support::events::EventReader;
 use support::{Process, Sale, until};
 
 /// The partition that is down in these tests; not the first one, which answers for everything unknown.
@@ -68,6 +70,7 @@ impl Outage {
             assert!(metrics.contains(&up_line(number, u8::from(number != DOWN))), "{number}: {metrics}");
         }
         assert_eq!(sale.get("/readyz").await.status, 200);
+        assert_the_others_are_shown(sale).await;
         for coupon in &self.coupons {
             if self.is_down(coupon) {
                 sale.claim(coupon, "dave").await.assert_problem(503, "unavailable");
@@ -117,6 +120,22 @@ impl Outage {
         assert_orders_in_their_partitions(&self.sale);
         assert_eq!(self.sale.psql_number("select count(*) from dead_letters"), 0);
     }
+}
+
+/// The backlog and the workers of the partitions that are up.
+async fn assert_the_others_are_shown(sale: &Sale) {
+    until("the workers of the other partitions are counted", async || {
+        let workers = metric(sale, "seckill_worker_connections").await;
+        (workers >= 2.0).then_some(())
+    })
+    .await;
+    assert!(metric(sale, "seckill_backlog_oldest_seconds").await >= 0.0, "not NaN");
+    let token = format!("Bearer {}", sale.admin_token());
+    let mut events = EventReader::open(sale, "/v1/admin/events", &[("authorization", &token)]).await;
+    let shown = events.until_named("status").await.pop().unwrap().data;
+    assert!(shown["workers"].as_u64() >= Some(2), "{shown}");
+    assert!(shown["backlog"]["pending"].is_u64() && shown["backlog"]["oldest_ms"].is_u64(), "{shown}");
+    assert!(shown["consumers"].is_array(), "{shown}");
 }
 
 #[tokio::test]
