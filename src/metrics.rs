@@ -145,6 +145,8 @@ metrics! {
         "Claims by outcome; no-answer means that it is unknown whether the claim was made",
         Label::new("outcome", CLAIM_OUTCOMES),
     );
+    MOVES: Counter = ("seckill_moves_total", "Moves of units from one share of a coupon to another");
+    MOVED_UNITS: Counter = ("seckill_moved_units_total", "Units that were moved from one share of a coupon to another");
     CLAIM_DURATION: HistogramBy = (
         "seckill_claim_duration_seconds",
         "Time from the read claim to its answer, by answer: accepted (202), recorded (201, after the row), held (200), \

@@ -11,7 +11,7 @@ use crate::claims::claim::Claims;
 use crate::coupons::catalogue::Catalogue;
 use crate::coupons::definitions::{AdminCoupon, CouponError, Coupons};
 use crate::coupons::snapshots::Snapshots;
-use crate::domain::{CouponId, CouponSnapshot, OrderId, Origin, Partition, UserId};
+use crate::domain::{CouponId, CouponSnapshot, OrderId, Origin, Partition, UserId, home};
 use crate::fence::rebuild::Report;
 use crate::fence::store_status::{StoreStatus, Stores};
 use crate::fence::{Fence, FenceState, Session, StoreError};
@@ -23,6 +23,9 @@ use crate::postgres::{Postgres, coupons, orders};
 use crate::receipt::Receipts;
 use crate::reconcile::{ComparisonReport, ReconcileError, Reconciler};
 use crate::waitlist::Waitlist;
+
+mod moves;
+mod spread;
 
 /// The functions for the coupons of one partition.
 pub struct PartitionFunctions {
@@ -45,12 +48,13 @@ pub struct Partitions {
     started: Arc<RwLock<BTreeMap<Partition, Arc<PartitionFunctions>>>>,
     catalogue: Catalogue,
     postgres: Postgres,
+    moves: moves::Moves,
 }
 
 impl Partitions {
     #[must_use]
     pub fn new(catalogue: Catalogue, postgres: Postgres) -> Self {
-        Self { started: Arc::default(), catalogue, postgres }
+        Self { started: Arc::default(), catalogue, postgres, moves: moves::Moves::default() }
     }
 
     /// Adds a partition that was started.
@@ -65,22 +69,48 @@ impl Partitions {
         self.started.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// The partition of a coupon. For an unknown coupon, the partition that says so: the first one.
+    /// The partitions that have a share of the coupon: one for most coupons. For an unknown coupon, the partition that says
+    /// so: the first one.
     ///
     /// # Errors
     /// If there are several partitions and Postgres, which knows the coupon's, does not answer; or if this process has
     /// not started that partition yet.
+    pub async fn shares(&self, coupon: &CouponId) -> Result<Vec<Arc<PartitionFunctions>>, StoreError> {
+        let partitions = self.partitions_of(coupon).await?;
+        partitions.into_iter().map(|partition| self.get(partition)).collect()
+    }
+
+    /// The partition of a coupon; of a coupon with several shares, the first one.
+    ///
+    /// # Errors
+    /// As [`shares`](Self::shares).
     pub async fn of(&self, coupon: &CouponId) -> Result<Arc<PartitionFunctions>, StoreError> {
-        let mut partition = self.catalogue.partition(coupon);
-        if let Some(only) = self.only() {
-            // Another process may have added a partition that this one has not started yet.
-            return partition.map_or(Ok(only), |partition| self.get(partition));
-        }
-        if partition.is_none() {
+        self.get(self.partitions_of(coupon).await?[0])
+    }
+
+    /// The partition at which the user claims units of the coupon.
+    ///
+    /// # Errors
+    /// As [`shares`](Self::shares).
+    pub async fn home(
+        &self,
+        coupon: &CouponId,
+        user: &UserId,
+    ) -> Result<Arc<PartitionFunctions>, StoreError> {
+        let shares = self.partitions_of(coupon).await?;
+        self.get(home(&shares, user).unwrap_or(Partition::DEFAULT))
+    }
+
+    /// At least one partition.
+    async fn partitions_of(&self, coupon: &CouponId) -> Result<Vec<Partition>, StoreError> {
+        let read =
+            || self.catalogue.shares(coupon).map_err(|why| StoreError::NotReady(why.to_string().into()));
+        let mut shares = read()?;
+        if shares.is_empty() && self.only().is_none() {
             self.catalogue.refresh_in_time(Duration::ZERO).await?;
-            partition = self.catalogue.partition(coupon);
+            shares = read()?;
         }
-        self.get(partition.unwrap_or(Partition::DEFAULT))
+        Ok(if shares.is_empty() { vec![Partition::DEFAULT] } else { shares })
     }
 
     /// The partition for a coupon that is to be created: the one that the coupon has already, else the one with the
@@ -92,7 +122,7 @@ impl Partitions {
         if let Some(only) = self.only() {
             return Ok(only);
         }
-        if let Some(row) = coupons::get(&self.postgres.pool, coupon).await? {
+        if let Some(row) = coupons::shares(&self.postgres.pool, coupon).await?.first() {
             return self.get(row.partition);
         }
         let counts = self.catalogue.count_by_partition();
@@ -135,7 +165,8 @@ impl Partitions {
         Ok(self.get(partition.or_else(newest).unwrap_or(Partition::DEFAULT))?)
     }
 
-    /// Those of the coupons that Redis has, in the given order. Leaves out the coupons of partitions that are down.
+    /// Those of the coupons that Redis has, in the given order. Leaves out the coupons of partitions that are down; of a coupon
+    /// with several shares, the stock of the shares that are down.
     ///
     /// # Errors
     /// If every partition is down; also for no coupons.
@@ -147,15 +178,23 @@ impl Partitions {
         let mut of_each: BTreeMap<Partition, Vec<CouponId>> =
             all.iter().map(|functions| (functions.fence.partition(), Vec::new())).collect();
         for id in &ids {
-            let partition = self.catalogue.partition(id).unwrap_or(Partition::DEFAULT);
-            of_each.entry(partition).or_default().push(id.clone());
+            for partition in self.catalogue.shares(id).unwrap_or_default() {
+                of_each.entry(partition).or_default().push(id.clone());
+            }
         }
         let reads = all.iter().map(|functions| {
             let ids = of_each.remove(&functions.fence.partition()).unwrap_or_default();
             functions.snapshots.get_many(ids)
         });
         let read = of_those_up(join_all(reads).await)?.into_iter().flatten();
-        let mut found: BTreeMap<CouponId, _> = read.map(|snapshot| (snapshot.id.clone(), snapshot)).collect();
+        let mut found: BTreeMap<CouponId, Arc<CouponSnapshot>> = BTreeMap::new();
+        for share in read {
+            let whole = match found.get(&share.id) {
+                Some(others) => Arc::new(CouponSnapshot::merge(others, &share)),
+                None => share,
+            };
+            found.insert(whole.id.clone(), whole);
+        }
         Ok(ids.iter().filter_map(|id| found.remove(id)).collect())
     }
 
@@ -169,19 +208,22 @@ impl Partitions {
         after: Option<&CouponId>,
         limit: i64,
     ) -> Result<Vec<(CouponId, Option<AdminCoupon>)>, CouponError> {
-        let rows = coupons::page(&self.postgres.pool, None, after, limit).await?;
+        let rows = coupons::page_of_wholes(&self.postgres.pool, after, limit).await?;
         let mut of_each: BTreeMap<Partition, Vec<CouponRow>> = BTreeMap::new();
-        let ids: Vec<CouponId> = rows.iter().map(|row| row.definition.id.clone()).collect();
+        let mut ids: Vec<CouponId> = rows.iter().map(|row| row.definition.id.clone()).collect();
+        ids.dedup();
         for row in rows {
             of_each.entry(row.partition).or_default().push(row);
         }
         let reads = of_each
             .into_iter()
             .map(|(partition, rows)| async move { self.get(partition)?.coupons.view_rows(rows).await });
-        let mut viewed: BTreeMap<CouponId, _> =
-            of_those_up(join_all(reads).await)?.into_iter().flatten().collect();
+        let mut viewed: BTreeMap<CouponId, Vec<AdminCoupon>> = BTreeMap::new();
+        for (id, view) in of_those_up(join_all(reads).await)?.into_iter().flatten() {
+            viewed.entry(id).or_default().extend(view);
+        }
         let with_view = |id| {
-            let coupon = viewed.remove(&id).flatten();
+            let coupon = viewed.remove(&id).and_then(spread::merge);
             (id, coupon)
         };
         Ok(ids.into_iter().map(with_view).collect())

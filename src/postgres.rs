@@ -19,6 +19,7 @@ pub mod outbox;
 mod pool;
 pub mod rebuild;
 pub mod receipt;
+pub mod shares;
 pub mod transitions;
 pub mod turns;
 pub mod waitlist;

@@ -2,3 +2,4 @@
 -- same codes.
 local DONE, FENCED, INCONSISTENT = 0, 1, 2
 local LATE, FULL, CURRENT, NOT_HELD, KEPT, CLAIMS_CHANGED, TOO_EARLY = 3, 4, 5, 6, 7, 8, 9
+local OTHER_VERSION = 10

@@ -28,14 +28,14 @@ returned as (
 ),
 locked as (
     select c.id, r.units
-    from coupons c join returned r on r.coupon_id = c.id
+    from coupons c join returned r on r.coupon_id = c.id and c.partition = $1
     order by c.id -- all transactions take row locks in one order, to avoid deadlocks
     for no key update of c
 ),
 stock as (
     update coupons c set stock = c.stock + l.units, returned = c.returned + l.units
     from locked l
-    where c.id = l.id
+    where c.id = l.id and c.partition = $1
 ),
 outbox_rows as (
     insert into outbox (order_id, partition, coupon_id, user_id, slot)

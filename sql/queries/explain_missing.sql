@@ -4,7 +4,6 @@
 -- $1 order ids  $2 coupon ids
 select e.id,
        o.id is not null as recorded,
-       c.id is not null as coupon_known
+       exists (select 1 from coupons c where c.id = e.coupon_id) as coupon_known
 from unnest($1::uuid[], $2::text[]) as e (id, coupon_id)
 left join orders o on o.id = e.id
-left join coupons c on c.id = e.coupon_id

@@ -22,7 +22,7 @@ unit as (
     insert into outbox (order_id, partition, coupon_id, user_id, slot)
     select r.id, $1, r.coupon_id, r.user_id, r.slot
     from rejected r
-    where exists (select 1 from coupons c where c.id = r.coupon_id) -- otherwise Redis has no stock for the unit
+    where exists (select 1 from coupons c where c.id = r.coupon_id and c.partition = $1) -- otherwise Redis has no stock for the unit
     on conflict (order_id) do nothing
 )
 select not exists (select 1 from fence_up) as fenced, exists (select 1 from rejected) as rejected

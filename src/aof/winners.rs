@@ -182,8 +182,8 @@ async fn later_versions(state: &State, pool: &Pool) -> Result<Vec<Mismatch>, Pos
         if version <= before {
             continue;
         }
-        let now = coupons::get(pool, id).await?;
-        if now.is_none_or(|row| row.definition.version < version) {
+        let now = coupons::shares(pool, id).await?;
+        if now.iter().all(|row| row.definition.version < version) {
             let why = "the log has a version of the coupon that Postgres does not have";
             let (place, coupon) = (kept.defined_at(), id.clone());
             found.push(Mismatch { place, coupon, user: None, order: None, why });

@@ -37,8 +37,10 @@ pub async fn open(
     let gone = NewCoupon { waitlist: true, ..sample("gone", "The last biscuit", 1, None)? };
     let id = gone.id.clone();
     offer(api, gone).await?;
-    let claims = api.partitions.of(&id).await?.claims.clone();
-    claims.claim(&id, &"demo".parse()?, None, Duration::ZERO).await.context("the demo's own claim")?;
+    api.partitions
+        .claim(&id, &"demo".parse()?, None, Duration::ZERO)
+        .await
+        .context("the demo's own claim")?;
 
     let credentials = credentials.clone();
     let mint = move |user: &UserId| {
@@ -70,19 +72,18 @@ fn sample(id: &str, title: &str, total: i64, starts_at: Option<OffsetDateTime>) 
         durability: None,
         waitlist: false,
         unlisted: false,
+        spread: None,
     })
 }
 
 /// Makes a coupon, or sets a new `starts_at` if an earlier demo made the coupon.
 async fn offer(api: &Api, coupon: NewCoupon) -> anyhow::Result<()> {
-    let partition = api.partitions.of_new(&coupon.id).await?;
-    let coupons = &partition.coupons;
     let patch = CouponPatch { starts_at: Some(coupon.starts_at), ..CouponPatch::default() };
     let (id, origin) = (coupon.id.clone(), Origin::system(None));
-    match coupons.create(coupon, &origin).await {
+    match api.partitions.create(coupon, &origin).await {
         Ok(_) => Ok(()),
         Err(CouponError::Exists(_)) => {
-            coupons.edit(&id, &patch, &ExpectedVersion::Any, &origin).await?;
+            api.partitions.edit(&id, &patch, &ExpectedVersion::Any, &origin).await?;
             Ok(())
         }
         Err(error) => Err(error.into()),

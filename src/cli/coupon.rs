@@ -11,7 +11,7 @@ use super::value_parsers::{
     TimeOrNone, parse_reserve_seconds, parse_time, parse_time_or_none, parse_title, rfc3339,
 };
 use super::{WrongUsage, coupon_log, waitlist};
-use crate::config::{PER_USER_LIMIT_MAX, TOTAL_MAX_UNITS, parse_whole};
+use crate::config::{PARTITIONS_MAX, PER_USER_LIMIT_MAX, TOTAL_MAX_UNITS, parse_whole};
 use crate::domain::{ClaimDurability, CouponId};
 use crate::printing;
 
@@ -71,6 +71,10 @@ pub struct CreateArgs {
     /// write each claim to disk]
     #[arg(long, value_name = "redis|replica|postgres")]
     durability: Option<ClaimDurability>,
+
+    /// Spread the coupon over this number of partitions, for more claims a second than one Redis can take
+    #[arg(long, value_name = "PARTITIONS", value_parser = |text: &str| parse_whole(text, 1..=PARTITIONS_MAX))]
+    spread: Option<usize>,
 
     /// Let users wait when the coupon is sold out: units that come back go to the first in line
     #[arg(long)]
@@ -155,6 +159,7 @@ async fn create(args: CreateArgs) -> anyhow::Result<()> {
         ("per_user_limit", args.per_user_limit.map(Value::from)),
         ("reserve_seconds", args.reserve_for.map(Value::from)),
         ("durability", args.durability.map(|durability| Value::from(durability.as_str()))),
+        ("spread", args.spread.map(Value::from)),
         ("waitlist", args.waitlist.then_some(Value::Bool(true))),
         ("unlisted", args.unlisted.then_some(Value::Bool(true))),
     ];

@@ -27,18 +27,41 @@ pub struct Catalogue {
     session: Arc<AtomicU64>,
 }
 
-#[derive(Clone, Copy)]
-#[expect(clippy::struct_excessive_bools, reason = "each one is an independent fact of a coupon")]
+#[derive(Clone)]
 struct Known {
-    partition: Partition,
+    /// The partitions that have a share of the coupon, and whether Redis has had it there: if it is then absent, Redis has
+    /// lost it.
+    published: BTreeMap<Partition, bool>,
+    /// How many shares the coupon has.
+    spread: usize,
     unlisted: bool,
-    /// Whether Redis has had the coupon: if the coupon is then absent from Redis, Redis has lost it.
-    published: bool,
     /// Whether an order of the coupon can have ended: its orders expire unless they are confirmed, or one order was
     /// revoked, or cancelled by a rebuild.
     orders_end: bool,
     durability: ClaimDurability,
     has_waitlist: bool,
+}
+
+impl Known {
+    fn is_published(&self) -> bool {
+        self.published.values().any(|&is_published| is_published)
+    }
+
+    /// Whether Redis has had the coupon in the partition.
+    fn is_in(&self, partition: Partition) -> bool {
+        self.published.get(&partition) == Some(&true)
+    }
+}
+
+/// Postgres lacks the rows of shares: where a user claims is not known.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "Postgres has {found} of {spread} shares of coupon {coupon}: `seckill reconcile --rebuild` restores the others"
+)]
+pub struct MissingShares {
+    coupon: CouponId,
+    found: usize,
+    spread: usize,
 }
 
 #[derive(Default)]
@@ -53,10 +76,32 @@ impl Catalogue {
         Self { postgres, known: Arc::default(), refreshed: Arc::default(), session: Arc::default() }
     }
 
-    /// The coupon's partition; `None` for a coupon that was created since the last refresh.
+    /// The partitions that have a share of the coupon, in their order; none for a coupon that was created since the last
+    /// refresh.
+    ///
+    /// # Errors
+    /// If Postgres has not the rows of all shares: a rebuild after lost commits is about to restore them.
+    pub fn shares(&self, id: &CouponId) -> Result<Vec<Partition>, MissingShares> {
+        let known = self.read();
+        let Some(Known { published, spread, .. }) = known.get(id) else { return Ok(Vec::new()) };
+        if published.len() < *spread {
+            return Err(MissingShares { coupon: id.clone(), found: published.len(), spread: *spread });
+        }
+        Ok(published.keys().copied().collect())
+    }
+
+    /// Whether the coupon has more than one share.
     #[must_use]
-    pub fn partition(&self, id: &CouponId) -> Option<Partition> {
-        self.read().get(id).map(|known| known.partition)
+    pub fn is_spread(&self, id: &CouponId) -> bool {
+        self.read().get(id).is_some_and(|known| known.spread > 1)
+    }
+
+    /// The coupons with a share in the partition and in another one.
+    #[must_use]
+    pub fn spread_in(&self, partition: Partition) -> Vec<CouponId> {
+        let known = self.read();
+        let spread = known.iter().filter(|(_, known)| known.spread > 1 && known.is_in(partition));
+        spread.map(|(id, _)| id.clone()).collect()
     }
 
     /// The number of coupons of each partition.
@@ -64,20 +109,22 @@ impl Catalogue {
     pub fn count_by_partition(&self) -> BTreeMap<Partition, usize> {
         let mut counts = BTreeMap::new();
         for known in self.read().values() {
-            *counts.entry(known.partition).or_default() += 1;
+            for partition in known.published.keys() {
+                *counts.entry(*partition).or_default() += 1;
+            }
         }
         counts
     }
 
     #[must_use]
     pub fn is_published(&self, id: &CouponId) -> bool {
-        self.read().get(id).is_some_and(|known| known.published)
+        self.read().get(id).is_some_and(Known::is_published)
     }
 
     /// As [`is_published`](Self::is_published); `false` for a coupon of another partition.
     #[must_use]
     pub fn is_published_in(&self, partition: Partition, id: &CouponId) -> bool {
-        self.read().get(id).is_some_and(|known| known.published && known.partition == partition)
+        self.read().get(id).is_some_and(|known| known.is_in(partition))
     }
 
     /// Whether an order of the coupon can have ended. `false` for an unknown coupon.
@@ -102,16 +149,14 @@ impl Catalogue {
     #[must_use]
     pub fn with_waitlist(&self, partition: Partition) -> Vec<CouponId> {
         let known = self.read();
-        let with = known
-            .iter()
-            .filter(|(_, known)| known.partition == partition && known.has_waitlist && known.published);
+        let with = known.iter().filter(|(_, known)| known.has_waitlist && known.is_in(partition));
         with.map(|(id, _)| id.clone()).collect()
     }
 
     /// The number of coupons that Redis has had, listed or not.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.read().values().filter(|known| known.published).count()
+        self.read().values().filter(|known| known.is_published()).count()
     }
 
     /// One page of ids, in their order, after `after`.
@@ -120,7 +165,7 @@ impl Catalogue {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let known = self.read();
         let page = known.range::<CouponId, _>((start, Bound::Unbounded));
-        page.filter(|(_, known)| known.published && (with_unlisted || !known.unlisted))
+        page.filter(|(_, known)| known.is_published() && (with_unlisted || !known.unlisted))
             .map(|(id, _)| id.clone())
             .take(limit)
             .collect()
@@ -148,12 +193,18 @@ impl Catalogue {
         refreshed.at = Some(at);
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         for row in rows {
-            let published = row.published_version > 0;
-            let Definition { id, unlisted, reserve_seconds, durability, waitlist: has_waitlist, .. } =
+            let Definition { id, unlisted, reserve_seconds, durability, waitlist, spread, .. } =
                 row.definition;
-            let orders_end = reserve_seconds.is_some() || row.has_ended_orders;
-            let partition = row.partition;
-            known.insert(id, Known { partition, unlisted, published, orders_end, durability, has_waitlist });
+            let earlier = known.remove(&id);
+            let orders_end = reserve_seconds.is_some()
+                || row.has_ended_orders
+                || earlier.as_ref().is_some_and(|earlier| earlier.orders_end);
+            let mut published = earlier.map(|earlier| earlier.published).unwrap_or_default();
+            published.insert(row.partition, row.published_version > 0);
+            let spread = spread.map_or(1, |spread| usize::try_from(spread.shares).unwrap_or(1));
+            let coupon =
+                Known { published, spread, unlisted, orders_end, durability, has_waitlist: waitlist };
+            known.insert(id, coupon);
         }
         Ok(())
     }

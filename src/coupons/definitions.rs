@@ -49,10 +49,32 @@ pub enum ExpectedVersion {
 pub struct AdminCoupon {
     pub snapshot: CouponSnapshot,
     pub definition: Definition,
-    pub partition: Partition,
+    /// The partitions that have a share of the coupon.
+    pub shares: Vec<Share>,
     pub units: HeldUnits,
     /// Fields that differ between Redis and Postgres: an edit that is not published yet, or an edit by hand.
     pub not_in_force: Vec<FieldDifference>,
+}
+
+/// What one partition has of a coupon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    pub partition: Partition,
+    pub total: i64,
+    /// Units left, at least 0.
+    pub stock: i64,
+}
+
+impl AdminCoupon {
+    /// The coupon as a whole, from two of its shares. The definition stays that of the first.
+    #[must_use]
+    pub fn merge(mut self, other: Self) -> Self {
+        self.snapshot = CouponSnapshot::merge(&self.snapshot, &other.snapshot);
+        self.shares.extend(other.shares);
+        self.units = self.units.add(other.units);
+        self.not_in_force.extend(other.not_in_force);
+        self
+    }
 }
 
 /// The result of a request to create a coupon.
@@ -76,6 +98,10 @@ pub enum CouponError {
     Stale(i64),
     #[error("{held} units of coupon {coupon} are held already")]
     TotalTooLow { coupon: CouponId, held: i64 },
+    #[error(
+        "{spread} shares need as many partitions, and there are {found}: set SECKILL_PARTITIONS={spread}, or lower spread"
+    )]
+    TooFewPartitions { spread: usize, found: usize },
     #[error("others are editing this coupon: send the edit again")]
     Contended,
     /// The definition is in Postgres and not yet in Redis. The program publishes it later by itself.
@@ -112,7 +138,7 @@ impl Coupons {
         stock_came: Arc<Notify>,
         answer_after: ClaimDurability,
     ) -> Self {
-        let counts = Counts::new(postgres.clone());
+        let counts = Counts::new(postgres.clone(), fence.partition());
         Self { fence, postgres, catalogue, snapshots, counts, stock_came, answer_after }
     }
 
@@ -123,15 +149,11 @@ impl Coupons {
     pub async fn create(&self, new: NewCoupon, origin: &Origin) -> Result<Created, CouponError> {
         let named = new.durability;
         let mut definition = new.define()?;
-        let session = self.fence.require_session()?;
-        if named.is_none() {
-            definition.durability = default_durability(&session.redis).await?.max(self.answer_after);
-        }
+        definition.durability = self.durability_of_new(named).await?;
         let is_new =
             coupons::insert(&self.postgres.pool, &definition, self.fence.partition(), origin).await?;
         if is_new {
-            let published = publish(&self.fence, &session, &self.postgres, true, &definition).await;
-            published.map_err(CouponError::NotPublished)?;
+            self.publish_new(&definition).await?;
             self.catalogue.refresh_briefly(Duration::ZERO).await;
             tracing::info!(
                 coupon = %definition.id,
@@ -139,7 +161,7 @@ impl Coupons {
                 "created coupon {}", definition.id
             );
         } else {
-            let row = coupons::get(&self.postgres.pool, &definition.id).await?;
+            let row = coupons::get(&self.postgres.pool, self.fence.partition(), &definition.id).await?;
             if !row.as_ref().is_some_and(|row| is_same(&row.definition, &definition, named)) {
                 return Err(CouponError::Exists(definition.id));
             }
@@ -150,6 +172,31 @@ impl Coupons {
         }
         let coupon = self.view_in_force(&definition.id).await?;
         Ok(if is_new { Created::New(coupon) } else { Created::Same(coupon) })
+    }
+
+    /// The durability of a new coupon, for which the request names this one or none.
+    ///
+    /// # Errors
+    /// If the fence is down, or Redis does not answer.
+    pub async fn durability_of_new(
+        &self,
+        named: Option<ClaimDurability>,
+    ) -> Result<ClaimDurability, CouponError> {
+        let session = self.fence.require_session()?;
+        match named {
+            Some(named) => Ok(named),
+            None => Ok(default_durability(&session.redis).await?.max(self.answer_after)),
+        }
+    }
+
+    /// Publishes a coupon that this request has inserted.
+    ///
+    /// # Errors
+    /// If the coupon is not in force: the program publishes it later by itself.
+    pub async fn publish_new(&self, definition: &Definition) -> Result<(), CouponError> {
+        let session = self.fence.require_session()?;
+        let published = publish(&self.fence, &session, &self.postgres, true, definition).await;
+        published.map_err(CouponError::NotPublished)
     }
 
     /// Edits a coupon and returns when the edit is in force. An edit that changes nothing makes no new version.
@@ -231,7 +278,7 @@ impl Coupons {
     }
 
     async fn row(&self, id: &CouponId) -> Result<CouponRow, CouponError> {
-        let row = coupons::get(&self.postgres.pool, id).await?;
+        let row = coupons::get(&self.postgres.pool, self.fence.partition(), id).await?;
         row.ok_or_else(|| CouponError::Unknown(id.clone()))
     }
 
@@ -251,7 +298,11 @@ impl Coupons {
         Err(CouponError::NotInForce)
     }
 
-    async fn view_in_force(&self, id: &CouponId) -> Result<AdminCoupon, CouponError> {
+    /// The coupon, when Redis has its definition in every field.
+    ///
+    /// # Errors
+    /// If it is not in force in time, or a store does not answer.
+    pub async fn view_in_force(&self, id: &CouponId) -> Result<AdminCoupon, CouponError> {
         let row = self.wait_until_in_force(id).await?;
         self.view_row(row).await
     }
@@ -276,9 +327,13 @@ impl Coupons {
         let (row, standing) = in_force::stands(&session.redis, &self.postgres, row, kept).await?;
         let snapshot = self.snapshots.read(&row.definition.id).await?;
         Ok(snapshot.map(|snapshot| AdminCoupon {
+            shares: vec![Share {
+                partition: row.partition,
+                total: row.definition.total,
+                stock: snapshot.stock,
+            }],
             snapshot: (*snapshot).clone(),
             definition: row.definition,
-            partition: row.partition,
             units,
             not_in_force: standing.differences(),
         }))
@@ -286,7 +341,9 @@ impl Coupons {
 }
 
 impl ExpectedVersion {
-    fn check(&self, version: i64) -> Result<(), CouponError> {
+    /// # Errors
+    /// If the coupon is at another version.
+    pub fn check(&self, version: i64) -> Result<(), CouponError> {
         match self {
             Self::OneOf(versions) if !versions.contains(&version) => Err(CouponError::Stale(version)),
             Self::Any | Self::OneOf(_) => Ok(()),

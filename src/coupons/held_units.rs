@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
 use crate::config;
-use crate::domain::CouponId;
+use crate::domain::{CouponId, Partition};
 use crate::postgres::coupons::CouponRow;
 use crate::postgres::{Postgres, PostgresError, receipt};
 
@@ -23,6 +23,18 @@ pub struct HeldUnits {
     pub returned: i64,
 }
 
+impl HeldUnits {
+    #[must_use]
+    pub const fn add(self, other: Self) -> Self {
+        Self {
+            accepted: self.accepted + other.accepted,
+            reserved: self.reserved + other.reserved,
+            confirmed: self.confirmed + other.confirmed,
+            returned: self.returned + other.returned,
+        }
+    }
+}
+
 /// Counts of all coupons, read together.
 #[derive(Clone, Debug, Default)]
 pub struct Counted {
@@ -34,6 +46,7 @@ pub struct Counted {
 #[derive(Clone)]
 pub struct Counts {
     postgres: Postgres,
+    partition: Partition,
     last: Arc<Mutex<Option<Reserved>>>,
 }
 
@@ -45,17 +58,17 @@ struct Reserved {
 
 impl Counts {
     #[must_use]
-    pub fn new(postgres: Postgres) -> Self {
-        Self { postgres, last: Arc::default() }
+    pub fn new(postgres: Postgres, partition: Partition) -> Self {
+        Self { postgres, partition, last: Arc::default() }
     }
 
-    /// Counts the units of all coupons. A count of reserved orders is used again for `COUNT_KEPT_PER_WORK` times as long as
+    /// Counts the units of all coupons in the partition. A count of reserved orders is used again for `COUNT_KEPT_PER_WORK` times as long as
     /// it took: lists that are read often cost Postgres little.
     ///
     /// # Errors
     /// If Postgres cannot serve.
     pub async fn read(&self) -> Result<Counted, PostgresError> {
-        let in_outbox = receipt::units_in_outbox(&self.postgres.pool).await?;
+        let in_outbox = receipt::units_in_outbox(&self.postgres.pool, self.partition).await?;
         let mut last = self.last.lock().await;
         if let Some(last) = &*last
             && last.at.elapsed() < config::COUNT_KEPT_PER_WORK * last.took
@@ -63,7 +76,7 @@ impl Counts {
             return Ok(Counted { reserved: last.orders.clone(), in_outbox });
         }
         let begun = Instant::now();
-        let orders = Arc::new(receipt::reserved_orders(&self.postgres.pool).await?);
+        let orders = Arc::new(receipt::reserved_orders(&self.postgres.pool, self.partition).await?);
         *last = Some(Reserved { orders: orders.clone(), at: Instant::now(), took: begun.elapsed() });
         Ok(Counted { reserved: orders, in_outbox })
     }

@@ -78,7 +78,8 @@ pub async fn stands(
         if matches!(standing, Standing::InForce | Standing::Unpublished(_)) {
             return Ok((row, standing));
         }
-        let Some(again) = coupons::get(&postgres.pool, &row.definition.id).await? else { break };
+        let again = coupons::get(&postgres.pool, row.partition, &row.definition.id).await?;
+        let Some(again) = again else { break };
         if (&again.definition, again.published_version) == (&row.definition, row.published_version) {
             return Ok((row, standing));
         }
@@ -113,7 +114,8 @@ pub async fn bring(
     postgres: &Postgres,
     id: &CouponId,
 ) -> Result<Outcome, StoreError> {
-    let Some(row) = coupons::get(&postgres.pool, id).await? else { return Ok(Outcome::Unknown) };
+    let row = coupons::get(&postgres.pool, fence.partition(), id).await?;
+    let Some(row) = row else { return Ok(Outcome::Unknown) };
     let kept = read(fence, session, id).await?;
     match Standing::of(&row, kept.as_ref()) {
         Standing::InForce => return Ok(Outcome::InForce(Box::new(row))),
@@ -150,7 +152,8 @@ async fn renew(
 ) -> Result<(), StoreError> {
     let id = &row.definition.id;
     let total_differs = fields.iter().any(|differing| differing.field == "total");
-    let renewed = coupons::renew(&postgres.pool, id, row.definition.version, total_differs).await;
+    let renewed =
+        coupons::renew(&postgres.pool, fence.partition(), id, row.definition.version, total_differs).await;
     let Some(renewed) = renewed? else { return Ok(()) };
     publish(fence, session, postgres, false, &renewed.definition).await?;
     let version = renewed.definition.version;
@@ -171,7 +174,8 @@ async fn check_lost_edit(
     id: &CouponId,
 ) -> Result<(), StoreError> {
     let Some(kept) = read(fence, session, id).await? else { return Ok(()) };
-    let Some(row) = coupons::get(&postgres.pool, id).await? else { return Ok(()) };
+    let row = coupons::get(&postgres.pool, fence.partition(), id).await?;
+    let Some(row) = row else { return Ok(()) };
     let Some(why) = postgres_loss::newer_in_redis(id, kept.version(), row.definition.version) else {
         return Ok(());
     };

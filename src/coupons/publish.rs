@@ -3,6 +3,7 @@
 
 use tokio::time::MissedTickBehavior;
 
+use super::abandoned::AbandonedTakes;
 use super::catalogue::Catalogue;
 use crate::config;
 use crate::domain::Definition;
@@ -60,7 +61,8 @@ async fn check_current(
     let in_redis = coupon_hash::read_hash(&session.redis, id).await?;
     let version = in_redis.version();
     // Redis first: an edit reaches Postgres before Redis.
-    let in_postgres = coupons::get(&postgres.pool, id).await?.map_or(0, |row| row.definition.version);
+    let in_postgres = coupons::get(&postgres.pool, fence.partition(), id).await?;
+    let in_postgres = in_postgres.map_or(0, |row| row.definition.version);
     let why = if version == definition.version && !in_redis.differences(definition).is_empty() {
         Some(format!("Redis has another version {version} of coupon {id}"))
     } else {
@@ -77,6 +79,7 @@ pub async fn run(fence: Fence, postgres: Postgres, catalogue: Catalogue) {
     let mut ticks = tokio::time::interval(config::PROBE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut states = fence.subscribe();
+    let mut abandoned = AbandonedTakes::default();
     loop {
         ticks.tick().await;
         // An error means that the fence's task has ended with the program.
@@ -84,12 +87,17 @@ pub async fn run(fence: Fence, postgres: Postgres, catalogue: Catalogue) {
             return;
         }
         let Ok(session) = fence.session() else { continue };
-        let (fence, postgres) = (fence.clone(), postgres.clone());
-        let repeat = async move { repeat(&fence, &session, &postgres).await };
+        let parts = (fence.clone(), postgres.clone());
+        let repeat = async move { repeat(&parts.0, &session, &parts.1).await };
         if let Err(error) = postgres::with_timeout(config::PROBE_INTERVAL, repeat).await {
             tracing::debug!("publish: {error}");
         }
         catalogue.refresh_briefly(config::PROBE_INTERVAL / 2).await;
+        if let Ok(session) = fence.session()
+            && let Err(error) = abandoned.cancel(&fence, &session, &postgres, &catalogue).await
+        {
+            tracing::debug!("abandoned takes: {error}");
+        }
     }
 }
 

@@ -45,7 +45,7 @@ async fn compare(redis: &Redis, postgres: &mut PgConnection) -> Result<Compariso
     let mut comparison = Comparison::default();
     let mut after = None;
     loop {
-        let partition = Some(redis.keys.partition);
+        let partition = redis.keys.partition;
         let page = coupons::page(&mut *postgres, partition, after.as_ref(), config::PAGE_MAX_ROWS);
         let page = with_timeout(page).await?;
         let Some(last) = page.last().map(|row| row.definition.id.clone()) else { return Ok(comparison) };
@@ -70,7 +70,7 @@ impl Comparison {
             return Ok(());
         }
         // Reads the row again: an edit between the two reads is not a difference of the stores.
-        let again = with_timeout(coupons::get(&mut *postgres, &row.definition.id)).await?;
+        let again = with_timeout(coupons::get(&mut *postgres, row.partition, &row.definition.id)).await?;
         if again.is_none_or(|again| again.definition != row.definition) {
             return Ok(());
         }

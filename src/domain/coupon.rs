@@ -24,8 +24,9 @@ pub enum CouponState {
 pub struct CouponSnapshot {
     pub id: CouponId,
     pub title: String,
+    /// The units of all shares.
     pub total: i64,
-    /// Units left, at least 0. Redis may have less than 0 for a moment.
+    /// Units left, of the shares that were read, at least 0. Redis may have less than 0 for a moment.
     pub stock: i64,
     pub starts_at_ms: Option<i64>,
     pub ends_at_ms: Option<i64>,
@@ -58,6 +59,7 @@ impl From<CouponSnapshot> for Definition {
             waitlist: snapshot.waitlist,
             unlisted: snapshot.unlisted,
             version: snapshot.version.max(1),
+            spread: None,
         }
     }
 }
@@ -67,6 +69,17 @@ impl CouponSnapshot {
     pub fn hash_shown(&self, hasher: &mut impl Hasher) {
         let Self { id, version, stock, waiting, .. } = self;
         (id.as_str(), version, stock, waiting, self.state() as u8).hash(hasher);
+    }
+
+    /// The coupon as a whole, from two of its shares.
+    #[must_use]
+    pub fn merge(one: &Self, other: &Self) -> Self {
+        Self {
+            stock: one.stock + other.stock,
+            version: one.version + other.version,
+            now_ms: one.now_ms.max(other.now_ms),
+            ..one.clone()
+        }
     }
 
     #[must_use]

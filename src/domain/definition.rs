@@ -22,6 +22,17 @@ pub struct Definition {
     pub waitlist: bool,
     pub unlisted: bool,
     pub version: i64,
+    /// `None` for a coupon of one partition.
+    pub spread: Option<Spread>,
+}
+
+/// A coupon's spread over several partitions. The definition of each has the total and the version of its share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spread {
+    /// The number of shares, from 2 to 64; never changes.
+    pub shares: i16,
+    /// The units of all shares.
+    pub whole: i64,
 }
 
 /// A field of a definition before and after an edit.
@@ -47,6 +58,8 @@ pub struct NewCoupon {
     pub durability: Option<ClaimDurability>,
     pub waitlist: bool,
     pub unlisted: bool,
+    /// The number of partitions that get a share; the default is 1.
+    pub spread: Option<i64>,
 }
 
 /// Changes to a coupon, as a merge patch (RFC 7396): an absent field stays, `Some(None)` clears it.
@@ -108,6 +121,13 @@ impl NewCoupon {
         if reserve.is_some_and(|seconds| !(1..=config::RESERVE_MAX_SECONDS).contains(&seconds)) {
             return Err(invalid(format!("reserve_seconds is 1 to {}", config::RESERVE_MAX_SECONDS)));
         }
+        let shares = self.spread.unwrap_or(1);
+        let most = i64::try_from(config::PARTITIONS_MAX).unwrap_or(i64::MAX);
+        let shares = i16::try_from(shares).ok().filter(|_| (1..=most).contains(&shares));
+        let shares = shares.ok_or_else(|| invalid(format!("spread is 1 to {most}")))?;
+        if shares > 1 && self.waitlist {
+            return Err(invalid("a coupon with a waiting list has one share: leave spread or waitlist out"));
+        }
         let definition = Definition {
             title: self.title.unwrap_or_else(|| self.id.to_string()),
             id: self.id,
@@ -121,6 +141,7 @@ impl NewCoupon {
             waitlist: self.waitlist,
             unlisted: self.unlisted,
             version: 1,
+            spread: (shares > 1).then_some(Spread { shares, whole: self.total }),
         };
         check_title(&definition.title)?;
         check(&definition)?;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::UserId;
+
 /// The number of a partition, as in the hash tag of its keys and the column `fence.partition`. From 0 to `i16::MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Partition(i16);
@@ -28,6 +30,14 @@ impl Partition {
     pub const fn number(self) -> i16 {
         self.0
     }
+}
+
+/// The share at which a user claims, of those of a coupon in the order of their partitions: CRC16 of the user, modulo their
+/// number. It never changes, so that one share alone knows what the user holds.
+#[must_use]
+pub fn home(shares: &[Partition], user: &UserId) -> Option<Partition> {
+    let number = crc16::State::<crc16::XMODEM>::calculate(user.as_str().as_bytes());
+    shares.get(usize::from(number) % shares.len().max(1)).copied()
 }
 
 impl fmt::Display for Partition {

@@ -12,7 +12,7 @@ use super::body::{Rfc3339, Whole};
 use super::problem::Answer;
 use super::request::{Page, Request, coupon_id};
 use super::shapes;
-use crate::coupons::definitions::{AdminCoupon, Created, ExpectedVersion};
+use crate::coupons::definitions::{AdminCoupon, Created, ExpectedVersion, Share};
 use crate::coupons::view::CouponView;
 use crate::domain::{ClaimDurability, CouponId, CouponPatch, FieldDifference, NewCoupon};
 
@@ -40,6 +40,8 @@ pub struct NewCouponBody {
     waitlist: Option<bool>,
     /// Whether `GET /v1/coupons` leaves the coupon out.
     unlisted: Option<bool>,
+    #[schema(schema_with = shapes::spread)]
+    spread: Option<Whole>,
 }
 
 impl From<NewCouponBody> for NewCoupon {
@@ -55,6 +57,7 @@ impl From<NewCouponBody> for NewCoupon {
             durability: body.durability,
             waitlist: body.waitlist.unwrap_or(false),
             unlisted: body.unlisted.unwrap_or(false),
+            spread: body.spread.map(|spread| spread.0),
         }
     }
 }
@@ -107,9 +110,12 @@ pub struct AdminCouponView {
     unlisted: bool,
     /// Grows by one with each edit; also in the `ETag`.
     version: i64,
-    /// The partition that the coupon belongs to for ever.
+    /// The partition that the coupon belongs to for ever; the first of them for a coupon with several shares.
     #[schema(minimum = 0)]
     partition: i16,
+    /// What each partition has of the coupon; absent for a coupon of one partition.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    shares: Vec<ShareView>,
     /// Units of claims that are not recorded yet.
     accepted: i64,
     reserved: i64,
@@ -121,6 +127,26 @@ pub struct AdminCouponView {
     not_in_force: Vec<FieldDifference>,
 }
 
+/// What one partition has of a coupon.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Share)]
+pub struct ShareView {
+    #[schema(minimum = 0)]
+    partition: i16,
+    /// Units for sale in this partition, with those that are held.
+    #[schema(minimum = 0)]
+    total: i64,
+    /// Units left in this partition.
+    #[schema(minimum = 0)]
+    stock: i64,
+}
+
+impl From<&Share> for ShareView {
+    fn from(share: &Share) -> Self {
+        Self { partition: share.partition.number(), total: share.total, stock: share.stock }
+    }
+}
+
 impl From<AdminCoupon> for AdminCouponView {
     fn from(coupon: AdminCoupon) -> Self {
         Self {
@@ -128,7 +154,11 @@ impl From<AdminCoupon> for AdminCouponView {
             paused: coupon.definition.paused,
             unlisted: coupon.definition.unlisted,
             version: coupon.definition.version,
-            partition: coupon.partition.number(),
+            partition: coupon.shares.first().map_or(0, |share| share.partition.number()),
+            shares: match &coupon.shares[..] {
+                [_] => Vec::new(),
+                shares => shares.iter().map(ShareView::from).collect(),
+            },
             accepted: coupon.units.accepted,
             reserved: coupon.units.reserved,
             confirmed: coupon.units.confirmed,
@@ -144,8 +174,7 @@ pub async fn create(api: Arc<Api>, mut request: Request) -> Answer {
     let body: NewCouponBody = request.json().await?;
     let location = format!("/v1/coupons/{}", body.id);
     let new: NewCoupon = body.into();
-    let partition = api.partitions.of_new(&new.id).await?;
-    let mut response = match partition.coupons.create(new, &origin).await? {
+    let mut response = match api.partitions.create(new, &origin).await? {
         Created::New(coupon) => answer(StatusCode::CREATED, coupon),
         Created::Same(coupon) => answer(StatusCode::OK, coupon),
     };
@@ -159,7 +188,7 @@ pub async fn create(api: Arc<Api>, mut request: Request) -> Answer {
 pub async fn show(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
     api.auth.admin(&request.headers)?;
     let id = coupon_id(coupon)?;
-    let coupon = api.partitions.of(&id).await?.coupons.get(&id).await?;
+    let coupon = api.partitions.coupon(&id).await?;
     Ok(answer(StatusCode::OK, coupon))
 }
 
@@ -178,8 +207,8 @@ pub async fn edit(api: Arc<Api>, coupon: &str, mut request: Request) -> Answer {
     let origin = api.auth.admin_origin(&request)?;
     let id = coupon_id(coupon)?;
     let body: CouponPatchBody = request.json().await?;
-    let partition = api.partitions.of(&id).await?;
-    let coupon = partition.coupons.edit(&id, &body.into(), &if_match(&request.headers), &origin).await?;
+    let expected = if_match(&request.headers);
+    let coupon = api.partitions.edit(&id, &body.into(), &expected, &origin).await?;
     Ok(answer(StatusCode::OK, coupon))
 }
 

@@ -141,8 +141,7 @@ async fn answer_claim(
     key: Option<IdempotencyKey>,
     headers: &HeaderMap,
 ) -> Result<(OrderId, Response<Content>), Problem> {
-    let partition = api.partitions.of(&coupon).await?;
-    let claimed = partition.claims.claim(&coupon, &user, key, preferred_wait(headers)).await?;
+    let claimed = api.partitions.claim(&coupon, &user, key, preferred_wait(headers)).await?;
     let (status, order, stock) = match claimed {
         Claimed::Accepted { order, stock } if order.status == OrderStatus::Accepted => {
             (StatusCode::ACCEPTED, order, stock)
@@ -238,7 +237,7 @@ fn rejected(order: OrderId) -> Problem {
 pub async fn held(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
     let user = api.auth.user(&request.headers)?;
     let coupon = coupon_id(coupon)?;
-    let partition = api.partitions.of(&coupon).await?;
+    let partition = api.partitions.home(&coupon, &user).await?;
     let items: Vec<OrderView> =
         partition.claims.live(&coupon, &user).await?.into_iter().map(OrderView::from).collect();
     if items.is_empty() && partition.snapshots.get(&coupon).await?.is_none() {
@@ -251,8 +250,9 @@ pub async fn held(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
 pub async fn status(api: Arc<Api>, coupon: &str, order: &str, request: Request) -> Answer {
     let caller = api.auth.caller(&request.headers)?;
     let coupon = coupon_id(coupon)?;
-    let partition = api.partitions.of(&coupon).await?;
-    let found = partition.orders.find(&coupon, order_id(order)?, caller.user()).await?;
+    let order = order_id(order)?;
+    let partition = api.partitions.of_claim(&coupon, order, caller.user()).await?;
+    let found = partition.orders.find(&coupon, order, caller.user()).await?;
     Ok(json(StatusCode::OK, &OrderView::from(found)))
 }
 

@@ -16,8 +16,7 @@ use crate::domain::{CouponId, CouponSnapshot};
 /// `GET /v1/coupons/{coupon}`
 pub async fn show(api: &Api, coupon: &str, request: Request) -> Answer {
     let coupon = coupon_id(coupon)?;
-    let partition = api.partitions.of(&coupon).await?;
-    let snapshot = partition.snapshots.get(&coupon).await?.ok_or_else(|| Problem::unknown_coupon(&coupon))?;
+    let snapshot = api.partitions.snapshot(&coupon).await?.ok_or_else(|| Problem::unknown_coupon(&coupon))?;
     let tag = etag([&*snapshot], None);
     Ok(public(&request.headers, &tag, || json(StatusCode::OK, &CouponView::from(&*snapshot))))
 }

@@ -22,8 +22,7 @@ pub async fn listed(api: Arc<Api>, request: Request) -> Answer {
 /// `GET /v1/coupons/{coupon}/events`: those of one coupon.
 pub async fn of_coupon(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
     let coupon = coupon_id(coupon)?;
-    let partition = api.partitions.of(&coupon).await?;
-    match partition.snapshots.get(&coupon).await {
+    match api.partitions.snapshot(&coupon).await {
         Ok(None) => return Err(Problem::unknown_coupon(&coupon)),
         // While the stores cannot be read, the stream says so.
         Err(error) if !api.catalogue.is_published(&coupon) => return Err(error.into()),

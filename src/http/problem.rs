@@ -208,6 +208,7 @@ impl From<CouponError> for Problem {
         match error {
             CouponError::Invalid(error) => error.into(),
             CouponError::Unknown(coupon) => Self::unknown_coupon(&coupon),
+            CouponError::TooFewPartitions { .. } => Self::bad_request(detail),
             CouponError::Exists(_) => Self::new(Code::CouponExists, detail),
             CouponError::Stale(_) => Self::new(Code::PreconditionFailed, detail),
             CouponError::TotalTooLow { .. } => Self::new(Code::TotalTooLow, detail),

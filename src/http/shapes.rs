@@ -59,6 +59,14 @@ pub fn per_user_limit() -> RefOr<Schema> {
     schema.description(Some(meaning)).into()
 }
 
+pub fn spread() -> RefOr<Schema> {
+    let most = i64::try_from(config::PARTITIONS_MAX).unwrap_or(i64::MAX);
+    let schema = or_null(integer(1, most), Type::Integer).examples([1]);
+    let meaning = "The number of partitions that get a share of the coupon, at most as many as there are. For a coupon that \
+         needs more claims a second than one Redis can take. It cannot be changed later. The default is 1.";
+    schema.description(Some(meaning)).into()
+}
+
 pub fn reserve_seconds() -> RefOr<Schema> {
     let schema = or_null(integer(1, config::RESERVE_MAX_SECONDS), Type::Integer).examples([900]);
     let meaning = "The time to pay. Without it, orders are confirmed at once.";

@@ -195,7 +195,7 @@ impl Transitions {
     async fn publish(&self, coupon: &CouponId) -> Result<(), StoreError> {
         let Parts { fence, postgres, .. } = &self.parts;
         let session = fence.require_session()?;
-        match coupons::get(&postgres.pool, coupon).await? {
+        match coupons::get(&postgres.pool, fence.partition(), coupon).await? {
             Some(row) if row.published_version < row.definition.version => {
                 publish(fence, &session, postgres, false, &row.definition).await
             }

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 
 use super::audit::{self, AuditEntry};
 use super::{Pool, PostgresError};
-use crate::domain::{AuditAction, CouponId, Definition, Epoch, Origin, Partition};
+use crate::domain::{AuditAction, CouponId, Definition, Epoch, Origin, Partition, Spread};
 
 pub use stock::{recount_stock, stock_drifts};
 
@@ -60,6 +60,7 @@ pub(super) fn definition(row: &PgRow) -> Result<Definition, sqlx::Error> {
     let unreadable =
         |error: &dyn std::fmt::Display| sqlx::Error::Decode(format!("coupon {id:?}: {error}").into());
     let durability: &str = row.try_get("durability")?;
+    let (shares, spread): (i16, Option<i64>) = (row.try_get("spread")?, row.try_get("whole")?);
     Ok(Definition {
         id: id.parse().map_err(|error| unreadable(&error))?,
         title: row.try_get("title")?,
@@ -73,10 +74,11 @@ pub(super) fn definition(row: &PgRow) -> Result<Definition, sqlx::Error> {
         waitlist: row.try_get("waitlist")?,
         unlisted: row.try_get("unlisted")?,
         version: row.try_get("version")?,
+        spread: spread.map(|whole| Spread { shares, whole }),
     })
 }
 
-/// Inserts a new coupon into the partition, and records the change in the audit log; `false` if the id exists.
+/// Inserts a new coupon of one partition, and records the change in the audit log; `false` if the id exists.
 ///
 /// # Errors
 /// If Postgres cannot serve.
@@ -86,11 +88,53 @@ pub async fn insert(
     partition: Partition,
     origin: &Origin,
 ) -> Result<bool, PostgresError> {
+    insert_shares(pool, new, &[(partition, new.clone())], origin).await
+}
+
+/// Inserts a new coupon with the definition of each share, and records the change in the audit log; `false` if the id
+/// exists. `new` is the definition of the whole.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn insert_shares(
+    pool: &Pool,
+    new: &Definition,
+    shares: &[(Partition, Definition)],
+    origin: &Origin,
+) -> Result<bool, PostgresError> {
     let mut transaction = pool.begin().await?;
-    let done = sqlx::query(
+    // Two requests that choose different partitions would not conflict by the primary key.
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended(current_schema() || '/coupon/' || $1, 0))")
+        .bind(new.id.as_str())
+        .persistent(false)
+        .execute(&mut *transaction)
+        .await?;
+    let exists: bool = sqlx::query_scalar("select exists (select 1 from coupons where id = $1)")
+        .bind(new.id.as_str())
+        .persistent(false)
+        .fetch_one(&mut *transaction)
+        .await?;
+    if exists {
+        transaction.rollback().await?;
+        return Ok(false);
+    }
+    for (partition, share) in shares {
+        insert_row(&mut transaction, share, *partition).await?;
+    }
+    audit::record(&mut transaction, &AuditEntry::of_new(origin, AuditAction::Create, new)).await?;
+    transaction.commit().await?;
+    Ok(true)
+}
+
+async fn insert_row(
+    connection: &mut PgConnection,
+    new: &Definition,
+    partition: Partition,
+) -> Result<(), PostgresError> {
+    sqlx::query(
         "insert into coupons (id, title, total, stock, starts_at, ends_at, paused, per_user_limit, reserve_seconds,
-            durability, waitlist, unlisted, partition)
-         values ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) on conflict (id) do nothing",
+            durability, waitlist, unlisted, partition, spread, whole)
+         values ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
     )
     .bind(new.id.as_str())
     .bind(&new.title)
@@ -104,15 +148,12 @@ pub async fn insert(
     .bind(new.waitlist)
     .bind(new.unlisted)
     .bind(partition.number())
+    .bind(new.spread.map_or(1, |spread| spread.shares))
+    .bind(new.spread.map(|spread| spread.whole))
     .persistent(false)
-    .execute(&mut *transaction)
+    .execute(connection)
     .await?;
-    let is_new = done.rows_affected() == 1;
-    if is_new {
-        audit::record(&mut transaction, &AuditEntry::of_new(origin, AuditAction::Create, new)).await?;
-    }
-    transaction.commit().await?;
-    Ok(is_new)
+    Ok(())
 }
 
 /// Inserts a coupon with Redis's definition and version, and records the change in the audit log. Returns the total.
@@ -137,6 +178,8 @@ pub(super) async fn adopt(
         .bind(known.unlisted)
         .bind(known.version)
         .bind(partition.number())
+        .bind(known.spread.map_or(1, |spread| spread.shares))
+        .bind(known.spread.map(|spread| spread.whole))
         .fetch_one(&mut *connection)
         .await?;
     let adopted = Definition { total, ..known.clone() };
@@ -155,25 +198,27 @@ pub struct LockedCoupon {
 
 pub(super) async fn lock(
     connection: &mut PgConnection,
+    partition: Partition,
     id: &CouponId,
 ) -> Result<LockedCoupon, PostgresError> {
-    let query = "select (total - stock)::bigint as live, published_version::bigint from coupons where id = $1
-        for update";
-    Ok(sqlx::query_as(query).bind(id.as_str()).fetch_one(connection).await?)
+    let query = "select (total - stock)::bigint as live, published_version::bigint from coupons
+        where id = $1 and partition = $2 for update";
+    Ok(sqlx::query_as(query).bind(id.as_str()).bind(partition.number()).fetch_one(connection).await?)
 }
 
 /// Replaces the definition of this version by one of any version, and changes the stock by the difference of the
 /// totals. `false` if the row has another version.
 pub(super) async fn redefine(
     connection: &mut PgConnection,
+    partition: Partition,
     version: i64,
     to: &Definition,
 ) -> Result<bool, PostgresError> {
     let done = sqlx::query(
         "update coupons set title = $3, stock = stock + ($4 - total), total = $4, starts_at = $5, ends_at = $6,
             paused = $7, per_user_limit = $8, reserve_seconds = $9, durability = $10, waitlist = $11,
-            unlisted = $12, version = $13, changed_at = clock_timestamp()
-         where id = $1 and version = $2",
+            unlisted = $12, version = $13, whole = $14, changed_at = clock_timestamp()
+         where id = $1 and version = $2 and partition = $15",
     )
     .bind(to.id.as_str())
     .bind(version)
@@ -188,6 +233,8 @@ pub(super) async fn redefine(
     .bind(to.waitlist)
     .bind(to.unlisted)
     .bind(to.version)
+    .bind(to.spread.map(|spread| spread.whole))
+    .bind(partition.number())
     .execute(connection)
     .await?;
     Ok(done.rows_affected() == 1)
@@ -209,34 +256,56 @@ pub async fn versions(
     Ok(rows.into_iter().filter_map(|(id, version)| Some((id.parse().ok()?, version))).collect())
 }
 
-/// The coupon of this id, if it has a row.
+/// The coupon's row of the partition, if it has one.
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn get(executor: impl PgExecutor<'_>, id: &CouponId) -> Result<Option<CouponRow>, PostgresError> {
-    let query = sqlx::query_as(select_coupons!("where id = $1")).bind(id.as_str());
-    Ok(query.fetch_optional(executor).await?)
+pub async fn get(
+    executor: impl PgExecutor<'_>,
+    partition: Partition,
+    id: &CouponId,
+) -> Result<Option<CouponRow>, PostgresError> {
+    let query = sqlx::query_as(select_coupons!("where id = $1 and partition = $2"));
+    Ok(query.bind(id.as_str()).bind(partition.number()).fetch_optional(executor).await?)
 }
 
-/// One page of coupons after `after`, ordered by id: those of the partition, or of all.
+/// The coupon's row of each partition that has a share of it, by partition; none for an unknown coupon.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn shares(executor: impl PgExecutor<'_>, id: &CouponId) -> Result<Vec<CouponRow>, PostgresError> {
+    let query = sqlx::query_as(select_coupons!("where id = $1 order by partition"));
+    Ok(query.bind(id.as_str()).fetch_all(executor).await?)
+}
+
+/// One page of the partition's coupons after `after`, ordered by id.
 ///
 /// # Errors
 /// If Postgres cannot serve.
 pub async fn page(
     executor: impl PgExecutor<'_>,
-    partition: Option<Partition>,
+    partition: Partition,
+    after: Option<&CouponId>,
+    limit: i64,
+) -> Result<Vec<CouponRow>, PostgresError> {
+    let query = sqlx::query_as(select_coupons!("where id > $1 and partition = $3 order by id limit $2"));
+    let query = query.bind(after.map_or("", CouponId::as_str)).bind(limit).bind(partition.number());
+    Ok(query.fetch_all(executor).await?)
+}
+
+/// The rows of one page of coupons after `after`, ordered by id and partition: `limit` coupons, each with all of its shares.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn page_of_wholes(
+    executor: impl PgExecutor<'_>,
     after: Option<&CouponId>,
     limit: i64,
 ) -> Result<Vec<CouponRow>, PostgresError> {
     let query = sqlx::query_as(select_coupons!(
-        "where id > $1 and ($3::smallint is null or partition = $3) order by id limit $2"
+        "where id in (select id from coupons where id > $1 group by id order by id limit $2) order by id, partition"
     ));
-    Ok(query
-        .bind(after.map_or("", CouponId::as_str))
-        .bind(limit)
-        .bind(partition.map(Partition::number))
-        .fetch_all(executor)
-        .await?)
+    Ok(query.bind(after.map_or("", CouponId::as_str)).bind(limit).fetch_all(executor).await?)
 }
 
 /// The result of an edit.
@@ -299,6 +368,7 @@ pub async fn edit(
 /// If Postgres cannot serve.
 pub async fn renew(
     pool: &Pool,
+    partition: Partition,
     id: &CouponId,
     version: i64,
     recount: bool,
@@ -308,18 +378,19 @@ pub async fn renew(
     let renewed = sqlx::query(
         "update coupons set version = version + 1, published_version = least(published_version, version),
             changed_at = clock_timestamp()
-         where id = $1 and version = $2",
+         where id = $1 and version = $2 and partition = $3",
     );
-    let renewed = renewed.bind(id.as_str()).bind(version).execute(&mut *transaction).await?;
+    let renewed =
+        renewed.bind(id.as_str()).bind(version).bind(partition.number()).execute(&mut *transaction).await?;
     if renewed.rows_affected() == 0 {
         transaction.rollback().await?;
         return Ok(None);
     }
     if recount {
-        stock::recount_in(&mut transaction, id).await?;
+        stock::recount_in(&mut transaction, partition, id).await?;
     }
     transaction.commit().await?;
-    get(pool, id).await
+    get(pool, partition, id).await
 }
 
 /// Records that Redis has these versions, if the epoch is still the one in which Redis got them. Records no version

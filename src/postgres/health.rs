@@ -185,8 +185,9 @@ pub async fn stock_drift(connection: &mut PgConnection) -> Result<(i64, Option<S
     // One scan of all live orders, not one for each coupon.
     let row = sqlx::query(
         "select count(*) as coupons, min(c.id) filter (where c.stock <> c.total - coalesce(live.orders, 0)) as wrong
-         from coupons c left join (select coupon_id, count(*) as orders from orders
-            where status in ('reserved', 'confirmed') group by coupon_id) live on live.coupon_id = c.id",
+         from coupons c left join (select coupon_id, partition, count(*) as orders from orders
+            where status in ('reserved', 'confirmed') group by coupon_id, partition) live
+            on live.coupon_id = c.id and live.partition = c.partition",
     )
     .fetch_one(connection)
     .await?;

@@ -43,7 +43,7 @@ pub async fn coupons(
     let mut known: BTreeMap<CouponId, KnownCoupon> = BTreeMap::new();
     loop {
         let after = known.last_key_value().map(|(id, _)| id);
-        let page = coupons::page(pool, Some(partition), after, config::PAGE_MAX_ROWS).await?;
+        let page = coupons::page(pool, partition, after, config::PAGE_MAX_ROWS).await?;
         if page.is_empty() {
             break;
         }

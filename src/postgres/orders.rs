@@ -132,7 +132,7 @@ async fn record_in(
         Missing::UnknownCoupon(coupon) => return Ok(RecordOutcome::UnknownCoupon(coupon)),
         Missing::Conflicting(orders) => orders,
     };
-    if let Some(coupon) = take_stock(transaction, &inserted).await? {
+    if let Some(coupon) = take_stock(transaction, epoch.partition, &inserted).await? {
         return Ok(RecordOutcome::StockShort(coupon));
     }
     Ok(RecordOutcome::Done { inserted: inserted.iter().map(|event| event.order).collect(), conflicting })
@@ -176,6 +176,7 @@ async fn explain_missing(
 /// Takes the units of the inserted orders from stock; returns a coupon that has too few units.
 async fn take_stock(
     connection: &mut PgConnection,
+    partition: Partition,
     inserted: &[&OrderEvent],
 ) -> Result<Option<CouponId>, PostgresError> {
     if inserted.is_empty() {
@@ -186,6 +187,7 @@ async fn take_stock(
         *units.entry(&event.coupon).or_default() += 1;
     }
     let taken: Vec<String> = sqlx::query_scalar(TAKE_STOCK)
+        .bind(partition.number())
         .bind(units.keys().map(|coupon| coupon.as_str()).collect::<Vec<&str>>())
         .bind(units.values().copied().collect::<Vec<i64>>())
         .fetch_all(connection)
@@ -251,23 +253,26 @@ pub struct LiveUnit {
     pub key: Option<IdempotencyKey>,
 }
 
-/// The units of one page of a coupon's live orders after `after`, oldest first.
+/// The units of one page of the coupon's live orders in the partition after `after`, oldest first.
 ///
 /// # Errors
 /// If Postgres cannot serve.
 pub async fn live_page(
     pool: &Pool,
+    partition: Partition,
     coupon: &CouponId,
     after: Option<OrderId>,
     limit: i64,
 ) -> Result<Vec<LiveUnit>, PostgresError> {
     let rows = sqlx::query(
         "select id::uuid, user_id::text, slot::smallint, idempotency_key::text from orders
-         where coupon_id = $1 and id > $2 and status in ('reserved', 'confirmed') order by id limit $3",
+         where coupon_id = $1 and partition = $4 and id > $2 and status in ('reserved', 'confirmed')
+         order by id limit $3",
     )
     .bind(coupon.as_str())
     .bind(after.map_or(Uuid::nil(), |order| order.0))
     .bind(limit)
+    .bind(partition.number())
     .fetch_all(pool)
     .await?;
     let unit = |row: &PgRow| {

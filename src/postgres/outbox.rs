@@ -51,6 +51,7 @@ pub async fn page(
         "select o.order_id::uuid, o.coupon_id::text, o.user_id::text, o.slot::smallint,
             least(o.after_version, c.version)::bigint as after_version
          from outbox o left join coupons c on o.after_version is not null and c.id = o.coupon_id
+            and c.partition = o.partition
          where o.order_id > $1 and o.partition = $3
             and (o.after_version is null or least(o.after_version, c.version) <= c.published_version)
          order by o.order_id limit $2",
@@ -72,6 +73,7 @@ pub async fn units_of_ended(pool: &Pool, orders: &[OrderId]) -> Result<Vec<Outbo
             least(w.after_version, c.version)::bigint as after_version
          from orders o left join outbox w on w.order_id = o.id
             left join coupons c on w.after_version is not null and c.id = w.coupon_id
+                and c.partition = w.partition
          where o.id = any($1) and o.status not in ('reserved', 'confirmed')",
     )
     .bind(ids);

@@ -181,9 +181,10 @@ impl Decision<'_> {
         // Row by row: a million rows in memory are several times larger than the values that the caller keeps.
         let mut rows = sqlx::query(
             "select user_id, slot::smallint, id, idempotency_key from orders
-             where coupon_id = $1 and status in ('reserved', 'confirmed')",
+             where coupon_id = $1 and partition = $2 and status in ('reserved', 'confirmed')",
         )
         .bind(coupon.as_str())
+        .bind(self.partition.number())
         .fetch(&mut *self.transaction);
         while let Some(row) = rows.try_next().await? {
             visit(row.try_get(0)?, row.try_get(1)?, OrderId(row.try_get(2)?), orders::read_key(&row)?);
@@ -217,9 +218,10 @@ impl Decision<'_> {
         .execute(&mut *self.transaction)
         .await?;
         let units = i64::try_from(cancelled.rows_affected()).unwrap_or(i64::MAX);
-        sqlx::query("update coupons set stock = stock + $2, returned = returned + $2, has_ended_orders = true, changed_at = clock_timestamp() where id = $1")
+        sqlx::query("update coupons set stock = stock + $2, returned = returned + $2, has_ended_orders = true, changed_at = clock_timestamp() where id = $1 and partition = $3")
             .bind(coupon.as_str())
             .bind(units)
+            .bind(self.partition.number())
             .execute(&mut *self.transaction)
             .await?;
         Ok(())
@@ -230,7 +232,7 @@ impl Decision<'_> {
         let restarted = sqlx::query(
             "update orders o set reserved_until = clock_timestamp() + make_interval(secs => c.reserve_seconds)
              from coupons c
-             where c.id = o.coupon_id and o.partition = $1 and o.status = 'reserved' and c.reserve_seconds is not null",
+             where c.id = o.coupon_id and c.partition = $1 and o.partition = $1 and o.status = 'reserved' and c.reserve_seconds is not null",
         )
         .bind(self.partition.number())
         .execute(&mut *self.transaction)
@@ -259,7 +261,7 @@ impl Decision<'_> {
 
     /// Locks a coupon's row and reads its live units and published version.
     pub async fn lock_coupon(&mut self, coupon: &CouponId) -> Result<LockedCoupon, PostgresError> {
-        coupons::lock(&mut self.transaction, coupon).await
+        coupons::lock(&mut self.transaction, self.partition, coupon).await
     }
 
     /// Replaces the definition if the row still has this version, and writes `entry` into the audit log; else `false`.
@@ -272,7 +274,7 @@ impl Decision<'_> {
         if let Some(entry) = entry {
             audit::record(&mut self.transaction, entry).await?;
         }
-        coupons::redefine(&mut self.transaction, version, to).await
+        coupons::redefine(&mut self.transaction, self.partition, version, to).await
     }
 
     /// Rejects a claim or event because another order of its user keeps the unit.

@@ -9,11 +9,12 @@ use uuid::Uuid;
 use super::coupons::{self, CouponRow};
 use super::{Pool, PostgresError};
 use crate::config;
-use crate::domain::{CouponId, OrderId};
+use crate::domain::{CouponId, OrderId, Partition};
 
-/// A transaction that sees one snapshot of all tables.
+/// A transaction that sees one snapshot of all tables, for the coupons of one partition.
 pub struct Snapshot {
     transaction: PgTransaction<'static>,
+    partition: Partition,
 }
 
 /// The unit of an ended order that waits in the outbox.
@@ -37,34 +38,39 @@ impl Snapshot {
     ///
     /// # Errors
     /// If Postgres cannot serve.
-    pub async fn begin(pool: &Pool) -> Result<Self, PostgresError> {
+    pub async fn begin(pool: &Pool, partition: Partition) -> Result<Self, PostgresError> {
         let transaction = pool.begin_with("begin isolation level repeatable read read only").await?;
-        Ok(Self { transaction })
+        Ok(Self { transaction, partition })
     }
 
-    /// The coupon's row; `None` if there is none.
+    /// The coupon's row of the partition; `None` if there is none.
     ///
     /// # Errors
     /// If Postgres cannot serve.
     pub async fn coupon(&mut self, id: &CouponId) -> Result<Option<CouponRow>, PostgresError> {
-        coupons::get(&mut *self.transaction, id).await
+        coupons::get(&mut *self.transaction, self.partition, id).await
     }
 
-    /// Units of the coupon in the outbox, at most `RECEIPT_MAX_ASKED_UNITS`, and how many there are.
+    /// Units of the coupon in the partition's outbox, at most `RECEIPT_MAX_ASKED_UNITS`, and how many there are.
     ///
     /// # Errors
     /// If Postgres cannot serve.
     pub async fn outbox(&mut self, id: &CouponId) -> Result<(Vec<WaitingUnit>, i64), PostgresError> {
         let units = "select order_id::uuid, user_id::text, slot::smallint, count(*) over () as units
-            from outbox where coupon_id = $1 order by order_id limit $2";
+            from outbox where coupon_id = $1 and partition = $3 order by order_id limit $2";
         let most = i64::try_from(config::RECEIPT_MAX_ASKED_UNITS).unwrap_or(i64::MAX);
-        let rows = sqlx::query(units).bind(id.as_str()).bind(most).fetch_all(&mut *self.transaction).await?;
+        let rows = sqlx::query(units)
+            .bind(id.as_str())
+            .bind(most)
+            .bind(self.partition.number())
+            .fetch_all(&mut *self.transaction)
+            .await?;
         let units = rows.first().map_or(Ok(0), |row| row.try_get("units"))?;
         let rows = rows.iter().map(WaitingUnit::from_row).collect::<Result<_, _>>()?;
         Ok((rows, units))
     }
 
-    /// Counts all orders of the coupon.
+    /// Counts all orders of the coupon in the partition.
     ///
     /// # Errors
     /// If Postgres cannot serve.
@@ -72,8 +78,12 @@ impl Snapshot {
         let count = "select count(*) filter (where status = 'reserved') as reserved,
                 count(*) filter (where status = 'confirmed') as confirmed,
                 count(*) filter (where status = 'rejected') as rejected
-            from orders where coupon_id = $1";
-        Ok(sqlx::query_as(count).bind(id.as_str()).fetch_one(&mut *self.transaction).await?)
+            from orders where coupon_id = $1 and partition = $2";
+        Ok(sqlx::query_as(count)
+            .bind(id.as_str())
+            .bind(self.partition.number())
+            .fetch_one(&mut *self.transaction)
+            .await?)
     }
 
     /// Ends the transaction.
@@ -118,28 +128,34 @@ pub async fn winners(
     Ok(page.bind(limit).fetch_all(pool).await?)
 }
 
-/// The number of reserved orders of each coupon that has any. Reads one entry of an index for each of these orders: a
+/// The number of the partition's reserved orders of each coupon that has any. Reads one entry of an index for each of these orders: a
 /// million take half a second.
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn reserved_orders(pool: &Pool) -> Result<HashMap<String, i64>, PostgresError> {
+pub async fn reserved_orders(
+    pool: &Pool,
+    partition: Partition,
+) -> Result<HashMap<String, i64>, PostgresError> {
     let mut transaction = pool.begin().await?;
     // The index has the orders in another order: sorting them would cost more than the count.
     sqlx::query("set local enable_sort = off").execute(&mut *transaction).await?;
-    let count = "select coupon_id::text, count(*) from orders where status = 'reserved' group by coupon_id";
+    let count = "select coupon_id::text, count(*) from orders where status = 'reserved' and partition = $1 group by coupon_id";
     let rows: Vec<(String, i64)> =
-        sqlx::query_as(count).persistent(false).fetch_all(&mut *transaction).await?;
+        sqlx::query_as(count).bind(partition.number()).persistent(false).fetch_all(&mut *transaction).await?;
     transaction.rollback().await?;
     Ok(rows.into_iter().collect())
 }
 
-/// The number of units in the outbox of each coupon that has any.
+/// The number of units in the partition's outbox of each coupon that has any.
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn units_in_outbox(pool: &Pool) -> Result<HashMap<String, i64>, PostgresError> {
-    let count = "select coupon_id::text, count(*) from outbox group by coupon_id";
-    let rows: Vec<(String, i64)> = sqlx::query_as(count).fetch_all(pool).await?;
+pub async fn units_in_outbox(
+    pool: &Pool,
+    partition: Partition,
+) -> Result<HashMap<String, i64>, PostgresError> {
+    let count = "select coupon_id::text, count(*) from outbox where partition = $1 group by coupon_id";
+    let rows: Vec<(String, i64)> = sqlx::query_as(count).bind(partition.number()).fetch_all(pool).await?;
     Ok(rows.into_iter().collect())
 }

@@ -93,6 +93,7 @@ mod tests {
             waitlist: false,
             unlisted: false,
             version: 1,
+            spread: None,
         };
         let row = CouponRow {
             definition,

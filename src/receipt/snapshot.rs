@@ -30,7 +30,7 @@ pub async fn read(session: &Session, postgres: &Postgres, id: &CouponId) -> Resu
     loop {
         tries += 1;
         let before = units::read(redis, id, &[]).await?;
-        let mut snapshot = Snapshot::begin(&postgres.pool).await?;
+        let mut snapshot = Snapshot::begin(&postgres.pool, session.epoch.partition).await?;
         let row = snapshot.coupon(id).await?.ok_or_else(|| ReceiptError::Unknown(id.clone()))?;
         let (waiting, in_outbox) = snapshot.outbox(id).await?;
         let ended: Vec<EndedUnit> = waiting.into_iter().map(ended_unit).collect();

@@ -115,8 +115,7 @@ impl<'a> Comparison<'a> {
     }
 
     async fn page(&self, after: Option<&CouponId>) -> Result<Vec<CouponRow>, ReconcileError> {
-        Ok(coupons::page(&self.postgres.pool, Some(self.fence.partition()), after, config::PAGE_MAX_ROWS)
-            .await?)
+        Ok(coupons::page(&self.postgres.pool, self.fence.partition(), after, config::PAGE_MAX_ROWS).await?)
     }
 
     /// Compares one coupon, except its unrecorded claims.
@@ -178,13 +177,13 @@ impl<'a> Comparison<'a> {
     /// Compares the stock in Postgres with its live orders; recounts it only if an operator has ordered it.
     async fn stock(&mut self, id: &CouponId) -> Result<(), ReconcileError> {
         let pool = &self.postgres.pool;
-        if !coupons::stock_drifts(pool, id).await? {
+        if !coupons::stock_drifts(pool, self.fence.partition(), id).await? {
             return Ok(());
         }
         self.report.stock_drift += 1;
         self.name("stock_drift", id, None, None);
         if let RepairLevel::Ordered(origin) = &self.level
-            && coupons::recount_stock(pool, id, origin).await?
+            && coupons::recount_stock(pool, self.fence.partition(), id, origin).await?
         {
             self.report.fixed += 1;
             tracing::warn!(coupon = %id, "coupon {id}: recounted its stock in Postgres, as an operator ordered");
@@ -324,7 +323,7 @@ impl<'a> Comparison<'a> {
         let page_rows = i64::try_from(config::SCAN_PAGE_ENTRIES).unwrap_or(i64::MAX);
         let mut after = None;
         loop {
-            let page = orders::live_page(pool, id, after, page_rows).await?;
+            let page = orders::live_page(pool, self.fence.partition(), id, after, page_rows).await?;
             let Some(last) = page.last().map(|unit| unit.order) else { return Ok(()) };
             let fields: Vec<ClaimField> =
                 page.iter().map(|unit| ClaimField::new(&unit.user, unit.slot)).collect();

@@ -11,11 +11,13 @@ use fred::types::Value;
 
 use super::{RedisError, text};
 use crate::config;
-use crate::domain::{ClaimDurability, CouponId, CouponSnapshot, Definition, FieldDifference, is_title};
+use crate::domain::{
+    ClaimDurability, CouponId, CouponSnapshot, Definition, FieldDifference, Spread, is_title,
+};
 
 pub use read::{first_inconsistent, read, read_hash, read_one, scan, snapshot, versions};
 
-/// The fields, in the order in which they are read.
+/// The fields of every coupon, in the order in which they are read.
 pub const FIELDS: [&str; 12] = [
     "stock",
     "total",
@@ -31,7 +33,18 @@ pub const FIELDS: [&str; 12] = [
     "unlisted",
 ];
 
-/// Every field but `stock`, with the value that a publication of this definition sets.
+/// The fields that only a coupon of several shares has: the units of all shares, their number, and the note of a take, which
+/// `take.lua` writes and every publication clears.
+pub const SPREAD_FIELDS: [&str; 4] = ["whole", "spread", "taken", "taken_for"];
+
+const ALL_FIELDS: usize = FIELDS.len() + SPREAD_FIELDS.len();
+
+/// The names of all fields.
+fn names() -> impl Iterator<Item = &'static str> {
+    FIELDS.into_iter().chain(SPREAD_FIELDS)
+}
+
+/// Every field of every coupon but `stock`, with the value that a publication of this definition sets.
 fn encode(definition: &Definition) -> [(&'static str, String); FIELDS.len() - 1] {
     let ms = |time: Option<OffsetDateTime>| {
         time.map_or(0, |t| i64::try_from(t.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX))
@@ -53,18 +66,28 @@ fn encode(definition: &Definition) -> [(&'static str, String); FIELDS.len() - 1]
     ]
 }
 
+/// The further fields that a publication sets for a coupon of several shares.
+fn encode_spread(definition: &Definition) -> impl Iterator<Item = (&'static str, String)> {
+    definition.spread.into_iter().flat_map(|Spread { shares, whole }| {
+        let values = [whole, shares.into(), 0, 0].map(|number| number.to_string());
+        SPREAD_FIELDS.into_iter().zip(values)
+    })
+}
+
 /// Arguments of the scripts that set a definition: name and value of every field but `stock`, `total` and `version`.
 pub(super) fn other_fields(definition: &Definition) -> impl Iterator<Item = Value> {
-    encode(definition).into_iter().skip(2).flat_map(|(name, value)| [name.into(), value.into()])
+    let fields = encode(definition).into_iter().skip(2).chain(encode_spread(definition));
+    fields.flat_map(|(name, value)| [name.into(), value.into()])
 }
 
 /// The definition in fields as a publication writes them; `None` if a field is missing, unknown, or has a value that the
 /// program does not write.
 #[must_use]
 pub fn definition_of(id: &CouponId, fields: &BTreeMap<String, String>) -> Option<Definition> {
-    let hash = CouponHash { values: FIELDS.map(|field| fields.get(field).cloned()), held: None };
+    let hash = CouponHash::from_lookup(|field| fields.get(field).cloned(), None);
     let definition = hash.definition(id)?;
-    let is_whole = fields.len() == FIELDS.len() && hash.number("stock").is_some();
+    let expected = if definition.spread.is_some() { ALL_FIELDS } else { FIELDS.len() };
+    let is_whole = fields.len() == expected && hash.number("stock").is_some();
     (is_whole && hash.differences(&definition).is_empty()).then_some(definition)
 }
 
@@ -76,17 +99,22 @@ fn whole(text: &str) -> Option<i64> {
 /// The hash as Redis has it. Any field may be absent or edited by hand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CouponHash {
-    /// In the order of `FIELDS`; `None` if a field is absent or not text.
-    values: [Option<String>; FIELDS.len()],
+    /// In the order of `names`; `None` if a field is absent or not text.
+    values: [Option<String>; ALL_FIELDS],
     /// Units that the claims hash holds; `None` if they were not read.
     held: Option<i64>,
 }
 
 impl CouponHash {
-    /// From a reply that has the values in the order of `FIELDS`.
+    fn from_lookup(mut value_of: impl FnMut(&'static str) -> Option<String>, held: Option<i64>) -> Self {
+        let mut names = names();
+        Self { values: [(); ALL_FIELDS].map(|()| names.next().and_then(&mut value_of)), held }
+    }
+
+    /// From a reply that has the values in the order of `names`.
     fn from_values(values: &[Value], held: i64) -> Self {
         let mut values = values.iter();
-        Self { values: [(); FIELDS.len()].map(|()| values.next().and_then(text)), held: Some(held) }
+        Self::from_lookup(|_| values.next().and_then(text), Some(held))
     }
 
     /// From a reply of HGETALL: names and values in turn.
@@ -95,7 +123,7 @@ impl CouponHash {
             let pair = pairs.chunks_exact(2).find(|pair| pair[0].as_str().as_deref() == Some(field))?;
             text(&pair[1])
         };
-        Self { values: FIELDS.map(value_of), held: None }
+        Self::from_lookup(value_of, None)
     }
 
     /// Adds the number of held units, which was read from the claims hash before this hash.
@@ -135,11 +163,41 @@ impl CouponHash {
         sum.is_some() && sum == self.number("total")
     }
 
-    /// Every field but `stock` whose value is not the one that a publication of this definition sets.
+    /// The stock; 0 if it cannot be read.
+    #[must_use]
+    pub fn stock(&self) -> i64 {
+        self.number("stock").unwrap_or(0)
+    }
+
+    /// The total without the units of a take; 0 if it cannot be read.
+    #[must_use]
+    pub fn total(&self) -> i64 {
+        self.number("total").unwrap_or(0)
+    }
+
+    /// The units of all shares of the coupon; `None` for a coupon of one partition.
+    #[must_use]
+    pub fn units_of_all_shares(&self) -> Option<i64> {
+        self.number("whole")
+    }
+
+    /// Units that a take has removed for a move that is not committed yet: `total` and `stock` lack them.
+    #[must_use]
+    pub fn taken(&self) -> i64 {
+        let is_for_next = self.number("taken_for") == self.version().checked_add(1);
+        if is_for_next { self.between("taken", 0, config::TOTAL_MAX_UNITS).unwrap_or(0) } else { 0 }
+    }
+
+    /// Every field but `stock` whose value is not the one that a publication of this definition sets. A take that is not
+    /// committed yet is no difference.
     #[must_use]
     pub fn differences(&self, definition: &Definition) -> Vec<FieldDifference> {
-        let expected = encode(definition).into_iter();
-        let differing = expected.filter(|(field, postgres)| self.text(field) != Some(postgres));
+        let spread = encode_spread(definition).filter(|(field, _)| !field.starts_with("taken"));
+        let expected = encode(definition).into_iter().chain(spread);
+        let differing = expected.filter(|(field, postgres)| match *field {
+            "total" => self.whole_total() != whole(postgres),
+            field => self.text(field) != Some(postgres),
+        });
         differing
             .map(|(field, postgres)| FieldDifference {
                 field,
@@ -147,6 +205,11 @@ impl CouponHash {
                 postgres,
             })
             .collect()
+    }
+
+    /// The total with the units of a take.
+    fn whole_total(&self) -> Option<i64> {
+        self.number("total").and_then(|total| total.checked_add(self.taken()))
     }
 
     /// Whether the hash is already as a rebuild sets it for this definition and `held` units.
@@ -164,10 +227,12 @@ impl CouponHash {
         let reserve = self.between("reserve_seconds", 0, config::RESERVE_MAX_SECONDS)?;
         let is_window = starts_at.zip(ends_at).is_none_or(|(start, end)| start < end);
         let title = self.title().filter(|_| is_window)?;
+        let spread = self.spread();
+        let least = i64::from(spread.is_none());
         Some(Definition {
             id: id.clone(),
             title: title.to_owned(),
-            total: self.between("total", 1, config::TOTAL_MAX_UNITS)?,
+            total: self.whole_total().filter(|total| (least..=config::TOTAL_MAX_UNITS).contains(total))?,
             starts_at,
             ends_at,
             paused: self.between("paused", 0, 1)? == 1,
@@ -178,6 +243,7 @@ impl CouponHash {
             waitlist: self.between("waitlist", 0, 1)? == 1,
             unlisted: self.between("unlisted", 0, 1)? == 1,
             version: self.valid_version()?,
+            spread,
         })
     }
 
@@ -208,8 +274,16 @@ impl CouponHash {
                 waitlist: self.between("waitlist", 0, 1) == Some(1),
                 unlisted: self.between("unlisted", 0, 1) == Some(1),
                 version: 1,
+                spread: self.spread(),
             })
         }
+    }
+
+    /// The spread; `None` also if a field has a value that the program does not write.
+    fn spread(&self) -> Option<Spread> {
+        let shares = self.between("spread", 2, i64::try_from(config::PARTITIONS_MAX).ok()?)?;
+        let whole = self.between("whole", 1, config::TOTAL_MAX_UNITS)?;
+        Some(Spread { shares: i16::try_from(shares).ok()?, whole })
     }
 
     /// What a buyer sees of the coupon. `now_ms` is Redis's clock, ms since 1970.
@@ -222,7 +296,7 @@ impl CouponHash {
         Ok(CouponSnapshot {
             id: id.clone(),
             title: self.text("title").unwrap_or_default().to_owned(),
-            total,
+            total: self.units_of_all_shares().unwrap_or(total),
             stock: stock.max(0),
             starts_at_ms: unless_0("starts_at_ms"),
             ends_at_ms: unless_0("ends_at_ms"),
@@ -239,7 +313,7 @@ impl CouponHash {
     }
 
     fn text(&self, field: &str) -> Option<&str> {
-        let index = FIELDS.iter().position(|name| *name == field)?;
+        let index = names().position(|name| name == field)?;
         self.values[index].as_deref()
     }
 
@@ -287,6 +361,7 @@ mod tests {
             waitlist: true,
             unlisted: true,
             version: 3,
+            spread: None,
         }
     }
 

@@ -21,6 +21,7 @@ pub mod code {
     pub const KEPT: i64 = 7;
     pub const CLAIMS_CHANGED: i64 = 8;
     pub const TOO_EARLY: i64 = 9;
+    pub const OTHER_VERSION: i64 = 10;
 }
 
 /// Parts that scripts share. A script takes one in by a line `--@include lib/<name>`.
@@ -135,6 +136,7 @@ scripts! {
     REQUEUE = "requeue",
     SETTLE_TALLY = "settle_tally",
     SUMS = "sums",
+    TAKE = "take",
     TRIM = "trim",
     UNITS = "units",
     WAITLIST_JOIN = "waitlist_join",
@@ -143,9 +145,10 @@ scripts! {
 }
 
 /// Scripts that only a rebuild loads. A restarted Redis does not know them, so that a probe detects the restart.
-static LOADED: [&Script; 11] = [
+static LOADED: [&Script; 12] = [
     &CLAIM,
     &PUBLISH,
+    &TAKE,
     &RELEASE,
     &TRIM,
     &REMOVE_CONSUMER,

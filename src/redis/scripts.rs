@@ -4,6 +4,7 @@
 
 pub mod claim;
 pub mod release;
+pub mod take;
 
 use std::time::Duration;
 

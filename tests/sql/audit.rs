@@ -67,7 +67,7 @@ async fn a_change_whose_audit_row_cannot_be_written_is_not_made() {
     assert!(dead_letters::mark_seen(pool, 1, None, &origin).await.is_err());
     assert!(dead_letters::mark_replaced(pool, 2, &coffee, OrderId::mint(), &origin).await.is_err());
     database.execute("update coupons set stock = 3").await.unwrap();
-    assert!(coupons::recount_stock(pool, &coffee, &origin).await.is_err());
+    assert!(coupons::recount_stock(pool, Partition::DEFAULT, &coffee, &origin).await.is_err());
     let mut session = rebuild_session(&database.postgres).await;
     assert!(session.start_epoch(&epoch("2-beef"), "", "", false, Some(&entry(&origin))).await.is_err());
 

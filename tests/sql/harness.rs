@@ -97,7 +97,7 @@ impl Database {
     }
 
     pub async fn stock(&self, id: &CouponId) -> i64 {
-        coupons::get(&self.postgres.pool, id).await.unwrap().unwrap().stock
+        coupons::get(&self.postgres.pool, Partition::DEFAULT, id).await.unwrap().unwrap().stock
     }
 
     pub async fn number(&self, sql: &'static str) -> i64 {

@@ -88,11 +88,11 @@ async fn lists_and_counts_of_orders_use_indexes() {
     assert_eq!(ids(&cancelled, None, 2).await, [ended.order]);
     let of_tea = OrderFilter { coupon: Some(tea.clone()), ..OrderFilter::default() };
     assert_eq!(ids(&of_tea, None, 2).await, [live[1].order]);
-    let page = orders::live_page(pool, &coffee, None, 1).await.unwrap();
-    let rest = orders::live_page(pool, &coffee, Some(page[0].order), 5).await.unwrap();
+    let page = orders::live_page(pool, Partition::DEFAULT, &coffee, None, 1).await.unwrap();
+    let rest = orders::live_page(pool, Partition::DEFAULT, &coffee, Some(page[0].order), 5).await.unwrap();
     assert_eq!([&page[..], &rest].map(|page| page[0].user.as_str()), ["bob", "alice"]);
     assert_eq!((page.len(), rest.len()), (1, 1));
-    assert!(!coupons::stock_drifts(pool, &coffee).await.unwrap());
+    assert!(!coupons::stock_drifts(pool, Partition::DEFAULT, &coffee).await.unwrap());
     let read = entries_read(pool, &["orders"]).await - before;
     assert!((1..100).contains(&read), "{read} rows and entries of indexes were read");
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 
-use seckill::domain::{OrderEvent, Origin};
+use seckill::domain::{OrderEvent, Origin, Partition};
 use seckill::postgres::receipt::{self, OrderCounts, Snapshot};
 use seckill::postgres::transitions::{self, AskedOrder, Revocation};
 use seckill::postgres::{coupons, receipt::winners};
@@ -27,8 +27,8 @@ async fn lists_count_the_units_of_a_coupon_by_indexes() {
 
     let before = entries_read(pool, &["orders"]).await;
     let of = |coupon: &str, units: i64| HashMap::from([(coupon.to_owned(), units)]);
-    assert_eq!(receipt::reserved_orders(pool).await.unwrap(), of("coffee", 2));
-    assert_eq!(receipt::units_in_outbox(pool).await.unwrap(), of("coffee", 1));
+    assert_eq!(receipt::reserved_orders(pool, Partition::DEFAULT).await.unwrap(), of("coffee", 2));
+    assert_eq!(receipt::units_in_outbox(pool, Partition::DEFAULT).await.unwrap(), of("coffee", 1));
     let page = winners(pool, &coffee, None, 1).await.unwrap();
     let rest = winners(pool, &coffee, Some(reserved[1].order), 5).await.unwrap();
     assert_eq!([&page[..], &rest].map(|page| page[0].user_id.as_str()), ["bob", "carol"]);
@@ -43,7 +43,7 @@ async fn a_snapshot_does_not_see_later_changes() {
     let pool = &database.postgres.pool;
     let coffee = database.create("coffee", 10).await;
     database.recorded(&[&event(&coffee, "alice")]).await;
-    let mut snapshot = Snapshot::begin(pool).await.unwrap();
+    let mut snapshot = Snapshot::begin(pool, Partition::DEFAULT).await.unwrap();
     assert_eq!(snapshot.coupon(&coffee).await.unwrap().unwrap().stock, 9);
     database.recorded(&[&event(&coffee, "bob")]).await;
     assert_eq!(snapshot.coupon(&coffee).await.unwrap().unwrap().stock, 9);
@@ -66,7 +66,7 @@ async fn returned_units_are_counted_and_the_migration_counts_those_of_before() {
         let revocation = Revocation { order, reason: "fraud".into(), return_unit, origin };
         transitions::revoke(&mut session, &EPOCH, "", &revocation).await.unwrap();
     }
-    let returned = async || coupons::get(pool, &coffee).await.unwrap().unwrap().returned;
+    let returned = async || coupons::get(pool, Partition::DEFAULT, &coffee).await.unwrap().unwrap().returned;
     assert_eq!(returned().await, 1);
     database.execute("update coupons set returned = 0").await.unwrap();
     let migration = fs::read_to_string("sql/migrations/0011_receipt.sql").unwrap();

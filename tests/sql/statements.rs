@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use seckill::domain::Partition;
 use seckill::postgres::{PostgresError, coupons, orders};
 use sqlx::AssertSqlSafe;
 
@@ -28,7 +29,7 @@ async fn a_statement_that_its_session_has_lost_is_prepared_again() {
     let coffee = database.create("coffee", 10).await;
     for loss in ["deallocate all", "discard all", "alter table coupons alter column title type varchar(300)"]
     {
-        coupons::get(pool, &coffee).await.unwrap().unwrap();
+        coupons::get(pool, Partition::DEFAULT, &coffee).await.unwrap().unwrap();
         let mut sessions = Vec::new();
         while sessions.len() < pool.size() as usize {
             let mut session = pool.acquire().await.unwrap();
@@ -36,7 +37,7 @@ async fn a_statement_that_its_session_has_lost_is_prepared_again() {
             sessions.push(session);
         }
         drop(sessions);
-        coupons::get(pool, &coffee).await.unwrap().unwrap();
+        coupons::get(pool, Partition::DEFAULT, &coffee).await.unwrap().unwrap();
     }
 
     // Outside the pool the owner of the session gets the error, and opens a new session.

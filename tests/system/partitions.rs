@@ -6,6 +6,7 @@ mod features;
 mod growing;
 mod kills;
 mod letters;
+mod spread;
 
 use reqwest::Method;
 use serde_json::{Value, json};

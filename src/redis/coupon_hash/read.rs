@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use fred::types::Value;
 use futures_util::StreamExt;
 
-use super::{CouponHash, FIELDS, whole};
+use super::{CouponHash, whole};
 use crate::config;
 use crate::domain::{CouponId, CouponSnapshot};
 use crate::redis::lua::{DEFINITIONS, SUMS};
@@ -17,7 +17,7 @@ pub async fn read(redis: &Redis, coupons: &[CouponId]) -> Result<Vec<Option<Coup
     let mut hashes = Vec::with_capacity(coupons.len());
     for chunk in coupons.chunks(config::DEFINITIONS_MAX_COUPONS) {
         let keys = chunk.iter().flat_map(|id| [redis.keys.coupon(id), redis.keys.claims(id)]);
-        let args = script_args(DEFINITIONS.source(), keys, FIELDS);
+        let args = script_args(DEFINITIONS.source(), keys, super::names());
         for reply in array(redis.call("EVAL", args).await?, "definitions")? {
             let reply = array(reply, "definitions")?;
             let (held, values) = reply

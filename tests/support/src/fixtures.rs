@@ -37,6 +37,7 @@ pub fn definition(id: &str, total: i64) -> Definition {
         waitlist: false,
         unlisted: false,
         version: 1,
+        spread: None,
     }
 }
 
