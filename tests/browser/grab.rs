@@ -208,3 +208,25 @@ async fn a_token_that_is_not_accepted_asks_to_sign_in_again() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_order_that_redis_has_lost_is_named_as_lost_and_the_button_is_there_again() {
+    let sale = Sale::start_with(&[("SECKILL_WORKERS", "0")]).await;
+    sale.create("coffee", 5).await;
+    with_browser(async |browser| {
+        let page = storefront_of(&browser, &sale.url, &sale, "alice").await;
+        page.click(&card("coffee", ".grab")).await;
+        until_note(&page, "coffee", "A unit is yours").await;
+        let lost = page.text(&card("coffee", ".slip code")).await;
+        sale.redis_cli(&["FLUSHALL"]);
+        until_note(&page, "coffee", "Your order was lost with a server before it was recorded.").await;
+        page.until_text("#mine", "Lost with a server").await;
+        page.until_text("#say", "Lost with a server").await;
+        until_open(&page, "coffee", "Grab").await;
+        page.click(&card("coffee", ".grab")).await;
+        until_note(&page, "coffee", "A unit is yours").await;
+        assert_ne!(page.text(&card("coffee", ".slip code")).await, lost);
+        assert_eq!(sale.redis_stock("coffee"), 4);
+    })
+    .await;
+}

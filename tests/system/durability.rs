@@ -164,3 +164,40 @@ async fn a_killed_redis_without_fsync_loses_only_claims_with_durability_redis() 
     }
     assert_eq!(postgres.psql("select count(*) from seckill.orders where coupon_id = 'coffee'").unwrap(), "5");
 }
+
+#[tokio::test]
+async fn without_a_replica_a_claim_that_needs_one_is_answered_once_it_is_recorded() {
+    let sale = Sale::start_with(&[("SECKILL_WORKERS", "0"), ("SECKILL_ANSWER_AFTER", "replica")]).await;
+    // The setting is the default, and the least of a coupon that asks for less.
+    assert_eq!(create(&sale, "coffee", json!({})).await, "replica");
+    assert_eq!(create(&sale, "tea", json!({"durability": "redis"})).await, "redis");
+    assert_eq!(create(&sale, "milk", json!({"durability": "postgres"})).await, "postgres");
+    let claims =
+        tokio::join!(sale.claim("coffee", "alice"), sale.claim("tea", "alice"), sale.claim("milk", "alice"));
+    // One of the first two may have waited behind the other.
+    for claim in [&claims.0, &claims.1] {
+        assert_eq!(claim.status, 503, "{}", claim.text);
+        assert!(["not-replicated-yet", "unavailable"].contains(&claim.code()), "{}", claim.text);
+    }
+    claims.2.assert_problem(503, "not-recorded-yet");
+    let doctor = sale.command().args(["doctor", "--json"]).output().unwrap();
+    let findings: Value = serde_json::from_slice(&doctor.stdout).unwrap();
+    let found = findings.as_array().unwrap().iter().find(|finding| finding["check"] == "redis-answers");
+    let found = found.unwrap_or_else(|| panic!("{findings}"));
+    assert_eq!(found["level"], "red", "{found}");
+    assert!(found["what"].as_str().unwrap().contains("no replica"), "{found}");
+    let _worker = sale.spawn("worker", &[("SECKILL_WORKERS", "1")]);
+    for coupon in ["coffee", "tea", "milk"] {
+        let repeat = until("the claim is answered", async || {
+            let repeat = sale.claim(coupon, "alice").await;
+            (repeat.status != 503).then_some(repeat)
+        })
+        .await;
+        assert_eq!((repeat.status, &repeat.body["status"]), (200, &json!("confirmed")), "{}", repeat.text);
+    }
+    let patient = sale.claim_with("coffee", "bob", &[("prefer", "wait=10")]).await;
+    assert_eq!((patient.status, &patient.body["status"]), (201, &json!("confirmed")), "{}", patient.text);
+    for coupon in ["coffee", "tea", "milk"] {
+        sale.assert_in_agreement(coupon).await;
+    }
+}

@@ -80,6 +80,16 @@ impl Failover {
         redis_cli(server, &["HLEN", &key]).unwrap().parse().unwrap()
     }
 
+    /// How many batches have waited for the replica.
+    fn waits(&self) -> u64 {
+        let stats = redis_cli(self.master, &["INFO", "commandstats"]).unwrap();
+        let calls = |line: &str| {
+            let (calls, _) = line.strip_prefix("cmdstat_wait:calls=")?.split_once(',')?;
+            calls.parse().ok()
+        };
+        stats.lines().find_map(calls).unwrap_or(0)
+    }
+
     /// The master dies, the replica is promoted, and takes claims.
     pub async fn fail_over(&mut self) {
         self.group.kill_9(self.master);
@@ -215,11 +225,10 @@ async fn only_claims_of_a_coupon_with_durability_replica_wait_for_one() {
     let at = Failover::start(&[NO_WORKER]).await;
     let sale = &at.scene.sale;
     sale.create_with("careful", json!({"total": 100, "durability": "replica"})).await;
-    let waits = || redis_cli(at.master, &["INFO", "commandstats"]).unwrap().contains("cmdstat_wait:");
     at.claim_all(&users("quick", 10), 202).await;
-    assert!(!waits(), "no claim has waited");
+    assert_eq!(at.waits(), 0, "no claim has waited");
     assert_eq!(sale.claim("careful", "alice").await.status, 202);
-    assert!(waits());
+    assert_eq!(at.waits(), 1);
     let (level, what) = at.scene.doctor("redis-answers");
     assert_eq!((level.as_str(), what.as_str()), ("green", "a replica confirms what Redis writes"));
     at.group.lag.hold();
@@ -238,4 +247,21 @@ async fn only_claims_of_a_coupon_with_durability_replica_wait_for_one() {
     assert_eq!((repeat.status, order(&repeat)), (200, order(&careful)), "{}", repeat.text);
     let coupon = sale.admin(Method::GET, "/v1/admin/coupons/careful", None).await.body;
     assert_eq!((&coupon["durability"], &coupon["stock"]), (&json!("replica"), &json!(98)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_does_not_know_a_new_coupon_yet_waits_for_the_replica_too() {
+    let at = Failover::start(&[NO_WORKER]).await;
+    let sale = &at.scene.sale;
+    let other = sale.spawn("serve", &[NO_WORKER]);
+    let url = other.url_when_up().await;
+    for number in 0..10 {
+        let coupon = format!("careful-{number}");
+        sale.create_with(&coupon, json!({"total": 10, "durability": "replica"})).await;
+        let before = at.waits();
+        let claim = sale.client.post(format!("{url}/v1/coupons/{coupon}/claims"));
+        let answer = claim.bearer_auth(sale.token("alice")).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 202, "{coupon}");
+        assert_eq!(at.waits(), before + 1, "{coupon}");
+    }
 }

@@ -3,9 +3,11 @@
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use reqwest::Method;
+use serde_json::json;
 use uuid::Uuid;
 
-use support::Sale;
+use support::{Sale, until};
 
 use super::{ask, ask_as_admin, assert_order, create_reserving};
 
@@ -127,4 +129,27 @@ async fn an_unknown_id_is_not_found_when_every_event_is_recorded_during_its_wait
     let release = async { lock.release() };
     let (answer, ()) = tokio::join!(asked, release);
     answer.assert_problem(404, "not-found");
+}
+
+#[tokio::test]
+async fn the_order_of_a_place_in_line_is_not_taken_for_a_lost_one_after_a_flush() {
+    let sale = Sale::start().await;
+    sale.create_with("tea", json!({"total": 1, "waitlist": true})).await;
+    assert_eq!(sale.claim("tea", "alice").await.status, 202);
+    let token = sale.token("bob");
+    let authorization = format!("Bearer {token}");
+    let headers = [("authorization", authorization.as_str())];
+    let place = sale.send(Method::POST, "/v1/coupons/tea/waitlist", &headers, None).await;
+    assert_eq!(place.status, 201, "{}", place.text);
+    let waiting = place.body["order"].as_str().unwrap();
+    let old = uuid::Builder::from_unix_timestamp_millis(1_000, &[7; 10]).into_uuid();
+    let find = async |id: &str| sale.get_as(&token, &format!("/v1/orders/{id}")).await;
+    sale.until_quiet().await;
+    find(&old.to_string()).await.assert_problem(404, "not-found");
+    sale.redis_cli(&["FLUSHALL"]);
+    until("an id that was never told counts as lost", async || {
+        (find(&old.to_string()).await.code() == "order-lost").then_some(())
+    })
+    .await;
+    find(waiting).await.assert_problem(404, "not-found");
 }
