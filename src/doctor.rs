@@ -10,6 +10,7 @@ mod finding;
 mod postgres;
 mod redis;
 mod replicas;
+mod standby;
 mod stream;
 
 use futures_util::future::join_all;

@@ -52,6 +52,7 @@ const SCRIPTS: &[&str] = &[
     "release",
     "remove_consumer",
     "requeue",
+    "take",
     "trim",
     "waitlist_join",
     "waitlist_leave",

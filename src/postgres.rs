@@ -20,6 +20,7 @@ mod pool;
 pub mod rebuild;
 pub mod receipt;
 pub mod shares;
+pub mod timeline;
 pub mod transitions;
 pub mod turns;
 pub mod waitlist;
@@ -139,12 +140,17 @@ impl Postgres {
         // One is the session of `turns`, and one of those for requests is that of `notices`.
         let shared = connections.saturating_sub(1).max(4);
         let for_requests = (shared / 2).min(config::POSTGRES_POOL_CONNECTIONS + 1);
-        let pool = PgPoolOptions::new()
-            .max_connections(for_requests - 1)
-            .acquire_timeout(config::POSTGRES_CONNECT_TIMEOUT)
-            .connect_lazy_with(options.clone());
+        let pool = {
+            let options = options.clone();
+            Pool::new(move || {
+                PgPoolOptions::new()
+                    .max_connections(for_requests - 1)
+                    .acquire_timeout(config::POSTGRES_CONNECT_TIMEOUT)
+                    .connect_lazy_with(options.clone())
+            })
+        };
         Ok(Self {
-            pool: pool.into(),
+            pool,
             schema: schema.to_owned(),
             most_connections: connections,
             work: WorkConnections::new(options.clone(), (shared - for_requests) as usize),
@@ -222,6 +228,12 @@ impl Postgres {
         connect_with(&self.options).await
     }
 
+    /// Uses no open connection again: they lead to a server that another has replaced, and that may never answer.
+    pub fn renew_connections(&self) {
+        self.pool.renew();
+        self.work.renew();
+    }
+
     /// The folder of an embedded Postgres: its disk and log may show why it does not answer. `None` for other servers.
     #[must_use]
     pub fn store_folder(&self) -> Option<&Path> {
@@ -242,7 +254,8 @@ impl Postgres {
 
     /// Closes the pool; waits at most `POSTGRES_CONNECT_TIMEOUT` for a Postgres that does not answer.
     pub async fn close(&self) {
-        if tokio::time::timeout(config::POSTGRES_CONNECT_TIMEOUT, self.pool.close()).await.is_err() {
+        if tokio::time::timeout(config::POSTGRES_CONNECT_TIMEOUT, self.pool.current().close()).await.is_err()
+        {
             tracing::debug!("the connections to Postgres were not closed in time");
         }
     }

@@ -102,7 +102,7 @@ pub async fn insert_shares(
     shares: &[(Partition, Definition)],
     origin: &Origin,
 ) -> Result<bool, PostgresError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = pool.current().begin().await?;
     // Two requests that choose different partitions would not conflict by the primary key.
     sqlx::query("select pg_advisory_xact_lock(hashtextextended(current_schema() || '/coupon/' || $1, 0))")
         .bind(new.id.as_str())
@@ -329,7 +329,7 @@ pub async fn edit(
     edited: &Definition,
     origin: &Origin,
 ) -> Result<Edited, PostgresError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = pool.current().begin().await?;
     let result = sqlx::query(
         "update coupons set title = $3, stock = stock + ($4 - total), total = $4, starts_at = $5, ends_at = $6,
             paused = $7, version = version + 1, changed_at = clock_timestamp()
@@ -373,7 +373,7 @@ pub async fn renew(
     version: i64,
     recount: bool,
 ) -> Result<Option<CouponRow>, PostgresError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = pool.current().begin().await?;
     // An operator may have raised `published_version`: then the new version would count as published too early.
     let renewed = sqlx::query(
         "update coupons set version = version + 1, published_version = least(published_version, version),

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::PostgresError;
 use crate::config;
-use crate::domain::OrderId;
+use crate::domain::{Epoch, OrderId};
 
 /// The name of the session that listens.
 pub const SESSION_NAME: &str = "seckill notices";
@@ -26,12 +26,25 @@ const CHANNEL: &str =
 const LOCK_SHARED: &str =
     "select pg_advisory_lock_shared(hashtextextended(current_schema() || '/recorded', 0))";
 /// Sends nothing if no session has the lock. Two senders at the same time may take each other for such a session.
-const SEND: &str = "select durable_lsn(),
-    case when not pg_try_advisory_xact_lock(hashtextextended(current_schema() || '/recorded', 0)) then
-        (select count(pg_notify(
-            'seckill_recorded_' || to_hex(hashtextextended(current_schema() || '/recorded', 0)), notice))
-         from unnest($1::text[]) as notice)
-    end";
+macro_rules! notify {
+    () => {
+        "case when not pg_try_advisory_xact_lock(hashtextextended(current_schema() || '/recorded', 0)) then
+            (select count(pg_notify(
+                'seckill_recorded_' || to_hex(hashtextextended(current_schema() || '/recorded', 0)), notice))
+             from unnest($1::text[]) as notice)
+        end"
+    };
+}
+
+const SEND: &str = concat!("select ", notify!());
+/// Also reads the position that goes to Redis, in one statement: unless commits wait for a standby, because then reading the
+/// position writes a message, and the notices of others would wait for its commit.
+const SEND_AND_READ: &str = concat!(
+    "select durable_lsn(), current_setting('synchronous_standby_names') <> '' as waits,
+        case when current_setting('synchronous_standby_names') = '' then ",
+    notify!(),
+    " end from fence where partition = $2 and epoch = $3 and postgres_identity = postgres_identity()"
+);
 
 const ORDER_BYTES: usize = size_of::<Uuid>();
 
@@ -107,21 +120,43 @@ async fn in_time<T>(work: impl Future<Output = Result<T, PostgresError>>) -> Res
     done.unwrap_or_else(|_| Err(PostgresError::Transient("it gives no answer".into())))
 }
 
-/// Sends notices of orders that are committed. Returns the durable WAL position, as `fence::durable_lsn`: one statement
-/// does both.
+/// Sends notices of orders that are committed. Returns the WAL position that goes to Redis, as
+/// `fence::position_to_record`.
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn send(connection: &mut PgConnection, orders: &[OrderId]) -> Result<String, PostgresError> {
+pub async fn send(
+    connection: &mut PgConnection,
+    epoch: &Epoch,
+    orders: &[OrderId],
+) -> Result<Option<String>, PostgresError> {
     let notices: Vec<String> = orders.chunks(config::NOTICE_MAX_ORDERS).map(encode).collect();
-    let sent = sqlx::query_as(SEND).bind(notices).fetch_one(&mut *connection).await;
-    match sent.map(|(lsn, _): (String, Option<i64>)| lsn).map_err(PostgresError::from) {
-        // Such as a full queue of notices: no reason to record nothing.
-        Err(PostgresError::Row(why) | PostgresError::Statement(why)) => {
-            tracing::debug!("no notice of {} recorded orders: {why}", orders.len());
-            super::fence::durable_lsn(connection).await
+    let sent = sqlx::query_as(SEND_AND_READ)
+        .bind(&notices)
+        .bind(epoch.partition.number())
+        .bind(epoch.as_str())
+        .fetch_optional(&mut *connection)
+        .await;
+    match sent.map_err(PostgresError::from) {
+        Ok(Some((_, true, _))) => {
+            if let Err(error) = sqlx::query(SEND).bind(&notices).execute(&mut *connection).await {
+                unsent(orders, PostgresError::from(error))?;
+            }
         }
-        sent => sent,
+        Ok(read) => return Ok(read.map(|(position, _, _): (String, bool, Option<i64>)| position)),
+        Err(error) => unsent(orders, error)?,
+    }
+    super::fence::position_to_record(connection, epoch).await
+}
+
+/// Postgres cannot send notices, such as for a full queue of notices: no reason to record nothing.
+fn unsent(orders: &[OrderId], error: PostgresError) -> Result<(), PostgresError> {
+    match error {
+        PostgresError::Row(why) | PostgresError::Statement(why) => {
+            tracing::debug!("no notice of {} recorded orders: {why}", orders.len());
+            Ok(())
+        }
+        error => Err(error),
     }
 }
 

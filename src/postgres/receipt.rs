@@ -39,7 +39,8 @@ impl Snapshot {
     /// # Errors
     /// If Postgres cannot serve.
     pub async fn begin(pool: &Pool, partition: Partition) -> Result<Self, PostgresError> {
-        let transaction = pool.begin_with("begin isolation level repeatable read read only").await?;
+        let transaction =
+            pool.current().begin_with("begin isolation level repeatable read read only").await?;
         Ok(Self { transaction, partition })
     }
 
@@ -137,7 +138,7 @@ pub async fn reserved_orders(
     pool: &Pool,
     partition: Partition,
 ) -> Result<HashMap<String, i64>, PostgresError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = pool.current().begin().await?;
     // The index has the orders in another order: sorting them would cost more than the count.
     sqlx::query("set local enable_sort = off").execute(&mut *transaction).await?;
     let count = "select coupon_id::text, count(*) from orders where status = 'reserved' and partition = $1 group by coupon_id";

@@ -30,7 +30,7 @@ pub async fn commit_move(
     take: &Take,
     to: Partition,
 ) -> Result<bool, PostgresError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = pool.current().begin().await?;
     fence::lock_shared(&mut transaction, take.epoch.partition).await?;
     let row = sqlx::query(MOVE)
         .bind(take.epoch.partition.number())
@@ -68,7 +68,7 @@ pub async fn edit(
     (old, edited): (&Definition, &Definition),
     origin: &Origin,
 ) -> Result<Edited, PostgresError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = pool.current().begin().await?;
     for share in shares.iter().filter(|share| share.taken_in.is_some()) {
         fence::lock_shared(&mut transaction, share.partition).await?;
     }

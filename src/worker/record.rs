@@ -64,7 +64,7 @@ impl EventBatch {
 #[derive(Debug)]
 pub struct RecordedBatch {
     batch: EventBatch,
-    /// The durable WAL position after the commit.
+    /// A WAL position that covers the commit.
     lsn: String,
 }
 
@@ -186,14 +186,15 @@ impl BatchRecorder<'_> {
         }
     }
 
-    /// Tells other processes which orders are recorded. Returns the durable WAL position after all commits of the batch.
+    /// Tells other processes which orders are recorded. Returns a WAL position that covers all commits of the batch.
     async fn send_notices(&mut self) -> Result<String, RecordError> {
-        let EventBatch { readable, unreadable, .. } = self.batch;
+        let EventBatch { readable, unreadable, epoch, .. } = self.batch;
         let orders = readable.iter().map(|readable| readable.event.order);
         let orders = orders.chain(unreadable.iter().filter_map(|(_, why)| why.order)).collect::<Vec<_>>();
-        let lsn = notices::send(self.postgres().await?, &orders).await.map_err(postgres_failed)?;
+        let position = notices::send(self.postgres().await?, epoch, &orders).await;
+        let position = position.map_err(postgres_failed)?.ok_or(RecordError::Fenced)?;
         self.give_back_postgres();
-        Ok(lsn)
+        Ok(position)
     }
 
     async fn record_all(&mut self) -> Result<(), RecordError> {

@@ -62,6 +62,7 @@ mod several;
 mod shutdown;
 mod slots;
 mod slow_clients;
+mod standby;
 mod store_trouble;
 mod stream_tail;
 mod waitlist;

@@ -35,7 +35,7 @@ pub async fn recount_stock(
     id: &CouponId,
     origin: &Origin,
 ) -> Result<bool, PostgresError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = pool.current().begin().await?;
     let before: Option<i64> = sqlx::query_scalar(
         "select stock::bigint from coupons where id = $1 and partition = $2 for no key update",
     )

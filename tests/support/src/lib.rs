@@ -11,6 +11,7 @@ pub mod events;
 pub mod external_store;
 mod fixtures;
 pub mod lag;
+pub mod postgres_group;
 mod process;
 pub mod proxy;
 pub mod redis_group;
