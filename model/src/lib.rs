@@ -26,6 +26,7 @@ mod rebuild;
 mod record;
 mod search;
 mod serve;
+pub mod shares;
 mod state;
 mod steps;
 pub mod trace;
@@ -35,8 +36,9 @@ mod waitlist;
 
 pub use broken::Broken;
 pub use fault::Fault;
-pub use search::{Outcome, Path, Search, search};
+pub use search::{Model, Outcome, Path, Search, SearchOf, search};
 pub use state::State;
+pub use steps::Step;
 
 /// A rule of the protocol that can be switched off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
