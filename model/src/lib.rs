@@ -10,7 +10,9 @@
 //! With a limit of one unit the two holders of units are two users. With a limit of two they are the two slots of one
 //! user, whose claims have idempotency keys.
 //!
-//! Not modelled: several coupons and partitions, sale times, batches, unreadable entries. The only clock is that of the
+//! `shares` is a second model, of one coupon whose units are divided over two partitions.
+//!
+//! Not modelled here: several coupons and partitions, sale times, batches, unreadable entries. The only clock is that of the
 //! time to pay. One coupon, two users and two workers showed every failure of the protocol that is known so far.
 
 #![expect(clippy::cast_possible_truncation, reason = "all numbers of a scope are below ten")]
@@ -36,7 +38,7 @@ mod waitlist;
 
 pub use broken::Broken;
 pub use fault::Fault;
-pub use search::{Model, Outcome, Path, Search, SearchOf, search};
+pub use search::{Model, Outcome, Path, Search, SearchOf, StepsOf, search};
 pub use state::State;
 pub use steps::Step;
 

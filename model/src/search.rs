@@ -26,7 +26,7 @@ pub trait Model {
     fn first(&self) -> Self::State;
 
     /// Every step from a state, and how many steps were dropped because the model had no room for them.
-    fn steps(&self, state: &Self::State) -> (Vec<Step<Self::State, Self::Fault>>, usize);
+    fn steps(&self, state: &Self::State) -> (StepsOf<Self>, usize);
 
     /// The promise that this state breaks.
     fn broken(&self, state: &Self::State) -> Option<Self::Broken>;
@@ -83,7 +83,6 @@ pub struct Search<B = Broken, S = State> {
 }
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one for each search")]
 pub enum Outcome<B = Broken, S = State> {
     Holds,
     /// A broken promise, and the steps that lead to it.
@@ -117,6 +116,9 @@ impl<S: fmt::Debug> fmt::Debug for Path<S> {
         write!(f, "    {:?}", self.state)
     }
 }
+
+/// The steps from a state of the model `M`.
+pub type StepsOf<M> = Vec<Step<<M as Model>::State, <M as Model>::Fault>>;
 
 /// The result of a search of the model `M`.
 pub type SearchOf<M> = Search<<M as Model>::Broken, <M as Model>::State>;

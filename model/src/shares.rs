@@ -16,8 +16,8 @@ mod state;
 
 pub use state::State;
 
-use crate::search::{Model, Outcome, search};
-use crate::steps::{Step, Steps as AllSteps};
+use crate::search::{Model, StepsOf};
+use crate::steps::Steps as AllSteps;
 
 type Steps<'a> = AllSteps<'a, State, Fault>;
 
@@ -156,12 +156,6 @@ impl Scope {
         }
         !states.is_empty() && states.iter().all(|state| self.broken(state).is_none())
     }
-
-    /// Whether the whole scope was searched and every promise holds.
-    #[must_use]
-    pub fn holds(&self, max_states: usize) -> bool {
-        matches!(search(self, max_states).outcome, Outcome::Holds)
-    }
 }
 
 impl Model for Scope {
@@ -174,7 +168,7 @@ impl Model for Scope {
         State::first(self.units)
     }
 
-    fn steps(&self, state: &State) -> (Vec<Step<State, Fault>>, usize) {
+    fn steps(&self, state: &State) -> (StepsOf<Self>, usize) {
         let mut steps = Steps::of(state);
         sell::steps(state, self, &mut steps);
         moves::steps(state, self, &mut steps);

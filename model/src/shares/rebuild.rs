@@ -17,7 +17,6 @@ pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
                     true
                 });
             }
-            Stage::Idle => {}
             Stage::EpochWritten => steps.take("a rebuild sets its marker", |next| {
                 let theirs = next.redis[p].marker;
                 if counter(theirs.epoch()) >= counter(mine.epoch) && theirs != Marker::Building(mine.epoch) {
@@ -38,7 +37,7 @@ pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
                 on_redis(state, p, "a rebuild reads Redis", steps, |next| {
                     next.rebuilders[p].is_current &= next.redis[p].adds_up();
                     next.rebuilders[p].stage = Stage::Read;
-                })
+                });
             }
             Stage::DefinitionRead => on_redis(state, p, "a rebuild decides", steps, |next| {
                 if next.postgres.rows[p].epoch == mine.epoch {
@@ -47,9 +46,9 @@ pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
                     next.rebuilders[p] = Rebuilder::default();
                 }
             }),
-            Stage::Read => {}
+            Stage::Idle | Stage::Read => {}
             Stage::Decided => {
-                on_redis(state, p, "a rebuild sets its share", steps, |next| set(next, scope, p))
+                on_redis(state, p, "a rebuild sets its share", steps, |next| set(next, scope, p));
             }
             Stage::Set => steps.take("a rebuild ends", |next| {
                 let rows = &mut next.postgres.rows[p];
@@ -163,7 +162,9 @@ fn decide(next: &mut State, scope: &Scope, group: &[usize]) {
         next.postgres.rows[p].epoch != next.rebuilders[p].epoch
             || next.redis[p].marker != Marker::Building(next.rebuilders[p].epoch)
     }) {
-        group.iter().for_each(|&p| next.rebuilders[p] = Rebuilder::default());
+        for &p in group {
+            next.rebuilders[p] = Rebuilder::default();
+        }
         return;
     }
     let mut totals = next.postgres.rows.map(|rows| rows.share.total);

@@ -7,11 +7,11 @@ use Fault::*;
 
 /// Searches the whole scope. Also checks that something happens: otherwise the search proves nothing.
 #[track_caller]
-pub fn holds(scope: &Scope, max_states: usize) {
+pub fn holds(scope: &Scope, max_states: usize) -> usize {
     let found = search(scope, max_states);
-    println!("{} states, {} quiet", found.states, found.quiet);
     assert!(matches!(found.outcome, Outcome::Holds), "{scope:?}: {:?}", found.outcome);
     assert!(found.quiet > 1, "{scope:?}: nothing happens");
+    found.states
 }
 
 /// The broken promise without this rule, and a shortest path to it.

@@ -1,6 +1,6 @@
 //! Questions about moves, each answered by a search and by one run.
 
-use crate::checks::{breaks, holds};
+use crate::share_checks::{breaks, holds};
 use model::shares::{Broken, Rule, Scope};
 
 #[test]

@@ -1,6 +1,6 @@
 //! With all rules in force, no sequence of moves, edits and faults breaks a promise, and both stores can become equal.
 
-use crate::checks::{holds, lost};
+use crate::share_checks::{holds, lost};
 use model::shares::{Fault, Scope};
 
 use Fault::*;
@@ -44,33 +44,54 @@ fn lost_commits_of_a_move() {
 #[test]
 #[ignore = "long"]
 fn h1_two_movers_and_a_failover() {
-    holds(&Scope { movers: 2, moves: 2, faults: &[FailedOver], max_faults: 1, ..Scope::small() }, 20_000_000);
+    println!(
+        "{} states",
+        holds(
+            &Scope { movers: 2, moves: 2, faults: &[FailedOver], max_faults: 1, ..Scope::small() },
+            20_000_000
+        )
+    );
 }
 
 #[test]
 #[ignore = "long"]
 fn h2_two_movers_and_a_flush() {
-    holds(&Scope { movers: 2, moves: 2, faults: &[Flushed], max_faults: 1, ..Scope::small() }, 20_000_000);
+    println!(
+        "{} states",
+        holds(
+            &Scope { movers: 2, moves: 2, faults: &[Flushed], max_faults: 1, ..Scope::small() },
+            20_000_000
+        )
+    );
 }
 
 #[test]
 #[ignore = "long"]
 fn h3_a_move_and_two_faults() {
     let faults = &[FailedOver, Flushed, RebuilderKilled];
-    holds(&Scope { claims: [1, 0], faults, max_faults: 2, ..Scope::small() }, 20_000_000);
+    println!(
+        "{} states",
+        holds(&Scope { claims: [1, 0], faults, max_faults: 2, ..Scope::small() }, 20_000_000)
+    );
 }
 
 #[test]
 #[ignore = "long"]
 fn h4_a_raise_beside_a_move_and_a_fault() {
     let faults = &[FailedOver, Flushed];
-    holds(&Scope { raises: &[1], claims: [1, 0], faults, max_faults: 1, ..Scope::small() }, 20_000_000);
+    println!(
+        "{} states",
+        holds(&Scope { raises: &[1], claims: [1, 0], faults, max_faults: 1, ..Scope::small() }, 20_000_000)
+    );
 }
 
 #[test]
 #[ignore = "long"]
 fn h5_a_raise_beside_two_movers() {
-    holds(&Scope { raises: &[1], movers: 2, moves: 2, claims: [1, 0], ..Scope::small() }, 20_000_000);
+    println!(
+        "{} states",
+        holds(&Scope { raises: &[1], movers: 2, moves: 2, claims: [1, 0], ..Scope::small() }, 20_000_000)
+    );
 }
 
 #[test]
@@ -78,44 +99,47 @@ fn h5_a_raise_beside_two_movers() {
 fn h6_a_lowering_and_a_fault() {
     let faults = &[FailedOver, Flushed];
     let scope = Scope { moves: 0, lowers: &[1], faults, max_faults: 1, ..Scope::small() };
-    holds(&scope, 20_000_000);
+    println!("{} states", holds(&scope, 20_000_000));
 }
 
 #[test]
 #[ignore = "long"]
 fn h7_a_cancelled_order_beside_a_move_and_a_fault() {
     let faults = &[FailedOver, Flushed];
-    holds(&Scope { cancels: 1, claims: [1, 0], faults, max_faults: 1, ..Scope::small() }, 20_000_000);
+    println!(
+        "{} states",
+        holds(&Scope { cancels: 1, claims: [1, 0], faults, max_faults: 1, ..Scope::small() }, 20_000_000)
+    );
 }
 
 #[test]
 #[ignore = "long"]
 fn h8_three_moves_there_and_back() {
-    holds(&Scope { moves: 3, claims: [1, 1], ..Scope::small() }, 20_000_000);
+    println!("{} states", holds(&Scope { moves: 3, claims: [1, 1], ..Scope::small() }, 20_000_000));
 }
 
 #[test]
 #[ignore = "long"]
 fn h9_moves_of_one_or_two_units_and_a_flush() {
     let scope = Scope { units: [2, 0], sizes: &[1, 2], claims: [1, 0], ..Scope::small() };
-    holds(&Scope { faults: &[Flushed], max_faults: 1, ..scope }, 20_000_000);
+    println!("{} states", holds(&Scope { faults: &[Flushed], max_faults: 1, ..scope }, 20_000_000));
 }
 
 #[test]
 #[ignore = "long"]
 fn l1_a_lost_move() {
-    holds(&lost(), 20_000_000);
+    println!("{} states", holds(&lost(), 20_000_000));
 }
 
 #[test]
 #[ignore = "long"]
 fn l2_a_lost_move_and_a_lost_raise() {
-    holds(&Scope { raises: &[1], claims: [1, 0], ..lost() }, 20_000_000);
+    println!("{} states", holds(&Scope { raises: &[1], claims: [1, 0], ..lost() }, 20_000_000));
 }
 
 #[test]
 #[ignore = "long"]
 fn l3_a_lost_move_and_a_second_fault() {
     let faults = &[PostgresOlderCopy, FailedOver, Flushed, RebuilderKilled];
-    holds(&Scope { claims: [1, 0], faults, max_faults: 2, ..lost() }, 20_000_000);
+    println!("{} states", holds(&Scope { claims: [1, 0], faults, max_faults: 2, ..lost() }, 20_000_000));
 }
