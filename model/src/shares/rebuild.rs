@@ -19,7 +19,11 @@ pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
             }
             Stage::EpochWritten => steps.take("a rebuild sets its marker", |next| {
                 let theirs = next.redis[p].marker;
-                if counter(theirs.epoch()) >= counter(mine.epoch) && theirs != Marker::Building(mine.epoch) {
+                let is_replaced = next.redis[p].run != mine.run;
+                if is_replaced
+                    || counter(theirs.epoch()) >= counter(mine.epoch)
+                        && theirs != Marker::Building(mine.epoch)
+                {
                     next.rebuilders[p] = Rebuilder::default();
                     return true;
                 }
@@ -62,9 +66,10 @@ pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
     }
 }
 
-/// Runs a script that requires the marker of the rebuild.
+/// Runs a script that requires the marker of the rebuild, on a connection that does not reconnect to another server.
 fn on_redis(state: &State, p: usize, name: &'static str, steps: &mut Steps, act: impl FnOnce(&mut State)) {
-    let is_mine = state.redis[p].marker == Marker::Building(state.rebuilders[p].epoch);
+    let (redis, mine) = (&state.redis[p], &state.rebuilders[p]);
+    let is_mine = redis.run == mine.run && redis.marker == Marker::Building(mine.epoch);
     steps.take(name, |next| {
         if is_mine {
             act(next);
@@ -160,6 +165,7 @@ fn restore(state: &State, scope: &Scope, steps: &mut Steps) {
 fn decide(next: &mut State, scope: &Scope, group: &[usize]) {
     if group.iter().any(|&p| {
         next.postgres.rows[p].epoch != next.rebuilders[p].epoch
+            || next.redis[p].run != next.rebuilders[p].run
             || next.redis[p].marker != Marker::Building(next.rebuilders[p].epoch)
     }) {
         for &p in group {
