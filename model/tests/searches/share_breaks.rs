@@ -2,6 +2,7 @@
 
 use crate::share_checks::{breaks, failover, holds, lost, passes};
 use model::shares::{Broken, Fault, Rule, Scope};
+use model::{Outcome, search};
 
 use Fault::*;
 use Rule::*;
@@ -124,4 +125,17 @@ fn note_marker_and_server_of_a_take_are_not_needed_for_safety() {
         let scope = Scope { claims: [1, 0], faults: &[Flushed], max_faults: 1, ..Scope::small() };
         holds(&Scope { without: Vec::leak(vec![rule]), ..scope }, 2_000_000);
     }
+}
+
+/// A restore never cancels an order of a share that Redis has lost. So the total grows if the order's unit is elsewhere.
+#[test]
+#[ignore = "long"]
+fn a_restore_raises_the_total_if_a_cancelled_order_came_back_and_its_unit_has_moved() {
+    let faults = &[PostgresOlderCopy, Flushed];
+    let scope = Scope { cancels: 1, claims: [1, 0], faults, max_faults: 2, ..lost() };
+    let Outcome::Breaks(broken, path) = search(&scope, 4_000_000).outcome else {
+        panic!("the total is kept")
+    };
+    assert_eq!(broken, Broken::Raised);
+    passes(&path, &["an order is cancelled", "a move is committed", "PostgresOlderCopy", "Flushed"]);
 }

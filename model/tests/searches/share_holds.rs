@@ -47,7 +47,14 @@ fn h1_two_movers_and_a_failover() {
     println!(
         "{} states",
         holds(
-            &Scope { movers: 2, moves: 2, faults: &[FailedOver], max_faults: 1, ..Scope::small() },
+            &Scope {
+                movers: 2,
+                moves: 2,
+                faults: &[FailedOver],
+                max_faults: 1,
+                claims: [1, 0],
+                ..Scope::small()
+            },
             20_000_000
         )
     );
@@ -142,4 +149,16 @@ fn l2_a_lost_move_and_a_lost_raise() {
 fn l3_a_lost_move_and_a_second_fault() {
     let faults = &[PostgresOlderCopy, FailedOver, Flushed, RebuilderKilled];
     println!("{} states", holds(&Scope { claims: [1, 0], faults, max_faults: 2, ..lost() }, 20_000_000));
+}
+
+#[test]
+#[ignore = "long"]
+fn l4_a_lost_move_beside_a_cancelled_order() {
+    println!("{} states", holds(&Scope { cancels: 1, claims: [1, 0], ..lost() }, 20_000_000));
+}
+
+#[test]
+#[ignore = "long"]
+fn l5_a_lost_lowering() {
+    println!("{} states", holds(&Scope { moves: 0, lowers: &[1], claims: [1, 0], ..lost() }, 20_000_000));
 }
