@@ -10,7 +10,9 @@
 //! With a limit of one unit the two holders of units are two users. With a limit of two they are the two slots of one
 //! user, whose claims have idempotency keys.
 //!
-//! Not modelled: several coupons and partitions, sale times, batches, unreadable entries. The only clock is that of the
+//! `shares` is a second model, of one coupon whose units are divided over two partitions.
+//!
+//! Not modelled here: several coupons and partitions, sale times, batches, unreadable entries. The only clock is that of the
 //! time to pay. One coupon, two users and two workers showed every failure of the protocol that is known so far.
 
 #![expect(clippy::cast_possible_truncation, reason = "all numbers of a scope are below ten")]
@@ -26,6 +28,7 @@ mod rebuild;
 mod record;
 mod search;
 mod serve;
+pub mod shares;
 mod state;
 mod steps;
 pub mod trace;
@@ -35,8 +38,9 @@ mod waitlist;
 
 pub use broken::Broken;
 pub use fault::Fault;
-pub use search::{Outcome, Path, Search, search};
+pub use search::{Model, Outcome, Path, Search, SearchOf, StepsOf, search};
 pub use state::State;
+pub use steps::Step;
 
 /// A rule of the protocol that can be switched off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,21 +2,65 @@
 //! from the quiet states and finds the states from which no quiet state can be reached.
 
 use std::fmt;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash};
 
 use hashbrown::HashTable;
 use rustc_hash::FxBuildHasher;
 
 use crate::broken::Broken;
 use crate::compare::is_quiet;
+use crate::fault::Fault;
 use crate::promise::broken;
 use crate::state::State;
 use crate::steps::{Step, Steps};
 use crate::{Scope, compare, inject, rebuild, record, serve, transition, waitlist};
 
+/// What the search needs of a model.
+pub trait Model {
+    type State: Copy + Eq + Hash + fmt::Debug;
+    type Fault: fmt::Debug;
+    type Broken: fmt::Debug;
+    /// How it breaks a promise that a state leads to no quiet state.
+    const NEVER_AT_REST: Self::Broken;
+
+    fn first(&self) -> Self::State;
+
+    /// Every step from a state, and how many steps were dropped because the model had no room for them.
+    fn steps(&self, state: &Self::State) -> (StepsOf<Self>, usize);
+
+    /// The promise that this state breaks.
+    fn broken(&self, state: &Self::State) -> Option<Self::Broken>;
+
+    /// Whether no step is under way.
+    fn is_quiet(&self, state: &Self::State) -> bool;
+}
+
+impl Model for Scope {
+    type State = State;
+    type Fault = Fault;
+    type Broken = Broken;
+    const NEVER_AT_REST: Broken = Broken::NeverAtRest;
+
+    fn first(&self) -> State {
+        State::first(self.total)
+    }
+
+    fn steps(&self, state: &State) -> (Vec<Step>, usize) {
+        steps_from(state, self)
+    }
+
+    fn broken(&self, state: &State) -> Option<Broken> {
+        broken(state, self)
+    }
+
+    fn is_quiet(&self, state: &State) -> bool {
+        is_quiet(state, self)
+    }
+}
+
 /// Every step from a state, and how many steps were dropped because the stream had no room.
 pub fn steps_from(state: &State, scope: &Scope) -> (Vec<Step>, usize) {
-    let mut steps = Steps { from: state, next: Vec::with_capacity(16), unfollowed: 0 };
+    let mut steps = Steps::of(state);
     serve::steps(state, scope, &mut steps);
     transition::steps(state, scope, &mut steps);
     transition::pass_time(state, &mut steps);
@@ -30,33 +74,32 @@ pub fn steps_from(state: &State, scope: &Scope) -> (Vec<Step>, usize) {
 
 /// The result of a search.
 #[derive(Debug)]
-pub struct Search {
+pub struct Search<B = Broken, S = State> {
     pub states: usize,
     pub quiet: usize,
     /// Steps that were dropped because the model's stream had no room.
     pub unfollowed: usize,
-    pub outcome: Outcome,
+    pub outcome: Outcome<B, S>,
 }
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one for each search")]
-pub enum Outcome {
+pub enum Outcome<B = Broken, S = State> {
     Holds,
     /// A broken promise, and the steps that lead to it.
-    Breaks(Broken, Path),
+    Breaks(B, Path<S>),
     /// The scope has more states than the limit.
     TooLarge,
 }
 
 /// The steps to a state, and the state.
-pub struct Path {
+pub struct Path<S = State> {
     pub steps: Vec<String>,
     /// The state after each step.
-    pub states: Vec<State>,
-    pub state: State,
+    pub states: Vec<S>,
+    pub state: S,
 }
 
-impl Path {
+impl<S> Path<S> {
     /// Whether the path contains these steps in this order, with any steps between them.
     #[must_use]
     pub fn passes(&self, steps: &[&str]) -> bool {
@@ -65,7 +108,7 @@ impl Path {
     }
 }
 
-impl fmt::Debug for Path {
+impl<S: fmt::Debug> fmt::Debug for Path<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, step) in self.steps.iter().enumerate() {
             writeln!(f, "{:3} {step}", number + 1)?;
@@ -74,9 +117,15 @@ impl fmt::Debug for Path {
     }
 }
 
-struct Traversal<'a> {
-    scope: &'a Scope,
-    states: Vec<State>,
+/// The steps from a state of the model `M`.
+pub type StepsOf<M> = Vec<Step<<M as Model>::State, <M as Model>::Fault>>;
+
+/// The result of a search of the model `M`.
+pub type SearchOf<M> = Search<<M as Model>::Broken, <M as Model>::State>;
+
+struct Traversal<'a, M: Model> {
+    scope: &'a M,
+    states: Vec<M::State>,
     parents: Vec<u32>,
     index: HashTable<u32>,
     /// Steps of the program, without faults: `(from, to)`.
@@ -86,7 +135,7 @@ struct Traversal<'a> {
 
 /// Searches every state of the scope, at most `max_states`.
 #[must_use]
-pub fn search(scope: &Scope, max_states: usize) -> Search {
+pub fn search<M: Model>(scope: &M, max_states: usize) -> SearchOf<M> {
     let mut walk = Traversal {
         scope,
         states: Vec::new(),
@@ -95,10 +144,10 @@ pub fn search(scope: &Scope, max_states: usize) -> Search {
         steps: Vec::new(),
         unfollowed: 0,
     };
-    walk.reach(&State::first(scope.total), u32::MAX);
+    walk.reach(&scope.first(), u32::MAX);
     let mut at = 0;
     while at < walk.states.len() {
-        if let Some(broken) = broken(&walk.states[at], scope) {
+        if let Some(broken) = scope.broken(&walk.states[at]) {
             return walk.end(Outcome::Breaks(broken, walk.path(at)));
         }
         if walk.states.len() > max_states {
@@ -108,15 +157,15 @@ pub fn search(scope: &Scope, max_states: usize) -> Search {
         at += 1;
     }
     let outcome = match walk.never_at_rest() {
-        Some(restless) => Outcome::Breaks(Broken::NeverAtRest, walk.path(restless)),
+        Some(restless) => Outcome::Breaks(M::NEVER_AT_REST, walk.path(restless)),
         None => Outcome::Holds,
     };
     walk.end(outcome)
 }
 
-impl Traversal<'_> {
+impl<M: Model> Traversal<'_, M> {
     fn follow(&mut self, at: usize) {
-        let (steps, unfollowed) = steps_from(&self.states[at], self.scope);
+        let (steps, unfollowed) = self.scope.steps(&self.states[at]);
         self.unfollowed += unfollowed;
         for step in steps {
             let to = self.reach(&step.to, number(at));
@@ -126,7 +175,7 @@ impl Traversal<'_> {
         }
     }
 
-    fn reach(&mut self, state: &State, parent: u32) -> u32 {
+    fn reach(&mut self, state: &M::State, parent: u32) -> u32 {
         let hash = FxBuildHasher.hash_one(state);
         let states = &self.states;
         if let Some(&known) = self.index.find(hash, |&index| states[index as usize] == *state) {
@@ -141,7 +190,7 @@ impl Traversal<'_> {
     }
 
     fn quiet(&self) -> impl Iterator<Item = usize> {
-        (0..self.states.len()).filter(|&index| is_quiet(&self.states[index], self.scope))
+        (0..self.states.len()).filter(|&index| self.scope.is_quiet(&self.states[index]))
     }
 
     /// The first state from which the program's steps reach no quiet state.
@@ -174,11 +223,11 @@ impl Traversal<'_> {
         rests.iter().position(|rests| !rests)
     }
 
-    fn path(&self, to: usize) -> Path {
+    fn path(&self, to: usize) -> Path<M::State> {
         let (mut steps, mut states) = (Vec::new(), Vec::new());
         let mut at = to;
         while let Some(&parent) = self.parents.get(at).filter(|&&parent| parent != u32::MAX) {
-            let (all, _) = steps_from(&self.states[parent as usize], self.scope);
+            let (all, _) = self.scope.steps(&self.states[parent as usize]);
             let step = all.iter().find(|step| step.to == self.states[at]);
             steps.push(match step {
                 Some(Step { fault: Some(fault), .. }) => format!("{fault:?}"),
@@ -193,7 +242,7 @@ impl Traversal<'_> {
         Path { steps, states, state: self.states[to] }
     }
 
-    fn end(&self, outcome: Outcome) -> Search {
+    fn end(&self, outcome: Outcome<M::Broken, M::State>) -> SearchOf<M> {
         Search {
             states: self.states.len(),
             quiet: self.quiet().count(),
