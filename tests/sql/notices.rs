@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use seckill::domain::OrderId;
+use seckill::domain::{Epoch, OrderId, Partition};
 use seckill::postgres::notices::{self, Listener};
-use seckill::postgres::{PgConnection, Postgres};
+use seckill::postgres::{PgConnection, Postgres, fence};
 use sqlx::postgres::PgListener;
 use support::until;
 
@@ -22,7 +22,12 @@ fn orders(count: usize) -> Vec<OrderId> {
 
 async fn send(postgres: &Postgres, orders: &[OrderId]) -> String {
     let mut connection: PgConnection = postgres.dedicated().await.unwrap();
-    notices::send(&mut connection, orders).await.unwrap()
+    let position = notices::send(&mut connection, &epoch(postgres).await, orders).await.unwrap();
+    position.expect("the epoch is that of the fence")
+}
+
+async fn epoch(postgres: &Postgres) -> Epoch {
+    fence::read(&postgres.pool, Partition::DEFAULT).await.unwrap().epoch
 }
 
 async fn next(listener: &mut Listener) -> Vec<OrderId> {
@@ -63,7 +68,7 @@ async fn every_session_that_listens_gets_every_order_of_its_schema_in_notices_th
 async fn nothing_is_sent_while_no_process_listens() {
     let database = Database::new("no_listener").await;
     // It hears all notices, but does not have the lock of a process that listens.
-    let mut eavesdropper = PgListener::connect_with(&database.postgres.pool).await.unwrap();
+    let mut eavesdropper = PgListener::connect_with(&database.postgres.pool.current()).await.unwrap();
     let channel: String = sqlx::query_scalar(CHANNEL).fetch_one(&database.postgres.pool).await.unwrap();
     eavesdropper.listen(&channel).await.unwrap();
     send(&database.postgres, &orders(3)).await;
@@ -96,8 +101,9 @@ async fn a_notice_that_postgres_refuses_stops_no_recording() {
     .execute(&mut connection)
     .await
     .unwrap();
-    let lsn = notices::send(&mut connection, &orders(1)).await.unwrap();
-    assert_eq!(lsn.len(), 17, "{lsn}");
+    let epoch = epoch(&database.postgres).await;
+    let lsn = notices::send(&mut connection, &epoch, &orders(1)).await.unwrap();
+    assert_eq!(lsn.map(|lsn| lsn.len()), Some(17));
     assert!(connection_is_usable(&mut connection).await);
 }
 

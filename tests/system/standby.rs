@@ -36,7 +36,7 @@ impl Standby {
         let postgres = PostgresGroup::start(replication).await;
         postgres.grant();
         let redis = ExternalStore::redis(&DURABLE, folder());
-        let scene = Scene::start_on(&redis.url("redis"), &postgres.url(), 1).await;
+        let scene = Scene::start_on(&redis.url("redis"), &postgres.url(), 1, &[]).await;
         Self { scene, redis: Some(redis), postgres }
     }
 
@@ -201,7 +201,7 @@ async fn a_position_that_is_recorded_after_the_standby_was_compared_is_compared_
     postgres.grant();
     let redis = ExternalStore::redis(&DURABLE, folder());
     let proxy = Proxy::before(&redis.dir.path().join("redis.sock"));
-    let scene = Scene::start_on(&proxy.url, &postgres.url(), 1).await;
+    let scene = Scene::start_on(&proxy.url, &postgres.url(), 1, &[]).await;
     buy(&scene, 3).await;
     postgres.until_standby_has_all().await;
     // The script that sets the marker `building`.
@@ -243,7 +243,7 @@ async fn a_rebuild_that_died_on_the_promoted_standby_hides_no_lost_commit() {
 async fn without_the_right_to_read_the_history_claims_wait_and_the_reason_names_the_grant() {
     let postgres = PostgresGroup::start(Replication::Synchronous).await;
     let redis = ExternalStore::redis(&DURABLE, folder());
-    let scene = Scene::start_on(&redis.url("redis"), &postgres.url(), 1).await;
+    let scene = Scene::start_on(&redis.url("redis"), &postgres.url(), 1, &[]).await;
     let mut standby = Standby { scene, redis: Some(redis), postgres };
     assert_eq!(standby.scene.doctor("postgres-promotion").0, "yellow");
     let told = buy(&standby.scene, 3).await;
@@ -286,7 +286,7 @@ async fn both_stores_fail_over_at_once_without_an_operator_and_nothing_is_sold_t
     let mut redis = SentinelGroup::start().await;
     let mut postgres = PostgresGroup::start(Replication::Synchronous).await;
     postgres.grant();
-    let scene = Scene::start_on(&redis.url(), &postgres.url(), 1).await;
+    let scene = Scene::start_on(&redis.url(), &postgres.url(), 1, &[]).await;
     until("the row knows the standby", async || {
         (scene.sale.psql("select agreed_with_standby from fence") == "t").then_some(())
     })
