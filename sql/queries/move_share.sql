@@ -15,8 +15,8 @@ locked as (
 ),
 moved as (
     update coupons c set
-        total = c.total + case when c.partition = $5 then $6 else -$6 end,
-        stock = c.stock + case when c.partition = $5 then $6 else -$6 end,
+        total = c.total + case when c.partition = $5 then $6::bigint else -$6::bigint end,
+        stock = c.stock + case when c.partition = $5 then $6::bigint else -$6::bigint end,
         version = c.version + 1,
         changed_at = clock_timestamp()
     from locked l
