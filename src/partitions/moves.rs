@@ -32,8 +32,10 @@ pub enum Refilled {
 /// The shares that claims wait for. A cheap handle.
 #[derive(Clone, Default)]
 pub struct Moves {
-    waiting: Arc<Mutex<HashMap<(CouponId, Partition), Arc<WaitingShare>>>>,
+    waiting: Arc<Mutex<WaitingShares>>,
 }
+
+type WaitingShares = HashMap<(CouponId, Partition), Arc<WaitingShare>>;
 
 /// The claims that wait for units of one share, and the result that they share.
 #[derive(Default)]

@@ -156,7 +156,7 @@ fn unsent(orders: &[OrderId], error: PostgresError) -> Result<(), PostgresError>
             tracing::debug!("no notice of {} recorded orders: {why}", orders.len());
             Ok(())
         }
-        error => Err(error),
+        error @ PostgresError::Transient(_) => Err(error),
     }
 }
 

@@ -174,8 +174,8 @@ async fn a_spread_needs_as_many_partitions_and_no_waiting_list() {
     assert_eq!(waitlist.status, 400, "{}", waitlist.text);
     let created = create(json!({"id": COUPON, "total": 9, "spread": 2})).await;
     assert_eq!(created.status, 201, "{}", created.text);
-    let same = create(json!({"id": COUPON, "total": 9, "spread": 2})).await;
-    assert_eq!(same.status, 200, "{}", same.text);
+    let repeated = create(json!({"id": COUPON, "total": 9, "spread": 2})).await;
+    assert_eq!(repeated.status, 200, "{}", repeated.text);
     for other in [json!({"id": COUPON, "total": 9}), json!({"id": COUPON, "total": 8, "spread": 2})] {
         assert_eq!(create(other).await.status, 409);
     }
