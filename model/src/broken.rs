@@ -31,6 +31,8 @@ pub enum Broken {
     Forgotten,
     /// The system is quiet, and an accepted claim was rejected without a lowered total or a cancellation.
     Rejected,
+    /// Claims wait for the operator although Postgres has lost nothing.
+    WaitsInVain,
     /// No quiet state can be reached from this state.
     NeverAtRest,
 }

@@ -28,13 +28,15 @@ pub enum Fault {
     PostgresOlderCopy,
     /// A replica of Postgres with older data is promoted.
     PostgresPromoted,
+    /// A synchronous standby, which has every commit, is promoted.
+    PostgresFailedOver,
     /// An operator restores the coupon's first definition, for example from a dump.
     DefinitionRestored,
 }
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::WorkerKilled,
         Self::RebuilderKilled,
         Self::ServerKilled,
@@ -52,12 +54,15 @@ impl Fault {
         Self::GroupDestroyed,
         Self::PostgresOlderCopy,
         Self::PostgresPromoted,
+        Self::PostgresFailedOver,
         Self::DefinitionRestored,
     ];
 
     /// Whether another server, with other data, takes the place of a store.
     #[must_use]
     pub const fn replaces_a_server(self) -> bool {
-        matches!(self, Self::RedisFailedOver | Self::PostgresOlderCopy | Self::PostgresPromoted)
+        let of_postgres =
+            matches!(self, Self::PostgresOlderCopy | Self::PostgresPromoted | Self::PostgresFailedOver);
+        of_postgres || matches!(self, Self::RedisFailedOver)
     }
 }

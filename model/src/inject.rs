@@ -6,7 +6,7 @@ use crate::state::{
     State, ToCompare, Worker, bit, each,
 };
 use crate::steps::Steps;
-use crate::{Scope, compare, decide, rebuild};
+use crate::{Scope, compare, decide, postgres_loss, rebuild};
 
 pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
     copies(state, scope, steps);
@@ -68,11 +68,17 @@ fn offer(state: &State, scope: &Scope, fault: Fault, steps: &mut Steps) {
         }
         Fault::PostgresOlderCopy | Fault::PostgresPromoted => {
             if let Some(copy) = state.backup {
-                let identity = copy.identity + u8::from(fault == Fault::PostgresPromoted);
-                let put_back = Postgres { identity, ..copy };
-                inject(fault, steps, |next| replace_postgres(next, put_back));
+                if fault == Fault::PostgresPromoted {
+                    inject(fault, steps, |next| promote(next, copy, scope));
+                } else {
+                    inject(fault, steps, |next| replace_postgres(next, copy, scope));
+                }
             }
         }
+        Fault::PostgresFailedOver => inject(fault, steps, |next| {
+            promote(next, next.postgres, scope);
+            next.users.loss_pending = false;
+        }),
         Fault::DefinitionRestored => {
             let stock = scope.total - state.postgres.live_count();
             if state.postgres.coupon.version > 1 && stock >= 0 && !state.row_is_locked() {
@@ -197,6 +203,7 @@ fn disconnect(next: &mut State, redis: Redis) {
     const NO_STREAM: u8 = u8::MAX;
     next.redis = Redis { run: 10 + next.faults, ..redis };
     next.server.session = None;
+    next.server.transition = next.server.transition.filter(|transition| transition.committed.is_none());
     compare::give_up(next);
     if next.server.publishing.is_some_and(|publication| !publication.is_answered) {
         next.server.publishing = None;
@@ -217,18 +224,36 @@ fn disconnect(next: &mut State, redis: Redis) {
     }
 }
 
+/// The standby writes to a timeline of its own. The effects of commits that its primary has answered may still arrive in
+/// Redis.
+fn promote(next: &mut State, standby: Postgres, scope: &Scope) {
+    /// The standby's WAL grows: its position does not show what it lacks.
+    const LATER: u8 = 100;
+    let Server { releasing, publishing, transition, .. } = next.server;
+    let Postgres { identity, position, .. } = standby;
+    let promoted = Postgres { identity: identity + 1, position: LATER, left_at: position, ..standby };
+    replace_postgres(next, promoted, scope);
+    if matches!(releasing, Releasing::Picked(..)) {
+        next.server.releasing = releasing;
+    }
+    next.server.publishing = publishing.filter(|publication| !publication.is_answered);
+    next.server.transition = transition.filter(|transition| transition.committed.is_some());
+}
+
 /// Whether a store still shows the Postgres loss.
 fn is_detectable(state: &State) -> bool {
     let State { redis, postgres, .. } = state;
     let is_older = redis.noted > postgres.position || redis.marker.epoch() > postgres.row.epoch;
     let is_newer = redis.consistent_coupon().is_some_and(|coupon| coupon.version > postgres.coupon.version);
-    !redis.is_empty() && (is_older || is_newer || postgres.identity != postgres.row.identity)
+    !redis.is_empty()
+        && (is_older || is_newer || postgres_loss::may_lack_commits(redis, postgres, &Scope::small()))
 }
 
-fn replace_postgres(next: &mut State, by: Postgres) {
+fn replace_postgres(next: &mut State, by: Postgres, scope: &Scope) {
     // Redis no longer holds ended orders: no process can restore their rows.
     next.users.excused |= next.users.accepted & next.postgres.dead();
     next.postgres = by;
+    next.postgres.row.with_standby = scope.is_synchronous();
     next.users.loss_pending = is_detectable(next);
     if next.faults > 0 && !next.users.loss_pending {
         // An earlier fault has hidden the loss from Redis.

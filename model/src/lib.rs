@@ -48,6 +48,16 @@ pub enum Rule {
     PostgresIdentity,
     /// Scripts refuse unless `stock + claims = total`.
     Sum,
+    /// A WAL position is recorded in Redis only if it is one of the fence row's Postgres.
+    PositionOfTheRow,
+    /// A promoted standby has every commit only if it has left its primary's timeline at the position in Redis or later.
+    PromotionIsCompared,
+    /// A rebuild compares a promoted standby again when no process can record a position any more.
+    PromotionIsComparedAgain,
+    /// The fence row keeps the Postgres of the last agreement until the next agreement.
+    AgreedPostgresStays,
+    /// Another Redis than that of the agreement shows nothing about a promoted standby, unless commits waited for it.
+    OwnRedisShowsPromotion,
     /// A rebuild waits until every open recording transaction has ended.
     FenceLock,
     /// A recording transaction writes only if the fence row has the epoch that its worker read from the marker
@@ -61,6 +71,8 @@ pub enum Rule {
     ReleaseNamesTheOrder,
     /// The WAL position of a commit is recorded in Redis before any effect of the commit.
     EffectsNotePosition,
+    /// The outbox row of a released unit is deleted only on the Postgres whose row it was.
+    OutboxOfItsPostgres,
     /// A lowered total may make Redis's stock negative.
     NoClamp,
     /// A publication never creates a coupon that Redis has lost.
@@ -206,6 +218,31 @@ impl Scope {
             max_faults: 0,
             without: &[],
         }
+    }
+
+    /// Whether commits wait for a synchronous standby.
+    #[must_use]
+    pub fn is_synchronous(&self) -> bool {
+        self.faults.contains(&Fault::PostgresFailedOver) && !self.faults.contains(&Fault::PostgresPromoted)
+    }
+
+    /// Whether Postgres loses nothing, and Redis at most what a replica did not have: then no operator is needed.
+    #[must_use]
+    pub fn needs_no_operator(&self) -> bool {
+        let is_harmless = |fault: &Fault| {
+            matches!(
+                fault,
+                Fault::PostgresFailedOver
+                    | Fault::RedisFailedOver
+                    | Fault::RedisRestarted
+                    | Fault::WorkerKilled
+                    | Fault::RebuilderKilled
+                    | Fault::ServerKilled
+                    | Fault::SessionDropped
+            )
+        };
+        // A second rebuilder that takes over in the middle may see the position of the first one.
+        self.rebuilders == 1 && self.is_synchronous() && self.faults.iter().all(is_harmless)
     }
 
     #[must_use]

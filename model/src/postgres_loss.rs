@@ -4,6 +4,9 @@
 use crate::state::{Coupon, Epoch, Marker, Postgres, Rebuilder, Redis, State, counter};
 use crate::{Rule, Scope};
 
+/// Redis has lost the position.
+const NONE_NOTED: u8 = 0;
+
 /// Whether Postgres has lost commits. Claims then wait for the operator, unless Redis is empty and the loss was not
 /// recorded before: Redis then holds nothing to restore.
 #[must_use]
@@ -14,13 +17,46 @@ pub fn is_lost(redis: &Redis, postgres: &Postgres, scope: &Scope, loss_by_postgr
             && (counter(redis.marker.epoch()) > counter(postgres.row.epoch)
                 || postgres.position < redis.noted
                 || loss_by_postgres
-                || postgres.identity != postgres.row.identity));
+                || may_lack_commits(redis, postgres, scope)));
     let matters = if scope.has(Rule::LossWaits) {
         postgres.row.lost || !redis.is_empty()
     } else {
         is_whole(redis, postgres.row.epoch, postgres.row.run)
     };
     changed && matters
+}
+
+/// Another Postgres than that of the last agreement may lack commits with an effect in Redis (`fence/promotion.rs`).
+#[must_use]
+pub fn may_lack_commits(redis: &Redis, postgres: &Postgres, scope: &Scope) -> bool {
+    is_another(redis, postgres, scope)
+        && (!shows_promotion(redis, postgres, scope) || lacks_commits(redis, postgres, scope))
+}
+
+/// The promoted standby has left its primary's timeline before the position in Redis.
+#[must_use]
+pub fn lacks_commits(redis: &Redis, postgres: &Postgres, scope: &Scope) -> bool {
+    is_another(redis, postgres, scope)
+        && (redis.noted == NONE_NOTED || postgres.left_at < redis.noted)
+        && scope.has(Rule::PromotionIsCompared)
+}
+
+/// A `ready` marker of the row's epoch proves that the stores have agreed since the row names its Postgres.
+fn is_another(redis: &Redis, postgres: &Postgres, scope: &Scope) -> bool {
+    let row = &postgres.row;
+    let has_agreed = redis.marker == Marker::Ready(row.epoch) || !scope.has(Rule::AgreedPostgresStays);
+    postgres.identity != if has_agreed { row.identity } else { row.agreed }
+}
+
+/// The position in Redis covers every commit that has had an effect outside Postgres.
+fn shows_promotion(redis: &Redis, postgres: &Postgres, scope: &Scope) -> bool {
+    let row = &postgres.row;
+    let epoch = redis.marker.epoch();
+    let is_own = redis.run == row.run || !scope.has(Rule::OwnRedisShowsPromotion);
+    let is_of_a_rebuild_since =
+        counter(row.agreed_epoch) < counter(epoch) && counter(epoch) < counter(row.epoch);
+    let is_known = epoch == row.epoch || epoch == row.agreed_epoch || is_of_a_rebuild_since;
+    redis.marker != Marker::None && is_known && (is_own || row.with_standby)
 }
 
 /// Redis has a version that Postgres does not have. Only Postgres makes versions, so Postgres has lost an edit.

@@ -12,6 +12,9 @@ pub fn broken(state: &State, scope: &Scope) -> Option<Broken> {
     if postgres.coupon.stock != stock || stock < 0 {
         return Some(Broken::Oversold);
     }
+    if postgres.row.lost && scope.needs_no_operator() {
+        return Some(Broken::WaitsInVain);
+    }
     if state.users.broken.is_some() {
         return state.users.broken;
     }

@@ -2,6 +2,9 @@
 //! set the `building` marker, read both stores, decide in one transaction, apply the differences in chunks, set the
 //! `ready` marker.
 
+mod connections;
+
+use self::connections::{on_postgres, on_redis, read};
 use crate::serve::agrees;
 use crate::state::{
     Coupon, Entry, Marker, Place, REBUILDERS, Rebuilder, Stage, State, Status, Stream, USERS, bit, counter,
@@ -19,7 +22,14 @@ pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
             Stage::Probed => start_epoch(state, scope, index, steps),
             Stage::EpochWritten => on_redis(state, scope, index, "a rebuild sets its marker", steps, open),
             Stage::Opened => {
+                let lacks_commits = scope.has(Rule::PromotionIsComparedAgain)
+                    && !state.rebuilders[index].postgres_lost
+                    && postgres_loss::lacks_commits(&state.redis, &state.postgres, scope);
                 on_postgres(state, scope, index, "a rebuild reads definitions", steps, |next, index| {
+                    if lacks_commits {
+                        next.postgres.row.lost = true;
+                        return stop(next, index);
+                    }
                     next.rebuilders[index].definition = next.postgres.coupon;
                     next.rebuilders[index].stage = Stage::DefinitionRead;
                 });
@@ -51,7 +61,7 @@ pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
             Stage::CouponSet => on_redis(state, scope, index, "a rebuild sends events", steps, send),
             Stage::Resent => {
                 on_redis(state, scope, index, "a rebuild sets the ready marker", steps, |next, index, _| {
-                    next.redis.noted = next.postgres.position;
+                    next.redis.noted = next.rebuilders[index].position;
                     next.redis.marker = Marker::Ready(next.rebuilders[index].epoch);
                     next.users.loss_pending &= !next.rebuilders[index].ordered;
                     next.rebuilders[index].stage = Stage::Ready;
@@ -73,6 +83,7 @@ pub fn steps(state: &State, scope: &Scope, steps: &mut Steps) {
                 if next.postgres.row.epoch == next.rebuilders[index].epoch {
                     next.postgres.row.lost = false;
                     next.postgres.row.run = next.rebuilders[index].run;
+                    next.postgres.agree();
                 }
                 stop(next, index);
             }),
@@ -132,6 +143,9 @@ fn probe(state: &State, scope: &Scope, index: usize, steps: &mut Steps) {
         if is_lost && !rebuilder.ordered {
             next.postgres.row.lost = scope.has(Rule::LossIsNoted);
             return stop(next, index);
+        }
+        if next.redis.marker == Marker::Ready(row.epoch) {
+            next.postgres.agree();
         }
         let newest = counter(row.epoch).max(counter(state.redis.marker.epoch())) + 1;
         let mine = &mut next.rebuilders[index];
@@ -319,6 +333,11 @@ fn set_coupon(next: &mut State, index: usize, scope: &Scope) -> bool {
 
 fn send(next: &mut State, index: usize, _scope: &Scope) -> bool {
     let Rebuilder { resend, deleted, .. } = next.rebuilders[index];
+    if !next.rebuilders[index].session_lives {
+        stop(next, index);
+        return true;
+    }
+    next.rebuilders[index].position = next.postgres.position;
     next.rebuilders[index].stage = Stage::Resent;
     let Some(stream) = &mut next.redis.stream else { return true };
     // The deleted pending entries are repaired.
@@ -329,63 +348,6 @@ fn send(next: &mut State, index: usize, _scope: &Scope) -> bool {
     }
     stream.sort();
     each(resend).all(|order| stream.add(order))
-}
-
-/// Runs a script on the rebuild's own connection; the script requires the rebuild's marker and the stream.
-fn on_redis(
-    state: &State,
-    scope: &Scope,
-    index: usize,
-    name: &'static str,
-    steps: &mut Steps,
-    act: impl Fn(&mut State, usize, &Scope) -> bool,
-) {
-    let mine = &state.rebuilders[index];
-    let is_begin = mine.stage == Stage::EpochWritten;
-    let may = !scope.has(Rule::BuildingMarker)
-        || is_begin
-        || (state.redis.marker == Marker::Building(mine.epoch) && state.redis.stream.is_some());
-    let connected = state.redis.run == mine.run;
-    steps.take(name, |next| {
-        if connected && may {
-            act(next, index, scope)
-        } else {
-            stop(next, index);
-            true
-        }
-    });
-}
-
-fn read(state: &State, index: usize, name: &'static str, steps: &mut Steps, act: impl Fn(&mut State, usize)) {
-    let connected = state.redis.run == state.rebuilders[index].run;
-    steps.take(name, |next| {
-        if connected {
-            act(next, index);
-        } else {
-            stop(next, index);
-        }
-        true
-    });
-}
-
-/// Runs a statement on the session that holds the lock.
-fn on_postgres(
-    state: &State,
-    _scope: &Scope,
-    index: usize,
-    name: &'static str,
-    steps: &mut Steps,
-    act: impl Fn(&mut State, usize),
-) {
-    let lives = state.rebuilders[index].session_lives;
-    steps.take(name, |next| {
-        if lives {
-            act(next, index);
-        } else {
-            stop(next, index);
-        }
-        true
-    });
 }
 
 /// Whether no rebuild is under way.

@@ -103,6 +103,12 @@ fn probe(state: &State, scope: &Scope, steps: &mut Steps) {
             }
             true
         }),
+        Some(session) if agrees && session == epoch && !state.postgres.row.has_agreed() => {
+            steps.take("the fence records its agreement", |next| {
+                next.postgres.agree();
+                true
+            });
+        }
         Some(session) if !agrees || (session != epoch && scope.has(Rule::SessionOfTheRow)) => {
             steps.take("the fence comes down", |next| {
                 next.server.session = None;
@@ -200,7 +206,7 @@ pub fn accept(next: &mut State, coupon: Coupon, order: Order) -> bool {
 fn repeat(next: &mut State, scope: &Scope, held: Order) -> bool {
     if next.postgres.dead() & bit(held) != 0 {
         if scope.has(Rule::RepeatAsksPostgres) {
-            if !may_release(next, scope, held) {
+            if !may_release(next, scope, held) || !is_of_the_row(&next.postgres, scope) {
                 return true;
             }
             note_position(next, scope, next.postgres.position);
@@ -217,6 +223,11 @@ pub fn note_position(next: &mut State, scope: &Scope, position: u8) {
     if scope.has(Rule::EffectsNotePosition) {
         next.redis.noted = next.redis.noted.max(position);
     }
+}
+
+/// Whether a WAL position of this Postgres may be recorded in Redis.
+pub fn is_of_the_row(postgres: &Postgres, scope: &Scope) -> bool {
+    postgres.identity == postgres.row.identity || !scope.has(Rule::PositionOfTheRow)
 }
 
 /// Whether the unit of an ended order may return. A withdrawn unit may return only after Redis has the lowered total.
@@ -274,7 +285,9 @@ fn publish(state: &State, scope: &Scope, steps: &mut Steps) {
     match state.server.publishing {
         None => {
             let Some(epoch) = state.server.session else { return };
-            if state.postgres.published == state.postgres.coupon.version {
+            if state.postgres.published == state.postgres.coupon.version
+                || !is_of_the_row(&state.postgres, scope)
+            {
                 return;
             }
             let Coupon { version, total, paused, .. } = state.postgres.coupon;
@@ -336,6 +349,9 @@ fn release(state: &State, scope: &Scope, steps: &mut Steps) {
     match state.server.releasing {
         Releasing::Idle => {
             let Some(epoch) = state.server.session else { return };
+            if !is_of_the_row(&state.postgres, scope) {
+                return;
+            }
             for order in each(state.postgres.outbox) {
                 steps.take("an outbox row is read", |next| {
                     next.server.releasing = Releasing::Picked(epoch, order, next.postgres.position);
@@ -348,13 +364,17 @@ fn release(state: &State, scope: &Scope, steps: &mut Steps) {
             if passes(next, epoch, scope) && may_release(next, scope, order) {
                 note_position(next, scope, position);
                 release_unit(&mut next.redis, order, scope);
-                next.server.releasing = Releasing::Answered(order);
+                next.server.releasing = Releasing::Answered(epoch, order);
             }
             true
         }),
-        Releasing::Answered(order) => steps.take("an outbox row is deleted", |next| {
+        Releasing::Answered(epoch, order) => steps.take("an outbox row is deleted", |next| {
             next.server.releasing = Releasing::Idle;
-            next.postgres.outbox &= !bit(order);
+            // On the same Postgres it is the same row, also in a later epoch.
+            let is_its = next.postgres.row.epoch == epoch || next.postgres.identity == 1;
+            if is_its || !scope.has(Rule::OutboxOfItsPostgres) {
+                next.postgres.outbox &= !bit(order);
+            }
             true
         }),
     }

@@ -80,6 +80,7 @@ impl State {
         Self {
             redis: Redis {
                 run: 1,
+                noted: 1,
                 marker: Marker::Ready(epoch),
                 coupon: Some(coupon),
                 stream: Some(Stream { has_group: true, ..Stream::default() }),
@@ -87,7 +88,8 @@ impl State {
             },
             postgres: Postgres {
                 identity: 1,
-                row: Row { epoch, run: 1, identity: 1, lost: false },
+                position: 1,
+                row: Row { epoch, run: 1, identity: 1, agreed_epoch: epoch, agreed: 1, ..Row::default() },
                 coupon,
                 published: 1,
                 ..Postgres::default()

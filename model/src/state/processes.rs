@@ -67,7 +67,7 @@ pub enum Releasing {
     /// The outbox row was read at this WAL position of Postgres.
     Picked(Epoch, Order, u8),
     /// Redis has released the unit; the outbox row is still to be deleted.
-    Answered(Order),
+    Answered(Epoch, Order),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -116,6 +116,8 @@ pub enum Stage {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[expect(clippy::struct_excessive_bools, reason = "each is set at a step of its own")]
 pub struct Rebuilder {
+    /// The WAL position that the rebuild records with its `ready` marker.
+    pub position: u8,
     pub stage: Stage,
     /// Whether the operator ordered it.
     pub ordered: bool,

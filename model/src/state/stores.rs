@@ -229,6 +229,18 @@ pub struct Row {
     pub run: u8,
     pub identity: u8,
     pub lost: bool,
+    /// The epoch of the last agreement, and the Postgres of it.
+    pub agreed_epoch: Epoch,
+    pub agreed: u8,
+    /// At the last agreement, commits waited for a synchronous standby.
+    pub with_standby: bool,
+}
+
+impl Row {
+    #[must_use]
+    pub const fn has_agreed(self) -> bool {
+        self.agreed_epoch == self.epoch && self.agreed == self.identity
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -236,6 +248,8 @@ pub struct Postgres {
     pub identity: u8,
     /// The WAL position, as a number of commits; counted only if an older copy may come back.
     pub position: u8,
+    /// The position at which a promoted standby has left the timeline of its primary.
+    pub left_at: u8,
     pub row: Row,
     pub coupon: Coupon,
     pub published: u8,
@@ -246,6 +260,15 @@ pub struct Postgres {
 }
 
 impl Postgres {
+    /// Records what the agreement of the epoch rests on.
+    pub fn agree(&mut self) {
+        (self.row.agreed_epoch, self.row.agreed) = (self.row.epoch, self.row.identity);
+        if self.identity == self.row.agreed {
+            // Of no use any more.
+            self.left_at = 0;
+        }
+    }
+
     #[must_use]
     pub fn live(&self, user: usize) -> Option<Order> {
         (0..ORDERS as u8).find(|&order| user_of(order) == user && self.status[usize::from(order)].is_live())

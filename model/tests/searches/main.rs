@@ -4,5 +4,6 @@ mod breaks;
 mod checks;
 mod holds;
 mod order_life;
+mod promotion;
 mod slots;
 mod waitlist;

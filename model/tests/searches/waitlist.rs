@@ -24,8 +24,8 @@ fn users_wait_for_a_unit_that_comes_back() {
 #[test]
 fn any_fault_beside_a_waiting_user() {
     for fault in Fault::ALL {
-        // A copy of Postgres that is made at any moment multiplies the states.
-        let has_copy = [PostgresOlderCopy, PostgresPromoted].contains(&fault);
+        // A copy of Postgres that is made or promoted at any moment multiplies the states.
+        let has_copy = [PostgresOlderCopy, PostgresPromoted, PostgresFailedOver].contains(&fault);
         holds(&Scope { cancels: u8::from(!has_copy), ..after(of(&[fault])) }, 8_000_000);
     }
 }
