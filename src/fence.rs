@@ -13,8 +13,10 @@ mod invalidation;
 pub mod postgres_loss;
 mod postgres_outage;
 pub mod probe;
+pub mod promotion;
 pub mod rebuild;
 mod retry;
+mod server_check;
 mod session;
 pub mod store_status;
 pub mod wal_position;
@@ -30,7 +32,7 @@ use crate::config;
 use crate::domain::{Origin, Partition};
 use crate::logs::info_or_warn;
 use crate::postgres::fence::FenceRow;
-use crate::postgres::{self, Postgres};
+use crate::postgres::{self, Postgres, PostgresError};
 use crate::redis::probe::RedisProbe;
 use crate::redis::{Redis, RedisError, RedisServer};
 use durability::DurabilityWatch;
@@ -38,8 +40,10 @@ pub use error::StoreError;
 pub use invalidation::Evidence;
 use postgres_outage::OutageWatch;
 pub use postgres_outage::PostgresOutage;
+use promotion::TermsWatch;
 use rebuild::Report;
 use retry::Pauses;
+use server_check::ServerCheck;
 pub use session::{RedisClock, Session};
 
 /// Why the fence is down after a script found another marker than the session's.
@@ -71,6 +75,7 @@ struct Shared {
     /// Why Redis refuses claims although it agrees with Postgres; `None` if it takes claims.
     refusal: Mutex<Option<Arc<str>>>,
     outage: OutageWatch,
+    server_check: ServerCheck,
     /// Notified when entries were removed from the order stream or skipped by the group, and no comparison has searched
     /// for their events yet.
     misses_entries: Notify,
@@ -105,6 +110,7 @@ impl Fence {
                 backlog: AtomicU64::new(0),
                 refusal: Mutex::default(),
                 outage: OutageWatch::default(),
+                server_check: ServerCheck::default(),
                 misses_entries: Notify::new(),
             }),
         }
@@ -218,7 +224,7 @@ impl Fence {
     async fn watch_over(&self, session: &Arc<Session>, postgres: &Postgres) {
         let mut ticks = tokio::time::interval(config::PROBE_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut durability = DurabilityWatch::default();
+        let (mut durability, mut terms) = (DurabilityWatch::default(), TermsWatch::default());
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
@@ -234,6 +240,10 @@ impl Fence {
                     match probe::compare(&seen, &row) {
                         // Another process has rebuilt since: every script would refuse this session's marker.
                         Ok(()) if row.epoch != session.epoch => Err(MARKER_CHANGED.to_owned()),
+                        Ok(()) => {
+                            terms.check(&row, postgres);
+                            Ok(())
+                        }
                         verdict => verdict.map_err(|difference| difference.sentence),
                     }
                 }
@@ -269,14 +279,20 @@ impl Fence {
         // Redis first: a WAL position in Redis is then never ahead of the position that Postgres returns, unless
         // Postgres has lost commits.
         let seen = crate::redis::probe::probe(redis).await?;
-        let pool = postgres.pool.clone();
-        let partition = self.shared.partition;
-        let read = async move { postgres::fence::read(&pool, partition).await };
-        let row = postgres::with_timeout(config::PROBE_INTERVAL, read).await;
+        let row = self.read_row(postgres).await;
+        let known = match &row {
+            Ok(row) => postgres_loss::is_older_than_redis(&seen, row).then(|| row.this_postgres.clone()),
+            Err(_) => lock(&self.shared.row).as_ref().map(|row| row.this_postgres.clone()),
+        };
+        if let Some(known) = known {
+            self.shared.server_check.start(postgres, self.partition(), known);
+        }
         self.shared.outage.record(row.as_ref().err());
         match row {
             Ok(row) => {
-                *lock(&self.shared.row) = Some(FenceRow { lsn: None, ..row.clone() });
+                let mut kept = row.clone();
+                kept.lsn = None;
+                *lock(&self.shared.row) = Some(kept);
                 Ok((seen, row))
             }
             Err(error) => match lock(&self.shared.row).clone() {
@@ -284,6 +300,12 @@ impl Fence {
                 None => Err(error.into()),
             },
         }
+    }
+
+    async fn read_row(&self, postgres: &Postgres) -> Result<FenceRow, PostgresError> {
+        let (pool, partition) = (postgres.pool.clone(), self.shared.partition);
+        let read = async move { postgres::fence::read(&pool, partition).await };
+        postgres::with_timeout(config::PROBE_INTERVAL, read).await
     }
 
     fn stay_down(&self, reason: &str, is_normal: bool) {

@@ -17,6 +17,7 @@ pub mod outbox;
 mod pool;
 pub mod rebuild;
 pub mod receipt;
+pub mod timeline;
 pub mod transitions;
 pub mod turns;
 pub mod waitlist;
@@ -134,12 +135,17 @@ impl Postgres {
         // One is the session of `turns`.
         let shared = connections.saturating_sub(1).max(2);
         let for_requests = (shared / 2).min(config::POSTGRES_POOL_CONNECTIONS);
-        let pool = PgPoolOptions::new()
-            .max_connections(for_requests)
-            .acquire_timeout(config::POSTGRES_CONNECT_TIMEOUT)
-            .connect_lazy_with(options.clone());
+        let pool = {
+            let options = options.clone();
+            Pool::new(move || {
+                PgPoolOptions::new()
+                    .max_connections(for_requests)
+                    .acquire_timeout(config::POSTGRES_CONNECT_TIMEOUT)
+                    .connect_lazy_with(options.clone())
+            })
+        };
         Ok(Self {
-            pool: pool.into(),
+            pool,
             schema: schema.to_owned(),
             most_connections: connections,
             work: WorkConnections::new(options.clone(), (shared - for_requests) as usize),
@@ -216,6 +222,12 @@ impl Postgres {
         connect_with(&self.options).await
     }
 
+    /// Uses no open connection again: they lead to a server that another has replaced, and that may never answer.
+    pub fn renew_connections(&self) {
+        self.pool.renew();
+        self.work.renew();
+    }
+
     /// The folder of an embedded Postgres: its disk and log may show why it does not answer. `None` for other servers.
     #[must_use]
     pub fn store_folder(&self) -> Option<&Path> {
@@ -236,7 +248,8 @@ impl Postgres {
 
     /// Closes the pool; waits at most `POSTGRES_CONNECT_TIMEOUT` for a Postgres that does not answer.
     pub async fn close(&self) {
-        if tokio::time::timeout(config::POSTGRES_CONNECT_TIMEOUT, self.pool.close()).await.is_err() {
+        if tokio::time::timeout(config::POSTGRES_CONNECT_TIMEOUT, self.pool.current().close()).await.is_err()
+        {
             tracing::debug!("the connections to Postgres were not closed in time");
         }
     }

@@ -9,6 +9,7 @@ use super::finding::{Finding, REPAIRED_BY_SERVER, pluralize};
 use super::postgres::with_timeout;
 use crate::config;
 use crate::domain::{CouponId, Partition};
+use crate::fence::promotion::Successor;
 use crate::fence::{postgres_loss, probe};
 use crate::postgres::fence::{self, FenceRow};
 use crate::postgres::{PgConnection, PostgresError, coupons, health};
@@ -49,11 +50,11 @@ async fn fence(redis: &Redis, postgres: &mut PgConnection) -> Finding {
         Ok(versions) => versions,
         Err(error) => return Finding::unreadable("fence", &error.to_string()),
     };
-    let (row, in_postgres) = match with_timeout(async {
-        Ok((
-            fence::read_in(postgres, redis.keys.partition).await?,
-            coupons::versions(&mut *postgres, redis.keys.partition).await?,
-        ))
+    let (row, in_postgres, successor) = match with_timeout(async {
+        let row = fence::read_in(postgres, redis.keys.partition).await?;
+        let versions = coupons::versions(&mut *postgres, redis.keys.partition).await?;
+        let successor = Successor::find(postgres, &probe, &row).await?;
+        Ok((row, versions, successor))
     })
     .await
     {
@@ -62,7 +63,7 @@ async fn fence(redis: &Redis, postgres: &mut PgConnection) -> Finding {
     };
     let sign = async {
         let compared = postgres_loss::Definitions::compare(redis, &in_redis, &in_postgres).await?;
-        postgres_loss::by_postgres(redis, &probe, &row, None, &compared).await
+        postgres_loss::by_postgres(redis, &probe, &row, None, &compared, &successor).await
     };
     match sign.await {
         Ok(sign) => fence_finding(&probe, &row, sign.map(|sign| sign.why)),

@@ -39,7 +39,7 @@ impl Fence {
             };
             if let Err(difference) = verdict {
                 if order.is_none() && row.postgres_lost {
-                    let why = postgres_loss::change(&seen, &row, evidence.as_ref()).unwrap_or_default();
+                    let why = postgres_loss::noticed_before(&seen, &row, evidence.as_ref());
                     return Err(self.waits(&why));
                 }
                 if order.is_none() && is_rebuilt {

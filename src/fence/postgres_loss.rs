@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::Evidence;
+use super::promotion::Successor;
 use crate::domain::{CouponId, counter};
 use crate::postgres::fence::FenceRow;
 use crate::redis::marker::epoch_of;
@@ -77,8 +78,10 @@ pub async fn by_postgres(
     row: &FenceRow,
     evidence: Option<&Evidence>,
     compared: &Definitions,
+    successor: &Successor,
 ) -> Result<Option<Sign>, RedisError> {
-    let Some(why) = compared.why().or_else(|| change(seen, row, evidence)) else { return Ok(None) };
+    let why = compared.why().or_else(|| change(seen, row, evidence, successor.loss(seen, row)));
+    let Some(why) = why else { return Ok(None) };
     if !row.postgres_lost && compared.unknown.is_empty() && server_info::has_no_keys(redis).await? {
         return Ok(None);
     }
@@ -90,16 +93,22 @@ pub async fn by_postgres(
     Ok(Some(Sign { why, may_be_foreign }))
 }
 
-/// Why Postgres has lost commits, as far as one probe shows it.
-pub fn change(seen: &RedisProbe, row: &FenceRow, evidence: Option<&Evidence>) -> Option<String> {
+/// Why Postgres has lost commits, as far as one probe shows it. `replaced` is why another server in its place may lack
+/// some.
+fn change(
+    seen: &RedisProbe,
+    row: &FenceRow,
+    evidence: Option<&Evidence>,
+    replaced: Option<String>,
+) -> Option<String> {
     let is_older_copy =
         seen.postgres_lsn.as_ref().zip(row.lsn.as_ref()).is_some_and(|(noted, now)| now < noted);
-    if marker_counter(seen) > row.epoch.counter() {
+    if is_older_than_redis(seen, row) {
         Some("its epoch is older than the one in Redis".into())
+    } else if replaced.is_some() {
+        replaced
     } else if is_older_copy {
         Some("it is an older copy of itself".into())
-    } else if row.this_postgres != row.postgres_identity && !row.postgres_identity.is_empty() {
-        Some("another server or timeline has taken its place".into())
     } else if let Some(evidence) = evidence.filter(|evidence| evidence.by_postgres) {
         Some(evidence.reason.clone())
     } else {
@@ -107,10 +116,17 @@ pub fn change(seen: &RedisProbe, row: &FenceRow, evidence: Option<&Evidence>) ->
     }
 }
 
+/// Why a loss was noticed before, as far as one probe still shows it.
+pub fn noticed_before(seen: &RedisProbe, row: &FenceRow, evidence: Option<&Evidence>) -> String {
+    let is_replaced = !row.postgres_identity.is_empty() && row.this_postgres != row.postgres_identity;
+    let replaced = is_replaced.then(|| "another server or timeline has taken its place".to_owned());
+    change(seen, row, evidence, replaced).unwrap_or_default()
+}
+
 /// Whether Redis cannot be behind this Postgres: it is the Redis of the agreement, or its marker has a later epoch than
 /// the row. Only then a live order that Redis does not hold has certainly ended.
 pub fn may_cancel(seen: &RedisProbe, row: &FenceRow) -> bool {
-    if marker_counter(seen) > row.epoch.counter() {
+    if is_older_than_redis(seen, row) {
         seen.marker.as_ref().is_some_and(|marker| marker.starts_with("ready:"))
     } else {
         // A rebuild that died after it made the new epoch leaves an older marker in Redis.
@@ -136,6 +152,11 @@ async fn adds_up(redis: &Redis, id: &CouponId) -> Result<bool, RedisError> {
         Err(RedisError::WrongType(_)) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Whether the marker in Redis has a later epoch than the row.
+pub fn is_older_than_redis(seen: &RedisProbe, row: &FenceRow) -> bool {
+    marker_counter(seen) > row.epoch.counter()
 }
 
 fn marker_counter(seen: &RedisProbe) -> u64 {

@@ -27,10 +27,8 @@ pub fn compare(seen: &RedisProbe, row: &FenceRow) -> Result<(), Difference> {
         |cause, sentence: &str, is_normal| Err(Difference { cause, sentence: sentence.into(), is_normal });
     let differs = |cause, sentence: &str| difference(cause, sentence, false);
     if row.postgres_lost {
-        return differs(
-            "postgres",
-            &postgres_loss::sentence(&postgres_loss::change(seen, row, None).unwrap_or_default()),
-        );
+        let why = postgres_loss::noticed_before(seen, row, None);
+        return differs("postgres", &postgres_loss::sentence(&why));
     }
     if !seen.is_master {
         return differs("redis", "Redis is a replica");

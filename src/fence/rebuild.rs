@@ -18,6 +18,7 @@ use serde_json::json;
 use super::Evidence;
 use super::postgres_loss::{self, Sign};
 use super::probe::{self, Difference};
+use super::promotion::{self, Successor};
 use crate::config;
 use crate::domain::{AuditAction, CouponId, Definition, Epoch, OrderEvent, Origin, counter};
 use crate::logs::info_or_warn;
@@ -31,7 +32,7 @@ use crate::redis::coupon_hash::{self, CouponHash};
 use crate::redis::probe as redis_probe;
 use crate::redis::probe::RedisProbe;
 use crate::redis::rebuild::{self as redis_rebuild, CouponSet};
-use crate::redis::{Redis, RedisServer, deleted_entries, lua, marker, order_stream, waitlist};
+use crate::redis::{Redis, RedisServer, deleted_entries, lua, marker, order_stream, waitlist, wal_position};
 use decide::{Plan, Trust, decide_coupon};
 use line::decide_line;
 pub use report::Report;
@@ -92,14 +93,25 @@ pub async fn rebuild(
     // waits until every open recording transaction has ended, and sets a new epoch.
     let versions = coupon_hash::versions(&redis).await?;
     let compared = postgres_loss::Definitions::compare(&redis, &versions, &session.versions().await?).await?;
-    let sign = postgres_loss::by_postgres(&redis, &seen, &row, evidence, &compared).await?;
+    let successor = Successor::find(session.connection(), &seen, &row).await?;
+    let sign = postgres_loss::by_postgres(&redis, &seen, &row, evidence, &compared, &successor).await?;
     if let Some(sign) = &sign
         && cause.ordered_by.is_none()
     {
         return wait_for_an_operator(&mut session, sign, &row).await;
     }
+    if promotion::has_agreed(&seen, &row) {
+        // Before the row names another epoch: if this rebuild dies, the next one compares with this agreement.
+        session.record_last_agreement(&row.epoch).await?;
+    }
     let source = begin(&redis, &mut session, &seen, &row, cause, sign.is_some()).await?;
-    let decided = decide_and_apply(&redis, &mut session, &source, compared.unknown).await;
+    let decided = async {
+        if sign.is_none() {
+            check_again(&redis, &successor).await?;
+        }
+        decide_and_apply(&redis, &mut session, &source, compared.unknown).await
+    };
+    let decided = decided.await;
     let (report, definitions) = match decided {
         Err(error) => {
             // An older copy may have replaced this Postgres since the probe.
@@ -186,6 +198,15 @@ async fn begin(
     Ok(Source { epoch, trust, origin: Origin::system(request_id) })
 }
 
+/// Compares a promoted standby once more with the position in Redis. Only now no process records another one: until the
+/// marker, a commit of the server that was replaced may have had an effect in Redis.
+async fn check_again(redis: &Redis, successor: &Successor) -> anyhow::Result<()> {
+    match successor.loss_before(wal_position::read(redis).await?.as_deref()) {
+        Some(why) => bail!(Refused::Waits(why)),
+        None => Ok(()),
+    }
+}
+
 /// Steps 4 to 6.
 async fn decide_and_apply(
     redis: &Redis,
@@ -251,7 +272,9 @@ async fn decide_and_apply(
         apply_plan(redis, &building, definition, plan).await?;
     }
     deleted_entries::acknowledge_deleted(redis, &gone).await?;
-    let lsn = session.durable_lsn().await?;
+    let Some(lsn) = session.position_to_record(epoch).await? else {
+        bail!("this Postgres is not that of the epoch any more");
+    };
     if !redis_rebuild::ready(redis, epoch, &lsn).await? {
         bail!(NEWER);
     }

@@ -12,10 +12,13 @@ use crate::redis::{Redis, wal_position as redis_position};
 /// Reads the durable WAL position of Postgres, which covers all commits so far, and records it in Redis.
 ///
 /// # Errors
-/// If a store does not answer, or a script found another marker.
+/// If a store does not answer, this is not the Postgres of the session, or a script found another marker.
 pub async fn record(fence: &Fence, session: &Session, postgres: &Postgres) -> Result<(), StoreError> {
-    let lsn = postgres::fence::durable_lsn(&postgres.pool).await?;
-    record_position(fence, session, &lsn).await
+    match postgres::fence::position_to_record(&postgres.pool, &session.epoch).await? {
+        Some(lsn) => record_position(fence, session, &lsn).await,
+        // The next probe finds the server that has taken the place.
+        None => Err(StoreError::Fenced),
+    }
 }
 
 /// Records this position in Redis.

@@ -50,7 +50,7 @@ pub async fn read(from: Sources<'_>) {
 }
 
 fn read_pool(postgres: &Postgres) {
-    let pool = &postgres.pool;
+    let pool = postgres.pool.current();
     let (open, idle) = (u64::from(pool.size()), pool.num_idle() as u64);
     metrics::POOL_CONNECTIONS.set_count(&["busy"], open.saturating_sub(idle));
     metrics::POOL_CONNECTIONS.set_count(&["idle"], idle);

@@ -56,7 +56,7 @@ pub async fn return_units(
             Err(error) => outcome = Err(error),
         }
     }
-    outbox::remove(&postgres.pool, &answered).await?;
+    outbox::remove(&postgres.pool, &session.epoch, &answered).await?;
     outcome
 }
 

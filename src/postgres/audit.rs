@@ -77,7 +77,7 @@ pub async fn record(connection: &mut PgConnection, entry: &AuditEntry<'_>) -> Re
 /// # Errors
 /// If Postgres cannot serve.
 pub async fn record_alone(pool: &Pool, entry: &AuditEntry<'_>) -> Result<(), PostgresError> {
-    record(&mut *pool.acquire().await?, entry).await
+    record(&mut *pool.current().acquire().await?, entry).await
 }
 
 /// A row of the table.

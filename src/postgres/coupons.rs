@@ -86,7 +86,7 @@ pub async fn insert(
     partition: Partition,
     origin: &Origin,
 ) -> Result<bool, PostgresError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = pool.current().begin().await?;
     let done = sqlx::query(
         "insert into coupons (id, title, total, stock, starts_at, ends_at, paused, per_user_limit, reserve_seconds,
             durability, waitlist, unlisted, partition)
@@ -260,7 +260,7 @@ pub async fn edit(
     edited: &Definition,
     origin: &Origin,
 ) -> Result<Edited, PostgresError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = pool.current().begin().await?;
     let result = sqlx::query(
         "update coupons set title = $3, stock = stock + ($4 - total), total = $4, starts_at = $5, ends_at = $6,
             paused = $7, version = version + 1, changed_at = clock_timestamp()
@@ -303,7 +303,7 @@ pub async fn renew(
     version: i64,
     recount: bool,
 ) -> Result<Option<CouponRow>, PostgresError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = pool.current().begin().await?;
     // An operator may have raised `published_version`: then the new version would count as published too early.
     let renewed = sqlx::query(
         "update coupons set version = version + 1, published_version = least(published_version, version),

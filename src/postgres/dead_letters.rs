@@ -212,7 +212,7 @@ async fn mark(
     update: QueryScalar<'_, sqlx::Postgres, Option<Uuid>, PgArguments>,
     entry: AuditEntry<'_>,
 ) -> Result<(), PostgresError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = pool.current().begin().await?;
     if let Some(order) = update.persistent(false).fetch_optional(&mut *transaction).await? {
         audit::record(&mut transaction, &AuditEntry { order: order.map(OrderId), ..entry }).await?;
     }

@@ -20,6 +20,28 @@ pub struct FenceRow {
     pub this_postgres: String,
     /// The durable WAL position, padded so that positions compare as text. `None` in a row that was read earlier.
     pub lsn: Option<String>,
+    /// The epoch of the last agreement; empty if there was none.
+    pub agreed_epoch: String,
+    agreed_postgres: String,
+    /// At the last agreement, commits waited for a synchronous standby.
+    pub agreed_with_standby: bool,
+    waits_for_standby: bool,
+}
+
+impl FenceRow {
+    /// The identity of the Postgres of the last agreement; empty if there was none.
+    #[must_use]
+    pub fn agreed_postgres(&self) -> &str {
+        if self.agreed_postgres.is_empty() { &self.postgres_identity } else { &self.agreed_postgres }
+    }
+
+    /// Whether the row has what the agreement rests on now.
+    #[must_use]
+    pub fn has_current_terms(&self) -> bool {
+        self.agreed_epoch == self.epoch.as_str()
+            && self.agreed_postgres == self.postgres_identity
+            && self.agreed_with_standby == self.waits_for_standby
+    }
 }
 
 impl FromRow<'_, PgRow> for Epoch {
@@ -29,7 +51,21 @@ impl FromRow<'_, PgRow> for Epoch {
 }
 
 const READ: &str = "select partition::smallint, epoch::text, postgres_identity::text, redis_run_id::text, redis_replid::text,
-    postgres_lost::boolean, postgres_identity() as this_postgres, durable_lsn() as lsn from fence where partition = $1";
+    postgres_lost::boolean, postgres_identity() as this_postgres, durable_lsn() as lsn, agreed_epoch::text,
+    agreed_postgres::text, agreed_with_standby::boolean, current_setting('synchronous_standby_names') <> '' as waits_for_standby
+    from fence where partition = $1";
+
+/// The message is written after the position is read. Its commit waits until the synchronous standby has the WAL before
+/// it: the position of this server alone may be ahead of every standby, and a failover would then look like a loss.
+const POSITION: &str = "select durable_lsn() as position,
+        case when current_setting('synchronous_standby_names') <> '' then
+            pg_logical_emit_message(true, 'seckill', '')::text
+        end as sent
+    from fence where partition = $1 and epoch = $2 and postgres_identity = postgres_identity()";
+
+const TERMS: &str = "update fence set agreed_epoch = epoch, agreed_postgres = postgres_identity,
+        agreed_with_standby = current_setting('synchronous_standby_names') <> ''
+    where partition = $1 and epoch = $2 and postgres_identity = postgres_identity()";
 
 /// Adds partitions until there are `count`, and returns all. Removes none: a coupon belongs to its partition for ever.
 ///
@@ -169,6 +205,43 @@ pub async fn durable_lsn(executor: impl PgExecutor<'_>) -> Result<String, Postgr
     Ok(sqlx::query_scalar("select durable_lsn()").fetch_one(executor).await?)
 }
 
+/// A position that covers every commit on this Postgres so far, to be recorded in Redis; `None` if this is not the Postgres
+/// of the epoch. If there is a synchronous standby, it has everything up to the position.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn position_to_record(
+    executor: impl PgExecutor<'_>,
+    epoch: &Epoch,
+) -> Result<Option<String>, PostgresError> {
+    let position = sqlx::query_scalar(POSITION).bind(epoch.partition.number()).bind(epoch.as_str());
+    // The end of all rows comes after the commit.
+    Ok(position.fetch_all(executor).await?.pop())
+}
+
+/// Records that the stores have agreed in this epoch, on the Postgres that the row names.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn record_last_agreement(
+    executor: impl PgExecutor<'_>,
+    epoch: &Epoch,
+) -> Result<(), PostgresError> {
+    let agreed = "update fence set agreed_epoch = epoch, agreed_postgres = postgres_identity
+        where partition = $1 and epoch = $2";
+    sqlx::query(agreed).bind(epoch.partition.number()).bind(epoch.as_str()).execute(executor).await?;
+    Ok(())
+}
+
+/// Records what the agreement of the epoch rests on.
+///
+/// # Errors
+/// If Postgres cannot serve.
+pub async fn record_terms(executor: impl PgExecutor<'_>, epoch: &Epoch) -> Result<(), PostgresError> {
+    sqlx::query(TERMS).bind(epoch.partition.number()).bind(epoch.as_str()).execute(executor).await?;
+    Ok(())
+}
+
 /// Records that this Postgres has lost commits.
 ///
 /// # Errors
@@ -202,9 +275,9 @@ pub async fn record_agreement(
     .bind(epoch.as_str())
     .bind(redis_run_id)
     .bind(redis_replid)
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
-    Ok(())
+    record_terms(connection, epoch).await
 }
 
 /// Starts a new epoch with the given Redis. The names of Redis are empty if Redis may be older than this Postgres: it

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Pool, PostgresError};
 use crate::config;
-use crate::domain::{CouponId, OrderId, Partition};
+use crate::domain::{CouponId, Epoch, OrderId, Partition};
 
 /// One unit that is to return.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,15 +94,19 @@ pub async fn waiting(pool: &Pool, orders: &[OrderId]) -> Result<HashSet<OrderId>
     Ok(rows.into_iter().map(OrderId).collect())
 }
 
-/// Deletes the rows of these orders, after Redis has decided about their units.
+/// Deletes the rows of these orders, after Redis has decided about their units in this epoch. In a later epoch an order that
+/// had lost its end may have ended again: its row is another one.
 ///
 /// # Errors
 /// If Postgres cannot serve.
-pub async fn remove(pool: &Pool, orders: &[OrderId]) -> Result<(), PostgresError> {
+pub async fn remove(pool: &Pool, epoch: &Epoch, orders: &[OrderId]) -> Result<(), PostgresError> {
     if orders.is_empty() {
         return Ok(());
     }
     let ids: Vec<Uuid> = orders.iter().map(|order| order.0).collect();
-    sqlx::query("delete from outbox where order_id = any($1)").bind(ids).execute(pool).await?;
+    let delete = "delete from outbox where order_id = any($1)
+        and exists (select from fence where partition = $2 and epoch = $3)";
+    let (partition, epoch) = (epoch.partition.number(), epoch.as_str());
+    sqlx::query(delete).bind(ids).bind(partition).bind(epoch).execute(pool).await?;
     Ok(())
 }

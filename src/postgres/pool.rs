@@ -2,7 +2,8 @@
 //! was prepared, the pool prepares the statement again and runs it once more. Connections outside the pool are not
 //! handled here: their owner drops them after such an error.
 
-use std::ops::Deref;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
@@ -11,12 +12,17 @@ use sqlx::postgres::{PgArguments, PgDatabaseError, PgQueryResult, PgRow, PgState
 use sqlx::{Connection, Describe, Either, Error, Execute, Executor, PgConnection, PgPool, Postgres, SqlStr};
 
 /// Clones share the same connections.
-#[derive(Clone, Debug)]
-pub struct Pool(PgPool);
+#[derive(Clone)]
+pub struct Pool(Arc<Shared>);
 
-impl From<PgPool> for Pool {
-    fn from(pool: PgPool) -> Self {
-        Self(pool)
+struct Shared {
+    make: Box<dyn Fn() -> PgPool + Send + Sync>,
+    current: RwLock<PgPool>,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.current().fmt(f)
     }
 }
 
@@ -29,19 +35,31 @@ struct Statement {
     arguments: Option<PgArguments>,
 }
 
-/// For callers that need a connection or a transaction: the pool does not repeat their statements.
-impl Deref for Pool {
-    type Target = PgPool;
-
-    fn deref(&self) -> &PgPool {
-        &self.0
-    }
-}
-
 impl Pool {
+    pub(super) fn new(make: impl Fn() -> PgPool + Send + Sync + 'static) -> Self {
+        let current = RwLock::new(make());
+        Self(Arc::new(Shared { make: Box::new(make), current }))
+    }
+
+    /// For callers that need a connection or a transaction: the pool does not repeat their statements.
+    #[must_use]
+    pub fn current(&self) -> PgPool {
+        self.0.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Opens new connections from now on. Statements on the others run to their end, which may never come.
+    pub(super) fn renew(&self) {
+        let new = (self.0.make)();
+        let old = {
+            let mut current = self.0.current.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *current, new)
+        };
+        tokio::spawn(async move { old.close().await });
+    }
+
     async fn run(self, statement: Result<Statement, Error>) -> Result<Answer, Error> {
         let statement = statement?;
-        let mut connection = self.0.acquire().await?;
+        let mut connection = self.current().acquire().await?;
         match statement.run(&mut connection).await {
             // Safe to repeat: outside a transaction, a failed statement has written nothing.
             Err(error) if is_stale(&error) => {
@@ -95,7 +113,7 @@ impl<'p> Executor<'p> for &Pool {
     where
         'p: 'e,
     {
-        let pool = self.0.clone();
+        let pool = self.current();
         Box::pin(async move { pool.acquire().await?.prepare_with(sql, parameters).await })
     }
 
@@ -104,7 +122,7 @@ impl<'p> Executor<'p> for &Pool {
     where
         'p: 'e,
     {
-        let pool = self.0.clone();
+        let pool = self.current();
         Box::pin(async move { pool.acquire().await?.describe(sql).await })
     }
 }

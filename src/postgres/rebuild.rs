@@ -68,12 +68,25 @@ impl RebuildSession {
         coupons::versions(&mut self.connection, self.partition).await
     }
 
-    /// The durable WAL position.
+    /// A position that covers every commit so far; `None` if this is not the Postgres of the epoch.
     ///
     /// # Errors
     /// If Postgres cannot serve.
-    pub async fn durable_lsn(&mut self) -> Result<String, PostgresError> {
-        fence::durable_lsn(&mut self.connection).await
+    pub async fn position_to_record(&mut self, epoch: &Epoch) -> Result<Option<String>, PostgresError> {
+        fence::position_to_record(&mut self.connection, epoch).await
+    }
+
+    /// Records that the stores have agreed in this epoch, on the Postgres that the row names.
+    ///
+    /// # Errors
+    /// If Postgres cannot serve.
+    pub async fn record_last_agreement(&mut self, epoch: &Epoch) -> Result<(), PostgresError> {
+        fence::record_last_agreement(&mut self.connection, epoch).await
+    }
+
+    /// The session, for reads before the rebuild begins.
+    pub const fn connection(&mut self) -> &mut PgConnection {
+        &mut self.connection
     }
 
     /// Records that this Postgres has lost commits, so that other processes know it too.

@@ -38,7 +38,8 @@ impl Snapshot {
     /// # Errors
     /// If Postgres cannot serve.
     pub async fn begin(pool: &Pool) -> Result<Self, PostgresError> {
-        let transaction = pool.begin_with("begin isolation level repeatable read read only").await?;
+        let transaction =
+            pool.current().begin_with("begin isolation level repeatable read read only").await?;
         Ok(Self { transaction })
     }
 
@@ -124,7 +125,7 @@ pub async fn winners(
 /// # Errors
 /// If Postgres cannot serve.
 pub async fn reserved_orders(pool: &Pool) -> Result<HashMap<String, i64>, PostgresError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = pool.current().begin().await?;
     // The index has the orders in another order: sorting them would cost more than the count.
     sqlx::query("set local enable_sort = off").execute(&mut *transaction).await?;
     let count = "select coupon_id::text, count(*) from orders where status = 'reserved' group by coupon_id";

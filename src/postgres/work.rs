@@ -110,6 +110,12 @@ impl WorkConnections {
         Some(self.lend(partition, open, true, permits))
     }
 
+    /// Closes the idle connections.
+    pub(super) fn renew(&self) {
+        let idle = std::mem::take(&mut *self.0.idle());
+        drop(idle);
+    }
+
     /// Opens a connection and closes it: its error says why Postgres does not serve.
     ///
     /// # Errors

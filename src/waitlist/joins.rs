@@ -136,7 +136,7 @@ async fn commit_rows(
     // A Postgres that hangs must not hold up the requests that come after these have been given up.
     let added = with_timeout(config::WAITLIST_JOIN_TIMEOUT, async move {
         let is_added = rows::add(&pool, &epoch, &users).await?;
-        Ok(if is_added { Some(postgres_fence::durable_lsn(&pool).await?) } else { None })
+        if is_added { postgres_fence::position_to_record(&pool, &epoch).await } else { Ok(None) }
     });
     metrics::TRANSACTION_DURATION.time("join", added).await?.ok_or(StoreError::Fenced)
 }

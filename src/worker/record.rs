@@ -63,7 +63,7 @@ impl EventBatch {
 #[derive(Debug)]
 pub struct RecordedBatch {
     batch: EventBatch,
-    /// The durable WAL position after the commit.
+    /// A WAL position that covers the commit.
     lsn: String,
 }
 
@@ -109,7 +109,7 @@ pub async fn record(
     let mut recorder = BatchRecorder { context, redis, postgres, batch: &batch };
     let recording = async {
         recorder.record_all().await?;
-        recorder.durable_lsn().await
+        recorder.position().await
     };
     let result = tokio::time::timeout(config::RECORD_TIMEOUT, recording).await;
     match result.unwrap_or_else(|_| Err(RecordError::Failed("the batch took too long".into()))) {
@@ -185,11 +185,13 @@ impl BatchRecorder<'_> {
         }
     }
 
-    /// The durable WAL position after all commits of the batch.
-    async fn durable_lsn(&mut self) -> Result<String, RecordError> {
-        let lsn = postgres::fence::durable_lsn(self.postgres().await?).await.map_err(postgres_failed)?;
+    /// A WAL position that covers all commits of the batch.
+    async fn position(&mut self) -> Result<String, RecordError> {
+        let epoch = &self.batch.epoch;
+        let position = postgres::fence::position_to_record(self.postgres().await?, epoch).await;
+        let position = position.map_err(postgres_failed)?.ok_or(RecordError::Fenced)?;
         self.give_back_postgres();
-        Ok(lsn)
+        Ok(position)
     }
 
     async fn record_all(&mut self) -> Result<(), RecordError> {

@@ -243,6 +243,19 @@ async fn a_unit_that_waits_for_a_version_is_read_only_when_redis_has_it() {
     assert_eq!((lowered[0].order, lowered[0].after_version), (ids[0], Some(6)));
     let after_alice = outbox::page(&database.postgres.pool, Partition::DEFAULT, Some(ids[0])).await.unwrap();
     assert_eq!(after_alice.len(), 1);
-    outbox::remove(&database.postgres.pool, &ids[1..]).await.unwrap();
+    outbox::remove(&database.postgres.pool, &EPOCH, &ids[1..]).await.unwrap();
     assert_eq!(page().await, ids[..1]);
+}
+
+#[tokio::test]
+async fn the_outbox_row_of_a_released_unit_is_deleted_only_in_the_epoch_of_the_release() {
+    let database = Database::new("outbox_epoch").await;
+    let order = reserve(&database, "coffee", &["alice"]).await.remove(0).order;
+    make_overdue(&database, &["alice"], 1).await;
+    assert_eq!(expire(&database, Overdue::Oldest(1)).await, 1);
+    let rows = "select count(*) from outbox";
+    outbox::remove(&database.postgres.pool, &epoch("2-beef"), &[order]).await.unwrap();
+    assert_eq!(database.number(rows).await, 1, "another epoch");
+    outbox::remove(&database.postgres.pool, &EPOCH, &[order]).await.unwrap();
+    assert_eq!(database.number(rows).await, 0);
 }

@@ -1,9 +1,10 @@
 //! The epoch in the table `fence`: an older epoch writes nothing, and a rebuild waits for transactions that record.
 
-use seckill::domain::{OrderId, Partition};
+use seckill::domain::{Epoch, OrderId, Partition};
 use seckill::postgres::Postgres;
 use seckill::postgres::coupons;
 use seckill::postgres::dead_letters::{self, LetterOutcome};
+use seckill::postgres::fence;
 use seckill::postgres::orders::{self, RecordOutcome};
 use seckill::postgres::rebuild::RebuildSession;
 use sqlx::Connection;
@@ -39,6 +40,18 @@ async fn in_another_epoch_or_after_lost_commits_nothing_is_recorded_rejected_or_
 
     database.execute("update fence set postgres_lost = false").await.unwrap();
     assert_eq!(database.recorded(&[&claim]).await, (vec![claim.order], vec![]));
+}
+
+#[tokio::test]
+async fn only_the_postgres_of_the_epoch_gives_a_position_to_record() {
+    let database = Database::new("positions").await;
+    let position =
+        async |epoch: &Epoch| fence::position_to_record(&database.postgres.pool, epoch).await.unwrap();
+    let now = fence::durable_lsn(&database.postgres.pool).await.unwrap();
+    assert!(position(&EPOCH).await.is_some_and(|position| position >= now));
+    assert_eq!(position(&epoch("2-beef")).await, None, "another epoch");
+    database.execute("update fence set postgres_identity = 'another'").await.unwrap();
+    assert_eq!(position(&EPOCH).await, None, "another server");
 }
 
 #[tokio::test]

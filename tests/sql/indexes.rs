@@ -4,8 +4,8 @@ use seckill::domain::{OrderEvent, OrderId, OrderStatus, Partition, WaitingUser};
 use seckill::postgres::expiry::{self, ExpireOutcome, Overdue};
 use seckill::postgres::orders::{self, OrderFilter};
 use seckill::postgres::transitions::{self, AskedOrder};
-use seckill::postgres::{PgConnection, coupons, health, waitlist};
-use sqlx::{Connection, PgPool};
+use seckill::postgres::{PgConnection, Pool, coupons, health, waitlist};
+use sqlx::Connection;
 
 use crate::harness::{Database, EPOCH, event, rebuild_session};
 
@@ -41,8 +41,9 @@ async fn statements_planned_for_empty_tables_still_use_indexes() {
 }
 
 /// How many rows of these tables and entries of their indexes were read.
-pub async fn entries_read(pool: &PgPool, tables: &[&str]) -> i64 {
+pub async fn entries_read(pool: &Pool, tables: &[&str]) -> i64 {
     // Makes each session flush its counts: otherwise it reports them up to a second later.
+    let pool = pool.current();
     let mut sessions = Vec::new();
     while sessions.len() < pool.size() as usize {
         let mut session = pool.acquire().await.unwrap();
@@ -109,7 +110,7 @@ async fn the_sweeper_reads_overdue_orders_by_their_index() {
     database.execute(overdue).await.unwrap();
     let before = entries_read(pool, &["orders"]).await;
     assert_eq!(health::overdue(pool).await.unwrap().rows, 10);
-    let mut session = pool.acquire().await.unwrap();
+    let mut session = pool.current().acquire().await.unwrap();
     for expected in [7, 3, 0] {
         let outcome = expiry::expire(&mut session, &EPOCH, "", Overdue::Oldest(7)).await.unwrap();
         assert!(

@@ -30,8 +30,8 @@ async fn a_statement_that_its_session_has_lost_is_prepared_again() {
     {
         coupons::get(pool, &coffee).await.unwrap().unwrap();
         let mut sessions = Vec::new();
-        while sessions.len() < pool.size() as usize {
-            let mut session = pool.acquire().await.unwrap();
+        while sessions.len() < pool.current().size() as usize {
+            let mut session = pool.current().acquire().await.unwrap();
             sqlx::raw_sql(loss).execute(&mut *session).await.unwrap();
             sessions.push(session);
         }

@@ -142,6 +142,7 @@ impl Maker {
         // Before the answer, also to a repeat: an older copy of Postgres, in which a paid order may not be confirmed, is
         // then detected.
         if matches!(&outcome, TransitionOutcome::Done { rows, .. } if !rows.is_empty()) {
+            let lsn = lsn.ok_or(NotMade::Fenced)?;
             record_position(&fence, &session, &lsn).await?;
         }
         Ok(outcome)
@@ -184,14 +185,15 @@ impl Maker {
     }
 }
 
-/// Returns the durable WAL position as well. Gives the connection back only after a success: a failed transaction may
-/// still hold its locks.
+/// Returns a WAL position that covers the transaction as well; `None` if this Postgres is not that of the epoch. Gives the
+/// connection back only after a success: a failed transaction may still hold its locks, and a connection that is fenced
+/// off may lead to a server that has been replaced.
 async fn transact_on(
     mut connection: WorkConnection,
     epoch: &Epoch,
     position: &str,
     group: &[Waiting],
-) -> Result<(TransitionOutcome, String), PostgresError> {
+) -> Result<(TransitionOutcome, Option<String>), PostgresError> {
     let outcome = match &group[0].asked {
         Asked::Confirm(_) => {
             let orders = orders(group);
@@ -208,7 +210,10 @@ async fn transact_on(
             metrics::TRANSACTION_DURATION.time("revoke", work).await?
         }
     };
-    let lsn = fence::durable_lsn(&mut *connection).await?;
+    if matches!(outcome, TransitionOutcome::Fenced) {
+        return Ok((outcome, None));
+    }
+    let lsn = fence::position_to_record(&mut *connection, epoch).await?;
     connection.give_back();
     Ok((outcome, lsn))
 }

@@ -28,7 +28,7 @@ pub async fn stock_drifts(pool: &Pool, id: &CouponId) -> Result<bool, PostgresEr
 /// # Errors
 /// If Postgres cannot serve.
 pub async fn recount_stock(pool: &Pool, id: &CouponId, origin: &Origin) -> Result<bool, PostgresError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = pool.current().begin().await?;
     let before: Option<i64> =
         sqlx::query_scalar("select stock::bigint from coupons where id = $1 for no key update")
             .bind(id.as_str())

@@ -50,6 +50,7 @@ impl ReplicationSlot {
         let decoded: Vec<Decoded> = stores.rows_within(all, DECODING_TIMEOUT).await?;
         let mut lines = Vec::new();
         let mut changes = Vec::new();
+        let mut fence = (self.epoch.clone(), false);
         for Decoded { lsn, data } in decoded {
             if data.starts_with("COMMIT") {
                 let lsn = aof::lsn(&lsn).ok_or_else(|| format!("no position: {lsn}"))?;
@@ -58,7 +59,15 @@ impl ReplicationSlot {
                     lines.push(Line::Postgres { lsn, changes });
                 }
             } else if let Some(row) = data.strip_prefix(SCHEMA) {
-                changes.extend(change(row).map_err(|what| format!("the log has no {what} in {data:?}"))?);
+                let change = change(row).map_err(|what| format!("the log has no {what} in {data:?}"))?;
+                if let Some(Change::Fence { epoch, lost }) = &change {
+                    // Other columns of the row show no step: an epoch is a sign only where it begins.
+                    let before = std::mem::replace(&mut fence, (epoch.clone(), *lost));
+                    if before == fence {
+                        continue;
+                    }
+                }
+                changes.extend(change);
             }
         }
         Ok(lines)
