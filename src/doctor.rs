@@ -9,6 +9,7 @@ mod failover;
 mod finding;
 mod postgres;
 mod redis;
+mod standby;
 mod stream;
 
 use futures_util::future::join_all;

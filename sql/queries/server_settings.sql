@@ -11,4 +11,8 @@ select current_setting('server_version_num')::int as version_number,
        (select count(*) from pg_stat_activity where application_name = 'seckill comparisons') as processes,
        (select count(*) from pg_stat_activity where backend_type = 'client backend'
             and coalesce(application_name, '') not in ('seckill', 'seckill comparisons')) as other_connections,
+       current_setting('synchronous_standby_names') as synchronous_standby_names,
+       (select count(*) from pg_stat_replication) as standbys,
+       has_function_privilege('pg_read_file(text)', 'execute') as may_read_history,
+       current_user::text as role,
        (extract(epoch from clock_timestamp()) * 1000)::bigint as now_ms

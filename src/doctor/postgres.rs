@@ -2,8 +2,8 @@
 
 use std::future::Future;
 
-use super::disk;
 use super::finding::{Finding, REPAIRED_BY_SERVER, format_seconds, pluralize};
+use super::{disk, standby};
 use crate::config;
 use crate::postgres::health::{self, Migrated, Server, Waiting};
 use crate::postgres::{PgConnection, Postgres, PostgresError};
@@ -60,6 +60,7 @@ async fn check(
         connections(&server, postgres.most_connections()),
         pooler(with_timeout(postgres.is_behind_transaction_pooler()).await?),
     ];
+    findings.extend(standby::judge(&server, &own));
     let migrated = match with_timeout(health::migrated(connection, postgres.schema())).await {
         Ok(migrated) => migrated,
         Err(error @ PostgresError::Transient(_)) => return Err(error),

@@ -25,6 +25,12 @@ pub struct Server {
     /// The processes of this program that compare the stores, those of other schemas included.
     pub processes: i64,
     pub other_connections: i64,
+    pub synchronous_standby_names: String,
+    /// The standbys that are connected, those that copy the database for the first time included.
+    pub standbys: i64,
+    /// Whether this role may read which commits a promoted standby has.
+    pub may_read_history: bool,
+    pub role: String,
     /// The server's clock, ms since 1970.
     pub now_ms: i64,
 }
