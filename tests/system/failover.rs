@@ -23,16 +23,22 @@ pub struct Scene {
     pub sale: Arc<Sale>,
     /// Two coupons of each partition: clients buy the first one, the second one stays untouched.
     coupons: BTreeMap<i64, [String; 2]>,
-    _postgres: ExternalStore,
+    _postgres: Option<ExternalStore>,
 }
 
 impl Scene {
     /// Starts the program with this number of partitions.
     pub async fn start(redis: &str, partitions: usize) -> Self {
         let postgres = ExternalStore::postgres(&["max_connections=200"]).await;
+        let scene = Self::start_on(redis, &postgres.url("postgres"), partitions).await;
+        Self { _postgres: Some(postgres), ..scene }
+    }
+
+    /// As `start`, on this Postgres.
+    pub async fn start_on(redis: &str, postgres: &str, partitions: usize) -> Self {
         let sale = Sale::start_with(&[
             ("REDIS_URL", redis),
-            ("DATABASE_URL", &postgres.url("postgres")),
+            ("DATABASE_URL", postgres),
             ("SECKILL_JWT_SECRET", SECRET),
             ("SECKILL_ADMIN_TOKEN", SECRET),
             ("SECKILL_PARTITIONS", &partitions.to_string()),
@@ -57,11 +63,16 @@ impl Scene {
         }
         let first_two = |coupons: Vec<String>| [coupons[0].clone(), coupons[1].clone()];
         let coupons = found.into_iter().map(|(partition, coupons)| (partition, first_two(coupons))).collect();
-        Self { sale: Arc::new(sale), coupons, _postgres: postgres }
+        Self { sale: Arc::new(sale), coupons, _postgres: None }
     }
 
     pub fn partitions(&self) -> Vec<i64> {
         self.coupons.keys().copied().collect()
+    }
+
+    /// The coupon of the partition that clients buy.
+    pub fn sold(&self, partition: i64) -> &str {
+        &self.coupons[&partition][0]
     }
 
     /// The coupon of the partition that no client buys.
@@ -123,6 +134,20 @@ impl Scene {
         assert_eq!((answer.status, &answer.body["status"]), (200, &json!("confirmed")), "{}", answer.text);
     }
 
+    /// As `assert_ledger`, for a Redis at one address.
+    pub async fn assert_agreement(&self, told: &BTreeSet<String>) {
+        for partition in self.partitions() {
+            self.sale.assert_in_agreement(self.sold(partition)).await;
+        }
+        self.assert_live(told);
+    }
+
+    fn assert_live(&self, told: &BTreeSet<String>) {
+        let live = self.live_orders();
+        let lost: Vec<&String> = told.difference(&live).collect();
+        assert!(lost.is_empty(), "{} of {} orders are lost: {lost:?}", lost.len(), told.len());
+    }
+
     /// Waits until every event is recorded; then every order that was told is live, and both stores have the same units.
     /// `master_of` returns the port of a partition's master.
     pub async fn assert_ledger(&self, told: &BTreeSet<String>, master_of: impl Fn(i64) -> u16) {
@@ -135,9 +160,7 @@ impl Scene {
             })
             .await;
         }
-        let live = self.live_orders();
-        let lost: Vec<&String> = told.difference(&live).collect();
-        assert!(lost.is_empty(), "{} of {} orders are lost: {lost:?}", lost.len(), told.len());
+        self.assert_live(told);
         for (partition, [coupon, _]) in &self.coupons {
             let row = self.sale.psql(&format!(
                 "select total - stock, (select count(*) from orders o where o.coupon_id = c.id

@@ -61,6 +61,7 @@ mod settings;
 mod shutdown;
 mod slots;
 mod slow_clients;
+mod standby;
 mod store_trouble;
 mod stream_tail;
 mod waitlist;

@@ -5,8 +5,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use nix::sys::signal::Signal;
-use nix::unistd::Uid;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid};
 use tempfile::TempDir;
 
 use crate::fixtures::temp_dir;
@@ -47,6 +47,16 @@ impl ExternalStore {
         store
     }
 
+    /// A standby of this Postgres, which has received everything so far.
+    pub async fn standby(&self, settings: &[&str]) -> Self {
+        let dir = folder();
+        let primary = format!("host={} user=seckill application_name=standby", self.dir.path().display());
+        let mut copy = unprivileged(&postgres_bin().join("pg_basebackup"));
+        copy.args(["-R", "-X", "stream", "-c", "fast", "--no-sync", "-d", &primary, "-D"]);
+        output_of(copy.arg(dir.path().join("cluster"))).unwrap();
+        Self::postgres_at(dir, settings).await
+    }
+
     pub fn redis(settings: &[&str], dir: TempDir) -> Self {
         let mut redis = unprivileged(Path::new("redis-server"));
         redis.args(["--port", "0", "--unixsocket", "redis.sock", "--dir", "."]).args(settings);
@@ -70,6 +80,17 @@ impl ExternalStore {
     pub fn redis_cli(&self, args: &[&str]) -> Result<String, String> {
         let mut redis_cli = Command::new("redis-cli");
         output_of(redis_cli.arg("-e").arg("-s").arg(self.dir.path().join("redis.sock")).args(args))
+    }
+
+    /// Sends a signal to all processes of the store.
+    pub fn signal(&self, what: Signal) {
+        let parent = i32::try_from(self.child.id()).unwrap();
+        let before = children(parent);
+        signal(parent, what);
+        // Also those that it has started since; some may have ended.
+        for child in before.into_iter().chain(children(parent)) {
+            kill(Pid::from_raw(child), what).ok();
+        }
     }
 
     /// Kills the store with SIGKILL; returns its folder.
@@ -96,6 +117,18 @@ impl Drop for ExternalStore {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// The processes that this one has started and that still run.
+fn children(parent: i32) -> Vec<i32> {
+    let ids = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let parent_of = |id: &i32| -> Option<i32> {
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+        stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
+    };
+    ids.filter(|id| parent_of(id) == Some(parent)).collect()
 }
 
 /// A folder that the stores' user may write to.

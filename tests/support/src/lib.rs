@@ -10,6 +10,7 @@ pub mod description;
 pub mod events;
 pub mod external_store;
 mod fixtures;
+pub mod postgres_group;
 mod process;
 pub mod proxy;
 pub mod redis_group;
