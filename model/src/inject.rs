@@ -231,7 +231,8 @@ fn promote(next: &mut State, standby: Postgres, scope: &Scope) {
     const LATER: u8 = 100;
     let Server { releasing, publishing, transition, .. } = next.server;
     let Postgres { identity, position, .. } = standby;
-    let promoted = Postgres { identity: identity + 1, position: LATER, left_at: position, ..standby };
+    let mut promoted = Postgres { identity: identity + 1, position: LATER, ..standby };
+    promoted.left_at[usize::from(identity) - 1] = position;
     replace_postgres(next, promoted, scope);
     if matches!(releasing, Releasing::Picked(..)) {
         next.server.releasing = releasing;

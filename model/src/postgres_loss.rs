@@ -36,16 +36,23 @@ pub fn may_lack_commits(redis: &Redis, postgres: &Postgres, scope: &Scope) -> bo
 /// The promoted standby has left its primary's timeline before the position in Redis.
 #[must_use]
 pub fn lacks_commits(redis: &Redis, postgres: &Postgres, scope: &Scope) -> bool {
+    let since = usize::from(agreed(redis, postgres, scope)) - 1..usize::from(postgres.identity) - 1;
+    let is_left_before = |timeline: usize| postgres.left_at[timeline] < redis.noted;
     is_another(redis, postgres, scope)
-        && (redis.noted == NONE_NOTED || postgres.left_at < redis.noted)
+        && (redis.noted == NONE_NOTED || since.into_iter().any(is_left_before))
         && scope.has(Rule::PromotionIsCompared)
 }
 
-/// A `ready` marker of the row's epoch proves that the stores have agreed since the row names its Postgres.
 fn is_another(redis: &Redis, postgres: &Postgres, scope: &Scope) -> bool {
+    postgres.identity != agreed(redis, postgres, scope)
+}
+
+/// The Postgres of the last agreement. A `ready` marker of the row's epoch proves that the stores have agreed since the row
+/// names its Postgres.
+fn agreed(redis: &Redis, postgres: &Postgres, scope: &Scope) -> u8 {
     let row = &postgres.row;
     let has_agreed = redis.marker == Marker::Ready(row.epoch) || !scope.has(Rule::AgreedPostgresStays);
-    postgres.identity != if has_agreed { row.identity } else { row.agreed }
+    if has_agreed { row.identity } else { row.agreed }
 }
 
 /// The position in Redis covers every commit that has had an effect outside Postgres.

@@ -248,8 +248,8 @@ pub struct Postgres {
     pub identity: u8,
     /// The WAL position, as a number of commits; counted only if an older copy may come back.
     pub position: u8,
-    /// The position at which a promoted standby has left the timeline of its primary.
-    pub left_at: u8,
+    /// The positions at which promoted standbys have left the timelines 1, 2 and 3.
+    pub left_at: [u8; 3],
     pub row: Row,
     pub coupon: Coupon,
     pub published: u8,
@@ -265,7 +265,7 @@ impl Postgres {
         (self.row.agreed_epoch, self.row.agreed) = (self.row.epoch, self.row.identity);
         if self.identity == self.row.agreed {
             // Of no use any more.
-            self.left_at = 0;
+            self.left_at = Default::default();
         }
     }
 
