@@ -100,14 +100,6 @@ pub const SNAPSHOT_MAX_AGE: Duration = Duration::from_millis(80);
 pub const SNAPSHOT_CACHE_MAX_COUPONS: u64 = 10_000;
 /// Reads of coupons in flight at once for one list.
 pub const SNAPSHOT_READS_IN_FLIGHT: usize = 32;
-/// At most this number of partitions; `Partition::NUMBERS` has so many.
-pub const PARTITIONS_MAX: usize = 64;
-/// How long "sold out" is told for after the units of all shares of a coupon were read.
-pub const SOLD_OUT_MAX_AGE: Duration = Duration::from_millis(100);
-/// How long a claim waits before it looks again for units that are on their way to its share.
-pub const MOVE_POLL: Duration = Duration::from_millis(5);
-/// How often a process looks for partitions that another one has added.
-pub const PARTITIONS_POLL: Duration = Duration::from_secs(1);
 /// How long a list waits for Postgres before it shows the last rows that were read.
 pub const CATALOGUE_TIMEOUT: Duration = Duration::from_millis(250);
 

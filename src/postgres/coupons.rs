@@ -1,6 +1,7 @@
-//! Table `coupons`: the definitions. Postgres owns them and Redis has copies. `coupons/stock.rs` checks and recounts
-//! the stock.
+//! Table `coupons`: the definitions. Postgres owns them and Redis has copies. `coupons/insert.rs` adds
+//! coupons, `coupons/stock.rs` checks and recounts the stock.
 
+mod insert;
 mod stock;
 
 use std::collections::HashMap;
@@ -11,8 +12,10 @@ use time::OffsetDateTime;
 
 use super::audit::{self, AuditEntry};
 use super::{Pool, PostgresError};
-use crate::domain::{AuditAction, CouponId, Definition, Epoch, Origin, Partition, Spread};
+use crate::domain::{CouponId, Definition, Epoch, Origin, Partition, Spread};
 
+pub(super) use insert::adopt;
+pub use insert::{insert, insert_shares};
 pub use stock::{recount_stock, stock_drifts};
 
 /// `select_coupons.sql` with a clause appended.
@@ -21,8 +24,6 @@ macro_rules! select_coupons {
         concat!(include_str!("../../sql/queries/select_coupons.sql"), $rest)
     };
 }
-
-const ADOPT: &str = include_str!("../../sql/queries/adopt_coupon.sql");
 
 /// A row: the definition, its published version and the stock.
 #[derive(Clone, Debug)]
@@ -76,115 +77,6 @@ pub(super) fn definition(row: &PgRow) -> Result<Definition, sqlx::Error> {
         version: row.try_get("version")?,
         spread: spread.map(|whole| Spread { shares, whole }),
     })
-}
-
-/// Inserts a new coupon of one partition, and records the change in the audit log; `false` if the id exists.
-///
-/// # Errors
-/// If Postgres cannot serve.
-pub async fn insert(
-    pool: &Pool,
-    new: &Definition,
-    partition: Partition,
-    origin: &Origin,
-) -> Result<bool, PostgresError> {
-    insert_shares(pool, new, &[(partition, new.clone())], origin).await
-}
-
-/// Inserts a new coupon with the definition of each share, and records the change in the audit log; `false` if the id
-/// exists. `new` is the definition of the whole.
-///
-/// # Errors
-/// If Postgres cannot serve.
-pub async fn insert_shares(
-    pool: &Pool,
-    new: &Definition,
-    shares: &[(Partition, Definition)],
-    origin: &Origin,
-) -> Result<bool, PostgresError> {
-    let mut transaction = pool.current().begin().await?;
-    // Two requests that choose different partitions would not conflict by the primary key.
-    sqlx::query("select pg_advisory_xact_lock(hashtextextended(current_schema() || '/coupon/' || $1, 0))")
-        .bind(new.id.as_str())
-        .persistent(false)
-        .execute(&mut *transaction)
-        .await?;
-    let exists: bool = sqlx::query_scalar("select exists (select 1 from coupons where id = $1)")
-        .bind(new.id.as_str())
-        .persistent(false)
-        .fetch_one(&mut *transaction)
-        .await?;
-    if exists {
-        transaction.rollback().await?;
-        return Ok(false);
-    }
-    for (partition, share) in shares {
-        insert_row(&mut transaction, share, *partition).await?;
-    }
-    audit::record(&mut transaction, &AuditEntry::of_new(origin, AuditAction::Create, new)).await?;
-    transaction.commit().await?;
-    Ok(true)
-}
-
-async fn insert_row(
-    connection: &mut PgConnection,
-    new: &Definition,
-    partition: Partition,
-) -> Result<(), PostgresError> {
-    sqlx::query(
-        "insert into coupons (id, title, total, stock, starts_at, ends_at, paused, per_user_limit, reserve_seconds,
-            durability, waitlist, unlisted, partition, spread, whole)
-         values ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
-    )
-    .bind(new.id.as_str())
-    .bind(&new.title)
-    .bind(new.total)
-    .bind(new.starts_at)
-    .bind(new.ends_at)
-    .bind(new.paused)
-    .bind(new.per_user_limit)
-    .bind(new.reserve_seconds)
-    .bind(new.durability.as_str())
-    .bind(new.waitlist)
-    .bind(new.unlisted)
-    .bind(partition.number())
-    .bind(new.spread.map_or(1, |spread| spread.shares))
-    .bind(new.spread.map(|spread| spread.whole))
-    .persistent(false)
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Inserts a coupon with Redis's definition and version, and records the change in the audit log. Returns the total.
-/// The total is raised to the number of live orders, which can be higher if the coupon's row was deleted.
-pub(super) async fn adopt(
-    connection: &mut PgConnection,
-    known: &Definition,
-    partition: Partition,
-    origin: &Origin,
-) -> Result<i64, PostgresError> {
-    let total = sqlx::query_scalar(ADOPT)
-        .bind(known.id.as_str())
-        .bind(&known.title)
-        .bind(known.total)
-        .bind(known.starts_at)
-        .bind(known.ends_at)
-        .bind(known.paused)
-        .bind(known.per_user_limit)
-        .bind(known.reserve_seconds)
-        .bind(known.durability.as_str())
-        .bind(known.waitlist)
-        .bind(known.unlisted)
-        .bind(known.version)
-        .bind(partition.number())
-        .bind(known.spread.map_or(1, |spread| spread.shares))
-        .bind(known.spread.map(|spread| spread.whole))
-        .fetch_one(&mut *connection)
-        .await?;
-    let adopted = Definition { total, ..known.clone() };
-    audit::record(connection, &AuditEntry::of_new(origin, AuditAction::Adopt, &adopted)).await?;
-    Ok(total)
 }
 
 /// A coupon whose row the transaction has locked.

@@ -189,12 +189,12 @@ impl BatchRecorder<'_> {
     /// Tells other processes which orders are recorded. Returns a WAL position that covers all commits of the batch.
     async fn send_notices(&mut self) -> Result<String, RecordError> {
         let EventBatch { readable, unreadable, epoch, .. } = self.batch;
-        let orders = readable.iter().map(|readable| readable.event.order);
-        let orders = orders.chain(unreadable.iter().filter_map(|(_, why)| why.order)).collect::<Vec<_>>();
-        let position = notices::send(self.postgres().await?, epoch, &orders).await;
-        let position = position.map_err(postgres_failed)?.ok_or(RecordError::Fenced)?;
+        let readable = readable.iter().map(|readable| readable.event.order);
+        let orders: Vec<_> = readable.chain(unreadable.iter().filter_map(|(_, why)| why.order)).collect();
+        let position =
+            notices::send(self.postgres().await?, epoch, &orders).await.map_err(postgres_failed)?;
         self.give_back_postgres();
-        Ok(position)
+        position.ok_or(RecordError::Fenced)
     }
 
     async fn record_all(&mut self) -> Result<(), RecordError> {

@@ -159,6 +159,7 @@ fn the_headers_of_the_scripts_with_codes_are_read() {
             "remove_consumer",
             "requeue",
             "settle_tally",
+            "take",
             "trim",
             "waitlist_join",
             "waitlist_leave",

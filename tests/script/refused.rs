@@ -86,6 +86,7 @@ const SCENES: &[Scene] = &[
         keys: &["marker", "stream", "new-coupon", "new-claims"],
         args: &[READY, "1", "1", "9", "title", "Tea", "paused", "0"],
     },
+    Scene { script: "take", before: &[], keys: COUPON_KEYS, args: &[READY, "1", "1"] },
     Scene {
         script: "release",
         before: &[],
