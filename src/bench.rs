@@ -13,6 +13,7 @@ mod measurements;
 mod memory;
 pub mod noop_server;
 mod parameters;
+mod partitions;
 mod preload;
 mod rate;
 mod redis_cpu;
@@ -20,6 +21,7 @@ mod report;
 mod requests;
 mod scale;
 mod scenarios;
+mod spread;
 mod streams;
 mod tcc;
 
@@ -97,6 +99,8 @@ scenarios! {
     "coupons" => coupons,
     "connections" => connections,
     "streams" => streams,
+    "partitions" => partitions,
+    "spread" => spread,
     "memory" => memory,
     "tcc" => tcc,
     "loaded" => loaded,

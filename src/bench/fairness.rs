@@ -1,7 +1,7 @@
 //! Measures which users get a unit when there are far more users than units. How much later was an accepted claim sent
 //! than a refused one? Does one connection get more than its share?
 
-mod simultaneous;
+pub(super) mod simultaneous;
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use super::scenarios::{Bench, CONNECTIONS, COUPON};
 use simultaneous::{Attempt, send_simultaneously};
 
 pub const USERS: usize = 5_000;
-const UNITS: usize = 500;
+pub const UNITS: usize = 500;
 const ACCEPTED: u16 = 202;
 const SOLD_OUT: u16 = 409;
 /// The status of a claim that waited for longer than its deadline and was not made.
@@ -98,7 +98,7 @@ fn lateness(attempts: &[Attempt]) -> Vec<Duration> {
     clippy::cast_sign_loss,
     reason = "a rank among as many values as there are users"
 )]
-fn quantile(values: &[Duration], share: f64) -> Duration {
+pub(super) fn quantile(values: &[Duration], share: f64) -> Duration {
     let mut sorted = values.to_vec();
     sorted.sort_unstable();
     let rank = (to_f64(sorted.len() as u64) * share).ceil() as usize;
@@ -125,7 +125,12 @@ mod tests {
     /// Attempts, alternately of two connections, each with the ms after the start at which it was sent, and its status.
     fn attempts(sent: &[(u64, u16)]) -> Vec<Attempt> {
         let start = Instant::now();
-        let attempt = |(user, &(at, status))| Attempt { connection: user % 2, sent: start + ms(at), status };
+        let attempt = |(user, &(at, status))| Attempt {
+            connection: user % 2,
+            sent: start + ms(at),
+            answered: start + ms(at),
+            status,
+        };
         sent.iter().enumerate().map(attempt).collect()
     }
 

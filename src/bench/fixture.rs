@@ -204,6 +204,18 @@ impl Server {
         self.create_as(coupon, &definition).await
     }
 
+    /// Creates a coupon with this number of shares.
+    pub async fn create_spread(&self, coupon: &str, total: u64, shares: usize) -> anyhow::Result<()> {
+        self.create_as(coupon, &json!({"id": coupon, "total": total, "spread": shares})).await
+    }
+
+    /// The value of a metric without labels.
+    pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let text = http().get(format!("http://{}/metrics", self.address)).send().await?.text().await?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(value.with_context(|| format!("/metrics does not show {name}"))?.parse()?)
+    }
+
     async fn create_as(&self, coupon: &str, definition: &Json) -> anyhow::Result<()> {
         let request = http().post(format!("http://{}/v1/admin/coupons", self.address));
         let answer = request.bearer_auth(ADMIN_TOKEN).json(definition).send().await?;

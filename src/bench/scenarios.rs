@@ -44,7 +44,7 @@ impl Bench<'_> {
         load::run(self.load(server, None), Arc::new(requests)).await
     }
 
-    const fn load(&self, server: &Server, requests_per_second: Option<f64>) -> Load {
+    pub(super) const fn load(&self, server: &Server, requests_per_second: Option<f64>) -> Load {
         Load {
             address: server.address,
             connections: CONNECTIONS,

@@ -80,7 +80,7 @@ impl Moves {
             let is_recent = match found {
                 Refilled::SoldOut => begun.elapsed() < config::SOLD_OUT_MAX_AGE,
                 Refilled::Moved => ended > refused,
-                Refilled::InFlight => false,
+                Refilled::InFlight => begun > refused,
             };
             if is_recent {
                 return Ok(found);

@@ -12,6 +12,7 @@ mod line_oracle;
 mod line_page;
 mod line_replay;
 mod memory;
+mod moves;
 mod oracle;
 mod reclaim;
 mod refused;

@@ -126,7 +126,7 @@ async fn check(schema: &mut BenchSchema, total: i64) -> Result<Orders> {
     let counts = "select stock, frozen, count(o.id) filter (where o.status = 'reserved') as reserved,
             count(o.id) filter (where o.status = 'confirmed') as confirmed,
             count(o.id) filter (where o.status = 'cancelled') as cancelled
-        from coupons c left join orders o on o.coupon_id = c.id group by c.id";
+        from coupons c left join orders o on o.coupon_id = c.id group by c.id, c.partition";
     let row = sqlx::query(counts).fetch_one(&mut schema.control).await?;
     let [stock, frozen, reserved, confirmed, cancelled]: [i64; 5] = [
         row.try_get("stock")?,

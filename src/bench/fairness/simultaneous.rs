@@ -21,6 +21,8 @@ pub struct Attempt {
     pub connection: usize,
     /// Right before the request was written.
     pub sent: Instant,
+    /// Right after the answer was read.
+    pub answered: Instant,
     pub status: u16,
 }
 
@@ -75,7 +77,7 @@ async fn run(
         stream.write_all(bytes.as_bytes()).await?;
         for _ in group {
             let status = answer(&mut stream, &mut received).await?;
-            attempts.push(Attempt { connection, sent, status });
+            attempts.push(Attempt { connection, sent, answered: Instant::now(), status });
         }
     }
     Ok(attempts)
