@@ -97,46 +97,26 @@ async fn a_slot_that_moves_is_refused_until_the_partition_is_rebuilt_on_the_new_
     let cluster = RedisCluster::start().await;
     let scene = Scene::start(&cluster.url(), 3).await;
     let [stays, moves, _] = scene.partitions().try_into().unwrap_or([0; 3]);
-    let [source, target] = [moves, stays].map(|p| cluster.master_of(&stream(p), 0).unwrap());
-    let [from, to] = [source, target].map(|port| redis_cli(port, &["CLUSTER", "MYID"]).unwrap());
-    let slot = redis_cli(source, &["CLUSTER", "KEYSLOT", &stream(moves)]).unwrap();
-    let set = |port: u16, args: &[&str]| {
-        redis_cli(port, &[&["CLUSTER", "SETSLOT", &slot], args].concat()).unwrap();
-    };
+    let target = cluster.master_of(&stream(stays), 0).unwrap();
     let (load, started) = (scene.sell(), Instant::now());
     load.until_accepted(moves, 40, started).await;
     let epochs = scene.epochs();
 
-    let begin = || {
-        set(target, &["IMPORTING", &from]);
-        set(source, &["MIGRATING", &to]);
-    };
-    begin();
+    let slot_move = cluster.begin_move(&stream(moves), target);
     let refused = scene.sale.claim(scene.untouched(moves), "early").await;
     refused.assert_problem(503, "unavailable");
     assert!(refused.text.contains("TRYAGAIN"), "{}", refused.text);
     // The move is given up: the same session sells on.
-    for port in [target, source] {
-        set(port, &["STABLE"]);
-    }
+    slot_move.give_up();
     load.until_accepted(moves, 20, Instant::now()).await;
     assert_eq!(scene.epochs(), epochs);
     assert!(!scene.sale.log().contains("fence down: Redis"), "{}", scene.sale.log());
 
     let second = Instant::now();
-    begin();
-    until("all keys have moved", async || {
-        let keys = redis_cli(source, &["CLUSTER", "GETKEYSINSLOT", &slot, "1"]).unwrap();
-        let Some(key) = keys.lines().next() else { return Some(()) };
-        let reply = redis_cli(source, &["MIGRATE", "127.0.0.1", &target.to_string(), key, "0", "5000"]);
-        reply.unwrap();
-        None
-    })
-    .await;
+    let slot_move = cluster.begin_move(&stream(moves), target);
+    cluster.move_keys(&slot_move).await;
     load.until_refused(moves, second).await;
-    for port in [target, source].into_iter().chain(cluster.masters(target)) {
-        set(port, &["NODE", &to]);
-    }
+    cluster.end_move(&slot_move);
     load.until_accepted(moves, 40, Instant::now()).await;
     let now = scene.epochs();
     let rebuilt: Vec<&i64> = now.keys().filter(|partition| now[partition] != epochs[partition]).collect();
