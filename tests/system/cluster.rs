@@ -1,6 +1,7 @@
 //! Three partitions on a Redis Cluster of three masters with a replica each: a master is killed, stopped and woken, and a
 //! slot moves to another master. Only the partition on it is refused, and nothing that was told is lost.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
@@ -139,4 +140,78 @@ async fn a_slot_that_moves_is_refused_until_the_partition_is_rebuilt_on_the_new_
     let (level, what) = scene.doctor("redis-failover");
     assert!(level == "red" && what.contains("cluster-node-timeout 2000"), "{what}");
     scene.assert_ledger(&told, |partition| cluster.master_of(&stream(partition), 0).unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_reaches_a_minority_of_the_masters_stays_down_and_rebuilds_nothing() {
+    let cluster = RedisCluster::start().await;
+    let scene = Scene::start(&cluster.url(), 3).await;
+    let (load, started) = (scene.sell(), Instant::now());
+    for partition in scene.partitions() {
+        load.until_accepted(partition, 20, started).await;
+    }
+    let told = load.stop().await;
+    until("the orders are recorded", async || (scene.live_orders() == told).then_some(())).await;
+    let epochs = scene.epochs();
+    let masters: Vec<u16> =
+        scene.partitions().iter().map(|p| cluster.master_of(&stream(*p), 0).unwrap()).collect();
+    for port in &masters[1..] {
+        cluster.signal(*port, Signal::SIGSTOP);
+    }
+    // It reaches the master of the first partition, which is up and names itself.
+    let mut other = scene.sale.spawn("serve", &[("SECKILL_WORKERS", "0")]);
+    let only = format!("1 of 3 name 127.0.0.1:{}", masters[0]);
+    other.until_logged(&only).await;
+    // A second search of every partition finds no more.
+    until("it has searched twice", async || {
+        let searches = other.log().matches("no majority of the masters").count();
+        (searches >= 2 * scene.partitions().len()).then_some(())
+    })
+    .await;
+    assert!(other.is_running() && !other.log().contains("fence up"), "{}", other.log());
+    assert_eq!(scene.epochs(), epochs, "nothing is rebuilt");
+    for port in &masters[1..] {
+        cluster.signal(*port, Signal::SIGCONT);
+    }
+    other.until_logged("fence up").await;
+    let (load, again) = (scene.sell(), Instant::now());
+    for partition in scene.partitions() {
+        load.until_accepted(partition, 20, again).await;
+    }
+    let told: BTreeSet<String> = load.stop().await.union(&told).cloned().collect();
+    scene.assert_ledger(&told, |partition| cluster.master_of(&stream(partition), 0).unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_full_coverage_a_failed_master_stops_every_partition_and_only_its_own_is_rebuilt() {
+    let mut cluster = RedisCluster::start_with(&["--cluster-require-full-coverage", "yes"]).await;
+    let scene = Scene::start(&cluster.url(), 3).await;
+    let [failing, others @ ..] = scene.partitions().try_into().unwrap_or([0; 3]);
+    let (level, what) = scene.doctor("redis-coverage");
+    assert!(level == "yellow" && what.contains("cluster-require-full-coverage yes"), "{what}");
+    let (load, started) = (scene.sell(), Instant::now());
+    for partition in scene.partitions() {
+        load.until_accepted(partition, 40, started).await;
+    }
+    let (epochs, told) = (scene.epochs(), load.told());
+    let mut kept = scene.live_orders();
+    kept.retain(|order| told.contains(order));
+    let master = cluster.master_of(&stream(failing), 0).unwrap();
+    let killed = Instant::now();
+    cluster.kill_9(master);
+    for partition in scene.partitions() {
+        load.until_refused(partition, killed).await;
+    }
+    let refused = Instant::now();
+    for partition in scene.partitions() {
+        load.until_accepted(partition, 20, refused).await;
+    }
+    let late: BTreeSet<String> = load.stop().await.difference(&told).cloned().collect();
+    let now = scene.epochs();
+    assert_ne!(now[&failing], epochs[&failing], "another server means a rebuild");
+    for partition in others {
+        assert_eq!(now[&partition], epochs[&partition], "partition {partition} has its server still");
+    }
+    assert!(!late.is_empty());
+    scene.assert_ledger(&kept, |partition| cluster.master_of(&stream(partition), master).unwrap()).await;
 }

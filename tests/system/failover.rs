@@ -64,6 +64,11 @@ impl Scene {
         self.coupons.keys().copied().collect()
     }
 
+    /// The coupon of the partition that clients buy.
+    pub fn bought(&self, partition: i64) -> &str {
+        &self.coupons[&partition][0]
+    }
+
     /// The coupon of the partition that no client buys.
     pub fn untouched(&self, partition: i64) -> &str {
         &self.coupons[&partition][1]
