@@ -11,7 +11,18 @@ const ADMIN: &str = "of-the-admin";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_sells_to_a_program_with_a_user_of_its_own() {
-    let user = ["--user", "shop on >of-the-shop ~seckill:* &* +@all -@admin +cluster|slots +cluster|myid"];
+    let user = [
+        "--user",
+        "shop",
+        "on",
+        ">of-the-shop",
+        "~seckill:*",
+        "&*",
+        "+@all",
+        "-@admin",
+        "+cluster|slots",
+        "+cluster|myid",
+    ];
     let password = ["--requirepass", ADMIN, "--masterauth", ADMIN];
     let cluster = RedisCluster::start_with(&[password.as_slice(), &user].concat()).await;
     let scene = Scene::start(&cluster.url_as("shop:of-the-shop@"), 3).await;

@@ -17,11 +17,12 @@ use crate::workload::{Edits, HOLDER, TEST_COUPONS, Workload, pause, with_waitlis
 const CANCEL: &str = "
 with ended as (
     update orders set status = 'cancelled' where id = '{order}' and status in ('reserved', 'confirmed')
-    returning id, coupon_id, user_id, slot
+    returning id, coupon_id, user_id, slot, partition
 ), unit as (
     update coupons c set stock = stock + 1 from ended e where c.id = e.coupon_id
 ), release as (
-    insert into outbox (order_id, coupon_id, user_id, slot) select id, coupon_id, user_id, slot from ended
+    insert into outbox (order_id, coupon_id, user_id, slot, partition)
+    select id, coupon_id, user_id, slot, partition from ended
 )
 select count(*) from ended";
 
