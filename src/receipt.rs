@@ -31,6 +31,8 @@ pub struct Receipt {
     pub coupon: CouponId,
     pub title: String,
     pub counts: UnitCounts,
+    /// The units of all shares; `None` for a coupon of one partition.
+    pub whole: Option<i64>,
     /// Units that `total` has more than all counts together; with no such difference, the error of a sum of one store.
     pub off_by: i64,
     /// Each order or sum that is wrong; at most `RECEIPT_MAX_NAMES` orders.
@@ -73,6 +75,31 @@ impl From<RedisError> for ReceiptError {
 }
 
 impl Receipt {
+    /// The receipt of the whole coupon, from those of its shares; `None` for no share.
+    #[must_use]
+    pub fn of_shares(shares: Vec<Self>) -> Option<Self> {
+        let mut receipt = shares.into_iter().reduce(|mut sum, share| {
+            sum.counts = sum.counts.add(&share.counts);
+            sum.off_by = if sum.off_by == 0 { share.off_by } else { sum.off_by };
+            sum.exceptions_found += share.exceptions_found;
+            sum.exceptions.extend(share.exceptions);
+            sum
+        })?;
+        if let Some(whole) = receipt.whole {
+            let in_flight = whole - receipt.counts.total;
+            receipt.counts.total = whole;
+            if in_flight != 0 {
+                receipt.off_by = if receipt.off_by == 0 { in_flight } else { receipt.off_by };
+                receipt.exceptions_found += 1;
+                let why = format!(
+                    "{in_flight} units of the whole are in no share: a move or an edit is not finished"
+                );
+                receipt.exceptions.push(Exception { kind: "shares", user: None, order: None, why });
+            }
+        }
+        Some(receipt)
+    }
+
     /// Whether every unit of the total is where both stores say.
     #[must_use]
     pub const fn adds_up(&self) -> bool {
@@ -99,6 +126,7 @@ impl Receipts {
         Ok(Receipt {
             coupon: id.clone(),
             title: moment.row.definition.title,
+            whole: moment.row.definition.spread.map(|spread| spread.whole),
             off_by: counts.off_by(),
             counts,
             is_compared: compare,

@@ -6,8 +6,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
-use seckill::config;
+use seckill::config::{self, StoreAddresses};
+use seckill::domain::Partition;
+use seckill::redis::RedisServer;
 use serde_json::Value;
 
 /// Runs promtool in `deploy/`; fails with its output.
@@ -128,7 +131,13 @@ fn the_panels_of_the_dashboard_have_their_own_ids_and_places() {
     assert_eq!(names, ["datasource", "job"]);
 }
 
-const DEPLOYMENTS: [&str; 3] = ["deploy/compose.yml", "deploy/kubernetes.yaml", "deploy/seckill.service"];
+const DEPLOYMENTS: [&str; 5] = [
+    "deploy/compose.yml",
+    "deploy/compose-cluster.yml",
+    "deploy/compose-sentinel.yml",
+    "deploy/kubernetes.yaml",
+    "deploy/seckill.service",
+];
 
 /// The names of settings that a file gives to the program's environment.
 fn settings_in(text: &str) -> BTreeSet<&str> {
@@ -167,6 +176,8 @@ fn the_deployments_give_the_program_only_settings_that_it_has() {
 fn the_deployments_wait_for_the_programs_own_stop() {
     for (file, key) in [
         ("deploy/compose.yml", "  stop_grace_period: "),
+        ("deploy/compose-cluster.yml", "  stop_grace_period: "),
+        ("deploy/compose-sentinel.yml", "  stop_grace_period: "),
         ("deploy/kubernetes.yaml", "terminationGracePeriodSeconds: "),
         ("deploy/seckill.service", "TimeoutStopSec="),
     ] {
@@ -176,6 +187,39 @@ fn the_deployments_wait_for_the_programs_own_stop() {
         let waits = seconds(&text, key).unwrap();
         assert!(waits > pause + config::STOP_FORCED_EXIT_AFTER.as_secs(), "{file}: {waits} s");
     }
+}
+
+#[test]
+fn the_deployments_with_several_redises_name_services_that_they_have_and_fail_over_late_enough() {
+    for (file, key) in [
+        ("deploy/compose-cluster.yml", "--cluster-node-timeout "),
+        ("deploy/compose-sentinel.yml", "sentinel down-after-milliseconds sale "),
+    ] {
+        let text = fs::read_to_string(file).unwrap();
+        let (_, url) = text.split_once("REDIS_URL: ").unwrap();
+        let url = url.lines().next().unwrap().replace("${REDIS_PASSWORD:?set REDIS_PASSWORD}", "secret");
+        let address = StoreAddresses { redis_url: url.clone(), database_url: String::new() };
+        assert!(RedisServer::new(&address, "seckill", Partition::DEFAULT).is_ok(), "{file}: {url}");
+        let hosts: Vec<&str> = url
+            .split(['@', '&', '?'])
+            .filter_map(|part| part.trim_start_matches("node=").rsplit_once(':'))
+            .filter(|(_, port)| ["6379", "26379"].contains(port))
+            .map(|(host, _)| host)
+            .collect();
+        assert_eq!(hosts.len(), 3, "{url}");
+        for host in hosts {
+            assert!(text.contains(&format!("\n  {host}: {{<<: ")), "{file} has no service {host}");
+        }
+        let milliseconds = Duration::from_millis(seconds(&text, key).unwrap());
+        assert!(milliseconds >= config::FAILOVER_MIN, "{file}: {milliseconds:?}");
+        for setting in ["appendonly yes", "appendfsync always", "maxmemory-policy noeviction"] {
+            assert!(text.contains(setting), "{file}: {setting}");
+        }
+    }
+    let cluster = fs::read_to_string("deploy/compose-cluster.yml").unwrap();
+    assert!(cluster.contains("--cluster-require-full-coverage no"));
+    let partitions = seconds(&cluster, "SECKILL_PARTITIONS: \"").unwrap();
+    assert_eq!(partitions, 3, "one for each master");
 }
 
 /// The number after the first such key.

@@ -269,6 +269,9 @@ pub const REPORT_MAX_NAMES: usize = 100;
 pub const RECEIPT_MAX_NAMES: usize = 10_000;
 /// Units in the outbox of which a receipt asks Redis whether they are still held.
 pub const RECEIPT_MAX_ASKED_UNITS: usize = 10_000;
+/// How often the shares of a coupon are read for one receipt while units move between them, and the pause before each.
+pub const RECEIPT_MAX_TRIES: usize = 60;
+pub const RECEIPT_RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// How often an audit opens the files of a log again because Redis has rewritten them.
 pub const AOF_OPEN_TRIES: usize = 20;
 /// How long the admin's lists use a count of reserved orders, as a multiple of the time that it took.

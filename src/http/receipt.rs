@@ -91,9 +91,9 @@ pub async fn show(api: Arc<Api>, coupon: &str, request: Request) -> Answer {
     api.auth.admin(&request.headers)?;
     let id = coupon_id(coupon)?;
     let compare = query_field(&request.query_fields(), "compare")?.unwrap_or(true);
-    let receipts = api.partitions.of(&id).await?.receipts.clone();
+    let partitions = api.partitions.clone();
     // To its end even if the client goes away.
-    let reading = tokio::spawn(async move { receipts.read(&id, compare).await });
+    let reading = tokio::spawn(async move { partitions.receipt(&id, compare).await });
     let receipt = reading.await.map_err(|error| Problem::new(Code::Internal, error.to_string()))??;
     Ok(json(StatusCode::OK, &ReceiptView::from(receipt)))
 }

@@ -101,15 +101,17 @@ impl Listener {
     /// If the session has ended: notices may be lost from now on.
     pub async fn next(&mut self) -> Result<Vec<OrderId>, PostgresError> {
         loop {
+            // Also in a stream of notices without a gap: for Postgres, a session that only hears is idle.
+            if self.ping_at <= Instant::now() {
+                let ping = sqlx::query("select 1").execute(&mut self.listener);
+                in_time(async { Ok(ping.await?) }).await?;
+                self.ping_at = Instant::now() + config::NOTICES_SESSION_PING;
+            }
             match tokio::time::timeout_at(self.ping_at, self.listener.try_recv()).await {
                 Ok(Ok(Some(notice))) => return Ok(decode(notice.payload())),
                 Ok(Ok(None)) => return Err(PostgresError::Transient("the session has ended".into())),
                 Ok(Err(error)) => return Err(error.into()),
-                Err(_) => {
-                    let ping = sqlx::query("select 1").execute(&mut self.listener);
-                    in_time(async { Ok(ping.await?) }).await?;
-                    self.ping_at = Instant::now() + config::NOTICES_SESSION_PING;
-                }
+                Err(_) => {}
             }
         }
     }

@@ -59,6 +59,24 @@ impl UnitCounts {
         }
     }
 
+    /// The sum of two shares, at the later of their times.
+    #[must_use]
+    pub fn add(&self, other: &Self) -> Self {
+        Self {
+            now_ms: self.now_ms.max(other.now_ms),
+            total: self.total + other.total,
+            stock: self.stock + other.stock,
+            returning: self.returning + other.returning,
+            accepted: self.accepted + other.accepted,
+            reserved: self.reserved + other.reserved,
+            confirmed: self.confirmed + other.confirmed,
+            returned: self.returned + other.returned,
+            rejected: self.rejected + other.rejected,
+            redis_off_by: self.redis_off_by + other.redis_off_by,
+            postgres_off_by: self.postgres_off_by + other.postgres_off_by,
+        }
+    }
+
     /// Units that the total has more than all counts together; with no such difference, the error of a sum of one store.
     #[must_use]
     pub fn off_by(&self) -> i64 {

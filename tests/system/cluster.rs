@@ -1,9 +1,12 @@
 //! Three partitions on a Redis Cluster of three masters with a replica each: a master is killed, stopped and woken, and a
 //! slot moves to another master. Only the partition on it is refused, and nothing that was told is lost.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
+use reqwest::Method;
+use serde_json::json;
 use support::redis_group::{RedisCluster, connections, redis_cli};
 use support::until;
 
@@ -97,46 +100,26 @@ async fn a_slot_that_moves_is_refused_until_the_partition_is_rebuilt_on_the_new_
     let cluster = RedisCluster::start().await;
     let scene = Scene::start(&cluster.url(), 3).await;
     let [stays, moves, _] = scene.partitions().try_into().unwrap_or([0; 3]);
-    let [source, target] = [moves, stays].map(|p| cluster.master_of(&stream(p), 0).unwrap());
-    let [from, to] = [source, target].map(|port| redis_cli(port, &["CLUSTER", "MYID"]).unwrap());
-    let slot = redis_cli(source, &["CLUSTER", "KEYSLOT", &stream(moves)]).unwrap();
-    let set = |port: u16, args: &[&str]| {
-        redis_cli(port, &[&["CLUSTER", "SETSLOT", &slot], args].concat()).unwrap();
-    };
+    let target = cluster.master_of(&stream(stays), 0).unwrap();
     let (load, started) = (scene.sell(), Instant::now());
     load.until_accepted(moves, 40, started).await;
     let epochs = scene.epochs();
 
-    let begin = || {
-        set(target, &["IMPORTING", &from]);
-        set(source, &["MIGRATING", &to]);
-    };
-    begin();
+    let slot_move = cluster.begin_move(&stream(moves), target);
     let refused = scene.sale.claim(scene.untouched(moves), "early").await;
     refused.assert_problem(503, "unavailable");
     assert!(refused.text.contains("TRYAGAIN"), "{}", refused.text);
     // The move is given up: the same session sells on.
-    for port in [target, source] {
-        set(port, &["STABLE"]);
-    }
+    slot_move.give_up();
     load.until_accepted(moves, 20, Instant::now()).await;
     assert_eq!(scene.epochs(), epochs);
     assert!(!scene.sale.log().contains("fence down: Redis"), "{}", scene.sale.log());
 
     let second = Instant::now();
-    begin();
-    until("all keys have moved", async || {
-        let keys = redis_cli(source, &["CLUSTER", "GETKEYSINSLOT", &slot, "1"]).unwrap();
-        let Some(key) = keys.lines().next() else { return Some(()) };
-        let reply = redis_cli(source, &["MIGRATE", "127.0.0.1", &target.to_string(), key, "0", "5000"]);
-        reply.unwrap();
-        None
-    })
-    .await;
+    let slot_move = cluster.begin_move(&stream(moves), target);
+    cluster.move_keys(&slot_move).await;
     load.until_refused(moves, second).await;
-    for port in [target, source].into_iter().chain(cluster.masters(target)) {
-        set(port, &["NODE", &to]);
-    }
+    cluster.end_move(&slot_move);
     load.until_accepted(moves, 40, Instant::now()).await;
     let now = scene.epochs();
     let rebuilt: Vec<&i64> = now.keys().filter(|partition| now[partition] != epochs[partition]).collect();
@@ -159,4 +142,107 @@ async fn a_slot_that_moves_is_refused_until_the_partition_is_rebuilt_on_the_new_
     let (level, what) = scene.doctor("redis-failover");
     assert!(level == "red" && what.contains("cluster-node-timeout 2000"), "{what}");
     scene.assert_ledger(&told, |partition| cluster.master_of(&stream(partition), 0).unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_reaches_a_minority_of_the_masters_stays_down_and_rebuilds_nothing() {
+    let cluster = RedisCluster::start().await;
+    let scene = Scene::start(&cluster.url(), 3).await;
+    let (load, started) = (scene.sell(), Instant::now());
+    for partition in scene.partitions() {
+        load.until_accepted(partition, 20, started).await;
+    }
+    let told = load.stop().await;
+    until("the orders are recorded", async || (scene.live_orders() == told).then_some(())).await;
+    let epochs = scene.epochs();
+    let masters: Vec<u16> =
+        scene.partitions().iter().map(|p| cluster.master_of(&stream(*p), 0).unwrap()).collect();
+    for port in &masters[1..] {
+        cluster.signal(*port, Signal::SIGSTOP);
+    }
+    // It reaches the master of the first partition, which is up and names itself.
+    let mut other = scene.sale.spawn("serve", &[("SECKILL_WORKERS", "0")]);
+    let only = format!("1 of 3 name 127.0.0.1:{}", masters[0]);
+    other.until_logged(&only).await;
+    // Later searches, which the log does not repeat, find no more.
+    let searches = connections_received(masters[0]);
+    until("it searches again", async || (connections_received(masters[0]) > searches + 10).then_some(()))
+        .await;
+    assert!(other.is_running() && !other.log().contains("fence up"), "{}", other.log());
+    assert_eq!(scene.epochs(), epochs, "nothing is rebuilt");
+    for port in &masters[1..] {
+        cluster.signal(*port, Signal::SIGCONT);
+    }
+    other.until_logged("fence up").await;
+    let (load, again) = (scene.sell(), Instant::now());
+    for partition in scene.partitions() {
+        load.until_accepted(partition, 20, again).await;
+    }
+    let told: BTreeSet<String> = load.stop().await.union(&told).cloned().collect();
+    scene.assert_ledger(&told, |partition| cluster.master_of(&stream(partition), 0).unwrap()).await;
+}
+
+fn connections_received(port: u16) -> u64 {
+    let info = redis_cli(port, &["INFO", "stats"]).unwrap();
+    let count = info.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+    count.unwrap().trim().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_full_coverage_a_failed_master_stops_every_partition_and_only_its_own_is_rebuilt() {
+    let mut cluster = RedisCluster::start_with(&["--cluster-require-full-coverage", "yes"]).await;
+    let scene = Scene::start(&cluster.url(), 3).await;
+    let [failing, others @ ..] = scene.partitions().try_into().unwrap_or([0; 3]);
+    let (level, what) = scene.doctor("redis-coverage");
+    assert!(level == "yellow" && what.contains("cluster-require-full-coverage yes"), "{what}");
+    let (load, started) = (scene.sell(), Instant::now());
+    for partition in scene.partitions() {
+        load.until_accepted(partition, 40, started).await;
+    }
+    let (epochs, told) = (scene.epochs(), load.told());
+    let mut kept = scene.live_orders();
+    kept.retain(|order| told.contains(order));
+    let master = cluster.master_of(&stream(failing), 0).unwrap();
+    let killed = Instant::now();
+    cluster.kill_9(master);
+    for partition in scene.partitions() {
+        load.until_refused(partition, killed).await;
+    }
+    let refused = Instant::now();
+    for partition in scene.partitions() {
+        load.until_accepted(partition, 20, refused).await;
+    }
+    let late: BTreeSet<String> = load.stop().await.difference(&told).cloned().collect();
+    let now = scene.epochs();
+    assert_ne!(now[&failing], epochs[&failing], "another server means a rebuild");
+    for partition in others {
+        assert_eq!(now[&partition], epochs[&partition], "partition {partition} has its server still");
+    }
+    assert!(!late.is_empty());
+    scene.assert_ledger(&kept, |partition| cluster.master_of(&stream(partition), master).unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ordered_rebuild_goes_on_without_the_partition_whose_servers_are_gone() {
+    let mut cluster = RedisCluster::start().await;
+    let scene = Scene::start(&cluster.url(), 3).await;
+    let [gone, others @ ..] = scene.partitions().try_into().unwrap_or([0; 3]);
+    let master = cluster.master_of(&stream(gone), 0).unwrap();
+    cluster.kill_9(master);
+    let replica = until("the replica is promoted", async || {
+        cluster.master_of(&stream(gone), master).filter(|port| *port != master)
+    })
+    .await;
+    cluster.kill_9(replica);
+    scene.until_refused(gone).await;
+    let epochs = scene.epochs();
+    let answer = scene.sale.admin(Method::POST, "/v1/admin/reconcile", Some(json!({"rebuild": true}))).await;
+    answer.assert_problem(503, "unavailable");
+    let told = format!("rebuilt partitions: {}, {}", others[0], others[1]);
+    assert!(answer.text.contains(&told), "{}", answer.text);
+    assert!(answer.text.contains(&format!("partition {gone}: ")), "{}", answer.text);
+    let now = scene.epochs();
+    for partition in others {
+        assert_ne!(now[&partition], epochs[&partition], "partition {partition}");
+    }
 }

@@ -79,18 +79,13 @@ impl Scene {
     }
 
     /// The coupon of the partition that clients buy.
-    pub fn sold(&self, partition: i64) -> &str {
+    pub fn bought(&self, partition: i64) -> &str {
         &self.coupons[&partition][0]
     }
 
     /// The coupon of the partition that no client buys.
     pub fn untouched(&self, partition: i64) -> &str {
         &self.coupons[&partition][1]
-    }
-
-    /// The coupon of the partition that clients buy.
-    pub fn bought(&self, partition: i64) -> &str {
-        &self.coupons[&partition][0]
     }
 
     /// Starts clients that claim the first coupon of each partition.
@@ -119,6 +114,13 @@ impl Scene {
         };
         let buyers = self.coupons.iter().map(buyer).collect();
         Load { answers, is_over, buyers }
+    }
+
+    /// Waits until a claim of the partition is refused.
+    pub async fn until_refused(&self, partition: i64) {
+        let coupon = self.untouched(partition);
+        let refused = async || (self.sale.claim(coupon, "probe").await.status == 503).then_some(());
+        until("claims are refused", refused).await;
     }
 
     /// The level and the text of one finding of `seckill doctor`.
@@ -150,7 +152,7 @@ impl Scene {
     /// As `assert_ledger`, for a Redis at one address.
     pub async fn assert_agreement(&self, told: &BTreeSet<String>) {
         for partition in self.partitions() {
-            self.sale.assert_in_agreement(self.sold(partition)).await;
+            self.sale.assert_in_agreement(self.bought(partition)).await;
         }
         self.assert_live(told);
     }

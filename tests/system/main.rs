@@ -53,6 +53,7 @@ mod rebuild_races;
 mod receipt;
 mod receipt_log;
 mod recording;
+mod redis_passwords;
 mod redis_rights;
 mod replace;
 mod schema_changes;

@@ -70,7 +70,7 @@ impl Standby {
 async fn buy(scene: &Scene, units: usize) -> BTreeSet<String> {
     let mut orders = BTreeSet::new();
     for user in 0..units {
-        let claim = scene.sale.claim(scene.sold(0), &format!("buyer-{user}")).await;
+        let claim = scene.sale.claim(scene.bought(0), &format!("buyer-{user}")).await;
         assert_eq!(claim.status, 202, "{}", claim.text);
         orders.insert(claim.body["order"].as_str().unwrap().to_owned());
     }
@@ -157,7 +157,7 @@ async fn a_promoted_standby_that_lacks_commits_waits_for_the_operator_and_is_rep
     let lost = standby.lose(5).await;
     let reason = until_it_waits(&standby.scene).await;
     assert!(reason.contains("has the commits up to"), "{reason}");
-    standby.scene.sale.claim(standby.scene.sold(0), "late").await.assert_problem(503, "unavailable");
+    standby.scene.sale.claim(standby.scene.bought(0), "late").await.assert_problem(503, "unavailable");
     let rebuilt = rebuild(&standby.scene).await;
     assert_eq!(rebuilt["resent"], json!(5), "{rebuilt:#}");
     standby.scene.assert_agreement(&lost).await;

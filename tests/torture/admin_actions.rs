@@ -12,18 +12,17 @@ use crate::history::{Cancel, Class, Line, Poison};
 use crate::stores::Stores;
 use crate::workload::{Edits, HOLDER, TEST_COUPONS, Workload, pause, with_waitlist};
 
-const STREAM: &str = "seckill:{0}:orders";
-
 /// Cancels an order by hand, also one that is confirmed: its status, the unit in the stock of Postgres, and an outbox row for the
 /// unit in Redis, in one transaction. Returns how many orders it cancelled.
 const CANCEL: &str = "
 with ended as (
     update orders set status = 'cancelled' where id = '{order}' and status in ('reserved', 'confirmed')
-    returning id, coupon_id, user_id, slot
+    returning id, coupon_id, user_id, slot, partition
 ), unit as (
     update coupons c set stock = stock + 1 from ended e where c.id = e.coupon_id
 ), release as (
-    insert into outbox (order_id, coupon_id, user_id, slot) select id, coupon_id, user_id, slot from ended
+    insert into outbox (order_id, coupon_id, user_id, slot, partition)
+    select id, coupon_id, user_id, slot, partition from ended
 )
 select count(*) from ended";
 
@@ -124,7 +123,8 @@ pub async fn poison(workload: &Workload, stores: &Stores, rng: &mut StdRng) {
     // Often: when the coupon is sold out, the event is refused for want of stock, and the unique index is not tested.
     let number = workload.next_poison();
     let (kind, fields) = if number.is_multiple_of(2) { &second } else { &others[number / 2 % others.len()] };
-    let mut args = vec!["XADD", STREAM, "NOMKSTREAM", "*"];
+    let stream = stores.stream_of(coupon);
+    let mut args = vec!["XADD", &stream, "NOMKSTREAM", "*"];
     args.extend(fields);
     let began_us = workload.recorder.now_us();
     let entry = match stores.redis_cli(&args).await {

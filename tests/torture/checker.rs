@@ -10,7 +10,7 @@ mod waiting;
 
 use std::fmt;
 
-use crate::history::{Class, History, Wait, Wish};
+use crate::history::{Claim, Class, History, Wait, Wish};
 use crate::stores::LastState;
 use crate::trace::TraceVerdict;
 use evidence::Evidence;
@@ -71,6 +71,7 @@ const SENTENCES_SHOWN: usize = 40;
 /// A broken promise counts more than a question that the run left open.
 pub fn check(history: &History, last: &Result<LastState, String>) -> Verdict {
     let mut broken = stores::samples(history);
+    broken.extend(stores::spared(history));
     broken.extend(orders::statuses(history));
     if let Ok(last) = last {
         let evidence = Evidence::new(history, last);
@@ -89,6 +90,7 @@ pub fn check(history: &History, last: &Result<LastState, String>) -> Verdict {
         broken.extend(waiting::answers(&evidence));
         broken.extend(waiting::lines(&evidence));
         broken.extend(stores::agreement(&evidence));
+        broken.extend(stores::ledger(&evidence));
         broken.extend(stores::totals(&evidence));
         broken.extend(stores::rejections(&evidence));
         broken.extend(stores::dead_letters(&evidence));
@@ -105,7 +107,9 @@ pub fn check(history: &History, last: &Result<LastState, String>) -> Verdict {
 /// Whether both stores agree and no work is left; before that, they may still come to agree.
 pub fn is_at_rest(history: &History, last: &LastState) -> bool {
     let evidence = Evidence::new(history, last);
-    stores::agreement(&evidence).is_empty() && waiting::lines(&evidence).is_empty()
+    stores::agreement(&evidence).is_empty()
+        && stores::ledger(&evidence).is_empty()
+        && waiting::lines(&evidence).is_empty()
 }
 
 fn open_questions(history: &History, last: &Result<LastState, String>) -> Vec<String> {
@@ -128,6 +132,19 @@ fn open_questions(history: &History, last: &Result<LastState, String>) -> Vec<St
     }
     for fault in history.faults.iter().filter(|fault| !fault.fired) {
         open.push(format!("the planned fault {} never fired: {}", fault.kind, fault.note));
+    }
+    for fault in history.faults.iter().filter(|fault| fault.fired) {
+        let Some(spared) = fault.spares.as_ref().filter(|spared| !spared.coupons.is_empty()) else {
+            continue;
+        };
+        let is_within = |claim: &&Claim| {
+            let span = spared.span;
+            spared.coupons.contains(&claim.coupon)
+                && (span.began_us..=span.ended_us).contains(&claim.span.began_us)
+        };
+        if !history.claims.iter().any(|claim| is_within(&claim)) {
+            open.push(format!("no claim of another partition was offered during {}", fault.kind));
+        }
     }
     let undecided = evidence::undecided(history);
     if undecided > history.clients {

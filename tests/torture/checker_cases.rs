@@ -68,6 +68,17 @@ fn a_good_history_is_valid() {
 #[case::more_claims_in_redis_than_units("Redis held 4 claims", |run: &mut Run| {
     run.sample(65_000, 3, 4);
 })]
+#[case::units_of_a_coupon_in_two_partitions("all partitions together have 6 units, not 3", |run: &mut Run| {
+    let other = run.last().redis.clone();
+    run.last().redis.add(other);
+})]
+#[case::a_claim_held_in_two_partitions("3 claims are held for 2 users", |run: &mut Run| {
+    run.last().redis.coupons[0].held = 3;
+    run.last().redis.coupons[0].stock = Some(0);
+})]
+#[case::other_partitions_that_a_failover_stops("2 of 3 claims of other partitions were answered, 1 of 1 before", |run: &mut Run| {
+    run.spare(COUPON, 20_000, 35_000);
+})]
 #[case::a_doubled_user("alice has 2 live orders", |run: &mut Run| {
     run.claim(25_000, "alice", Class::Unknown, None);
     run.row("x", "alice", "confirmed", 25_005);

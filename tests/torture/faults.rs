@@ -78,6 +78,10 @@ kinds! {
     FlushRedis "FLUSHALL",
     LateInsert "FLUSHALL while a worker is held before its transaction",
     LateCommit "FLUSHALL while a worker waits for a row in its transaction",
+    KillMaster "kill -9 of a partition's master, which fails over",
+    StopMaster "a partition's master stopped for longer than its failover takes",
+    PauseMajority "most masters of the cluster, or most Sentinels, paused while a server starts",
+    MoveSlot "a partition's slot moved to another master",
     Hoard "a foreign consumer holds more entries than a reclaim examines",
 }
 
@@ -85,7 +89,13 @@ impl Kind {
     /// What the fault may remove from Redis without a trace in Postgres.
     pub const fn loses(self) -> Loses {
         match self {
-            Self::FlushRedis | Self::LateInsert | Self::LateCommit => Loses::Claims,
+            // After a failover: what the replica had not received. It may also follow a pause of most masters, once they wake.
+            Self::FlushRedis
+            | Self::LateInsert
+            | Self::LateCommit
+            | Self::KillMaster
+            | Self::StopMaster
+            | Self::PauseMajority => Loses::Claims,
             Self::DeleteStream | Self::TrimStream | Self::TrimPending => Loses::Events,
             _ => Loses::Nothing,
         }
@@ -108,6 +118,48 @@ impl Kind {
                 | Self::LateCommit
         )
     }
+
+    /// Whether a run of this mode has it.
+    fn is_in(self, mode: Mode) -> bool {
+        match self {
+            // A hoard lasts to the end of the run and would slow down every later fault.
+            Self::Hoard => false,
+            Self::MoveSlot => mode == Mode::Cluster,
+            _ if self.needs_group() => mode.has_group(),
+            _ => !mode.has_group() || self.needs_no_proxy_of_redis(),
+        }
+    }
+
+    pub const fn needs_group(self) -> bool {
+        matches!(self, Self::KillMaster | Self::StopMaster | Self::PauseMajority | Self::MoveSlot)
+    }
+
+    /// Processes find the masters of a group themselves, so that no proxy is between.
+    const fn needs_no_proxy_of_redis(self) -> bool {
+        matches!(
+            self,
+            Self::KillProgram
+                | Self::StopProgram
+                | Self::PauseProgram
+                | Self::KillServer
+                | Self::KillWorker
+                | Self::PauseWorker
+                | Self::PauseSweepers
+                | Self::KillBackend
+                | Self::CutCommits
+                | Self::KillClients
+                | Self::TerminateBackends
+                | Self::LockCoupon
+                | Self::FlushScripts
+                | Self::DieBeforeInsert
+                | Self::DieBeforeCommit
+                | Self::DeleteMarker
+                | Self::DeleteClaims
+                | Self::DeleteCoupon
+                | Self::DeleteStream
+                | Self::DestroyGroup
+        )
+    }
 }
 
 /// What a run may lose.
@@ -117,26 +169,51 @@ pub enum Mode {
     Safe,
     /// Accepted claims that are not recorded yet, lost with a flush.
     Flush,
+    /// The same, lost with a failover of a Redis Cluster. Three partitions.
+    Cluster,
+    /// The same, lost with a failover by Sentinels. Two partitions.
+    Sentinels,
 }
 
 impl Mode {
+    pub const ALL: [Self; 4] = [Self::Safe, Self::Flush, Self::Cluster, Self::Sentinels];
+
     pub const fn name(self) -> &'static str {
         match self {
             Self::Safe => "safe",
             Self::Flush => "flush",
+            Self::Cluster => "cluster",
+            Self::Sentinels => "sentinels",
+        }
+    }
+
+    /// Whether its Redis is several servers that fail over.
+    pub const fn has_group(self) -> bool {
+        matches!(self, Self::Cluster | Self::Sentinels)
+    }
+
+    pub const fn partitions(self) -> usize {
+        match self {
+            Self::Safe | Self::Flush => 1,
+            Self::Cluster => 3,
+            Self::Sentinels => 2,
         }
     }
 
     /// Every kind once, in random order; in mode `Flush` a flush precedes every other fault.
     fn shuffled_kinds(self, rng: &mut StdRng) -> Vec<Kind> {
-        // A hoard lasts to the end of the run and would slow down every later fault.
-        let is_scheduled = |kind: &&Kind| **kind != Kind::Hoard;
+        let all = Kind::ALL.iter().filter(|kind| kind.is_in(self));
+        if self.has_group() {
+            let mut kinds: Vec<Kind> = all.copied().collect();
+            kinds.shuffle(rng);
+            return kinds;
+        }
         let (mut flushes, mut others): (Vec<Kind>, Vec<Kind>) =
-            Kind::ALL.iter().filter(is_scheduled).partition(|kind| kind.loses() == Loses::Claims);
+            all.partition(|kind| kind.loses() == Loses::Claims);
         flushes.shuffle(rng);
         others.shuffle(rng);
         match self {
-            Self::Safe => others,
+            Self::Safe | Self::Cluster | Self::Sentinels => others,
             Self::Flush => {
                 flushes.iter().cycle().zip(others).flat_map(|(&flush, other)| [flush, other]).collect()
             }
@@ -163,9 +240,20 @@ fn a_seed_determines_its_schedule_and_every_kind_occurs() {
     let first = |seed, mode, length| schedule(seed, mode).take(length).collect::<Vec<_>>();
     assert_eq!(first(1, Mode::Safe, 100), first(1, Mode::Safe, 100));
     assert_ne!(first(1, Mode::Safe, 100), first(2, Mode::Safe, 100));
-    let flushes = Kind::ALL.iter().filter(|kind| kind.loses() == Loses::Claims).count();
-    let others = Kind::ALL.len() - flushes - 1;
-    for (mode, length, kinds) in [(Mode::Safe, others, others), (Mode::Flush, 2 * others, others + flushes)] {
+    let count = |mode, loses_claims| {
+        let of_mode = Kind::ALL.iter().filter(|kind| kind.is_in(mode));
+        of_mode.filter(|kind| (kind.loses() == Loses::Claims) == loses_claims).count()
+    };
+    let (flushes, others) = (count(Mode::Flush, true), count(Mode::Flush, false));
+    assert_eq!(flushes + others, Kind::ALL.len() - 5, "all but four of groups, and the hoard");
+    let whole = |mode| count(mode, true) + count(mode, false);
+    assert_eq!(whole(Mode::Cluster), whole(Mode::Sentinels) + 1, "no slot moves with Sentinels");
+    for (mode, length, kinds) in [
+        (Mode::Safe, others, others),
+        (Mode::Flush, 2 * others, others + flushes),
+        (Mode::Cluster, whole(Mode::Cluster), whole(Mode::Cluster)),
+        (Mode::Sentinels, whole(Mode::Sentinels), whole(Mode::Sentinels)),
+    ] {
         let seen: std::collections::BTreeSet<Kind> =
             first(7, mode, length).into_iter().map(|(_, kind)| kind).collect();
         assert_eq!(seen.len(), kinds, "{mode:?}");

@@ -186,6 +186,16 @@ pub struct Fault {
     pub fired: bool,
     pub loses: Loses,
     pub note: String,
+    /// What it must not slow down.
+    pub spares: Option<Spared>,
+}
+
+/// Coupons whose claims must be answered although servers of other ones have failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spared {
+    /// While those servers were away.
+    pub span: Span,
+    pub coupons: Vec<String>,
 }
 
 /// What a fault may remove from Redis without a trace in Postgres.
@@ -232,6 +242,27 @@ pub struct RedisState {
 }
 
 impl RedisState {
+    /// Adds what another partition holds. The marker is that of a partition that is not ready, if there is one.
+    pub fn add(&mut self, other: Self) {
+        if self.marker.starts_with("ready:") {
+            self.marker = other.marker;
+        }
+        let is_known = self.pending >= 0 && other.pending >= 0;
+        self.pending = if is_known { self.pending + other.pending } else { -1 };
+        self.unread += other.unread;
+        for coupon in other.coupons {
+            match self.coupons.iter_mut().find(|known| known.id == coupon.id) {
+                Some(known) => {
+                    let add = |a: Option<i64>, b: Option<i64>| a.map(|a| a + b.unwrap_or_default()).or(b);
+                    known.total = add(known.total, coupon.total);
+                    known.stock = add(known.stock, coupon.stock);
+                    known.held += coupon.held;
+                }
+                None => self.coupons.push(coupon),
+            }
+        }
+    }
+
     /// Whether every event in the stream is recorded.
     pub fn is_quiet(&self) -> bool {
         self.marker.starts_with("ready:") && self.pending == 0 && self.unread == 0

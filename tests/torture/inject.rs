@@ -2,6 +2,7 @@
 //! checker judges how the program behaved.
 
 mod deletions;
+mod failovers;
 mod kill_points;
 
 use std::sync::Arc;
@@ -16,11 +17,9 @@ use tokio::task::JoinHandle;
 
 use crate::cluster::{Cluster, SERVER, TIMEOUT, WORKERS, signal, wait, with_children};
 use crate::faults::Kind;
-use crate::history::{Fault, Line};
+use crate::history::{Fault, Line, Spared};
 use crate::workload::{TEST_COUPONS, Workload};
 use kill_points::{CANCEL, CONFIRM, EXPIRE, REVOKE};
-
-const STREAM: &str = "seckill:{0}:orders";
 
 pub struct FaultInjector {
     pub cluster: Cluster,
@@ -30,6 +29,10 @@ pub struct FaultInjector {
     pub hoard: Option<JoinHandle<()>>,
     /// Number of releases that were interrupted: alternately before the script and after it.
     pub interrupted_releases: usize,
+    /// What the current fault must not slow down.
+    pub spares: Option<Spared>,
+    /// Promises that an injected fault itself saw broken.
+    pub broken: Vec<String>,
 }
 
 /// The error says why a fault did not fire.
@@ -39,7 +42,10 @@ impl FaultInjector {
     /// Injects one fault, waits until everything runs again, and adds the fault to the history.
     pub async fn inject(&mut self, kind: Kind) {
         if kind.deletes() {
-            self.cluster.until_ready(None).await;
+            self.cluster.until_ready().await;
+        }
+        if self.cluster.group.is_some() {
+            self.until_whole().await;
         }
         let began_us = self.workload.recorder.now_us();
         let outcome = self.fire(kind).await;
@@ -49,6 +55,7 @@ impl FaultInjector {
             fired: outcome.is_ok(),
             loses: kind.loses(),
             note: outcome.err().unwrap_or_default(),
+            spares: self.spares.take(),
         }));
     }
 
@@ -99,23 +106,37 @@ impl FaultInjector {
             Kind::DieInJoin => self.die_in_join().await,
             Kind::DieBetweenChunks => self.die_between_chunks().await,
             Kind::LockCoupon => self.lock_coupon().await,
-            Kind::DeleteMarker => self.rebuilt_after(&["DEL", "seckill:{0}:epoch"]).await,
+            Kind::DeleteMarker => {
+                let partition = self.random_partition();
+                self.rebuilt_after(partition, &["DEL", &format!("seckill:{{{partition}}}:epoch")]).await
+            }
             Kind::DeleteClaims => {
-                let key = format!("seckill:{{0}}:claims:{}", self.random_coupon());
-                self.delete_unread(&["DEL", &key]).await
+                let (partition, key) = self.random_key("claims");
+                self.delete_unread(partition, &["DEL", &key]).await
             }
             Kind::DeleteCoupon => {
-                let key = format!("seckill:{{0}}:coupon:{}", self.random_coupon());
-                self.rebuilt_after(&["DEL", &key]).await
+                let (partition, key) = self.random_key("coupon");
+                self.rebuilt_after(partition, &["DEL", &key]).await
             }
-            Kind::DeleteStream => self.delete_unread(&["DEL", STREAM]).await,
-            Kind::DestroyGroup => self.delete_unread(&["XGROUP", "DESTROY", STREAM, "order-writers"]).await,
+            Kind::DeleteStream => {
+                let partition = self.random_partition();
+                self.delete_unread(partition, &["DEL", &stream(partition)]).await
+            }
+            Kind::DestroyGroup => {
+                let partition = self.random_partition();
+                let group = ["XGROUP", "DESTROY", &stream(partition), "order-writers"];
+                self.delete_unread(partition, &group).await
+            }
             Kind::TrimStream => self.trim_stream().await,
             Kind::TrimPending => self.trim_pending().await,
-            Kind::FlushRedis => self.rebuilt_after(&["FLUSHALL"]).await,
+            Kind::FlushRedis => self.rebuilt_after(0, &["FLUSHALL"]).await,
             Kind::LateInsert => self.flush_before_insert().await,
             Kind::LateCommit => self.flush_before_commit().await,
             Kind::Hoard => self.hoard().await,
+            Kind::KillMaster => self.kill_master().await,
+            Kind::StopMaster => self.stop_master().await,
+            Kind::PauseMajority => self.pause_majority().await,
+            Kind::MoveSlot => self.move_slot().await,
         }
     }
 
@@ -131,11 +152,7 @@ impl FaultInjector {
             return Err("the program did not stop cleanly".into());
         }
         self.cluster.program.start_server_unready().await;
-        self.cluster
-            .until_ready(None)
-            .await
-            .map(drop)
-            .ok_or_else(|| "the program took no claims again".into())
+        self.cluster.until_ready().await.ok_or_else(|| "the program took no claims again".into())
     }
 
     async fn restart_node(&mut self, place: usize) -> Outcome {
@@ -211,9 +228,23 @@ impl FaultInjector {
         locked.map(drop).ok_or_else(|| "Postgres does not answer".into())
     }
 
+    fn random_partition(&mut self) -> i16 {
+        *self.cluster.stores.partitions.choose(&mut self.rng).unwrap()
+    }
+
+    /// A key of a random coupon, and its partition; `kind` is the part before the coupon.
+    fn random_key(&mut self, kind: &str) -> (i16, String) {
+        let coupon = self.random_coupon();
+        (self.cluster.stores.home(coupon), self.cluster.stores.coupon_key(kind, coupon))
+    }
+
     fn random_coupon(&mut self) -> &'static str {
         TEST_COUPONS.choose(&mut self.rng).unwrap().id
     }
+}
+
+fn stream(partition: i16) -> String {
+    format!("seckill:{{{partition}}}:orders")
 }
 
 fn signal_process(pid: Option<i32>, what: Signal) -> Outcome {

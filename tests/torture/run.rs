@@ -22,7 +22,7 @@ use crate::report;
 use crate::sampler::{self, Store};
 use crate::stores::{LastState, Stores};
 use crate::trace;
-use crate::workload::{ClaimRequest, HOLDER, TEST_COUPONS, TestCoupon, Workload};
+use crate::workload::{ClaimRequest, HOLDER, TEST_COUPONS, TestCoupon, Workload, steady_coupons};
 
 /// Concurrent buyers of the coupons without a waiting list.
 const BUYERS: usize = 24;
@@ -66,15 +66,30 @@ pub async fn run(plan: &RunPlan) -> Verdict {
     let cluster = Cluster::start(
         TEST_COUPONS.iter().map(|coupon| coupon.id.to_owned()).collect(),
         plan.reclaim_after(),
+        plan.mode,
     )
     .await;
     let stores = cluster.stores.clone();
     let workload = Arc::new(create_coupons(&cluster, &folder).await);
+    stores.learn_homes().await;
     let rng = StdRng::seed_from_u64(plan.seed);
-    let mut injector =
-        FaultInjector { cluster, workload: Arc::clone(&workload), rng, hoard: None, interrupted_releases: 0 };
+    let mut injector = FaultInjector {
+        cluster,
+        workload: Arc::clone(&workload),
+        rng,
+        hoard: None,
+        interrupted_releases: 0,
+        spares: None,
+        broken: Vec::new(),
+    };
 
-    let clients = start_clients(&workload, &stores, plan.seed);
+    let mut clients = start_clients(&workload, &stores, plan.seed);
+    if plan.mode.has_group() {
+        for coupon in steady_coupons() {
+            let workload = Arc::clone(&workload);
+            clients.spawn(async move { workload.steady_client(coupon).await });
+        }
+    }
     let began = Instant::now();
     for (done, (gap, kind)) in plan.schedule().enumerate() {
         // Chosen faults are all injected at least once, even on a slow machine.
@@ -88,7 +103,8 @@ pub async fn run(plan: &RunPlan) -> Verdict {
     clients.join_all().await;
 
     injector.record_hoard();
-    let ended = injector.cluster.ended();
+    let mut ended = injector.cluster.ended();
+    ended.append(&mut injector.broken);
     let (history, last) = wait_until_at_rest(&workload, &stores).await;
     let checked = match checker::check(&history, &last) {
         Verdict::Valid if !ended.is_empty() => Verdict::Invalid(ended),
@@ -120,8 +136,7 @@ fn folder(plan: &RunPlan) -> PathBuf {
 async fn create_coupons(cluster: &Cluster, folder: &Path) -> Workload {
     let plans = TEST_COUPONS.iter().map(|coupon| (coupon.id.to_owned(), plan_of(coupon))).collect();
     let recorder = Recorder::new(&folder.join("history.jsonl"), BUYERS + WAITING_CLIENTS, plans);
-    let secret = fs::read_to_string(cluster.program.data_dir().join("jwt-secret")).unwrap();
-    let (secret, token) = (secret.trim_end().to_owned(), cluster.program.admin_token());
+    let (secret, token) = (cluster.program.jwt_secret(), cluster.program.admin_token());
     let workload = Workload::new(recorder, cluster.urls.clone(), secret, token);
     let url = &workload.urls[0];
     for coupon in &TEST_COUPONS {

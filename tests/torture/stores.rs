@@ -1,7 +1,7 @@
 //! What Redis and Postgres hold, read with the real redis-cli and psql on the stores' own sockets: samples during a
 //! run, and everything after it. It knows names of tables and keys, but nothing of the program.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -11,12 +11,13 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::process::Command;
 
+use crate::group::Masters;
 use crate::history::{PostgresCoupon, RedisState};
 
 /// Longest wait for an answer: a store that is paused gives none.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Reads the state of Redis. It is one script, so that all of it is of one moment.
+/// Reads one partition's part of Redis. It is one script, so that all of it is of one moment.
 const REDIS_STATE: &str = r"
 local pending, unread = -1, 0
 if redis.call('TYPE', KEYS[2]).ok == 'stream' then
@@ -35,8 +36,8 @@ if redis.call('TYPE', KEYS[2]).ok == 'stream' then
 end
 local coupons = {}
 for i, id in ipairs(ARGV) do
-  local hash = redis.call('HMGET', 'seckill:{0}:coupon:' .. id, 'total', 'stock')
-  local held = redis.call('HLEN', 'seckill:{0}:claims:' .. id)
+  local hash = redis.call('HMGET', 'seckill:{PARTITION}:coupon:' .. id, 'total', 'stock')
+  local held = redis.call('HLEN', 'seckill:{PARTITION}:claims:' .. id)
   coupons[i] = { id = id, total = tonumber(hash[1] or nil), stock = tonumber(hash[2] or nil), held = held }
 end
 return cjson.encode({ marker = redis.call('GET', KEYS[1]) or '', pending = pending, unread = unread, coupons = coupons })
@@ -49,7 +50,7 @@ with live as (
 )
 select c.id, c.total, c.stock, coalesce(sum(l.orders), 0)::bigint as live,
        count(*) filter (where l.orders > l.keys) as doubled, coalesce(max(l.orders), 0) as most
-from coupons c left join live l on l.coupon_id = c.id group by c.id order by c.id";
+from coupons c left join live l on l.coupon_id = c.id group by c.id, c.partition order by c.id";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct OrderRow {
@@ -108,12 +109,22 @@ pub struct LastState {
     pub lines: BTreeMap<String, Vec<(String, Option<String>)>>,
 }
 
-/// Where the stores listen.
+/// Where Redis is.
+#[derive(Clone)]
+pub enum Redis {
+    Socket(PathBuf),
+    Group(Masters),
+}
+
+/// Where the stores are, and what is in them.
 #[derive(Clone)]
 pub struct Stores {
-    pub redis_socket: PathBuf,
+    pub redis: Redis,
     pub postgres_folder: PathBuf,
     pub coupons: Vec<String>,
+    pub partitions: Vec<i16>,
+    /// The partition of each coupon; 0 for those that are not here.
+    homes: Arc<Mutex<HashMap<String, i16>>>,
     /// Commands that write to Redis, whether they arrived or not.
     test_writes: Arc<Mutex<Vec<Vec<String>>>>,
 }
@@ -121,8 +132,33 @@ pub struct Stores {
 const WRITES: [&str; 5] = ["DEL", "FLUSHALL", "XADD", "XGROUP", "XTRIM"];
 
 impl Stores {
-    pub fn new(redis_socket: PathBuf, postgres_folder: PathBuf, coupons: Vec<String>) -> Self {
-        Self { redis_socket, postgres_folder, coupons, test_writes: Arc::default() }
+    pub fn new(redis: Redis, postgres_folder: PathBuf, coupons: Vec<String>, partitions: Vec<i16>) -> Self {
+        let (homes, test_writes) = Default::default();
+        Self { redis, postgres_folder, coupons, partitions, homes, test_writes }
+    }
+
+    /// Reads in which partition each coupon is.
+    pub async fn learn_homes(&self) {
+        let rows = self.psql("select id, partition from coupons").await.unwrap();
+        let home = |row: &str| {
+            let (id, partition) = row.split_once('|').unwrap();
+            (id.to_owned(), partition.parse().unwrap())
+        };
+        self.homes.lock().unwrap().extend(rows.lines().map(home));
+    }
+
+    pub fn home(&self, coupon: &str) -> i16 {
+        self.homes.lock().unwrap().get(coupon).copied().unwrap_or_default()
+    }
+
+    /// A key of the coupon's partition; `kind` is the part before the coupon.
+    pub fn coupon_key(&self, kind: &str, coupon: &str) -> String {
+        format!("seckill:{{{}}}:{kind}:{coupon}", self.home(coupon))
+    }
+
+    /// The stream of the coupon's partition.
+    pub fn stream_of(&self, coupon: &str) -> String {
+        format!("seckill:{{{}}}:orders", self.home(coupon))
     }
 
     /// Commands with which the test, not the program, wrote to Redis or tried to.
@@ -130,7 +166,8 @@ impl Stores {
         self.test_writes.lock().unwrap().clone()
     }
 
-    /// What redis-cli prints, without the last newline.
+    /// What redis-cli prints, without the last newline. A group gets the command at the master of the partition that is
+    /// in a key, or else of the first one.
     ///
     /// # Errors
     /// The message of redis-cli; no answer in time.
@@ -139,8 +176,24 @@ impl Stores {
             self.test_writes.lock().unwrap().push(args.iter().map(|arg| (*arg).to_owned()).collect());
         }
         let mut command = Command::new("redis-cli");
-        command.arg("-e").arg("-s").arg(&self.redis_socket).args(args);
-        output(command, TIMEOUT).await
+        command.arg("-e");
+        match &self.redis {
+            Redis::Socket(path) => {
+                command.arg("-s").arg(path).args(args);
+                output(command, TIMEOUT).await
+            }
+            Redis::Group(masters) => {
+                let tag = |arg: &&str| arg.split_once('{')?.1.split_once('}')?.0.parse().ok();
+                let partition = args.iter().skip(1).find_map(tag).unwrap_or(self.partitions[0]);
+                let port = masters.known(partition).await?;
+                command.args(["-p", &port.to_string()]).args(args);
+                let answer = output(command, TIMEOUT).await;
+                if answer.is_err() {
+                    masters.forget(partition);
+                }
+                answer
+            }
+        }
     }
 
     /// What psql prints for a query, unaligned, tuples only.
@@ -185,8 +238,23 @@ impl Stores {
         self.rows(COUPONS).await
     }
 
+    /// All partitions together: a coupon has the sums of what they hold of it.
     pub async fn redis_state(&self) -> Result<RedisState, String> {
-        let mut args = vec!["EVAL_RO", REDIS_STATE, "2", "seckill:{0}:epoch", "seckill:{0}:orders"];
+        let mut sum = RedisState { marker: "ready:".into(), ..RedisState::default() };
+        for &partition in &self.partitions {
+            if let Redis::Group(masters) = &self.redis {
+                masters.find(partition).await?;
+            }
+            let part = self.partition_state(partition).await?;
+            sum.add(part);
+        }
+        Ok(sum)
+    }
+
+    async fn partition_state(&self, partition: i16) -> Result<RedisState, String> {
+        let script = REDIS_STATE.replace("PARTITION", &partition.to_string());
+        let keys = ["epoch", "orders"].map(|kind| format!("seckill:{{{partition}}}:{kind}"));
+        let mut args = vec!["EVAL_RO", &script, "2", &keys[0], &keys[1]];
         args.extend(self.coupons.iter().map(String::as_str));
         let text = self.redis_cli(&args).await?;
         serde_json::from_str(&text).map_err(|error| format!("{error} in {text:?}"))
@@ -216,10 +284,14 @@ impl Stores {
         let outbox = self.psql("select count(*) from outbox").await?;
         let (mut claims, mut lines) = (BTreeMap::new(), BTreeMap::new());
         for coupon in &self.coupons {
-            claims.insert(coupon.clone(), self.hash("claims", coupon).await?);
-            let mut orders = self.hash("waitlist-orders", coupon).await?;
-            let users =
-                self.redis_cli(&["ZRANGE", &format!("seckill:{{0}}:waitlist:{coupon}"), "0", "-1"]).await?;
+            let mut held = BTreeMap::new();
+            for partition in &self.partitions {
+                held.extend(self.hash(&format!("seckill:{{{partition}}}:claims:{coupon}")).await?);
+            }
+            claims.insert(coupon.clone(), held);
+            let mut orders = self.hash(&self.coupon_key("waitlist-orders", coupon)).await?;
+            let line = self.coupon_key("waitlist", coupon);
+            let users = self.redis_cli(&["ZRANGE", &line, "0", "-1"]).await?;
             let users = users.lines().filter(|user| !user.is_empty());
             lines.insert(coupon.clone(), users.map(|user| (user.to_owned(), orders.remove(user))).collect());
         }
@@ -234,15 +306,14 @@ impl Stores {
         })
     }
 
-    /// All fields of a hash of the coupon.
-    async fn hash(&self, kind: &str, coupon: &str) -> Result<BTreeMap<String, String>, String> {
-        let text = self.redis_cli(&["HGETALL", &format!("seckill:{{0}}:{kind}:{coupon}")]).await?;
+    async fn hash(&self, key: &str) -> Result<BTreeMap<String, String>, String> {
+        let text = self.redis_cli(&["HGETALL", key]).await?;
         let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
         Ok(lines.chunks_exact(2).map(|pair| (pair[0].to_owned(), pair[1].to_owned())).collect())
     }
 }
 
-async fn output(mut command: Command, timeout: Duration) -> Result<String, String> {
+pub async fn output(mut command: Command, timeout: Duration) -> Result<String, String> {
     command.stdin(Stdio::null()).kill_on_drop(true).env("PGCONNECT_TIMEOUT", "3");
     let output = tokio::time::timeout(timeout, command.output()).await;
     let output = output.map_err(|_| "no answer in time".to_owned())?.map_err(|error| error.to_string())?;

@@ -10,6 +10,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::cluster::Cluster;
+use crate::faults::Mode;
 use crate::history::{Claim, Class, History, Span, StatusAnswer};
 use crate::trace::{read, replay};
 use edits::EDITS;
@@ -28,7 +29,7 @@ const WAITED_FOR: &str = "cocoa";
 /// leaves. Frank's order is revoked, and the total is raised: judy waits when Redis is flushed.
 async fn small_run() -> Vec<Line> {
     let coupons = [COUPON, RESERVED, WAITED_FOR].map(str::to_owned).into();
-    let cluster = Cluster::start(coupons, Duration::from_secs(1)).await;
+    let cluster = Cluster::start(coupons, Duration::from_secs(1), Mode::Safe).await;
     let sale = &cluster.program;
     sale.create(COUPON, 3).await;
     for (user, status) in [("alice", 202), ("bob", 202), ("carol", 202), ("dave", 409)] {

@@ -20,7 +20,7 @@ use support::mint_token;
 
 use crate::history::{Claim, Class, Edit, Line, Recorder, StatusAnswer};
 
-pub use coupons::{Edits, TEST_COUPONS, TestCoupon, with_waitlist};
+pub use coupons::{Edits, TEST_COUPONS, TestCoupon, steady_coupons, with_waitlist};
 
 /// Longer than all timeouts of the program: a request that reaches it shows that the program hangs.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
@@ -28,6 +28,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 const TOKEN_LIFETIME: Duration = Duration::from_hours(24);
 /// How long clients repeat unanswered claims after the end of a run.
 const LAST_TRIES: Duration = Duration::from_mins(1);
+/// Pause between two claims of a steady client.
+const STEADY_PACE: Duration = Duration::from_millis(100);
+/// Enough that most of their claims are not repeats.
+const STEADY_USERS: usize = 1_001;
 /// How many recent orders are kept, of which one can be cancelled or revoked.
 const RECENT_ORDERS: usize = 50;
 
@@ -90,6 +94,28 @@ impl Workload {
             let key = (coupon.limit > 1).then(|| format!("key-{}", rng.random_range(0..coupon.limit + 2)));
             self.buy(&mut rng, coupon, &user, key.as_deref()).await;
             pause(&mut rng, 40..200).await;
+        }
+    }
+
+    /// Claims one coupon at an even pace until the workload ends, whatever becomes of the claims: their answers show whether
+    /// the coupon is on sale.
+    pub async fn steady_client(&self, coupon: &TestCoupon) {
+        let mut ticks = tokio::time::interval(STEADY_PACE);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        for number in 0.. {
+            ticks.tick().await;
+            if self.is_over() {
+                return;
+            }
+            let user = format!("steady-{}", number % STEADY_USERS);
+            let request = ClaimRequest {
+                coupon: coupon.id,
+                user: &user,
+                key: None,
+                wait_seconds: None,
+                retries: false,
+            };
+            self.claim(&self.urls[number % self.urls.len()], &request).await;
         }
     }
 

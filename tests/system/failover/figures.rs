@@ -72,7 +72,7 @@ async fn measure(case: &Case) -> Run {
     let settings = [("SECKILL_WORKERS", workers), ("SECKILL_ANSWER_AFTER", case.answer_after)];
     let mut at = Failover::start(&settings).await;
     let without = median_ms(&at.scene.sale, &at.coupon, "near").await;
-    at.group.lag.delay(Duration::from_millis(case.delay_ms));
+    at.group.lag().delay(Duration::from_millis(case.delay_ms));
     let with = median_ms(&at.scene.sale, &at.coupon, "far").await;
     let told: Arc<Mutex<BTreeSet<String>>> = Arc::default();
     let clients = crowd(&at, &told);

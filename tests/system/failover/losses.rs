@@ -38,7 +38,7 @@ fn users(name: &str, count: usize) -> Vec<String> {
 
 impl Failover {
     pub async fn start(settings: &[(&str, &str)]) -> Self {
-        let group = SentinelGroup::start().await;
+        let group = SentinelGroup::start_lagging().await;
         let scene = Scene::start_with(&group.url(), 1, settings).await;
         let (master, coupon) = (group.master().unwrap(), scene.bought(0).to_owned());
         Self { group, scene, master, coupon }
@@ -155,7 +155,7 @@ async fn claims_that_only_a_dead_master_had_are_told_as_lost_and_made_again() {
     let replica = at.group.other(at.master);
     let kept = at.claim_all(&users("kept", 10), 202).await;
     until("the replica has them", async || (at.held_by(replica) == 10).then_some(())).await;
-    at.group.lag.hold();
+    at.group.lag().hold();
     let lost = at.claim_all(&users("lost", 20), 202).await;
     assert_eq!((at.held_by(at.master), at.held_by(replica)), (30, 10));
     at.fail_over().await;
@@ -186,7 +186,7 @@ async fn no_claim_is_lost_that_was_answered_after_a_replica_had_it() {
     let kept = at.claim_all(&names, 202).await;
     assert_eq!(at.claim_all(&names, 200).await, kept);
     assert_eq!(at.held_by(at.group.other(at.master)), 10);
-    at.group.lag.hold();
+    at.group.lag().hold();
     let mut lost = BTreeMap::new();
     for attempt in 0..2 {
         for user in users("late", 2) {
@@ -211,7 +211,7 @@ async fn no_claim_is_lost_that_was_answered_after_a_replica_had_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_claim_is_lost_that_was_answered_after_postgres_had_it() {
     let mut at = Failover::start(&[("SECKILL_ANSWER_AFTER", "postgres")]).await;
-    at.group.lag.hold();
+    at.group.lag().hold();
     let names = users("kept", 20);
     let kept = at.claim_all(&names, 201).await;
     assert_eq!(at.held_by(at.group.other(at.master)), 0);
@@ -231,14 +231,14 @@ async fn only_claims_of_a_coupon_with_durability_replica_wait_for_one() {
     assert_eq!(at.waits(), 1);
     let (level, what) = at.scene.doctor("redis-answers");
     assert_eq!((level.as_str(), what.as_str()), ("green", "a replica confirms what Redis writes"));
-    at.group.lag.hold();
+    at.group.lag().hold();
     // The careful claim waits for its whole time, and the others are answered.
     let careful = sale.claim("careful", "bob");
     let others = users("beside", 10);
     let (careful, beside) = tokio::join!(careful, at.claim_all(&others, 202));
     careful.assert_problem(503, "not-replicated-yet");
     assert_eq!(beside.len(), 10);
-    at.group.lag.release();
+    at.group.lag().release();
     let repeat = until("the replica has it", async || {
         let repeat = sale.claim("careful", "bob").await;
         (repeat.status != 503).then_some(repeat)

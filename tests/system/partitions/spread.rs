@@ -91,6 +91,14 @@ async fn users_of_one_share_get_the_units_of_all() {
     assert_whole(&sale, 30, 30).await;
     let again = claim_all(&sale, &users).await;
     assert_eq!(count(&again), BTreeMap::from([(200, 30), (409, 10)]));
+    let receipt = sale.admin(Method::GET, &format!("/v1/admin/coupons/{COUPON}/receipt"), None).await;
+    let shown = ["total", "stock", "confirmed", "adds_up"].map(|field| receipt.body[field].clone());
+    assert_eq!(shown, [json!(30), json!(0), json!(30), json!(true)], "{}", receipt.text);
+    let listed = sale.admin(Method::GET, "/v1/admin/coupons", None).await;
+    assert_eq!(listed.body["items"].as_array().map(Vec::len), Some(1), "{}", listed.text);
+    let compared = sale.admin(Method::POST, "/v1/admin/reconcile", Some(json!({}))).await;
+    assert_eq!((compared.status, &compared.body["definition_drift"]), (200, &json!(0)), "{}", compared.text);
+    assert_eq!(&compared.body["stock_drift"], &json!(0), "{}", compared.text);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::evidence::{Evidence, loses_claims};
 use super::orders::withdrawals;
-use crate::history::{Asked, Class, History, Loses, Poison, Sample};
+use crate::history::{Asked, Class, History, Loses, Poison, Sample, Spared};
 use crate::stores::OrderRow;
 
 /// In every sample: no unit too many, no user with two live orders, and Postgres's stock + live orders = total.
@@ -101,6 +101,57 @@ pub fn agreement(evidence: &Evidence<'_>) -> Vec<String> {
         }
         for (user, order) in live.iter().filter(|(user, _)| !held.contains_key(*user)) {
             broken.push(format!("Redis does not hold order {order} of {user} ({coupon}), which is live"));
+        }
+    }
+    broken
+}
+
+/// Over all partitions: what they hold and what they have in stock is the coupon's total in Postgres, and no claim is
+/// held twice.
+pub fn ledger(evidence: &Evidence<'_>) -> Vec<String> {
+    let last = evidence.last;
+    let mut broken = Vec::new();
+    for postgres in &last.coupons {
+        let Some(redis) = last.redis.coupons.iter().find(|hash| hash.id == postgres.id) else { continue };
+        let units = redis.stock.unwrap_or_default() + redis.held;
+        if units != postgres.total {
+            broken.push(format!(
+                "{}: all partitions together have {units} units, not {}",
+                postgres.id, postgres.total
+            ));
+        }
+        let fields = last.claims.get(&postgres.id).map_or(0, BTreeMap::len);
+        if i64::try_from(fields) != Ok(redis.held) {
+            broken.push(format!("{}: {} claims are held for {fields} users", postgres.id, redis.held));
+        }
+    }
+    broken
+}
+
+/// While servers of other partitions were away, claims of the spared coupons were answered as often as before, except a
+/// fifth. It counts answers of those that were offered: a slow machine offers fewer.
+pub fn spared(history: &History) -> Vec<String> {
+    let mut broken = Vec::new();
+    for fault in &history.faults {
+        let Some(Spared { span, coupons }) = &fault.spares else { continue };
+        let share = |from: u64, to: u64| {
+            let offered = history.claims.iter().filter(|claim| {
+                coupons.contains(&claim.coupon) && from <= claim.span.began_us && claim.span.began_us <= to
+            });
+            let answers: Vec<bool> = offered.map(|claim| claim.class != Class::Unknown).collect();
+            (answers.iter().filter(|is_answered| **is_answered).count(), answers.len())
+        };
+        let length = span.ended_us - span.began_us;
+        let (answered, offered) = share(span.began_us, span.ended_us);
+        let (answered_before, offered_before) =
+            share(span.began_us.saturating_sub(length), span.began_us - 1);
+        // answered / offered < 0.8 · answered_before / offered_before
+        if offered_before > 0 && 5 * answered * offered_before < 4 * answered_before * offered {
+            broken.push(format!(
+                "{} at {}: {answered} of {offered} claims of other partitions were answered, \
+                 {answered_before} of {offered_before} before",
+                fault.kind, span.began_us
+            ));
         }
     }
     broken

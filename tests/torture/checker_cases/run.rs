@@ -3,7 +3,7 @@
 use crate::checker::{Verdict, check};
 use crate::history::{
     Asked, Cancel, Claim, Class, Fault, History, Line, Loses, Plan, Poison, PostgresCoupon, RedisCoupon,
-    RedisState, Sample, Span, StatusAnswer, Transition,
+    RedisState, Sample, Span, Spared, StatusAnswer, Transition,
 };
 use crate::stores::{LastState, Letter, OrderRow};
 
@@ -87,9 +87,22 @@ impl Run {
 
     pub fn fault(&mut self, kind: &str, loses: Loses, at_ms: u64) -> &mut Fault {
         let note = String::new();
-        let fault = Fault { span: span(at_ms, at_ms + 10), kind: kind.into(), fired: true, loses, note };
+        let fault = Fault {
+            span: span(at_ms, at_ms + 10),
+            kind: kind.into(),
+            fired: true,
+            loses,
+            note,
+            spares: None,
+        };
         self.history.add(Line::Fault(fault));
         self.history.faults.last_mut().expect("it was just added")
+    }
+
+    /// A fault that must not slow down the claims of the coupon.
+    pub fn spare(&mut self, coupon: &str, from_ms: u64, to_ms: u64) {
+        let spared = Spared { span: span(from_ms, to_ms), coupons: vec![coupon.into()] };
+        self.fault("kill a master", Loses::Nothing, from_ms).spares = Some(spared);
     }
 
     pub fn row(&mut self, id: &str, user: &str, status: &str, claimed_at_ms: u64) {

@@ -7,11 +7,14 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::kill_points::first_taken;
-use super::{FaultInjector, Outcome, STREAM};
+use super::{FaultInjector, Outcome};
 use crate::admin_actions;
 use crate::cluster::{WORKERS, wait};
 use crate::history::{Class, Fault, Line, Loses};
 use support::proxy::Trap;
+
+/// Of the only partition.
+const STREAM: &str = "seckill:{0}:orders";
 
 /// XAUTOCLAIM examines at most ten entries for each entry of its COUNT: more than it examines for one page.
 const HOARDED_EVENTS: &str = "10500";
@@ -64,21 +67,22 @@ impl FaultInjector {
             fired: !hoard.is_finished(),
             loses: Loses::Nothing,
             note: "the machine was too slow for it, or the group was deleted".into(),
+            spares: None,
         }));
     }
 
     /// Sends a command that deletes data, and waits for the rebuild that must follow.
-    pub(super) async fn rebuilt_after(&self, args: &[&str]) -> Outcome {
-        let before = self.cluster.stores.redis_cli(&["GET", "seckill:{0}:epoch"]).await;
+    pub(super) async fn rebuilt_after(&self, partition: i16, args: &[&str]) -> Outcome {
+        let before = self.cluster.marker(partition).await;
         self.redis(args).await?;
-        let rebuilt = self.cluster.until_ready(before.as_deref().ok()).await;
-        rebuilt.map(drop).ok_or_else(|| "no rebuild followed".into())
+        let rebuilt = self.cluster.until_rebuilt(&before).await;
+        rebuilt.ok_or_else(|| "no rebuild followed".into())
     }
 
     /// Deletes data while all readers of the stream are paused: some claims are then not recorded, and some events
     /// that cannot be recorded are not read.
-    pub(super) async fn delete_unread(&mut self, args: &[&str]) -> Outcome {
-        let before = self.cluster.stores.redis_cli(&["GET", "seckill:{0}:epoch"]).await;
+    pub(super) async fn delete_unread(&mut self, partition: i16, args: &[&str]) -> Outcome {
+        let before = self.cluster.marker(partition).await;
         self.signal_readers(Signal::SIGSTOP);
         for _ in 0..3 {
             admin_actions::poison(&self.workload, &self.cluster.stores, &mut self.rng).await;
@@ -86,11 +90,11 @@ impl FaultInjector {
         self.sleep(200..800).await;
         let deleted = self.redis(args).await;
         // The second server rebuilds; it is the only process that is not paused.
-        let rebuilt = self.cluster.until_marked(before.as_deref().ok()).await;
+        let rebuilt = self.cluster.until_marked(&before).await;
         self.signal_readers(Signal::SIGCONT);
         deleted?;
         rebuilt.ok_or("no rebuild followed")?;
-        self.cluster.until_ready(None).await.map(drop).ok_or_else(|| "the program accepts no claims".into())
+        self.cluster.until_ready().await.ok_or_else(|| "the program accepts no claims".into())
     }
 
     /// Deletes unread entries. The probe of each second finds them, or the comparison that this method requests.
@@ -104,7 +108,7 @@ impl FaultInjector {
             (class == Class::Ok).then_some(())
         });
         let reconciled = reconciled.await.ok_or_else(|| "no comparison was made".to_owned());
-        self.cluster.until_ready(None).await;
+        self.cluster.until_ready().await;
         trimmed.and(reconciled)
     }
 
@@ -123,7 +127,7 @@ impl FaultInjector {
         // The killed worker starts only afterwards: the comparison at its start would repair the loss.
         let settled = wait(async || (self.cluster.stores.redis_cli(&tally).await != before).then_some(()));
         settled.await.ok_or("no probe found the loss")?;
-        self.cluster.until_ready(None).await;
+        self.cluster.until_ready().await;
         self.cluster.start_node(place);
         Ok(())
     }
@@ -133,7 +137,7 @@ impl FaultInjector {
         let traps: Vec<(usize, Trap)> =
             WORKERS.map(|place| (place, self.cluster.nodes[place].postgres.hold(&["BEGIN"]))).into();
         let (_, trap) = first_taken(traps).await?;
-        let outcome = self.rebuilt_after(&["FLUSHALL"]).await;
+        let outcome = self.rebuilt_after(0, &["FLUSHALL"]).await;
         trap.release();
         outcome
     }
@@ -141,7 +145,7 @@ impl FaultInjector {
     /// A worker waits for a row inside its transaction, for longer than a rebuild would take that does not wait for
     /// the transaction.
     pub(super) async fn flush_before_commit(&mut self) -> Outcome {
-        let before = self.cluster.stores.redis_cli(&["GET", "seckill:{0}:epoch"]).await;
+        let before = self.cluster.marker(0).await;
         let lock = self.cluster.program.lock_coupon("water").await;
         let waiting = "select count(*) > 0 from pg_stat_activity \
                        where application_name = 'seckill' and wait_event_type = 'Lock'";
@@ -149,10 +153,10 @@ impl FaultInjector {
             wait(async || (self.cluster.stores.psql(waiting).await.as_deref() == Ok("t")).then_some(()));
         waits.await.ok_or("no worker waits")?;
         self.redis(&["FLUSHALL"]).await?;
-        let rebuilt = self.cluster.until_marked(before.as_deref().ok()).await;
+        let rebuilt = self.cluster.until_marked(&before).await;
         lock.release();
         rebuilt.ok_or("no rebuild followed")?;
-        self.cluster.until_ready(None).await.map(drop).ok_or_else(|| "the program accepts no claims".into())
+        self.cluster.until_ready().await.ok_or_else(|| "the program accepts no claims".into())
     }
 
     /// Starts a hoard that lasts to the end of the run; a second call only checks that it lasts.

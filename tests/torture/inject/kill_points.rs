@@ -149,7 +149,7 @@ impl FaultInjector {
 
     /// Pauses all other processes that return units, else one of them might do it first.
     async fn interrupt_release(&mut self, place: usize) -> Outcome {
-        self.cluster.until_ready(None).await;
+        self.cluster.until_ready().await;
         self.cluster.program.signal_server(Signal::SIGSTOP);
         self.cluster.nodes[WORKERS[1]].signal(Signal::SIGSTOP);
         for _ in 0..MAX_ORDERS_TRIED {
@@ -193,7 +193,7 @@ impl FaultInjector {
                 (place, self.cluster.nodes[place].redis.hold(&chunk))
             })
             .collect();
-        let before = self.cluster.stores.redis_cli(&["GET", "seckill:{0}:epoch"]).await;
+        let before = self.cluster.marker(0).await;
         let deleted = self.redis(&["DEL", &pair[0], &pair[1]]).await;
         let taken = first_taken(traps).await;
         if let Ok((place, _)) = taken {
@@ -204,7 +204,7 @@ impl FaultInjector {
         let (place, trap) = taken?;
         trap.release();
         self.cluster.start_node(place);
-        let rebuilt = self.cluster.until_ready(before.as_deref().ok()).await;
-        rebuilt.map(drop).ok_or_else(|| "no rebuild followed".into())
+        let rebuilt = self.cluster.until_rebuilt(&before).await;
+        rebuilt.ok_or_else(|| "no rebuild followed".into())
     }
 }

@@ -115,6 +115,11 @@ pub fn with_waitlist() -> Vec<&'static TestCoupon> {
     TEST_COUPONS.iter().filter(|coupon| coupon.has_waitlist).collect()
 }
 
+/// Coupons that clients claim at an even pace in a run with several servers: some are in each partition.
+pub fn steady_coupons() -> impl Iterator<Item = &'static TestCoupon> {
+    TEST_COUPONS.iter().filter(|coupon| !coupon.has_waitlist && coupon.limit == 1)
+}
+
 /// A random coupon, by the shares.
 pub fn choose(rng: &mut StdRng) -> &'static TestCoupon {
     let mut place = rng.random_range(0..TEST_COUPONS.iter().map(|coupon| coupon.share).sum());
