@@ -1,6 +1,9 @@
 -- A coupon can be spread over several partitions. Each partition then has a share: a row with a total, a stock and a version
 -- of its own. Units move from share to share; the totals of the shares add up to `whole`.
 
+-- An index of a million orders takes seconds to build.
+set local statement_timeout = 0;
+
 alter table coupons
     drop constraint coupons_pkey,
     add primary key (id, partition),
