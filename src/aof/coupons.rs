@@ -22,7 +22,11 @@ pub struct Held {
 }
 
 /// The fields that an edit cannot change.
-const FIXED: [&str; 5] = ["per_user_limit", "reserve_seconds", "durability", "waitlist", "unlisted"];
+const FIXED: [&str; 6] =
+    ["per_user_limit", "reserve_seconds", "durability", "waitlist", "unlisted", "spread"];
+
+/// The fields that a take writes, in its order.
+const TAKE: [&str; 4] = ["stock", "total", "taken", "taken_for"];
 
 #[derive(Debug, Default)]
 pub struct Coupon {
@@ -82,6 +86,26 @@ impl Coupon {
         Ok(())
     }
 
+    /// Whether the fields are those of a take.
+    pub fn is_take(fields: &[Bytes]) -> bool {
+        fields.iter().step_by(2).eq(TAKE)
+    }
+
+    /// Takes free units from a share, as `lua/take.lua` does: they leave stock and total, with a note for the next version.
+    pub fn take(&mut self, fields: &[Bytes], place: Place) -> Result<(), Misfit> {
+        let before = ["stock", "total"].map(|field| self.number(field).unwrap_or(0));
+        let (version, noted) = (self.number("version").unwrap_or(0), self.number("taken_for").unwrap_or(0));
+        self.set(fields, place)?;
+        let [stock, total, units, taken_for] = TAKE.map(|field| self.number(field).unwrap_or(-1));
+        let is_take = units > 0
+            && stock >= 0
+            && before == [stock + units, total + units]
+            && self.number("spread").is_some()
+            && taken_for == version + 1
+            && noted != taken_for;
+        if is_take { Ok(()) } else { Err("units leave a share in a way that the program does not take them".into()) }
+    }
+
     /// Sets the hash to a new definition, as a publication does: all fields, a higher version, and the fixed ones as
     /// before.
     pub fn publish(
@@ -93,7 +117,9 @@ impl Coupon {
     ) -> Result<(), Misfit> {
         let before = self.hash.clone();
         let version_before = self.number("version");
-        if fields.len() != 2 * coupon_hash::FIELDS.len() {
+        let of_one = coupon_hash::FIELDS.len();
+        let of_a_share = of_one + coupon_hash::SPREAD_FIELDS.len();
+        if ![of_one, of_a_share].contains(&(fields.len() / 2)) {
             return Err("a definition without all of its fields".into());
         }
         let versions = self.versions;

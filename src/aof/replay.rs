@@ -4,6 +4,7 @@
 use bytes::Bytes;
 
 use super::commands::{Command, Transaction};
+use super::coupons::Coupon;
 use super::partitions::key_of;
 use super::state::{State, is_foreign};
 use super::stream::{Misfit, Stream, entry_id, number};
@@ -130,7 +131,9 @@ impl State {
             (b"HSET" | b"HMSET", Kind::Coupon(id)) => {
                 changes.coupons.insert(id.clone());
                 let coupon = self.coupons.entry(id.clone()).or_default();
-                if is_strict {
+                if is_strict && Coupon::is_take(words) {
+                    coupon.take(words, changes.place)
+                } else if is_strict {
                     let known = self.rules.known.as_ref().and_then(|known| known.get(&id));
                     coupon.publish(&id, words, changes.place, known)
                 } else {
