@@ -297,36 +297,20 @@ impl Partitions {
         Ok(report)
     }
 
-    /// Rebuilds each partition, one after the other, also if some fail; see [`Fence::order_rebuild`].
+    /// Rebuilds each partition, one after the other; see [`Fence::order_rebuild`].
     ///
     /// # Errors
-    /// As [`Fence::order_rebuild`], for each partition that fails, with the partitions that are rebuilt.
+    /// As [`Fence::order_rebuild`], for the first partition that fails.
     pub async fn rebuild(&self, origin: &Origin) -> Result<Report, String> {
         let mut merged: Option<Report> = None;
-        let (mut rebuilt, mut failed) = (Vec::new(), Vec::new());
         for functions in self.all() {
-            let partition = functions.fence.partition();
-            match functions.fence.order_rebuild(origin.clone()).await {
-                Ok(report) => {
-                    rebuilt.push(partition.to_string());
-                    merged = Some(match merged {
-                        None => report,
-                        Some(before) => before.merge(report),
-                    });
-                }
-                Err(why) => failed.push((partition, why)),
-            }
+            let report = functions.fence.order_rebuild(origin.clone()).await?;
+            merged = Some(match merged {
+                None => report,
+                Some(before) => before.merge(report),
+            });
         }
-        match failed.as_slice() {
-            [] => merged.ok_or_else(|| "no partition has started".into()),
-            [(_, why)] if rebuilt.is_empty() => Err(why.clone()),
-            failed => {
-                let failed: Vec<String> =
-                    failed.iter().map(|(p, why)| format!("partition {p}: {why}")).collect();
-                let rebuilt = if rebuilt.is_empty() { "none".into() } else { rebuilt.join(", ") };
-                Err(format!("{}; rebuilt partitions: {rebuilt}", failed.join("; ")))
-            }
-        }
+        merged.ok_or_else(|| "no partition has started".into())
     }
 
     /// The partition, if this installation has no other one.

@@ -103,7 +103,11 @@ impl Coupon {
             && self.number("spread").is_some()
             && taken_for == version + 1
             && noted != taken_for;
-        if is_take { Ok(()) } else { Err("units leave a share in a way that the program does not take them".into()) }
+        if is_take {
+            Ok(())
+        } else {
+            Err("units leave a share in a way that the program does not take them".into())
+        }
     }
 
     /// Sets the hash to a new definition, as a publication does: all fields, a higher version, and the fixed ones as

@@ -5,8 +5,6 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
-use reqwest::Method;
-use serde_json::json;
 use support::redis_group::{RedisCluster, connections, redis_cli};
 use support::until;
 
@@ -220,29 +218,4 @@ async fn with_full_coverage_a_failed_master_stops_every_partition_and_only_its_o
     }
     assert!(!late.is_empty());
     scene.assert_ledger(&kept, |partition| cluster.master_of(&stream(partition), master).unwrap()).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_ordered_rebuild_goes_on_without_the_partition_whose_servers_are_gone() {
-    let mut cluster = RedisCluster::start().await;
-    let scene = Scene::start(&cluster.url(), 3).await;
-    let [gone, others @ ..] = scene.partitions().try_into().unwrap_or([0; 3]);
-    let master = cluster.master_of(&stream(gone), 0).unwrap();
-    cluster.kill_9(master);
-    let replica = until("the replica is promoted", async || {
-        cluster.master_of(&stream(gone), master).filter(|port| *port != master)
-    })
-    .await;
-    cluster.kill_9(replica);
-    scene.until_refused(gone).await;
-    let epochs = scene.epochs();
-    let answer = scene.sale.admin(Method::POST, "/v1/admin/reconcile", Some(json!({"rebuild": true}))).await;
-    answer.assert_problem(503, "unavailable");
-    let told = format!("rebuilt partitions: {}, {}", others[0], others[1]);
-    assert!(answer.text.contains(&told), "{}", answer.text);
-    assert!(answer.text.contains(&format!("partition {gone}: ")), "{}", answer.text);
-    let now = scene.epochs();
-    for partition in others {
-        assert_ne!(now[&partition], epochs[&partition], "partition {partition}");
-    }
 }

@@ -116,13 +116,6 @@ impl Scene {
         Load { answers, is_over, buyers }
     }
 
-    /// Waits until a claim of the partition is refused.
-    pub async fn until_refused(&self, partition: i64) {
-        let coupon = self.untouched(partition);
-        let refused = async || (self.sale.claim(coupon, "probe").await.status == 503).then_some(());
-        until("claims are refused", refused).await;
-    }
-
     /// The level and the text of one finding of `seckill doctor`.
     pub fn doctor(&self, check: &str) -> (String, String) {
         let output = self.sale.command().args(["doctor", "--json"]).output().unwrap();

@@ -77,7 +77,7 @@ impl Cluster {
             ("SECKILL_RECLAIM_AFTER", &reclaim),
         ];
         let group = Group::start(mode).await;
-        let (program, stores, postgres) = match &group {
+        let (program, stores, store) = match &group {
             None => {
                 let program = Sale::start_with(&common).await;
                 let (redis, folder) = (program.redis_socket(), program.data_dir().join("postgres"));
@@ -124,7 +124,7 @@ impl Cluster {
             }
         }
         let urls = listens.map(|listen| format!("http://{listen}"));
-        Self { program, nodes, stores, replication_slot, urls, reclaim_after, group, _postgres: postgres }
+        Self { program, nodes, stores, replication_slot, urls, reclaim_after, group, _postgres: store }
     }
 
     pub fn start_node(&mut self, place: usize) {

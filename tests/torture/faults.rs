@@ -89,16 +89,17 @@ impl Kind {
     /// What the fault may remove from Redis without a trace in Postgres.
     pub const fn loses(self) -> Loses {
         match self {
-            // After a failover: what the replica had not received. It may also follow a pause of most masters, once they wake.
-            Self::FlushRedis
-            | Self::LateInsert
-            | Self::LateCommit
-            | Self::KillMaster
-            | Self::StopMaster
-            | Self::PauseMajority => Loses::Claims,
+            Self::FlushRedis | Self::LateInsert | Self::LateCommit => Loses::Claims,
+            _ if self.may_fail_over() => Loses::Claims,
             Self::DeleteStream | Self::TrimStream | Self::TrimPending => Loses::Events,
             _ => Loses::Nothing,
         }
+    }
+
+    /// Whether a replica may take over, without what it had not received. After a pause of most masters it may, once they
+    /// wake.
+    const fn may_fail_over(self) -> bool {
+        matches!(self, Self::KillMaster | Self::StopMaster | Self::PauseMajority)
     }
 
     /// Whether the fault deletes data. Two such faults at once could lose more than each of them alone.
@@ -131,7 +132,7 @@ impl Kind {
     }
 
     pub const fn needs_group(self) -> bool {
-        matches!(self, Self::KillMaster | Self::StopMaster | Self::PauseMajority | Self::MoveSlot)
+        self.may_fail_over() || matches!(self, Self::MoveSlot)
     }
 
     /// Processes find the masters of a group themselves, so that no proxy is between.

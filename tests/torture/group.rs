@@ -143,11 +143,11 @@ impl Masters {
 /// The port of a line of CLUSTER NODES, if that node is the master of the slot.
 fn owner(node: &str, slot: u16) -> Option<u16> {
     let fields: Vec<&str> = node.split(' ').collect();
-    let has = |range: &&&str| {
+    let has = |range: &&str| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
         let bounds = first.parse().ok().zip(last.parse().ok());
         bounds.is_some_and(|(first, last): (u16, u16)| (first..=last).contains(&slot))
     };
-    let owns = fields.get(2)?.contains("master") && fields.get(8..)?.iter().any(|range| has(&range));
+    let owns = fields.get(2)?.contains("master") && fields.get(8..)?.iter().any(has);
     owns.then(|| fields[1].split('@').next()?.rsplit_once(':')?.1.parse().ok())?
 }

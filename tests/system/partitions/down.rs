@@ -114,7 +114,8 @@ impl Outage {
         let confirmed = ask(&self.sale, "alice", &self.reserved, "confirm").await;
         assert_eq!(confirmed.body["status"], "confirmed", "{}", confirmed.text);
         let shown = self.sale.get_as(&self.sale.token("carol"), &format!("/v1/orders/{UNKNOWN_ORDER}")).await;
-        shown.assert_problem(404, "not-found");
+        // Its id is older than the epoch.
+        shown.assert_problem(404, "order-lost");
         assert_whole(&self.sale, &self.coupons, 13).await;
         self.sale.assert_recorded(&self.told);
         assert_orders_in_their_partitions(&self.sale);

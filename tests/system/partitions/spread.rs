@@ -99,6 +99,9 @@ async fn users_of_one_share_get_the_units_of_all() {
     let compared = sale.admin(Method::POST, "/v1/admin/reconcile", Some(json!({}))).await;
     assert_eq!((compared.status, &compared.body["definition_drift"]), (200, &json!(0)), "{}", compared.text);
     assert_eq!(&compared.body["stock_drift"], &json!(0), "{}", compared.text);
+    // The log has takes and the publications of moves.
+    let audit = sale.command().args(["audit", "--json", "--aof"]).arg(sale.data_dir()).output().unwrap();
+    assert!(audit.status.success(), "{audit:?}");
 }
 
 #[tokio::test]
