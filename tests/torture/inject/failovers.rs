@@ -111,9 +111,11 @@ impl FaultInjector {
         let before = self.cluster.stores.psql(epochs).await?;
         self.group()?.signal_most(&asked, Signal::SIGSTOP);
         self.cluster.start_node(SERVER);
-        let told =
-            wait(async || self.cluster.nodes[SERVER].log().contains("no majority of the").then_some(()));
-        let told = told.await.ok_or_else(|| "the server found no minority".to_owned());
+        let told = wait(async || {
+            let log = self.cluster.nodes[SERVER].log();
+            (log.contains("no majority of the") || log.contains("fence up")).then_some(())
+        });
+        let told = told.await.ok_or_else(|| "the server did not search for the master".to_owned());
         self.sleep(500..2_000).await;
         let after = self.cluster.stores.psql(epochs).await;
         if self.cluster.nodes[SERVER].log().contains("fence up") {
