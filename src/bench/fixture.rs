@@ -121,6 +121,18 @@ impl Fixture {
         Ok(server)
     }
 
+    /// Empties the stores, starts a server with one worker and this number of partitions, and waits until all are up.
+    pub async fn start_partitions(&self, partitions: usize) -> anyhow::Result<Server> {
+        self.empty_stores().await?;
+        let server = self.start_server(1, &[("SECKILL_PARTITIONS", &partitions.to_string())]).await?;
+        wait_until("all partitions accept claims", async || {
+            let are_up = server.partitions_up().await? == partitions;
+            Ok(are_up.then_some(()))
+        })
+        .await?;
+        Ok(server)
+    }
+
     /// Starts a worker process.
     pub fn start_worker(&self) -> anyhow::Result<Child> {
         self.command(&["worker"], 1)?.stderr(Stdio::null()).spawn().context("cannot start a worker")
@@ -207,6 +219,13 @@ impl Server {
     /// Creates a coupon with this number of shares.
     pub async fn create_spread(&self, coupon: &str, total: u64, shares: usize) -> anyhow::Result<()> {
         self.create_as(coupon, &json!({"id": coupon, "total": total, "spread": shares})).await
+    }
+
+    /// The number of partitions that accept claims.
+    async fn partitions_up(&self) -> anyhow::Result<usize> {
+        let text = http().get(format!("http://{}/metrics", self.address)).send().await?.text().await?;
+        let is_up = |line: &&str| line.starts_with("seckill_partition_up{") && line.ends_with(" 1");
+        Ok(text.lines().filter(is_up).count())
     }
 
     /// The value of a metric without labels.

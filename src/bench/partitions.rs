@@ -17,10 +17,7 @@ const PARTITIONS: [usize; 3] = [1, 4, 16];
 impl Bench<'_> {
     pub async fn partitions(&self, results: &mut Measurements) -> anyhow::Result<()> {
         for partitions in PARTITIONS {
-            self.fixture.empty_stores().await?;
-            let settings = [("SECKILL_PARTITIONS", partitions.to_string())];
-            let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));
-            let server = self.fixture.start_server(1, &settings).await?;
+            let server = self.fixture.start_partitions(partitions).await?;
             let ids: Vec<String> = (0..partitions).map(|number| format!("coupon-{number}")).collect();
             for id in &ids {
                 server.create(id, MANY_UNITS).await?;

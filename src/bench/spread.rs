@@ -22,8 +22,7 @@ const SOLD_OUT: u16 = 409;
 impl Bench<'_> {
     pub async fn spread(&self, results: &mut Measurements) -> anyhow::Result<()> {
         for (skew, percent) in SKEWS {
-            self.fixture.empty_stores().await?;
-            let server = self.fixture.start_server(1, &[("SECKILL_PARTITIONS", &SHARES.to_string())]).await?;
+            let server = self.fixture.start_partitions(SHARES).await?;
             server.create_spread(COUPON, UNITS as u64, SHARES).await?;
             let mut claims = vec![Vec::new(); CONNECTIONS];
             for (number, user) in self.users_by_home(percent)?.into_iter().enumerate() {

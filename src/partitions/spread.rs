@@ -39,8 +39,11 @@ impl Partitions {
         let home = self.home(coupon, user).await?;
         loop {
             let claimed = home.claims.claim(coupon, user, key.clone(), wait).await?;
-            if claimed != Claimed::Refused(Refusal::SoldOut) || !self.catalogue.is_spread(coupon) {
+            if !self.catalogue.is_spread(coupon) {
                 return Ok(claimed);
+            }
+            if claimed != Claimed::Refused(Refusal::SoldOut) {
+                return Ok(self.with_stock_of_whole(coupon, claimed).await);
             }
             let refused = Instant::now();
             match self.moves.refill(self, coupon, home.fence.partition(), refused).await? {
@@ -51,6 +54,18 @@ impl Partitions {
             if Instant::now() >= deadline {
                 return Err(Unavailable::Late.into());
             }
+        }
+    }
+
+    /// The answer with the stock of all shares, at most `SNAPSHOT_MAX_AGE` old; with that of the user's share if another
+    /// partition is down.
+    async fn with_stock_of_whole(&self, coupon: &CouponId, claimed: Claimed) -> Claimed {
+        let Ok(Some(whole)) = self.snapshot(coupon).await else { return claimed };
+        let stock = whole.stock;
+        match claimed {
+            Claimed::Accepted { order, .. } => Claimed::Accepted { order, stock },
+            Claimed::Held { order, .. } => Claimed::Held { order, stock },
+            other => other,
         }
     }
 

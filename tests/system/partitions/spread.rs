@@ -140,6 +140,8 @@ async fn an_edit_changes_the_whole_and_no_unit_is_lost() {
     assert_eq!(sale.psql("select distinct title, whole from coupons"), "Hot|20");
     assert_whole(&sale, 20, 5).await;
 
+    let again = claim_all(&sale, &users_at(0, "early", 1)).await;
+    assert_eq!((again[0].status, &again[0].body["stock"]), (200, &json!(15)), "the stock of all shares");
     let lowered = edit(json!({"total": 6})).await;
     assert_eq!(
         (lowered.status, &lowered.body["total"], &lowered.body["stock"]),
