@@ -35,11 +35,12 @@ impl Bench<'_> {
             let recorded = Rate { operations: accepted, elapsed: started.elapsed() };
             let cpu = redis_cpu(&self.fixture.redis).await?.saturating_sub(cpu);
             server.stop().await?;
-            let name = |what: &str| format!("{what}, {partitions} partitions");
+            let plural = if partitions == 1 { "" } else { "s" };
+            let name = |what: &str| format!("{what}, {partitions} partition{plural}");
             results.add_rate("partitions", name(RATE), recorded);
             results.add("partitions", name(REDIS_CPU), cpu.as_secs_f64() * 1e6 / to_f64(accepted), "µs");
             if partitions > 1 {
-                let one = format!("{RATE}, 1 partitions");
+                let one = format!("{RATE}, 1 partition");
                 results.add_ratio("partitions", &name(RATE), ("partitions", &one));
             }
         }
